@@ -1,0 +1,35 @@
+"""bridge compiles PyTorch models whose operators TensorRT does not know.
+
+An op is defined once (``bridge/ops``) and is then a PyTorch op and a TensorRT plugin; :func:`compile` turns a model
+that uses it into one TensorRT engine. Importing this package imports torch, and neither TensorRT nor torch_tensorrt.
+"""
+
+import importlib
+import pkgutil
+from typing import Any
+
+from bridge import errors, ops
+from bridge.errors import BridgeError
+from bridge.op import OPS, op
+
+__version__ = "0.1.0"
+
+for _module in pkgutil.iter_modules(ops.__path__):
+    globals()[_module.name] = getattr(importlib.import_module(f"bridge.ops.{_module.name}"), _module.name)
+
+from bridge import native  # noqa: E402  (after the ops, which it checks)
+
+native.load()
+
+# Imported on first use: they need TensorRT's Python packages only when called, but cost time to import.
+_LAZY = {"compile": "bridge.compile", "load": "bridge.compile", "CompiledModule": "bridge.compile", "Config": "bridge.config"}
+
+__all__ = ["OPS", "BridgeError", "CompiledModule", "Config", "compile", "errors", "load", "op", *OPS]  # noqa: F822
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'bridge' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value

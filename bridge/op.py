@@ -1,0 +1,235 @@
+"""@op: one plain-torch function defines an operator.
+
+The function is the op's *reference*. From its signature comes the schema of ``torch.ops.bridge.<name>``; its body is the
+CPU implementation, the fake (shape) implementation for tracing, the default gradient and the oracle of the tests. The
+CUDA kernel and the TensorRT plugin come from ``csrc/ops/<name>.cu``; the loader compares their schema with this one.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, wraps
+from types import NoneType, UnionType
+from typing import Any, TypeAlias, Union, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Tensor
+
+from bridge.errors import OpDefinitionError, OpInputError
+
+NAMESPACE = "bridge"
+Pair: TypeAlias = int | tuple[int, int]
+"""One number for both spatial axes, or (height, width)."""
+
+OPS: dict[str, "Op"] = {}
+"""Every op defined so far, by name."""
+
+_library = torch.library.Library(NAMESPACE, "FRAGMENT")
+
+# Python annotation → type in the schema. A parameter of any other type is a definition error.
+_ATTRIBUTE_TYPES: dict[Any, str] = {
+    int: "int",
+    float: "float",
+    bool: "bool",
+    str: "str",
+    Pair: "int[2]",
+    Sequence[int]: "int[]",
+    Sequence[float]: "float[]",
+}
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises OpInputError with ``message`` unless ``condition`` holds; for checks in references."""
+    if not condition:
+        raise OpInputError(message)
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A parameter that is no tensor: its name, its type in the schema and its default (None: it has none)."""
+
+    name: str
+    type: str
+    default: Any
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether the default is infinity, which a schema spells ``float? name=None``."""
+        return self.type == "float" and isinstance(self.default, float) and math.isinf(self.default)
+
+    def spell(self) -> str:
+        """The parameter as a schema spells it."""
+        if self.unlimited:
+            return f"float? {self.name}=None"
+        if self.default is None:
+            return f"{self.type} {self.name}"
+        default = f'"{self.default}"' if self.type == "str" else self.default
+        default = list(default) if isinstance(default, tuple) else default
+        return f"{self.type} {self.name}={default}"
+
+    def value(self, given: Any) -> Any:
+        """The plain Python value that ``given`` (an argument of a call or of a graph node) stands for."""
+        if self.type == "int[2]":
+            pair = (given, given) if isinstance(given, int) else tuple(given)
+            require(len(pair) in (1, 2), f"{self.name} has {len(pair)} values, expected one or two: {given}")
+            return pair * 2 if len(pair) == 1 else pair
+        if self.unlimited and given is None:
+            return self.default
+        return list(given) if self.type.endswith("[]") else given
+
+
+class Op:
+    """An operator as its reference defines it. Made by :func:`op`; found in :data:`OPS`."""
+
+    def __init__(self, reference: Callable[..., Any]) -> None:
+        self.reference = reference
+        self.name = reference.__name__
+        hints = get_type_hints(reference)
+        parameters = inspect.signature(reference).parameters.values()
+        self.tensors: list[str] = []
+        self.optional: set[str] = set()
+        self.attributes: list[Attribute] = []
+        for parameter in parameters:
+            self._add(parameter, hints.get(parameter.name))
+        self.num_outputs = self._count_outputs(hints.get("return"))
+
+    def _add(self, parameter: inspect.Parameter, hint: Any) -> None:
+        where = f"op {self.name}, parameter {parameter.name}"
+        if parameter.kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:
+            raise OpDefinitionError(f"{where}: must be an ordinary parameter, not {parameter.kind.description}")
+        optional = get_origin(hint) in (Union, UnionType) and set(get_args(hint)) == {Tensor, NoneType}
+        if hint is Tensor or optional:
+            if self.attributes:
+                raise OpDefinitionError(f"{where}: tensors come before attributes")
+            self.tensors.append(parameter.name)
+            self.optional |= {parameter.name} if optional else set()
+        elif hint in _ATTRIBUTE_TYPES:
+            default = None if parameter.default is inspect.Parameter.empty else parameter.default
+            self.attributes.append(Attribute(parameter.name, _ATTRIBUTE_TYPES[hint], default))
+        else:
+            known = "Tensor, Tensor | None, int, float, bool, str, Pair, Sequence[int] or Sequence[float]"
+            raise OpDefinitionError(f"{where}: annotated {hint!r}, expected {known}")
+
+    def _count_outputs(self, hint: Any) -> int:
+        if hint is Tensor:
+            return 1
+        if get_origin(hint) is tuple and all(item is Tensor for item in get_args(hint)):
+            return len(get_args(hint))
+        raise OpDefinitionError(f"op {self.name} returns {hint!r}, expected Tensor or tuple[Tensor, ...] of fixed length")
+
+    @property
+    def qualified_name(self) -> str:
+        return f"{NAMESPACE}::{self.name}"
+
+    def spell_schema(self) -> str:
+        """The schema as text, without the namespace; csrc/op.cpp spells the plugin's in the same way."""
+        tensors = [f"Tensor? {name}=None" if name in self.optional else f"Tensor {name}" for name in self.tensors]
+        arguments = ", ".join(tensors + [attribute.spell() for attribute in self.attributes])
+        results = ", ".join(["Tensor"] * self.num_outputs)
+        return f"{self.name}({arguments}) -> {results if self.num_outputs == 1 else f'({results})'}"
+
+    @cached_property
+    def overload(self) -> torch._ops.OpOverload:
+        return getattr(getattr(torch.ops, NAMESPACE), self.name).default
+
+    @property
+    def schema(self) -> torch.FunctionSchema:
+        return self.overload._schema
+
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Sorts the arguments of a call, or of a graph node.
+
+        Returns:
+            One entry for each tensor parameter in order (None where an optional one is absent), and the value of every
+            attribute by name, defaults filled in.
+        Raises:
+            OpInputError: an argument is missing, unknown or given twice.
+        """
+        names = [*self.tensors, *(attribute.name for attribute in self.attributes)]
+        given = dict(zip(names, args, strict=False))
+        unknown = [name for name in kwargs if name not in names or name in given]
+        require(len(args) <= len(names) and not unknown, f"{self.name}: arguments unknown or given twice: {unknown or args[len(names):]}")
+        given.update(kwargs)
+        missing = [name for name in self.tensors if given.get(name) is None and name not in self.optional]
+        missing += [a.name for a in self.attributes if a.name not in given and a.default is None]
+        require(not missing, f"{self.name}: missing arguments: {', '.join(missing)}")
+        attributes = {a.name: a.value(given.get(a.name, a.default)) for a in self.attributes}
+        return [given.get(name) for name in self.tensors], attributes
+
+    def call_reference(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the reference on the arguments of a call; returns its outputs as they come, possibly views."""
+        tensors, attributes = self.bind(args, kwargs)
+        return self.reference(*tensors, **attributes)
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """The CPU and the fake implementation: the reference, with dense outputs that share no memory with the inputs."""
+        tensors, attributes = self.bind(args, kwargs)
+        given = [tensor for tensor in tensors if tensor is not None]
+        outputs = self.reference(*tensors, **attributes)
+        if self.num_outputs == 1:
+            return _fresh(outputs, given)
+        return tuple(_fresh(output, given) for output in outputs)
+
+    def register(self) -> None:
+        """Makes ``torch.ops.bridge.<name>``: schema, CPU and fake implementation, gradient."""
+        _library.define(self.spell_schema(), tags=(torch.Tag.pt2_compliant_tag,))
+        _library.impl(self.name, self.run, "CPU")
+        torch.library.register_fake(self.qualified_name, self.run, lib=_library)
+        torch.library.register_autograd(
+            self.qualified_name, self._backward, setup_context=self._save_for_backward, lib=_library
+        )
+
+    def _save_for_backward(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        count = len(self.tensors)
+        ctx.save_for_backward(*inputs[:count])
+        ctx.attributes = inputs[count:]
+
+    def _backward(self, ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        """The vector-Jacobian product of the reference, itself differentiable."""
+        wanted = [i for i in range(len(self.tensors)) if ctx.needs_input_grad[i]]
+        with torch.enable_grad():
+            # Views, so that a tensor given twice gets each of its gradients once.
+            inputs = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
+            outputs = self.call_reference(*inputs, *ctx.attributes)
+        outputs = (outputs,) if self.num_outputs == 1 else outputs
+        pairs = [(o, g) for o, g in zip(outputs, gradients, strict=True) if g is not None and o.requires_grad]
+        found = torch.autograd.grad(
+            [output for output, _ in pairs],
+            [inputs[i] for i in wanted],
+            [gradient for _, gradient in pairs],
+            create_graph=torch.is_grad_enabled(),
+            allow_unused=True,
+        )
+        by_index = dict(zip(wanted, found, strict=True))
+        return tuple(by_index.get(i) for i in range(len(self.tensors) + len(self.attributes)))
+
+
+def _fresh(output: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+    output = output.contiguous()
+    shared = any(torch._C._is_alias_of(output, tensor) for tensor in inputs)
+    return output.clone(memory_format=torch.contiguous_format) if shared else output
+
+
+def op(reference: Callable[..., Any]) -> Callable[..., Any]:
+    """Defines an operator by its reference and returns the function to call.
+
+    The reference's parameters are tensors (``Tensor`` or ``Tensor | None``) followed by attributes (``int``, ``float``,
+    ``bool``, ``str``, :data:`Pair`, ``Sequence[int]``, ``Sequence[float]``); it returns a tensor or a fixed-length
+    tuple of tensors, uses plain torch only and works on any device.
+
+    Raises:
+        OpDefinitionError: the signature cannot be an operator's, or the name is taken.
+    """
+    definition = Op(reference)
+    if definition.name in OPS:
+        raise OpDefinitionError(f"op {definition.name} is defined already, in {OPS[definition.name].reference.__module__}")
+    definition.register()
+    OPS[definition.name] = definition
+    overload = definition.overload
+
+    @wraps(reference)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return overload(*args, **kwargs)
+
+    return call

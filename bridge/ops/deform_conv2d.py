@@ -1,0 +1,165 @@
+"""Deformable convolution, versions 1 and 2."""
+
+import torch
+from torch import Tensor
+
+from bridge.op import Pair, op, require
+
+
+@op
+def deform_conv2d(
+    x: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+) -> Tensor:
+    """Convolution whose every tap samples at a learned offset, bilinearly, with zeros outside the map.
+
+    The semantics are torchvision.ops.deform_conv2d's. With G offset groups, K = KH KW taps:
+
+    Args:
+        x: [N, C, H, W]; float32, float16 or bfloat16 (float64 on CPU).
+        offset: [N, 2 G K, OH, OW], (y, x) in pixels for each group and tap; the dtype of x, as are all others.
+        weight: [O, C / groups, KH, KW]; the number of groups follows from C.
+        bias: [O], or None.
+        mask: [N, G K, OH, OW] factors of the samples (version 2, modulated), or None (version 1).
+        stride, padding, dilation: a number, or (height, width).
+    Returns:
+        [N, O, OH, OW], dense; coordinates and sums are float32 whatever the dtype. A NaN offset gives NaN.
+    Raises:
+        OpInputError: ranks, dtypes, channels, groups or extents that do not fit; the message names the value.
+    Source: Dai et al., https://arxiv.org/abs/1703.06211; Zhu et al., https://arxiv.org/abs/1811.11168.
+    """
+    stride, padding, dilation = _check_attributes(stride, padding, dilation)
+    _check_tensors(x, offset, weight, bias, mask)
+    n, c, height, width = x.shape
+    out_channels, group_channels, kernel_h, kernel_w = weight.shape
+    groups, offset_groups = _groups(x, offset, weight)
+    out_h, out_w = _out_extents(x, weight, stride, padding, dilation)
+    _check_extents(x, offset, weight, bias, mask, (out_h, out_w))
+
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    taps = kernel_h * kernel_w
+    y, x_position = _positions(offset.to(wide), taps, (kernel_h, kernel_w), stride, padding, dilation)
+    samples = _sample(x.to(wide), y, x_position, offset_groups)  # [N, G, C/G, K, OH, OW]
+    if mask is not None:
+        samples = samples * mask.to(wide).reshape(n, offset_groups, 1, taps, out_h, out_w)
+    samples = samples.reshape(n, groups, group_channels, taps, out_h, out_w)
+    kernels = weight.to(wide).reshape(groups, out_channels // groups, group_channels, taps)
+    out = torch.einsum("ngckhw,gock->ngohw", samples, kernels).reshape(n, out_channels, out_h, out_w)
+    if bias is not None:
+        out = out + bias.to(wide).reshape(1, -1, 1, 1)
+    return out.to(x.dtype)
+
+
+def _check_attributes(*pairs: Pair) -> tuple[tuple[int, int], ...]:
+    both = tuple((p, p) if isinstance(p, int) else p for p in pairs)
+    for name, pair, least in zip(("stride", "padding", "dilation"), both, (1, 0, 1), strict=True):
+        for value in pair:
+            require(least <= value <= 1 << 20, f"deform_conv2d: {name} is {value}, expected {least} or more")
+    return both
+
+
+def _check_tensors(x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None) -> None:
+    require(x.is_floating_point(), f"deform_conv2d: x is {x.dtype}, expected a floating-point dtype")
+    for name, tensor in (("offset", offset), ("weight", weight), ("bias", bias), ("mask", mask)):
+        fits = tensor is None or tensor.dtype == x.dtype
+        require(fits, f"deform_conv2d: {name} is {tensor.dtype if tensor is not None else ''}, expected {x.dtype}")
+    shapes = f"{tuple(x.shape)}, {tuple(offset.shape)} and {tuple(weight.shape)}"
+    ranks = x.dim() == 4 and offset.dim() == 4 and weight.dim() == 4
+    require(ranks, f"deform_conv2d: x, offset and weight must have 4 dimensions, got shapes {shapes}")
+
+
+def _groups(x: Tensor, offset: Tensor, weight: Tensor) -> tuple[int, int]:
+    """Weight groups and offset groups."""
+    c, (out_channels, group_channels, kernel_h, kernel_w) = x.shape[1], weight.shape
+    fits = group_channels > 0 and c % group_channels == 0 and c > 0
+    require(fits, f"deform_conv2d: x has {c} channels, not a multiple of the weight's {group_channels}")
+    groups = c // group_channels
+    fits = out_channels % groups == 0
+    require(fits, f"deform_conv2d: the weight's {out_channels} output channels do not divide into {groups} groups")
+    pair = 2 * kernel_h * kernel_w
+    fits = pair > 0 and offset.shape[1] > 0 and offset.shape[1] % pair == 0
+    require(
+        fits,
+        f"deform_conv2d: offset has {offset.shape[1]} channels, expected a multiple of "
+        f"2 * kernel height * kernel width = {pair}",
+    )
+    offset_groups = offset.shape[1] // pair
+    require(
+        c % offset_groups == 0, f"deform_conv2d: x's {c} channels do not divide into {offset_groups} offset groups"
+    )
+    return groups, offset_groups
+
+
+def _out_extents(
+    x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[int, int]:
+    extents = []
+    for axis in (0, 1):
+        room = x.shape[2 + axis] + 2 * padding[axis] - dilation[axis] * (weight.shape[2 + axis] - 1)
+        require(
+            room > 0,
+            f"deform_conv2d: the kernel {weight.shape[2]} x {weight.shape[3]} with dilation {dilation[axis]} "
+            f"does not fit the padded input {tuple(x.shape)}",
+        )
+        extents.append((room - 1) // stride[axis] + 1)
+    return extents[0], extents[1]
+
+
+def _check_extents(
+    x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, out: tuple[int, int]
+) -> None:
+    n, channels = x.shape[0], offset.shape[1]
+    expected = {"offset": (offset, (n, channels, *out)), "mask": (mask, (n, channels // 2, *out)), "bias": (bias, (weight.shape[0],))}
+    for name, (tensor, shape) in expected.items():
+        if tensor is None:
+            continue
+        same = tensor.dim() == len(shape) and all(a == b for a, b in zip(tensor.shape, shape, strict=True))
+        require(same, f"deform_conv2d: {name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+
+
+def _positions(
+    offset: Tensor,
+    taps: int,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> tuple[Tensor, Tensor]:
+    """y and x of every sample, each [N, G, K, OH, OW]."""
+    n, channels, out_h, out_w = offset.shape
+    offset = offset.reshape(n, channels // (2 * taps), taps, 2, out_h, out_w)
+    like = {"dtype": offset.dtype, "device": offset.device}
+    tap = torch.arange(taps, device=offset.device)
+    tap_y = ((tap // kernel[1]) * dilation[0]).to(offset.dtype).reshape(taps, 1, 1)
+    tap_x = ((tap % kernel[1]) * dilation[1]).to(offset.dtype).reshape(taps, 1, 1)
+    rows = (torch.arange(out_h, **like) * stride[0] - padding[0]).reshape(1, out_h, 1)
+    columns = (torch.arange(out_w, **like) * stride[1] - padding[1]).reshape(1, 1, out_w)
+    return offset[:, :, :, 0] + rows + tap_y, offset[:, :, :, 1] + columns + tap_x
+
+
+def _sample(x: Tensor, y: Tensor, x_position: Tensor, offset_groups: int) -> Tensor:
+    """Bilinear samples [N, G, C/G, K, OH, OW] of x at the positions [N, G, K, OH, OW]."""
+    n, c, height, width = x.shape
+    maps = x.reshape(n, offset_groups, c // offset_groups, height * width)
+    inside = ~((y <= -1) | (y >= height) | (x_position <= -1) | (x_position >= width))
+    top, left = y.floor(), x_position.floor()
+    total = None
+    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        corner_y, corner_x = top + row, left + column
+        weight = (1 - (y - corner_y).abs()) * (1 - (x_position - corner_x).abs())
+        valid = inside & (corner_y >= 0) & (corner_y < height) & (corner_x >= 0) & (corner_x < width)
+        index = torch.where(valid, corner_y * width + corner_x, torch.zeros_like(y)).long()
+        index = index.flatten(2).unsqueeze(2).expand(-1, -1, c // offset_groups, -1)
+        value = maps.gather(3, index).reshape(n, offset_groups, c // offset_groups, *y.shape[2:])
+        # where, not a product with zero: an infinite pixel must not leak, and a NaN offset must show.
+        known = (valid | y.isnan() | x_position.isnan()).unsqueeze(2)
+        term = torch.where(known, weight.unsqueeze(2) * value, torch.zeros_like(value))
+        total = term if total is None else total + term
+    assert total is not None
+    return total

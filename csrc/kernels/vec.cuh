@@ -1,0 +1,47 @@
+// 16-byte access and conversion to and from fp32.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+namespace bridge {
+
+using half = __half;
+using bfloat16 = __nv_bfloat16;
+
+constexpr int kAccessBytes = 16;
+
+// N lanes, aligned for the widest access that they allow.
+template <class T, int N>
+struct alignas(sizeof(T) * N < kAccessBytes ? sizeof(T) * N : kAccessBytes) Vec {
+  T lane[N];
+};
+
+__device__ inline float to_float(float value) { return value; }
+__device__ inline float to_float(half value) { return __half2float(value); }
+__device__ inline float to_float(bfloat16 value) { return __bfloat162float(value); }
+
+template <class T>
+__device__ T from_float(float value);
+template <>
+__device__ inline float from_float<float>(float value) {
+  return value;
+}
+template <>
+__device__ inline half from_float<half>(float value) {
+  return __float2half_rn(value);
+}
+template <>
+__device__ inline bfloat16 from_float<bfloat16>(float value) {
+  return __float2bfloat16_rn(value);
+}
+
+inline bool aligned(void const* pointer, size_t bytes = kAccessBytes) {
+  return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
+}
+
+inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace bridge

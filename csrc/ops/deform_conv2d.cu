@@ -1,0 +1,122 @@
+#include "../kernels/deform_conv2d.cuh"
+#include "../op.h"
+
+namespace bridge {
+namespace {
+
+struct DeformConv2d final : Op {
+  static constexpr char const* name = "deform_conv2d";
+  static std::vector<Param> inputs() {
+    return {{"x", kFloating},
+            {"offset", kLikeFirst},
+            {"weight", kLikeFirst},
+            {"bias", kLikeFirst, true},
+            {"mask", kLikeFirst, true}};
+  }
+  static std::vector<Param> outputs() { return {{"y", kLikeFirst}}; }
+
+  Pair stride{1, 1}, padding{0, 0}, dilation{1, 1};
+
+  std::vector<Attribute> attributes() override {
+    return {{"stride", &stride}, {"padding", &padding}, {"dilation", &dilation}};
+  }
+
+  void shapes(Shape const* in, Shape* out) const override {
+    Shape const &x = in[0], &offset = in[1], &weight = in[2];
+    check_attributes();
+    require(x.rank == 4 && offset.rank == 4 && weight.rank == 4,
+            "deform_conv2d: x, offset and weight must have 4 dimensions, got shapes ", x, ", ", offset, " and ",
+            weight);
+    check_channels(x, offset, weight);
+    Dim const out_height = out_extent(x[2], weight[2], 0), out_width = out_extent(x[3], weight[3], 1);
+    for (int axis : {0, 1}) {
+      Dim const room = x[2 + axis] + 2 * padding[axis] - dilation[axis] * (weight[2 + axis] - 1);
+      require(may_exceed(room, 0), "deform_conv2d: the kernel ", weight[2], " x ", weight[3], " with dilation ",
+              dilation[axis], " does not fit the padded input ", x);
+    }
+    check_plane("the feature map", x[2], x[3]);
+    check_plane("the output", out_height, out_width);
+    check_positions(in, out_height, out_width);
+    out[0] = {x[0], weight[0], out_height, out_width};
+  }
+
+  cudaError_t run(Tensor const* in, Tensor const* out, void*, cudaStream_t stream) const override {
+    return dispatch_floating<float, half, bfloat16>(
+        in[0].dtype, [&](auto tag) { return launch_deform_conv2d(arguments<decltype(tag)>(in, out), stream); });
+  }
+
+ private:
+  Dim out_extent(Dim extent, Dim kernel, int axis) const {
+    return floor_div(extent + 2 * padding[axis] - dilation[axis] * (kernel - 1) - 1, stride[axis]) + 1;
+  }
+
+  void check_attributes() const {
+    constexpr int64_t kMax = 1 << 20;
+    for (int axis : {0, 1}) {
+      require(stride[axis] >= 1 && stride[axis] <= kMax, "deform_conv2d: stride is ", stride[axis],
+              ", expected 1 or more");
+      require(dilation[axis] >= 1 && dilation[axis] <= kMax, "deform_conv2d: dilation is ", dilation[axis],
+              ", expected 1 or more");
+      require(padding[axis] >= 0 && padding[axis] <= kMax, "deform_conv2d: padding is ", padding[axis],
+              ", expected 0 or more");
+    }
+  }
+
+  void check_channels(Shape const& x, Shape const& offset, Shape const& weight) const {
+    require(may_divide(weight[1], x[1]), "deform_conv2d: x has ", x[1], " channels, not a multiple of the weight's ",
+            weight[1]);
+    Dim const groups = floor_div(x[1], weight[1]);
+    require(may_divide(groups, weight[0]), "deform_conv2d: the weight's ", weight[0],
+            " output channels do not divide into ", groups, " groups");
+    Dim const pair = 2 * weight[2] * weight[3];
+    require(may_divide(pair, offset[1]) && may_exceed(offset[1], 0), "deform_conv2d: offset has ", offset[1],
+            " channels, expected a multiple of 2 * kernel height * kernel width = ", pair);
+    Dim const offset_groups = floor_div(offset[1], pair);
+    require(may_divide(offset_groups, x[1]), "deform_conv2d: x's ", x[1], " channels do not divide into ",
+            offset_groups, " offset groups");
+  }
+
+  static void check_plane(char const* what, Dim height, Dim width) {
+    Dim const plane = height * width;
+    require(!plane.known() || plane.value() < (int64_t(1) << 31), "deform_conv2d: ", what, " of ", height, " x ", width,
+            " has 2^31 elements or more");
+  }
+
+  void check_positions(Shape const* in, Dim out_height, Dim out_width) const {
+    Shape const &x = in[0], &offset = in[1], &weight = in[2], &bias = in[3], &mask = in[4];
+    Shape const expected{x[0], offset[1], out_height, out_width};
+    require_same("offset", offset, expected);
+    if (mask.present()) require_same("mask", mask, {x[0], floor_div(offset[1], 2), out_height, out_width});
+    if (bias.present()) require_same("bias", bias, {weight[0]});
+  }
+
+  static void require_same(char const* tensor, Shape const& shape, Shape const& expected) {
+    bool same = shape.rank == expected.rank;
+    for (int axis = 0; same && axis < shape.rank; ++axis) same = may_equal(shape[axis], expected[axis]);
+    require(same, "deform_conv2d: ", tensor, " has shape ", shape, ", expected ", expected);
+  }
+
+  template <class T>
+  DeformConv2dArguments<T> arguments(Tensor const* in, Tensor const* out) const {
+    Tensor const &x = in[0], &offset = in[1], &weight = in[2], &bias = in[3], &mask = in[4], &y = out[0];
+    auto data = [](Tensor const& tensor) { return tensor.present() ? static_cast<T const*>(tensor.data) : nullptr; };
+    auto extent = [](int64_t value) { return static_cast<int>(value); };
+    DeformConv2dArguments<T> a{};
+    a.x = data(x), a.offset = data(offset), a.weight = data(weight), a.bias = data(bias), a.mask = data(mask);
+    a.y = static_cast<T*>(y.data);
+    a.batch = x[0], a.channels = x[1], a.out_channels = weight[0];
+    a.height = extent(x[2]), a.width = extent(x[3]), a.out_height = extent(y[2]), a.out_width = extent(y[3]);
+    a.kernel_h = extent(weight[2]), a.kernel_w = extent(weight[3]);
+    a.stride_h = extent(stride[0]), a.stride_w = extent(stride[1]);
+    a.padding_h = extent(padding[0]), a.padding_w = extent(padding[1]);
+    a.dilation_h = extent(dilation[0]), a.dilation_w = extent(dilation[1]);
+    a.groups = extent(x[1] / weight[1]);
+    a.offset_groups = extent(offset[1] / (2 * weight[2] * weight[3]));
+    return a;
+  }
+};
+
+Register<DeformConv2d> const deform_conv2d;
+
+}  // namespace
+}  // namespace bridge

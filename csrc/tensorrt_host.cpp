@@ -1,0 +1,295 @@
+// TensorRT as a host: every op of the table as an IPluginV3, in the namespace "bridge".
+#include <cstdio>
+#include <exception>
+
+#include "op.h"
+#include "plugin_fields.h"
+#include "tensorrt_abi.h"
+
+#define BRIDGE_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace bridge {
+namespace {
+
+constexpr char const* kNamespace = "bridge";
+constexpr char const* kVersion = "1";
+
+// Runs `body`; nothing may be thrown into TensorRT, and its logger is not ours to call.
+template <class Result, class Body>
+Result guarded(char const* op, char const* where, Result failure, Body&& body) noexcept {
+  try {
+    return body();
+  } catch (std::exception const& error) {
+    std::fprintf(stderr, "[bridge] plugin %s, %s: %s\n", op, where, error.what());
+  } catch (...) {
+    std::fprintf(stderr, "[bridge] plugin %s, %s: unknown error\n", op, where);
+  }
+  return failure;
+}
+
+DType from_trt(int32_t dtype) {
+  switch (dtype) {
+    case trt::kFloat:
+      return DType::kFloat32;
+    case trt::kHalf:
+      return DType::kFloat16;
+    case trt::kBFloat16:
+      return DType::kBFloat16;
+    case trt::kInt32:
+      return DType::kInt32;
+    case trt::kInt64:
+      return DType::kInt64;
+    default:
+      return DType::kUnsupported;
+  }
+}
+
+int32_t to_trt(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return trt::kFloat;
+    case DType::kFloat16:
+      return trt::kHalf;
+    case DType::kBFloat16:
+      return trt::kBFloat16;
+    case DType::kInt32:
+      return trt::kInt32;
+    case DType::kInt64:
+      return trt::kInt64;
+    default:
+      throw std::invalid_argument("an output would have an unsupported dtype");
+  }
+}
+
+Tensor to_tensor(trt::Dims const& dims, int32_t dtype, void* data) {
+  Tensor tensor{data, from_trt(dtype), dims.rank, {}};
+  for (int i = 0; i < dims.rank; ++i) tensor.sizes[i] = dims.extent[i];
+  return tensor;
+}
+
+Shape to_shape(trt::Dims const& dims) {
+  Shape shape;
+  shape.rank = 0;
+  for (int i = 0; i < dims.rank; ++i) shape.append(dims.extent[i] < 0 ? Dim::unknown() : Dim(dims.extent[i]));
+  return shape;
+}
+
+class BuilderExpressions final : public Expressions {
+ public:
+  explicit BuilderExpressions(trt::ExprBuilder& builder) : builder_(*builder.impl) {}
+
+  void const* constant(int64_t value) override { return checked(builder_.constant(value)); }
+  void const* operation(DimOp op, void const* a, void const* b) override {
+    constexpr int32_t codes[] = {trt::kSum, trt::kProd, trt::kMax, trt::kMin, trt::kSub, trt::kFloorDiv, trt::kCeilDiv};
+    return checked(builder_.operation(codes[static_cast<int32_t>(op)], *static_cast<trt::DimensionExpr const*>(a),
+                                      *static_cast<trt::DimensionExpr const*>(b)));
+  }
+
+ private:
+  static void const* checked(void const* expression) {
+    require(expression != nullptr, "TensorRT refused a shape expression");
+    return expression;
+  }
+  trt::ExprBuilderImpl& builder_;
+};
+
+class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::PluginBuild, public trt::PluginRuntime {
+ public:
+  Plugin(OpType const& type, std::unique_ptr<Op> op, std::string inputs)
+      : type_(type), op_(std::move(op)), inputs_(std::move(inputs)) {}
+
+  // PluginV3
+  void* capability_interface(int32_t type) noexcept override {
+    switch (type) {
+      case trt::kCore:
+        return static_cast<trt::PluginCore*>(this);
+      case trt::kBuild:
+        return static_cast<trt::PluginBuild*>(this);
+      case trt::kRuntime:
+        return static_cast<trt::PluginRuntime*>(this);
+      default:
+        return nullptr;
+    }
+  }
+  trt::PluginV3* clone() noexcept override {
+    return guard<trt::PluginV3*>("clone", nullptr, [&] {
+      auto* copy = new Plugin(type_, type_.clone(*op_), inputs_);
+      copy->slots_ = slots_;
+      return copy;
+    });
+  }
+
+  // PluginCore
+  char const* plugin_name() const noexcept override { return type_.name.c_str(); }
+  char const* plugin_version() const noexcept override { return kVersion; }
+  char const* plugin_namespace() const noexcept override { return kNamespace; }
+
+  // PluginBuild
+  int32_t num_outputs() const noexcept override { return static_cast<int32_t>(type_.outputs.size()); }
+
+  int32_t configure(trt::DynamicTensorDesc const* in, int32_t num_in, trt::DynamicTensorDesc const*,
+                    int32_t) noexcept override {
+    return guard("configurePlugin", 1, [&] { return check(num_in, [&](int i) { return in[i].desc; }); });
+  }
+
+  int32_t output_dtypes(int32_t* out, int32_t num_out, int32_t const* in, int32_t num_in) const noexcept override {
+    return guard("getOutputDataTypes", 1, [&] {
+      require(num_in >= 1 && num_out == num_outputs(), "got ", num_in, " inputs and ", num_out, " outputs");
+      for (int i = 0; i < num_out; ++i) out[i] = to_trt(output_dtype(type_.outputs[i], from_trt(in[0])));
+      return 0;
+    });
+  }
+
+  int32_t output_shapes(trt::DimsExprs const* in, int32_t num_in, trt::DimsExprs const*, int32_t, trt::DimsExprs* out,
+                        int32_t num_out, trt::ExprBuilder& builder) noexcept override {
+    return guard("getOutputShapes", 1, [&] {
+      require(num_out == num_outputs(), "got ", num_out, " outputs, expected ", num_outputs());
+      BuilderExpressions expressions(builder);
+      std::vector<Shape> inputs(type_.inputs.size()), outputs(num_out);
+      std::vector<int> const slots = input_slots(type_, inputs_, num_in);
+      for (int i = 0; i < num_in; ++i) {
+        inputs[slots[i]].rank = 0;
+        for (int d = 0; d < in[i].rank; ++d) inputs[slots[i]].append(Dim::expression(&expressions, in[i].extent[d]));
+      }
+      op_->shapes(inputs.data(), outputs.data());
+      for (int i = 0; i < num_out; ++i) {
+        out[i].rank = outputs[i].rank;
+        for (int d = 0; d < out[i].rank; ++d) {
+          out[i].extent[d] = static_cast<trt::DimensionExpr const*>(outputs[i][d].handle(expressions));
+        }
+      }
+      return 0;
+    });
+  }
+
+  bool supports_format(int32_t position, trt::DynamicTensorDesc const* in_out, int32_t num_in,
+                       int32_t) noexcept override {
+    return guard("supportsFormatCombination", false, [&] {
+      trt::TensorDesc const& desc = in_out[position].desc;
+      Param const& param = position < num_in ? type_.inputs[input_slots(type_, inputs_, num_in)[position]]
+                                             : type_.outputs.at(position - num_in);
+      return desc.format == trt::kLinear && accepts(param.types, from_trt(desc.dtype), from_trt(in_out[0].desc.dtype));
+    });
+  }
+
+  size_t workspace_size(trt::DynamicTensorDesc const* in, int32_t num_in, trt::DynamicTensorDesc const* out,
+                        int32_t num_out) const noexcept override {
+    return guard("getWorkspaceSize", size_t(0), [&] {
+      std::vector<Tensor> inputs(type_.inputs.size()), outputs;
+      std::vector<int> const slots = input_slots(type_, inputs_, num_in);
+      for (int i = 0; i < num_in; ++i) inputs[slots[i]] = to_tensor(in[i].max, in[i].desc.dtype, nullptr);
+      for (int i = 0; i < num_out; ++i) outputs.push_back(to_tensor(out[i].max, out[i].desc.dtype, nullptr));
+      return op_->workspace(inputs.data(), outputs.data());
+    });
+  }
+
+  // PluginRuntime
+  int32_t on_shape_change(trt::TensorDesc const* in, int32_t num_in, trt::TensorDesc const*,
+                          int32_t) noexcept override {
+    return guard("onShapeChange", 1, [&] {
+      slots_ = input_slots(type_, inputs_, num_in);
+      return check(num_in, [&](int i) { return in[i]; });
+    });
+  }
+
+  int32_t enqueue(trt::TensorDesc const* in, trt::TensorDesc const* out, void const* const* inputs,
+                  void* const* outputs, void* workspace, cudaStream_t stream) noexcept override {
+    return guard("enqueue", 1, [&] {
+      std::vector<Tensor> ins(type_.inputs.size()), outs;
+      for (size_t i = 0; i < slots_.size(); ++i)
+        ins[slots_[i]] = to_tensor(in[i].dims, in[i].dtype, const_cast<void*>(inputs[i]));
+      bool empty = true;
+      for (int i = 0; i < num_outputs(); ++i) {
+        outs.push_back(to_tensor(out[i].dims, out[i].dtype, outputs[i]));
+        empty = empty && outs.back().numel() == 0;
+      }
+      if (empty) return 0;
+      cudaError_t const status = op_->run(ins.data(), outs.data(), workspace, stream);
+      require(status == cudaSuccess, cudaGetErrorName(status), ": ", cudaGetErrorString(status));
+      return 0;
+    });
+  }
+
+  trt::PluginV3* attach_to_context(void*) noexcept override { return clone(); }
+
+  trt::FieldCollection const* fields_to_serialize() noexcept override {
+    return guard<trt::FieldCollection const*>("getFieldsToSerialize", nullptr,
+                                              [&] { return storage_.values(*op_, inputs_); });
+  }
+
+ private:
+  template <class Result, class Body>
+  Result guard(char const* where, Result failure, Body&& body) const noexcept {
+    return guarded(type_.name.c_str(), where, failure, std::forward<Body>(body));
+  }
+
+  template <class Desc>
+  int32_t check(int32_t num_in, Desc&& desc) const {
+    std::vector<Shape> shapes(type_.inputs.size());
+    std::vector<Tensor> tensors(type_.inputs.size());
+    std::vector<int> const slots = input_slots(type_, inputs_, num_in);
+    for (int i = 0; i < num_in; ++i) {
+      shapes[slots[i]] = to_shape(desc(i).dims);
+      tensors[slots[i]] = to_tensor(desc(i).dims, desc(i).dtype, nullptr);
+    }
+    check_dtypes(type_, tensors.data());
+    infer_shapes(type_, *op_, shapes);
+    return 0;
+  }
+
+  OpType const& type_;
+  std::unique_ptr<Op> op_;
+  std::string inputs_;      // the field `inputs`
+  std::vector<int> slots_;  // where each tensor given stands in the signature; set by on_shape_change
+  FieldStorage storage_;
+};
+
+class Creator final : public trt::PluginCreator {
+ public:
+  explicit Creator(OpType const& type) : type_(type), prototype_(type.create()), fields_(storage_.names(*prototype_)) {}
+
+  trt::PluginV3* create_plugin(char const*, trt::FieldCollection const* fields, int32_t) noexcept override {
+    return guarded<trt::PluginV3*>(type_.name.c_str(), "createPlugin", nullptr, [&] {
+      std::unique_ptr<Op> op = type_.create();
+      std::string inputs = read_fields(type_, *op, fields);
+      return new Plugin(type_, std::move(op), std::move(inputs));
+    });
+  }
+  trt::FieldCollection const* field_names() noexcept override { return fields_; }
+  char const* plugin_name() const noexcept override { return type_.name.c_str(); }
+  char const* plugin_version() const noexcept override { return kVersion; }
+  char const* plugin_namespace() const noexcept override { return kNamespace; }
+
+ private:
+  OpType const& type_;
+  std::unique_ptr<Op> prototype_;
+  FieldStorage storage_;
+  trt::FieldCollection const* fields_;
+};
+
+// Made when first asked for, when every op has registered; lives as long as the process, for registries keep the
+// pointers.
+std::vector<trt::Versioned*> const& creators() {
+  static auto const* all = [] {
+    auto* list = new std::vector<trt::Versioned*>();
+    for (OpType const* type : op_table()) list->push_back(new Creator(*type));
+    return list;
+  }();
+  return *all;
+}
+
+}  // namespace
+}  // namespace bridge
+
+BRIDGE_EXPORT bridge::trt::Versioned* const* getCreators(int32_t& count) {
+  try {
+    auto const& all = bridge::creators();
+    count = static_cast<int32_t>(all.size());
+    return all.data();
+  } catch (...) {
+    count = 0;
+    return nullptr;
+  }
+}
+
+BRIDGE_EXPORT void setLoggerFinder(void*) {}

@@ -1,0 +1,193 @@
+// PyTorch as a host: every op of the table as the CUDA implementation of torch.ops.bridge.<name>, over the stable ABI.
+// The schemas are defined in Python (bridge/op.py), where the reference is.
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <array>
+#include <cmath>
+#include <optional>
+#include <utility>
+
+#include "op.h"
+
+namespace bridge {
+namespace {
+
+using TorchTensor = torch::stable::Tensor;
+using torch::headeronly::ScalarType;
+
+constexpr size_t kMaxOps = 64;
+
+DType from_torch(ScalarType type) {
+  switch (type) {
+    case ScalarType::Float:
+      return DType::kFloat32;
+    case ScalarType::Half:
+      return DType::kFloat16;
+    case ScalarType::BFloat16:
+      return DType::kBFloat16;
+    case ScalarType::Int:
+      return DType::kInt32;
+    case ScalarType::Long:
+      return DType::kInt64;
+    default:
+      return DType::kUnsupported;
+  }
+}
+
+ScalarType to_torch(DType type) {
+  switch (type) {
+    case DType::kFloat32:
+      return ScalarType::Float;
+    case DType::kFloat16:
+      return ScalarType::Half;
+    case DType::kBFloat16:
+      return ScalarType::BFloat16;
+    case DType::kInt32:
+      return ScalarType::Int;
+    case DType::kInt64:
+      return ScalarType::Long;
+    default:
+      throw std::runtime_error("an output would have an unsupported dtype");
+  }
+}
+
+// Takes one attribute off the stack.
+struct AttributeReader {
+  StableIValue value;
+
+  template <class T>
+  T take() const {
+    return torch::stable::detail::to<T>(value);
+  }
+  void operator()(int64_t* out) const { *out = take<int64_t>(); }
+  void operator()(bool* out) const { *out = take<bool>(); }
+  void operator()(std::string* out) const { *out = take<std::string>(); }
+  void operator()(std::vector<int64_t>* out) const { *out = take<std::vector<int64_t>>(); }
+  void operator()(std::vector<double>* out) const { *out = take<std::vector<double>>(); }
+  void operator()(double* out) const {
+    // A default of infinity is spelt None in the schema (op.cpp, attribute_schema).
+    *out = std::isinf(*out) ? take<std::optional<double>>().value_or(*out) : take<double>();
+  }
+  void operator()(Pair* out) const {
+    auto const values = take<std::vector<int64_t>>();
+    require(values.size() == 2, "got a list of ", values.size(), " numbers, expected 2");
+    *out = {values[0], values[1]};
+  }
+};
+
+struct Call {
+  OpType const& type;
+  std::unique_ptr<Op> op = type.create();
+  std::vector<std::optional<TorchTensor>> held{};  // keeps inputs, contiguous, alive until the work is enqueued
+  std::vector<Tensor> inputs{};
+
+  void read(StableIValue* stack) {
+    size_t next = 0;
+    for (Param const& param : type.inputs) {
+      StableIValue const value = stack[next++];
+      held.push_back(param.optional ? torch::stable::detail::to<std::optional<TorchTensor>>(value)
+                                    : torch::stable::detail::to<TorchTensor>(value));
+    }
+    for (Attribute const& attribute : op->attributes()) std::visit(AttributeReader{stack[next++]}, attribute.value);
+  }
+
+  int32_t device() const {
+    for (size_t i = 0; i < held.size(); ++i) {
+      if (!held[i]) continue;
+      require(held[i]->is_cuda(), type.name, ": ", type.inputs[i].name, " is not on a CUDA device, other inputs are");
+      require(held[i]->get_device_index() == held[0]->get_device_index(), type.name, ": ", type.inputs[i].name,
+              " is on cuda:", held[i]->get_device_index(), ", ", type.inputs[0].name,
+              " on cuda:", held[0]->get_device_index());
+    }
+    return held[0]->get_device_index();
+  }
+
+  void make_dense() {
+    for (auto& tensor : held) {
+      if (tensor && !tensor->is_contiguous()) tensor = torch::stable::contiguous(*tensor);
+      inputs.push_back(tensor ? view(*tensor) : Tensor{});
+    }
+  }
+
+  std::vector<Shape> output_shapes() const {
+    check_dtypes(type, inputs.data());
+    std::vector<Shape> shapes(inputs.size());
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      if (!inputs[i].present()) continue;
+      shapes[i].rank = 0;
+      for (int d = 0; d < inputs[i].rank; ++d) shapes[i].append(inputs[i][d]);
+    }
+    return infer_shapes(type, *op, shapes);
+  }
+
+  static Tensor view(TorchTensor const& tensor) {
+    require(tensor.dim() <= kMaxRank, "a tensor has ", tensor.dim(), " dimensions, at most ", kMaxRank,
+            " are supported");
+    Tensor result{tensor.data_ptr(), from_torch(tensor.scalar_type()), static_cast<int>(tensor.dim()), {}};
+    for (int d = 0; d < result.rank; ++d) result.sizes[d] = tensor.size(d);
+    return result;
+  }
+};
+
+void run(OpType const& type, StableIValue* stack) {
+  Call call{type};
+  call.read(stack);
+  int32_t const device = call.device();
+  torch::stable::accelerator::DeviceGuard const guard(device);
+  call.make_dense();
+
+  std::vector<TorchTensor> results;
+  std::vector<Tensor> outputs;
+  bool empty = true;
+  std::vector<Shape> const shapes = call.output_shapes();
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    std::vector<int64_t> sizes;
+    for (int d = 0; d < shapes[i].rank; ++d) sizes.push_back(shapes[i][d].value());
+    ScalarType const dtype = to_torch(output_dtype(type.outputs[i], call.inputs[0].dtype));
+    results.push_back(torch::stable::new_empty(*call.held[0], sizes, dtype));
+    outputs.push_back(Call::view(results.back()));
+    empty = empty && outputs.back().numel() == 0;
+  }
+
+  if (!empty) {
+    size_t const bytes = call.op->workspace(call.inputs.data(), outputs.data());
+    std::optional<TorchTensor> workspace;
+    if (bytes) workspace = torch::stable::new_empty(*call.held[0], {static_cast<int64_t>(bytes)}, ScalarType::Byte);
+    void* stream = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+    cudaError_t const status =
+        call.op->run(call.inputs.data(), outputs.data(), workspace ? workspace->data_ptr() : nullptr,
+                     static_cast<cudaStream_t>(stream));
+    require(status == cudaSuccess, type.name, ": ", cudaGetErrorName(status), ": ", cudaGetErrorString(status));
+  }
+  for (size_t i = 0; i < results.size(); ++i) stack[i] = torch::stable::detail::from(results[i]);
+}
+
+// A boxed kernel of the stable ABI carries no data of its own: one function an op, by its index in the table.
+template <size_t kIndex>
+void trampoline(StableIValue* stack, uint64_t, uint64_t) {
+  run(*op_table()[kIndex], stack);
+}
+
+template <size_t... kIndex>
+constexpr auto trampolines(std::index_sequence<kIndex...>) {
+  return std::array<void (*)(StableIValue*, uint64_t, uint64_t), sizeof...(kIndex)>{trampoline<kIndex>...};
+}
+
+void implement(OpType const& type, size_t index) {
+  static constexpr auto kTrampolines = trampolines(std::make_index_sequence<kMaxOps>());
+  static auto* library = new torch::stable::detail::StableLibrary(torch::stable::detail::StableLibrary::Kind::IMPL,
+                                                                  "bridge", "CUDA", "torch_host.cpp", __LINE__);
+  require(index < kMaxOps, "more than ", kMaxOps, " ops: raise kMaxOps in torch_host.cpp");
+  library->impl(type.name.c_str(), kTrampolines[index]);
+}
+
+bool const listening = (listen(implement), true);
+
+}  // namespace
+}  // namespace bridge
