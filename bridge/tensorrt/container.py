@@ -1,0 +1,169 @@
+"""The frame of an engine file: a JSON header and a payload, written atomically, read with a checksum.
+
+Layout, little-endian:
+
+    offset      size   what
+    0           8      magic, b"\\x89BRIDGE\\n"
+    8           8      format version
+    16          8      header length H
+    24          8      payload length P
+    32          H      header: JSON in UTF-8 (Python's: Infinity and NaN may stand for floats)
+    32+H        P      payload: the engine, as TensorRT serialised it
+    32+H+P      32     SHA-256 of everything before it
+
+Later formats keep this frame and `metadata.bridge` in the header, so that an older bridge can tell a newer file
+from a damaged one and name the version that wrote it.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import stat
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from bridge.errors import EngineFileError
+
+MAGIC = b"\x89BRIDGE\n"
+FORMAT = 1
+
+_PREAMBLE = struct.Struct("<8sQQQ")
+_DIGEST_SIZE = hashlib.sha256().digest_size
+_FRAME_SIZE = _PREAMBLE.size + _DIGEST_SIZE
+_REMEDY = "copy or compile it again"
+# What people pass by mistake: (how it starts, what it is).
+_OTHER_FILES = (
+    (b"ftrt", "a bare TensorRT engine; bridge needs the file that CompiledModule.save or `bridge compile` wrote"),
+    (b"ptrt", "a bare TensorRT engine; bridge needs the file that CompiledModule.save or `bridge compile` wrote"),
+    (b"PK\x03\x04", "a zip archive, such as torch.save or torch.export.save write"),
+    (b"version https://git-lfs", "a Git LFS pointer; fetch the file itself with `git lfs pull`"),
+    (b"\x08", "perhaps an ONNX model"),
+)
+
+
+def write(path: str | os.PathLike[str], header: dict[str, Any], payload: bytes) -> None:
+    """Write the file whole or not at all: one that exists at `path` stays until the new one is complete."""
+    encoded = _encode(header)
+    preamble = _PREAMBLE.pack(MAGIC, FORMAT, len(encoded), len(payload))
+    path = Path(os.path.realpath(path))
+    try:
+        with _replacing(path) as file:
+            digest = hashlib.sha256()
+            for part in (preamble, encoded, payload):
+                digest.update(part)
+                file.write(part)
+            file.write(digest.digest())
+    except OSError as error:
+        raise EngineFileError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], bytes]:
+    """(header, payload) of a file that is complete and undamaged; the payload is held in memory once."""
+    try:
+        with _open_regular(Path(path)) as file:
+            preamble = _read_preamble(file, os.fstat(file.fileno()).st_size)
+            _, version, header_size, payload_size = _PREAMBLE.unpack(preamble)
+            header, payload = file.read(header_size), file.read(payload_size)
+            _check_digest(file.read(_DIGEST_SIZE), preamble, header, payload)
+    except OSError as error:
+        raise EngineFileError(f"cannot read it: {error.strerror or error}") from error
+    return _parse_header(header, version), payload
+
+
+def _encode(header: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(header).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise EngineFileError(f"an engine file's header holds JSON values only: {error}") from error
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when the block ends, and vanishes if the block fails."""
+    temporary = path.parent / f".bridge-{os.getpid()}-{secrets.token_hex(8)}.tmp"
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    mode = path.stat().st_mode  # before open(), which would wait on a pipe
+    if stat.S_ISDIR(mode):
+        raise EngineFileError("is a directory, not an engine file")
+    if not stat.S_ISREG(mode):
+        raise EngineFileError("is no regular file")
+    return path.open("rb")
+
+
+def _read_preamble(file: BinaryIO, size: int) -> bytes:
+    """The preamble, its lengths checked against the size of the file: what they say can be read."""
+    preamble = file.read(_PREAMBLE.size)
+    if not preamble:
+        raise EngineFileError("the file is empty")
+    if not preamble.startswith(MAGIC[: len(preamble)]):
+        raise EngineFileError(_not_ours(preamble))
+    if size < _FRAME_SIZE:
+        raise EngineFileError(f"truncated: {size:,} bytes, and an engine file has more than {_FRAME_SIZE}")
+    _, _, header_size, engine_size = _PREAMBLE.unpack(preamble)
+    expected = _FRAME_SIZE + header_size + engine_size
+    if size != expected:
+        what = "truncated or damaged" if size < expected else "damaged"
+        raise EngineFileError(f"{what}: expected {expected:,} bytes, but the file has {size:,}; {_REMEDY}")
+    return preamble
+
+
+def _not_ours(start: bytes) -> str:
+    guess = next((f" ({what})" for prefix, what in _OTHER_FILES if start.startswith(prefix)), "")
+    return f"not a bridge engine: it starts with {start[:16]!r}{guess}, not with {MAGIC!r}"
+
+
+def _check_digest(stored: bytes, *parts: bytes) -> None:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    if stored != digest.digest():
+        raise EngineFileError(
+            f"damaged: its checksum is {digest.hexdigest()[:16]}…, but the file says {stored.hex()[:16]}…; {_REMEDY}"
+        )
+
+
+def _parse_header(header: bytes, version: int) -> dict[str, Any]:
+    try:
+        parsed = json.loads(header)
+    except (ValueError, RecursionError) as error:
+        parsed = error
+    if version != FORMAT:
+        raise EngineFileError(_other_format(version, parsed))
+    if not isinstance(parsed, dict):
+        what = f"it is no JSON: {parsed}" if isinstance(parsed, Exception) else f"a {type(parsed).__name__}, no object"
+        raise EngineFileError(f"bad header: {what}")
+    return parsed
+
+
+def _other_format(version: int, header: Any) -> str:
+    metadata = header.get("metadata") if isinstance(header, dict) else None
+    writer = metadata.get("bridge") if isinstance(metadata, dict) else None
+    if version < FORMAT:
+        return f"engine file format {version} is older than this bridge reads ({FORMAT}); compile the model again"
+    remedy = f"bridge {writer} wrote it and reads it" if writer else "a newer bridge reads it"
+    return f"engine file format {version} is newer than this bridge reads ({FORMAT}); {remedy}: update bridge"

@@ -1,0 +1,74 @@
+"""What tests share: the skip of gpu tests, and an engine file that no GPU was needed for."""
+
+import random
+
+import pytest
+import torch
+
+from bridge.tensorrt.engine_file import EngineFile, OutputSpec, TensorSpec
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+
+
+@pytest.fixture
+def device():
+    """The current CUDA GPU; a test that takes it is marked gpu."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+@pytest.fixture(scope="session")
+def make_engine_file():
+    """EngineFile(**changes) with one of everything; its engine is random bytes, which no TensorRT takes."""
+
+    def make(**changes):
+        values = {
+            "engine": random.Random(0).randbytes(1000),
+            "flavour": "tensorrt_rtx",
+            "tensorrt_version": "1.7.1.116",
+            "target": "sm86",
+            "plugins": {"relu": "1"},
+            "inputs": (
+                TensorSpec("x", "float16", (1, 3, 0), (4, 3, 8), (16, 3, 64)),
+                TensorSpec("n", "int64", (), (), ()),
+            ),
+            "outputs": (OutputSpec("y", "bfloat16", (-1, 3, -1)),),
+            "layers": [
+                {
+                    "name": "relu_1",
+                    "type": "PLUGIN_V3",
+                    "op": "relu",
+                    "attributes": {"negative_slope": 0.1, "max_value": float("inf")},
+                    "inputs": ["x"],
+                    "outputs": [{"name": "relu_1_out", "dtype": "float16", "shape": [-1, 3, -1]}],
+                },
+                {
+                    "name": "cast_2",
+                    "type": "CAST",
+                    "op": None,
+                    "attributes": {},
+                    "inputs": ["relu_1_out"],
+                    "outputs": [{"name": "y", "dtype": "bfloat16", "shape": [-1, 3, -1]}],
+                },
+            ],
+            "in_spec": "[1, {}]",
+            "out_spec": "[1, {}]",
+            "output_map": [0, {"literal": None}, {"literal": 1.5}, {"input": 1}],
+            "metadata": {
+                "bridge": "0.1.0",
+                "torch": "2.11.0",
+                "model": "Größe",
+                "build_seconds": 1.25,
+                "parameters": 7,
+            },
+        }
+        return EngineFile(**(values | changes))
+
+    return make
