@@ -187,7 +187,8 @@ class Op:
 
     def _backward(self, ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         """The vector-Jacobian product of the reference, itself differentiable."""
-        wanted = [i for i in range(len(self.tensors)) if ctx.needs_input_grad[i]]
+        # As many entries as arguments were given: the dispatcher leaves out those equal to their defaults.
+        wanted = [i for i, needed in enumerate(ctx.needs_input_grad) if needed]
         with torch.enable_grad():
             # Views, so that a tensor given twice gets each of its gradients once.
             inputs = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
@@ -202,7 +203,7 @@ class Op:
             allow_unused=True,
         )
         by_index = dict(zip(wanted, found, strict=True))
-        return tuple(by_index.get(i) for i in range(len(self.tensors) + len(self.attributes)))
+        return tuple(by_index.get(i) for i in range(len(ctx.needs_input_grad)))
 
 
 def _fresh(output: Tensor, inputs: Sequence[Tensor]) -> Tensor:

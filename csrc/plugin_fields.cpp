@@ -93,7 +93,7 @@ std::string read_fields(OpType const& type, Op& op, trt::FieldCollection const* 
   for (int32_t i = 0; collection && i < collection->count; ++i) {
     trt::Field const& field = collection->fields[i];
     require(field.name && field.data, type.name, ": a plugin field has no name or no data");
-    if (!std::strcmp(field.name, kInputsField)) {
+    if (!std::strcmp(field.name, kTensorsField)) {
       inputs = text_of(field);
       continue;
     }
@@ -119,8 +119,8 @@ std::vector<int> input_slots(OpType const& type, std::string const& names, int c
     for (size_t i = 0; i < type.inputs.size(); ++i) {
       if (name == type.inputs[i].name) slot = static_cast<int>(i);
     }
-    require(slot >= 0, type.name, ": the field inputs names an unknown tensor \"", name, "\"");
-    require(slots.empty() || slot > slots.back(), type.name, ": the field inputs is \"", names,
+    require(slot >= 0, type.name, ": the field tensors names an unknown tensor \"", name, "\"");
+    require(slots.empty() || slot > slots.back(), type.name, ": the field tensors is \"", names,
             "\", not in the signature's order");
     slots.push_back(slot);
   }
@@ -182,7 +182,7 @@ trt::FieldCollection const* FieldStorage::values(Op& op, std::string const& inpu
   fields_.clear();
   for (Attribute const& attribute : op.attributes()) add(attribute);
   if (!inputs.empty())
-    add(kInputsField, trt::kFieldChar, inputs.data(), inputs.size(), static_cast<int32_t>(inputs.size()));
+    add(kTensorsField, trt::kFieldChar, inputs.data(), inputs.size(), static_cast<int32_t>(inputs.size()));
   return finish();
 }
 

@@ -11,10 +11,10 @@ namespace bridge {
 
 // The string field that names the tensors given, such as "x,offset,weight,mask". Without it they fill the signature in
 // order.
-constexpr char const* kInputsField = "inputs";
+constexpr char const* kTensorsField = "tensors";
 
 // Sets the attributes that the collection names; throws for an unknown name or a value of the wrong type or length.
-// Returns the value of the field `inputs`, empty when there is none.
+// Returns the value of the field `tensors`, empty when there is none.
 std::string read_fields(OpType const& type, Op& op, trt::FieldCollection const* collection);
 
 // Index in the signature of each tensor given. Throws for unknown names, a wrong order, or a required tensor left out.
@@ -27,7 +27,7 @@ class FieldStorage {
   FieldStorage(FieldStorage const&) = delete;
   FieldStorage& operator=(FieldStorage const&) = delete;
 
-  // The values of the op's attributes and, when given, of the field `inputs`.
+  // The values of the op's attributes and, when given, of the field `tensors`.
   trt::FieldCollection const* values(Op& op, std::string const& inputs);
   // Names and types alone, as a creator lists them.
   trt::FieldCollection const* names(Op& op);

@@ -239,7 +239,7 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
 
   OpType const& type_;
   std::unique_ptr<Op> op_;
-  std::string inputs_;      // the field `inputs`
+  std::string inputs_;      // the field `tensors`
   std::vector<int> slots_;  // where each tensor given stands in the signature; set by on_shape_change
   FieldStorage storage_;
 };

@@ -1,0 +1,180 @@
+"""Calls of every op, with odd shapes on purpose: op name → [(label, args, kwargs)]."""
+
+import torch
+from torch import Tensor
+
+Sample = tuple[str, list, dict]
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def relu_samples() -> list[Sample]:
+    shapes = [(), (0,), (1,), (7,), (3, 0, 5), (129, 33), (2, 3, 5, 7), (1, 2, 1, 3, 1, 2, 1, 5)]
+    attributes = [{}, {"negative_slope": 0.1}, {"max_value": 1.0}, {"negative_slope": -0.5, "max_value": 0.25}]
+    return [
+        (f"{shape} {kwargs}", [torch.randn(shape, generator=_generator(i)) * 3], kwargs)
+        for i, (shape, kwargs) in enumerate((s, a) for s in shapes for a in attributes)
+    ]
+
+
+def rope_arguments(
+    batch: int,
+    seq: int,
+    heads: tuple[int, int] = (4, 2),
+    head_dim: int = 16,
+    rotary: int = 0,
+    layout: str = "bhsd",
+    table: str = "[S, R/2]",
+    seed: int = 0,
+) -> list:
+    """q, k, cos, sin (and position_ids): tables "[S, R/2]", "[B, S, R]", "[1, S, R/2]", or "ids" for a gather."""
+    g = _generator(seed)
+    rotary = rotary or head_dim
+    shapes = [(batch, h, seq, head_dim) if layout == "bhsd" else (batch, seq, h, head_dim) for h in heads]
+    q, k = (torch.randn(shape, generator=g) for shape in shapes)
+    rows = seq + 5
+    shape = {
+        "[S, R/2]": (seq, rotary // 2),
+        "[S, R]": (seq, rotary),
+        "[B, S, R]": (batch, seq, rotary),
+        "[1, S, R/2]": (1, seq, rotary // 2),
+        "ids": (rows, rotary // 2),
+        "ids int32": (rows, rotary),
+        "ids [1, S]": (rows, rotary // 2),
+    }[table]
+    cos, sin = torch.randn(shape, generator=g), torch.randn(shape, generator=g)
+    if not table.startswith("ids"):
+        return [q, k, cos, sin]
+    ids = torch.randint(0, rows, (1 if table == "ids [1, S]" else batch, seq), generator=g)
+    return [q, k, cos, sin, ids.int() if table == "ids int32" else ids]
+
+
+def rope_samples() -> list[Sample]:
+    tables = ["[S, R/2]", "[S, R]", "[B, S, R]", "[1, S, R/2]", "ids", "ids int32", "ids [1, S]"]
+    sizes = [
+        # batch, seq, (heads of q, of k), head_dim, rotary_dim
+        (2, 5, (4, 2), 16, 0),
+        (1, 1, (1, 1), 2, 0),
+        (3, 7, (3, 1), 10, 6),
+        (2, 3, (8, 8), 64, 32),
+        (1, 9, (5, 2), 24, 16),
+        (2, 4, (2, 2), 128, 128),
+        (0, 4, (2, 1), 16, 0),
+        (2, 0, (2, 1), 16, 0),
+    ]
+    samples = []
+    for i, (batch, seq, heads, head_dim, rotary) in enumerate(sizes):
+        for j, table in enumerate(tables):
+            interleaved, layout = bool((i + j) % 2), ("bhsd", "bshd")[(i + j // 2) % 2]
+            args = rope_arguments(batch, seq, heads, head_dim, rotary, layout, table, seed=10 * i + j)
+            kwargs = {"interleaved": interleaved, "rotary_dim": rotary, "layout": layout}
+            samples.append((f"B{batch} S{seq} H{heads} D{head_dim} R{rotary} {table} {kwargs}", args, kwargs))
+    return samples
+
+
+def deform_conv2d_arguments(
+    batch: int,
+    channels: int,
+    size: tuple[int, int],
+    out_channels: int,
+    kernel: tuple[int, int] = (3, 3),
+    groups: int = 1,
+    offset_groups: int = 1,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    bias: bool = True,
+    mask: bool = True,
+    seed: int = 0,
+) -> list[Tensor | None]:
+    g = _generator(seed)
+    taps = kernel[0] * kernel[1]
+    out = [(size[i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in (0, 1)]
+    return [
+        torch.randn(batch, channels, *size, generator=g),
+        # Fractions well inside a cell: derivatives have kinks at whole pixels. Some points lie outside the map.
+        torch.randint(-3, 4, (batch, 2 * offset_groups * taps, *out), generator=g)
+        + 0.1
+        + 0.8 * torch.rand(batch, 2 * offset_groups * taps, *out, generator=g),
+        torch.randn(out_channels, channels // groups, *kernel, generator=g),
+        torch.randn(out_channels, generator=g) if bias else None,
+        torch.rand(batch, offset_groups * taps, *out, generator=g) if mask else None,
+    ]
+
+
+_DEFORM_CONV2D = [
+    {"batch": 2, "channels": 4, "size": (7, 9), "out_channels": 5, "padding": (1, 1)},
+    {"batch": 1, "channels": 6, "size": (9, 11), "out_channels": 4, "kernel": (3, 2), "groups": 2, "offset_groups": 3,
+     "stride": (2, 1), "padding": (0, 2), "dilation": (1, 2), "bias": False},
+    {"batch": 2, "channels": 4, "size": (7, 5), "out_channels": 6, "kernel": (1, 3), "offset_groups": 2, "stride": (1, 3),
+     "padding": (1, 0), "dilation": (2, 1), "mask": False},
+    {"batch": 0, "channels": 4, "size": (5, 5), "out_channels": 3, "padding": (1, 1)},
+    {"batch": 3, "channels": 1, "size": (1, 1), "out_channels": 1, "kernel": (1, 1), "bias": False, "mask": False},
+    {"batch": 1, "channels": 35, "size": (6, 13), "out_channels": 70, "groups": 5, "offset_groups": 7, "stride": (3, 2),
+     "padding": (2, 1)},
+    {"batch": 2, "channels": 8, "size": (10, 8), "out_channels": 8, "groups": 8, "offset_groups": 1, "dilation": (3, 2),
+     "padding": (1, 3)},
+    {"batch": 1, "channels": 32, "size": (12, 17), "out_channels": 130, "kernel": (5, 3), "padding": (2, 1)},
+]  # fmt: skip
+
+
+def deform_conv2d_samples() -> list[Sample]:
+    samples: list[Sample] = []
+    for seed, sizes in enumerate(_DEFORM_CONV2D):
+        kwargs = {key: sizes[key] for key in ("stride", "padding", "dilation") if key in sizes}
+        samples.append((str(sizes), deform_conv2d_arguments(**sizes, seed=seed), kwargs))
+    return samples
+
+
+SAMPLES = {"relu": relu_samples, "rope": rope_samples, "deform_conv2d": deform_conv2d_samples}
+
+
+def random_rope(seed: int) -> tuple[list, dict]:
+    """A valid call at random sizes."""
+    g = _generator(seed)
+
+    def pick(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=g))
+
+    head_dim = 2 * pick(1, 40)
+    rotary = 2 * pick(1, head_dim // 2) if pick(0, 1) else 0
+    layout = ("bhsd", "bshd")[pick(0, 1)]
+    table = ["[S, R/2]", "[S, R]", "[B, S, R]", "[1, S, R/2]", "ids", "ids int32", "ids [1, S]"][pick(0, 6)]
+    heads = (pick(1, 6), pick(1, 6))
+    args = rope_arguments(pick(0, 3), pick(0, 6), heads, head_dim, rotary, layout, table, seed)
+    return args, {"interleaved": bool(pick(0, 1)), "rotary_dim": rotary, "layout": layout}
+
+
+def random_deform_conv2d(seed: int) -> tuple[list, dict]:
+    """A valid call at random sizes."""
+    g = _generator(seed)
+
+    def pick(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=g))
+
+    def pair(low: int, high: int) -> tuple[int, int]:
+        return pick(low, high), pick(low, high)
+
+    groups, offset_groups = pick(1, 3), pick(1, 3)
+    sizes = {
+        "batch": pick(0, 3),
+        "channels": 6 * pick(1, 2),
+        "size": pair(7, 12),
+        "out_channels": groups * pick(1, 4),
+        "kernel": pair(1, 3),
+        "groups": groups,
+        "offset_groups": offset_groups,
+    }
+    kwargs = {"stride": pair(1, 3), "padding": pair(0, 2), "dilation": pair(1, 3)}
+    return deform_conv2d_arguments(**sizes, **kwargs, bias=bool(pick(0, 1)), mask=bool(pick(0, 1)), seed=seed), kwargs
+
+
+def random_relu(seed: int) -> tuple[list, dict]:
+    g = _generator(seed)
+    shape = torch.randint(0, 5, (seed % 8,), generator=g).tolist()
+    return [torch.randn(shape, generator=g)], {"negative_slope": 0.01 * seed}
+
+
+RANDOM = {"relu": random_relu, "rope": random_rope, "deform_conv2d": random_deform_conv2d}
