@@ -1,0 +1,94 @@
+# One command does all: each target makes .venv and installs what it needs. Needs Python 3.10 or later, gcc and make.
+#
+#   make demo     compile the three models, print what is in their engines
+#   make test     all tests; those that need a GPU skip themselves where there is none
+#   make check    linters, formats, types
+#   make build    the package, editable, with what it needs, in .venv
+#   make wheel    a wheel for every supported GPU, in dist/
+#   make format   rewrite the sources as `make check` wants them
+#   make clean    remove build products; `make distclean` removes .venv too
+#
+# Settings, as in `make test PYTHON=python3.12`:
+#   PYTHON                     the interpreter that .venv is made from
+#   TORCH                      the torch to install
+#   EXTRAS                     of pyproject.toml, comma separated
+#   BRIDGE_CUDA_ARCHITECTURES  GPUs to compile for; default: the one present, else 86 (wheel: all)
+#   BRIDGE_CUDA=pip            the CUDA compiler of the Python index, even where there is an nvcc
+
+PYTHON ?= python3
+TORCH ?= torch==2.11.0
+EXTRAS ?= rtx,models,dev
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+STAMPS := $(VENV)/stamps
+
+# 86, or 90a, ...: the first GPU's compute capability. Code for 9.0 uses its architecture-specific instructions.
+gpu := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sed -n '1s/\.//p' | sed 's/^90$$/90a/')
+BRIDGE_CUDA_ARCHITECTURES ?= $(or $(gpu),86)
+wheel_architectures := $(if $(filter file,$(origin BRIDGE_CUDA_ARCHITECTURES)),,$(BRIDGE_CUDA_ARCHITECTURES))
+
+SOURCES := $(shell find csrc -not -name '*.pyc' -not -name __pycache__ 2>/dev/null)
+CPP_SOURCES := $(filter %.cpp %.cu %.cuh %.h,$(SOURCES))
+
+# $(call step,WHAT,COMMAND): say what, run it, say how long it took.
+define step
+@echo "==> $(1)"; start=$$(date +%s); { $(2); } || { code=$$?; echo "==> failed: $(1)" >&2; exit $$code; }; \
+echo "    $$(($$(date +%s) - start)) s"
+endef
+
+.PHONY: demo test check build wheel format clean distclean FORCE
+.DELETE_ON_ERROR:
+
+demo: build
+	$(BIN)/python models/demo.py
+
+test: build
+	$(call step,tests,$(BIN)/python -m pytest $(PYTEST_ARGS))
+
+check: build
+	$(call step,ruff check,$(BIN)/ruff check .)
+	$(call step,ruff format,$(BIN)/ruff format --check .)
+	$(call step,clang-format,$(BIN)/clang-format --dry-run -Werror $(CPP_SOURCES))
+	$(call step,mypy,$(BIN)/mypy)
+
+format: build
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format --quiet .
+	$(BIN)/clang-format -i $(CPP_SOURCES)
+
+build: $(STAMPS)/build
+
+wheel: $(STAMPS)/torch
+	$(call step,wheel,BRIDGE_CUDA_ARCHITECTURES='$(wheel_architectures)' $(PIP) wheel --no-build-isolation --no-deps -w dist .)
+	@ls -l dist
+
+clean:
+	rm -rf build dist $(STAMPS)/build .mypy_cache .pytest_cache .ruff_cache
+
+distclean: clean
+	rm -rf $(VENV)
+
+$(STAMPS)/venv:
+	$(call step,$(VENV) from $(PYTHON),$(PYTHON) -m venv $(VENV))
+	@mkdir -p $(STAMPS) && touch $@
+
+# torch first: the native libraries are compiled against the installed one, not against a second download.
+$(STAMPS)/torch: $(STAMPS)/venv csrc/build_backend.py $(STAMPS)/settings-torch
+	$(call step,$(TORCH) and its CUDA libraries (about 2.5 GB),$(PIP) install '$(TORCH)' scikit-build-core)
+	$(call step,build tools,$(PIP) install $$($(BIN)/python csrc/build_backend.py))
+	@rm -rf build # which remembers its compiler
+	@touch $@
+
+$(STAMPS)/build: $(STAMPS)/torch pyproject.toml $(SOURCES) $(STAMPS)/settings-build
+	$(call step,bridge for CUDA architecture $(BRIDGE_CUDA_ARCHITECTURES) with [$(EXTRAS)],$(build))
+	@touch $@
+build = BRIDGE_CUDA_ARCHITECTURES='$(BRIDGE_CUDA_ARCHITECTURES)' BRIDGE_WERROR=ON \
+	$(PIP) install --no-build-isolation --config-settings=build-dir=build -e '.[$(EXTRAS)]'
+
+# A file of the settings, newer than what was made with others.
+$(STAMPS)/settings-torch: settings = $(TORCH) $(BRIDGE_CUDA) $(CUDACXX) $(CUDA_HOME)
+$(STAMPS)/settings-build: settings = $(BRIDGE_CUDA_ARCHITECTURES) $(EXTRAS)
+$(STAMPS)/settings-%: FORCE | $(STAMPS)/venv
+	@echo '$(settings)' | cmp -s - $@ || echo '$(settings)' > $@
