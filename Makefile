@@ -27,6 +27,7 @@ STAMPS := $(VENV)/stamps
 # 86, or 90a, ...: the first GPU's compute capability. Code for 9.0 uses its architecture-specific instructions.
 gpu := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sed -n '1s/\.//p' | sed 's/^90$$/90a/')
 BRIDGE_CUDA_ARCHITECTURES ?= $(or $(gpu),86)
+# For a wheel: all, unless the caller says which.
 wheel_architectures := $(if $(filter file,$(origin BRIDGE_CUDA_ARCHITECTURES)),,$(BRIDGE_CUDA_ARCHITECTURES))
 
 SOURCES := $(shell find csrc -not -name '*.pyc' -not -name __pycache__ 2>/dev/null)

@@ -29,6 +29,8 @@ CUDA_PACKAGES = [  # nvcc itself, its device compiler, headers of each, and the 
 ]
 TORCH = "torch>=2.10"  # the first with all of the stable ABI that csrc/torch_host.cpp uses
 
+SETTINGS = ["BRIDGE_CUDA_ARCHITECTURES", "BRIDGE_TORCH", "BRIDGE_WERROR"]  # of CMakeLists.txt, from the environment
+
 
 def cuda_version(nvcc: Path) -> tuple[int, int]:
     """Version of a CUDA compiler, (0, 0) if it does not run or does not say."""
@@ -106,6 +108,9 @@ def _scikit_build() -> Any:
 
 
 def _build(hook: str, *args: Any) -> str:
+    for setting in SETTINGS:
+        if not os.environ.get(setting):
+            os.environ.pop(setting, None)  # set but empty: the default, not an empty value
     os.environ["CUDACXX"] = str(select_compiler())
     print(f"bridge: compiling with {os.environ['CUDACXX']}", file=sys.stderr)
     return getattr(_scikit_build(), hook)(*args)

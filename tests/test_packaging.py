@@ -1,6 +1,7 @@
 """Which CUDA compiler a build picks, and which packages it asks for."""
 
 import importlib.util
+import os
 import re
 from pathlib import Path
 
@@ -112,3 +113,25 @@ def test_build_hooks_add_to_scikit_build_cores_requirements(tmp_path, monkeypatc
     for hook in (backend.get_requires_for_build_wheel, backend.get_requires_for_build_editable):
         assert hook()[-len(backend.CUDA_PACKAGES) - 1 :] == [backend.TORCH, *backend.CUDA_PACKAGES]
     assert not set(backend.CUDA_PACKAGES) & set(backend.get_requires_for_build_sdist())
+
+
+def test_build_hands_over_the_compiler_and_drops_empty_settings(tmp_path, monkeypatch):
+    nvcc = fake_nvcc(tmp_path / "bin")
+    monkeypatch.setenv("PATH", str(nvcc.parent))
+    monkeypatch.setenv("CUDACXX", "nvcc")
+    monkeypatch.setenv("BRIDGE_TORCH", "")
+    monkeypatch.setenv("BRIDGE_WERROR", "ON")
+    monkeypatch.delenv("BRIDGE_CUDA", raising=False)
+    seen = {}
+
+    class ScikitBuild:
+        @staticmethod
+        def build_wheel(*args):
+            seen.update(os.environ, args=args)
+            return "a.whl"
+
+    monkeypatch.setattr(backend, "_scikit_build", lambda: ScikitBuild)
+    assert backend.build_wheel("out", {"a": "b"}) == "a.whl"
+    assert seen["args"] == ("out", {"a": "b"}, None)
+    assert (seen["CUDACXX"], seen["BRIDGE_WERROR"]) == (str(nvcc), "ON")
+    assert "BRIDGE_TORCH" not in seen
