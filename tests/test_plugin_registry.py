@@ -1,0 +1,60 @@
+"""One plugin library registers every op in each TensorRT, loaded once, twice, or from two paths."""
+
+import json
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from bridge import native
+from bridge.op import OPS
+
+PROBE = Path(__file__).with_name("registry_probe.py")
+LEAN = Path(sys.prefix, "lean")  # `make lean` unpacks the lean runtimes of standard TensorRT here
+RUNTIMES = ["tensorrt_rtx", "10.15.1.29", "11.4.0.106"]
+
+
+def probe(runtime: str, *libraries: Path) -> list[dict]:
+    where = runtime
+    if runtime == "tensorrt_rtx" and find_spec("tensorrt_rtx") is None:
+        pytest.skip("needs tensorrt_rtx")
+    if runtime != "tensorrt_rtx":
+        where = str(LEAN / runtime)
+        if not Path(where).is_dir():
+            pytest.skip(f"needs the lean runtime {runtime} in {where}: make lean")
+    command = [sys.executable, str(PROBE), where, *map(str, libraries)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])["steps"]
+
+
+def expected() -> dict:
+    return {name: ["1", [*(a.name for a in op.attributes), "tensors"]] for name, op in OPS.items()}
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_registers_every_op(runtime):
+    assert probe(runtime, native.plugin_library()) == [expected()]
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_loading_twice_and_from_two_paths_is_harmless(runtime, tmp_path):
+    library = native.plugin_library()
+    copy = Path(shutil.copy(library, tmp_path / "copy.so"))
+    assert probe(runtime, library, library, copy) == [expected()] * 3
+
+
+def test_library_needs_neither_torch_nor_tensorrt():
+    done = subprocess.run(["readelf", "-d", native.plugin_library()], capture_output=True, text=True, check=True)
+    needed = [line.split("[")[1].rstrip("]") for line in done.stdout.splitlines() if "(NEEDED)" in line]
+    assert needed and not [name for name in needed if any(word in name for word in ("torch", "nvinfer", "tensorrt", "cudart", "python"))]
+
+
+def test_library_exports_only_its_entry_points():
+    done = subprocess.run(["nm", "-D", "--defined-only", native.plugin_library()], capture_output=True, text=True, check=True)
+    names = {line.split()[-1].split("@")[0] for line in done.stdout.splitlines()}
+    unexpected = {name for name in names if name not in {"getCreators", "setLoggerFinder"} and not name.startswith("bridge_")}
+    assert {"getCreators", "setLoggerFinder"} <= names and not unexpected
