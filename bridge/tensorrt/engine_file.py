@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bridge.errors import EngineFileError
-from bridge.tensorrt import container
+from bridge.tensorrt import container, dtypes
 
-DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8", "bool", "float8_e4m3fn")
+DTYPES = tuple(row.name for row in dtypes.DTYPES)
 
 _INT64_MAX = 2**63 - 1
 
