@@ -59,7 +59,7 @@ format: build
 	$(BIN)/ruff format --quiet .
 	$(BIN)/clang-format -i $(CPP_SOURCES)
 
-build: $(STAMPS)/build
+build: $(STAMPS)/extras
 
 wheel: $(STAMPS)/torch
 	$(call step,wheel,BRIDGE_CUDA_ARCHITECTURES='$(wheel_architectures)' $(PIP) wheel --no-build-isolation --no-deps -w dist .)
@@ -83,13 +83,19 @@ $(STAMPS)/torch: $(STAMPS)/venv csrc/build_backend.py $(STAMPS)/settings-torch
 	@touch $@
 
 $(STAMPS)/build: $(STAMPS)/torch pyproject.toml $(SOURCES) $(STAMPS)/settings-build
-	$(call step,bridge for CUDA architecture $(BRIDGE_CUDA_ARCHITECTURES) with [$(EXTRAS)],$(build))
+	$(call step,bridge for CUDA architecture $(BRIDGE_CUDA_ARCHITECTURES),$(build))
 	@touch $@
 build = BRIDGE_CUDA_ARCHITECTURES='$(BRIDGE_CUDA_ARCHITECTURES)' BRIDGE_WERROR=ON \
-	$(PIP) install --no-build-isolation --config-settings=build-dir=build -e '.[$(EXTRAS)]'
+	$(PIP) install --no-build-isolation --no-deps --config-settings=build-dir=build -e .
+
+# Apart from the build, because some of these are built from source themselves and need the isolation.
+$(STAMPS)/extras: pyproject.toml $(STAMPS)/settings-extras | $(STAMPS)/build
+	$(call step,what bridge[$(EXTRAS)] needs,$(PIP) install 'bridge-tensorrt[$(EXTRAS)]')
+	@touch $@
 
 # A file of the settings, newer than what was made with others.
 $(STAMPS)/settings-torch: settings = $(TORCH) $(BRIDGE_CUDA) $(CUDACXX) $(CUDA_HOME)
-$(STAMPS)/settings-build: settings = $(BRIDGE_CUDA_ARCHITECTURES) $(EXTRAS)
+$(STAMPS)/settings-build: settings = $(BRIDGE_CUDA_ARCHITECTURES)
+$(STAMPS)/settings-extras: settings = $(EXTRAS)
 $(STAMPS)/settings-%: FORCE | $(STAMPS)/venv
 	@echo '$(settings)' | cmp -s - $@ || echo '$(settings)' > $@
