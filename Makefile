@@ -3,6 +3,7 @@
 #   make demo     compile the three models, print what is in their engines
 #   make test     all tests; those that need a GPU skip themselves where there is none
 #   make check    linters, formats, types
+#   make lean     lean runtimes of standard TensorRT, for the tests of plugin registration
 #   make build    the package, editable, with what it needs, in .venv
 #   make wheel    a wheel for every supported GPU, in dist/
 #   make format   rewrite the sources as `make check` wants them
@@ -39,13 +40,15 @@ define step
 echo "    $$(($$(date +%s) - start)) s"
 endef
 
-.PHONY: demo test check build wheel format clean distclean FORCE
+LEAN := 10.15.1.29 11.4.0.106
+
+.PHONY: demo test check build lean wheel format clean distclean FORCE
 .DELETE_ON_ERROR:
 
 demo: build
 	$(BIN)/python models/demo.py
 
-test: build
+test: build lean
 	$(call step,tests,$(BIN)/python -m pytest $(PYTEST_ARGS))
 
 check: build
@@ -60,6 +63,13 @@ format: build
 	$(BIN)/clang-format -i $(CPP_SOURCES)
 
 build: $(STAMPS)/extras
+
+# Runtimes of standard TensorRT, one folder a version, in which the tests register the plugin library.
+lean: $(LEAN:%=$(VENV)/lean/%)
+
+$(VENV)/lean/%: $(STAMPS)/venv
+	$(call step,TensorRT lean runtime $*,$(PIP) install --no-deps --target $@ \
+		tensorrt-lean-cu13-libs==$* tensorrt-lean-cu13-bindings==$*)
 
 wheel: $(STAMPS)/torch
 	$(call step,wheel,BRIDGE_CUDA_ARCHITECTURES='$(wheel_architectures)' $(PIP) wheel --no-build-isolation --no-deps -w dist .)
