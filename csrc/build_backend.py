@@ -29,7 +29,8 @@ CUDA_PACKAGES = [  # nvcc itself, its device compiler, headers of each, and the 
 ]
 TORCH = "torch>=2.10"  # the first with all of the stable ABI that csrc/torch_host.cpp uses
 
-SETTINGS = ["BRIDGE_CUDA_ARCHITECTURES", "BRIDGE_TORCH", "BRIDGE_WERROR"]  # of CMakeLists.txt, from the environment
+# Options of CMakeLists.txt that pyproject.toml takes from the environment.
+SETTINGS = ["BRIDGE_CUDA_ARCHITECTURES", "BRIDGE_TENSORRT_ROOT", "BRIDGE_TORCH", "BRIDGE_WERROR"]
 
 
 def cuda_version(nvcc: Path) -> tuple[int, int]:
