@@ -1,0 +1,131 @@
+"""A host for V3 plugins in Python: calls a plugin's virtual functions as TensorRT does, in the order that it does.
+
+The slots are those of csrc/tensorrt_abi.h. With it plugins run without TensorRT, and without a GPU up to enqueue.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import POINTER, Structure, byref, c_bool, c_char_p, c_float, c_int32, c_int64, c_size_t, c_void_p
+from typing import Any
+
+import torch
+
+from bridge import native
+
+CORE, BUILD, RUNTIME = 0, 1, 2
+DTYPES = {torch.float32: 0, torch.float16: 1, torch.int8: 2, torch.int32: 3, torch.bool: 4, torch.bfloat16: 7, torch.int64: 8}
+LINEAR, CHW4 = 0, 3
+FIRST = 4  # slots before an interface's own: language, info, two destructors
+
+
+class Dims(Structure):
+    _fields_ = [("rank", c_int32), ("extent", c_int64 * 8)]
+
+
+class Desc(Structure):
+    _fields_ = [("dims", Dims), ("dtype", c_int32), ("format", c_int32), ("scale", c_float)]
+
+
+class DynamicDesc(Structure):
+    _fields_ = [("desc", Desc), ("min", Dims), ("max", Dims), ("opt", Dims)]
+
+
+def dims(shape: Sequence[int]) -> Dims:
+    return Dims(len(shape), (c_int64 * 8)(*shape))
+
+
+def desc(shape: Sequence[int], dtype: torch.dtype, format: int = LINEAR) -> Desc:
+    return Desc(dims(shape), DTYPES[dtype], format, 1.0)
+
+
+def descs(tensors: Sequence[torch.Tensor]) -> Any:
+    return (Desc * max(len(tensors), 1))(*(desc(tuple(t.shape), t.dtype) for t in tensors))
+
+
+def dynamic(tensors: Sequence[torch.Tensor]) -> Any:
+    rows = [(desc(tuple(t.shape), t.dtype), dims(tuple(t.shape))) for t in tensors]
+    return (DynamicDesc * max(len(rows), 1))(*(DynamicDesc(d, s, s, s) for d, s in rows))
+
+
+def call(this: int, slot: int, result: Any, *arguments: Any, types: Sequence[Any] = ()) -> Any:
+    """Calls virtual function `slot` (after the common four) of the object at address `this`."""
+    table = ctypes.cast(this, POINTER(POINTER(c_void_p))).contents
+    function = ctypes.CFUNCTYPE(result, c_void_p, *types)(table[FIRST + slot])
+    return function(this, *arguments)
+
+
+def creators() -> dict[str, int]:
+    """Address of every creator in the plugin library, by plugin name."""
+    library = ctypes.CDLL(str(native.plugin_library()))
+    library.getCreators.restype = POINTER(c_void_p)
+    count = c_int32()
+    found = library.getCreators(byref(count))
+    return {call(found[i], 2, c_char_p).decode(): found[i] for i in range(count.value)}
+
+
+class Plugin:
+    """One plugin object."""
+
+    def __init__(self, this: int | None, num_outputs: int | None = None) -> None:
+        assert this, "no plugin"
+        self.this = this
+        self.core, self.build, self.runtime = (
+            call(this, 0, c_void_p, kind, types=[c_int32]) for kind in (CORE, BUILD, RUNTIME)
+        )
+        self.num_outputs = call(self.build, 4, c_int32)
+
+    @staticmethod
+    def create(name: str, fields: dict[str, Any]) -> int | None:
+        """Address of a new plugin, or None where the creator refuses the fields."""
+        pairs = [native._field(key, value) for key, value in fields.items()]
+        array = (native._Field * max(len(pairs), 1))(*(field for field, _ in pairs))
+        collection = native._Fields(len(pairs), array)
+        return call(creators()[name], 0, c_void_p, name.encode(), byref(collection), 0, types=[c_char_p, c_void_p, c_int32])
+
+    def clone(self) -> "Plugin":
+        return Plugin(call(self.this, 1, c_void_p))
+
+    def attach(self) -> "Plugin":
+        return Plugin(call(self.runtime, 3, c_void_p, None, types=[c_void_p]))
+
+    def serialized(self) -> dict[str, tuple[int, bytes]]:
+        """Name → (type, bytes) of the fields that an engine would hold."""
+        collection = ctypes.cast(call(self.runtime, 4, c_void_p), POINTER(native._Fields)).contents
+        sizes = {1: 4, 6: 1, 10: 8}
+        fields = [collection.fields[i] for i in range(collection.count)]
+        return {f.name.decode(): (f.type, ctypes.string_at(f.data, f.length * sizes[f.type])) for f in fields}
+
+    def name(self) -> tuple[str, str, str]:
+        return tuple(call(self.core, slot, c_char_p).decode() for slot in range(3))  # type: ignore[return-value]
+
+    def output_dtypes(self, inputs: Sequence[torch.dtype]) -> list[int]:
+        out = (c_int32 * self.num_outputs)()
+        given = (c_int32 * len(inputs))(*(DTYPES[d] for d in inputs))
+        status = call(self.build, 1, c_int32, out, self.num_outputs, given, len(inputs), types=[c_void_p, c_int32] * 2)
+        assert status == 0
+        return list(out)
+
+    def supports(self, position: int, dtypes: Sequence[torch.dtype], num_inputs: int, format: int = LINEAR) -> bool:
+        entries = [DynamicDesc(desc((1,), d, format if i == position else LINEAR)) for i, d in enumerate(dtypes)]
+        array = (DynamicDesc * len(entries))(*entries)
+        counts = (num_inputs, len(dtypes) - num_inputs)
+        return call(self.build, 3, c_bool, position, array, *counts, types=[c_int32, c_void_p, c_int32, c_int32])
+
+    def configure(self, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> int:
+        given = (dynamic(inputs), len(inputs), dynamic(outputs), len(outputs))
+        return call(self.build, 0, c_int32, *given, types=[c_void_p, c_int32] * 2)
+
+    def workspace(self, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> int:
+        given = (dynamic(inputs), len(inputs), dynamic(outputs), len(outputs))
+        return call(self.build, 5, c_size_t, *given, types=[c_void_p, c_int32] * 2)
+
+    def shape_change(self, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> int:
+        given = (descs(inputs), len(inputs), descs(outputs), len(outputs))
+        return call(self.runtime, 1, c_int32, *given, types=[c_void_p, c_int32] * 2)
+
+    def enqueue(self, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor], stream: int) -> int:
+        def addresses(tensors: Sequence[torch.Tensor]) -> Any:
+            return (c_void_p * max(len(tensors), 1))(*(t.data_ptr() for t in tensors))
+
+        given = (descs(inputs), descs(outputs), addresses(inputs), addresses(outputs), None, stream)
+        return call(self.runtime, 2, c_int32, *given, types=[c_void_p] * 6)
