@@ -1,0 +1,101 @@
+"""From a model to torch.export's program of it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from bridge.errors import ExportError
+
+_MODE_DEPENDENT = (torch.nn.modules.dropout._DropoutNd, torch.nn.modules.batchnorm._BatchNorm, torch.nn.RReLU)
+_SHOWN_LAYERS = 5
+
+# Pattern in torch's message → what to do about it; the first that matches is shown.
+_HINTS = (
+    (
+        r"specialized it to be a constant \([01]\)",
+        "torch.export takes an extent of 0 or 1 for fixed; give an example whose dynamic dimensions have 2 or more",
+    ),
+    (
+        r"specialized it to be a constant",
+        "the model's code holds that dimension to the example's extent; change the line that does, or leave the"
+        " dimension out of dynamic_shapes",
+    ),
+    (
+        r"Constraints violated",
+        "the model's code restricts that dimension more than dynamic_shapes does; use the range that is suggested, or a"
+        " Dim that is a multiple, such as 8 * Dim(...)",
+    ),
+    (
+        r"data-dependent",
+        "the model branches on values of tensors, which one engine cannot; use torch.where, or compute both",
+    ),
+)
+_BOILERPLATE = re.compile(
+    r"(For (more|extended|C\+\+|debugging)|If you suspect|The error above|consider using|Caused by)"
+)
+
+
+def export(
+    model: torch.nn.Module | ExportedProgram,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any] | None,
+    dynamic_shapes: Any,
+) -> ExportedProgram:
+    """The program that torch.export makes of a model on example arguments; an ExportedProgram is returned as it is.
+
+    Raises:
+        TypeError: `model` is neither; or it is an ExportedProgram, and arguments are given too.
+        ExportError: the model is in training mode, or torch.export cannot capture it.
+    """
+    if isinstance(model, ExportedProgram):
+        if args or kwargs or dynamic_shapes:
+            raise TypeError("an ExportedProgram has its example arguments and dynamic shapes already; pass it alone")
+        return model
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}, expected torch.nn.Module or torch.export.ExportedProgram")
+    if not isinstance(args, (tuple, list)):
+        raise TypeError(f"args is a {type(args).__name__}, expected a tuple of the model's arguments")
+    _refuse_training(model)
+    try:
+        with torch.no_grad():
+            return _export(model, tuple(args), dict(kwargs or {}), dynamic_shapes)
+    except Exception as error:  # torch.export raises what the model raises, and several kinds of its own
+        raise ExportError(f"torch.export cannot capture {type(model).__name__}: {_explain(error)}") from error
+
+
+def _export(
+    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any
+) -> ExportedProgram:
+    """torch.export refuses conditions that it cannot prove, such as min(32 * s, 64 * s) == 32 * s; if that is the
+    trouble they are left in the program, for check_assumptions."""
+    try:
+        return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+    except torch._dynamo.exc.UserError as error:
+        if "Not all values of" not in str(error):
+            raise
+    return torch.export.export(
+        model,
+        args,
+        kwargs,
+        dynamic_shapes=dynamic_shapes,
+        strict=False,
+        prefer_deferred_runtime_asserts_over_guards=True,
+    )
+
+
+def _refuse_training(model: torch.nn.Module) -> None:
+    layers = [name for name, layer in model.named_modules() if layer.training and isinstance(layer, _MODE_DEPENDENT)]
+    if model.training or layers:
+        shown = ", ".join(layers[:_SHOWN_LAYERS]) + (", …" if len(layers) > _SHOWN_LAYERS else "")
+        behaves = f"; {shown} would behave as in training" if layers else ""
+        raise ExportError(f"{type(model).__name__} is in training mode{behaves}: call model.eval() first")
+
+
+def _explain(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    lines = [line for line in text.splitlines() if line.strip() and not _BOILERPLATE.match(line.strip())]
+    hint = next((hint for pattern, hint in _HINTS if re.search(pattern, text)), None)
+    return "\n".join(lines) + (f"\nWhat to do: {hint}." if hint else "")

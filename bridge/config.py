@@ -1,0 +1,75 @@
+"""Settings of a compilation: one frozen object, passed whole."""
+
+import difflib
+import sys
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+FLAVOURS = ("tensorrt", "tensorrt_rtx")
+
+
+@dataclass(frozen=True)
+class Config:
+    """How to compile a model.
+
+    target: GPU to build for: a compute capability ("sm86", "8.6" or "86"), or None for the GPU of this machine.
+    flavour: "tensorrt" or "tensorrt_rtx", or None for the one that is installed.
+    progress: whether to report a build's progress on stderr; None reports where stderr is a terminal.
+    optimization_level: TensorRT's builder optimization level, 0 to 5; None leaves its default.
+    workspace_size: the most GPU memory, in bytes, that a layer may use as scratch; None sets no limit.
+    tf32: whether float32 convolutions and matrix products may round their inputs to TF32.
+
+    Errors: TypeError for a value of another type, ValueError for one out of range.
+    """
+
+    target: str | None = None
+    flavour: str | None = None
+    progress: bool | None = None
+    optimization_level: int | None = None
+    workspace_size: int | None = None
+    tf32: bool = True
+
+    def __post_init__(self) -> None:
+        for name, kinds in _KINDS.items():
+            _check_kind(name, getattr(self, name), kinds)
+        if self.flavour not in (None, *FLAVOURS):
+            raise ValueError(f"flavour is {self.flavour!r}; expected one of {', '.join(FLAVOURS)}, or None")
+        if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
+            raise ValueError(f"optimization_level is {self.optimization_level}; expected 0 to 5, or None")
+        if self.workspace_size is not None and self.workspace_size <= 0:
+            raise ValueError(f"workspace_size is {self.workspace_size}; expected a positive number of bytes, or None")
+
+    def with_settings(self, settings: dict[str, Any]) -> "Config":
+        """A copy with some settings changed. TypeError names the nearest setting to one that does not exist."""
+        for name in settings:
+            if name not in _KINDS:
+                raise TypeError(f"bridge has no setting {name!r}; {_suggest(name)}")
+        return replace(self, **settings)
+
+    @property
+    def reports_progress(self) -> bool:
+        """Whether a build says on stderr how far it is."""
+        return sys.stderr.isatty() if self.progress is None else self.progress
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "target": (str, type(None)),
+    "flavour": (str, type(None)),
+    "progress": (bool, type(None)),
+    "optimization_level": (int, type(None)),
+    "workspace_size": (int, type(None)),
+    "tf32": (bool,),
+}
+assert tuple(_KINDS) == tuple(field.name for field in fields(Config))
+
+
+def _check_kind(name: str, value: Any, kinds: tuple[type, ...]) -> None:
+    fits = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+    if not fits:
+        expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+        raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; expected {expected}")
+
+
+def _suggest(name: str) -> str:
+    near = difflib.get_close_matches(name, _KINDS, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"its settings are {', '.join(_KINDS)}"

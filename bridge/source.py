@@ -1,0 +1,35 @@
+"""Where in the user's model a graph node comes from."""
+
+import re
+from pathlib import Path
+
+import torch
+from torch.fx import Node
+
+_FRAME = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>.+?)(?:, code: (?P<code>.*))?$')
+_NOT_THE_MODEL = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+
+
+def model_line(node: Node) -> str:
+    """The line of the model that made a node, as `file:line in function: code`; its module where no line is known."""
+    frames = _frames(node.meta.get("stack_trace") or "")
+    inside = [frame for frame in frames if not frame[0].startswith(_NOT_THE_MODEL)] or frames
+    if inside:
+        file, line, function, code = inside[-1]
+        return f"{file}:{line} in {function}" + (f": {code}" if code else "")
+    modules = node.meta.get("nn_module_stack") or {}
+    path = next((path for path, _ in reversed(modules.values()) if path), None)
+    return f"in module {path}" if path else "at an unknown line"
+
+
+def _frames(trace: str) -> list[tuple[str, str, str, str]]:
+    """(file, line, function, code) of each frame of a stack trace as torch.fx records it, outermost first."""
+    found = []
+    lines = trace.splitlines()
+    for index, line in enumerate(lines):
+        match = _FRAME.match(line)
+        if match:
+            following = lines[index + 1].strip() if index + 1 < len(lines) else ""
+            code = match["code"] or ("" if _FRAME.match(following) else following)
+            found.append((match["file"], match["line"], match["function"], code))
+    return found

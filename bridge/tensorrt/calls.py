@@ -1,0 +1,71 @@
+"""Finds the bridge ops of a graph, with what their plugins must know before the network is built."""
+
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from bridge.errors import UnsupportedOpError
+from bridge.op import OPS, Op
+from bridge.source import model_line
+from bridge.tensorrt import dtypes
+from bridge.tensorrt.dtypes import DType
+from bridge.tensorrt.fields import Call
+
+
+def find_calls(module: GraphModule) -> list[Call]:
+    """Every use of a bridge op, in the graph's order. UnsupportedOpError: a tensor's dtype is none of TensorRT's."""
+    ops = {op.overload: op for op in OPS.values()}
+    return [_call(module, node, ops[node.target]) for node in module.graph.nodes if node.target in ops]
+
+
+def _call(module: GraphModule, node: Node, op: Op) -> Call:
+    values, attributes = op.bind(node.args, node.kwargs)
+    tensors = [_describe(module, node, op.name, *item) for item in zip(op.tensors, values, strict=True)]
+    results = node.meta["val"] if op.num_outputs > 1 else [node.meta["val"]]
+    outputs = [_dtype(result, f"{op.name}: output {index}", node) for index, result in enumerate(results)]
+    return Call(node.name, op, tuple(tensors), tuple(outputs), attributes)
+
+
+def _describe(
+    module: GraphModule, node: Node, op: str, parameter: str, value: Any
+) -> tuple[DType, tuple[int, ...]] | None:
+    if value is None:
+        return None
+    if not isinstance(value, Node):
+        raise UnsupportedOpError(f"{op}: {parameter} is {value!r}, expected a tensor; {model_line(node)}")
+    tensor = tensor_of(module, value)
+    return _dtype(tensor, f"{op}: {parameter}", node), tuple(map(example_extent, tensor.shape))
+
+
+def _dtype(tensor: torch.Tensor, what: str, node: Node) -> DType:
+    dtype = dtypes.from_torch(tensor.dtype)
+    if dtype is None:
+        known = ", ".join(row.name for row in dtypes.DTYPES)
+        raise UnsupportedOpError(f"{what} is {tensor.dtype}, which TensorRT lacks; it has {known}; {model_line(node)}")
+    return dtype
+
+
+def tensor_of(module: GraphModule, node: Node) -> torch.Tensor:
+    """The tensor, perhaps a fake one, that a node stands for."""
+    value = node.meta.get("val")
+    if value is None and node.op == "get_attr":
+        value = _attribute(module, node.target)
+    if not isinstance(value, torch.Tensor):
+        raise UnsupportedOpError(f"{node.name} is {value!r}, expected a tensor; {model_line(node)}")
+    return value
+
+
+def example_extent(extent: int | torch.SymInt) -> int:
+    """An extent in the example; a symbolic one that the example does not fix counts as 2."""
+    if isinstance(extent, int):
+        return extent
+    hint = extent.node.hint
+    return int(hint) if hint is not None else 2
+
+
+def _attribute(module: torch.nn.Module, target: Any) -> Any:
+    value: Any = module
+    for part in target.split("."):
+        value = getattr(value, part)
+    return value

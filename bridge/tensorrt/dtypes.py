@@ -1,0 +1,53 @@
+"""One row for each element type that an engine can hold, with its name in each of the languages involved."""
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class DType:
+    """`name` is torch's name; `trt` a member of trt.DataType; `onnx` of onnx.TensorProto.DataType."""
+
+    name: str
+    trt: str
+    onnx: str
+
+    @property
+    def torch(self) -> torch.dtype:
+        """As torch has it."""
+        return getattr(torch, self.name)
+
+    def of(self, trt: ModuleType) -> Any:
+        """The member of trt.DataType."""
+        return getattr(trt.DataType, self.trt)
+
+    def like(self, other: Any) -> Any:
+        """The member of trt.DataType, given another member of it."""
+        return getattr(type(other), self.trt)
+
+
+DTYPES = (
+    DType("float32", "FLOAT", "FLOAT"),
+    DType("float16", "HALF", "FLOAT16"),
+    DType("bfloat16", "BF16", "BFLOAT16"),
+    DType("int64", "INT64", "INT64"),
+    DType("int32", "INT32", "INT32"),
+    DType("int8", "INT8", "INT8"),
+    DType("uint8", "UINT8", "UINT8"),
+    DType("bool", "BOOL", "BOOL"),
+)
+_BY_TORCH = {row.torch: row for row in DTYPES}
+_BY_TRT = {row.trt: row for row in DTYPES}
+
+
+def from_torch(dtype: torch.dtype) -> DType | None:
+    """The row of a torch dtype, None where TensorRT has none like it (float64, complex64, int16)."""
+    return _BY_TORCH.get(dtype)
+
+
+def from_trt(dtype: Any) -> DType | None:
+    """The row of a member of trt.DataType, None where torch has none like it."""
+    return _BY_TRT.get(dtype.name)

@@ -1,0 +1,76 @@
+"""The fields of a plugin: how one use of an op is spelt for TensorRT."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+
+from bridge.op import Op
+from bridge.tensorrt.dtypes import DType
+
+NAMESPACE = "bridge"
+VERSION = "1"
+TENSORS_FIELD = "tensors"  # names the tensors that are present: a plugin cannot tell which optional ones are absent
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How an attribute of one schema type is converted and spelt; `trt` and `onnx` name members of their enums."""
+
+    convert: type
+    onnx: str
+    trt: str
+    numpy: type
+
+
+KINDS = {
+    "int": Kind(int, "INT", "INT64", numpy.int64),
+    "bool": Kind(int, "INT", "INT64", numpy.int64),
+    "float": Kind(float, "FLOAT", "FLOAT32", numpy.float32),
+    "str": Kind(str, "STRING", "CHAR", numpy.int8),
+    "int[]": Kind(list, "INTS", "INT64", numpy.int64),
+    "int[2]": Kind(list, "INTS", "INT64", numpy.int64),
+    "float[]": Kind(list, "FLOATS", "FLOAT32", numpy.float32),
+}
+
+
+@dataclass(frozen=True)
+class Field:
+    """One plugin field."""
+
+    name: str
+    kind: Kind
+    value: Any
+
+    def array(self) -> numpy.ndarray:
+        """The value as the buffer that TensorRT reads."""
+        if self.kind.numpy is numpy.int8:
+            return numpy.frombuffer(self.value.encode(), dtype=numpy.int8)
+        return numpy.atleast_1d(numpy.array(self.value, dtype=self.kind.numpy))
+
+
+@dataclass(frozen=True)
+class Call:
+    """One use of an op in a graph.
+
+    name: of the FX node. tensors: (dtype, shape in the example) of each tensor parameter, None where it is absent.
+    outputs: the dtype of each.
+    """
+
+    name: str
+    op: Op
+    tensors: tuple[tuple[DType, tuple[int, ...]] | None, ...]
+    outputs: tuple[DType, ...]
+    attributes: dict[str, Any]
+
+    def fields(self) -> list[Field]:
+        """Every plugin field of this use."""
+        return make_fields(self.op, [tensor is not None for tensor in self.tensors], self.attributes)
+
+
+def make_fields(op: Op, present: Sequence[bool], attributes: dict[str, Any]) -> list[Field]:
+    """Every plugin field of an op whose tensors are `present` or absent, in the order of its schema."""
+    names = [name for name, is_present in zip(op.tensors, present, strict=True) if is_present]
+    found = [Field(a.name, KINDS[a.type], KINDS[a.type].convert(attributes[a.name])) for a in op.attributes]
+    return [*found, Field(TENSORS_FIELD, KINDS["str"], ",".join(names))]

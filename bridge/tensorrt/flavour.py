@@ -1,0 +1,166 @@
+"""Which TensorRT is installed, and what it can do.
+
+`detect` reads package metadata alone; a TensorRT is imported when `Flavour.trt` or `Flavour.torch_tensorrt` is called.
+"""
+
+import functools
+import importlib
+import importlib.metadata
+import re
+from dataclasses import dataclass
+from types import ModuleType
+
+from bridge.errors import FlavourError
+from bridge.tensorrt import gpu, quiet, shims, soname
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What sets one flavour apart, whatever its version."""
+
+    distributions: tuple[str, ...]  # any of these provides it
+    torch_tensorrt: str  # the distribution of torch_tensorrt that is made for it
+    since: tuple[int, ...]  # the oldest version whose plugins bridge can use
+    adds_plugins: bool  # INetworkDefinition.add_plugin_v3 exists; otherwise plugin layers are seeded
+    builds_without_gpu: bool
+    install: str
+
+
+KINDS = {
+    "tensorrt": Kind(
+        distributions=(
+            "tensorrt",
+            "tensorrt-cu13",
+            "tensorrt-cu12",
+            "tensorrt-cu13-bindings",
+            "tensorrt-cu12-bindings",
+        ),
+        torch_tensorrt="torch-tensorrt",
+        since=(10, 15),
+        adds_plugins=True,
+        builds_without_gpu=False,
+        install="pip install torch-tensorrt tensorrt",
+    ),
+    "tensorrt_rtx": Kind(
+        distributions=("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu13-bindings"),
+        torch_tensorrt="torch-tensorrt-rtx",
+        since=(1, 7),  # before 1.7 the ONNX parser, by which plugin layers are seeded, imports no IPluginV3
+        adds_plugins=False,
+        builds_without_gpu=True,
+        install='pip install "torch-tensorrt-rtx==2.11.*" "tensorrt-rtx==1.7.1.116"',
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """An installed TensorRT. `torch_tensorrt_version` is None where torch_tensorrt is not installed for it."""
+
+    name: str
+    version: str
+    torch_tensorrt_version: str | None
+
+    @property
+    def kind(self) -> Kind:
+        """What sets this flavour apart, whatever its version."""
+        return KINDS[self.name]
+
+    def trt(self) -> ModuleType:
+        """TensorRT's Python module, imported on the first call."""
+        return _import_trt(self)
+
+    def torch_tensorrt(self) -> ModuleType:
+        """torch_tensorrt, imported on the first call with the shims that its version needs.
+
+        FlavourError: it is not installed for this flavour, or does not import.
+        """
+        return _import_torch_tensorrt(self)
+
+
+def detect(name: str | None = None) -> Flavour:
+    """The flavour that torch_tensorrt uses here; without torch_tensorrt, the one that is installed.
+
+    FlavourError: none is installed, it is too old, or it is not `name`, where that is given.
+    """
+    found = _chosen()
+    if name is not None and name != found.name:
+        raise FlavourError(
+            f"flavour {name!r} is asked for, but {found.name} {found.version} is in use here; in another environment,"
+            f" {KINDS[name].install}"
+        )
+    if release(found.version) < found.kind.since:
+        oldest = ".".join(map(str, found.kind.since))
+        raise FlavourError(
+            f"{found.name} {found.version} is too old: bridge needs {oldest} or later; {found.kind.install}"
+        )
+    return found
+
+
+def installed() -> list[Flavour]:
+    """Every flavour that is installed, each with its own torch_tensorrt."""
+    found = ((name, _first_version(kind.distributions), _version(kind.torch_tensorrt)) for name, kind in KINDS.items())
+    return [Flavour(name, version, torch_tensorrt) for name, version, torch_tensorrt in found if version is not None]
+
+
+def release(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: (2, 11, 0) for "2.11.0+cu130"."""
+    match = re.match(r"\d+(\.\d+)*", version)
+    return tuple(map(int, match.group().split("."))) if match else ()
+
+
+def _chosen() -> Flavour:
+    flavours = {flavour.name: flavour for flavour in installed()}
+    if not flavours:
+        raise FlavourError("no TensorRT is installed; " + _ways(KINDS))
+    # torch_tensorrt serves TensorRT-RTX if its distribution is named so, else standard TensorRT, whatever is installed.
+    wanted = [name for name in ("tensorrt_rtx", "tensorrt") if _version(KINDS[name].torch_tensorrt) is not None]
+    if not wanted:
+        return next(iter(flavours.values()))
+    if wanted[0] not in flavours:
+        raise FlavourError(
+            f"{KINDS[wanted[0]].torch_tensorrt} is installed without {wanted[0]}; "
+            + _ways({wanted[0]: KINDS[wanted[0]]})
+        )
+    return flavours[wanted[0]]
+
+
+def _ways(kinds: dict[str, Kind]) -> str:
+    return "install " + ", or ".join(f"{name}: {kind.install}" for name, kind in kinds.items())
+
+
+def _first_version(distributions: tuple[str, ...]) -> str | None:
+    return next((version for version in map(_version, distributions) if version is not None), None)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@functools.cache
+def _import_trt(flavour: Flavour) -> ModuleType:
+    try:
+        trt = importlib.import_module(flavour.name)
+    except ImportError as error:
+        raise FlavourError(
+            f"{flavour.name} {flavour.version} does not import: {error}; {flavour.kind.install}"
+        ) from error
+    if flavour.name == "tensorrt_rtx":
+        soname.provide("libtensorrt_rtx.so", f"libtensorrt_rtx.so.{release(flavour.version)[0]}")
+    return trt
+
+
+@functools.cache
+def _import_torch_tensorrt(flavour: Flavour) -> ModuleType:
+    if flavour.torch_tensorrt_version is None:
+        raise FlavourError(f"{flavour.kind.torch_tensorrt} is not installed; {flavour.kind.install}")
+    trt = flavour.trt()
+    version = release(flavour.torch_tensorrt_version)
+    try:
+        with gpu.without_gpu(), quiet.quiet_import(), shims.applied(flavour.name, version, trt):
+            return importlib.import_module("torch_tensorrt")
+    except Exception as error:  # torch_tensorrt raises bare Exceptions
+        what = f"torch_tensorrt {flavour.torch_tensorrt_version} does not import with {flavour.name} {flavour.version}"
+        raise FlavourError(f"{what}: {error}; {flavour.kind.install}") from error

@@ -1,0 +1,139 @@
+"""Runs a lowered graph through torch_tensorrt's converters, into a network of our own."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from bridge.converters import Conversion
+from bridge.errors import BridgeError, BuildError
+from bridge.source import model_line
+from bridge.tensorrt import dtypes
+from bridge.tensorrt.calls import tensor_of
+from bridge.tensorrt.engine_file import TensorSpec
+from bridge.tensorrt.flavour import Flavour
+from bridge.tensorrt.messages import describe_errors
+
+
+@dataclass(frozen=True)
+class Filling:
+    """What was put into a network. Keep it until the engine is built: the network only points to its constants.
+
+    profile: the optimization profile, None where no shape is dynamic.
+    """
+
+    profile: Any
+    constants: Any
+
+
+def fill_network(
+    flavour: Flavour,
+    module: GraphModule,
+    settings: Any,
+    builder: Any,
+    network: Any,
+    conversion: Conversion,
+    inputs: Mapping[str, TensorSpec],
+    outputs: Sequence[str],
+) -> Filling:
+    """Adds every node of the graph to the network.
+
+    inputs: of every placeholder that is used, by its name. outputs: a name for each node that the graph returns.
+    BuildError: a converter failed, or TensorRT refused a layer; the message names the line of the model.
+    """
+    interpreter = _interpreter_class(flavour)(module, settings, builder, network, conversion, inputs, outputs)
+    interpreter.run_graph()
+    dynamic = any(spec.dynamic for spec in inputs.values())
+    return Filling(interpreter.profile if dynamic else None, (module, interpreter.ctx.cpu_weights_reference_holder))
+
+
+@cache
+def _interpreter_class(flavour: Flavour) -> type:
+    flavour.torch_tensorrt()
+    from torch.fx import Interpreter
+    from torch_tensorrt.dynamo.conversion import TRTInterpreter
+    from torch_tensorrt.dynamo.conversion._ConversionContext import ConversionContext
+    from torch_tensorrt.dynamo.conversion.converter_utils import get_trt_tensor
+
+    trt = flavour.trt()
+
+    class NetworkInterpreter(TRTInterpreter):
+        """torch_tensorrt's interpreter, with our network, inputs, outputs and errors, and no engine at the end."""
+
+        def __init__(
+            self, module: Any, settings: Any, builder: Any, network: Any, conversion: Any, inputs: Any, outputs: Any
+        ) -> None:
+            super().__init__(module, (), compilation_settings=settings)
+            self.extra_traceback = False
+            self.builder = builder
+            self.ctx = ConversionContext(network, settings)
+            self.ctx.bridge = conversion
+            self.profile = builder.create_optimization_profile()
+            self._inputs = inputs
+            self._outputs = outputs
+
+        def run_graph(self) -> None:
+            Interpreter.run(self)
+
+        def run_node(self, node: Node) -> Any:
+            try:
+                value = super().run_node(node)
+                return _as_declared(self.ctx.net, value, node.meta.get("val"))
+            except BridgeError:
+                raise
+            except Exception as error:  # converters assert, and raise what NumPy and TensorRT raise
+                what = f"{node.target} cannot be converted: {error}" if node.op != "output" else f"an output: {error}"
+                raise BuildError(f"{what}\n  {model_line(node)}{describe_errors(flavour)}") from error
+
+        def placeholder(self, target: str, args: Any, kwargs: Any) -> Any:
+            spec = self._inputs.get(target)
+            if spec is None:  # unused, or a literal, which the graph holds where it is used
+                return None
+            shape = [low if low == high else -1 for low, high in zip(spec.min, spec.max, strict=True)]
+            if spec.dynamic:
+                self.profile.set_shape(target, spec.min, spec.opt, spec.max)
+            return self.ctx.net.add_input(target, _dtype(trt, spec.dtype), shape)
+
+        def output(self, target: str, args: Any, kwargs: Any) -> list[Any]:
+            nodes = self.module.graph.output_node().args[0]
+            return [self._mark(*item) for item in zip(args[0], nodes, self._outputs, strict=True)]
+
+        def _mark(self, value: Any, node: Node, name: str) -> Any:
+            network = self.ctx.net
+            tensor = value if isinstance(value, trt.ITensor) else get_trt_tensor(self.ctx, value, name)
+            wanted = dtypes.from_torch(tensor_of(self.module, node).dtype)
+            if wanted is None:
+                raise BuildError(f"output {name!r} is {tensor_of(self.module, node).dtype}, which TensorRT lacks")
+            if tensor.dtype != wanted.of(trt):
+                tensor = network.add_cast(tensor, wanted.of(trt)).get_output(0)
+            elif tensor is not value or tensor.is_network_input or tensor.is_network_output:
+                tensor = network.add_identity(tensor).get_output(0)
+            tensor.name = name
+            network.mark_output(tensor)
+            return tensor
+
+    return NetworkInterpreter
+
+
+def _as_declared(network: Any, value: Any, declared: Any) -> Any:
+    """The tensors of a node in the dtypes that the graph gives them, but int32 for int64, in which shapes are computed.
+
+    ValueError: a converter made integers of floats, which no cast brings back.
+    """
+    if isinstance(value, (list, tuple)) and isinstance(declared, (list, tuple)) and len(value) == len(declared):
+        return type(value)(_as_declared(network, *pair) for pair in zip(value, declared, strict=True))
+    if not hasattr(value, "is_network_input") or not isinstance(declared, torch.Tensor):
+        return value
+    found, wanted = dtypes.from_trt(value.dtype), dtypes.from_torch(declared.dtype)
+    if found is None or wanted is None or found == wanted or (found.name, wanted.name) == ("int32", "int64"):
+        return value
+    if wanted.torch.is_floating_point and not found.torch.is_floating_point:
+        raise ValueError(f"its converter gives {found.name} where the model has {wanted.name}")
+    return network.add_cast(value, wanted.like(value.dtype)).get_output(0)
+
+
+def _dtype(trt: Any, name: str) -> Any:
+    return next(row for row in dtypes.DTYPES if row.name == name).of(trt)

@@ -1,0 +1,102 @@
+"""What torch_tensorrt needs changed before it imports and converts, keyed on versions.
+
+Each row says for which torch_tensorrt, with which TensorRT flavour, and what it works around. A version with no row
+is left alone.
+"""
+
+import contextlib
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+Version = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Shim:
+    """`apply(trt)` for flavours named and torch_tensorrt versions `since` <= version < `until`.
+
+    It runs before the import of torch_tensorrt, or `after` it. It may return a function that undoes it, which is called
+    when the import is done.
+    """
+
+    flavours: tuple[str, ...]
+    since: Version
+    until: Version
+    apply: Callable[[ModuleType], Callable[[], Any] | None]
+    after: bool = False
+
+
+def hide_plugin_package(trt: ModuleType) -> Callable[[], Any] | None:
+    """torch_tensorrt looks for tensorrt.plugin._lib, and thereby imports tensorrt_rtx.plugin, which needs a module that
+    the wheel lacks. Under this entry it is not found, which torch_tensorrt knows how to live without."""
+    if "tensorrt.plugin" in sys.modules:
+        return None
+    sys.modules["tensorrt.plugin"] = None  # type: ignore[assignment]
+    return lambda: sys.modules.pop("tensorrt.plugin", None)
+
+
+def add_algorithm_selector(trt: ModuleType) -> None:
+    """torch_tensorrt names trt.IAlgorithmSelector in annotations; TensorRT-RTX 1.7 has it no more."""
+    if not hasattr(trt, "IAlgorithmSelector"):
+        trt.IAlgorithmSelector = type("IAlgorithmSelector", (), {})  # type: ignore[attr-defined]
+
+
+def add_dtype_setter(trt: ModuleType) -> None:
+    """torch_tensorrt assigns the dtype that an output has already; in TensorRT-RTX 1.7 ITensor.dtype has no setter."""
+    dtype = trt.ITensor.dtype
+    if dtype.fset is not None:
+        return
+
+    def set_dtype(tensor: Any, wanted: Any) -> None:
+        if dtype.fget(tensor) != wanted:
+            raise TypeError(
+                f"tensor {tensor.name} is {dtype.fget(tensor)}; a strongly typed one cannot become {wanted}"
+            )
+
+    trt.ITensor.dtype = property(dtype.fget, set_dtype)
+
+
+def keep_dtypes_in_where(trt: ModuleType) -> None:
+    """torch_tensorrt's converter of aten.where casts two bfloat16 tensors to int32, and two int64 ones too."""
+    from torch_tensorrt.dynamo.conversion.impl.condition import ops
+
+    promote = ops.promote_trt_tensors_to_same_dtype
+
+    @functools.wraps(promote)
+    def promote_if_different(ctx: Any, lhs: Any, rhs: Any, name_prefix: str) -> tuple[Any, Any]:
+        return (lhs, rhs) if lhs.dtype == rhs.dtype else promote(ctx, lhs, rhs, name_prefix)
+
+    ops.promote_trt_tensors_to_same_dtype = promote_if_different
+
+
+_RTX, _BOTH = ("tensorrt_rtx",), ("tensorrt", "tensorrt_rtx")
+SHIMS = (
+    Shim(_RTX, (2, 11), (2, 12), hide_plugin_package),
+    Shim(_RTX, (2, 11), (2, 12), add_algorithm_selector),
+    Shim(_RTX, (2, 11), (2, 13), add_dtype_setter),
+    Shim(_BOTH, (2, 11), (2, 14), keep_dtypes_in_where, after=True),
+)
+
+
+def shims_for(flavour: str, torch_tensorrt: Version) -> list[Shim]:
+    """The rows that apply to a torch_tensorrt version of one flavour."""
+    return [shim for shim in SHIMS if flavour in shim.flavours and shim.since <= torch_tensorrt < shim.until]
+
+
+@contextlib.contextmanager
+def applied(flavour: str, torch_tensorrt: Version, trt: ModuleType) -> Iterator[None]:
+    """Applies the shims of these versions, around the import of torch_tensorrt."""
+    shims = shims_for(flavour, torch_tensorrt)
+    with contextlib.ExitStack() as stack:
+        for shim in shims:
+            undo = None if shim.after else shim.apply(trt)
+            if undo is not None:
+                stack.callback(undo)
+        yield
+        for shim in shims:
+            if shim.after:
+                shim.apply(trt)
