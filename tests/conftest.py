@@ -45,7 +45,7 @@ def make_engine_file():
                     "name": "relu_1",
                     "type": "PLUGIN_V3",
                     "op": "relu",
-                    "attributes": {"negative_slope": 0.1, "max_value": float("inf")},
+                    "attributes": {"negative_slope": 0.1, "max_value": float("inf"), "tensors": "x"},
                     "inputs": ["x"],
                     "outputs": [{"name": "relu_1_out", "dtype": "float16", "shape": [-1, 3, -1]}],
                 },

@@ -1,0 +1,262 @@
+"""The `bridge` command.
+
+Exit codes, for scripts:
+
+    0    done
+    1    it did not work: `bridge doctor` found nothing usable, a model file failed, a bug
+    2    the command line is wrong, a target that does not exist included
+    3    the model holds an operator that cannot be part of the engine
+    4    TensorRT refused the network
+    5    the engine file is missing, damaged, or no engine file
+    6    torch.export cannot capture the model
+    7    something is not installed, or not fit for this: TensorRT, the native libraries
+    130  interrupted
+
+Results go to stdout, progress and errors to stderr. What a model file is, bridge/model_file.py says.
+"""
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import bridge
+from bridge import errors, model_file
+
+_NOTHING_WORKS, _USAGE, _INTERRUPTED = 1, 2, 130
+_BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
+_EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
+    (errors.TargetError, _USAGE),
+    (errors.UnsupportedOpError, 3),
+    (errors.BuildError, 4),
+    (errors.EngineFileError, 5),
+    (errors.ExportError, 6),
+    (errors.FlavourError, 7),
+    (errors.LibraryError, 7),
+    (errors.EngineError, 7),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    options = _parse(sys.argv[1:] if argv is None else argv)
+    try:
+        code = options.run(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that exit does not flush into it again
+        return _BROKEN_PIPE
+    except KeyboardInterrupt:
+        return _fail("interrupted", _INTERRUPTED, options.debug)
+    except errors.BridgeError as error:
+        code = next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
+        return _fail(str(error), code, options.debug)
+    except Exception as error:
+        hint = "" if options.debug else "\nThis should not happen; --debug shows where."
+        return _fail(f"{type(error).__name__}: {error}{hint}", 1, options.debug)
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"bridge: {message}", file=sys.stderr)
+    return code
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    own, model_argv = _split_at_dashes(argv)
+    parser = _parser()
+    options = parser.parse_args(own)
+    if model_argv and options.command != "compile":
+        parser.error(f"{options.command} takes nothing after --: {' '.join(model_argv)}")
+    options.model_argv = model_argv
+    return options
+
+
+def _split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    arguments = list(argv)
+    place = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:place], arguments[place + 1 :]
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    codes = (__doc__ or "").partition("\n\n")[2].rpartition("\n\n")[0]
+    parser = argparse.ArgumentParser(
+        "bridge", description="Compile PyTorch models with operators of their own.", epilog=codes, formatter_class=raw
+    )
+    parser.add_argument("--version", action="version", version=f"bridge {bridge.__version__}")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (add, run, about, description) in _COMMANDS.items():
+        sub = commands.add_parser(name, parents=[shared], help=about, description=description, formatter_class=raw)
+        sub.set_defaults(run=run)
+        add(sub)
+    return parser
+
+
+# bridge doctor
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    _add_json(parser)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from bridge.doctor import examine
+
+    report = examine()
+    print(_dump(report.as_json()) if options.json else report)
+    return 0 if report.usable else _NOTHING_WORKS
+
+
+# bridge ops
+
+
+def _add_ops(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("op", nargs="?", metavar="OP", help="one op, with its whole documentation")
+    _add_json(parser)
+
+
+def _ops(options: argparse.Namespace) -> int:
+    from bridge import op_table
+
+    rows = op_table.rows([options.op] if options.op else None)
+    if options.json:
+        print(_dump(rows))
+    else:
+        print(op_table.detail(rows[0]) if options.op else op_table.text(rows))
+    return 0
+
+
+# bridge compile
+
+
+def _add_compile(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "bridge compile [options] MODEL.py[:function] [-- MODEL FLAGS]"
+    add = parser.add_argument
+    add("model", metavar="MODEL.py[:function]", help="the model file, and its function if not bridge_model")
+    add("--target", metavar="SM", help="GPU to build for, such as sm86; default: the GPU of this machine")
+    add("-o", "--output", metavar="FILE", help="where to save the engine; default: MODEL.engine here")
+    add("--weights", metavar="FILE", help="handed to the model file as --weights FILE")
+    add("--flavour", choices=("tensorrt", "tensorrt_rtx"), help="refuse to build with the other one")
+    add(
+        "--optimization-level", type=int, choices=range(6), metavar="0..5", help="TensorRT's builder optimization level"
+    )
+    add("--workspace-size", type=_bytes, metavar="BYTES", help="the most scratch memory that a layer may use")
+    add("--no-tf32", dest="tf32", action="store_false", help="compute float32 in float32, not in TF32")
+    add("-q", "--quiet", action="store_true", help="report no progress")
+
+
+def _bytes(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number of bytes")
+    return int(text)
+
+
+def _compile(options: argparse.Namespace) -> int:
+    output = Path(options.output or f"{model_file.stem(options.model)}.engine")
+    if not output.parent.is_dir():
+        return _fail(f"there is no folder {output.parent} to save {output.name} in", _USAGE, debug=False)
+    _report(options, f"loading {options.model}")
+    weights = ["--weights", options.weights] if options.weights else []
+    model = model_file.load(options.model, [*weights, *options.model_argv])
+    _report(options, f"compiling {type(model.model).__name__} for {options.target or 'the GPU of this machine'}")
+    compiled = bridge.compile(
+        model.model,
+        model.args,
+        model.kwargs,
+        dynamic_shapes=model.dynamic_shapes,
+        target=options.target,
+        flavour=options.flavour,
+        progress=not options.quiet,
+        optimization_level=options.optimization_level,
+        workspace_size=options.workspace_size,
+        tf32=options.tf32,
+    )
+    compiled.save(output)
+    print(_summary(output, compiled))
+    return 0
+
+
+def _report(options: argparse.Namespace, text: str) -> None:
+    if not options.quiet:
+        print(f"[bridge] {text}", file=sys.stderr, flush=True)
+
+
+def _summary(output: Path, compiled: "bridge.CompiledModule") -> str:
+    from bridge.table import columns, size
+
+    file = compiled.file
+    parameters, seconds = file.metadata.get("parameters"), file.metadata.get("build_seconds")
+    plugins = ", ".join(f"{count} {op}" for op, count in compiled.plugin_counts().items()) or "none"
+    rows = [
+        ("saved", output),
+        ("model", f"{file.metadata.get('model')}, {parameters:,} parameters"),
+        ("engines", f"1, for {file.target}, {file.flavour} {file.tensorrt_version}"),
+        ("plugin layers", plugins),
+        ("size", size(len(file.engine))),
+        ("build time", f"{seconds:.1f} s"),
+    ]
+    return columns(rows, indent=0)
+
+
+# bridge explain
+
+
+def _add_explain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE.engine")
+    parser.add_argument("--layers", action="store_true", help="list every layer of the network")
+    _add_json(parser)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from bridge.explain import describe, explain
+    from bridge.tensorrt.engine_file import EngineFile
+
+    file = EngineFile.load(options.file)
+    print(_dump(describe(file)) if options.json else explain(file, every_layer=options.layers))
+    return 0
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _dump(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+_COMMANDS = {
+    "doctor": (
+        _add_doctor,
+        _doctor,
+        "what is installed, what works, what to install",
+        "Versions, GPUs, libraries, and what works here. Exit code 0 if engines can be built or run here.",
+    ),
+    "ops": (_add_ops, _ops, "the operators", "Every op: schema, dtypes, how it is lowered to TensorRT, what it is."),
+    "compile": (
+        _add_compile,
+        _compile,
+        "compile a model file into an engine",
+        "Compile the model of a model file into one engine.\n\n"
+        + (model_file.__doc__ or "").partition("\n\n")[2]
+        + "\nExample: bridge compile models/relu_net.py --target sm86 -o relu_net.engine -- --max-batch 16",
+    ),
+    "explain": (
+        _add_explain,
+        _explain,
+        "what is in an engine",
+        "Inputs with their profile, outputs, layers, plugin layers with their attributes. Needs no GPU.",
+    ),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

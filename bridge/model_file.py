@@ -1,0 +1,108 @@
+"""Model files: Python files that `bridge compile` takes a model from.
+
+A model file defines a function
+
+    def bridge_model(argv: list[str]):
+        return model, args, kwargs, dynamic_shapes
+
+`argv` are the flags meant for the model: what stands after `--` on the command line, after `--weights FILE` if that was
+given. `model` is a torch.nn.Module in eval mode or an ExportedProgram; `args` and `kwargs` are example arguments and
+`dynamic_shapes` is what torch.export takes. What comes last may be left out, and `model` alone needs no tuple. The file
+may import its neighbours, and `if __name__ == "__main__":` keeps what it does as a script.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bridge.errors import BridgeError
+
+FUNCTION = "bridge_model"
+
+
+class ModelFileError(BridgeError):
+    """A model file is missing, does not run, or does not return what it should."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a model file returned: the arguments of bridge.compile."""
+
+    model: Any
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    dynamic_shapes: Any = None
+
+
+def load(spec: str, argv: Sequence[str]) -> Model:
+    """The model of "FILE.py" or "FILE.py:function", made for the flags `argv`.
+
+    Raises:
+        ModelFileError: there is no such file or function, it fails, or it returns something else.
+    """
+    path, name = _split(spec)
+    module = _import(path)
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ModelFileError(f"{path} defines no function {name}(argv) that returns the model; see `bridge compile -h`")
+    try:
+        result = function(list(argv))
+    except Exception as error:
+        raise ModelFileError(f"{path}: {name}({list(argv)}) failed: {_spell(error, path)}") from error
+    return _unpack(result, f"{path}: {name}(argv)")
+
+
+def stem(spec: str) -> str:
+    """The name of a model file, without folder and ending."""
+    return _split(spec)[0].stem
+
+
+def _split(spec: str) -> tuple[Path, str]:
+    """File and function; the file must be there."""
+    path, colon, name = spec.rpartition(":")
+    if not colon or Path(spec).is_file():
+        path, name = spec, FUNCTION
+    if not Path(path).is_file():
+        raise ModelFileError(f"there is no model file {path}")
+    return Path(path), name
+
+
+def _import(path: Path) -> ModuleType:
+    name = f"bridge_model_file_{path.stem}"  # so that relu.py hides no module of that name
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    if spec is None or spec.loader is None:
+        raise ModelFileError(f"{path} is no Python file; its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.resolve().parent))  # as for a script
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ModelFileError(f"{path} does not run: {_spell(error, path)}") from error
+    return module
+
+
+def _unpack(result: Any, what: str) -> Model:
+    parts = result if isinstance(result, tuple) else (result,)
+    if not 1 <= len(parts) <= 4:
+        raise ModelFileError(f"{what} returned {len(parts)} values; expected (model, args, kwargs, dynamic_shapes)")
+    model = Model(*parts)
+    for name, kind, value in (("args", tuple | list, model.args), ("kwargs", dict | None, model.kwargs)):
+        if not isinstance(value, kind):
+            raise ModelFileError(f"{what} returned {name} of type {type(value).__name__}; see `bridge compile -h`")
+    return Model(model.model, tuple(model.args), dict(model.kwargs or {}), model.dynamic_shapes)
+
+
+def _spell(error: Exception, path: Path) -> str:
+    """The error and the line of the model file that it passed last."""
+    line, frame = None, error.__traceback__
+    while frame is not None:
+        if frame.tb_frame.f_code.co_filename == str(path.resolve()):
+            line = frame.tb_lineno
+        frame = frame.tb_next
+    where = f" (line {line})" if line is not None else ""
+    return f"{type(error).__name__}: {error}{where}"

@@ -1,0 +1,73 @@
+"""The table of ops that `bridge ops` shows."""
+
+import importlib.util
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from bridge import native
+from bridge.errors import BridgeError, LibraryError
+from bridge.op import OPS, Op
+from bridge.table import columns
+from bridge.testing import DTYPES
+
+_PLUGIN, _NATIVE = "plugin", "native"
+
+
+def rows(names: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """One dict for each op, or for each one named: name, schema, dtypes, lowerings, cuda, summary, doc.
+
+    `dtypes` are those of its floating-point tensors; `doc` says more where an op has other tensors. `lowerings` are
+    those present here: no "plugin" without the plugin library.
+
+    BridgeError: there is no op of that name.
+    """
+    unknown = [name for name in names or () if name not in OPS]
+    if unknown:
+        raise BridgeError(f"there is no op {unknown[0]}; the ops are {', '.join(sorted(OPS))}")
+    plugins = _plugins()
+    return [_row(OPS[name], plugins) for name in names or sorted(OPS)]
+
+
+def text(table: Sequence[dict[str, Any]]) -> str:
+    """The table for reading."""
+    blocks = []
+    for row in table:
+        lines = [("schema", row["schema"]), ("dtypes", ", ".join(row["dtypes"])), ("lowerings", _ways(row))]
+        blocks.append(f"{row['name']}: {row['summary']}\n{columns(lines)}")
+    return "\n\n".join(blocks)
+
+
+def detail(row: dict[str, Any]) -> str:
+    """One op with its whole documentation."""
+    return f"{text([row])}\n\n{row['doc']}"
+
+
+def _row(op: Op, plugins: set[str]) -> dict[str, Any]:
+    doc = inspect.getdoc(op.reference) or ""
+    lowerings = [_PLUGIN] if op.name in plugins else []
+    if importlib.util.find_spec("bridge.lowerings") and importlib.util.find_spec(f"bridge.lowerings.{op.name}"):
+        lowerings.append(_NATIVE)
+    return {
+        "name": op.name,
+        "schema": op.spell_schema(),
+        "dtypes": [str(dtype).removeprefix("torch.") for dtype in DTYPES],
+        "lowerings": lowerings,
+        "cuda": torch._C._dispatch_has_kernel_for_dispatch_key(op.qualified_name, "CUDA"),
+        "summary": doc.partition("\n")[0],
+        "doc": doc,
+    }
+
+
+def _plugins() -> set[str]:
+    try:
+        return set(native.plugin_schemas())
+    except LibraryError:
+        return set()  # the row says that there is no lowering; `bridge doctor` says why
+
+
+def _ways(row: dict[str, Any]) -> str:
+    lowerings = ", ".join(row["lowerings"]) or "none here: `bridge doctor` says what is missing"
+    return lowerings + ("" if row["cuda"] else "; no CUDA kernel for PyTorch here")
