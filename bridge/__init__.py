@@ -22,9 +22,14 @@ from bridge import native  # noqa: E402  (after the ops, which it checks)
 native.load()
 
 # Imported on first use: they need TensorRT's Python packages only when called, but cost time to import.
-_LAZY = {"compile": "bridge.compile", "load": "bridge.compile", "CompiledModule": "bridge.compile", "Config": "bridge.config"}
+_LAZY = {
+    "compile": "bridge.compiler",
+    "load": "bridge.compiled",
+    "CompiledModule": "bridge.compiled",
+    "Config": "bridge.config",
+}
 
-__all__ = ["OPS", "BridgeError", "CompiledModule", "Config", "compile", "errors", "load", "op", *OPS]  # noqa: F822
+__all__ = ["OPS", "BridgeError", "CompiledModule", "Config", "compile", "errors", "load", "op", *OPS]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
 
 from bridge.errors import ExportError
 
@@ -61,7 +62,7 @@ def export(
     _refuse_training(model)
     try:
         with torch.no_grad():
-            return _export(model, tuple(args), dict(kwargs or {}), dynamic_shapes)
+            return _export(model, *_distinct(tuple(args), dict(kwargs or {})), dynamic_shapes)
     except Exception as error:  # torch.export raises what the model raises, and several kinds of its own
         raise ExportError(f"torch.export cannot capture {type(model).__name__}: {_explain(error)}") from error
 
@@ -86,16 +87,29 @@ def _export(
     )
 
 
+def _distinct(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with no tensor object in two places: torch.export would make one input of both."""
+    seen: set[int] = set()
+
+    def distinct(leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor) and id(leaf) in seen:
+            return leaf.detach()
+        seen.add(id(leaf))
+        return leaf
+
+    return pytree.tree_map(distinct, (args, kwargs))
+
+
 def _refuse_training(model: torch.nn.Module) -> None:
     layers = [name for name, layer in model.named_modules() if layer.training and isinstance(layer, _MODE_DEPENDENT)]
     if model.training or layers:
         shown = ", ".join(layers[:_SHOWN_LAYERS]) + (", …" if len(layers) > _SHOWN_LAYERS else "")
-        behaves = f"; {shown} would behave as in training" if layers else ""
-        raise ExportError(f"{type(model).__name__} is in training mode{behaves}: call model.eval() first")
+        named = f" (its dropout and batch norm: {shown})" if layers else ""
+        raise ExportError(f"{type(model).__name__} is in training mode{named}; call model.eval() first")
 
 
 def _explain(error: Exception) -> str:
-    text = str(error) or type(error).__name__
+    text = re.sub(r" For more information, run with \S+", "", str(error)) or type(error).__name__
     lines = [line for line in text.splitlines() if line.strip() and not _BOILERPLATE.match(line.strip())]
     hint = next((hint for pattern, hint in _HINTS if re.search(pattern, text)), None)
     return "\n".join(lines) + (f"\nWhat to do: {hint}." if hint else "")

@@ -67,7 +67,7 @@ def _check_kind(name: str, value: Any, kinds: tuple[type, ...]) -> None:
     fits = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
     if not fits:
         expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
-        raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; expected {expected}")
+        raise TypeError(f"{name} is {value!r} of type {type(value).__name__}; expected {expected}")
 
 
 def _suggest(name: str) -> str:

@@ -45,7 +45,7 @@ def plugin_library() -> Path:
     if path is None:
         searched = ", ".join(map(str, library_directories()))
         raise LibraryError(
-            f"{PLUGIN_LIBRARY} is not in {searched}. Build it: pip install . (needs a C++ compiler), or set BRIDGE_LIBRARY_DIR."
+            f"{PLUGIN_LIBRARY} is not in {searched}. Build it with `pip install .`, or set BRIDGE_LIBRARY_DIR."
         )
     return path.resolve()
 

@@ -1,7 +1,7 @@
 """@op: one plain-torch function defines an operator.
 
-The function is the op's *reference*. From its signature comes the schema of ``torch.ops.bridge.<name>``; its body is the
-CPU implementation, the fake (shape) implementation for tracing, the default gradient and the oracle of the tests. The
+The function is the op's *reference*. Its signature gives the schema of ``torch.ops.bridge.<name>``; its body is the CPU
+implementation, the fake (shape) implementation for tracing, the default gradient and the oracle of the tests. The
 CUDA kernel and the TensorRT plugin come from ``csrc/ops/<name>.cu``; the loader compares their schema with this one.
 """
 
@@ -116,10 +116,13 @@ class Op:
             return 1
         if get_origin(hint) is tuple and all(item is Tensor for item in get_args(hint)):
             return len(get_args(hint))
-        raise OpDefinitionError(f"op {self.name} returns {hint!r}, expected Tensor or tuple[Tensor, ...] of fixed length")
+        raise OpDefinitionError(
+            f"op {self.name} returns {hint!r}, expected Tensor or tuple[Tensor, ...] of fixed length"
+        )
 
     @property
     def qualified_name(self) -> str:
+        """The name with its namespace, as torch.library takes it."""
         return f"{NAMESPACE}::{self.name}"
 
     def spell_schema(self) -> str:
@@ -131,10 +134,12 @@ class Op:
 
     @cached_property
     def overload(self) -> torch._ops.OpOverload:
+        """What to call, and what the nodes of a graph have for target."""
         return getattr(getattr(torch.ops, NAMESPACE), self.name).default
 
     @property
     def schema(self) -> torch.FunctionSchema:
+        """The schema as torch holds it."""
         return self.overload._schema
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
@@ -149,7 +154,10 @@ class Op:
         names = [*self.tensors, *(attribute.name for attribute in self.attributes)]
         given = dict(zip(names, args, strict=False))
         unknown = [name for name in kwargs if name not in names or name in given]
-        require(len(args) <= len(names) and not unknown, f"{self.name}: arguments unknown or given twice: {unknown or args[len(names):]}")
+        require(
+            len(args) <= len(names) and not unknown,
+            f"{self.name}: arguments unknown or given twice: {unknown or args[len(names) :]}",
+        )
         given.update(kwargs)
         missing = [name for name in self.tensors if given.get(name) is None and name not in self.optional]
         missing += [a.name for a in self.attributes if a.name not in given and a.default is None]
@@ -163,7 +171,7 @@ class Op:
         return self.reference(*tensors, **attributes)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        """The CPU and the fake implementation: the reference, with dense outputs that share no memory with the inputs."""
+        """The CPU and the fake implementation: the reference, its outputs dense and in memory of their own."""
         tensors, attributes = self.bind(args, kwargs)
         given = [tensor for tensor in tensors if tensor is not None]
         outputs = self.reference(*tensors, **attributes)
@@ -191,7 +199,7 @@ class Op:
         wanted = [i for i, needed in enumerate(ctx.needs_input_grad) if needed]
         with torch.enable_grad():
             # Views, so that a tensor given twice gets each of its gradients once.
-            inputs = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
+            inputs: list[Any] = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
             outputs = self.call_reference(*inputs, *ctx.attributes)
         outputs = (outputs,) if self.num_outputs == 1 else outputs
         pairs = [(o, g) for o, g in zip(outputs, gradients, strict=True) if g is not None and o.requires_grad]
@@ -206,9 +214,14 @@ class Op:
         return tuple(by_index.get(i) for i in range(len(ctx.needs_input_grad)))
 
 
+def shares_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors, fake ones too, lie in one storage."""
+    return bool(torch._C._is_alias_of(a, b))  # type: ignore[attr-defined]
+
+
 def _fresh(output: Tensor, inputs: Sequence[Tensor]) -> Tensor:
     output = output.contiguous()
-    shared = any(torch._C._is_alias_of(output, tensor) for tensor in inputs)
+    shared = any(shares_memory(output, tensor) for tensor in inputs)
     return output.clone(memory_format=torch.contiguous_format) if shared else output
 
 
@@ -224,7 +237,9 @@ def op(reference: Callable[..., Any]) -> Callable[..., Any]:
     """
     definition = Op(reference)
     if definition.name in OPS:
-        raise OpDefinitionError(f"op {definition.name} is defined already, in {OPS[definition.name].reference.__module__}")
+        raise OpDefinitionError(
+            f"op {definition.name} is defined already, in {OPS[definition.name].reference.__module__}"
+        )
     definition.register()
     OPS[definition.name] = definition
     overload = definition.overload

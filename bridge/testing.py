@@ -3,7 +3,8 @@
 Each function takes an op and the arguments of one call; the tensors' values should be random and their shapes odd.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ def cast(args: Sequence[Any], dtype: torch.dtype | None = None, device: str | No
 
 
 def outputs_of(result: Any) -> tuple[Tensor, ...]:
+    """The outputs of a call as a tuple, also where there is one."""
     return result if isinstance(result, tuple) else (result,)
 
 
@@ -115,7 +117,9 @@ def check_error(what: str, exact: Tensor, peer: Tensor, ours: Tensor) -> None:
         return
     assert torch.equal(ours.isnan(), exact.isnan()), f"{what}: NaN where there should be none, or the reverse"
     finite = exact.isfinite() & peer.isfinite()
-    assert torch.equal(ours[~finite].double(), peer[~finite].double()) or ours[~finite].isnan().all(), f"{what}: infinities"
+    assert torch.equal(ours[~finite].double(), peer[~finite].double()) or ours[~finite].isnan().all(), (
+        f"{what}: infinities"
+    )
     if not finite.any():
         return
     error, allowed = ((x.double() - exact)[finite].abs().max().item() for x in (ours, peer))
@@ -123,15 +127,12 @@ def check_error(what: str, exact: Tensor, peer: Tensor, ours: Tensor) -> None:
     assert error <= 2 * allowed + rounding, f"{what}: error {error:.3g}, allowed 2 * {allowed:.3g} + {rounding:.3g}"
 
 
-class poisoned:
+@contextmanager
+def poisoned() -> Iterator[None]:
     """Within it, freshly allocated tensors hold NaN (or the largest integer) instead of what memory held."""
-
-    def __enter__(self) -> None:
-        self._before = (torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory)
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = True
-
-    def __exit__(self, *_: object) -> None:
-        enabled, fill = self._before
-        torch.use_deterministic_algorithms(enabled)
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)  # torch.utils.deterministic fills memory by default
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])

@@ -9,12 +9,12 @@ import argparse
 
 import torch
 import torch.nn.functional as F
+from common import add_arguments, finish, load_weights
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaAttention
 
 import bridge
-from common import add_arguments, finish, load_weights
 
 
 class RopeAttention(LlamaAttention):

@@ -1,15 +1,15 @@
 """A small CNN whose activation TensorRT has no layer for: leaky ReLU clipped at 6.
 
-    python models/relu_net.py --target sm86 -o relu_net.engine
+python models/relu_net.py --target sm86 -o relu_net.engine
 """
 
 import argparse
 
 import torch
+from common import add_arguments, finish, load_weights
 from torch import Tensor, nn
 
 import bridge
-from common import add_arguments, finish, load_weights
 
 
 class ClippedLeakyReLU(nn.Module):

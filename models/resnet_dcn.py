@@ -8,11 +8,11 @@ Source: Zhu et al., "Deformable ConvNets v2", https://arxiv.org/abs/1811.11168.
 import argparse
 
 import torch
+from common import add_arguments, finish, load_weights
 from torch import Tensor, nn
 from torchvision.models import resnet50
 
 import bridge
-from common import add_arguments, finish, load_weights
 
 STAGES = ("layer2", "layer3", "layer4")
 

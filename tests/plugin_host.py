@@ -13,7 +13,15 @@ import torch
 from bridge import native
 
 CORE, BUILD, RUNTIME = 0, 1, 2
-DTYPES = {torch.float32: 0, torch.float16: 1, torch.int8: 2, torch.int32: 3, torch.bool: 4, torch.bfloat16: 7, torch.int64: 8}
+DTYPES = {
+    torch.float32: 0,
+    torch.float16: 1,
+    torch.int8: 2,
+    torch.int32: 3,
+    torch.bool: 4,
+    torch.bfloat16: 7,
+    torch.int64: 8,
+}
 LINEAR, CHW4 = 0, 3
 FIRST = 4  # slots before an interface's own: language, info, two destructors
 
@@ -80,7 +88,9 @@ class Plugin:
         pairs = [native._field(key, value) for key, value in fields.items()]
         array = (native._Field * max(len(pairs), 1))(*(field for field, _ in pairs))
         collection = native._Fields(len(pairs), array)
-        return call(creators()[name], 0, c_void_p, name.encode(), byref(collection), 0, types=[c_char_p, c_void_p, c_int32])
+        return call(
+            creators()[name], 0, c_void_p, name.encode(), byref(collection), 0, types=[c_char_p, c_void_p, c_int32]
+        )
 
     def clone(self) -> "Plugin":
         return Plugin(call(self.this, 1, c_void_p))

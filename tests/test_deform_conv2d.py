@@ -22,7 +22,9 @@ def test_is_torchvision(seed):
 
 
 def test_zero_offsets_are_a_convolution():
-    x, offset, weight, bias, _ = deform_conv2d_arguments(2, 6, (9, 8), 4, groups=2, stride=(2, 1), padding=(1, 2), dilation=(1, 2))
+    x, offset, weight, bias, _ = deform_conv2d_arguments(
+        2, 6, (9, 8), 4, groups=2, stride=(2, 1), padding=(1, 2), dilation=(1, 2)
+    )
     kwargs = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2)}
     actual = bridge.deform_conv2d(x, torch.zeros_like(offset), weight, bias, **kwargs)
     torch.testing.assert_close(actual, torch.nn.functional.conv2d(x, weight, bias, **kwargs, groups=2))
@@ -55,7 +57,9 @@ def test_nan_offsets_show():
 
 def _args(**changes):
     names = ("x", "offset", "weight", "bias", "mask")
-    named = dict(zip(names, deform_conv2d_arguments(2, 6, (9, 8), 4, groups=2, offset_groups=3, padding=(1, 1)), strict=True))
+    named = dict(
+        zip(names, deform_conv2d_arguments(2, 6, (9, 8), 4, groups=2, offset_groups=3, padding=(1, 1)), strict=True)
+    )
     return {**named, "padding": 1, **changes}
 
 
@@ -97,7 +101,7 @@ def test_bad_dtypes(name):
     args = _args()
     with pytest.raises(OpInputError, match=f"{name} is torch.float16, expected torch.float32"):
         bridge.deform_conv2d(**{**args, name: args[name].half()})
-    with pytest.raises(OpInputError, match="x is torch.int64, expected a floating-point dtype"):
+    with pytest.raises(OpInputError, match=r"x is torch.int64, expected a floating-point dtype"):
         bridge.deform_conv2d(**{**args, "x": args["x"].long()})
 
 

@@ -9,7 +9,7 @@ from samples import RANDOM, SAMPLES
 import bridge
 from bridge import native
 from bridge.errors import LibraryError, OpDefinitionError, OpInputError
-from bridge.op import OPS, Pair, op
+from bridge.op import OPS, Pair, op, shares_memory
 from bridge.testing import DTYPES, cast, check_cuda, check_op, check_shapes, outputs_of
 
 ROOT = Path(__file__).parents[1]
@@ -95,18 +95,24 @@ def test_reduced_precision_rounds_once(name, dtype):
         torch.testing.assert_close(result.double(), wanted, rtol=2 * torch.finfo(dtype).eps, atol=1e-3)
 
 
+def strided(value):
+    """The same values, not contiguous, on the same device."""
+    if not isinstance(value, torch.Tensor) or value.dim() < 2:
+        return value
+    return value.transpose(0, -1).contiguous().transpose(0, -1)
+
+
 @pytest.mark.parametrize("name", RANDOM)
 def test_non_contiguous_inputs(name):
     args, kwargs = RANDOM[name](5)
-    strided = [a.transpose(0, -1).contiguous().transpose(0, -1) if isinstance(a, torch.Tensor) and a.dim() > 1 else a for a in args]
-    torch.testing.assert_close(OPS[name].overload(*strided, **kwargs), OPS[name].overload(*args, **kwargs))
+    torch.testing.assert_close(OPS[name].overload(*map(strided, args), **kwargs), OPS[name].overload(*args, **kwargs))
 
 
 @pytest.mark.parametrize("name", RANDOM)
 def test_outputs_share_no_memory_with_inputs(name):
     args, kwargs = RANDOM[name](7)
     for output in outputs_of(OPS[name].overload(*args, **kwargs)):
-        assert not any(torch._C._is_alias_of(output, a) for a in args if isinstance(a, torch.Tensor))
+        assert not any(shares_memory(output, a) for a in args if isinstance(a, torch.Tensor))
 
 
 @pytest.mark.parametrize("name", RANDOM)
@@ -198,12 +204,9 @@ def test_cuda_strided_misaligned_and_on_another_stream(name):
         room = torch.empty(value.numel() + 1, dtype=value.dtype, device="cuda")
         return room[1:].view(value.shape).copy_(value)
 
-    def stride(value):
-        return value.cuda().transpose(0, -1).contiguous().transpose(0, -1) if isinstance(value, torch.Tensor) and value.dim() > 1 else value
-
-    for change in (misalign, stride):
+    for change in (misalign, strided):
         stream = torch.cuda.Stream()
-        given = [v.cuda() if isinstance(v, torch.Tensor) else v for v in map(change, args)]
+        given = [change(value) for value in cast(args, device="cuda")]
         torch.cuda.synchronize()
         with torch.cuda.stream(stream):
             actual = OPS[name].overload(*given, **kwargs)
@@ -234,10 +237,10 @@ def test_cuda_gradient(name):
     args, kwargs = RANDOM[name](15)
     grads = {}
     for device in ("cpu", "cuda"):
-        given = [a.detach().to(device).requires_grad_() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in args]
-        given = [a.to(device) if isinstance(a, torch.Tensor) and not a.is_floating_point() else a for a in given]
+        given = [value.clone() if isinstance(value, torch.Tensor) else value for value in cast(args, device=device)]
+        leaves = [a.requires_grad_() for a in given if isinstance(a, torch.Tensor) and a.is_floating_point()]
         sum(o.square().sum() for o in outputs_of(OPS[name].overload(*given, **kwargs))).backward()
-        grads[device] = [a.grad.cpu() for a in given if isinstance(a, torch.Tensor) and a.requires_grad]
+        grads[device] = [leaf.grad.cpu() for leaf in leaves]
     torch.testing.assert_close(grads["cuda"], grads["cpu"], rtol=1e-3, atol=1e-3)
 
 

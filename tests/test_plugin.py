@@ -145,13 +145,18 @@ def test_unknown_extents_are_not_judged():
     from plugin_host import DynamicDesc, call, desc, dims
 
     shapes = [(-1, 4, -1, 16), (-1, 2, -1, 16), (-1, 8), (-1, 8)]
-    rows = [DynamicDesc(desc(s, torch.float32), dims(t.shape), dims(t.shape), dims(t.shape)) for s, t in zip(shapes, (q, k, cos, sin), strict=True)]
+    rows = [
+        DynamicDesc(desc(s, torch.float32), dims(t.shape), dims(t.shape), dims(t.shape))
+        for s, t in zip(shapes, (q, k, cos, sin), strict=True)
+    ]
     array = (DynamicDesc * 4)(*rows)
     types = [ctypes.c_void_p, ctypes.c_int32] * 2
     assert call(plugin.build, 0, ctypes.c_int32, array, 4, (DynamicDesc * 2)(), 2, types=types) == 0
 
 
-def run(plugin: Plugin, name: str, tensors: list[torch.Tensor], args: list, kwargs: dict, stream: Any) -> list[torch.Tensor]:
+def run(
+    plugin: Plugin, name: str, tensors: list[torch.Tensor], args: list, kwargs: dict, stream: Any
+) -> list[torch.Tensor]:
     outputs = empty_outputs(name, tensors, args, kwargs)
     assert plugin.shape_change(tensors, outputs) == 0
     assert plugin.enqueue(tensors, outputs, stream.cuda_stream) == 0

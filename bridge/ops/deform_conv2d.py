@@ -36,7 +36,7 @@ def deform_conv2d(
     """
     stride, padding, dilation = _check_attributes(stride, padding, dilation)
     _check_tensors(x, offset, weight, bias, mask)
-    n, c, height, width = x.shape
+    n = x.shape[0]
     out_channels, group_channels, kernel_h, kernel_w = weight.shape
     groups, offset_groups = _groups(x, offset, weight)
     out_h, out_w = _out_extents(x, weight, stride, padding, dilation)
@@ -90,9 +90,7 @@ def _groups(x: Tensor, offset: Tensor, weight: Tensor) -> tuple[int, int]:
         f"2 * kernel height * kernel width = {pair}",
     )
     offset_groups = offset.shape[1] // pair
-    require(
-        c % offset_groups == 0, f"deform_conv2d: x's {c} channels do not divide into {offset_groups} offset groups"
-    )
+    require(c % offset_groups == 0, f"deform_conv2d: x's {c} channels do not divide into {offset_groups} offset groups")
     return groups, offset_groups
 
 
@@ -115,7 +113,11 @@ def _check_extents(
     x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, out: tuple[int, int]
 ) -> None:
     n, channels = x.shape[0], offset.shape[1]
-    expected = {"offset": (offset, (n, channels, *out)), "mask": (mask, (n, channels // 2, *out)), "bias": (bias, (weight.shape[0],))}
+    expected = {
+        "offset": (offset, (n, channels, *out)),
+        "mask": (mask, (n, channels // 2, *out)),
+        "bias": (bias, (weight.shape[0],)),
+    }
     for name, (tensor, shape) in expected.items():
         if tensor is None:
             continue
@@ -134,12 +136,12 @@ def _positions(
     """y and x of every sample, each [N, G, K, OH, OW]."""
     n, channels, out_h, out_w = offset.shape
     offset = offset.reshape(n, channels // (2 * taps), taps, 2, out_h, out_w)
-    like = {"dtype": offset.dtype, "device": offset.device}
-    tap = torch.arange(taps, device=offset.device)
-    tap_y = ((tap // kernel[1]) * dilation[0]).to(offset.dtype).reshape(taps, 1, 1)
-    tap_x = ((tap % kernel[1]) * dilation[1]).to(offset.dtype).reshape(taps, 1, 1)
-    rows = (torch.arange(out_h, **like) * stride[0] - padding[0]).reshape(1, out_h, 1)
-    columns = (torch.arange(out_w, **like) * stride[1] - padding[1]).reshape(1, 1, out_w)
+    dtype, device = offset.dtype, offset.device
+    tap = torch.arange(taps, device=device)
+    tap_y = ((tap // kernel[1]) * dilation[0]).to(dtype).reshape(taps, 1, 1)
+    tap_x = ((tap % kernel[1]) * dilation[1]).to(dtype).reshape(taps, 1, 1)
+    rows = (torch.arange(out_h, dtype=dtype, device=device) * stride[0] - padding[0]).reshape(1, out_h, 1)
+    columns = (torch.arange(out_w, dtype=dtype, device=device) * stride[1] - padding[1]).reshape(1, 1, out_w)
     return offset[:, :, :, 0] + rows + tap_y, offset[:, :, :, 1] + columns + tap_x
 
 

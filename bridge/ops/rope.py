@@ -29,7 +29,7 @@ def rope(
         q: [B, H, S, D] for layout "bhsd", [B, S, H, D] for "bshd"; float32, float16 or bfloat16 (float64 on CPU).
         k: like q, with its own number of heads (grouped-query attention); the same dtype.
         cos, sin: the dtype of q, or float32. Width W is R/2, one value a pair, or R, one value an element.
-            [S, W] or [B or 1, S, W], a row for each position of the sequence; with position_ids [P, W], a row for each id.
+            [S, W] or [B or 1, S, W], a row for each position; with position_ids [P, W], a row for each id.
         position_ids: [B or 1, S] int32 or int64, the row of cos and sin for each token.
         interleaved: pairs of neighbours (GPT-J, original Llama) instead of halves (Hugging Face Llama, GPT-NeoX).
         rotary_dim: R; 0 means D. Even, at most D.
@@ -50,9 +50,7 @@ def rope(
     return tuple(_rotate(x, cos, sin, rotary, interleaved) for x in (q, k))  # type: ignore[return-value]
 
 
-def _check(
-    q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, ids: Tensor | None, rotary_dim: int, seq_axis: int
-) -> None:
+def _check(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, ids: Tensor | None, rotary_dim: int, seq_axis: int) -> None:
     shapes = f"{tuple(q.shape)} and {tuple(k.shape)}"
     require(q.is_floating_point(), f"rope: q is {q.dtype}, expected a floating-point dtype")
     require(k.dtype == q.dtype, f"rope: k is {k.dtype}, expected {q.dtype}, the dtype of q")
@@ -79,9 +77,7 @@ def _check_tables(cos: Tensor, sin: Tensor, ids: Tensor | None, batch: int, seq:
     require(same, f"rope: cos and sin differ in shape: {tuple(cos.shape)} and {tuple(sin.shape)}")
     width = cos.shape[-1]
     fits = width == rotary // 2 or width == rotary
-    require(
-        fits, f"rope: cos and sin have width {width}, expected {rotary // 2} or {rotary} for rotary_dim {rotary}"
-    )
+    require(fits, f"rope: cos and sin have width {width}, expected {rotary // 2} or {rotary} for rotary_dim {rotary}")
     if ids is not None:
         require(ids.dtype in (torch.int32, torch.int64), f"rope: position_ids is {ids.dtype}, expected int32 or int64")
         fits = ids.dim() == 2 and (ids.shape[0] == 1 or ids.shape[0] == batch) and ids.shape[1] == seq

@@ -76,7 +76,7 @@ def _interpreter_class(flavour: Flavour) -> type:
             self._outputs = outputs
 
         def run_graph(self) -> None:
-            Interpreter.run(self)
+            Interpreter.run(self, enable_io_processing=False)
 
         def run_node(self, node: Node) -> Any:
             try:
@@ -121,18 +121,29 @@ def _interpreter_class(flavour: Flavour) -> type:
 def _as_declared(network: Any, value: Any, declared: Any) -> Any:
     """The tensors of a node in the dtypes that the graph gives them, but int32 for int64, in which shapes are computed.
 
-    ValueError: a converter made integers of floats, which no cast brings back.
+    ValueError: a converter made integers of floats, which no cast brings back, or a tensor of another rank.
     """
     if isinstance(value, (list, tuple)) and isinstance(declared, (list, tuple)) and len(value) == len(declared):
         return type(value)(_as_declared(network, *pair) for pair in zip(value, declared, strict=True))
     if not hasattr(value, "is_network_input") or not isinstance(declared, torch.Tensor):
         return value
+    if len(value.shape) != declared.dim():
+        value = _as_scalar(network, value, declared)
     found, wanted = dtypes.from_trt(value.dtype), dtypes.from_torch(declared.dtype)
     if found is None or wanted is None or found == wanted or (found.name, wanted.name) == ("int32", "int64"):
         return value
     if wanted.torch.is_floating_point and not found.torch.is_floating_point:
         raise ValueError(f"its converter gives {found.name} where the model has {wanted.name}")
     return network.add_cast(value, wanted.like(value.dtype)).get_output(0)
+
+
+def _as_scalar(network: Any, value: Any, declared: torch.Tensor) -> Any:
+    """torch_tensorrt's constants have a dimension where torch's scalars have none, and so have results made with them."""
+    if declared.dim() != 0 or tuple(value.shape) != (1,):
+        raise ValueError(f"its converter gives rank {len(value.shape)} where the model has rank {declared.dim()}")
+    layer = network.add_shuffle(value)
+    layer.reshape_dims = ()
+    return layer.get_output(0)
 
 
 def _dtype(trt: Any, name: str) -> Any:

@@ -1,6 +1,7 @@
 """From an exported program to a graph in which every node has a converter, or an error that says which has none."""
 
 import collections
+import operator
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from torch.fx import Graph, GraphModule, Node
 from bridge.errors import BuildError, ExportError, UnsupportedOpError
 from bridge.op import OPS
 from bridge.source import model_line
+from bridge.tensorrt import dtypes
 from bridge.tensorrt.attention import SDPA, expand_attention
 from bridge.tensorrt.engine_file import TensorSpec
 from bridge.tensorrt.flavour import Flavour
@@ -103,6 +105,8 @@ def check_supported(module: GraphModule, flavour: Flavour) -> None:
     reasons: dict[str, str] = {}
     for node in module.graph.nodes:
         reason = _refusal(node)
+        if node.target is operator.getitem and _name(node.args[0]) in refused:
+            continue  # an output of an operator that is refused itself
         if reason is not None:
             refused[_name(node)].append(node)
             reasons.setdefault(_name(node), reason)
@@ -122,6 +126,9 @@ def _refusal(node: Node) -> str | None:
     converter = DYNAMO_CONVERTERS.get(node)
     if converter is None:
         known = DYNAMO_CONVERTERS.get_unvalidated(node.target) is not None
+        dtype = getattr(node.meta.get("val"), "dtype", None)
+        if known and dtype is not None and dtypes.from_torch(dtype) is None:
+            return f"its result is {dtype}, which TensorRT lacks"
         return "its converter refuses these arguments or shapes" if known else "it has no converter"
     data_dependent = len(converter) > 2 and converter[2].get("requires_output_allocator", False)
     return "the shape of its result depends on values, not on shapes" if data_dependent else None

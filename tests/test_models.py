@@ -1,0 +1,69 @@
+"""The scripts in models/: one engine each, the plugin layers expected, right at every shape of the profile."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import bridge
+from bridge.capture import export
+from bridge.profile import input_specs
+from bridge.tensorrt import gpu
+from bridge.tensorrt.flavour import detect
+from bridge.tensorrt.lower import count_ops, lower
+
+MODELS = Path(__file__).parents[1] / "models"
+LLAMA = [
+    *("--layers", "2", "--hidden", "64", "--intermediate", "96"),
+    *("--heads", "4", "--kv-heads", "2", "--vocabulary", "128"),
+]
+# Script, flags of a small configuration, plugin layers, and shapes of the first input within its profile.
+CASES = [
+    pytest.param(
+        "relu_net",
+        ["--width", "8"],
+        {"relu": 3},
+        [(1, 3, 32, 32), (2, 3, 96, 96), (3, 3, 64, 128), (5, 3, 40, 56), (8, 3, 128, 32)],
+        id="relu_net",
+    ),
+    pytest.param(
+        "resnet_dcn",
+        ["--size", "64", "--classes", "10"],
+        {"deform_conv2d": 13},
+        [(1, 3, 64, 64), (2, 3, 64, 64), (3, 3, 64, 64), (5, 3, 64, 64), (8, 3, 64, 64)],
+        id="resnet_dcn",
+    ),
+    pytest.param(
+        "llama",
+        LLAMA
+    command = [sys.executable, MODELS / "relu_net.py", "--width", "4", *target, "-o", tmp_path / "net.engine"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "relu" in done.stdout and (tmp_path / "net.engine").stat().st_size > 1000
+
+
+def test_script_takes_weights(tmp_path, script):
+    relu_net = script("relu_net")
+    model = relu_net.ReluNet(4, 10)
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    loaded, *_ = relu_net.bridge_model(
+        ["--width", "4", "--dtype", "float32", "--weights", str(tmp_path / "weights.pt")]
+    )
+    for a, b in zip(loaded.state_dict().values(), model.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(("name", "flags", "plugins", "shapes"), CASES)
+def test_engine_against_eager(script, name, flags, plugins, shapes, dtype):
+    from common import TOLERANCE, compare
+
+    model, args, kwargs, dynamic_shapes = script(name).bridge_model([*flags, "--dtype", dtype])
+    compiled = bridge.compile(model, args, kwargs, dynamic_shapes=dynamic_shapes)
+    assert compiled.plugin_counts() == plugins
+    for shape in shapes:
+        assert compare(model, compiled, (random_input(args[0], shape),)) <= TOLERANCE[dtype], shape
