@@ -237,16 +237,22 @@ def _build_elsewhere() -> str:
 
 
 def _build_here() -> str:
+    from bridge.tensorrt import trial
+
     _need_gpu()
     flavour = flavours.detect()
     _need_builder(flavour)
+    trial.build(flavour)
     return f"{flavour.name} {flavour.version}: {gpu.current_target()}"
 
 
 def _run() -> str:
+    from bridge.tensorrt import trial
+
     _need_gpu()
     flavour = flavours.detect()
     _need_plugins(flavour)
+    trial.run(trial.build(flavour))
     return f"{flavour.name} {flavour.version} on {torch.cuda.get_device_name()}"
 
 

@@ -125,6 +125,7 @@ def output_names(out_spec: pytree.TreeSpec, taken: Sequence[str]) -> list[str]:
         parts = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in path]
         keyed = any(not part.isdigit() for part in parts)
         name = "_".join(parts) if keyed else f"output{index}"
+        name = f"output{name}" if name[0].isdigit() else name
         while name in used:
             name = f"{name}_output"
         used.add(name)

@@ -10,6 +10,7 @@ import torch
 from bridge.config import Config
 from bridge.errors import EngineError, EngineInputError, FlavourError
 from bridge.tensorrt import engine as engine_module
+from bridge.tensorrt import trial
 from bridge.tensorrt.build import build_engine, create_network
 from bridge.tensorrt.engine import Engine, check_usable
 from bridge.tensorrt.engine_file import OutputSpec, TensorSpec
@@ -31,12 +32,16 @@ def expected(x, n):
     return x.relu(), n + n, x > 0, x.to(torch.bfloat16)
 
 
-def build(target=None):
-    """A network of four dtypes, with dynamic extents down to none, built without torch_tensorrt."""
+def detect_or_skip():
     try:
-        flavour = detect()
+        return detect()
     except FlavourError as error:
         pytest.skip(str(error))
+
+
+def build(target=None):
+    """A network of four dtypes, with dynamic extents down to none, built without torch_tensorrt."""
+    flavour = detect_or_skip()
     if target is not None and not flavour.kind.builds_without_gpu and not torch.cuda.is_available():
         pytest.skip(f"{flavour.name} builds engines on a GPU alone")
     trt = flavour.trt()
@@ -266,7 +271,21 @@ def test_a_real_engine_without_a_gpu(make_engine_file, tmp_path):
         Engine(loaded)
 
 
+def test_the_trial_engine_builds():
+    flavour = detect_or_skip()
+    if not flavour.kind.builds_without_gpu and not torch.cuda.is_available():
+        pytest.skip(f"{flavour.name} builds engines on a GPU alone")
+    file = trial.build(flavour, "sm86" if flavour.kind.builds_without_gpu else None)
+    assert file.engine
+    assert file.flavour == flavour.name
+
+
 # On a GPU
+
+
+@pytest.mark.gpu
+def test_the_trial_engine_runs():
+    trial.run(trial.build(detect_or_skip()))
 
 
 @pytest.mark.gpu

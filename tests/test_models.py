@@ -38,7 +38,62 @@ CASES = [
     ),
     pytest.param(
         "llama",
-        LLAMA
+        LLAMA,
+        {"rope": 2},
+        [(1, 1), (2, 64), (3, 7), (1, 129), (8, 33)],
+        id="llama",
+    ),
+]
+
+
+@pytest.fixture
+def script(monkeypatch):
+    pytest.importorskip("torchvision", reason="needs torchvision")
+    pytest.importorskip("transformers", reason="needs transformers")
+    monkeypatch.syspath_prepend(str(MODELS))
+    return importlib.import_module
+
+
+def random_input(example: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    if example.is_floating_point():
+        return torch.randn(shape, generator=generator).to(example.dtype)
+    return torch.randint(0, int(example.max()) + 1, shape, generator=generator)
+
+
+@pytest.mark.parametrize(("name", "flags", "plugins", "shapes"), CASES)
+def test_one_engine_with_the_plugin_layers_expected(script, name, flags, plugins, shapes, tmp_path):
+    model, args, kwargs, dynamic_shapes = script(name).bridge_model(flags)
+    compiled = bridge.compile(model, args, kwargs, dynamic_shapes=dynamic_shapes, target="sm86")
+    assert compiled.plugin_counts() == plugins
+    (spec,) = compiled.inputs
+    for shape in shapes:
+        assert all(low <= extent <= high for low, extent, high in zip(spec.min, shape, spec.max, strict=True))
+    assert spec.min[0] == 1 and spec.max[0] == 8 and compiled.outputs[0].shape[0] == -1
+    compiled.save(tmp_path / "model.engine")
+    assert bridge.load(tmp_path / "model.engine").layers == compiled.layers
+
+
+@pytest.mark.parametrize(("name", "flags", "plugins", "shapes"), CASES)
+def test_lowered_graph_is_the_model(script, name, flags, plugins, shapes):
+    """What is converted, run by PyTorch, gives what the model gives: before any kernel, lowering is right."""
+    from bridge.compiler import _conversion_settings
+
+    model, args, kwargs, dynamic_shapes = script(name).bridge_model([*flags, "--dtype", "float32"])
+    program = export(model, args, kwargs, dynamic_shapes)
+    detect().torch_tensorrt()
+    with gpu.without_gpu():
+        lowered = lower(program, input_specs(program), _conversion_settings())
+    assert count_ops(lowered.graph) == plugins
+    for shape in shapes:
+        given = random_input(args[0], shape)
+        with torch.no_grad():
+            actual, expected = lowered(given), model(given)
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_script_says_what_is_in_the_engine(tmp_path, script):
+    target = [] if torch.cuda.is_available() else ["--target", "sm86"]
     command = [sys.executable, MODELS / "relu_net.py", "--width", "4", *target, "-o", tmp_path / "net.engine"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

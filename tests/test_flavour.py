@@ -1,0 +1,196 @@
+"""Which TensorRT is found, what importing it changes, and what is put back."""
+
+import ctypes
+import logging
+import subprocess
+import sys
+import threading
+import types
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from bridge.errors import FlavourError, TargetError
+from bridge.tensorrt import flavour, gpu, quiet, shims, soname
+from bridge.tensorrt.target import cross_targets, resolve_target
+
+needs_rtx = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="needs tensorrt_rtx")
+STUBBED = ("get_device_capability", "current_device", "mem_get_info", "empty_cache")
+
+
+def install(monkeypatch, **versions):
+    """Pretends that exactly these distributions are installed."""
+    names = {name.replace("_", "-"): version for name, version in versions.items()}
+    monkeypatch.setattr(flavour, "_version", names.get)
+
+
+def test_import_bridge_imports_no_tensorrt():
+    code = (
+        "import sys, torch; before = {n: getattr(torch.cuda, n) for n in " + repr(STUBBED) + "}; import bridge;"
+        "bridge.compile, bridge.load, bridge.Config;"
+        "print([n for n in sys.modules if n.startswith(('tensorrt', 'torch_tensorrt', 'onnx'))],"
+        " all(getattr(torch.cuda, n) is f for n, f in before.items()), callable(bridge.compile))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[0] == "[] True True"
+
+
+@pytest.mark.parametrize(
+    ("installed", "expected"),
+    [
+        ({"tensorrt_rtx": "1.7.1.116", "torch_tensorrt_rtx": "2.11.0"}, ("tensorrt_rtx", "1.7.1.116", "2.11.0")),
+        ({"tensorrt_cu13": "11.1.0", "torch_tensorrt": "2.12.0+cu130"}, ("tensorrt", "11.1.0", "2.12.0+cu130")),
+        ({"tensorrt_rtx": "1.7.1"}, ("tensorrt_rtx", "1.7.1", None)),
+        ({"tensorrt": "10.15.1", "tensorrt_rtx": "1.7.1", "torch_tensorrt_rtx": "2.11"}, ("tensorrt_rtx", "1.7.1", "2.11")),
+        ({"tensorrt": "10.15.1", "tensorrt_rtx": "1.7.1", "torch_tensorrt": "2.11"}, ("tensorrt", "10.15.1", "2.11")),
+    ],
+)
+def test_torch_tensorrt_decides_among_flavours(monkeypatch, installed, expected):
+    install(monkeypatch, **installed)
+    assert flavour.detect() == flavour.Flavour(*expected)
+    assert flavour.detect(expected[0]).name == expected[0]
+
+
+@pytest.mark.parametrize(
+    ("installed", "asked", "text"),
+    [
+        ({}, None, "no TensorRT is installed; install tensorrt: pip install torch-tensorrt tensorrt, or tensorrt_rtx: pip"),
+        ({"tensorrt_rtx": "1.6.0"}, None, "tensorrt_rtx 1.6.0 is too old: bridge needs 1.7 or later; pip install"),
+        ({"tensorrt": "10.9.0"}, None, "tensorrt 10.9.0 is too old: bridge needs 10.15 or later"),
+        ({"tensorrt_rtx": "1.7.1", "torch_tensorrt": "2.11"}, None, "torch-tensorrt is installed without tensorrt"),
+        ({"tensorrt_rtx": "1.7.1"}, "tensorrt", "flavour 'tensorrt' is asked for, but tensorrt_rtx 1.7.1 is in use"),
+    ],
+)
+def test_no_usable_flavour_is_an_error_with_a_command(monkeypatch, installed, asked, text):
+    install(monkeypatch, **installed)
+    with pytest.raises(FlavourError) as caught:
+        flavour.detect(asked)
+    assert text in str(caught.value) and "pip install" in str(caught.value)
+
+
+def test_conversion_without_torch_tensorrt_is_an_error():
+    lone = flavour.Flavour("tensorrt_rtx", "1.7.1", None)
+    with pytest.raises(FlavourError, match="torch-tensorrt-rtx is not installed; pip install"):
+        lone.torch_tensorrt()
+
+
+def test_release_reads_the_numbers_of_a_version():
+    assert flavour.release("2.11.0+cu130") == (2, 11, 0)
+    assert flavour.release("1.7.1.116") == (1, 7, 1, 116)
+    assert flavour.release("unknown") == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "expected"),
+    [
+        ("tensorrt_rtx", (2, 11, 0), ["hide_plugin_package", "add_algorithm_selector", "add_dtype_setter", "keep_dtypes_in_where"]),
+        ("tensorrt_rtx", (2, 12, 1), ["add_dtype_setter", "keep_dtypes_in_where"]),
+        ("tensorrt_rtx", (2, 14, 0), []),
+        ("tensorrt", (2, 11, 0), ["keep_dtypes_in_where"]),
+    ],
+)
+def test_shims_are_keyed_on_versions(name, version, expected):
+    assert [shim.apply.__name__ for shim in shims.shims_for(name, version)] == expected
+
+
+def test_dtype_setter_accepts_only_the_dtype_that_is_there():
+    class ITensor:
+        dtype = property(lambda self: "HALF")
+        name = "y"
+
+    shims.add_dtype_setter(types.SimpleNamespace(ITensor=ITensor))
+    tensor = ITensor()
+    tensor.dtype = "HALF"
+    with pytest.raises(TypeError, match="tensor y is HALF"):
+        tensor.dtype = "FLOAT"
+
+
+def test_plugin_package_is_hidden_only_during_the_import(monkeypatch):
+    monkeypatch.delitem(sys.modules, "tensorrt.plugin", raising=False)
+    undo = shims.hide_plugin_package(None)
+    assert sys.modules["tensorrt.plugin"] is None
+    undo()
+    assert "tensorrt.plugin" not in sys.modules
+
+
+def test_torch_cuda_is_stubbed_only_without_a_gpu_and_put_back(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    before = {name: getattr(torch.cuda, name) for name in STUBBED}
+    with pytest.raises(KeyError), gpu.without_gpu(), gpu.without_gpu():
+        assert torch.cuda.get_device_capability() == (0, 0) and torch.cuda.current_device() == 0
+        raise KeyError
+    assert all(getattr(torch.cuda, name) is function for name, function in before.items())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with gpu.without_gpu():
+        assert all(getattr(torch.cuda, name) is function for name, function in before.items())
+
+
+def test_stubs_of_two_threads_do_not_mix(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    before = torch.cuda.current_device
+    seen = []
+
+    def enter():
+        with gpu.without_gpu():
+            seen.append(torch.cuda.current_device is not before)
+
+    with gpu.without_gpu():
+        thread = threading.Thread(target=enter)
+        thread.start()
+        thread.join(0.05)
+        assert thread.is_alive() and not seen
+    thread.join()
+    assert seen == [True] and torch.cuda.current_device is before
+
+
+def test_quiet_import_drops_their_lines_and_keeps_others(capfd):
+    with quiet.quiet_import():
+        print("WARNING: [Torch-TensorRT] - no GPU", file=sys.stderr)
+        print("something else", file=sys.stderr)
+        logging.getLogger("torch_tensorrt.dynamo").error("noise")
+        logging.captureWarnings(True)
+    assert capfd.readouterr().err == "something else\n"
+    assert logging.getLogger("torch_tensorrt").level == logging.NOTSET
+    with pytest.warns(UserWarning, match="still shown"):
+        __import__("warnings").warn("still shown", stacklevel=1)
+
+
+def test_alias_library_resolves_to_what_it_stands_for():
+    soname.provide("libbridge-alias-of-c.so", "libc.so.6")
+    soname.provide("libbridge-alias-of-c.so", "libc.so.6")
+    assert ctypes.CDLL("libbridge-alias-of-c.so").getpid() > 0
+    with pytest.raises(OSError, match="cannot make liba.so for the processor 'vax'"):
+        soname.alias_image("liba.so", "libb.so", machine="vax")
+
+
+@needs_rtx
+@pytest.mark.parametrize("text", ["sm86", "SM_86", "8.6", "86", " sm86 "])
+def test_target_spellings(text):
+    assert resolve_target(flavour.detect(), text) == "sm86"
+
+
+@needs_rtx
+@pytest.mark.parametrize("text", ["sm99", "foo", "", "sm", "8,6"])
+def test_target_that_does_not_exist_names_those_that_do(text):
+    with pytest.raises(TargetError) as caught:
+        resolve_target(flavour.detect(), text)
+    assert "sm75, sm80, sm86, sm89, sm120, sm121" in str(caught.value)
+
+
+@needs_rtx
+def test_no_target_means_the_current_gpu(monkeypatch):
+    monkeypatch.setattr(gpu, "current_target", lambda: "sm90")
+    assert resolve_target(flavour.detect(), None) == resolve_target(flavour.detect(), "9.0") == "sm90"
+    monkeypatch.setattr(gpu, "current_target", lambda: None)
+    with pytest.raises(TargetError, match="there is no GPU here to build for; pass target= one of sm75"):
+        resolve_target(flavour.detect(), None)
+
+
+def test_standard_tensorrt_builds_for_the_current_gpu_alone(monkeypatch):
+    standard = flavour.Flavour("tensorrt", "10.15.1", "2.11.0")
+    monkeypatch.setattr(gpu, "current_target", lambda: "sm90")
+    assert cross_targets(standard) == []
+    assert resolve_target(standard, None) == "sm90"
+    with pytest.raises(TargetError, match="tensorrt builds for the GPU of this machine alone"):
+        resolve_target(standard, "sm86")
