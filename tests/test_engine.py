@@ -283,12 +283,12 @@ def test_the_trial_engine_builds():
 # On a GPU
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu(engines=True)
 def test_the_trial_engine_runs():
     trial.run(trial.build(detect_or_skip()))
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu(engines=True)
 @pytest.mark.parametrize(("batch", "length"), [(4, 3), (1, 5), (64, 1), (0, 3), (7, 0), (0, 0), (4, 3)])
 def test_any_shape_of_the_profile(engine, batch, length):
     x, n = inputs(batch, length)
@@ -297,7 +297,7 @@ def test_any_shape_of_the_profile(engine, batch, length):
     assert all(output.device == engine.device and output.is_contiguous() for output in outputs)
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu(engines=True)
 def test_inputs_need_not_be_contiguous_or_aligned(engine):
     x, n = inputs(64, 5)
     for strided in (x.t().contiguous().t(), x[::2], x[1:], x[:1].expand(9, 4), x.flip(0)):
@@ -305,7 +305,7 @@ def test_inputs_need_not_be_contiguous_or_aligned(engine):
     check(engine(x, n[1:]), x, n[1:])
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu(engines=True)
 def test_copies_of_inputs_live_until_they_are_read(engine):
     """On a stream that is busy, the copy's memory must not go to the next tensor before the engine has read it."""
     x, n = inputs(64, 5)
@@ -319,7 +319,7 @@ def test_copies_of_inputs_live_until_they_are_read(engine):
     assert filler
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu(engines=True)
 def test_refused_inputs_leave_the_engine_usable(engine):
     x, n = inputs()
     with pytest.raises(EngineInputError, match="dimension 0 is 65, and the engine takes 0 to 64"):
@@ -329,7 +329,7 @@ def test_refused_inputs_leave_the_engine_usable(engine):
     check(engine(x, n), x, n)
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu(engines=True)
 def test_the_current_stream_orders_the_work(engine):
     """The input is written late on a side stream; only an engine on that stream sees it."""
     x, n = inputs(64)
@@ -344,7 +344,7 @@ def test_the_current_stream_orders_the_work(engine):
         check(outputs, x, n)
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu(engines=True)
 def test_one_context_on_changing_streams(engine):
     streams = [torch.cuda.Stream() for _ in range(3)] + [torch.cuda.default_stream()]
     pairs = [inputs(1 + step, seed=step) for step in range(40)]
@@ -358,7 +358,7 @@ def test_one_context_on_changing_streams(engine):
         check(outputs, *pair)
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu(engines=True)
 def test_two_contexts_on_two_streams(engine):
     contexts = [(engine.new_context(), torch.cuda.Stream()) for _ in range(2)]
     pairs = [inputs(8, seed=seed) for seed in range(2)]
@@ -373,7 +373,7 @@ def test_two_contexts_on_two_streams(engine):
         check(outputs, *pair)
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu(engines=True)
 def test_threads(engine):
     failures = []
 
@@ -396,7 +396,7 @@ def test_threads(engine):
     assert not failures
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu(engines=True)
 def test_a_cuda_graph_captures_and_replays(engine):
     context = engine.new_context()
     x, n = inputs(8)
@@ -413,21 +413,21 @@ def test_a_cuda_graph_captures_and_replays(engine):
         check(outputs, x, n)
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu(engines=True)
 def test_inspect(engine):
     layers = engine.inspect()
     assert layers
     assert all("Name" in layer for layer in layers)
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu(engines=True)
 def test_bytes_that_are_no_engine(make_engine_file):
     file = make_engine_file(**build() | {"engine": bytes(range(256)) * 4})
     with pytest.raises(EngineError, match=r"did not load the engine on .*\(sm\d+\)(.|\n)*TensorRT says:"):
         Engine(file)
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu(engines=True)
 def test_every_gpu(make_engine_file):
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two CUDA GPUs")

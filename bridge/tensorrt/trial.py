@@ -12,7 +12,7 @@ from bridge.tensorrt.target import resolve_target
 
 
 def build(flavour: Flavour, target: str | None = None) -> EngineFile:
-    """An engine of one ReLU layer on two numbers, for the current GPU or for `target`; torch_tensorrt has no part in it.
+    """An engine of one ReLU layer, for the current GPU or for `target`; torch_tensorrt has no part in it.
 
     TargetError, BuildError: this flavour does not build for that GPU.
     """
