@@ -56,7 +56,7 @@ def _plugins(path: Path) -> ctypes.CDLL:
         library = ctypes.CDLL(str(path))
     except OSError as error:
         raise LibraryError(f"{path} does not load: {error}. Build it again: pip install --force-reinstall .") from error
-    missing = [name for name in ("getCreators", "bridge_num_ops", "bridge_schema") if not hasattr(library, name)]
+    missing = [name for name in ("getCreators", "bridge_num_ops", "bridge_schema", "bridge_dtypes", "bridge_infer_shapes") if not hasattr(library, name)]
     if missing:
         raise LibraryError(f"{path} is no bridge plugin library: it lacks {', '.join(missing)}")
     return library
@@ -64,14 +64,24 @@ def _plugins(path: Path) -> ctypes.CDLL:
 
 def plugin_schemas() -> dict[str, str]:
     """Schema of every plugin by op name, as the plugin library spells it."""
+    schemas = _texts("bridge_schema")
+    return {schema.partition("(")[0]: schema for schema in schemas}
+
+
+def plugin_dtypes() -> dict[str, list[str]]:
+    """Names of the dtypes that the first tensor of every plugin takes, by op name."""
+    return {name: text.split(" or ") for name, text in zip(plugin_schemas(), _texts("bridge_dtypes"), strict=True)}
+
+
+def _texts(function: str) -> list[str]:
+    """What a function of the plugin library writes of every op."""
     library = _plugins(plugin_library())
-    schemas = {}
+    texts = []
     for index in range(library.bridge_num_ops()):
         text = ctypes.create_string_buffer(_MESSAGE_SIZE)
-        library.bridge_schema(index, text, len(text))
-        schema = text.value.decode()
-        schemas[schema.partition("(")[0]] = schema
-    return schemas
+        getattr(library, function)(index, text, len(text))
+        texts.append(text.value.decode())
+    return texts
 
 
 def check_schemas(ops: Mapping[str, Op], schemas: Mapping[str, str]) -> None:

@@ -11,7 +11,6 @@ from bridge import native
 from bridge.errors import BridgeError, LibraryError
 from bridge.op import OPS, Op
 from bridge.table import columns
-from bridge.testing import DTYPES
 
 _PLUGIN, _NATIVE = "plugin", "native"
 
@@ -19,8 +18,8 @@ _PLUGIN, _NATIVE = "plugin", "native"
 def rows(names: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """One dict for each op, or for each one named: name, schema, dtypes, lowerings, cuda, summary, doc.
 
-    `dtypes` are those of its floating-point tensors; `doc` says more where an op has other tensors. `lowerings` are
-    those present here: no "plugin" without the plugin library.
+    `dtypes` are those that the plugin takes for the first tensor; `doc` says more where an op has other tensors.
+    `lowerings` are those present here: no "plugin" and no dtypes without the plugin library.
 
     BridgeError: there is no op of that name.
     """
@@ -45,7 +44,7 @@ def detail(row: dict[str, Any]) -> str:
     return f"{text([row])}\n\n{row['doc']}"
 
 
-def _row(op: Op, plugins: set[str]) -> dict[str, Any]:
+def _row(op: Op, plugins: dict[str, list[str]]) -> dict[str, Any]:
     doc = inspect.getdoc(op.reference) or ""
     lowerings = [_PLUGIN] if op.name in plugins else []
     if importlib.util.find_spec("bridge.lowerings") and importlib.util.find_spec(f"bridge.lowerings.{op.name}"):
@@ -53,7 +52,7 @@ def _row(op: Op, plugins: set[str]) -> dict[str, Any]:
     return {
         "name": op.name,
         "schema": op.spell_schema(),
-        "dtypes": [str(dtype).removeprefix("torch.") for dtype in DTYPES],
+        "dtypes": plugins.get(op.name, []),
         "lowerings": lowerings,
         "cuda": torch._C._dispatch_has_kernel_for_dispatch_key(op.qualified_name, "CUDA"),
         "summary": doc.partition("\n")[0],
@@ -61,11 +60,11 @@ def _row(op: Op, plugins: set[str]) -> dict[str, Any]:
     }
 
 
-def _plugins() -> set[str]:
+def _plugins() -> dict[str, list[str]]:
     try:
-        return set(native.plugin_schemas())
+        return native.plugin_dtypes()
     except LibraryError:
-        return set()  # the row says that there is no lowering; `bridge doctor` says why
+        return {}  # the row says that there is no lowering; `bridge doctor` says why
 
 
 def _ways(row: dict[str, Any]) -> str:

@@ -39,6 +39,14 @@ BRIDGE_EXPORT int32_t bridge_schema(int32_t index, char* buffer, int32_t size) {
   return static_cast<int32_t>(schema.size());
 }
 
+// Writes the dtypes that the first tensor of op `index` takes, as "float32 or float16"; returns the length, or -1.
+BRIDGE_EXPORT int32_t bridge_dtypes(int32_t index, char* buffer, int32_t size) {
+  if (index < 0 || index >= bridge_num_ops()) return -1;
+  std::string const dtypes = bridge::accepted_dtypes(bridge::op_table()[index]->inputs[0], bridge::DType::kUnsupported);
+  copy_text(dtypes, buffer, size);
+  return static_cast<int32_t>(dtypes.size());
+}
+
 // Infers output shapes. ranks: one for each tensor of the signature, -1 for an absent one; extents: those of the
 // present tensors, one after another. out_ranks: one for each output; out_extents: [outputs, 8]. Returns 0, or 1 with a
 // message.

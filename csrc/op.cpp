@@ -143,17 +143,20 @@ DType output_dtype(Param const& output, DType first) {
   return DType::kUnsupported;
 }
 
+std::string accepted_dtypes(Param const& param, DType first) {
+  std::string names;
+  for (DType dtype : kDTypes) {
+    if (accepts(param.types, dtype, first)) names += (names.empty() ? "" : " or ") + std::string(dtype_name(dtype));
+  }
+  return names;
+}
+
 void check_dtypes(OpType const& type, Tensor const* inputs) {
   for (size_t i = 0; i < type.inputs.size(); ++i) {
-    if (!inputs[i].present()) continue;
     Param const& param = type.inputs[i];
-    if (accepts(param.types, inputs[i].dtype, inputs[0].dtype)) continue;
-    std::string expected;
-    for (DType dtype : kDTypes) {
-      if (accepts(param.types, dtype, inputs[0].dtype))
-        expected += (expected.empty() ? "" : " or ") + std::string(dtype_name(dtype));
-    }
-    require(false, type.name, ": ", param.name, " is ", dtype_name(inputs[i].dtype), ", expected ", expected);
+    if (!inputs[i].present() || accepts(param.types, inputs[i].dtype, inputs[0].dtype)) continue;
+    require(false, type.name, ": ", param.name, " is ", dtype_name(inputs[i].dtype), ", expected ",
+            accepted_dtypes(param, inputs[0].dtype));
   }
 }
 

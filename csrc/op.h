@@ -201,6 +201,8 @@ struct Register {
   }
 };
 
+// The dtypes that a parameter takes, when the first input has dtype `first`: "float32 or float16".
+std::string accepted_dtypes(Param const& param, DType first);
 // The inputs' dtypes against the op's parameters; throws with the tensor's name and dtype.
 void check_dtypes(OpType const& type, Tensor const* inputs);
 // The dtype of an output: that of the first input, or the only one its parameter allows.

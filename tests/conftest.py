@@ -1,19 +1,44 @@
 """What tests share: the skip of gpu tests, and an engine file that no GPU was needed for."""
 
+import functools
 import random
 
 import pytest
 import torch
 
+from bridge.errors import EngineError, FlavourError, TargetError
+from bridge.tensorrt import trial
 from bridge.tensorrt.engine_file import EngineFile, OutputSpec, TensorSpec
+from bridge.tensorrt.flavour import detect
 
 
 def pytest_collection_modifyitems(items):
-    if torch.cuda.is_available():
-        return
     for item in items:
-        if "gpu" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+        mark = item.get_closest_marker("gpu")
+        reason = mark and (no_engines() if mark.kwargs.get("engines") else no_gpu())
+        if reason:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def no_gpu() -> str | None:
+    """Why tests marked gpu cannot run here, or None."""
+    return None if torch.cuda.is_available() else "needs a CUDA GPU"
+
+
+@functools.cache
+def no_engines() -> str | None:
+    """Why tests marked gpu(engines=True) cannot run here, or None. Only a GPU that TensorRT does not know is a reason."""
+    if no_gpu():
+        return no_gpu()
+    try:
+        flavour = detect()
+        trial.run(trial.build(flavour))
+    except (EngineError, TargetError) as error:
+        if "compute capability" in str(error):
+            return f"{flavour.name} {flavour.version} runs no engine on {torch.cuda.get_device_name()}: {error}"
+    except FlavourError as error:
+        return str(error)
+    return None
 
 
 @pytest.fixture

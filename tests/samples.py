@@ -178,3 +178,14 @@ def random_relu(seed: int) -> tuple[list, dict]:
 
 
 RANDOM = {"relu": random_relu, "rope": random_rope, "deform_conv2d": random_deform_conv2d}
+
+# Two calls of each op: equal attributes, different shapes, none empty.
+PAIRS = {
+    "relu": ([torch.randn(129, 33)], [torch.randn(7, 5, 3)], {"negative_slope": 0.1, "max_value": 1.0}),
+    "rope": (rope_arguments(2, 33, (4, 2), 64), rope_arguments(3, 65, (4, 2), 64, seed=1), {}),
+    "deform_conv2d": (
+        deform_conv2d_arguments(2, 8, (16, 16), 8, padding=(1, 1)),
+        deform_conv2d_arguments(3, 8, (9, 31), 8, padding=(1, 1), seed=1),
+        {"padding": 1},
+    ),
+}

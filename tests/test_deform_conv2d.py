@@ -122,7 +122,9 @@ def test_cuda_nan_and_infinity():
     x, offset, weight, bias, mask = deform_conv2d_arguments(1, 2, (5, 5), 3)
     x[0, 0, 0, 0] = math.inf
     offset[0, 4, 1, 2] = math.nan
-    offset[0, 2, 0, 0] = math.inf
+    offset[0, 2, 0, 0] = math.inf  # outside the map: zero
+    mask[0, 3, 4, 4] = math.nan
+    mask[0, 0, 0, 3] = math.inf
     given = [x, offset, weight, bias, mask]
     actual = bridge.deform_conv2d(*(t.cuda() for t in given)).cpu()
     torch.testing.assert_close(actual, bridge.deform_conv2d(*given), equal_nan=True)

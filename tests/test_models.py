@@ -111,7 +111,7 @@ def test_script_takes_weights(tmp_path, script):
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu(engines=True)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize(("name", "flags", "plugins", "shapes"), CASES)
 def test_engine_against_eager(script, name, flags, plugins, shapes, dtype):

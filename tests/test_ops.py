@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from samples import RANDOM, SAMPLES
+from samples import PAIRS, RANDOM, SAMPLES
 
 import bridge
 from bridge import native
@@ -218,7 +218,7 @@ def test_cuda_strided_misaligned_and_on_another_stream(name):
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", RANDOM)
 def test_cuda_graph_of_the_op(name):
-    args, kwargs = RANDOM[name](13)
+    args, _, kwargs = PAIRS[name]
     given = cast(args, device="cuda")
     OPS[name].overload(*given, **kwargs)
     graph = torch.cuda.CUDAGraph()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from plugin_host import CHW4, DTYPES, Plugin, creators
-from samples import RANDOM, SAMPLES, deform_conv2d_arguments, rope_arguments
+from samples import PAIRS, RANDOM, SAMPLES, rope_arguments
 
 from bridge.op import OPS
 from bridge.testing import cast, check_error, outputs_of
@@ -177,18 +177,6 @@ def test_executes(name, dtype):
         exact = outputs_of(OPS[name].run(*cast(given, torch.float64), **kwargs))
         for wanted, peer, ours in zip(exact, outputs_of(OPS[name].run(*given, **kwargs)), outputs, strict=True):
             check_error(f"{name} {dtype} {seed}", wanted, peer, ours.cpu())
-
-
-# Two calls of one plugin: equal attributes, different shapes, none empty.
-PAIRS = {
-    "relu": ([torch.randn(129, 33)], [torch.randn(7, 5, 3)], {"negative_slope": 0.1, "max_value": 1.0}),
-    "rope": (rope_arguments(2, 33, (4, 2), 64), rope_arguments(3, 65, (4, 2), 64, seed=1), {}),
-    "deform_conv2d": (
-        deform_conv2d_arguments(2, 8, (16, 16), 8, padding=(1, 1)),
-        deform_conv2d_arguments(3, 8, (9, 31), 8, padding=(1, 1), seed=1),
-        {"padding": 1},
-    ),
-}
 
 
 @pytest.mark.gpu

@@ -6,7 +6,7 @@ import bridge
 from bridge import native
 from bridge.errors import OpInputError
 from bridge.op import OPS
-from bridge.testing import check_export
+from bridge.testing import cast, check_error, check_export
 
 
 def _angles(batch: int, seq: int, width: int) -> torch.Tensor:
@@ -152,8 +152,10 @@ def test_cuda_float32_tables_with_reduced_precision():
     q, k, cos, sin = rope_arguments(2, 5, (4, 2), 64)
     for dtype in (torch.float16, torch.bfloat16):
         given = [q.to(dtype), k.to(dtype), cos, sin]
-        actual = bridge.rope(*(t.cuda() for t in given))
-        assert all(torch.equal(a.cpu(), b) for a, b in zip(actual, bridge.rope(*given), strict=True))
+        exact, peer = OPS["rope"].run(*cast(given, torch.float64)), bridge.rope(*given)
+        for wanted, rounded, ours in zip(exact, peer, bridge.rope(*cast(given, device="cuda")), strict=True):
+            assert ours.dtype == dtype
+            check_error(f"rope, {dtype}, float32 tables", wanted, rounded, ours.cpu())
 
 
 @pytest.mark.gpu

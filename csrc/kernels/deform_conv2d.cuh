@@ -57,7 +57,7 @@ __device__ void load_corners(DeformConv2dArguments<T> const& a, DeformConv2dTile
   int const taps = a.kernel_h * a.kernel_w;
   for (int i = threadIdx.x; i < kTilePositions; i += kThreads) {
     if (first + i >= a.batch * plane) {
-      tile.corners[i] = {{-1, -1, -1, -1}, {0.f, 0.f, 0.f, 0.f}};
+      tile.corners[i] = {{-1, -1, -1, -1}, {0.f, 0.f, 0.f, 0.f}, 0.f};
       continue;
     }
     OutputPosition const at = output_position(a, first + i);
