@@ -30,8 +30,8 @@ class CompiledModule:
     def __repr__(self) -> str:
         plugins = ", ".join(f"{count} {name}" for name, count in self.plugin_counts().items()) or "none"
         return (
-            f"CompiledModule({self.file.metadata.get('model', 'a model')}, {self.file.target}, {len(self.engine):,} bytes,"
-            f" {len(self.layers)} layers, plugins: {plugins})"
+            f"CompiledModule({self.file.metadata.get('model')}, {self.file.target}, {len(self.engine):,} bytes, "
+            f"{len(self.layers)} layers, plugins: {plugins})"
         )
 
     @property

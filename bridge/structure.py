@@ -119,9 +119,8 @@ def _argument_names(program: ExportedProgram, in_spec: pytree.TreeSpec) -> list[
 
 def output_names(out_spec: pytree.TreeSpec, taken: Sequence[str]) -> list[str]:
     """A name for every leaf of a result: its keys, as in "logits" or "boxes_0", else "output0"; none is `taken`."""
-    dummy = pytree.tree_unflatten(list(range(out_spec.num_leaves)), out_spec)
     used, names = set(taken), []
-    for path, index in pytree.tree_flatten_with_path(dummy)[0]:
+    for index, path in enumerate(_paths(out_spec)):
         parts = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in path]
         keyed = any(not part.isdigit() for part in parts)
         name = "_".join(parts) if keyed else f"output{index}"
@@ -131,6 +130,15 @@ def output_names(out_spec: pytree.TreeSpec, taken: Sequence[str]) -> list[str]:
         used.add(name)
         names.append(name)
     return names
+
+
+def _paths(spec: pytree.TreeSpec) -> list[Any]:
+    """The keys that lead to each leaf; none where a class was registered without a way to tell them."""
+    try:
+        dummy = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
+        return [path for path, _ in pytree.tree_flatten_with_path(dummy)[0]]
+    except ValueError:
+        return [()] * spec.num_leaves
 
 
 def _result(entry: Any, inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:

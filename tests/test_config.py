@@ -16,7 +16,7 @@ def test_settings_override_and_leave_the_original():
     ("settings", "error", "text"),
     [
         ({"targte": "sm86"}, TypeError, "no setting 'targte'; did you mean 'target'?"),
-        ({"colour": 1}, TypeError, "its settings are target, flavour, progress"),
+        ({"xyz": 1}, TypeError, "its settings are target, flavour, progress"),
         ({"target": 86}, TypeError, "target is 86 of type int; expected str or None"),
         ({"tf32": 1}, TypeError, "tf32 is 1 of type int; expected bool"),
         ({"workspace_size": True}, TypeError, "workspace_size is True of type bool; expected int or None"),
@@ -31,7 +31,9 @@ def test_bad_settings_are_named(settings, error, text):
     assert text in str(caught.value)
 
 
-@pytest.mark.parametrize(("progress", "terminal", "expected"), [(None, True, True), (None, False, False), (True, False, True)])
+@pytest.mark.parametrize(
+    ("progress", "terminal", "expected"), [(None, True, True), (None, False, False), (True, False, True)]
+)
 def test_progress_is_for_terminals_unless_asked_for(monkeypatch, progress, terminal, expected):
     stderr = io.StringIO()
     stderr.isatty = lambda: terminal

@@ -119,7 +119,8 @@ def _interpreter_class(flavour: Flavour) -> type:
 
 
 def _as_declared(network: Any, value: Any, declared: Any) -> Any:
-    """The tensors of a node in the dtypes that the graph gives them, but int32 for int64, in which shapes are computed.
+    """The tensors of a node as the graph declares them: dtype, but int32 for int64, in which shapes are computed; rank;
+    and the extents that the graph knows to be fixed.
 
     ValueError: a converter made integers of floats, which no cast brings back, or a tensor of another rank.
     """
@@ -127,8 +128,7 @@ def _as_declared(network: Any, value: Any, declared: Any) -> Any:
         return type(value)(_as_declared(network, *pair) for pair in zip(value, declared, strict=True))
     if not hasattr(value, "is_network_input") or not isinstance(declared, torch.Tensor):
         return value
-    if len(value.shape) != declared.dim():
-        value = _as_scalar(network, value, declared)
+    value = _with_extents(network, value, tuple(declared.shape))
     found, wanted = dtypes.from_trt(value.dtype), dtypes.from_torch(declared.dtype)
     if found is None or wanted is None or found == wanted or (found.name, wanted.name) == ("int32", "int64"):
         return value
@@ -137,12 +137,21 @@ def _as_declared(network: Any, value: Any, declared: Any) -> Any:
     return network.add_cast(value, wanted.like(value.dtype)).get_output(0)
 
 
-def _as_scalar(network: Any, value: Any, declared: torch.Tensor) -> Any:
-    """torch_tensorrt's constants have a dimension where torch's scalars have none, and so have results made with them."""
-    if declared.dim() != 0 or tuple(value.shape) != (1,):
-        raise ValueError(f"its converter gives rank {len(value.shape)} where the model has rank {declared.dim()}")
+def _with_extents(network: Any, value: Any, declared: tuple[Any, ...]) -> Any:
+    """The tensor, reshaped where that tells TensorRT more.
+
+    It loses fixed extents in reshapes by computed shapes, and attention and plugins want some of them. torch_tensorrt's
+    constants have a dimension where torch's scalars have none, and so have results made with them.
+    """
+    shape = tuple(value.shape)
+    if len(shape) != len(declared) and (declared or shape != (1,)):
+        raise ValueError(f"its converter gives rank {len(shape)} where the model has rank {len(declared)}")
+    fixed = [isinstance(extent, int) and extent > 0 for extent in declared]
+    lost = any(known and extent < 0 for known, extent in zip(fixed, shape, strict=False))
+    if len(shape) == len(declared) and not lost:
+        return value
     layer = network.add_shuffle(value)
-    layer.reshape_dims = ()
+    layer.reshape_dims = [extent if known else 0 for known, extent in zip(fixed, declared, strict=True)]  # 0: as it is
     return layer.get_output(0)
 
 

@@ -1,0 +1,93 @@
+"""Small models that use each op, with example arguments and dynamic shapes, for the tests of compilation."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.export import Dim
+
+import bridge
+
+BATCH = Dim("batch", min=1, max=8)
+LENGTH = Dim("length", min=1, max=64)
+
+
+class Convolutional(nn.Module):
+    """Convolution, batch norm and the clipped leaky ReLU."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = bridge.relu(self.norm(self.conv(x)), 0.1, 6.0)
+        return self.head(bridge.relu(x.mean((2, 3))))
+
+    @staticmethod
+    def example(dtype):
+        return (torch.randn(2, 3, 16, 12, dtype=dtype),), {"x": {0: BATCH}}
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotated queries and keys."""
+
+    def __init__(self, heads=4, kv_heads=2, head_dim=8):
+        super().__init__()
+        self.head_dim, width = head_dim, heads * head_dim
+        self.q = nn.Linear(width, width)
+        self.k = nn.Linear(width, kv_heads * head_dim)
+        self.v = nn.Linear(width, kv_heads * head_dim)
+        angles = torch.outer(torch.arange(64.0), 100.0 ** -torch.linspace(0, 1, head_dim // 2))
+        self.register_buffer("cos", angles.cos())
+        self.register_buffer("sin", angles.sin())
+
+    def forward(self, x, position_ids):
+        heads = (*x.shape[:-1], -1, self.head_dim)
+        q, k, v = (project(x).view(heads).transpose(1, 2) for project in (self.q, self.k, self.v))
+        q, k = bridge.rope(q, k, self.cos, self.sin, position_ids)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2).flatten(2)
+
+    @staticmethod
+    def example(dtype):
+        shapes = {0: BATCH, 1: LENGTH}
+        ids = torch.arange(7).repeat(2, 1)
+        return (torch.randn(2, 7, 32, dtype=dtype), ids), {"x": shapes, "position_ids": shapes}
+
+
+class Deformable(nn.Module):
+    """A plain and a modulated deformable convolution: without and with mask, with and without bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.offset = nn.Conv2d(4, 18, 3, stride=(2, 1), padding=1)
+        self.mask = nn.Conv2d(4, 9, 3, stride=(2, 1), padding=1)
+        self.weight = nn.Parameter(torch.randn(6, 4, 3, 3) / 6)
+        self.bias = nn.Parameter(torch.randn(6))
+
+    def forward(self, x):
+        offset, mask = self.offset(x), self.mask(x).sigmoid()
+        plain = bridge.deform_conv2d(x, offset, self.weight, self.bias, stride=(2, 1), padding=1)
+        return plain + bridge.deform_conv2d(x, offset, self.weight, None, mask, stride=(2, 1), padding=1)
+
+    @staticmethod
+    def example(dtype):
+        return (torch.randn(2, 4, 10, 9, dtype=dtype),), {"x": {0: BATCH}}
+
+
+class Structured(nn.Module):
+    """Nested arguments and results: literals, an unused tensor, an input and a constant that come out, twins."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("constant", torch.arange(4.0))
+
+    def forward(self, pair, scale=2, unused=None, *, other, options=None):
+        x, y = pair["x"], pair["y"]
+        total = bridge.relu(x * scale + y)
+        return {"total": total, "again": total, "input": x, "rest": [self.constant, None, scale, (other["z"] > 0)]}
+
+    @staticmethod
+    def example():
+        x = torch.randn(2, 4)
+        return ({"x": x, "y": x}, 2, torch.zeros(3)), {"other": {"z": torch.randn(2, 5)}}
