@@ -227,7 +227,7 @@ def shapes_of(spec):
         yield [given[axis] if spec.min[axis] != spec.max[axis] else extent for axis, extent in enumerate(spec.opt)]
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu(engines=True)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
 def test_engines_are_as_close_to_float32_as_eager_is(model, dtype, device):
@@ -243,7 +243,7 @@ def test_engines_are_as_close_to_float32_as_eager_is(model, dtype, device):
         assert (compiled(x, *rest) - expected).abs().max() <= allowed, shape
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu(engines=True)
 def test_results_have_the_models_structure(device):
     args, kwargs = torch.utils._pytree.tree_map_only(torch.Tensor, lambda t: t.to(device), Structured.example())
     model = Structured().eval().to(device)
