@@ -34,7 +34,7 @@ from bridge.tensorrt.target import resolve_target
 
 __all__ = ["CompiledModule", "compile", "load"]
 
-_LOCK = threading.RLock()  # torch_tensorrt keeps its converters' settings in a global
+_LOCK = threading.RLock()  # torch.export and torch_tensorrt keep state in globals
 
 
 def compile(
@@ -66,10 +66,10 @@ def compile(
     flavour = detect(config.flavour)
     target = resolve_target(flavour, config.target)
     load_library(flavour.trt(), native.plugin_library())
-    program = export(model, args, kwargs, dynamic_shapes)
-    specs = input_specs(program)
-    check_assumptions(program)
     with _LOCK, quiet.quiet_logs():
+        program = export(model, args, kwargs, dynamic_shapes)
+        specs = input_specs(program)
+        check_assumptions(program)
         register(flavour)
         with gpu.without_gpu():
             return CompiledModule(_compile(program, specs, flavour, target, config, _describe(model, flavour)))

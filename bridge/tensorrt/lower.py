@@ -14,11 +14,11 @@ from bridge.errors import BuildError, ExportError, UnsupportedOpError
 from bridge.op import OPS
 from bridge.source import model_line
 from bridge.tensorrt import dtypes
-from bridge.tensorrt.attention import SDPA, expand_attention
+from bridge.tensorrt.attention import expand_attention
+from bridge.tensorrt.decompositions import decompositions
 from bridge.tensorrt.engine_file import TensorSpec
 from bridge.tensorrt.flavour import Flavour
 
-_FLASH_ON_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _SHOWN_LINES = 3  # of each operator without a converter
 
 
@@ -35,7 +35,7 @@ def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: 
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch copies its own deprecated classes
-        decomposed = program.run_decompositions(_decompositions())
+        decomposed = program.run_decompositions(decompositions())
         _refuse_mutation(decomposed)
         module = decomposed.module(check_guards=False)
     expected = count_ops(module.graph)
@@ -56,20 +56,6 @@ def _check_dynamic(graph: Graph, inputs: Mapping[str, TensorSpec]) -> None:
             extent = node.meta["val"].shape[axis]
             if low != high and (isinstance(extent, int) or extent.node.expr.is_number):
                 raise BuildError(f"lowering fixed dimension {axis} of {node.target!r}, {low} to {high}, to {extent}")
-
-
-def _decompositions() -> dict[Any, Callable[..., Any]]:
-    """torch_tensorrt's table, less what would take apart an operator that has a converter or needs a GPU."""
-    from torch_tensorrt.dynamo.lowering import get_decompositions
-
-    table = dict(get_decompositions())
-    table.pop(SDPA, None)
-    table |= torch._decomp.get_decompositions([_FLASH_ON_CPU])  # in programs that were decomposed before they came here
-    for name in ("empty_permuted", "empty_strided"):  # torch_tensorrt's put their result on a GPU
-        table.pop(getattr(torch.ops.aten, name).default, None)
-    for op in OPS.values():
-        table.pop(op.overload, None)
-    return table
 
 
 def count_ops(graph: Graph) -> collections.Counter[str]:
