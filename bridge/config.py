@@ -17,7 +17,8 @@ class Config:
     progress: whether to report a build's progress on stderr; None reports where stderr is a terminal.
     optimization_level: TensorRT's builder optimization level, 0 to 5; None leaves its default.
     workspace_size: the most GPU memory, in bytes, that a layer may use as scratch; None sets no limit.
-    tf32: whether float32 convolutions and matrix products may round their inputs to TF32.
+    tf32: whether float32 convolutions and matrix products may round their inputs to TF32. TensorRT decides: version
+        1.6.1 of TensorRT-RTX was seen to round where this forbids it.
 
     Errors: TypeError for a value of another type, ValueError for one out of range.
     """

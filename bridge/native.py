@@ -56,7 +56,11 @@ def _plugins(path: Path) -> ctypes.CDLL:
         library = ctypes.CDLL(str(path))
     except OSError as error:
         raise LibraryError(f"{path} does not load: {error}. Build it again: pip install --force-reinstall .") from error
-    missing = [name for name in ("getCreators", "bridge_num_ops", "bridge_schema", "bridge_dtypes", "bridge_infer_shapes") if not hasattr(library, name)]
+    missing = [
+        name
+        for name in ("getCreators", "bridge_num_ops", "bridge_schema", "bridge_dtypes", "bridge_infer_shapes")
+        if not hasattr(library, name)
+    ]
     if missing:
         raise LibraryError(f"{path} is no bridge plugin library: it lacks {', '.join(missing)}")
     return library

@@ -27,7 +27,7 @@ def no_gpu() -> str | None:
 
 @functools.cache
 def no_engines() -> str | None:
-    """Why tests marked gpu(engines=True) cannot run here, or None. Only a GPU that TensorRT does not know is a reason."""
+    """Why tests marked gpu(engines=True) cannot run here, or None; of failures only that TensorRT refuses this GPU."""
     if no_gpu():
         return no_gpu()
     try:
