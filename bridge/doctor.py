@@ -188,15 +188,11 @@ def _library(name: str, check: Callable[[], str]) -> dict[str, str]:
 
 
 def _kernels() -> str:
-    registered = [name for name in sorted(OPS) if _has_kernel(name)]
+    registered = [name for name in sorted(OPS) if OPS[name].has_cuda_kernel]
     missing = sorted(OPS.keys() - set(registered))
     if missing:
         raise _Missing(f"no CUDA kernels of {', '.join(missing)}: it did not load, or is older than the ops")
     return f"CUDA kernels of {', '.join(registered)}"
-
-
-def _has_kernel(name: str) -> bool:
-    return torch._C._dispatch_has_kernel_for_dispatch_key(OPS[name].qualified_name, "CUDA")
 
 
 def _schemas() -> str:

@@ -125,6 +125,11 @@ class Op:
         """The name with its namespace, as torch.library takes it."""
         return f"{NAMESPACE}::{self.name}"
 
+    @property
+    def has_cuda_kernel(self) -> bool:
+        """Whether the native library's implementation is registered with torch."""
+        return bool(torch._C._dispatch_has_kernel_for_dispatch_key(self.qualified_name, "CUDA"))
+
     def spell_schema(self) -> str:
         """The schema as text, without the namespace; csrc/op.cpp spells the plugin's in the same way."""
         tensors = [f"Tensor? {name}=None" if name in self.optional else f"Tensor {name}" for name in self.tensors]

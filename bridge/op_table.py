@@ -5,8 +5,6 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from bridge import native
 from bridge.errors import BridgeError, LibraryError
 from bridge.op import OPS, Op
@@ -54,7 +52,7 @@ def _row(op: Op, plugins: dict[str, list[str]]) -> dict[str, Any]:
         "schema": op.spell_schema(),
         "dtypes": plugins.get(op.name, []),
         "lowerings": lowerings,
-        "cuda": torch._C._dispatch_has_kernel_for_dispatch_key(op.qualified_name, "CUDA"),
+        "cuda": op.has_cuda_kernel,
         "summary": doc.partition("\n")[0],
         "doc": doc,
     }

@@ -16,6 +16,14 @@ void copy_text(std::string const& text, char* buffer, int32_t size) {
   buffer[length] = '\0';
 }
 
+int32_t describe(int32_t index, char* buffer, int32_t size, std::string (*text_of)(bridge::OpType const&)) {
+  auto const& ops = bridge::op_table();
+  if (index < 0 || index >= static_cast<int32_t>(ops.size())) return -1;
+  std::string const text = text_of(*ops[index]);
+  copy_text(text, buffer, size);
+  return static_cast<int32_t>(text.size());
+}
+
 std::vector<bridge::Shape> read_shapes(size_t count, int32_t const* ranks, int64_t const* extents) {
   std::vector<bridge::Shape> shapes(count);
   for (size_t i = 0; i < count; ++i) {
@@ -33,18 +41,14 @@ BRIDGE_EXPORT int32_t bridge_num_ops() { return static_cast<int32_t>(bridge::op_
 
 // Writes the schema of op `index`, as torch.library spells it; returns its length, or -1 when there is no such op.
 BRIDGE_EXPORT int32_t bridge_schema(int32_t index, char* buffer, int32_t size) {
-  if (index < 0 || index >= bridge_num_ops()) return -1;
-  std::string const schema = bridge::op_table()[index]->schema();
-  copy_text(schema, buffer, size);
-  return static_cast<int32_t>(schema.size());
+  return describe(index, buffer, size, [](bridge::OpType const& type) { return type.schema(); });
 }
 
 // Writes the dtypes that the first tensor of op `index` takes, as "float32 or float16"; returns the length, or -1.
 BRIDGE_EXPORT int32_t bridge_dtypes(int32_t index, char* buffer, int32_t size) {
-  if (index < 0 || index >= bridge_num_ops()) return -1;
-  std::string const dtypes = bridge::accepted_dtypes(bridge::op_table()[index]->inputs[0], bridge::DType::kUnsupported);
-  copy_text(dtypes, buffer, size);
-  return static_cast<int32_t>(dtypes.size());
+  return describe(index, buffer, size, [](bridge::OpType const& type) {
+    return bridge::accepted_dtypes(type.inputs[0], bridge::DType::kUnsupported);
+  });
 }
 
 // Infers output shapes. ranks: one for each tensor of the signature, -1 for an absent one; extents: those of the

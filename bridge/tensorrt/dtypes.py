@@ -39,8 +39,14 @@ DTYPES = (
     DType("uint8", "UINT8", "UINT8"),
     DType("bool", "BOOL", "BOOL"),
 )
+_BY_NAME = {row.name: row for row in DTYPES}
 _BY_TORCH = {row.torch: row for row in DTYPES}
 _BY_TRT = {row.trt: row for row in DTYPES}
+
+
+def named(name: str) -> DType:
+    """The row of torch's name, such as "float16", which must be there."""
+    return _BY_NAME[name]
 
 
 def from_torch(dtype: torch.dtype) -> DType | None:

@@ -95,7 +95,7 @@ def _interpreter_class(flavour: Flavour) -> type:
             shape = [low if low == high else -1 for low, high in zip(spec.min, spec.max, strict=True)]
             if spec.dynamic:
                 self.profile.set_shape(target, spec.min, spec.opt, spec.max)
-            return self.ctx.net.add_input(target, _dtype(trt, spec.dtype), shape)
+            return self.ctx.net.add_input(target, dtypes.named(spec.dtype).of(trt), shape)
 
         def output(self, target: str, args: Any, kwargs: Any) -> list[Any]:
             nodes = self.module.graph.output_node().args[0]
@@ -153,7 +153,3 @@ def _with_extents(network: Any, value: Any, declared: tuple[Any, ...]) -> Any:
     layer = network.add_shuffle(value)
     layer.reshape_dims = [extent if known else 0 for known, extent in zip(fixed, declared, strict=True)]  # 0: as it is
     return layer.get_output(0)
-
-
-def _dtype(trt: Any, name: str) -> Any:
-    return next(row for row in dtypes.DTYPES if row.name == name).of(trt)
