@@ -19,6 +19,15 @@ class Config:
     workspace_size: the most GPU memory, in bytes, that a layer may use as scratch; None sets no limit.
     tf32: whether float32 convolutions and matrix products may round their inputs to TF32. TensorRT decides: version
         1.6.1 of TensorRT-RTX was seen to round where this forbids it.
+    fallback: whether torch.compile(backend="bridge") runs what no engine can in PyTorch; False makes that an error.
+    growth: how many times the example's number of elements an input may have in dynamic dimensions without an upper
+        bound, which torch.compile may give: an engine is built for a bounded range.
+    cache: whether to keep built engines on disk, and to take them from there.
+    cache_dir: the folder of that cache; None takes the environment's BRIDGE_CACHE_DIR, else XDG_CACHE_HOME's bridge,
+        else ~/.cache/bridge.
+    cache_size: the most bytes that it may hold; None takes BRIDGE_CACHE_SIZE, else 20 GiB.
+    cuda_graph: whether calls replay a CUDA graph, captured once for each combination of input shapes.
+    static_outputs: whether a call returns the tensors of the call before, overwritten, where the shapes are the same.
 
     Errors: TypeError for a value of another type, ValueError for one out of range.
     """
@@ -29,6 +38,13 @@ class Config:
     optimization_level: int | None = None
     workspace_size: int | None = None
     tf32: bool = True
+    fallback: bool = False
+    growth: int = 64
+    cache: bool = True
+    cache_dir: str | None = None
+    cache_size: int | None = None
+    cuda_graph: bool = False
+    static_outputs: bool = False
 
     def __post_init__(self) -> None:
         for name, kinds in _KINDS.items():
@@ -37,8 +53,12 @@ class Config:
             raise ValueError(f"flavour is {self.flavour!r}; expected one of {', '.join(FLAVOURS)}, or None")
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
             raise ValueError(f"optimization_level is {self.optimization_level}; expected 0 to 5, or None")
-        if self.workspace_size is not None and self.workspace_size <= 0:
-            raise ValueError(f"workspace_size is {self.workspace_size}; expected a positive number of bytes, or None")
+        for name in ("workspace_size", "cache_size"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} is {value}; expected a positive number of bytes, or None")
+        if self.growth < 1:
+            raise ValueError(f"growth is {self.growth}; expected 1 or more")
 
     def with_settings(self, settings: dict[str, Any]) -> "Config":
         """A copy with some settings changed. TypeError names the nearest setting to one that does not exist."""
@@ -60,6 +80,13 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "optimization_level": (int, type(None)),
     "workspace_size": (int, type(None)),
     "tf32": (bool,),
+    "fallback": (bool,),
+    "growth": (int,),
+    "cache": (bool,),
+    "cache_dir": (str, type(None)),
+    "cache_size": (int, type(None)),
+    "cuda_graph": (bool,),
+    "static_outputs": (bool,),
 }
 assert tuple(_KINDS) == tuple(field.name for field in fields(Config))
 

@@ -1,0 +1,247 @@
+"""From a captured graph to an engine file: what the doors share."""
+
+import contextlib
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._dynamo.convert_frame import compile_lock
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Node
+from torch.utils import _pytree as pytree
+
+import bridge
+from bridge import native, structure
+from bridge.config import Config
+from bridge.converters import Conversion, register
+from bridge.errors import BuildError, ExportError
+from bridge.tensorrt import build, gpu, inventory, quiet
+from bridge.tensorrt.calls import find_calls
+from bridge.tensorrt.engine_file import EngineFile, TensorSpec
+from bridge.tensorrt.fields import VERSION
+from bridge.tensorrt.flavour import Flavour, detect
+from bridge.tensorrt.interpreter import fill_network
+from bridge.tensorrt.library import load_library
+from bridge.tensorrt.lower import check_supported, lower
+from bridge.tensorrt.messages import take_errors
+from bridge.tensorrt.plugin import plugins_for
+from bridge.tensorrt.target import resolve_target
+
+# The settings that an engine depends on; the others say how it is called, kept or reported.
+_BUILD_SETTINGS = ("optimization_level", "workspace_size", "tf32")
+
+
+@dataclass(frozen=True)
+class Session:
+    """What engines are built with and for."""
+
+    config: Config
+    flavour: Flavour
+    target: str
+
+    @classmethod
+    def of(cls, config: Config) -> "Session":
+        """Resolves a config here. FlavourError, TargetError, LibraryError: there is no such TensorRT, GPU or library."""
+        flavour = detect(config.flavour)
+        target = resolve_target(flavour, config.target)
+        load_library(flavour.trt(), native.plugin_library())
+        return cls(config, flavour, target)
+
+    @contextlib.contextmanager
+    def converting(self) -> Iterator[None]:
+        """Within it graphs are captured and converted, by one thread at a time.
+
+        torch.export and torch_tensorrt keep state in globals. The lock is torch.compile's own: a thread that comes
+        from there holds it already, and a second lock could be taken in the other order.
+        """
+        with compile_lock, quiet.quiet_logs(), gpu.without_gpu():
+            register(self.flavour)
+            yield
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine file, and whether the cache had it."""
+
+    file: EngineFile
+    from_cache: bool
+
+
+def compile_program(
+    program: ExportedProgram, specs: Mapping[str, TensorSpec], session: Session, metadata: Mapping[str, Any]
+) -> Built:
+    """The engine of an exported program, from the cache or built. Call it within `session.converting()`.
+
+    specs: of every tensor input, by its placeholder's name. metadata: of the engine file.
+    ExportError, UnsupportedOpError, BuildError: as bridge.compile has them.
+    """
+    tensors = {**program.state_dict, **program.constants}
+    parts = {"in_spec": str(program.call_spec.in_spec), "out_spec": str(program.call_spec.out_spec)}
+    return _cached(program.graph, tensors, specs, session, metadata, parts, lambda: _build(program, specs, session))
+
+
+def compile_module(
+    module: GraphModule,
+    specs: Mapping[str, TensorSpec],
+    session: Session,
+    settings: Any,
+    metadata: Mapping[str, Any],
+) -> Built:
+    """The same of a graph that was lowered with `settings`; it takes tensors and returns a tuple of tensors."""
+
+    def make() -> EngineFile:
+        started = time.monotonic()
+        take_errors(session.flavour)
+        count = len(module.graph.output_node().args[0])  # type: ignore[arg-type]
+        names = [f"output{index}" for index in range(count)]
+        return _convert(module, specs, names, _flat(list(specs), count), session, settings, started)
+
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return _cached(module.graph, tensors, specs, session, metadata, {}, make)
+
+
+def conversion_settings() -> Any:
+    """torch_tensorrt's settings; some versions lack some of them."""
+    from torch_tensorrt.dynamo._settings import CompilationSettings
+    from torch_tensorrt.dynamo.conversion import DYNAMO_CONVERTERS
+
+    wanted = {"use_explicit_typing": True, "attn_bias_is_causal": False}
+    known = {field.name for field in dataclasses.fields(CompilationSettings)}
+    settings = CompilationSettings(**{name: value for name, value in wanted.items() if name in known})
+    DYNAMO_CONVERTERS.set_compilation_settings(settings)
+    return settings
+
+
+def describe(name: str, parameters: int, flavour: Flavour) -> dict[str, Any]:
+    """The metadata that every engine file has."""
+    return {
+        "model": name,
+        "parameters": parameters,
+        "bridge": bridge.__version__,
+        "torch": torch.__version__,
+        "torch_tensorrt": flavour.torch_tensorrt_version,
+    }
+
+
+def _cached(
+    graph: torch.fx.Graph,
+    tensors: Mapping[str, Any],
+    specs: Mapping[str, TensorSpec],
+    session: Session,
+    metadata: Mapping[str, Any],
+    parts: Mapping[str, Any],
+    make: Callable[[], EngineFile],
+) -> Built:
+    def build_file() -> EngineFile:
+        file = make()
+        return dataclasses.replace(file, metadata={**file.metadata, **metadata})
+
+    try:
+        from bridge.cache import EngineCache
+        from bridge.cache_key import engine_key, environment
+    except ImportError:
+        return Built(build_file(), False)
+    cache = EngineCache.of(session.config)
+    if cache is None:
+        return Built(build_file(), False)
+    everything = {
+        **parts,
+        "specs": list(specs.values()),
+        "metadata": dict(metadata),
+        "target": session.target,
+        "settings": {name: getattr(session.config, name) for name in _BUILD_SETTINGS},
+        "environment": environment(session.flavour),
+    }
+    key = engine_key(graph, tensors, everything)
+    return Built(*cache.get_or_build(key, build_file))
+
+
+def _build(program: ExportedProgram, specs: Mapping[str, TensorSpec], session: Session) -> EngineFile:
+    started = time.monotonic()
+    take_errors(session.flavour)  # of earlier work
+    settings = conversion_settings()
+    module = lower(program, specs, settings)
+    check_supported(module, session.flavour)
+    used = {node.target: specs[node.target] for node in module.graph.find_nodes(op="placeholder") if node.users}
+    output_map, names = _flatten_outputs(module, program, list(used))
+    shape = structure.of_program(program, list(used), output_map)
+    return _convert(module, used, names, shape, session, settings, started)
+
+
+def _convert(
+    module: GraphModule,
+    inputs: Mapping[str, TensorSpec],
+    outputs: Sequence[str],
+    shape: structure.Structure,
+    session: Session,
+    settings: Any,
+    started: float,
+) -> EngineFile:
+    flavour = session.flavour
+    calls = find_calls(module)
+    builder, network = build.create_network(flavour)
+    conversion = Conversion(plugins_for(flavour, network, calls), {call.name: call for call in calls})
+    filling = fill_network(flavour, module, settings, builder, network, conversion, inputs, outputs)
+    layers = inventory.layers(network, conversion.layers)
+    _check_plugins(layers, calls)
+    engine = build.build_engine(flavour, builder, network, filling.profile, session.target, session.config)
+    return EngineFile(
+        engine=engine,
+        flavour=flavour.name,
+        tensorrt_version=flavour.version,
+        target=session.target,
+        plugins={call.op.name: VERSION for call in calls},
+        inputs=tuple(inputs.values()),
+        outputs=inventory.outputs(network),
+        layers=layers,
+        in_spec=shape.in_spec,
+        out_spec=shape.out_spec,
+        output_map=shape.output_map,
+        metadata={
+            "arguments": shape.arguments,
+            "input_map": shape.input_map,
+            "build_seconds": round(time.monotonic() - started, 3),
+        },
+    )
+
+
+def _flatten_outputs(
+    module: GraphModule, program: ExportedProgram, taken: Sequence[str]
+) -> tuple[list[Any], list[str]]:
+    """Makes the graph return every tensor once; returns the output map and the names of the engine's outputs.
+
+    ExportError: the model returns a number that depends on shapes.
+    """
+    output = module.graph.output_node()
+    leaves: list[Any] = list(output.args[0])  # type: ignore[arg-type]
+    names = structure.output_names(program.call_spec.out_spec, taken)
+    distinct: dict[Node, str] = {}
+    for leaf, name in zip(leaves, names, strict=True):
+        if isinstance(leaf, Node):
+            if not isinstance(leaf.meta.get("val"), torch.Tensor) and leaf.op != "get_attr":
+                raise ExportError(f"the model returns {name}, a number taken from a shape; return tensors, or drop it")
+            distinct.setdefault(leaf, name)
+    if not distinct:
+        raise ExportError("the model returns no tensor; an engine has at least one output")
+    output.args = (tuple(distinct),)
+    places = {node: index for index, node in enumerate(distinct)}
+    return [places[leaf] if isinstance(leaf, Node) else {"literal": leaf} for leaf in leaves], list(distinct.values())
+
+
+def _flat(arguments: list[str], results: int) -> structure.Structure:
+    """Of a graph that takes tensors and returns a tuple of tensors."""
+    in_spec = pytree.tree_structure((tuple(range(len(arguments))), {}))
+    out_spec = pytree.tree_structure(tuple(range(results)))
+    texts = [pytree.treespec_dumps(spec) for spec in (in_spec, out_spec)]
+    return structure.Structure(*texts, arguments, list(range(len(arguments))), list(range(results)))
+
+
+def _check_plugins(layers: Sequence[Mapping[str, Any]], calls: Sequence[Any]) -> None:
+    expected = Counter(call.op.name for call in calls)
+    found = Counter(layer["op"] for layer in layers if layer["type"] == "PLUGIN_V3")
+    if found != expected:
+        raise BuildError(f"the graph holds the ops {dict(expected)}, but the network the plugin layers {dict(found)}")
