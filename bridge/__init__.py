@@ -8,11 +8,13 @@ import importlib
 import pkgutil
 from typing import Any
 
-from bridge import errors, ops
+from bridge import errors, log, ops
 from bridge.errors import BridgeError
 from bridge.op import OPS, op
 
 __version__ = "0.1.0"
+
+log.show_as_asked()
 
 for _module in pkgutil.iter_modules(ops.__path__):
     globals()[_module.name] = getattr(importlib.import_module(f"bridge.ops.{_module.name}"), _module.name)
@@ -21,15 +23,36 @@ from bridge import native  # noqa: E402  (after the ops, which it checks)
 
 native.load()
 
+from bridge.torch_tensorrt_door import cross_compile, register, unregister  # noqa: E402
+
+register()
+
 # Imported on first use: they need TensorRT's Python packages only when called, but cost time to import.
 _LAZY = {
     "compile": "bridge.compiler",
     "load": "bridge.compiled",
     "CompiledModule": "bridge.compiled",
     "Config": "bridge.config",
+    "Report": "bridge.reporting",
+    "report": "bridge.reporting",
 }
 
-__all__ = ["OPS", "BridgeError", "CompiledModule", "Config", "compile", "errors", "load", "op", *OPS]
+__all__ = [
+    "OPS",
+    "BridgeError",
+    "CompiledModule",
+    "Config",
+    "Report",
+    "compile",
+    "cross_compile",
+    "errors",
+    "load",
+    "op",
+    "register",
+    "report",
+    "unregister",
+    *OPS,
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,20 +22,30 @@ _MOST_POINTS = 4096  # evaluated for one condition; a larger range is sampled ev
 
 def check_assumptions(program: ExportedProgram) -> None:
     """Raises ExportError naming a condition that some extents within the ranges break, and those extents."""
+    for node, condition in conditions(program):
+        check_condition(program, node, condition)
+
+
+def conditions(program: ExportedProgram) -> Iterator[tuple[Node, sympy.Basic]]:
+    """Every condition on extents, once, with a node that needs it."""
     seen = set()
     for node in program.graph.find_nodes(op="call_function", target=_ASSERT):
         condition = _condition(node)
-        if condition is None or condition in seen:
-            continue
-        seen.add(condition)
-        values = _counterexample(condition, program.range_constraints)
-        if values is not None:
-            names = _names(program)
-            extents = ", ".join(f"{names.get(symbol, symbol)} = {value}" for symbol, value in values.items())
-            raise ExportError(
-                f"the model holds for {_spell(condition, names)} alone, but dynamic_shapes allows {extents}"
-                f" ({model_line(node)}); narrow the range, or use a Dim that fits, such as 8 * Dim(...)"
-            )
+        if condition is not None and condition not in seen:
+            seen.add(condition)
+            yield node, condition
+
+
+def check_condition(program: ExportedProgram, node: Node, condition: sympy.Basic) -> None:
+    """Raises ExportError where the condition of a node is broken within the ranges."""
+    values = _counterexample(condition, program.range_constraints)
+    if values is not None:
+        names = _names(program)
+        extents = ", ".join(f"{names.get(symbol, symbol)} = {value}" for symbol, value in values.items())
+        raise ExportError(
+            f"the model holds for {_spell(condition, names)} alone, but dynamic_shapes allows {extents}"
+            f" ({model_line(node)}); narrow the range, or use a Dim that fits, such as 8 * Dim(...)"
+        )
 
 
 def _condition(node: Node) -> sympy.Basic | None:

@@ -17,6 +17,7 @@ Results go to stdout, progress and errors to stderr. What a model file is, bridg
 
 import argparse
 import json
+import logging
 import os
 import sys
 import traceback
@@ -24,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import bridge
-from bridge import errors, model_file
+from bridge import cli_cache, errors, log, model_file
 
 _NOTHING_WORKS, _USAGE, _INTERRUPTED = 1, 2, 130
 _BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
@@ -150,8 +151,10 @@ def _add_compile(parser: argparse.ArgumentParser) -> None:
         "--optimization-level", type=int, choices=range(6), metavar="0..5", help="TensorRT's builder optimization level"
     )
     add("--workspace-size", type=_bytes, metavar="BYTES", help="the most scratch memory that a layer may use")
+    add("--no-cache", dest="cache", action="store_false", help="neither take the engine from the cache nor keep it")
     add("--no-tf32", dest="tf32", action="store_false", help="compute float32 in float32, not in TF32")
     add("-q", "--quiet", action="store_true", help="report no progress")
+    add("-v", "--verbose", action="count", default=0, help="say what each step took; -vv: also where each node went")
 
 
 def _bytes(text: str) -> int:
@@ -161,6 +164,8 @@ def _bytes(text: str) -> int:
 
 
 def _compile(options: argparse.Namespace) -> int:
+    if options.verbose:
+        log.show(logging.INFO if options.verbose == 1 else logging.DEBUG)
     output = Path(options.output or f"{model_file.stem(options.model)}.engine")
     if not output.parent.is_dir():
         return _fail(f"there is no folder {output.parent} to save {output.name} in", _USAGE, debug=False)
@@ -179,6 +184,7 @@ def _compile(options: argparse.Namespace) -> int:
         optimization_level=options.optimization_level,
         workspace_size=options.workspace_size,
         tf32=options.tf32,
+        cache=options.cache,
     )
     compiled.save(output)
     print(_summary(output, compiled))
@@ -202,7 +208,7 @@ def _summary(output: Path, compiled: "bridge.CompiledModule") -> str:
         ("engines", f"1, for {file.target}, {file.flavour} {file.tensorrt_version}"),
         ("plugin layers", plugins),
         ("size", size(len(file.engine))),
-        ("build time", f"{seconds:.1f} s"),
+        ("build time", f"{seconds:.1f} s" + (", some time ago: from the cache" if compiled.from_cache else "")),
     ]
     return columns(rows, indent=0)
 
@@ -212,6 +218,7 @@ def _summary(output: Path, compiled: "bridge.CompiledModule") -> str:
 
 def _add_explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE.engine")
+    parser.add_argument("--nodes", action="store_true", help="list which layers each node of the model's graph became")
     parser.add_argument("--layers", action="store_true", help="list every layer of the network")
     _add_json(parser)
 
@@ -221,7 +228,7 @@ def _explain(options: argparse.Namespace) -> int:
     from bridge.tensorrt.engine_file import EngineFile
 
     file = EngineFile.load(options.file)
-    print(_dump(describe(file)) if options.json else explain(file, every_layer=options.layers))
+    print(_dump(describe(file)) if options.json else explain(file, every_layer=options.layers, nodes=options.nodes))
     return 0
 
 
@@ -249,11 +256,18 @@ _COMMANDS = {
         + (model_file.__doc__ or "").partition("\n\n")[2]
         + "\nExample: bridge compile models/relu_net.py --target sm86 -o relu_net.engine -- --max-batch 16",
     ),
+    "cache": (
+        cli_cache.add_arguments,
+        cli_cache.run,
+        "the engines that are kept on disk",
+        "Lists, removes or checks the engines that bridge.compile and torch.compile keep on disk.",
+    ),
     "explain": (
         _add_explain,
         _explain,
         "what is in an engine",
-        "Inputs with their profile, outputs, layers, plugin layers with their attributes. Needs no GPU.",
+        "Inputs with their profile, outputs, layers, plugin layers with their attributes, and which node of the graph\n"
+        "went where. Needs no GPU.",
     ),
 }
 

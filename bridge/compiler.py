@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
+from bridge import log
 from bridge.assumptions import check_assumptions
 from bridge.capture import export
 from bridge.compiled import CompiledModule, load
@@ -46,16 +47,17 @@ def compile(
     config = (config or Config()).with_settings(settings)
     if config.fallback:
         raise ValueError(
-            'bridge.compile makes one engine, or says why not; for fallback=True use torch.compile(model, backend="bridge"'
-            ', options={"fallback": True})'
+            "bridge.compile makes one engine, or says why not; for a model that runs partly in PyTorch, use"
+            ' torch.compile(model, backend="bridge", options={"fallback": True})'
         )
     session = Session.of(config)
     with session.converting():
-        program = export(model, args, kwargs, dynamic_shapes)
+        with log.step("export"):
+            program = export(model, args, kwargs, dynamic_shapes)
         specs = input_specs(program)
         check_assumptions(program)
         exported = isinstance(model, ExportedProgram)
         name = "ExportedProgram" if exported else type(model).__name__
         parameters = sum(parameter.numel() for parameter in model.parameters())
         built = compile_program(program, specs, session, describe(name, parameters, session.flavour))
-    return CompiledModule(built.file)
+    return CompiledModule(built.file, from_cache=built.from_cache, **config.runtime)

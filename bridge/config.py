@@ -68,6 +68,11 @@ class Config:
         return replace(self, **settings)
 
     @property
+    def runtime(self) -> dict[str, bool]:
+        """Of these settings, those of a CompiledModule."""
+        return {"cuda_graph": self.cuda_graph, "static_outputs": self.static_outputs}
+
+    @property
     def reports_progress(self) -> bool:
         """Whether a build says on stderr how far it is."""
         return sys.stderr.isatty() if self.progress is None else self.progress

@@ -1,21 +1,24 @@
 """The converter: one function adds the plugin layer of any bridge op to a network that torch_tensorrt builds."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy
 import torch
+from torch.fx import Node
 
+from bridge import foreign
 from bridge.errors import BuildError
-from bridge.op import OPS, Op
+from bridge.op import Op
+from bridge.tensorrt import calls, shims
 from bridge.tensorrt import flavour as flavours
 from bridge.tensorrt.attention import SDPA, convert_attention, fits_layer
 from bridge.tensorrt.fields import Call
 from bridge.tensorrt.flavour import Flavour
 from bridge.tensorrt.plugin import DirectPlugins, Plugins
-
-_registered: set[str] = set()
 
 
 @dataclass
@@ -31,19 +34,110 @@ class Conversion:
     layers: dict[str, Call] = field(default_factory=dict)
 
 
-def register(flavour: Flavour) -> None:
-    """Tells torch_tensorrt how to convert every op that is defined by now, and attention. May be called again."""
+class _Registry:
+    """What bridge has added to torch_tensorrt's table of converters, as long as someone holds it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holders = 0
+        self._entries: dict[Any, Any] = {}
+
+    def hold(self) -> None:
+        """Adds what is missing, and keeps it until `release`."""
+        with self._lock:
+            self._holders += 1
+            self._add()
+
+    def refresh(self) -> None:
+        """Adds ops that were defined, and foreign operators that appeared, since; if anyone holds."""
+        with self._lock:
+            if self._holders:
+                self._add()
+
+    def release(self) -> None:
+        """Undoes one `hold`; the last one leaves the table as it was."""
+        from torch_tensorrt.dynamo.conversion._ConverterRegistry import DYNAMO_ATEN_CONVERTERS as table
+
+        with self._lock:
+            self._holders -= 1
+            if self._holders:
+                return
+            for target, entry in self._entries.items():
+                table[target] = [other for other in table[target] if other is not entry]
+                if not table[target]:
+                    del table[target]
+            self._entries.clear()
+
+    def _add(self) -> None:
+        from torch_tensorrt.dynamo.conversion._ConverterRegistry import DYNAMO_ATEN_CONVERTERS as table
+
+        for target in foreign.targets().keys() - self._entries.keys():
+            _add_converter(target, _fits_plugin, convert)
+            self._entries[target] = table[target][0]
+
+
+_registry = _Registry()
+hold, refresh, release = _registry.hold, _registry.refresh, _registry.release
+
+
+@contextlib.contextmanager
+def own_conversion(flavour: Flavour) -> Iterator[None]:
+    """Around a lowering and conversion by bridge itself: torch_tensorrt converts bridge's ops, and what bridge converts
+    otherwise (attention, where). Outside, torch_tensorrt's own compile keeps its behaviour, its settings included.
+
+    For one thread at a time.
+    """
     flavour.torch_tensorrt()
+    from torch_tensorrt.dynamo.conversion import DYNAMO_CONVERTERS
+    from torch_tensorrt.dynamo.conversion._ConverterRegistry import DYNAMO_ATEN_CONVERTERS as table
+
+    hold()
+    attention = table.get(SDPA)
+    settings, disallowed = DYNAMO_CONVERTERS.compilation_settings, DYNAMO_CONVERTERS.disallowed_targets
+    try:
+        with flavours.converting(flavour):
+            table[SDPA] = list(attention or ())  # a copy: the list itself is put back
+            _add_converter(SDPA, _fits_attention, convert_attention)
+            yield
+    finally:
+        _put_back(table, SDPA, attention)
+        DYNAMO_CONVERTERS.compilation_settings, DYNAMO_CONVERTERS.disallowed_targets = settings, disallowed
+        release()
+
+
+_kept = contextlib.ExitStack()
+
+
+def register(flavour: Flavour) -> None:
+    """Enters `own_conversion` for good, once; or tells torch_tensorrt of ops that were defined since."""
+    if shims.in_own_conversion():
+        refresh()
+    else:
+        _kept.enter_context(own_conversion(flavour))
+
+
+def _add_converter(target: Any, fits: Callable[..., bool], converter: Callable[..., Any]) -> None:
+    """Puts a converter before the others of its target."""
     from torch_tensorrt.dynamo.conversion import ConverterPriority, dynamo_tensorrt_converter
 
-    new = [op for op in OPS.values() if op.name not in _registered]
-    for op in new:
-        dynamo_tensorrt_converter(op.overload, priority=ConverterPriority.HIGH, supports_dynamic_shapes=True)(convert)
-    if not _registered:
-        dynamo_tensorrt_converter(
-            SDPA, capability_validator=fits_layer, priority=ConverterPriority.HIGH, supports_dynamic_shapes=True
-        )(convert_attention)
-    _registered.update(op.name for op in new)
+    dynamo_tensorrt_converter(
+        target, capability_validator=fits, priority=ConverterPriority.HIGH, supports_dynamic_shapes=True
+    )(converter)
+
+
+def _put_back(table: dict[Any, Any], key: Any, value: Any) -> None:
+    if value is None:
+        table.pop(key, None)
+    else:
+        table[key] = value
+
+
+def _fits_plugin(node: Node, settings: Any = None) -> bool:
+    return calls.refuse(node) is None
+
+
+def _fits_attention(node: Node, settings: Any = None) -> bool:
+    return shims.in_own_conversion() and fits_layer(node)
 
 
 def convert(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
@@ -52,10 +146,9 @@ def convert(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any
     ctx: torch_tensorrt's ConversionContext. Arguments: ITensors, and torch tensors for constants.
     BuildError: TensorRT refuses the plugin, or a tensor is given as a number.
     """
-    op = next(op for op in OPS.values() if op.overload is target)
+    op, values, attributes = foreign.bind(target, args, kwargs)
     conversion = _conversion(ctx)
     node = name.rpartition("/")[2]
-    values, attributes = op.bind(args, kwargs)
     call = conversion.calls.get(node)
     dtypes = [None] * len(values) if call is None else [tensor and tensor[0] for tensor in call.tensors]
     tensors = [_tensor(ctx, op, *item, name) for item in zip(op.tensors, values, dtypes, strict=True)]
@@ -73,8 +166,8 @@ def _conversion(ctx: Any) -> Conversion:
         flavour = flavours.detect()
         if not flavour.kind.adds_plugins:
             raise BuildError(
-                f"{flavour.name} takes plugin layers into an empty network alone, which torch_tensorrt's own compile"
-                " does not do; use bridge.compile"
+                f"{flavour.name} takes plugin layers into an empty network alone, and this one was made without bridge:"
+                " call bridge.register() before torch_tensorrt's classes are taken from it, or use bridge.compile"
             )
         found = ctx.bridge = Conversion(DirectPlugins(flavour, ctx.net))
     return found

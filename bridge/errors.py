@@ -47,3 +47,7 @@ class EngineError(BridgeError, RuntimeError):
 
 class EngineInputError(BridgeError, ValueError):
     """A compiled module was called with inputs that its engine does not take."""
+
+
+class GraphBreakError(ExportError):
+    """torch.compile cut a function into several graphs, or traced it too often."""

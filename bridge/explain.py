@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from bridge import placed
 from bridge.table import columns, size
 from bridge.tensorrt.engine_file import EngineFile
 from bridge.tensorrt.fields import TENSORS_FIELD
@@ -13,12 +14,15 @@ from bridge.tensorrt.fields import TENSORS_FIELD
 _WRITERS = ("bridge", "torch", "torch_tensorrt")
 
 
-def explain(file: EngineFile, every_layer: bool = False) -> str:
+def explain(file: EngineFile, every_layer: bool = False, nodes: bool = False) -> str:
     """The engine as text: model, target, inputs with their profile, outputs, layers by type, plugin layers.
 
-    every_layer: also list every layer of the network, with its outputs.
+    every_layer: also list every layer of the network, with its outputs and the node that it is of.
+    nodes: also say which layers each node of the model's graph became, and count them by module.
     """
     sections = [columns(_summary(file), indent=0), _inputs(file), _outputs(file), _layer_types(file), _plugins(file)]
+    if nodes:
+        sections += [placed.modules_text(file), placed.nodes_text(file)]
     if every_layer:
         sections.append(_layers(file))
     return "\n\n".join(section for section in sections if section)
@@ -43,6 +47,8 @@ def describe(file: EngineFile) -> dict[str, Any]:
             "plugin_versions": file.plugins,
             "plugin_layers": [layer for layer in file.layers if layer.get("op")],
             "layers": file.layers,
+            "nodes": placed.nodes(file),
+            "modules": placed.modules(file),
         }
     )
 
@@ -97,8 +103,14 @@ def _plugin_row(layer: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _layers(file: EngineFile) -> str:
-    rows = [(layer["name"], layer.get("op") or layer["type"], _results(layer)) for layer in file.layers]
+    """A row a layer; its name, which may be long, comes last."""
+    origins = {name: node["name"] for node in placed.nodes(file) or [] for name in node["layers"]}
+    rows = [(placed.kind(layer), _results(layer), *_origin(layer, origins), layer["name"]) for layer in file.layers]
     return "every layer\n" + columns(rows)
+
+
+def _origin(layer: Mapping[str, Any], origins: Mapping[str, str]) -> list[str]:
+    return [f"of {origins[layer['name']]}" if layer["name"] in origins else ""] if origins else []
 
 
 def _results(layer: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ CUDA kernel and the TensorRT plugin come from ``csrc/ops/<name>.cu``; the loader
 
 import inspect
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, wraps
@@ -43,6 +44,18 @@ def require(condition: bool, message: str) -> None:
     """Raises OpInputError with ``message`` unless ``condition`` holds; for checks in references."""
     if not condition:
         raise OpInputError(message)
+
+
+_tracing = threading.local()
+
+
+def only_shapes() -> bool:
+    """Whether a reference is run for the shapes and dtypes of its results alone.
+
+    After its checks a long reference may then return empty tensors: torch traces its every line slowly, where extents
+    are symbolic.
+    """
+    return getattr(_tracing, "only_shapes", False)
 
 
 @dataclass(frozen=True)
@@ -176,7 +189,7 @@ class Op:
         return self.reference(*tensors, **attributes)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        """The CPU and the fake implementation: the reference, its outputs dense and in memory of their own."""
+        """The CPU implementation: the reference, its outputs dense and in memory of their own."""
         tensors, attributes = self.bind(args, kwargs)
         given = [tensor for tensor in tensors if tensor is not None]
         outputs = self.reference(*tensors, **attributes)
@@ -184,11 +197,20 @@ class Op:
             return _fresh(outputs, given)
         return tuple(_fresh(output, given) for output in outputs)
 
+    def fake(self, *args: Any, **kwargs: Any) -> Any:
+        """The fake implementation: the same, for shapes and dtypes."""
+        before = only_shapes()
+        _tracing.only_shapes = True
+        try:
+            return self.run(*args, **kwargs)
+        finally:
+            _tracing.only_shapes = before
+
     def register(self) -> None:
         """Makes ``torch.ops.bridge.<name>``: schema, CPU and fake implementation, gradient."""
         _library.define(self.spell_schema(), tags=(torch.Tag.pt2_compliant_tag,))
         _library.impl(self.name, self.run, "CPU")
-        torch.library.register_fake(self.qualified_name, self.run, lib=_library)
+        torch.library.register_fake(self.qualified_name, self.fake, lib=_library)
         torch.library.register_autograd(
             self.qualified_name, self._backward, setup_context=self._save_for_backward, lib=_library
         )

@@ -15,9 +15,11 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 import bridge
-from bridge import native, structure
+from bridge import log, native, structure
+from bridge.cache import EngineCache
+from bridge.cache_key import NoKeyError, engine_key, environment
 from bridge.config import Config
-from bridge.converters import Conversion, register
+from bridge.converters import Conversion, own_conversion
 from bridge.errors import BuildError, ExportError
 from bridge.tensorrt import build, gpu, inventory, quiet
 from bridge.tensorrt.calls import find_calls
@@ -45,7 +47,7 @@ class Session:
 
     @classmethod
     def of(cls, config: Config) -> "Session":
-        """Resolves a config here. FlavourError, TargetError, LibraryError: there is no such TensorRT, GPU or library."""
+        """Of a config, here. FlavourError, TargetError, LibraryError: there is no such TensorRT, GPU or library."""
         flavour = detect(config.flavour)
         target = resolve_target(flavour, config.target)
         load_library(flavour.trt(), native.plugin_library())
@@ -58,8 +60,7 @@ class Session:
         torch.export and torch_tensorrt keep state in globals. The lock is torch.compile's own: a thread that comes
         from there holds it already, and a second lock could be taken in the other order.
         """
-        with compile_lock, quiet.quiet_logs(), gpu.without_gpu():
-            register(self.flavour)
+        with compile_lock, quiet.quiet_logs(), gpu.without_gpu(), own_conversion(self.flavour):
             yield
 
 
@@ -79,7 +80,7 @@ def compile_program(
     specs: of every tensor input, by its placeholder's name. metadata: of the engine file.
     ExportError, UnsupportedOpError, BuildError: as bridge.compile has them.
     """
-    tensors = {**program.state_dict, **program.constants}
+    tensors = {**program.state_dict, **program.constants, **_inner_graphs(program.graph_module)}
     parts = {"in_spec": str(program.call_spec.in_spec), "out_spec": str(program.call_spec.out_spec)}
     return _cached(program.graph, tensors, specs, session, metadata, parts, lambda: _build(program, specs, session))
 
@@ -100,7 +101,7 @@ def compile_module(
         names = [f"output{index}" for index in range(count)]
         return _convert(module, specs, names, _flat(list(specs), count), session, settings, started)
 
-    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers()), **_inner_graphs(module)}
     return _cached(module.graph, tensors, specs, session, metadata, {}, make)
 
 
@@ -140,11 +141,6 @@ def _cached(
         file = make()
         return dataclasses.replace(file, metadata={**file.metadata, **metadata})
 
-    try:
-        from bridge.cache import EngineCache
-        from bridge.cache_key import engine_key, environment
-    except ImportError:
-        return Built(build_file(), False)
     cache = EngineCache.of(session.config)
     if cache is None:
         return Built(build_file(), False)
@@ -156,16 +152,27 @@ def _cached(
         "settings": {name: getattr(session.config, name) for name in _BUILD_SETTINGS},
         "environment": environment(session.flavour),
     }
-    key = engine_key(graph, tensors, everything)
+    try:
+        with log.step("cache key"):
+            key = engine_key(graph, tensors, everything)
+    except NoKeyError as error:
+        log.logger.info("not cached: %s", error)
+        return Built(build_file(), False)
     return Built(*cache.get_or_build(key, build_file))
+
+
+def _inner_graphs(module: GraphModule) -> dict[str, GraphModule]:
+    """The branches and bodies of control flow, which the graph has by name."""
+    return {name: inner for name, inner in module.named_modules() if name and isinstance(inner, GraphModule)}
 
 
 def _build(program: ExportedProgram, specs: Mapping[str, TensorSpec], session: Session) -> EngineFile:
     started = time.monotonic()
     take_errors(session.flavour)  # of earlier work
     settings = conversion_settings()
-    module = lower(program, specs, settings)
-    check_supported(module, session.flavour)
+    with log.step("lowering"):
+        module = lower(program, specs, settings)
+        check_supported(module, session.flavour)
     used = {node.target: specs[node.target] for node in module.graph.find_nodes(op="placeholder") if node.users}
     output_map, names = _flatten_outputs(module, program, list(used))
     shape = structure.of_program(program, list(used), output_map)
@@ -183,12 +190,16 @@ def _convert(
 ) -> EngineFile:
     flavour = session.flavour
     calls = find_calls(module)
-    builder, network = build.create_network(flavour)
-    conversion = Conversion(plugins_for(flavour, network, calls), {call.name: call for call in calls})
-    filling = fill_network(flavour, module, settings, builder, network, conversion, inputs, outputs)
-    layers = inventory.layers(network, conversion.layers)
-    _check_plugins(layers, calls)
-    engine = build.build_engine(flavour, builder, network, filling.profile, session.target, session.config)
+    with log.step("conversion") as note:
+        builder, network = build.create_network(flavour)
+        conversion = Conversion(plugins_for(flavour, network, calls), {call.name: call for call in calls})
+        filling = fill_network(flavour, module, settings, builder, network, conversion, inputs, outputs)
+        layers = inventory.layers(network, conversion.layers)
+        _check_plugins(layers, calls)
+        note(f"{len(layers)} layers, {len(calls)} of them plugins")
+    with log.step(f"build for {session.target}") as note:
+        engine = build.build_engine(flavour, builder, network, filling.profile, session.target, session.config)
+        note(f"{len(engine):,} bytes")
     return EngineFile(
         engine=engine,
         flavour=flavour.name,
@@ -204,6 +215,7 @@ def _convert(
         metadata={
             "arguments": shape.arguments,
             "input_map": shape.input_map,
+            "nodes": filling.nodes,
             "build_seconds": round(time.monotonic() - started, 3),
         },
     )
@@ -236,8 +248,13 @@ def _flat(arguments: list[str], results: int) -> structure.Structure:
     """Of a graph that takes tensors and returns a tuple of tensors."""
     in_spec = pytree.tree_structure((tuple(range(len(arguments))), {}))
     out_spec = pytree.tree_structure(tuple(range(results)))
-    texts = [pytree.treespec_dumps(spec) for spec in (in_spec, out_spec)]
-    return structure.Structure(*texts, arguments, list(range(len(arguments))), list(range(results)))
+    return structure.Structure(
+        in_spec=pytree.treespec_dumps(in_spec),
+        out_spec=pytree.treespec_dumps(out_spec),
+        arguments=arguments,
+        input_map=list(range(len(arguments))),
+        output_map=list(range(results)),
+    )
 
 
 def _check_plugins(layers: Sequence[Mapping[str, Any]], calls: Sequence[Any]) -> None:

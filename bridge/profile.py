@@ -11,7 +11,7 @@ from bridge.errors import ExportError
 from bridge.tensorrt import dtypes
 from bridge.tensorrt.engine_file import TensorSpec
 
-_UNBOUNDED = 2**31 - 1  # greater extents fit no TensorRT dimension
+UNBOUNDED = 2**31 - 1  # greater extents fit no TensorRT dimension
 
 
 def input_specs(program: ExportedProgram) -> dict[str, TensorSpec]:
@@ -25,11 +25,12 @@ def input_specs(program: ExportedProgram) -> dict[str, TensorSpec]:
     specs = {}
     for node in program.graph.find_nodes(op="placeholder"):
         if node.name in program.graph_signature.user_inputs and isinstance(node.meta.get("val"), torch.Tensor):
-            specs[node.name] = _input_spec(node.name, node.meta["val"], program.range_constraints)
+            specs[node.name] = input_spec(node.name, node.meta["val"], program.range_constraints)
     return specs
 
 
-def _input_spec(name: str, value: torch.Tensor, ranges: Mapping[sympy.Expr, Any]) -> TensorSpec:
+def input_spec(name: str, value: torch.Tensor, ranges: Mapping[sympy.Expr, Any]) -> TensorSpec:
+    """Of one tensor, whose extents may be expressions in symbols of these ranges. ExportError: as input_specs."""
     dtype = dtypes.from_torch(value.dtype)
     if dtype is None:
         advice = "convert the model and its inputs with .float()" if value.dtype == torch.float64 else "convert it"
@@ -44,7 +45,7 @@ def _extents(where: str, extent: int | torch.SymInt, ranges: Mapping[sympy.Expr,
     if isinstance(extent, int):
         return extent, extent, extent
     bounds = _bounds(extent.node.expr, ranges)
-    if not bounds.upper.is_Integer or bounds.upper > _UNBOUNDED:
+    if not bounds.upper.is_Integer or bounds.upper > UNBOUNDED:
         raise ExportError(f"{where} has no upper bound; give it one: torch.export.Dim(name, min=..., max=...)")
     least, greatest = int(max(bounds.lower, 0)), int(bounds.upper)
     hint = extent.node.hint

@@ -7,6 +7,8 @@ import torch
 from torch.fx import Node
 
 _FRAME = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>.+?)(?:, code: (?P<code>.*))?$')
+_ROOT = re.compile(r"^[LG]\['[^']*'\]\.?")  # torch.compile's name for the model itself
+_NO_MODULE = "_empty_nn_module_stack"  # torch.export's for nodes that its own passes make
 _NOT_THE_MODEL = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 
@@ -17,9 +19,17 @@ def model_line(node: Node) -> str:
     if inside:
         file, line, function, code = inside[-1]
         return f"{file}:{line} in {function}" + (f": {code}" if code else "")
-    modules = node.meta.get("nn_module_stack") or {}
-    path = next((path for path, _ in reversed(modules.values()) if path), None)
+    path = module_path(node)
     return f"in module {path}" if path else "at an unknown line"
+
+
+def module_path(node: Node) -> str:
+    """The module of the model that made a node, as "layers.0.self_attn"; "" for the model itself, or if not known."""
+    modules = list((node.meta.get("nn_module_stack") or {}).values())
+    if not modules and node.op == "get_attr":
+        return str(node.target).rpartition(".")[0]
+    path = str(modules[-1][0]) if modules else ""
+    return "" if path.startswith(_NO_MODULE) else _ROOT.sub("", path)
 
 
 def _frames(trace: str) -> list[tuple[str, str, str, str]]:

@@ -6,7 +6,8 @@ returns are outputs of the engine or literals.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,10 @@ class Structure:
             )
         return cls(file.in_spec, file.out_spec, file.metadata["arguments"], file.metadata["input_map"], file.output_map)
 
+    def takes(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        """Whether the arguments of a call are the engine's inputs, in order, so that there is nothing to flatten."""
+        return not kwargs and len(args) == self._tensors and all(isinstance(arg, torch.Tensor) for arg in args)
+
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         """The engine's inputs, in order, from the arguments of a call.
 
@@ -70,6 +75,8 @@ class Structure:
 
     def unflatten(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
         """The model's result from the engine's inputs and outputs."""
+        if self._container is not None:
+            return self._container(outputs)
         leaves = [_result(entry, inputs, outputs) for entry in self.output_map]
         return pytree.tree_unflatten(leaves, self._out_spec)
 
@@ -83,6 +90,22 @@ class Structure:
                 f"arguments given twice or not in the example: {', '.join(wrong)}; it had {', '.join(self.arguments)}"
             )
         return given | dict(kwargs)
+
+    @functools.cached_property
+    def _tensors(self) -> int:
+        """How many arguments the model takes, if each is an input of the engine, in order; else -1."""
+        flat = all(spec.is_leaf() for spec in self._argument_specs)
+        return len(self.arguments) if flat and self.input_map == list(range(len(self.arguments))) else -1
+
+    @functools.cached_property
+    def _container(self) -> Callable[[Sequence[Any]], Any] | None:
+        """What makes the result of the engine's outputs, if it is one of them, or a tuple or list of all, in order."""
+        if self.output_map != list(range(len(self.output_map))):
+            return None
+        if self._out_spec.is_leaf():
+            return operator.itemgetter(0)
+        flat = all(spec.is_leaf() for spec in self._out_spec.children())
+        return self._out_spec.type if flat and self._out_spec.type in (tuple, list) else None
 
     @functools.cached_property
     def _argument_specs(self) -> list[pytree.TreeSpec]:

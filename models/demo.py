@@ -26,7 +26,7 @@ def row(module: object, expected: dict, flags: list[str], target: str | None, fo
     """Builds one model's engine, saves it and reads it back. SystemExit when the engine is not as expected."""
     model, args, kwargs, dynamic_shapes = module.bridge_model(flags)
     start = time.monotonic()
-    compiled = bridge.compile(model, args, kwargs, dynamic_shapes=dynamic_shapes, target=target)
+    compiled = bridge.compile(model, args, kwargs, dynamic_shapes=dynamic_shapes, target=target, cache=False)
     seconds = time.monotonic() - start
     if compiled.plugin_counts() != expected:
         sys.exit(f"{module.__name__}: plugin layers {dict(compiled.plugin_counts())}, expected {expected}")

@@ -12,6 +12,12 @@ from bridge.tensorrt.engine_file import EngineFile, OutputSpec, TensorSpec
 from bridge.tensorrt.flavour import detect
 
 
+@pytest.fixture(autouse=True)
+def cache_of_its_own(tmp_path, monkeypatch):
+    """No test takes an engine that another one built, or leaves one behind."""
+    monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         mark = item.get_closest_marker("gpu")

@@ -412,7 +412,7 @@ def test_explain(capsys, saved):
     ):
         assert line in out.splitlines()
     assert "cast_2" not in out
-    assert "  cast_2  CAST  bfloat16 [?, 3, ?]" in run(capsys, "explain", saved, "--layers")[1].splitlines()
+    assert "  CAST         bfloat16 [?, 3, ?]  cast_2" in run(capsys, "explain", saved, "--layers")[1].splitlines()
 
 
 def test_explain_as_json(capsys, saved, make_engine_file):

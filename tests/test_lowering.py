@@ -1,6 +1,5 @@
-"""What operators are written out as, against PyTorch; the assumptions of a program; how a build reports itself."""
+"""What operators are written out as, against PyTorch; the assumptions of a program; the lines of a model."""
 
-import io
 from importlib.util import find_spec
 
 import pytest
@@ -14,7 +13,6 @@ from bridge.assumptions import check_assumptions
 from bridge.source import model_line
 from bridge.tensorrt.attention import attention
 from bridge.tensorrt.decompositions import batch_norm, decompositions
-from bridge.tensorrt.progress import Report
 
 
 @pytest.mark.parametrize(
@@ -94,27 +92,3 @@ def test_model_lines_skip_torch_and_fall_back_to_the_module():
     assert model_line(node) == "in module layers.3"
     node.meta = {}
     assert model_line(node) == "at an unknown line"
-
-
-def test_progress_rewrites_one_line_on_a_terminal_and_clears_it(monkeypatch):
-    monkeypatch.setattr("bridge.tensorrt.progress._REWRITE_SECONDS", 0)
-    terminal = io.StringIO()
-    terminal.isatty = lambda: True
-    report = Report(terminal)
-    report.start("Building engine", 4)
-    report.start("Timing tactics", 2)
-    assert report.step("Timing tactics") is True
-    report.cancelled.set()
-    assert report.step("Timing tactics") is False
-    report.finish("Timing tactics")
-    report.finish("Building engine")
-    written = terminal.getvalue()
-    assert "[bridge] building, step 1 of 4: Timing tactics (0 s)" in written
-    assert "\n" not in written and written.endswith("\r\x1b[K")
-
-
-def test_progress_can_be_silent():
-    report = Report(None)
-    report.start("Building engine", 1)
-    assert report.step("Building engine") and report.step("a phase that never began")
-    report.finish("Building engine")

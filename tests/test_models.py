@@ -77,13 +77,13 @@ def test_one_engine_with_the_plugin_layers_expected(script, name, flags, plugins
 @pytest.mark.parametrize(("name", "flags", "plugins", "shapes"), CASES)
 def test_lowered_graph_is_the_model(script, name, flags, plugins, shapes):
     """What is converted, run by PyTorch, gives what the model gives: before any kernel, lowering is right."""
-    from bridge.compiler import _conversion_settings
+    from bridge.pipeline import conversion_settings
 
     model, args, kwargs, dynamic_shapes = script(name).bridge_model([*flags, "--dtype", "float32"])
     program = export(model, args, kwargs, dynamic_shapes)
     detect().torch_tensorrt()
     with gpu.without_gpu():
-        lowered = lower(program, input_specs(program), _conversion_settings())
+        lowered = lower(program, input_specs(program), conversion_settings())
     assert count_ops(lowered.graph) == plugins
     for shape in shapes:
         given = random_input(args[0], shape)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bridge.op import Pair, op, require
+from bridge.op import Pair, only_shapes, op, require
 
 
 @op
@@ -41,6 +41,8 @@ def deform_conv2d(
     groups, offset_groups = _groups(x, offset, weight)
     out_h, out_w = _out_extents(x, weight, stride, padding, dilation)
     _check_extents(x, offset, weight, bias, mask, (out_h, out_w))
+    if only_shapes():
+        return x.new_empty(n, out_channels, out_h, out_w)
 
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     taps = kernel_h * kernel_w

@@ -32,7 +32,12 @@ def build_engine(flavour: Flavour, builder: Any, network: Any, profile: Any, tar
         settings.add_optimization_profile(profile)
     monitor, report = progress.monitor(flavour.trt(), config.reports_progress)
     settings.progress_monitor = monitor
-    engine = _interruptible(lambda: builder.build_serialized_network(network, settings), report.cancelled.set)
+    try:
+        engine = _interruptible(
+            lambda: builder.build_serialized_network(network, settings), report.cancelled.set, report.tick
+        )
+    finally:
+        report.close()
     if engine is None:
         raise BuildError(f"{flavour.name} {flavour.version} could not build the engine{describe_errors(flavour)}")
     return bytes(engine)
@@ -54,8 +59,10 @@ def _builder_config(flavour: Flavour, builder: Any, target: str, config: Config)
     return settings
 
 
-def _interruptible(work: Callable[[], Any], cancel: Callable[[], None]) -> Any:
+def _interruptible(work: Callable[[], Any], cancel: Callable[[], None], tick: Callable[[], None] = lambda: None) -> Any:
     """Runs `work` in another thread, so that Ctrl-C reaches this one; then calls `cancel` and waits for `work`.
+
+    tick: called every tenth of a second meanwhile.
 
     An exception must not cross TensorRT's frames, so the signal cannot be left to interrupt a build's callbacks.
     """
@@ -76,6 +83,7 @@ def _interruptible(work: Callable[[], Any], cancel: Callable[[], None]) -> Any:
     try:
         while thread.is_alive():
             thread.join(0.1)
+            tick()
     except KeyboardInterrupt:
         cancel()
         thread.join()

@@ -1,12 +1,13 @@
 """Finds the bridge ops of a graph, with what their plugins must know before the network is built."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
+from bridge import foreign
 from bridge.errors import UnsupportedOpError
-from bridge.op import OPS, Op
 from bridge.source import model_line
 from bridge.tensorrt import dtypes
 from bridge.tensorrt.dtypes import DType
@@ -14,13 +15,36 @@ from bridge.tensorrt.fields import Call
 
 
 def find_calls(module: GraphModule) -> list[Call]:
-    """Every use of a bridge op, in the graph's order. UnsupportedOpError: a tensor's dtype is none of TensorRT's."""
-    ops = {op.overload: op for op in OPS.values()}
-    return [_call(module, node, ops[node.target]) for node in module.graph.nodes if node.target in ops]
+    """Every use of a bridge op, or of a foreign operator that is one, in the graph's order.
+
+    UnsupportedOpError: a tensor's dtype is none of TensorRT's, or the arguments of a foreign operator do not fit.
+    """
+    targets = foreign.targets()
+    return [_call(module, node) for node in module.graph.nodes if node.target in targets]
 
 
-def _call(module: GraphModule, node: Node, op: Op) -> Call:
-    values, attributes = op.bind(node.args, node.kwargs)
+def refuse(node: Node) -> str | None:
+    """Why a node that calls a bridge op cannot be a plugin layer, going by what is written on the node; or None."""
+    reason = foreign.refuse(node)
+    if reason is not None:
+        return reason
+    for tensor in _tensors([node, *node.all_input_nodes]):
+        if dtypes.from_torch(tensor.dtype) is None:
+            return f"it takes or gives {tensor.dtype}, which TensorRT lacks"
+    return None
+
+
+def _tensors(nodes: Sequence[Node]) -> list[torch.Tensor]:
+    values = [node.meta.get("val") for node in nodes]
+    leaves = [leaf for value in values for leaf in (value if isinstance(value, (list, tuple)) else [value])]
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+
+def _call(module: GraphModule, node: Node) -> Call:
+    reason = foreign.refuse(node)
+    if reason is not None:
+        raise UnsupportedOpError(f"{node.target}: {reason}; {model_line(node)}")
+    op, values, attributes = foreign.bind(node.target, node.args, node.kwargs)
     tensors = [_describe(module, node, op.name, *item) for item in zip(op.tensors, values, strict=True)]
     results = node.meta["val"] if op.num_outputs > 1 else [node.meta["val"]]
     outputs = [_dtype(result, f"{op.name}: output {index}", node) for index, result in enumerate(results)]

@@ -3,15 +3,20 @@
 `detect` reads package metadata alone; a TensorRT is imported when `Flavour.trt` or `Flavour.torch_tensorrt` is called.
 """
 
+import contextlib
 import functools
 import importlib
 import importlib.metadata
 import re
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 
 from bridge.errors import FlavourError
-from bridge.tensorrt import gpu, quiet, shims, soname
+from bridge.tensorrt import gpu, import_hook, quiet, shims, soname
+
+TORCH_TENSORRT = "torch_tensorrt"  # the module, whatever the distribution
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class Kind:
     since: tuple[int, ...]  # the oldest version whose plugins bridge can use
     adds_plugins: bool  # INetworkDefinition.add_plugin_v3 exists; otherwise plugin layers are seeded
     builds_without_gpu: bool
+    compiles_kernels: bool  # for the GPU that an engine runs on, when it runs
     install: str
 
 
@@ -39,6 +45,7 @@ KINDS = {
         since=(10, 15),
         adds_plugins=True,
         builds_without_gpu=False,
+        compiles_kernels=False,
         install="pip install torch-tensorrt tensorrt",
     ),
     "tensorrt_rtx": Kind(
@@ -47,6 +54,7 @@ KINDS = {
         since=(1, 7),  # before 1.7 the ONNX parser, by which plugin layers are seeded, imports no IPluginV3
         adds_plugins=False,
         builds_without_gpu=True,
+        compiles_kernels=True,
         install='pip install "torch-tensorrt-rtx==2.11.*" "tensorrt-rtx==1.7.1.116"',
     ),
 }
@@ -152,15 +160,40 @@ def _import_trt(flavour: Flavour) -> ModuleType:
     return trt
 
 
+@contextlib.contextmanager
+def importing(flavour: Flavour) -> Iterator[None]:
+    """Around the import of torch_tensorrt: the shims of its version, and a stand-in where there is no GPU.
+
+    FlavourError: TensorRT itself does not import.
+    """
+    with gpu.without_gpu(), shims.applied(_shims(flavour, own=False), flavour.trt):
+        yield
+
+
+@contextlib.contextmanager
+def converting(flavour: Flavour) -> Iterator[None]:
+    """Around a conversion of bridge's own: the shims that torch_tensorrt's converters need for it."""
+    with shims.own_conversion(), shims.applied(_shims(flavour, own=True), flavour.trt):
+        yield
+
+
+def _shims(flavour: Flavour, own: bool) -> list[shims.Shim]:
+    version = release(flavour.torch_tensorrt_version or "")
+    return [shim for shim in shims.shims_for(flavour.name, version) if shim.own is own]
+
+
 @functools.cache
 def _import_torch_tensorrt(flavour: Flavour) -> ModuleType:
     if flavour.torch_tensorrt_version is None:
         raise FlavourError(f"{flavour.kind.torch_tensorrt} is not installed; {flavour.kind.install}")
-    trt = flavour.trt()
-    version = release(flavour.torch_tensorrt_version)
+    flavour.trt()
     try:
-        with gpu.without_gpu(), quiet.quiet_import(), shims.applied(flavour.name, version, trt):
-            return importlib.import_module("torch_tensorrt")
+        # The import hook, and not this function, holds what `importing` holds: a user's own import goes that way too.
+        with quiet.quiet_import(), import_hook.installed(TORCH_TENSORRT, lambda: importing(flavour)):
+            if TORCH_TENSORRT in sys.modules:
+                with importing(flavour):
+                    pass
+            return importlib.import_module(TORCH_TENSORRT)
     except Exception as error:  # torch_tensorrt raises bare Exceptions
         what = f"torch_tensorrt {flavour.torch_tensorrt_version} does not import with {flavour.name} {flavour.version}"
         raise FlavourError(f"{what}: {error}; {flavour.kind.install}") from error

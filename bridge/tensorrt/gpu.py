@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ _STAND_INS: dict[str, Callable[..., Any]] = {
     "current_device": lambda: 0,
     "mem_get_info": lambda device=None: (2**40, 2**40),
     "empty_cache": lambda: None,
+    "get_device_properties": lambda device=None: types.SimpleNamespace(name="none", major=0, minor=0, total_memory=0),
 }
 _LOCK = threading.RLock()
 _depth = 0

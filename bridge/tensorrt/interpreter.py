@@ -16,17 +16,19 @@ from bridge.tensorrt.calls import tensor_of
 from bridge.tensorrt.engine_file import TensorSpec
 from bridge.tensorrt.flavour import Flavour
 from bridge.tensorrt.messages import describe_errors
+from bridge.tensorrt.placement import Placement, log_nodes
 
 
 @dataclass(frozen=True)
 class Filling:
     """What was put into a network. Keep it until the engine is built: the network only points to its constants.
 
-    profile: the optimization profile, None where no shape is dynamic.
+    profile: the optimization profile, None where no shape is dynamic. nodes: which layers each node became.
     """
 
     profile: Any
     constants: Any
+    nodes: list[dict[str, Any]]
 
 
 def fill_network(
@@ -47,7 +49,10 @@ def fill_network(
     interpreter = _interpreter_class(flavour)(module, settings, builder, network, conversion, inputs, outputs)
     interpreter.run_graph()
     dynamic = any(spec.dynamic for spec in inputs.values())
-    return Filling(interpreter.profile if dynamic else None, (module, interpreter.ctx.cpu_weights_reference_holder))
+    nodes = interpreter.placement.nodes()
+    log_nodes(nodes, conversion.layers)
+    constants = module, interpreter.ctx.cpu_weights_reference_holder
+    return Filling(interpreter.profile if dynamic else None, constants, nodes)
 
 
 @cache
@@ -72,6 +77,7 @@ def _interpreter_class(flavour: Flavour) -> type:
             self.ctx = ConversionContext(network, settings)
             self.ctx.bridge = conversion
             self.profile = builder.create_optimization_profile()
+            self.placement = Placement(module.graph, network, conversion.layers)
             self._inputs = inputs
             self._outputs = outputs
 
@@ -80,8 +86,9 @@ def _interpreter_class(flavour: Flavour) -> type:
 
         def run_node(self, node: Node) -> Any:
             try:
-                value = super().run_node(node)
-                return _as_declared(self.ctx.net, value, node.meta.get("val"))
+                with self.placement.of(node):
+                    value = super().run_node(node)
+                    return _as_declared(self.ctx.net, value, node.meta.get("val"))
             except BridgeError:
                 raise
             except Exception as error:  # converters assert, and raise what NumPy and TensorRT raise

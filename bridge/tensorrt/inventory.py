@@ -17,6 +17,11 @@ def layers(network: Any, calls: Mapping[str, Call]) -> list[dict[str, Any]]:
     return _Inventory(network).describe(calls)
 
 
+def live(network: Any) -> set[int]:
+    """The indices in the network of the same layers."""
+    return set(_Inventory(network).in_order())
+
+
 def outputs(network: Any) -> tuple[OutputSpec, ...]:
     """Every output, with -1 for an extent that depends on the inputs' shapes."""
     tensors = [network.get_output(index) for index in range(network.num_outputs)]
@@ -41,9 +46,9 @@ class _Inventory:
             self._name(tensor)
 
     def describe(self, calls: Mapping[str, Call]) -> list[dict[str, Any]]:
-        return [self._describe(index, calls.get(self._layers[index].name)) for index in self._in_order()]
+        return [self._describe(index, calls.get(self._layers[index].name)) for index in self.in_order()]
 
-    def _in_order(self) -> Iterator[int]:
+    def in_order(self) -> Iterator[int]:
         """Producers before consumers, from the outputs back: seeded plugin layers stand first in the network itself."""
         seen = {_NO_LAYER}
         pending = [(self._producer(tensor), False) for tensor in reversed(self._results)]

@@ -11,9 +11,9 @@ from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 
 from bridge.errors import BuildError, ExportError, UnsupportedOpError
-from bridge.op import OPS
+from bridge.foreign import targets
 from bridge.source import model_line
-from bridge.tensorrt import dtypes
+from bridge.tensorrt import calls, dtypes
 from bridge.tensorrt.attention import expand_attention
 from bridge.tensorrt.decompositions import decompositions
 from bridge.tensorrt.engine_file import TensorSpec
@@ -59,8 +59,9 @@ def _check_dynamic(graph: Graph, inputs: Mapping[str, TensorSpec]) -> None:
 
 
 def count_ops(graph: Graph) -> collections.Counter[str]:
-    """How often each bridge op stands in a graph, leaving out those that constant folding or dead code may remove."""
-    names = {op.overload: op.name for op in OPS.values()}
+    """How often each bridge op stands in a graph, under its name or a foreign one, leaving out those that constant
+    folding or dead code may remove."""
+    names = {target: op.name for target, op in targets().items()}
     live = _reached(graph.output_node(), lambda node: node.all_input_nodes)
     inputs = graph.find_nodes(op="placeholder")
     varying = set().union(*(_reached(node, lambda node: node.users) for node in inputs))
@@ -90,12 +91,12 @@ def check_supported(module: GraphModule, flavour: Flavour) -> None:
     refused: dict[str, list[Node]] = collections.defaultdict(list)
     reasons: dict[str, str] = {}
     for node in module.graph.nodes:
-        reason = _refusal(node)
-        if node.target is operator.getitem and _name(node.args[0]) in refused:
+        reason = refusal(node)
+        if node.target is operator.getitem and operator_name(node.args[0]) in refused:
             continue  # an output of an operator that is refused itself
         if reason is not None:
-            refused[_name(node)].append(node)
-            reasons.setdefault(_name(node), reason)
+            refused[operator_name(node)].append(node)
+            reasons.setdefault(operator_name(node), reason)
     if refused:
         raise UnsupportedOpError(
             f"{flavour.name} {flavour.version} cannot run {len(refused)} of the model's operators:\n"
@@ -104,13 +105,16 @@ def check_supported(module: GraphModule, flavour: Flavour) -> None:
         )
 
 
-def _refusal(node: Node) -> str | None:
+def refusal(node: Node) -> str | None:
+    """Why no converter accepts a node; None where one does."""
     from torch_tensorrt.dynamo.conversion import DYNAMO_CONVERTERS
 
     if node.op not in ("call_function", "call_method", "call_module"):
         return None
     converter = DYNAMO_CONVERTERS.get(node)
     if converter is None:
+        if node.target in targets() and (reason := calls.refuse(node)) is not None:
+            return reason
         known = DYNAMO_CONVERTERS.get_unvalidated(node.target) is not None
         dtype = getattr(node.meta.get("val"), "dtype", None)
         if known and dtype is not None and dtypes.from_torch(dtype) is None:
@@ -120,7 +124,8 @@ def _refusal(node: Node) -> str | None:
     return "the shape of its result depends on values, not on shapes" if data_dependent else None
 
 
-def _name(node: Node) -> str:
+def operator_name(node: Node) -> str:
+    """What a node calls, such as "aten.add.Tensor"."""
     return str(node.target) if isinstance(node.target, (str, torch._ops.OpOverload)) else torch.typename(node.target)
 
 

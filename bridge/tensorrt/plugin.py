@@ -23,6 +23,9 @@ class Plugins(Protocol):
     def layer(self, name: str, op: Op, tensors: Sequence[Any | None], attributes: dict[str, Any]) -> Any:
         """The plugin layer of the FX node `name`, reading `tensors`, None where an optional one is absent."""
 
+    def unused(self) -> list[str]:
+        """The nodes whose layers stand in the network and were not asked for."""
+
 
 def plugins_for(flavour: Flavour, network: Any, calls: Sequence[Call]) -> Plugins:
     """The plugin layers of a network that is still empty, for the calls that its graph holds."""
@@ -43,6 +46,10 @@ class DirectPlugins:
         if layer is None:
             raise BuildError(f"TensorRT did not take the plugin {op.name} of {name}{describe_errors(self._flavour)}")
         return layer
+
+    def unused(self) -> list[str]:
+        """None: a layer is added when it is asked for."""
+        return []
 
 
 def create_plugin(flavour: Flavour, name: str, op: Op, present: Sequence[bool], attributes: dict[str, Any]) -> Any:
@@ -89,3 +96,7 @@ class SeededPlugins:
         for index, tensor in enumerate(tensor for tensor in tensors if tensor is not None):
             layer.set_input(index, tensor)
         return layer
+
+    def unused(self) -> list[str]:
+        """The nodes whose layers were seeded and not taken."""
+        return list(self._layers)

@@ -1,5 +1,6 @@
 """Progress of a build on stderr, and its cancellation."""
 
+import os
 import sys
 import threading
 import time
@@ -7,6 +8,7 @@ from types import ModuleType
 from typing import Any, TextIO
 
 _REWRITE_SECONDS = 0.2  # a terminal line is rewritten at most this often
+_WIDTH = 80  # of a terminal that does not say
 
 
 class Report:
@@ -28,8 +30,8 @@ class Report:
         """A phase begins."""
         with self._lock:
             self._phases[phase] = (0, steps)
-            if self._stream is not None and not self._rewrites and len(self._phases) == 2:
-                self._stream.write(f"[bridge] {phase} ({self._seconds()})\n")
+            if not self._rewrites and len(self._phases) == 2:
+                self._write(f"[bridge] {phase} ({self._seconds()})\n")
 
     def step(self, phase: str) -> bool:
         """A step of a phase is done. False asks TensorRT to cancel the build."""
@@ -43,22 +45,58 @@ class Report:
         """A phase ends."""
         with self._lock:
             self._phases.pop(phase, None)
-            if self._rewrites and not self._phases and self._stream is not None:
-                self._stream.write("\r\x1b[K")
-                self._stream.flush()
+            if not self._phases:
+                self._clear()
+
+    def tick(self) -> None:
+        """Call it now and then: some phases have steps of minutes, in which the seconds shall go on."""
+        with self._lock:
+            self._rewrite()
+
+    def close(self) -> None:
+        """The build is over, perhaps in the middle of a phase."""
+        with self._lock:
+            self._phases.clear()
+            self._clear()
 
     def _rewrite(self) -> None:
         now = time.monotonic()
-        if not self._rewrites or not self._phases or self._stream is None or now - self._written < _REWRITE_SECONDS:
+        if not self._rewrites or not self._phases or now - self._written < _REWRITE_SECONDS:
             return
         self._written = now
         done, steps = next(iter(self._phases.values()))
         innermost = next(reversed(self._phases))
-        self._stream.write(f"\r\x1b[K[bridge] building, step {done + 1} of {steps}: {innermost} ({self._seconds()})")
-        self._stream.flush()
+        line = f"[bridge] building, {self._seconds()}, step {min(done + 1, steps)} of {steps}: {innermost}"
+        self._write("\r\x1b[K" + _shortened(line, _width(self._stream) - 1))
+
+    def _clear(self) -> None:
+        if self._rewrites and self._written:
+            self._write("\r\x1b[K")
+            self._written = 0.0
+
+    def _write(self, text: str) -> None:
+        if self._stream is None:
+            return
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):  # stderr is closed; no exception may reach TensorRT, which calls this
+            self._stream = None
 
     def _seconds(self) -> str:
         return f"{time.monotonic() - self._started:.0f} s"
+
+
+def _width(stream: TextIO | None) -> int:
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or _WIDTH  # type: ignore[union-attr]
+    except (AttributeError, OSError, ValueError):
+        return _WIDTH
+
+
+def _shortened(line: str, width: int) -> str:
+    """The line in one row of a terminal: only the last row of a line that wraps could be cleared."""
+    return line if len(line) <= width else line[: width - 1] + "…"
 
 
 def monitor(trt: ModuleType, shown: bool) -> tuple[Any, Report]:

@@ -1,4 +1,4 @@
-"""What torch_tensorrt needs changed before it imports and converts, keyed on versions.
+"""What torch_tensorrt needs changed before it imports, and while bridge converts with it, keyed on versions.
 
 Each row says for which torch_tensorrt, with which TensorRT flavour, and what it works around. A version with no row
 is left alone.
@@ -7,7 +7,8 @@ is left alone.
 import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -19,15 +20,16 @@ Version = tuple[int, ...]
 class Shim:
     """`apply(trt)` for flavours named and torch_tensorrt versions `since` <= version < `until`.
 
-    It runs before the import of torch_tensorrt, or `after` it. It may return a function that undoes it, which is called
-    when the import is done.
+    It runs before the import of torch_tensorrt, or, with `own`, before each conversion of bridge's own, so that
+    torch_tensorrt's own compile keeps its behaviour. It may return a function that undoes it, which is called when the
+    import, or the conversion, is done.
     """
 
     flavours: tuple[str, ...]
     since: Version
     until: Version
     apply: Callable[[ModuleType], Callable[[], Any] | None]
-    after: bool = False
+    own: bool = False
 
 
 def hide_plugin_package(trt: ModuleType) -> Callable[[], Any] | None:
@@ -60,7 +62,7 @@ def add_dtype_setter(trt: ModuleType) -> None:
     trt.ITensor.dtype = property(dtype.fget, set_dtype)
 
 
-def keep_dtypes_in_where(trt: ModuleType) -> None:
+def keep_dtypes_in_where(trt: ModuleType) -> Callable[[], Any]:
     """torch_tensorrt's converter of aten.where casts two bfloat16 tensors to int32, and two int64 ones too."""
     from torch_tensorrt.dynamo.conversion.impl.condition import ops
 
@@ -68,9 +70,12 @@ def keep_dtypes_in_where(trt: ModuleType) -> None:
 
     @functools.wraps(promote)
     def promote_if_different(ctx: Any, lhs: Any, rhs: Any, name_prefix: str) -> tuple[Any, Any]:
-        return (lhs, rhs) if lhs.dtype == rhs.dtype else promote(ctx, lhs, rhs, name_prefix)
+        if in_own_conversion() and lhs.dtype == rhs.dtype:
+            return lhs, rhs
+        return promote(ctx, lhs, rhs, name_prefix)
 
     ops.promote_trt_tensors_to_same_dtype = promote_if_different
+    return lambda: setattr(ops, "promote_trt_tensors_to_same_dtype", promote)
 
 
 _RTX, _BOTH = ("tensorrt_rtx",), ("tensorrt", "tensorrt_rtx")
@@ -78,7 +83,7 @@ SHIMS = (
     Shim(_RTX, (2, 11), (2, 12), hide_plugin_package),
     Shim(_RTX, (2, 11), (2, 12), add_algorithm_selector),
     Shim(_RTX, (2, 11), (2, 13), add_dtype_setter),
-    Shim(_BOTH, (2, 11), (2, 14), keep_dtypes_in_where, after=True),
+    Shim(_BOTH, (2, 11), (2, 14), keep_dtypes_in_where, own=True),
 )
 
 
@@ -88,15 +93,29 @@ def shims_for(flavour: str, torch_tensorrt: Version) -> list[Shim]:
 
 
 @contextlib.contextmanager
-def applied(flavour: str, torch_tensorrt: Version, trt: ModuleType) -> Iterator[None]:
-    """Applies the shims of these versions, around the import of torch_tensorrt."""
-    shims = shims_for(flavour, torch_tensorrt)
+def applied(shims: Iterable[Shim], trt: Callable[[], ModuleType]) -> Iterator[None]:
+    """Within it these shims are in force. `trt` imports TensorRT, which is done only if there is a shim."""
     with contextlib.ExitStack() as stack:
         for shim in shims:
-            undo = None if shim.after else shim.apply(trt)
+            undo = shim.apply(trt())
             if undo is not None:
                 stack.callback(undo)
         yield
-        for shim in shims:
-            if shim.after:
-                shim.apply(trt)
+
+
+_thread = threading.local()
+
+
+def in_own_conversion() -> bool:
+    """Whether this thread is within a conversion of bridge's own."""
+    return getattr(_thread, "depth", 0) > 0
+
+
+@contextlib.contextmanager
+def own_conversion() -> Iterator[None]:
+    """Marks the body as a conversion of bridge's own."""
+    _thread.depth = getattr(_thread, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        _thread.depth -= 1

@@ -1,0 +1,286 @@
+"""What torch.compile hands to a backend: where a graph comes from, and a module of it that torch.export takes.
+
+All that bridge reads of torch._dynamo's own structures is read here.
+"""
+
+import re
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any, TypeGuard
+
+import sympy
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.fx.experimental.symbolic_shapes import guard_scalar
+
+from bridge.errors import ExportError
+
+_RESUMED = "torch_dynamo_resume_in_"
+_REGISTRIES = ("_modules", "_parameters", "_buffers")  # of torch.nn.Module, in the names of sources
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The Python function that torch.compile was tracing.
+
+    compile_id: torch's "frame/attempt", such as "0/1"; attempt counts the graphs of one function from 0.
+    graph_break: why the graph ends before the function does, with the line, or None. resumed: it starts after one.
+    """
+
+    function: str
+    file: str
+    line: int
+    compile_id: str
+    attempt: int
+    graph_break: str | None
+    resumed: bool
+
+    def __str__(self) -> str:
+        return f"{self.function} ({self.file}:{self.line})"
+
+
+def current_frame(gm: GraphModule) -> Frame:
+    """Of the graph that a backend is called with."""
+    code = _output_graph().root_tx.f_code
+    compile_id = gm.meta.get("dynamo_compile_id")
+    reason = getattr(gm, "compile_subgraph_reason", None)
+    return Frame(
+        function=code.co_name,
+        file=code.co_filename,
+        line=code.co_firstlineno,
+        compile_id=str(compile_id),
+        attempt=getattr(compile_id, "frame_compile_id", None) or 0,
+        graph_break=_spell_break(reason) if reason is not None and reason.graph_break else None,
+        resumed=code.co_name.startswith(_RESUMED),
+    )
+
+
+def owner_of_current_graph() -> Any:
+    """An object that belongs to one torch.compile call, whose result `owner_of` finds it from."""
+    return _output_graph().compiler_fn
+
+
+def owner_of(compiled: Any) -> Any:
+    """The same object, from what torch.compile returned; None where that is something else."""
+    context = getattr(compiled, "dynamo_ctx", None)
+    cells = [cell.cell_contents for cell in getattr(compiled, "__closure__", None) or () if _filled(cell)]
+    for candidate in (context, *cells):
+        callback = getattr(candidate, "callback", None)
+        if callback is not None:
+            return attrgetter("_torchdynamo_orig_backend._torchdynamo_orig_backend")(callback)
+    return None
+
+
+def recompile_reason(compile_id: str, moment: float) -> str | None:
+    """Why torch.compile traced a function again, of the compilation that ran at that moment (time.time()).
+
+    None: it was the first, is not over yet, or is one of those long ago that torch has forgotten.
+    """
+    for row in torch._dynamo.utils.get_compilation_metrics():
+        start, end = row.start_time_us, row.end_time_us
+        if str(row.compile_id) == compile_id and start and end and start <= moment * 1e6 <= end:
+            return row.recompile_reason
+    return None
+
+
+def _output_graph() -> Any:
+    from torch._dynamo.symbolic_convert import InstructionTranslator
+
+    return InstructionTranslator.current_tx().output
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
+
+
+def _spell_break(reason: Any) -> str:
+    frame: traceback.FrameSummary | None = reason.user_stack[-1] if reason.user_stack else None
+    where = f"{frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" if frame is not None else "an unknown line"
+    lines = [line.strip() for line in reason.reason.splitlines()]
+    said = [line.removeprefix("Explanation: ") for line in lines if line and not line.startswith(_BREAK_BOILERPLATE)]
+    return f"{'; '.join(said)}\n  {where}"
+
+
+_BREAK_BOILERPLATE = ("Hint:", "Developer debug context", "For more details")
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number that a graph returns: an expression in extents and numbers that it is called with."""
+
+    expression: sympy.Expr
+    places: Mapping[sympy.Symbol, tuple[int, int | None]]  # argument, and axis where that is a tensor
+
+    def evaluate(self, args: Sequence[Any]) -> int:
+        """Its value in a call."""
+        from torch.utils._sympy.interp import sympy_interp
+        from torch.utils._sympy.reference import PythonReferenceAnalysis
+
+        values = {s: args[i] if axis is None else args[i].shape[axis] for s, (i, axis) in self.places.items()}
+        return int(sympy_interp(PythonReferenceAnalysis, values, self.expression))
+
+
+@dataclass
+class Lifted:
+    """A graph of torch.compile as a module that takes its tensors alone and returns a tuple of tensors.
+
+    inputs: the place among the graph's arguments of each tensor that the module takes; fakes: as torch.compile traced
+    it. weights: the place of each buffer of the module that is an argument of the graph: the model's parameters and
+    buffers. outputs: for each result of the graph the index of the module's, a Number, or ("literal", value).
+    """
+
+    module: GraphModule
+    inputs: list[int] = field(default_factory=list)
+    fakes: list[Tensor] = field(default_factory=list)
+    weights: dict[str, int] = field(default_factory=dict)
+    outputs: list[Any] = field(default_factory=list)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the graph returns just what the module does."""
+        return self.outputs == list(range(len(self.outputs)))
+
+
+def lift(gm: GraphModule, args: Sequence[Any]) -> Lifted:
+    """Takes a graph apart into module, tensors and numbers; the graph itself stays as it is.
+
+    ExportError: it takes something that is neither a tensor nor an integer.
+    """
+    lifted = Lifted(GraphModule(gm, gm.graph.__deepcopy__()))
+    graph = lifted.module.graph
+    numbers: list[tuple[Node, torch.SymInt]] = []
+    symbols: dict[sympy.Symbol, tuple[int, int | None]] = {}
+    taken: set[str] = set()
+    for place, (node, value) in enumerate(zip(graph.find_nodes(op="placeholder"), args, strict=True)):
+        example = node.meta.get("example_value")
+        if isinstance(example, torch.SymInt):
+            numbers.append((node, example))
+            if example.node.expr.is_Symbol:
+                symbols[example.node.expr] = (place, None)
+        elif not isinstance(example, Tensor):
+            raise ExportError(f"the graph takes {_source(node)} = {value!r}, a {type(value).__name__}; pass a tensor")
+        elif node.meta.get("tensor_dict", {}).get("_dynamo_static_input_type"):
+            _bake(lifted, node, place, value)
+        elif _is_python_float(node):
+            _fix_float(node)
+        else:
+            _rename(node, taken)
+            lifted.inputs.append(place)
+            lifted.fakes.append(example)
+    for place, fake in zip(lifted.inputs, lifted.fakes, strict=True):
+        for axis, extent in enumerate(fake.shape):
+            if is_dynamic(extent) and extent.node.expr.is_Symbol:
+                symbols.setdefault(extent.node.expr, (place, axis))
+    for node, number in numbers:
+        _compute(lifted, node, number)
+    _split_outputs(lifted, symbols)
+    graph.lint()
+    lifted.module.recompile()
+    lifted.module.eval()
+    return lifted
+
+
+def is_dynamic(extent: Any) -> TypeGuard[torch.SymInt]:
+    """Whether an extent is an expression in symbols, not a number."""
+    return isinstance(extent, torch.SymInt) and not extent.node.expr.is_number
+
+
+def _bake(lifted: Lifted, node: Node, place: int, value: Tensor) -> None:
+    """Makes a placeholder an attribute of the module, called as in the model."""
+    words = [word for word in re.findall(r"\w+", _source(node))[2:] if word not in _REGISTRIES]
+    name = "_".join(words) or node.name
+    name = f"weight_{name}" if name[0].isdigit() else name
+    while hasattr(lifted.module, name):
+        name = f"{name}_{place}"
+    lifted.module.register_buffer(name, value.detach())
+    lifted.weights[name] = place
+    with node.graph.inserting_before(node):
+        attribute = node.graph.get_attr(name)
+    attribute.meta = dict(node.meta)
+    node.replace_all_uses_with(attribute)
+    node.graph.erase_node(node)
+
+
+def _is_python_float(node: Node) -> bool:
+    """Whether an argument is a float of the model, such as a momentum, which torch.compile may pass as a tensor."""
+    memo = getattr(node.meta["example_value"], "item_memo", None)
+    return isinstance(memo, torch.SymFloat) and all(user.target == "item" for user in node.users)
+
+
+def _fix_float(node: Node) -> None:
+    """Replaces a float that the graph takes by its value, which becomes a guard: an engine has no such input."""
+    for user in list(node.users):
+        user.replace_all_uses_with(guard_scalar(node.meta["example_value"].item_memo))  # type: ignore[arg-type]
+        node.graph.erase_node(user)
+    node.graph.erase_node(node)
+
+
+def _compute(lifted: Lifted, node: Node, number: torch.SymInt) -> None:
+    """Replaces a number that the graph takes: by the extent that it is, else by its value, which becomes a guard."""
+    if node.users:
+        found = _extent_of(lifted, number)
+        if found is None:
+            node.replace_all_uses_with(int(number))  # type: ignore[arg-type]
+        else:
+            with node.graph.inserting_after(node.graph.find_nodes(op="placeholder")[-1]):
+                extent = node.graph.call_function(torch.ops.aten.sym_size.int, found)
+            extent.meta = {key: node.meta[key] for key in ("example_value", "stack_trace") if key in node.meta}
+            node.replace_all_uses_with(extent)
+    node.graph.erase_node(node)
+
+
+def _extent_of(lifted: Lifted, number: torch.SymInt) -> tuple[Node, int] | None:
+    nodes = [node for node in lifted.module.graph.find_nodes(op="placeholder") if _is_tensor(node)]
+    for node, fake in zip(nodes, lifted.fakes, strict=True):
+        for axis, extent in enumerate(fake.shape):
+            if is_dynamic(extent) and extent.node.expr == number.node.expr:
+                return node, axis
+    return None
+
+
+def _is_tensor(node: Node) -> bool:
+    return isinstance(node.meta.get("example_value"), Tensor)
+
+
+def _split_outputs(lifted: Lifted, symbols: Mapping[sympy.Symbol, tuple[int, int | None]]) -> None:
+    """Leaves the module its tensors to return; the numbers are computed from the arguments of each call."""
+    output = lifted.module.graph.output_node()
+    tensors: list[Node] = []
+    for result in output.args[0]:  # type: ignore[union-attr]
+        example = result.meta.get("example_value") if isinstance(result, Node) else None
+        if isinstance(example, torch.SymInt):
+            used = {symbol: symbols[symbol] for symbol in example.node.expr.free_symbols if symbol in symbols}
+            lifted.outputs.append(Number(example.node.expr, used))
+        elif isinstance(result, Node) and not isinstance(example, (int, float, bool)):
+            lifted.outputs.append(len(tensors))
+            tensors.append(result)
+        else:
+            lifted.outputs.append(("literal", example if isinstance(result, Node) else result))
+    output.args = (tuple(tensors),)
+    lifted.module.graph.eliminate_dead_code()
+
+
+def _rename(node: Node, taken: set[str]) -> None:
+    """Calls an input by its name in the model: x for L['x'], pair_x for L['pair']['x']."""
+    words = re.findall(r"\w+", _source(node).removeprefix("L"))
+    name = "_".join(word for word in words if word != "kwargs") or node.name
+    name = name if not name[0].isdigit() else f"args_{name}"
+    while name in taken:
+        name = f"{name}_input"
+    taken.add(name)
+    for other in node.graph.nodes:
+        if other.name == name and other is not node:
+            other._rename(f"{name}_value")
+    node.name = node.target = name
+
+
+def _source(node: Node) -> str:
+    source = getattr(node.meta.get("grapharg"), "source", None)
+    name = getattr(source, "name", node.name)  # a method before torch 2.11
+    return str(name() if callable(name) else name)

@@ -1,0 +1,78 @@
+"""Logging: the logger "bridge" of Python's logging, silent below warnings unless someone asks.
+
+An application asks as with any library, `logging.getLogger("bridge").setLevel(logging.INFO)` with a handler of its own;
+a user by the environment variable BRIDGE_LOG, or `bridge compile --verbose`, which write lines to stderr. At level info
+there is a line for every step with its seconds, at debug also one for every node of a graph and every plugin layer.
+"""
+
+import contextlib
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TextIO
+
+VARIABLE = "BRIDGE_LOG"
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
+
+logger = logging.getLogger("bridge")
+
+
+@contextlib.contextmanager
+def step(what: str) -> Iterator[Callable[[str], None]]:
+    """Logs how long its body took: "lowering: 0.52 s", or "lowering: failed after 0.52 s".
+
+    It gives a function that adds to that line what the body knows in the end: "lowering: 0.52 s, 120 nodes".
+    """
+    details: list[str] = []
+    logger.debug("%s …", what)
+    started = time.monotonic()
+    try:
+        yield details.append
+    except BaseException as error:
+        logger.info("%s: failed after %.2f s, %s", what, time.monotonic() - started, type(error).__name__)
+        raise
+    logger.info("%s: %s", what, ", ".join([f"{time.monotonic() - started:.2f} s", *details]))
+
+
+def show(level: int) -> None:
+    """Writes what is logged at `level` and above to stderr. A later call changes the level.
+
+    The root logger gets it no more: torch_tensorrt gives that a handler of its own, which would write it again.
+    """
+    if not any(isinstance(handler, _Handler) for handler in logger.handlers):
+        logger.addHandler(_Handler())
+        logger.propagate = False
+    logger.setLevel(level)
+
+
+def show_as_asked() -> None:
+    """The same with the level that the environment asks for, if it does. UserWarning: it is none."""
+    text = os.environ.get(VARIABLE, "")
+    level = LEVELS.get(text.strip().lower())
+    if level is not None:
+        show(level)
+    elif text.strip():
+        warnings.warn(f"{VARIABLE} is {text!r}, expected one of {', '.join(LEVELS)}; it is ignored", stacklevel=2)
+
+
+class _Handler(logging.StreamHandler):
+    """Writes to what sys.stderr is at the time, which programs and tests replace."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+        self.setFormatter(_Formatter())
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+
+class _Formatter(logging.Formatter):
+    """[bridge] message, with the level in front of a warning or an error."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        return f"[bridge] {level}{super().format(record)}"

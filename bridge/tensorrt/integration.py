@@ -1,0 +1,140 @@
+"""torch_tensorrt with bridge's ops in it: its own compile converts them, and nothing else of it changes.
+
+A subclass of its interpreter prepares the plugin layers while the network is still empty (see plugin.py). Around it
+four functions are wrapped: so that ops defined late are known, failures are told (see left_behind.py), engines of the
+cache are told apart by the arguments of their operators, and what a network held can be asked for (see built.py).
+"""
+
+import contextlib
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from torch.fx import Node
+
+from bridge import converters, foreign, native
+from bridge.converters import Conversion
+from bridge.errors import BridgeError, BuildError
+from bridge.source import model_line
+from bridge.tensorrt import built, cross, inventory, left_behind
+from bridge.tensorrt.calls import find_calls
+from bridge.tensorrt.flavour import TORCH_TENSORRT, Flavour
+from bridge.tensorrt.graph_hash import hash_arguments
+from bridge.tensorrt.interpreter import _as_declared
+from bridge.tensorrt.library import load_library
+from bridge.tensorrt.messages import describe_errors
+from bridge.tensorrt.patches import replace, replace_everywhere
+from bridge.tensorrt.plugin import plugins_for
+
+_log = logging.getLogger("bridge")
+
+
+def integrate(flavour: Flavour) -> contextlib.ExitStack:
+    """Changes torch_tensorrt, which is imported; closing what it returns puts back all that was there.
+
+    LibraryError: there is no plugin library, or another one is loaded. AttributeError, ImportError: this version of
+    torch_tensorrt is not like those that bridge knows.
+    """
+    from torch_tensorrt.dynamo import _compiler
+    from torch_tensorrt.dynamo._engine_cache import BaseEngineCache
+    from torch_tensorrt.dynamo.backend import backends
+    from torch_tensorrt.dynamo.conversion import _conversion, _TRTInterpreter
+
+    load_library(flavour.trt(), native.plugin_library())  # engines that are loaded, not built, hold plugins too
+    with contextlib.ExitStack() as stack:
+        converters.hold()
+        stack.callback(converters.release)
+        base = _TRTInterpreter.TRTInterpreter
+        theirs = {
+            base: _interpreter_class(base, flavour),
+            _conversion.interpret_module_to_result: _interpret(_conversion.interpret_module_to_result),
+            _compiler.compile_module: left_behind.watch_partition(_compiler.compile_module),
+            backends._pretraced_backend: left_behind.watch_backend(backends._pretraced_backend),
+        }
+        for original, ours in theirs.items():
+            # The class keeps its name where it is defined: bridge's own interpreter derives from it there.
+            but = base.__module__ if original is base else ""
+            replace_everywhere(stack, TORCH_TENSORRT, original, ours, but)
+        get_hash = _hash(BaseEngineCache.get_hash)
+        replace(stack, BaseEngineCache, "get_hash", staticmethod(get_hash))
+        return stack.pop_all()
+
+
+def _interpret(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Conversion of one graph to an engine, built or from the cache."""
+
+    @functools.wraps(original)
+    def interpret(module: Any, *args: Any, **kwargs: Any) -> Any:
+        converters.refresh()
+        built.note(None)
+        with left_behind.told(module):
+            result = original(module, *args, **kwargs)
+        built.keep(bytes(result.serialized_engine))
+        return result
+
+    return interpret
+
+
+def _hash(original: Callable[..., str]) -> Callable[..., str]:
+    """The key of the engine cache, which by itself leaves out the arguments of the operators."""
+
+    @functools.wraps(original)
+    def get_hash(gm: Any, *args: Any, **kwargs: Any) -> str:
+        return original(gm, *args, **kwargs) + hash_arguments(gm.graph)
+
+    return get_hash
+
+
+def _interpreter_class(base: Any, flavour: Flavour) -> type:
+    class BridgeInterpreter(base):
+        """torch_tensorrt's interpreter, for graphs that may hold bridge's ops."""
+
+        def __init__(self, module: Any, *args: Any, **kwargs: Any) -> None:
+            converters.refresh()
+            super().__init__(module, *args, **kwargs)
+            # A subclass, such as bridge's own interpreter, fills a network of its own.
+            calls = {call.name: call for call in find_calls(module)} if type(self) is BridgeInterpreter else {}
+            self._bridge: Conversion | None = None
+            self._bridge_inputs: set[Node] = set()
+            if calls:
+                load_library(flavour.trt(), native.plugin_library())
+                network = self.ctx.net
+                self._bridge = self.ctx.bridge = Conversion(plugins_for(flavour, network, list(calls.values())), calls)
+                users = [node for node in module.graph.nodes if node.name in calls]
+                self._bridge_inputs = {node for user in users for node in user.all_input_nodes}
+
+        def run_node(self, n: Node) -> Any:
+            if self._bridge is None:
+                return super().run_node(n)
+            try:
+                value = super().run_node(n)
+                return _as_declared(self.ctx.net, value, n.meta.get("val")) if n in self._bridge_inputs else value
+            except BridgeError:
+                raise
+            except Exception as error:
+                if n.target not in foreign.targets():
+                    raise
+                said = describe_errors(flavour)
+                raise BuildError(f"{n.target} cannot be converted: {error}\n  {model_line(n)}{said}") from error
+
+        def _construct_trt_network_def(self) -> None:
+            super()._construct_trt_network_def()
+            unused = self._bridge.plugins.unused() if self._bridge is not None else []
+            if unused:
+                raise BuildError(f"these nodes were not converted to the plugin layers made for them: {unused}")
+            built.note(_inventory(self.ctx.net, self._bridge))
+
+        def run(self, *args: Any, **kwargs: Any) -> Any:
+            target = cross.current_target()
+            return super().run(*args, **kwargs) if target is None else cross.build(self, flavour, target)
+
+    return BridgeInterpreter
+
+
+def _inventory(network: Any, conversion: Conversion | None) -> list[dict[str, Any]] | None:
+    try:
+        return inventory.layers(network, {} if conversion is None else conversion.layers)
+    except Exception:  # a network that is not understood must not end a compile that is not bridge's
+        _log.debug("a network of torch_tensorrt's has no inventory", exc_info=True)
+        return None

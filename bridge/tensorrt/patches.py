@@ -1,0 +1,29 @@
+"""Puts objects of ours in the place of another package's, and puts its own back."""
+
+import contextlib
+import sys
+from typing import Any
+
+
+def replace(stack: contextlib.ExitStack, owner: Any, name: str, value: Any) -> None:
+    """Sets an attribute of a module or class until `stack` is closed; one that was changed since stays as it is."""
+    before = vars(owner)[name]  # a static method as such, not the function in it
+    setattr(owner, name, value)
+
+    def put_back() -> None:
+        if vars(owner).get(name) is value:
+            setattr(owner, name, before)
+
+    stack.callback(put_back)
+
+
+def replace_everywhere(stack: contextlib.ExitStack, package: str, original: Any, value: Any, but: str = "") -> None:
+    """The same for every name in a package's modules that stands for `original`, `but` one module.
+
+    Modules take functions of each other by name, so the module that defines one is not the only place.
+    """
+    for name, module in list(sys.modules.items()):
+        if module is None or name == but or not (name == package or name.startswith(f"{package}.")):
+            continue
+        for attribute in [key for key, held in vars(module).items() if held is original]:
+            replace(stack, module, attribute, value)
