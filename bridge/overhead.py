@@ -13,7 +13,9 @@ import datetime
 import functools
 import json
 import logging
+import signal
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -65,11 +67,16 @@ Call = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Way:
-    """One way to call an engine. make: what makes it ready. global_graphs: torch_tensorrt's setting while it runs."""
+    """One way to call an engine.
+
+    make: what makes it ready. global_graphs: torch_tensorrt's setting while it runs. foreign: it is not bridge's, and
+    may end the process; a process of its own tries it first.
+    """
 
     name: str
     make: Callable[[], Call]
     global_graphs: bool = False
+    foreign: bool = False
 
     def select(self) -> None:
         """Before calls by this way."""
@@ -93,27 +100,53 @@ def ways(module: CompiledModule, eager: nn.Module, args: tuple[Tensor, ...]) -> 
     for language, kind in (("Python", "PythonTorchTensorRTModule"), ("C++", "TorchTensorRTModule")):
         for graph, what in ((False, ""), (True, ", CUDA graph")):
             make = functools.partial(_torch_tensorrt, kind, module)
-            found.append(Way(f"torch_tensorrt, {language}{what}", make, graph))
+            found.append(Way(f"torch_tensorrt, {language}{what}", make, graph, foreign=True))
     return found
 
 
-def measure(inputs: int, rounds: int) -> list[Row]:
-    """Every way, on both streams. EngineError: there is no GPU here, or TensorRT does not run on it."""
-    eager = Small(inputs).eval().half().cuda()
-    args = tuple(torch.randn(4, 64, device="cuda", dtype=torch.half) for _ in range(inputs))
-    module = bridge.compile(eager, args)
+def measure(inputs: int, rounds: int, broken: dict[str, str]) -> list[Row]:
+    """Every way, on both streams; those of `broken` are listed with that reason."""
+    eager, args, module = _engine(inputs)
     rows = []
     for name, stream in (("default", torch.cuda.default_stream()), ("other", torch.cuda.Stream())):
         calls: dict[Way, Call] = {}
         with torch.cuda.stream(stream):
             for way in ways(module, eager, args):
-                call, reason = _ready(way, eager, args)
+                call, reason = (None, broken[way.name]) if way.name in broken else _ready(way, eager, args)
                 if call is None:
                     rows.append(Row(way.name, name, reason=reason))
                 else:
                     calls[way] = call
             rows += _time(calls, name, args, rounds)
     return rows
+
+
+def broken_ways() -> dict[str, str]:
+    """The ways that end the process that tries them, and how."""
+    found = {}
+    eager, args, module = _engine(1)
+    for way in ways(module, eager, args):
+        if way.foreign:
+            command = [sys.executable, "-m", "bridge.overhead", "--try", way.name]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+            if done.returncode < 0:
+                found[way.name] = f"it ends the process by {signal.Signals(-done.returncode).name}"
+    return found
+
+
+def _try(name: str) -> None:
+    eager, args, module = _engine(1)
+    for way in ways(module, eager, args):
+        if way.name == name:
+            _ready(way, eager, args)
+
+
+def _engine(inputs: int) -> tuple[nn.Module, tuple[Tensor, ...], CompiledModule]:
+    """A model, arguments for it, and its engine. EngineError: TensorRT does not run on this GPU."""
+    torch.manual_seed(0)
+    eager = Small(inputs).eval().half().cuda()
+    args = tuple(torch.randn(4, 64, device="cuda", dtype=torch.half) for _ in range(inputs))
+    return eager, args, bridge.compile(eager, args)
 
 
 def _ready(way: Way, eager: nn.Module, args: tuple[Tensor, ...]) -> tuple[Call | None, str | None]:
@@ -218,13 +251,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bridge.overhead", description=__doc__.splitlines()[0])
     parser.add_argument("--json", metavar="FILE", help="also write the figures there")
     parser.add_argument("--rounds", type=int, default=30, help="default: 30")
+    parser.add_argument("--try", dest="name", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("there is no CUDA GPU here; what a call costs can only be measured on one")
     logging.getLogger("torch_tensorrt").setLevel(logging.ERROR)
-    found = {}
-    for inputs in (1, 8):
-        found[f"{inputs} inputs, {inputs} outputs"] = measure(inputs, options.rounds)
+    if options.name:
+        _try(options.name)
+        return
+    broken = broken_ways()
+    found = {f"{n} inputs, {n} outputs": measure(n, options.rounds, broken) for n in (1, 8)}
     where = describe()
     print(", ".join(f"{name} {value}" for name, value in where.items()))
     for title, rows in found.items():

@@ -368,10 +368,9 @@ def test_order_with_the_current_stream(file, settings):
 
 
 @pytest.mark.gpu(engines=True)
-@pytest.mark.parametrize("settings", [{}, {"cuda_graph": True}])
-def test_a_callers_own_capture_takes_the_engine_in(file, settings):
+def test_a_callers_own_capture_takes_the_engine_in(file):
     """Also when the scratch memory has grown and the allocator gave it to others since."""
-    engine = Engine(file, **settings)
+    engine = Engine(file)
     x, n = inputs(8)
     with torch.cuda.stream(torch.cuda.Stream()):
         engine(x, n)
@@ -387,6 +386,17 @@ def test_a_callers_own_capture_takes_the_engine_in(file, settings):
         graph.replay()
         check(outputs, x, n)
     assert filler
+
+
+@pytest.mark.gpu(engines=True)
+def test_graphs_within_a_callers_capture_are_refused(file):
+    engine = Engine(file, cuda_graph=True)
+    x, n = inputs(8)
+    check(engine(x, n), x, n)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph), pytest.raises(EngineError, match="with cuda_graph=False for that"):
+        engine(x, n)
+    check(engine(x, n), x, n)
 
 
 @pytest.mark.gpu(engines=True)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from bridge.errors import EngineError
 from bridge.tensorrt import streams
-from bridge.tensorrt.context import Context
 from bridge.tensorrt.input_check import InputCheck
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ class Replays:
     """An engine for one thread at a time, called like it: each combination of input shapes has a CUDA graph.
 
     A call copies its inputs into those of the graph and replays it. static_outputs: it returns the graph's outputs,
-    which the next call with these shapes overwrites, instead of copies. A call that is itself captured into a graph
-    becomes a part of that one.
+    which the next call with these shapes overwrites, instead of copies. Under a capture of the caller's it cannot run:
+    EngineError says so.
     """
 
     def __init__(self, engine: "Engine", static_outputs: bool = False) -> None:
@@ -33,7 +33,6 @@ class Replays:
         self._order = streams.Order(engine.device)
         self._graphs: OrderedDict[tuple[torch.Size, ...], _Graph] = OrderedDict()
         self._last: tuple[tuple[torch.Size, ...] | None, _Graph | None] = (None, None)
-        self._captured: Context | None = None
         with torch.cuda.device(self._device):
             self._pool = torch.cuda.graph_pool_handle()  # of all graphs: their scratch memory is the same
 
@@ -46,9 +45,10 @@ class Replays:
 
     def _call(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if torch.cuda.is_current_stream_capturing():
-            if self._captured is None:
-                self._captured = self._engine.new_context(for_capture=True)
-            return self._captured(*inputs)
+            raise EngineError(
+                "this engine replays CUDA graphs of its own and cannot be captured into another one: compile or load it"
+                " with cuda_graph=False for that"
+            )
         shapes = self._check.check(inputs)
         seen, graph = self._last
         if graph is None or shapes is not seen:
