@@ -125,6 +125,28 @@ def test_modules_for_another_gpu_say_so_when_they_run(torch_tensorrt, python_run
 
 
 @needs_torch_tensorrt
+@pytest.mark.skipif(torch.cuda.is_available(), reason="shows what works without a GPU")
+@pytest.mark.parametrize(("made_for", "python"), [("1.3.0", True), (None, False), ("as here", False)])
+def test_a_cpp_runtime_made_for_another_rtx_is_passed_over(torch_tensorrt, monkeypatch, caplog, made_for, python):
+    """It would end the process."""
+    here = flavour.detect()
+    if here.name != "tensorrt_rtx":
+        pytest.skip("is about TensorRT-RTX")
+    door.unregister()
+    version = here.version if made_for == "as here" else made_for
+    monkeypatch.setattr(torch_tensorrt._version, "__tensorrt_rtx_version__", version)
+    caplog.set_level("INFO", logger="bridge")
+    door.register()
+    eager, args, _ = make(Convolutional)
+    with door.cross_compile("8.6"):
+        compiled = torch_tensorrt.compile(eager, ir="dynamo", arg_inputs=list(args), **OPTIONS)
+    assert type(compiled._run_on_acc_0).__name__.startswith("Python") is python
+    assert ("was made for TensorRT-RTX 1.3.0" in caplog.text) is python
+    monkeypatch.undo()
+    door.unregister(), door.register()
+
+
+@needs_torch_tensorrt
 def test_exported_programs_become_engine_bytes(torch_tensorrt, build_here):
     eager, args, _ = make(Convolutional)
     program = torch.export.export(eager, args)

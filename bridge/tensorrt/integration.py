@@ -2,7 +2,8 @@
 
 A subclass of its interpreter prepares the plugin layers while the network is still empty (see plugin.py). Around it
 four functions are wrapped: so that ops defined late are known, failures are told (see left_behind.py), engines of the
-cache are told apart by the arguments of their operators, and what a network held can be asked for (see built.py).
+cache are told apart by the arguments of their operators, and what a network held can be asked for (see built.py). Its
+C++ runtime is passed over where it would end the process.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from bridge.errors import BridgeError, BuildError
 from bridge.source import model_line
 from bridge.tensorrt import built, cross, inventory, left_behind
 from bridge.tensorrt.calls import find_calls
-from bridge.tensorrt.flavour import TORCH_TENSORRT, Flavour
+from bridge.tensorrt.flavour import TORCH_TENSORRT, Flavour, release
 from bridge.tensorrt.graph_hash import hash_arguments
 from bridge.tensorrt.interpreter import _as_declared
 from bridge.tensorrt.library import load_library
@@ -58,7 +59,29 @@ def integrate(flavour: Flavour) -> contextlib.ExitStack:
             replace_everywhere(stack, TORCH_TENSORRT, original, ours, but)
         get_hash = _hash(BaseEngineCache.get_hash)
         replace(stack, BaseEngineCache, "get_hash", staticmethod(get_hash))
+        if _cpp_runtime_crashes(flavour):
+            features = _conversion.ENABLED_FEATURES._replace(torch_tensorrt_runtime=False)
+            replace(stack, _conversion, "ENABLED_FEATURES", features)  # read there to choose the runtime
         return stack.pop_all()
+
+
+def _cpp_runtime_crashes(flavour: Flavour) -> bool:
+    """Whether torch_tensorrt's C++ runtime was compiled for another TensorRT-RTX, whose C++ interface is not stable.
+
+    That of 2.11, made for 1.3, ended the process with 1.6.1 (SIGSEGV) when it was given an engine; the Python runtime
+    ran it.
+    """
+    from torch_tensorrt import _version
+
+    made_for = getattr(_version, "__tensorrt_rtx_version__", None)
+    if flavour.name != "tensorrt_rtx" or made_for is None or release(made_for)[:2] == release(flavour.version)[:2]:
+        return False
+    _log.info(
+        "torch_tensorrt's C++ runtime was made for TensorRT-RTX %s, not %s: its engines run by its Python runtime",
+        made_for,
+        flavour.version,
+    )
+    return True
 
 
 def _interpret(original: Callable[..., Any]) -> Callable[..., Any]:
