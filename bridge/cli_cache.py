@@ -4,11 +4,11 @@ import argparse
 import json
 import sys
 import time
-from collections import Counter
 from typing import Any
 
 from bridge.cache import EngineCache, Entry, default_size, folder_of, parse_size
 from bridge.errors import EngineFileError
+from bridge.placed import plugin_counts
 from bridge.table import columns, size
 from bridge.tensorrt.engine_file import EngineFile
 
@@ -57,12 +57,11 @@ def _describe(entry: Entry) -> dict[str, Any]:
         file = EngineFile.load(entry.path)
     except EngineFileError as error:
         return row | {"error": str(error)}
-    plugins = Counter(layer["op"] for layer in file.layers if layer.get("op"))
     return row | {
         "model": file.metadata.get("model"),
         "target": file.target,
         "flavour": f"{file.flavour} {file.tensorrt_version}",
-        "plugins": dict(plugins),
+        "plugins": dict(plugin_counts(file.layers)),
     }
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bridge import log
+from bridge.placed import plugin_counts
 from bridge.structure import Structure
 from bridge.tensorrt.engine_file import EngineFile, OutputSpec, TensorSpec
 
@@ -90,7 +91,7 @@ class CompiledModule:
 
     def plugin_counts(self) -> Counter[str]:
         """How many plugin layers the engine has of each bridge op."""
-        return Counter(layer["op"] for layer in self.layers if layer.get("op"))
+        return plugin_counts(self.layers)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the engine and all that is known of it to one file, for `bridge.load`."""

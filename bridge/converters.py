@@ -105,17 +105,6 @@ def own_conversion(flavour: Flavour) -> Iterator[None]:
         release()
 
 
-_kept = contextlib.ExitStack()
-
-
-def register(flavour: Flavour) -> None:
-    """Enters `own_conversion` for good, once; or tells torch_tensorrt of ops that were defined since."""
-    if shims.in_own_conversion():
-        refresh()
-    else:
-        _kept.enter_context(own_conversion(flavour))
-
-
 def _add_converter(target: Any, fits: Callable[..., bool], converter: Callable[..., Any]) -> None:
     """Puts a converter before the others of its target."""
     from torch_tensorrt.dynamo.conversion import ConverterPriority, dynamo_tensorrt_converter

@@ -15,7 +15,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from bridge.assumptions import check_condition, conditions
-from bridge.dynamo import is_dynamic
+from bridge.dynamo import evaluate, is_dynamic
 from bridge.profile import UNBOUNDED
 from bridge.tensorrt.engine_file import TensorSpec
 
@@ -104,16 +104,9 @@ def add_guards(fakes: Sequence[Tensor], program: ExportedProgram, specs: Mapping
                     sizes[inner.node.expr] = extent
     for node, condition in conditions(program):
         if condition.free_symbols <= sizes.keys():
-            _guard(_evaluate(condition, sizes), str(condition))
+            _guard(evaluate(condition, sizes), str(condition))
         else:
             check_condition(program, node, condition)
-
-
-def _evaluate(condition: sympy.Basic, sizes: Mapping[sympy.Symbol, Any]) -> Any:
-    from torch.utils._sympy.interp import sympy_interp
-    from torch.utils._sympy.reference import PythonReferenceAnalysis
-
-    return sympy_interp(PythonReferenceAnalysis, dict(sizes), condition)
 
 
 def _guard(holds: bool | torch.SymBool, condition: str) -> None:

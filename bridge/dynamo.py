@@ -110,6 +110,14 @@ def _spell_break(reason: Any) -> str:
 _BREAK_BOILERPLATE = ("Hint:", "Developer debug context", "For more details")
 
 
+def evaluate(expression: sympy.Basic, values: Mapping[sympy.Symbol, Any]) -> Any:
+    """A symbolic expression with numbers for its symbols, or with torch's symbolic ones."""
+    from torch.utils._sympy.interp import sympy_interp
+    from torch.utils._sympy.reference import PythonReferenceAnalysis
+
+    return sympy_interp(PythonReferenceAnalysis, dict(values), expression)
+
+
 @dataclass(frozen=True)
 class Number:
     """A number that a graph returns: an expression in extents and numbers that it is called with."""
@@ -119,11 +127,8 @@ class Number:
 
     def evaluate(self, args: Sequence[Any]) -> int:
         """Its value in a call."""
-        from torch.utils._sympy.interp import sympy_interp
-        from torch.utils._sympy.reference import PythonReferenceAnalysis
-
         values = {s: args[i] if axis is None else args[i].shape[axis] for s, (i, axis) in self.places.items()}
-        return int(sympy_interp(PythonReferenceAnalysis, values, self.expression))
+        return int(evaluate(self.expression, values))
 
 
 @dataclass

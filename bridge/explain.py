@@ -43,7 +43,7 @@ def describe(file: EngineFile) -> dict[str, Any]:
             "inputs": [asdict(spec) for spec in file.inputs],
             "outputs": [asdict(spec) for spec in file.outputs],
             "layer_types": dict(_types(file)),
-            "plugin_counts": dict(plugin_counts(file)),
+            "plugin_counts": dict(placed.plugin_counts(file.layers)),
             "plugin_versions": file.plugins,
             "plugin_layers": [layer for layer in file.layers if layer.get("op")],
             "layers": file.layers,
@@ -51,11 +51,6 @@ def describe(file: EngineFile) -> dict[str, Any]:
             "modules": placed.modules(file),
         }
     )
-
-
-def plugin_counts(file: EngineFile) -> Counter[str]:
-    """How many plugin layers the engine has of each bridge op."""
-    return Counter(layer["op"] for layer in file.layers if layer.get("op"))
 
 
 def _summary(file: EngineFile) -> Iterator[tuple[str, str]]:
@@ -91,7 +86,7 @@ def _plugins(file: EngineFile) -> str:
     layers = [layer for layer in file.layers if layer.get("op")]
     if not layers:
         return "plugin layers: 0"
-    counts = ", ".join(f"{count} {op}" for op, count in plugin_counts(file).items())
+    counts = ", ".join(f"{count} {op}" for op, count in placed.plugin_counts(file.layers).items())
     return f"plugin layers: {counts}\n" + columns(_plugin_row(layer) for layer in layers)
 
 

@@ -52,9 +52,8 @@ class Row:
 class Small(nn.Module):
     """A few operators on little data: what a call costs is then the runtime's."""
 
-    def __init__(self, inputs: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.inputs = inputs
         self.linear = nn.Linear(64, 64)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -144,7 +143,7 @@ def _try(name: str) -> None:
 def _engine(inputs: int) -> tuple[nn.Module, tuple[Tensor, ...], CompiledModule]:
     """A model, arguments for it, and its engine. EngineError: TensorRT does not run on this GPU."""
     torch.manual_seed(0)
-    eager = Small(inputs).eval().half().cuda()
+    eager = Small().eval().half().cuda()
     args = tuple(torch.randn(4, 64, device="cuda", dtype=torch.half) for _ in range(inputs))
     return eager, args, bridge.compile(eager, args)
 
@@ -197,7 +196,7 @@ def _bare(module: CompiledModule, args: tuple[Tensor, ...]) -> Call:
     context = Engine(module.file).new_context(static_outputs=True)
     context(*args)
     device = args[0].device
-    stream = streams.current(device) or streams.beside_default(device)
+    stream = streams.for_engines(device)
 
     def call(*_: Tensor) -> None:
         context.native.execute_async_v3(stream)

@@ -16,11 +16,10 @@ from bridge.errors import BridgeError
 from bridge.foreign import targets
 from bridge.pipeline import Session, compile_module, conversion_settings
 from bridge.profile import input_spec
-from bridge.source import model_line
-from bridge.tensorrt import dtypes
-from bridge.tensorrt.calls import tensor_of
+from bridge.source import model_line, operator_name
+from bridge.tensorrt.calls import lacking_dtype, tensor_of, tensors_of
 from bridge.tensorrt.engine_file import TensorSpec
-from bridge.tensorrt.lower import lower, operator_name, refusal
+from bridge.tensorrt.lower import lower, refusal
 
 _LEAST_NODES = 3  # of an engine, unless it holds one of bridge's ops
 
@@ -89,24 +88,10 @@ def _reasons(module: GraphModule) -> dict[Node, str]:
         if node.target is operator.getitem and node.args[0] in reasons:
             reasons[node] = reasons[node.args[0]]
             continue
-        why = _lacking(node) or refusal(node)
+        why = lacking_dtype(node) or refusal(node)
         if why is not None:
             reasons[node] = why
     return reasons
-
-
-def _lacking(node: Node) -> str | None:
-    """Of a node that takes or gives a dtype that TensorRT has not."""
-    for value in _tensors([node, *node.all_input_nodes]):
-        if dtypes.from_torch(value.dtype) is None:
-            return f"it takes or gives {value.dtype}, which TensorRT lacks"
-    return None
-
-
-def _tensors(nodes: list[Node]) -> list[Tensor]:
-    values = [node.meta.get("val") for node in nodes]
-    leaves = [leaf for value in values for leaf in (value if isinstance(value, (list, tuple)) else [value])]
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 class _Support(OperatorSupportBase):
@@ -116,7 +101,7 @@ class _Support(OperatorSupportBase):
         self._reasons = reasons
 
     def is_node_supported(self, submodules: Mapping[str, nn.Module], node: Node) -> bool:
-        return node.op == "call_function" and node not in self._reasons and bool(_tensors([node]))
+        return node.op == "call_function" and node not in self._reasons and bool(tensors_of([node]))
 
 
 def _partition(module: GraphModule, reasons: dict[Node, str]) -> list[Node]:

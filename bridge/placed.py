@@ -1,7 +1,7 @@
 """Which node of the model's graph went where in an engine, as tables."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bridge.table import columns
@@ -17,6 +17,11 @@ def nodes(file: EngineFile) -> list[dict[str, Any]] | None:
     """Every node with "name", "op", "module" and "layers"; None where an older bridge wrote the file."""
     found = file.metadata.get("nodes")
     return found if isinstance(found, list) else None
+
+
+def plugin_counts(layers: Iterable[Mapping[str, Any]]) -> Counter[str]:
+    """How many of an engine's layers are plugins, of each bridge op."""
+    return Counter(layer["op"] for layer in layers if layer.get("op"))
 
 
 def modules(file: EngineFile) -> list[dict[str, Any]]:

@@ -11,11 +11,11 @@ from torch.fx import GraphModule
 from bridge import dynamo
 from bridge.compiled import CompiledModule
 from bridge.explain import shape
-from bridge.source import model_line
+from bridge.placed import plugin_counts
+from bridge.source import model_line, operator_name
 from bridge.table import columns, size
 from bridge.tensorrt import built
 from bridge.tensorrt.engine_file import EngineFile
-from bridge.tensorrt.lower import operator_name
 
 _RECORDS = "_bridge_graphs"  # attribute of what belongs to one torch.compile call
 
@@ -47,7 +47,7 @@ class Graph:
 
     name: the function or model. recompiled: why torch.compile traced it again, or None. graph_break: why it ends
     before the function does, or None. engines: one, or with fallback=True any number. rebuilt: how many engines more
-    were built since because the model's weights were others. notes: what else happened.
+    were built since because the model's weights were others.
     """
 
     name: str
@@ -58,7 +58,6 @@ class Graph:
     from_cache: list[bool] = field(default_factory=list)
     torch_nodes: list[TorchNode] = field(default_factory=list)
     rebuilt: int = 0
-    notes: list[str] = field(default_factory=list)
     made: float = field(default_factory=time.time, repr=False)
 
 
@@ -90,7 +89,7 @@ class Report:
 
     def plugin_counts(self) -> Counter[str]:
         """How many plugin layers the engines have of each op."""
-        return sum(map(_plugins, self.engines), Counter())
+        return sum((plugin_counts(engine.layers) for engine in self.engines), Counter())
 
     def __str__(self) -> str:
         cached = sum(flag for graph in self.graphs for flag in graph.from_cache)
@@ -167,7 +166,6 @@ def _describe(graph: Graph) -> str:
     lines += [f"  recompiled: {graph.recompiled}"] if graph.recompiled else []
     lines += [f"  graph break: {graph.graph_break}"] if graph.graph_break else []
     lines += [f"  rebuilt {graph.rebuilt} times for other weights"] if graph.rebuilt else []
-    lines += [f"  {note}" for note in graph.notes]
     for engine, cached in zip(graph.engines, graph.from_cache, strict=True):
         lines.append(_engine(engine, cached))
     if graph.torch_nodes:
@@ -175,13 +173,13 @@ def _describe(graph: Graph) -> str:
     return "\n".join(lines)
 
 
-def _plugins(engine: EngineFile | TorchTensorRTEngine) -> Counter[str]:
-    return Counter(layer["op"] for layer in engine.layers if layer.get("op"))
-
-
 def _engine(file: EngineFile | TorchTensorRTEngine, cached: bool) -> str:
     if isinstance(file, TorchTensorRTEngine):
-        layers = f"{len(file.layers)} layers; plugins: {_counts(_plugins(file))}" if file.layers else "layers not known"
+        layers = (
+            f"{len(file.layers)} layers; plugins: {_counts(plugin_counts(file.layers))}"
+            if file.layers
+            else "layers not known"
+        )
         return f"  engine {file.name}, {size(len(file.engine))}, {layers}"
     seconds = file.metadata.get("build_seconds")
     source = "from the cache" if cached else f"built in {seconds} s"
@@ -190,7 +188,7 @@ def _engine(file: EngineFile | TorchTensorRTEngine, cached: bool) -> str:
     )
     return (
         f"  engine for {file.target}, {size(len(file.engine))}, {len(file.layers)} layers, {source};"
-        f" plugins: {_counts(_plugins(file))}\n    inputs: {inputs}"
+        f" plugins: {_counts(plugin_counts(file.layers))}\n    inputs: {inputs}"
     )
 
 

@@ -43,3 +43,8 @@ def _frames(trace: str) -> list[tuple[str, str, str, str]]:
             code = match["code"] or ("" if _FRAME.match(following) else following)
             found.append((match["file"], match["line"], match["function"], code))
     return found
+
+
+def operator_name(node: Node) -> str:
+    """What a node calls, such as "aten.add.Tensor"."""
+    return str(node.target) if isinstance(node.target, (str, torch._ops.OpOverload)) else torch.typename(node.target)

@@ -6,17 +6,16 @@ imported, before or after bridge, by whomever (`register`); `unregister` undoes 
 
 import contextlib
 import importlib
-import logging
 import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 from bridge.errors import BridgeError, FlavourError
+from bridge.log import logger
 from bridge.tensorrt import import_hook
 from bridge.tensorrt.flavour import TORCH_TENSORRT, Flavour, detect, importing
 
-_log = logging.getLogger("bridge")
 _lock = threading.RLock()
 _changes: contextlib.ExitStack | None = None  # what torch_tensorrt has of bridge's
 
@@ -114,7 +113,7 @@ def _flavour(stack: contextlib.ExitStack) -> Flavour | None:
             raise FlavourError(f"{flavour.kind.torch_tensorrt} is not installed; {flavour.kind.install}")
         stack.enter_context(importing(flavour))
     except FlavourError as error:
-        _log.warning("torch_tensorrt will not convert bridge's ops: %s", error)
+        logger.warning("torch_tensorrt will not convert bridge's ops: %s", error)
         return None
     return flavour
 
@@ -130,8 +129,8 @@ def _integrate(flavour: Flavour) -> None:
             _changes = integrate(flavour)
         except Exception as error:  # the import of torch_tensorrt is the user's and must go on
             version = flavour.torch_tensorrt_version
-            _log.warning("torch_tensorrt %s will not convert bridge's ops: %s", version, error)
-            _log.debug("integration failed", exc_info=True)
+            logger.warning("torch_tensorrt %s will not convert bridge's ops: %s", version, error)
+            logger.debug("integration failed", exc_info=True)
 
 
 _FINDER = import_hook.Finder(TORCH_TENSORRT, _around)

@@ -15,7 +15,7 @@ from bridge import cli, placed
 from bridge.explain import describe, explain
 from bridge.source import module_path
 from bridge.tensorrt import build, flavour, inventory, placement
-from bridge.tensorrt.placement import Placement, operator_name
+from bridge.tensorrt.placement import Placement, short_name
 
 compiles = pytest.mark.skipif(find_spec("torch_tensorrt") is None, reason="needs torch_tensorrt")
 
@@ -217,7 +217,7 @@ def test_operators_are_spelt_as_people_write_them():
         graph.call_function(torch.ops.bridge.relu.default, (x,)),
         graph.call_function(torch.sym_max, (x, x)),
     ]
-    assert [operator_name(node) for node in (x, *nodes)] == [
+    assert [short_name(node) for node in (x, *nodes)] == [
         "placeholder",
         "aten.add.Tensor",
         "bridge.relu",

@@ -9,7 +9,7 @@ import types
 
 import pytest
 import torch
-from test_engine import INPUTS, build, check, expected, inputs
+from test_engine import INPUTS, build, check, expected, in_threads, inputs
 
 import bridge
 from bridge import compiled as compiled_module
@@ -325,25 +325,17 @@ def test_static_outputs_are_of_the_shape_asked_for(file):
 @pytest.mark.gpu(engines=True)
 @pytest.mark.parametrize("settings", [{}, {"cuda_graph": True}, {"cuda_graph": True, "static_outputs": True}])
 def test_threads_on_streams_of_their_own(file, settings):
-    engine, failures = Engine(file, **settings), []
+    engine = Engine(file, **settings)
 
     def work(seed):
-        try:
-            with torch.cuda.stream(torch.cuda.Stream() if seed % 2 else torch.cuda.default_stream()):
-                for step in range(12):
-                    x, n = inputs(1 + (seed + step % 3), 1 + step % 3, seed=seed)
-                    outputs = [output.clone() for output in engine(x, n)]
-                    torch.cuda.current_stream().synchronize()
-                    check(outputs, x, n)
-        except BaseException as error:
-            failures.append(error)
+        with torch.cuda.stream(torch.cuda.Stream() if seed % 2 else torch.cuda.default_stream()):
+            for step in range(12):
+                x, n = inputs(1 + (seed + step % 3), 1 + step % 3, seed=seed)
+                outputs = [output.clone() for output in engine(x, n)]
+                torch.cuda.current_stream().synchronize()
+                check(outputs, x, n)
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures, failures
+    in_threads(work)
 
 
 @pytest.mark.gpu(engines=True)

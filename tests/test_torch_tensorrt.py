@@ -1,5 +1,6 @@
 """The second door: torch_tensorrt.compile and torch.compile(backend="torch_tensorrt") with bridge's ops."""
 
+import functools
 import logging
 import math
 from collections import Counter
@@ -380,6 +381,9 @@ def test_torch_tensorrt_compile_equals_eager(torch_tensorrt, model, device):
 @pytest.mark.gpu(engines=True)
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
 def test_torch_compile_equals_eager(torch_tensorrt, model, device):
+    if model is Attention:  # torch_tensorrt 2.11's decomposition of cuDNN's attention has no grouped queries
+        model = functools.partial(Attention, kv_heads=4)
+        model.example = Attention.example
     eager, args, _ = make(model)
     torch._dynamo.reset()
     options = OPTIONS | {"pass_through_build_failures": True}
@@ -388,20 +392,23 @@ def test_torch_compile_equals_eager(torch_tensorrt, model, device):
         torch.testing.assert_close(compiled(*args), eager(*args), **TOLERANCE)
 
 
+@pytest.fixture
+def refittable(torch_tensorrt, device):
+    """torch_tensorrt.compile of engines whose weights can be refitted; its engine cache takes no others."""
+    compile_one = functools.partial(torch_tensorrt.compile, ir="dynamo", min_block_size=1, immutable_weights=False)
+    try:
+        compile_one(nn.Linear(3, 3).eval().to(device), arg_inputs=[torch.randn(2, 3, device=device)])
+    except TypeError as error:  # it takes the None that TensorRT gives for an engine
+        pytest.skip(f"TensorRT builds no engine here whose weights can be refitted: {error}")
+    return compile_one
+
+
 @pytest.mark.gpu(engines=True)
-def test_engines_of_two_slopes_do_not_mix_in_the_cache(torch_tensorrt, device, tmp_path):
+def test_engines_of_two_slopes_do_not_mix_in_the_cache(refittable, device, tmp_path):
+    cached = {"cache_built_engines": True, "reuse_cached_engines": True, "engine_cache_dir": str(tmp_path)}
     x = torch.randn(2, 3, device=device)
     for slope in (0.1, 0.5, 0.1):
         model = Leaky(slope).eval().to(device)
-        compiled = torch_tensorrt.compile(
-            model,
-            ir="dynamo",
-            arg_inputs=[x],
-            min_block_size=1,
-            immutable_weights=False,
-            cache_built_engines=True,
-            reuse_cached_engines=True,
-            engine_cache_dir=str(tmp_path),
-        )
+        compiled = refittable(model, arg_inputs=[x], **cached)
         torch.testing.assert_close(compiled(x), model(x), rtol=1e-3, atol=1e-3)
     assert len(list(tmp_path.iterdir())) == 2

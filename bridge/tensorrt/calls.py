@@ -25,16 +25,19 @@ def find_calls(module: GraphModule) -> list[Call]:
 
 def refuse(node: Node) -> str | None:
     """Why a node that calls a bridge op cannot be a plugin layer, going by what is written on the node; or None."""
-    reason = foreign.refuse(node)
-    if reason is not None:
-        return reason
-    for tensor in _tensors([node, *node.all_input_nodes]):
+    return foreign.refuse(node) or lacking_dtype(node)
+
+
+def lacking_dtype(node: Node) -> str | None:
+    """That a node takes or gives a dtype that TensorRT has not; or None."""
+    for tensor in tensors_of([node, *node.all_input_nodes]):
         if dtypes.from_torch(tensor.dtype) is None:
             return f"it takes or gives {tensor.dtype}, which TensorRT lacks"
     return None
 
 
-def _tensors(nodes: Sequence[Node]) -> list[torch.Tensor]:
+def tensors_of(nodes: Sequence[Node]) -> list[torch.Tensor]:
+    """The tensors that nodes stand for, one or several each; nothing of nodes that stand for numbers."""
     values = [node.meta.get("val") for node in nodes]
     leaves = [leaf for value in values for leaf in (value if isinstance(value, (list, tuple)) else [value])]
     return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]

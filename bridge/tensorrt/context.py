@@ -119,7 +119,7 @@ class Context:
         return self._nowhere.data_ptr()
 
     def _enqueue(self, captured: bool) -> None:
-        stream = streams.current(self._device) or streams.beside_default(self._device)
+        stream = streams.for_engines(self._device)
         if captured or not self._has_scratch:
             self._provide_scratch(captured)
         self._order.enter(stream, self._kept, captured)

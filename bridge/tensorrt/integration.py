@@ -8,7 +8,6 @@ C++ runtime is passed over where it would end the process.
 
 import contextlib
 import functools
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -17,18 +16,17 @@ from torch.fx import Node
 from bridge import converters, foreign, native
 from bridge.converters import Conversion
 from bridge.errors import BridgeError, BuildError
+from bridge.log import logger
 from bridge.source import model_line
 from bridge.tensorrt import built, cross, inventory, left_behind
 from bridge.tensorrt.calls import find_calls
 from bridge.tensorrt.flavour import TORCH_TENSORRT, Flavour, release
 from bridge.tensorrt.graph_hash import hash_arguments
-from bridge.tensorrt.interpreter import _as_declared
+from bridge.tensorrt.interpreter import as_declared
 from bridge.tensorrt.library import load_library
 from bridge.tensorrt.messages import describe_errors
 from bridge.tensorrt.patches import replace, replace_everywhere
 from bridge.tensorrt.plugin import plugins_for
-
-_log = logging.getLogger("bridge")
 
 
 def integrate(flavour: Flavour) -> contextlib.ExitStack:
@@ -76,7 +74,7 @@ def _cpp_runtime_crashes(flavour: Flavour) -> bool:
     made_for = getattr(_version, "__tensorrt_rtx_version__", None)
     if flavour.name != "tensorrt_rtx" or made_for is None or release(made_for)[:2] == release(flavour.version)[:2]:
         return False
-    _log.info(
+    logger.info(
         "torch_tensorrt's C++ runtime was made for TensorRT-RTX %s, not %s: its engines run by its Python runtime",
         made_for,
         flavour.version,
@@ -132,7 +130,7 @@ def _interpreter_class(base: Any, flavour: Flavour) -> type:
                 return super().run_node(n)
             try:
                 value = super().run_node(n)
-                return _as_declared(self.ctx.net, value, n.meta.get("val")) if n in self._bridge_inputs else value
+                return as_declared(self.ctx.net, value, n.meta.get("val")) if n in self._bridge_inputs else value
             except BridgeError:
                 raise
             except Exception as error:
@@ -159,5 +157,5 @@ def _inventory(network: Any, conversion: Conversion | None) -> list[dict[str, An
     try:
         return inventory.layers(network, {} if conversion is None else conversion.layers)
     except Exception:  # a network that is not understood must not end a compile that is not bridge's
-        _log.debug("a network of torch_tensorrt's has no inventory", exc_info=True)
+        logger.debug("a network of torch_tensorrt's has no inventory", exc_info=True)
         return None

@@ -88,7 +88,7 @@ def _interpreter_class(flavour: Flavour) -> type:
             try:
                 with self.placement.of(node):
                     value = super().run_node(node)
-                    return _as_declared(self.ctx.net, value, node.meta.get("val"))
+                    return as_declared(self.ctx.net, value, node.meta.get("val"))
             except BridgeError:
                 raise
             except Exception as error:  # converters assert, and raise what NumPy and TensorRT raise
@@ -125,14 +125,14 @@ def _interpreter_class(flavour: Flavour) -> type:
     return NetworkInterpreter
 
 
-def _as_declared(network: Any, value: Any, declared: Any) -> Any:
+def as_declared(network: Any, value: Any, declared: Any) -> Any:
     """The tensors of a node as the graph declares them: dtype, but int32 for int64, in which shapes are computed; rank;
     and the extents that the graph knows to be fixed.
 
     ValueError: a converter made integers of floats, which no cast brings back, or a tensor of another rank.
     """
     if isinstance(value, (list, tuple)) and isinstance(declared, (list, tuple)) and len(value) == len(declared):
-        return type(value)(_as_declared(network, *pair) for pair in zip(value, declared, strict=True))
+        return type(value)(as_declared(network, *pair) for pair in zip(value, declared, strict=True))
     if not hasattr(value, "is_network_input") or not isinstance(declared, torch.Tensor):
         return value
     value = _with_extents(network, value, tuple(declared.shape))

@@ -4,7 +4,6 @@ import collections
 import contextlib
 import functools
 import inspect
-import logging
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,10 +14,9 @@ from torch.fx import GraphModule, Node
 
 from bridge import converters, foreign
 from bridge.errors import BridgeError
+from bridge.log import logger
 from bridge.source import model_line
 from bridge.tensorrt import calls
-
-_log = logging.getLogger("bridge")
 
 # told: whether this thread has told of its latest compilation. traces: what `_traces` found in torch.compile's graph.
 _thread = threading.local()
@@ -35,7 +33,7 @@ def told(module: GraphModule) -> Iterator[None]:
             _thread.told = True
             what = str(error).partition("\n\nWhile executing")[0]  # torch.fx adds the node and much advice
             what = what if isinstance(error, BridgeError) else f"{type(error).__name__}: {what}"
-            _log.error("torch_tensorrt could not convert a graph with %s\n%s", _describe(nodes), what)
+            logger.error("torch_tensorrt could not convert a graph with %s\n%s", _describe(nodes), what)
         raise
 
 
@@ -53,7 +51,7 @@ def watch_partition(original: Callable[..., Any]) -> Callable[..., Any]:
         nodes = _left(result)
         if nodes and not getattr(settings, "dryrun", False):
             least = getattr(settings, "min_block_size", None)
-            _log.warning("torch_tensorrt leaves in PyTorch %s", _describe(nodes, lambda node: _reason(node, least)))
+            logger.warning("torch_tensorrt leaves in PyTorch %s", _describe(nodes, lambda node: _reason(node, least)))
         return result
 
     return compile_module
@@ -72,7 +70,7 @@ def watch_backend(original: Callable[..., Any]) -> Callable[..., Any]:
             _thread.traces = {}
         nodes = [] if _thread.told else _left(result)
         if nodes:
-            _log.error("torch_tensorrt failed before it converted a graph, and runs in PyTorch %s", _describe(nodes))
+            logger.error("torch_tensorrt failed before it converted a graph, and runs in PyTorch %s", _describe(nodes))
         return result
 
     return backend

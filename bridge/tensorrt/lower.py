@@ -6,13 +6,12 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 
 from bridge.errors import BuildError, ExportError, UnsupportedOpError
 from bridge.foreign import targets
-from bridge.source import model_line
+from bridge.source import model_line, operator_name
 from bridge.tensorrt import calls, dtypes
 from bridge.tensorrt.attention import expand_attention
 from bridge.tensorrt.decompositions import decompositions
@@ -122,11 +121,6 @@ def refusal(node: Node) -> str | None:
         return "its converter refuses these arguments or shapes" if known else "it has no converter"
     data_dependent = len(converter) > 2 and converter[2].get("requires_output_allocator", False)
     return "the shape of its result depends on values, not on shapes" if data_dependent else None
-
-
-def operator_name(node: Node) -> str:
-    """What a node calls, such as "aten.add.Tensor"."""
-    return str(node.target) if isinstance(node.target, (str, torch._ops.OpOverload)) else torch.typename(node.target)
 
 
 def _describe(name: str, nodes: list[Node], reason: str) -> str:

@@ -5,11 +5,10 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-import torch
 from torch.fx import Graph, Node
 
 from bridge.log import logger
-from bridge.source import module_path
+from bridge.source import module_path, operator_name
 from bridge.tensorrt import inventory
 from bridge.tensorrt.fields import Call
 
@@ -49,18 +48,16 @@ class Placement:
             return [names[index] for index in (*plugins, *added) if index in live]
 
         return [
-            {"name": node.name, "op": operator_name(node), "module": self._modules[node], "layers": layers(*spans)}
+            {"name": node.name, "op": short_name(node), "module": self._modules[node], "layers": layers(*spans)}
             for node, *spans in self._spans
         ]
 
 
-def operator_name(node: Node) -> str:
+def short_name(node: Node) -> str:
     """The operator of a node as "aten.add.Tensor" or "bridge.relu"; "placeholder", "get_attr" or "output" of others."""
     if node.op != "call_function":
         return node.op
-    if isinstance(node.target, torch._ops.OpOverload):
-        return str(node.target).removesuffix(".default")
-    return torch.typename(node.target).removeprefix("_")
+    return operator_name(node).removesuffix(".default").removeprefix("_")
 
 
 def log_nodes(nodes: list[dict[str, Any]], plugins: Mapping[str, Call]) -> None:

@@ -15,6 +15,11 @@ def current(device: torch.device) -> int:
     return torch._C._cuda_getCurrentRawStream(device.index)
 
 
+def for_engines(device: torch.device) -> int:
+    """The handle of the stream on which an engine runs in the order of torch's current stream."""
+    return current(device) or beside_default(device)
+
+
 @functools.cache
 def beside_default(device: torch.device) -> int:
     """The handle of a stream whose work the legacy default stream orders as its own; one a GPU, for the process.
