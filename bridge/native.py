@@ -7,7 +7,8 @@ TensorRT plugins. They lie in ``bridge/lib`` of an installed package, or where B
 import ctypes
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,28 @@ def load() -> None:
             warnings.warn(f"bridge: ops have no CUDA kernels, {path} does not load: {error}", stacklevel=2)
     if find(PLUGIN_LIBRARY) is not None:
         check_schemas(OPS, plugin_schemas())
+
+
+@contextmanager
+def tactic(op: str, number: int) -> Iterator[None]:
+    """Within it calls of an op through PyTorch use one of its kernels, by number, wherever that can compute them.
+
+    For tests and measurements: the op itself chooses well, and so does TensorRT among a plugin's tactics.
+
+    Raises:
+        LibraryError: the library with the CUDA implementations is not there.
+        ValueError: no op has that name.
+    """
+    path = find(TORCH_LIBRARY)
+    if path is None:
+        raise LibraryError(f"{TORCH_LIBRARY} is not in {', '.join(map(str, library_directories()))}")
+    library = ctypes.CDLL(str(path))
+    if library.bridge_force_tactic(op.encode(), number):
+        raise ValueError(f"no op is called {op!r}; there are {', '.join(sorted(OPS))}")
+    try:
+        yield
+    finally:
+        library.bridge_force_tactic(op.encode(), -1)
 
 
 class _Field(ctypes.Structure):

@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <limits>
 #include <memory>
@@ -170,6 +171,9 @@ struct Op {
   virtual void shapes(Shape const* inputs, Shape* outputs) const = 0;
   // Bytes of scratch memory for inputs of these sizes (data pointers are null).
   virtual size_t workspace(Tensor const* /*inputs*/, Tensor const* /*outputs*/) const { return 0; }
+  // Ways to compute tensors of these sizes on the current device, as numbers that stay; empty where there is but one.
+  virtual std::vector<int> tactics(Tensor const* /*inputs*/, Tensor const* /*outputs*/) const { return {}; }
+  int tactic = -1;  // one of them, or -1: the op chooses
   // Enqueues the work. Sizes have passed `shapes`. Never allocates or synchronises.
   virtual cudaError_t run(Tensor const* inputs, Tensor const* outputs, void* workspace, cudaStream_t stream) const = 0;
 };
@@ -180,6 +184,7 @@ struct OpType {
   std::vector<Param> outputs;
   std::unique_ptr<Op> (*create)();
   std::unique_ptr<Op> (*clone)(Op const&);
+  mutable std::atomic<int> forced_tactic{-1};  // of calls through PyTorch
 
   std::string schema() const;  // as torch.library spells it, without the namespace
 };

@@ -115,6 +115,8 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
     return guard<trt::PluginV3*>("clone", nullptr, [&] {
       auto* copy = new Plugin(type_, type_.clone(*op_), inputs_);
       copy->slots_ = slots_;
+      copy->tactics_ = tactics_;
+      copy->timing_id_ = timing_id_;
       return copy;
     });
   }
@@ -127,10 +129,28 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
   // PluginBuild
   int32_t num_outputs() const noexcept override { return static_cast<int32_t>(type_.outputs.size()); }
 
-  int32_t configure(trt::DynamicTensorDesc const* in, int32_t num_in, trt::DynamicTensorDesc const*,
-                    int32_t) noexcept override {
-    return guard("configurePlugin", 1, [&] { return check(num_in, [&](int i) { return in[i].desc; }); });
+  int32_t configure(trt::DynamicTensorDesc const* in, int32_t num_in, trt::DynamicTensorDesc const* out,
+                    int32_t num_out) noexcept override {
+    return guard("configurePlugin", 1, [&] {
+      check(num_in, [&](int i) { return in[i].desc; });
+      Tensors const largest = largest_tensors(in, num_in, out, num_out);
+      tactics_ = op_->tactics(largest.inputs.data(), largest.outputs.data());
+      timing_id_ = timing_id();
+      return 0;
+    });
   }
+
+  // TensorRT's tactics are positive; 0 leaves the choice to the op.
+  int32_t num_tactics() noexcept override { return static_cast<int32_t>(tactics_.size()); }
+  int32_t valid_tactics(int32_t* tactics, int32_t count) noexcept override {
+    for (int i = 0; i < count && i < num_tactics(); ++i) tactics[i] = tactics_[i] + 1;
+    return count == num_tactics() ? 0 : 1;
+  }
+  int32_t set_tactic(int32_t tactic) noexcept override {
+    op_->tactic = tactic - 1;
+    return 0;
+  }
+  char const* timing_cache_id() noexcept override { return timing_id_.empty() ? nullptr : timing_id_.c_str(); }
 
   int32_t output_dtypes(int32_t* out, int32_t num_out, int32_t const* in, int32_t num_in) const noexcept override {
     return guard("getOutputDataTypes", 1, [&] {
@@ -175,11 +195,8 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
   size_t workspace_size(trt::DynamicTensorDesc const* in, int32_t num_in, trt::DynamicTensorDesc const* out,
                         int32_t num_out) const noexcept override {
     return guard("getWorkspaceSize", size_t(0), [&] {
-      std::vector<Tensor> inputs(type_.inputs.size()), outputs;
-      std::vector<int> const slots = input_slots(type_, inputs_, num_in);
-      for (int i = 0; i < num_in; ++i) inputs[slots[i]] = to_tensor(in[i].max, in[i].desc.dtype, nullptr);
-      for (int i = 0; i < num_out; ++i) outputs.push_back(to_tensor(out[i].max, out[i].desc.dtype, nullptr));
-      return op_->workspace(inputs.data(), outputs.data());
+      Tensors const largest = largest_tensors(in, num_in, out, num_out);
+      return op_->workspace(largest.inputs.data(), largest.outputs.data());
     });
   }
 
@@ -223,6 +240,40 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
     return guarded(type_.name.c_str(), where, failure, std::forward<Body>(body));
   }
 
+  struct Tensors {
+    std::vector<Tensor> inputs, outputs;
+  };
+
+  // Of the profile's greatest extents.
+  Tensors largest_tensors(trt::DynamicTensorDesc const* in, int32_t num_in, trt::DynamicTensorDesc const* out,
+                          int32_t num_out) const {
+    Tensors tensors{std::vector<Tensor>(type_.inputs.size()), {}};
+    std::vector<int> const slots = input_slots(type_, inputs_, num_in);
+    for (int i = 0; i < num_in; ++i) tensors.inputs[slots[i]] = to_tensor(in[i].max, in[i].desc.dtype, nullptr);
+    for (int i = 0; i < num_out; ++i) tensors.outputs.push_back(to_tensor(out[i].max, out[i].desc.dtype, nullptr));
+    return tensors;
+  }
+
+  // What tactics' times depend on beside shapes and dtypes: the op with its attributes.
+  std::string timing_id() {
+    std::ostringstream text;
+    text << kNamespace << "::" << type_.name << ' ' << kVersion << '(' << inputs_;
+    auto write = [&](auto const* value) {
+      using Value = std::decay_t<decltype(*value)>;
+      if constexpr (std::is_arithmetic_v<Value> || std::is_same_v<Value, std::string>) {
+        text << *value;
+      } else {
+        for (auto const& item : *value) text << item << ' ';
+      }
+    };
+    for (Attribute const& attribute : op_->attributes()) {
+      text << ", " << attribute.name << '=';
+      std::visit(write, attribute.value);
+    }
+    text << ')';
+    return text.str();
+  }
+
   template <class Desc>
   int32_t check(int32_t num_in, Desc&& desc) const {
     std::vector<Shape> shapes(type_.inputs.size());
@@ -239,8 +290,10 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
 
   OpType const& type_;
   std::unique_ptr<Op> op_;
-  std::string inputs_;      // the field `tensors`
-  std::vector<int> slots_;  // where each tensor given stands in the signature; set by on_shape_change
+  std::string inputs_;        // the field `tensors`
+  std::vector<int> slots_;    // where each tensor given stands in the signature; set by on_shape_change
+  std::vector<int> tactics_;  // the op's numbers of them, and what names their times; set by configure
+  std::string timing_id_;
   FieldStorage storage_;
 };
 

@@ -140,6 +140,7 @@ void run(OpType const& type, StableIValue* stack) {
   int32_t const device = call.device();
   torch::stable::accelerator::DeviceGuard const guard(device);
   call.make_dense();
+  call.op->tactic = type.forced_tactic;
 
   std::vector<TorchTensor> results;
   std::vector<Tensor> outputs;
@@ -191,3 +192,14 @@ bool const listening = (listen(implement), true);
 
 }  // namespace
 }  // namespace bridge
+
+// Makes calls of an op through PyTorch use a tactic wherever it can compute them; -1: the op chooses again. Returns 1
+// when there is no such op.
+extern "C" __attribute__((visibility("default"))) int32_t bridge_force_tactic(char const* name, int32_t tactic) {
+  for (bridge::OpType const* type : bridge::op_table()) {
+    if (type->name != name) continue;
+    type->forced_tactic = tactic;
+    return 0;
+  }
+  return 1;
+}

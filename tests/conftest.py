@@ -2,6 +2,7 @@
 
 import functools
 import random
+import signal
 
 import pytest
 import torch
@@ -10,6 +11,9 @@ from bridge.errors import EngineError, FlavourError, TargetError
 from bridge.tensorrt import trial
 from bridge.tensorrt.engine_file import EngineFile, OutputSpec, TensorSpec
 from bridge.tensorrt.flavour import detect
+
+# A shell's background job ignores Ctrl-C, and so would its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

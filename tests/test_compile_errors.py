@@ -174,7 +174,7 @@ def test_errors_of_converters_name_the_line(monkeypatch):
     def broken(network, value, declared):
         raise RuntimeError("the moon is full")
 
-    monkeypatch.setattr(interpreter, "_as_declared", broken)
+    monkeypatch.setattr(interpreter, "as_declared", broken)
     text = refused(errors.BuildError, lambda model, x: x + 1)
     assert "cannot be converted: the moon is full" in text or "the moon is full" in text
 

@@ -8,7 +8,7 @@ import bridge
 from bridge import native
 from bridge.errors import OpInputError
 from bridge.op import OPS
-from bridge.testing import cast, check_export
+from bridge.testing import cast, check_cuda, check_export
 
 
 # torchvision takes no empty batch.
@@ -136,3 +136,59 @@ def test_cuda_bad_input(args, text):
     given = {name: value.cuda() if isinstance(value, torch.Tensor) else value for name, value in args.items()}
     with pytest.raises((RuntimeError, ValueError), match=text):
         bridge.deform_conv2d(**given)
+
+
+# Kernels: the direct one, and those whose tiles fit; a number that does not fit leaves the choice to the op.
+
+GEOMETRIES = {
+    "one position": ((1, 64, (1, 1), 64), {"padding": (1, 1)}),
+    "odd extents": ((2, 96, (15, 13), 100), {"stride": (2, 1), "padding": (1, 2), "dilation": (2, 1)}),
+    "groups": ((2, 128, (12, 16), 128), {"groups": 2, "padding": (1, 1)}),
+    "offset groups": ((2, 128, (12, 16), 72), {"offset_groups": 4, "padding": (1, 1)}),
+    "both": ((3, 256, (9, 7), 256), {"groups": 2, "offset_groups": 4, "bias": False, "mask": False}),
+    "ragged channels": ((2, 40, (12, 16), 48), {"padding": (1, 1)}),
+    "large kernel": ((1, 64, (16, 16), 192), {"kernel": (5, 5), "padding": (2, 2)}),
+    "several blocks a tile": ((1, 256, (14, 14), 64), {"padding": (1, 1)}),
+}
+SETTINGS = ("stride", "padding", "dilation")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_every_kernel_is_the_reference(geometry, dtype):
+    extents, options = GEOMETRIES[geometry]
+    args = deform_conv2d_arguments(*extents, **options)
+    kwargs = {name: list(options[name]) for name in SETTINGS if name in options}
+    for number in range(-1, 8):
+        with native.tactic("deform_conv2d", number):
+            check_cuda(OPS["deform_conv2d"], dtype, *args, **kwargs)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("number", range(7))
+def test_infinities_stay_in_their_group(number):
+    args = deform_conv2d_arguments(1, 64, (8, 8), 64, groups=2, padding=(1, 1), mask=False)
+    x, offset, weight, bias, _ = cast(args, torch.float16, "cuda")
+    x[:, 32:] = math.inf
+    offset[:, :, 3, 4] = 1000.0  # nothing there but zeros
+    with native.tactic("deform_conv2d", number):
+        y = bridge.deform_conv2d(x, offset, weight, bias, padding=1)
+    assert y[:, :32].isfinite().all() and not y[:, 32:].isfinite().all()
+    torch.testing.assert_close(y[0, :, 3, 4], bias)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("number", range(7))
+def test_a_nan_offset_shows_in_its_position_alone(number):
+    args = deform_conv2d_arguments(2, 64, (9, 9), 64, padding=(1, 1))
+    x, offset, weight, bias, mask = cast(args, torch.float16, "cuda")
+    offset[1, 4, 1, 2] = math.nan
+    with native.tactic("deform_conv2d", number):
+        y = bridge.deform_conv2d(x, offset, weight, bias, mask, padding=1)
+    assert y[1, :, 1, 2].isnan().all() and y.isnan().sum() == 64
+
+
+def test_a_tactic_is_of_an_op_that_exists():
+    with pytest.raises(ValueError, match="no op is called 'nothing'; there are"), native.tactic("nothing", 0):
+        pass

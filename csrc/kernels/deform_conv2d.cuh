@@ -1,175 +1,207 @@
-// Deformable convolution v1 and v2 (Zhu et al., https://arxiv.org/abs/1811.11168), direct: a block computes
-// kTilePositions × kTileChannels outputs, gathering samples and weights through shared memory.
+// Deformable convolution: which kernel computes it.
 #pragma once
 
-#include <algorithm>
+#include <cuda_runtime_api.h>
 
-#include "bilinear.cuh"
+#include <vector>
+
+#include "deform_conv2d_direct.cuh"
+#include "deform_conv2d_fused.cuh"
+#include "deform_conv2d_warpgroup.cuh"
 
 namespace bridge {
 
-// x: [batch, channels, height, width]; offset: [batch, 2 offset_groups taps, out_height, out_width], (y, x) for each
-// tap; mask: [batch, offset_groups taps, out_height, out_width] or null; weight: [out_channels, channels / groups,
-// kernel_h, kernel_w]; bias: [out_channels] or null; y: [batch, out_channels, out_height, out_width].
+// A way to compute it. capability: least compute capability, as 10 major + minor; exact: of that one alone.
+// positions, channels: of a tile; 0 for the direct kernel. residents: blocks that a multiprocessor holds at once.
+// stage: microseconds that each of them takes for a stage, as measured on an H200.
 template <class T>
-struct DeformConv2dArguments {
-  T const* x;
-  T const* offset;
-  T const* weight;
-  T const* bias;
-  T const* mask;
-  T* y;
-  int64_t batch, channels, out_channels;
-  int height, width, out_height, out_width, kernel_h, kernel_w;
-  int stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
-  int groups, offset_groups;
+struct DeformConv2dVariant {
+  char const* name;
+  int capability;
+  bool exact;
+  int positions, channels, residents;
+  double stage;
+  cudaError_t (*launch)(DeformConv2dArguments<T> const&, DeformConv2dPlan const&, void*, cudaStream_t);
+
+  bool runs_on(int device_capability) const {
+    return exact ? device_capability == capability : device_capability >= capability;
+  }
 };
 
-constexpr int kTilePositions = 64;
-constexpr int kTileChannels = 64;
-constexpr int kTileDepth = 16;  // input channels gathered at a time
-constexpr int kThreads = 256;
-constexpr int kPerThread = 4;  // each thread owns 4 positions × 4 channels
+// The shape of tiles that covers an image with the fewest; of several the one nearest to a square.
+template <class T>
+PositionTile position_tile(DeformConv2dArguments<T> const& a, int positions) {
+  PositionTile best{};
+  for (int width_log2 : {4, 3, 5, 6}) {
+    int const width = 1 << width_log2, height = positions / width;
+    auto cut = [](int extent, int tile) { return static_cast<int>(ceil_divide(extent, tile)); };
+    PositionTile const tiles{width_log2, cut(a.out_height, height), cut(a.out_width, width)};
+    if (best.rows == 0 || tiles.count(1) < best.count(1)) best = tiles;
+  }
+  return best;
+}
 
-struct DeformConv2dTile {
-  BilinearCorners corners[kTilePositions];
-  float samples[kTileDepth][kTilePositions];
-  float weights[kTileDepth][kTileChannels + 1];
+template <class T>
+DeformConv2dPlan deform_conv2d_plan(DeformConv2dArguments<T> const& a, int tile_channels, int tile_positions = 64) {
+  DeformConv2dPlan plan{};
+  plan.positions = position_tile(a, tile_positions), plan.tile_positions = tile_positions;
+  plan.groups = a.groups, plan.taps = a.taps(), plan.tile_channels = tile_channels;
+  plan.group_channels = a.channels / a.groups, plan.group_out = a.out_channels / a.groups;
+  plan.segment = std::gcd(plan.group_channels, a.channels / a.offset_groups);
+  plan.segments = static_cast<int>(plan.group_channels / plan.segment);
+  plan.chunks = static_cast<int>(ceil_divide(plan.segment, kDepth<T>));
+  plan.tiles = static_cast<int>(ceil_divide(plan.group_out, tile_channels));
+  plan.offset_groups = a.offset_groups, plan.splits = 1, plan.split_stages = plan.stages();
+  plan.segments_per_offset_group = static_cast<int>(a.channels / a.offset_groups / plan.segment);
+  return plan;
+}
+
+// Whether tiles are filled well enough by the convolution's channels, and the fused kernel's indices reach.
+template <class T>
+bool fits_tiles(DeformConv2dArguments<T> const& a) {
+  for (int64_t extent : {a.batch, a.channels, a.out_channels, a.plane(), a.out_plane(), int64_t(a.taps()),
+                         int64_t(a.groups), int64_t(a.offset_groups)}) {
+    if (extent < 1) return false;
+  }
+  DeformConv2dPlan const plan = deform_conv2d_plan(a, 64, 128);
+  constexpr int64_t kMaxIndex = (int64_t(1) << 31) - 1, kMaxGridY = 65535;
+  return plan.segment % kLanes<T> == 0 && 2 * plan.segment >= kDepth<T> && plan.group_out >= 16 &&
+         a.batch * a.plane() <= kMaxIndex && packed_corners<T>(plan, a.batch) <= kMaxIndex &&
+         plan.groups * plan.tiles <= kMaxGridY && plan.segments * plan.chunks <= kMaxIndex / plan.taps;
+}
+
+inline size_t align_up(size_t bytes) { return (bytes + 255) / 256 * 256; }
+
+constexpr int kSplitBlocks = 264;     // no more blocks than this share tiles
+constexpr int kSplitChannels = 64;    // of tiles that blocks may share
+constexpr int kSplitPositions = 128;  // at most
+constexpr int kLeastStages = 3;       // of a block that shares a tile
+
+// Cuts the stages of each tile into `splits` parts.
+inline void split(DeformConv2dPlan& plan, int splits) {
+  plan.split_stages = static_cast<int>(ceil_divide(plan.stages(), splits));
+  plan.splits = static_cast<int>(ceil_divide(plan.stages(), plan.split_stages));
+}
+
+// Scratch memory of the packed operands; its size, and where they lie in it.
+template <class T>
+size_t deform_conv2d_workspace(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan,
+                               PackedOperands<T>* packed = nullptr, void* memory = nullptr) {
+  size_t const weight = align_up(packed_weight_bytes<T>(plan));
+  size_t const corners = align_up(packed_corners<T>(plan, a.batch) * sizeof(SampleCorners<T>));
+  constexpr size_t sums = sizeof(float) * kSplitBlocks * kSplitChannels * kSplitPositions;
+  if (packed) {
+    auto* const bytes = static_cast<char*>(memory);
+    *packed = {reinterpret_cast<T*>(bytes), reinterpret_cast<SampleCorners<T>*>(bytes + weight),
+               reinterpret_cast<T*>(bytes + weight + corners + sums),
+               reinterpret_cast<float*>(bytes + weight + corners)};
+  }
+  return weight + corners + sums + align_up((a.batch * a.plane() + 1) * a.channels * sizeof(T));
+}
+
+template <class T>
+cudaError_t launch_direct(DeformConv2dArguments<T> const& a, DeformConv2dPlan const&, void*, cudaStream_t stream) {
+  return launch_deform_conv2d_direct(a, stream);
+}
+
+template <class T, class Product>
+struct FusedKernel {
+  static constexpr auto kFunction = deform_conv2d_fused_kernel<T, Product>;
+  static constexpr int kThreads = Product::kThreads;
+  static constexpr size_t kShared =
+      std::max(sizeof(DeformConv2dShared<T, Product>), sizeof(ResultTile<T, Product::kPositions, Product::kChannels>));
+};
+template <class T, int kChannels>
+struct WarpgroupKernel {
+  using Tile = WarpgroupTile<kChannels>;
+  static constexpr auto kFunction = deform_conv2d_warpgroup_kernel<T, Tile>;
+  static constexpr int kThreads = Tile::kThreads;
+  static constexpr size_t kShared =
+      std::max(sizeof(WarpgroupShared<T, Tile>), sizeof(ResultTile<T, Tile::kPositions, Tile::kChannels>));
 };
 
-// Position `p` of the flattened [batch, out_height, out_width].
-struct OutputPosition {
-  int64_t n;
-  int row, column;
-};
-
-template <class T>
-__device__ OutputPosition output_position(DeformConv2dArguments<T> const& a, int64_t p) {
-  int64_t const plane = int64_t(a.out_height) * a.out_width;
-  int const rest = static_cast<int>(p % plane);
-  return {p / plane, rest / a.out_width, rest % a.out_width};
-}
-
-template <class T>
-__device__ void load_corners(DeformConv2dArguments<T> const& a, DeformConv2dTile& tile, int64_t first, int tap,
-                             int offset_group) {
-  int64_t const plane = int64_t(a.out_height) * a.out_width;
-  int const taps = a.kernel_h * a.kernel_w;
-  for (int i = threadIdx.x; i < kTilePositions; i += kThreads) {
-    if (first + i >= a.batch * plane) {
-      tile.corners[i] = {{-1, -1, -1, -1}, {0.f, 0.f, 0.f, 0.f}, 0.f};
-      continue;
-    }
-    OutputPosition const at = output_position(a, first + i);
-    int64_t const row = (at.n * a.offset_groups + offset_group) * taps + tap;
-    int64_t const pixel = int64_t(at.row) * a.out_width + at.column;
-    float const dy = to_float(a.offset[2 * row * plane + pixel]);
-    float const dx = to_float(a.offset[(2 * row + 1) * plane + pixel]);
-    float const scale = a.mask ? to_float(a.mask[row * plane + pixel]) : 1.f;
-    float const y = float(at.row * a.stride_h - a.padding_h + tap / a.kernel_w * a.dilation_h) + dy;
-    float const x = float(at.column * a.stride_w - a.padding_w + tap % a.kernel_w * a.dilation_w) + dx;
-    tile.corners[i] = bilinear_corners(y, x, a.height, a.width, scale);
+template <class T, class Kernel>
+cudaError_t launch_fused(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan, void* workspace,
+                         cudaStream_t stream) {
+  PackedOperands<T> packed;
+  deform_conv2d_workspace(a, plan, &packed, workspace);
+  cudaError_t status = launch_deform_conv2d_pack(a, plan, packed, stream);
+  if (status != cudaSuccess) return status;
+  constexpr auto kernel = Kernel::kFunction;
+  status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Kernel::kShared);
+  if (status != cudaSuccess) return status;
+  dim3 const grid(static_cast<unsigned>(plan.positions.count(a.batch)), static_cast<unsigned>(plan.groups * plan.tiles),
+                  static_cast<unsigned>(plan.splits));
+  bool const wide = aligned(a.y) && a.out_width % kLanes<T> == 0;
+  kernel<<<grid, Kernel::kThreads, Kernel::kShared, stream>>>(a, plan, packed, wide);
+  if (plan.splits > 1) {
+    dim3 const parts(grid.x, grid.y, static_cast<unsigned>(plan.tile_size() / kPackThreads));
+    deform_conv2d_add_kernel<<<parts, kPackThreads, 0, stream>>>(a, plan, packed.sums);
   }
-}
-
-// Samples of input channels [channel, end) at this tap: [kTileDepth, kTilePositions], zero past the end.
-template <class T>
-__device__ void load_samples(DeformConv2dArguments<T> const& a, DeformConv2dTile& tile, int64_t first, int64_t channel,
-                             int64_t end) {
-  int64_t const out_plane = int64_t(a.out_height) * a.out_width, plane = int64_t(a.height) * a.width;
-  for (int i = threadIdx.x; i < kTileDepth * kTilePositions; i += kThreads) {
-    int const depth = i / kTilePositions, position = i % kTilePositions;
-    int64_t const p = first + position;
-    bool const valid = channel + depth < end && p < a.batch * out_plane;
-    int64_t const n = valid ? p / out_plane : 0;
-    T const* map = a.x + (n * a.channels + channel + depth) * plane;
-    tile.samples[depth][position] = valid ? bilinear_sample(map, tile.corners[position]) : 0.f;
-  }
-}
-
-template <class T>
-__device__ void load_weights(DeformConv2dArguments<T> const& a, DeformConv2dTile& tile, int64_t out_first,
-                             int64_t out_end, int64_t channel, int64_t end, int tap, int64_t group_first) {
-  int64_t const group_channels = a.channels / a.groups;
-  int const taps = a.kernel_h * a.kernel_w;
-  for (int i = threadIdx.x; i < kTileDepth * kTileChannels; i += kThreads) {
-    int const depth = i % kTileDepth, out = i / kTileDepth;
-    bool const valid = channel + depth < end && out_first + out < out_end;
-    int64_t const index = ((out_first + out) * group_channels + channel + depth - group_first) * taps + tap;
-    tile.weights[depth][out] = valid ? to_float(a.weight[index]) : 0.f;
-  }
-}
-
-__device__ inline void multiply(DeformConv2dTile const& tile, float (&sum)[kPerThread][kPerThread]) {
-  int const position = threadIdx.x % 16, out = threadIdx.x / 16;
-#pragma unroll
-  for (int depth = 0; depth < kTileDepth; ++depth) {
-#pragma unroll
-    for (int o = 0; o < kPerThread; ++o) {
-#pragma unroll
-      for (int p = 0; p < kPerThread; ++p) {
-        sum[o][p] = fmaf(tile.weights[depth][out + 16 * o], tile.samples[depth][position + 16 * p], sum[o][p]);
-      }
-    }
-  }
-}
-
-// Grid: x over tiles of positions, y over (group, tile of its output channels), strided where the grid is smaller.
-template <class T>
-__global__ void __launch_bounds__(kThreads) deform_conv2d_kernel(DeformConv2dArguments<T> a, int64_t channel_tiles) {
-  __shared__ DeformConv2dTile tile;
-  int64_t const plane = int64_t(a.out_height) * a.out_width, positions = a.batch * plane;
-  int64_t const group_channels = a.channels / a.groups, group_out = a.out_channels / a.groups;
-  int64_t const per_offset_group = a.channels / a.offset_groups;
-  for (int64_t block = blockIdx.y; block < channel_tiles * a.groups; block += gridDim.y) {
-    int64_t const group = block / channel_tiles, group_first = group * group_channels;
-    int64_t const out_first = group * group_out + block % channel_tiles * kTileChannels,
-                  out_end = (group + 1) * group_out;
-    for (int64_t first = int64_t(blockIdx.x) * kTilePositions; first < positions;
-         first += int64_t(gridDim.x) * kTilePositions) {
-      float sum[kPerThread][kPerThread] = {};
-      for (int tap = 0; tap < a.kernel_h * a.kernel_w; ++tap) {
-        for (int64_t channel = group_first; channel < group_first + group_channels;) {
-          int64_t const offset_group = channel / per_offset_group;
-          int64_t const end = min(group_first + group_channels, (offset_group + 1) * per_offset_group);
-          load_corners(a, tile, first, tap, static_cast<int>(offset_group));
-          __syncthreads();
-          for (; channel < end; channel += kTileDepth) {
-            load_samples(a, tile, first, channel, end);
-            load_weights(a, tile, out_first, out_end, channel, end, tap, group_first);
-            __syncthreads();
-            multiply(tile, sum);
-            __syncthreads();
-          }
-          channel = end;
-        }
-      }
-#pragma unroll
-      for (int o = 0; o < kPerThread; ++o) {
-        int64_t const out = out_first + threadIdx.x / 16 + 16 * o;
-        if (out >= out_end) continue;
-        float const bias = a.bias ? to_float(a.bias[out]) : 0.f;
-#pragma unroll
-        for (int i = 0; i < kPerThread; ++i) {
-          int64_t const p = first + threadIdx.x % 16 + 16 * i;
-          if (p < positions)
-            a.y[(p / plane * a.out_channels + out) * plane + p % plane] = from_float<T>(sum[o][i] + bias);
-        }
-      }
-    }
-  }
-}
-
-template <class T>
-cudaError_t launch_deform_conv2d(DeformConv2dArguments<T> const& a, cudaStream_t stream) {
-  int64_t const positions = a.batch * a.out_height * a.out_width;
-  if (positions == 0 || a.out_channels == 0) return cudaSuccess;
-  constexpr int64_t kMaxGridX = (int64_t(1) << 31) - 1, kMaxGridY = 65535;
-  int64_t const channel_tiles = ceil_divide(a.out_channels / a.groups, kTileChannels);
-  dim3 const grid(static_cast<unsigned>(std::min(ceil_divide(positions, kTilePositions), kMaxGridX)),
-                  static_cast<unsigned>(std::min(channel_tiles * a.groups, kMaxGridY)));
-  deform_conv2d_kernel<<<grid, kThreads, 0, stream>>>(a, channel_tiles);
   return cudaGetLastError();
+}
+
+// Every variant; their places are what callers remember, so that new ones go to the end.
+template <class T>
+std::vector<DeformConv2dVariant<T>> const& deform_conv2d_variants() {
+  static std::vector<DeformConv2dVariant<T>> const variants{
+      {"direct", 0, false, 0, 0, 0, 0, launch_direct<T>},
+      {"mma.sync 64x64", 80, false, 64, 64, 2, 1.33, launch_fused<T, FusedKernel<T, WarpProduct<T, 64, 64>>>},
+      {"mma.sync 64x128", 80, false, 64, 128, 2, 1.54, launch_fused<T, FusedKernel<T, WarpProduct<T, 64, 128>>>},
+      {"mma.sync 128x128", 80, false, 128, 128, 1, 1.69, launch_fused<T, FusedKernel<T, WarpProduct<T, 128, 128>>>},
+      {"wgmma 128x64", 90, true, 128, 64, 2, 1.58, launch_fused<T, WarpgroupKernel<T, 64>>},
+      {"wgmma 128x128", 90, true, 128, 128, 1, 1.07, launch_fused<T, WarpgroupKernel<T, 128>>},
+      {"wgmma 128x256", 90, true, 128, 256, 1, 1.36, launch_fused<T, WarpgroupKernel<T, 256>>},
+  };
+  return variants;
+}
+template <>
+inline std::vector<DeformConv2dVariant<float>> const& deform_conv2d_variants() {
+  static std::vector<DeformConv2dVariant<float>> const variants{
+      {"direct", 0, false, 0, 0, 0, 0, launch_direct<float>},
+      {"fp32 64x64", 0, false, 64, 64, 2, 2.5, launch_fused<float, FusedKernel<float, ThreadProduct<64, 64>>>},
+      {"fp32 128x128", 0, false, 128, 128, 1, 4.05, launch_fused<float, FusedKernel<float, ThreadProduct<128, 128>>>},
+  };
+  return variants;
+}
+
+// The variants that compute this convolution on such a device, by their places. Not empty.
+template <class T>
+std::vector<int> deform_conv2d_choices(DeformConv2dArguments<T> const& a, int capability) {
+  auto const& variants = deform_conv2d_variants<T>();
+  std::vector<int> choices{0};
+  for (size_t i = 1; i < variants.size() && fits_tiles(a); ++i) {
+    if (variants[i].runs_on(capability)) choices.push_back(static_cast<int>(i));
+  }
+  return choices;
+}
+
+struct DeformConv2dChoice {
+  int variant;
+  DeformConv2dPlan plan;
+};
+
+// Of these variants and the ways to share tiles among blocks, what is expected to take the least time.
+template <class T>
+DeformConv2dChoice deform_conv2d_choice(DeformConv2dArguments<T> const& a, std::vector<int> const& choices,
+                                        int multiprocessors) {
+  constexpr double kBlock = 3, kAddition = 4;  // microseconds: start and end of a block; of the kernel that adds sums
+  DeformConv2dChoice best{choices.front(), deform_conv2d_plan(a, 64)};
+  double best_time = 0;
+  for (int choice : choices) {
+    auto const& variant = deform_conv2d_variants<T>()[choice];
+    if (variant.channels == 0) continue;
+    DeformConv2dPlan plan = deform_conv2d_plan(a, variant.channels, variant.positions);
+    int64_t const blocks = plan.blocks(a.batch);
+    int64_t const most = variant.channels == kSplitChannels ? std::max<int64_t>(kSplitBlocks / blocks, 1) : 1;
+    for (int splits = 1; splits <= std::min<int64_t>(most, plan.stages() / kLeastStages + 1); ++splits) {
+      split(plan, splits);
+      int64_t const waves = ceil_divide(blocks * plan.splits, int64_t(multiprocessors) * variant.residents);
+      double const time = double(waves) * (plan.split_stages * variant.stage + kBlock) + (plan.splits > 1) * kAddition;
+      if (best_time == 0 || time < best_time) best = {choice, plan}, best_time = time;
+    }
+  }
+  return best;
 }
 
 }  // namespace bridge

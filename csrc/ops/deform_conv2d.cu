@@ -4,6 +4,19 @@
 namespace bridge {
 namespace {
 
+struct Device {
+  int capability = 0, multiprocessors = 0;  // 0: there is none
+};
+
+Device current_device() {
+  int device = 0, major = 0, minor = 0, multiprocessors = 0;
+  bool const known = cudaGetDevice(&device) == cudaSuccess &&
+                     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+                     cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess &&
+                     cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device) == cudaSuccess;
+  return known ? Device{10 * major + minor, multiprocessors} : Device{};
+}
+
 struct DeformConv2d final : Op {
   static constexpr char const* name = "deform_conv2d";
   static std::vector<Param> inputs() {
@@ -40,9 +53,43 @@ struct DeformConv2d final : Op {
     out[0] = {x[0], weight[0], out_height, out_width};
   }
 
-  cudaError_t run(Tensor const* in, Tensor const* out, void*, cudaStream_t stream) const override {
-    return dispatch_floating<float, half, bfloat16>(
-        in[0].dtype, [&](auto tag) { return launch_deform_conv2d(arguments<decltype(tag)>(in, out), stream); });
+  size_t workspace(Tensor const* in, Tensor const* out) const override {
+    size_t bytes = 0;
+    dispatch_floating<float, half, bfloat16>(in[0].dtype, [&](auto tag) {
+      using T = decltype(tag);
+      auto const a = arguments<T>(in, out);
+      for (auto const& variant : deform_conv2d_variants<T>()) {
+        if (!variant.channels || !fits_tiles(a)) continue;
+        auto const plan = deform_conv2d_plan(a, variant.channels, variant.positions);
+        bytes = std::max(bytes, deform_conv2d_workspace(a, plan));
+      }
+      return cudaSuccess;
+    });
+    return bytes;
+  }
+
+  std::vector<int> tactics(Tensor const* in, Tensor const* out) const override {
+    std::vector<int> found;
+    Device const device = current_device();
+    if (device.capability == 0) return found;
+    dispatch_floating<float, half, bfloat16>(in[0].dtype, [&](auto tag) {
+      found = deform_conv2d_choices(arguments<decltype(tag)>(in, out), device.capability);
+      return cudaSuccess;
+    });
+    return found;
+  }
+
+  cudaError_t run(Tensor const* in, Tensor const* out, void* workspace, cudaStream_t stream) const override {
+    return dispatch_floating<float, half, bfloat16>(in[0].dtype, [&](auto tag) {
+      using T = decltype(tag);
+      auto const a = arguments<T>(in, out);
+      if (a.positions() == 0 || a.out_channels == 0) return cudaSuccess;
+      Device const device = current_device();
+      auto choices = deform_conv2d_choices(a, device.capability);
+      if (std::find(choices.begin(), choices.end(), tactic) != choices.end()) choices = {tactic};
+      auto const choice = deform_conv2d_choice(a, choices, device.multiprocessors);
+      return deform_conv2d_variants<T>()[choice.variant].launch(a, choice.plan, workspace, stream);
+    });
   }
 
  private:
@@ -110,8 +157,9 @@ struct DeformConv2d final : Op {
     a.stride_h = extent(stride[0]), a.stride_w = extent(stride[1]);
     a.padding_h = extent(padding[0]), a.padding_w = extent(padding[1]);
     a.dilation_h = extent(dilation[0]), a.dilation_w = extent(dilation[1]);
-    a.groups = extent(x[1] / weight[1]);
-    a.offset_groups = extent(offset[1] / (2 * weight[2] * weight[3]));
+    // A builder may ask before extents are known, with numbers that `shapes` would refuse.
+    a.groups = extent(x[1] / std::max<int64_t>(weight[1], 1));
+    a.offset_groups = extent(offset[1] / std::max<int64_t>(2 * weight[2] * weight[3], 1));
     return a;
   }
 };

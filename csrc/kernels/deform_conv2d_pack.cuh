@@ -1,0 +1,248 @@
+// Lays out the operands of the fused deformable convolution: the feature map channels-last, the weights tile by tile.
+#pragma once
+
+#include <type_traits>
+
+#include "deform_conv2d_arguments.cuh"
+
+namespace bridge {
+
+constexpr int kRowBytes = 128;  // of a tile in shared memory: one row for each output position or output channel
+constexpr int kRowChunks = kRowBytes / kAccessBytes;
+
+template <class T>
+constexpr int kLanes = kAccessBytes / sizeof(T);
+template <class T>
+constexpr int kDepth = kRowBytes / sizeof(T);  // input channels of a row
+
+// The chunk of 16 bytes in which a tile keeps chunk `chunk` of row `row`: rows that are read together use all banks.
+__host__ __device__ inline int swizzled(int row, int chunk) { return chunk ^ (row & 7); }
+
+// How a convolution is cut. The sum over channels and taps is cut into stages: one tap of up to kDepth channels that
+// share group and offset group; taps vary fastest.
+struct DeformConv2dPlan {
+  int64_t segment;  // channels in a row that share group and offset group
+  int segments;     // of a group
+  int chunks;       // of a segment, kDepth channels each, the last one perhaps fewer
+  int taps;
+  int tile_channels;  // output channels of a tile
+  int tiles;          // of a group
+  int64_t group_channels, group_out, groups;
+  PositionTile positions;
+  int tile_positions, offset_groups, segments_per_offset_group;
+  int splits, split_stages;  // blocks that share the stages of a tile, and how many stages each of them has
+
+  __host__ __device__ int stages() const { return segments * chunks * taps; }
+  __host__ __device__ int64_t blocks(int64_t batch) const { return positions.count(batch) * groups * tiles; }
+  __host__ __device__ int64_t tile_size() const { return int64_t(tile_positions) * tile_channels; }
+  // Where the corners of a tile's positions lie for one tap.
+  __host__ __device__ int64_t corners_of(int64_t tile, int group, int segment, int tap) const {
+    int const offset_group = (group * segments + segment) / segments_per_offset_group;
+    return ((tile * offset_groups + offset_group) * taps + tap) * tile_positions;
+  }
+};
+
+// A sample's corners in one access: the pixel at its top left, counted over all images, which of its four pixels are
+// inside the feature map (bits 0 to 3), and their weights. Weights are in the tensors' dtype, and so is the
+// interpolation, two channels at a time; in fp32 for float.
+template <class T>
+struct alignas(16) SampleCorners {
+  using Lanes = std::conditional_t<std::is_same_v<T, half>, __half2, __nv_bfloat162>;
+  int top_left;
+  uint32_t inside;
+  Lanes weights[2];
+
+  __device__ void set_weights(float const (&value)[4]) {
+    for (int i = 0; i < 2; ++i) weights[i] = Lanes(from_float<T>(value[2 * i]), from_float<T>(value[2 * i + 1]));
+  }
+  __device__ Lanes weight(int i) const {
+    T const one = i % 2 ? weights[i / 2].y : weights[i / 2].x;
+    return Lanes(one, one);
+  }
+};
+template <>
+struct alignas(16) SampleCorners<float> {
+  using Lanes = float;
+  int top_left;
+  uint32_t inside;
+  float weights[4];
+
+  __device__ void set_weights(float const (&value)[4]) {
+    for (int i = 0; i < 4; ++i) weights[i] = value[i];
+  }
+  __device__ float weight(int i) const { return weights[i]; }
+};
+
+template <class T>
+__device__ SampleCorners<T> sample_corners(DeformConv2dArguments<T> const& a, OutputPosition const& at, int tap,
+                                           TapSample<T> const& sample) {
+  BilinearCorners const corners = tap_corners(a, at, tap, sample);
+  SampleCorners<T> result{};
+  float weight[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    bool const inside = at.valid && corners.offset[i] >= 0;
+    if (inside) {
+      result.inside |= 1u << i;
+      result.top_left = static_cast<int>(at.n * a.plane()) + corners.offset[i] - i / 2 * a.width - i % 2;
+    }
+    weight[i] = isnan(corners.scale) ? corners.scale : corners.scale * corners.weight[i];
+  }
+  result.set_weights(weight);
+  return result;
+}
+
+// What a fused kernel reads, and where it writes sums when several blocks share a tile. weight: [group, tile, stage,
+// tile_channels rows of kRowBytes], swizzled; corners: [tile of positions, offset group, tap, position]; x: [batch,
+// height, width, channels], and a pixel of zeros; sums: [split, tile, channel, position].
+template <class T>
+struct PackedOperands {
+  T* weight;
+  SampleCorners<T>* corners;
+  T* x;
+  float* sums;
+};
+
+template <class T>
+size_t packed_weight_bytes(DeformConv2dPlan const& plan) {
+  return size_t(plan.groups) * plan.tiles * plan.stages() * plan.tile_channels * kRowBytes;
+}
+
+// One access of the weights, zero where there is no channel.
+template <class T>
+__device__ void pack_weight(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan, T* packed, int64_t item) {
+  int const chunk = static_cast<int>(item % kRowChunks), row = static_cast<int>(item / kRowChunks % plan.tile_channels);
+  int64_t const block = item / kRowChunks / plan.tile_channels;
+  int const stage = static_cast<int>(block % plan.stages()), tap = stage % plan.taps;
+  int64_t const tile = block / plan.stages() % plan.tiles, group = block / plan.stages() / plan.tiles;
+  int64_t const segment = stage / plan.taps / plan.chunks;
+  int64_t const depth = int64_t(stage / plan.taps % plan.chunks) * kDepth<T> + swizzled(row, chunk) * kLanes<T>;
+  int64_t const out = tile * plan.tile_channels + row;
+  Vec<T, kLanes<T>> packet;
+#pragma unroll
+  for (int lane = 0; lane < kLanes<T>; ++lane) {
+    bool const valid = out < plan.group_out && depth + lane < plan.segment;
+    int64_t const channel = segment * plan.segment + depth + lane;
+    int64_t const index = ((group * plan.group_out + out) * plan.group_channels + channel) * plan.taps + tap;
+    packet.lane[lane] = valid ? a.weight[index] : from_float<T>(0.f);
+  }
+  reinterpret_cast<Vec<T, kLanes<T>>*>(packed)[item] = packet;
+}
+
+constexpr int kPackPixels = 128;
+constexpr int kPackThreads = 256;
+
+// kPackPixels pixels × kDepth channels of one image, from [channels, height, width] to [height, width, channels].
+template <class T>
+__device__ void pack_pixels(T const* in, T* out, int64_t channels, int64_t plane, int64_t channel, int64_t pixel,
+                            bool wide) {
+  constexpr int kWords = kRowBytes / 4, kPerWord = 4 / sizeof(T), kVectors = kPackPixels / kLanes<T>;
+  __shared__ uint32_t tile[kPackPixels][kWords + 1];
+  using Packet = Vec<T, kLanes<T>>;
+#pragma unroll
+  for (int unit = threadIdx.x; unit < kVectors * kWords; unit += kPackThreads) {
+    int const vector = unit % kVectors, word = unit / kVectors;
+    int64_t const at = pixel + vector * kLanes<T>;
+    Packet read[kPerWord];
+#pragma unroll
+    for (int i = 0; i < kPerWord; ++i) {
+      int64_t const c = channel + word * kPerWord + i;
+      T const* source = in + c * plane + at;
+      if (wide && c < channels && at < plane) {
+        read[i] = *reinterpret_cast<Packet const*>(source);
+      } else {
+#pragma unroll
+        for (int lane = 0; lane < kLanes<T>; ++lane)
+          read[i].lane[lane] = c < channels && at + lane < plane ? source[lane] : from_float<T>(0.f);
+      }
+    }
+#pragma unroll
+    for (int lane = 0; lane < kLanes<T>; ++lane) {
+      Vec<T, kPerWord> pair;
+#pragma unroll
+      for (int i = 0; i < kPerWord; ++i) pair.lane[i] = read[i].lane[lane];
+      tile[vector * kLanes<T> + lane][word] = *reinterpret_cast<uint32_t*>(&pair);
+    }
+  }
+  __syncthreads();
+  for (int unit = threadIdx.x; unit < kPackPixels * kRowChunks; unit += kPackThreads) {
+    int const row = unit / kRowChunks, chunk = unit % kRowChunks;
+    int64_t const c = channel + chunk * kLanes<T>;
+    if (pixel + row >= plane || c >= channels) continue;
+    uint32_t const* words = &tile[row][chunk * 4];
+    *reinterpret_cast<uint4*>(out + (pixel + row) * channels + c) = {words[0], words[1], words[2], words[3]};
+  }
+}
+
+// Blocks of the three parts of a launch: those of weights first, the others mixed.
+struct PackBlocks {
+  unsigned weight, corners, pixels;
+
+  // How many of the first `count` blocks after those of weights are blocks of corners.
+  __device__ unsigned corners_before(unsigned count) const {
+    return static_cast<unsigned>(uint64_t(count) * corners / (corners + pixels));
+  }
+};
+
+template <class T>
+__device__ void pack_corners(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan, SampleCorners<T>* corners,
+                             unsigned item) {
+  unsigned const position = item % plan.tile_positions, row = item / plan.tile_positions, tile = row / plan.taps;
+  int const tap = row % plan.taps, offset_group = tile % a.offset_groups;
+  OutputPosition const at =
+      tile_position(a, plan.positions, plan.tile_positions, tile / a.offset_groups, static_cast<int>(position));
+  corners[item] = sample_corners(a, at, tap, load_tap(a, at, tap, offset_group));
+}
+
+template <class T>
+__global__ void __launch_bounds__(kPackThreads) deform_conv2d_pack_kernel(DeformConv2dArguments<T> a,
+                                                                          DeformConv2dPlan plan,
+                                                                          PackedOperands<T> packed, PackBlocks blocks,
+                                                                          int64_t weight_items, int64_t corner_items,
+                                                                          bool wide) {
+  unsigned block = blockIdx.x;
+  if (block == 0) {
+    T* const zeros = packed.x + a.batch * a.plane() * a.channels;
+    for (int64_t i = threadIdx.x; i < a.channels; i += kPackThreads) zeros[i] = from_float<T>(0.f);
+  }
+  if (block < blocks.weight) {
+    int64_t const item = int64_t(block) * kPackThreads + threadIdx.x;
+    if (item < weight_items) pack_weight(a, plan, packed.weight, item);
+    return;
+  }
+  block -= blocks.weight;
+  unsigned const corners_before = blocks.corners_before(block);
+  if (blocks.corners_before(block + 1) > corners_before) {
+    unsigned const item = corners_before * kPackThreads + threadIdx.x;
+    if (item < corner_items) pack_corners(a, plan, packed.corners, item);
+    return;
+  }
+  block -= corners_before;
+  int64_t const plane = a.plane(), pixel_blocks = (plane + kPackPixels - 1) / kPackPixels;
+  int64_t const channel_blocks = (a.channels + kDepth<T> - 1) / kDepth<T>;
+  int64_t const image = block / (pixel_blocks * channel_blocks), rest = block % (pixel_blocks * channel_blocks);
+  int64_t const offset = image * a.channels * plane;
+  pack_pixels(a.x + offset, packed.x + offset, a.channels, plane, rest / pixel_blocks * kDepth<T>,
+              rest % pixel_blocks * kPackPixels, wide);
+}
+
+template <class T>
+int64_t packed_corners(DeformConv2dPlan const& plan, int64_t batch) {
+  return plan.positions.count(batch) * plan.offset_groups * plan.taps * plan.tile_positions;
+}
+
+template <class T>
+cudaError_t launch_deform_conv2d_pack(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan,
+                                      PackedOperands<T> const& packed, cudaStream_t stream) {
+  auto blocks_of = [](int64_t items) { return static_cast<unsigned>(ceil_divide(items, kPackThreads)); };
+  auto const weight_items = static_cast<int64_t>(packed_weight_bytes<T>(plan) / kAccessBytes);
+  int64_t const corner_items = packed_corners<T>(plan, a.batch);
+  int64_t const pixel_blocks = a.batch * ceil_divide(a.plane(), kPackPixels) * ceil_divide(a.channels, kDepth<T>);
+  PackBlocks const blocks{blocks_of(weight_items), blocks_of(corner_items), static_cast<unsigned>(pixel_blocks)};
+  bool const wide = aligned(a.x) && a.plane() % kLanes<T> == 0;
+  deform_conv2d_pack_kernel<T><<<blocks.weight + blocks.corners + blocks.pixels, kPackThreads, 0, stream>>>(
+      a, plan, packed, blocks, weight_items, corner_items, wide);
+  return cudaGetLastError();
+}
+
+}  // namespace bridge
