@@ -59,10 +59,8 @@ DeformConv2dPlan deform_conv2d_plan(DeformConv2dArguments<T> const& a, int tile_
 // Whether tiles are filled well enough by the convolution's channels, and the fused kernel's indices reach.
 template <class T>
 bool fits_tiles(DeformConv2dArguments<T> const& a) {
-  for (int64_t extent : {a.batch, a.channels, a.out_channels, a.plane(), a.out_plane(), int64_t(a.taps()),
-                         int64_t(a.groups), int64_t(a.offset_groups)}) {
-    if (extent < 1) return false;
-  }
+  bool const filled = a.batch > 0 && a.channels > 0 && a.out_channels > 0 && a.plane() > 0 && a.out_plane() > 0;
+  if (!filled || a.taps() < 1 || a.groups < 1 || a.offset_groups < 1) return false;
   DeformConv2dPlan const plan = deform_conv2d_plan(a, 64, 128);
   constexpr int64_t kMaxIndex = (int64_t(1) << 31) - 1, kMaxGridY = 65535;
   return plan.segment % kLanes<T> == 0 && 2 * plan.segment >= kDepth<T> && plan.group_out >= 16 &&
