@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import bridge
-from bridge import cli_cache, errors, log, model_file
+from bridge import cli_bench, cli_cache, errors, log, model_file
 
 _NOTHING_WORKS, _USAGE, _INTERRUPTED = 1, 2, 130
 _BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
@@ -255,6 +255,13 @@ _COMMANDS = {
         "Compile the model of a model file into one engine.\n\n"
         + (model_file.__doc__ or "").partition("\n\n")[2]
         + "\nExample: bridge compile models/relu_net.py --target sm86 -o relu_net.engine -- --max-batch 16",
+    ),
+    "bench": (
+        cli_bench.add_arguments,
+        cli_bench.run,
+        "measure the ops on this GPU, beside what others have",
+        "Errors against fp32 first, then GPU time by CUDA graph replay with a warm and a cold L2 cache, beside what\n"
+        "memory and arithmetic allow as measured in the same run, and beside every peer that is installed.",
     ),
     "cache": (
         cli_cache.add_arguments,

@@ -1,0 +1,159 @@
+"""One run of the bench on the current GPU: ceilings, then each workload, its errors first, beside its peers."""
+
+import datetime
+import platform
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import bridge
+from bridge.bench.peers import Missing, Peer
+from bridge.bench.timing import Timing, time_call
+from bridge.bench.workloads import DTYPES, Workload
+from bridge.op import OPS
+from bridge.testing import cast, outputs_of
+
+SCHEMA = 1
+_COLD = 3  # times the L2 cache, for the arguments that launches take in turn
+_MOST_SETS = 64
+
+
+def run(
+    workloads: Iterable[Workload], peers: Sequence[Peer], progress: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Everything that was measured, as JSON values; `progress` gets what there is so far after each workload.
+
+    RuntimeError: there is no GPU.
+    """
+    if not torch.cuda.is_available():
+        raise RuntimeError("bridge bench measures on a CUDA GPU, and there is none; --list and --against need none")
+    ceilings = measure_ceilings()
+    result: dict[str, Any] = {"schema": SCHEMA, **environment(), "ceilings": ceilings, "rows": []}
+    for workload in workloads:
+        result["rows"].append(measure_workload(workload, peers, ceilings))
+        torch.cuda.empty_cache()
+        progress(result)
+    return result
+
+
+def environment() -> dict[str, Any]:
+    """GPU, driver, versions and date."""
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    driver = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split("\n")[0].strip()
+    return {
+        "gpu": properties.name,
+        "driver": driver or "unknown",
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+        "versions": {"bridge": bridge.__version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def measure_ceilings() -> dict[str, float]:
+    """bytes_per_us of a copy, flops_per_us of a matrix product in each dtype, launch_us of a kernel of one element."""
+    pair = torch.randn(2, 2**28, device="cuda")
+    found = {"bytes_per_us": pair.numel() * pair.element_size() / time_call(lambda p: p[1].copy_(p[0]), [pair]).us}
+    for name, dtype in DTYPES.items():
+        a, b = (torch.randn(8192, 8192, device="cuda", dtype=dtype) for _ in range(2))
+        found[f"flops_per_us_{name}"] = 2 * 8192**3 / time_call(lambda pair: pair[0] @ pair[1], [(a, b)]).us
+    one = torch.randn(1, device="cuda")
+    found["launch_us"] = time_call(lambda _: torch.relu(one), [None]).us
+    return found
+
+
+def floor_us(workload: Workload, ceilings: dict[str, float]) -> float:
+    """The least time that memory, arithmetic and a launch allow."""
+    memory = workload.bytes() / ceilings["bytes_per_us"]
+    arithmetic = workload.flops() / ceilings[f"flops_per_us_{workload.dtype}"]
+    return max(memory, arithmetic, ceilings["launch_us"])
+
+
+def measure_workload(workload: Workload, peers: Sequence[Peer], ceilings: dict[str, float]) -> dict[str, Any]:
+    """A row: times in microseconds, errors, peers."""
+    device, op = torch.device("cuda"), OPS[workload.op]
+    torch.manual_seed(0)
+    args, settings = workload.arguments(device)
+    errors = compare(workload, args, settings)
+
+    def ours(given: list[Any]) -> Any:
+        return op.overload(*given, **settings)
+
+    warm = time_call(ours, [args])
+    row: dict[str, Any] = {
+        "op": workload.op,
+        "workload": workload.name,
+        "dtype": workload.dtype,
+        **_times(warm),
+        "cold_us": _cold(ours, workload, args).us,
+        "bytes": workload.bytes(),
+        "flops": workload.flops(),
+        "floor_us": floor_us(workload, ceilings),
+        **errors,
+        "peers": {},
+    }
+    for peer in peers:
+        if peer.op == workload.op:
+            row["peers"][peer.name] = _peer(peer, workload, args, settings)
+    return row
+
+
+def compare(workload: Workload, args: list[Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Largest error of ours, and of PyTorch's operations in the same dtype, as fractions of the largest output.
+
+    The exact result is the reference in float32 (float64 for float32). right: ours is at most twice theirs, plus a
+    rounding of the largest output.
+    """
+    op = OPS[workload.op]
+    ours = outputs_of(op.overload(*args, **settings))
+    wider = torch.float64 if workload.dtype == "float32" else torch.float32
+    worst, theirs, right = 0.0, 0.0, True
+    for index in _images(args):
+        part = _image(args, index)
+        exact = outputs_of(op.run(*cast(part, wider), **settings))
+        plain = outputs_of(op.run(*part, **settings))
+        for result, wanted, peer in zip(ours, exact, plain, strict=True):
+            scale = float(wanted.abs().max())
+            mine, other = (
+                float((x.to(wider) - wanted).abs().max()) / scale for x in (_image([result], index)[0], peer)
+            )
+            right = right and mine <= 2 * other + torch.finfo(result.dtype).eps
+            worst, theirs = max(worst, mine), max(theirs, other)
+    return {"error": worst, "pytorch_error": theirs, "right": right}
+
+
+def _images(args: list[Any]) -> list[int | None]:
+    """Images are compared one by one, for the reference takes much memory; what has no batch at once."""
+    return list(range(args[0].shape[0])) if args[0].dim() == 4 and args[0].shape[0] > 1 else [None]
+
+
+def _image(args: list[Any], index: int | None) -> list[Any]:
+    """The arguments of one image; weights are those of all."""
+    if index is None:
+        return list(args)
+    batch, weight = args[0].shape[0], args[2] if len(args) == 5 else None
+    has_batch = [isinstance(t, Tensor) and t.dim() == 4 and t.shape[0] == batch and t is not weight for t in args]
+    return [t[index : index + 1] if one else t for t, one in zip(args, has_batch, strict=True)]
+
+
+def _cold(call: Callable[[list[Any]], Any], workload: Workload, args: list[Any]) -> Timing:
+    cache = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
+    count = min(_MOST_SETS, max(2, -(-_COLD * cache // workload.bytes())))
+    sets = [args] + [[t.clone() if isinstance(t, Tensor) else t for t in args] for _ in range(count - 1)]
+    return time_call(call, sets)
+
+
+def _peer(peer: Peer, workload: Workload, args: list[Any], settings: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return {**_times(time_call(peer.prepare(workload, settings), [args])), "bound": peer.bound}
+    except Missing as reason:
+        return {"missing": str(reason)}
+    except Exception as error:  # of any kind: another project's failure must not end the run
+        torch.cuda.synchronize()
+        return {"missing": f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"}
+
+
+def _times(timing: Timing) -> dict[str, float]:
+    return {"us": timing.us, "low_us": timing.low, "high_us": timing.high}

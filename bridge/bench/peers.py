@@ -1,0 +1,200 @@
+"""What others have for the same workloads: each a function from arguments to a call, or a reason why it cannot run."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bridge.bench.workloads import DeformConv2d, Rope, Workload
+
+Call = Callable[[list[Any]], Any]
+
+
+class Missing(Exception):
+    """A peer cannot run here, or not this workload; the message says why."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """prepare: gives the call for a workload, or raises Missing. bound: it computes less, and is only a bound."""
+
+    name: str
+    op: str
+    prepare: Callable[[Workload, dict[str, Any]], Call]
+    bound: bool = False
+
+
+def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    torch.compiler.reset()
+    return torch.compile(function, dynamic=False)
+
+
+def _relu(wrap: Callable[..., Any]) -> Callable[[Workload, dict[str, Any]], Call]:
+    def prepare(workload: Workload, settings: dict[str, Any]) -> Call:
+        slope, most = settings["negative_slope"], settings["max_value"]
+
+        def relu(x: Tensor) -> Tensor:
+            y = F.leaky_relu(x, slope) if slope else F.relu(x)
+            return y.clamp_max(most) if most != float("inf") else y
+
+        wrapped = wrap(relu)
+        return lambda args: wrapped(args[0])
+
+    return prepare
+
+
+def _rope(wrap: Callable[..., Any]) -> Callable[[Workload, dict[str, Any]], Call]:
+    """As models in PyTorch write it; the tables, which a model makes once for all its layers, are made outside."""
+
+    def prepare(workload: Workload, settings: dict[str, Any]) -> Call:
+        assert isinstance(workload, Rope)
+        axis, interleaved = 1 if workload.layout == "bshd" else 0, workload.interleaved
+
+        def full(table: Tensor, dtype: torch.dtype) -> Tensor:
+            wide = table.repeat_interleave(2, -1) if interleaved else torch.cat((table, table), -1)
+            return wide.to(dtype).unsqueeze(axis)
+
+        def turn(x: Tensor) -> Tensor:
+            if interleaved:
+                return torch.stack((-x[..., 1::2], x[..., ::2]), -1).flatten(-2)
+            low, high = x.chunk(2, -1)
+            return torch.cat((-high, low), -1)
+
+        def rope(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+            return q * cos + turn(q) * sin, k * cos + turn(k) * sin
+
+        wrapped, tables = wrap(rope), _Once(lambda args: [full(table, args[0].dtype) for table in args[2:]])
+        return lambda args: wrapped(args[0], args[1], *tables(args))
+
+    return prepare
+
+
+class _Once:
+    """What is made of the arguments outside the time: in the first call with them, which is not timed."""
+
+    def __init__(self, make: Callable[[list[Any]], Any]) -> None:
+        self._make = make
+        self._made: dict[int, Any] = {}
+
+    def __call__(self, args: list[Any]) -> Any:
+        key = id(args[0])
+        if key not in self._made:
+            self._made[key] = self._make(args)
+        return self._made[key]
+
+
+def _flashinfer(workload: Workload, settings: dict[str, Any]) -> Call:
+    assert isinstance(workload, Rope)
+    apply = _import("flashinfer.rope", "apply_rope_with_cos_sin_cache")
+    if workload.layout != "bshd":
+        raise Missing("it takes tokens before heads alone")
+    positions = torch.arange(workload.seq, device="cuda").repeat(workload.batch)
+
+    def call(args: list[Any]) -> Any:
+        q, k, cos, sin = args
+        flat = [tensor.flatten(0, 1).flatten(1) for tensor in (q, k)]
+        cache = torch.cat((cos, sin), -1)
+        return apply(positions, *flat, workload.head_dim, cache, is_neox=not workload.interleaved)
+
+    return call
+
+
+def _liger(workload: Workload, settings: dict[str, Any]) -> Call:
+    assert isinstance(workload, Rope)
+    apply = _import("liger_kernel.ops.rope", "LigerRopeFunction").apply
+    if workload.layout != "bhsd" or workload.interleaved:
+        raise Missing("it takes half-split pairs with heads before tokens alone")
+    tables = _Once(lambda args: [torch.cat((t, t), -1)[None].to(args[0].dtype) for t in args[2:]])
+    return lambda args: apply(args[0], args[1], *tables(args))
+
+
+def _sglang(workload: Workload, settings: dict[str, Any]) -> Call:
+    assert isinstance(workload, Rope)
+    apply = _import("sgl_kernel", "apply_rope_with_cos_sin_cache_inplace")
+    if workload.layout != "bshd":
+        raise Missing("it takes tokens before heads alone")
+    positions = torch.arange(workload.seq, device="cuda").repeat(workload.batch)
+
+    def call(args: list[Any]) -> Any:
+        q, k, cos, sin = args
+        flat = [tensor.flatten(0, 1).flatten(1) for tensor in (q, k)]
+        cache = torch.cat((cos, sin), -1)
+        return apply(positions, *flat, workload.head_dim, cache, is_neox=not workload.interleaved)
+
+    return call
+
+
+def _torchvision(workload: Workload, settings: dict[str, Any]) -> Call:
+    deform_conv2d = _import("torchvision.ops", "deform_conv2d")
+
+    def call(args: list[Any]) -> Tensor:
+        x, offset, weight, bias, mask = args
+        return deform_conv2d(x, offset, weight, bias, **settings, mask=mask)
+
+    return call
+
+
+def _mmcv(workload: Workload, settings: dict[str, Any]) -> Call:
+    assert isinstance(workload, DeformConv2d)
+    apply = _import("mmcv.ops.modulated_deform_conv", "modulated_deform_conv2d")
+    extents = [settings[name] for name in ("stride", "padding", "dilation")]
+
+    def call(args: list[Any]) -> Tensor:
+        x, offset, weight, bias, mask = args
+        return apply(x, offset, mask, weight, bias, *extents, workload.groups, workload.offset_groups)
+
+    return call
+
+
+def _conv2d(memory_format: torch.memory_format) -> Callable[[Workload, dict[str, Any]], Call]:
+    def prepare(workload: Workload, settings: dict[str, Any]) -> Call:
+        assert isinstance(workload, DeformConv2d)
+        # A model keeps this layout throughout.
+        laid_out = _Once(lambda args: [args[i].contiguous(memory_format=memory_format) for i in (0, 2)])
+
+        def call(args: list[Any]) -> Tensor:
+            x, weight = laid_out(args)
+            return F.conv2d(x, weight, args[3], **settings, groups=workload.groups)
+
+        return call
+
+    return prepare
+
+
+def _import(module: str, name: str) -> Any:
+    try:
+        return getattr(import_module(module), name)
+    except Exception as error:  # of any kind: packages fail in their own ways where a GPU or library is not theirs
+        raise Missing(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else module}") from error
+
+
+PEERS: tuple[Peer, ...] = (
+    Peer("eager", "relu", _relu(_plain)),
+    Peer("inductor", "relu", _relu(_compiled)),
+    Peer("eager", "rope", _rope(_plain)),
+    Peer("inductor", "rope", _rope(_compiled)),
+    Peer("flashinfer", "rope", _flashinfer),
+    Peer("liger", "rope", _liger),
+    Peer("sglang", "rope", _sglang),
+    Peer("torchvision", "deform_conv2d", _torchvision),
+    Peer("mmcv", "deform_conv2d", _mmcv),
+    Peer("conv2d", "deform_conv2d", _conv2d(torch.contiguous_format), bound=True),
+    Peer("conv2d, channels-last", "deform_conv2d", _conv2d(torch.channels_last), bound=True),
+)
+
+
+def select(names: list[str]) -> list[Peer]:
+    """Peers of these names; none: all. ValueError: a name that no peer has."""
+    known = sorted({peer.name for peer in PEERS})
+    for name in names:
+        if name not in known:
+            raise ValueError(f"no peer is called {name!r}; there are {', '.join(known)}")
+    return [peer for peer in PEERS if not names or peer.name in names]

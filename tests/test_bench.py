@@ -1,0 +1,255 @@
+"""bridge bench: what it counts, compares and says; on a GPU also what it measures."""
+
+import copy
+import json
+
+import pytest
+import torch
+
+from bridge import cli
+from bridge.bench import measure, peers, report, workloads
+from bridge.bench.workloads import WORKLOADS, DeformConv2d, Relu, Rope
+
+CEILINGS = {
+    "bytes_per_us": 4.0e6,
+    "flops_per_us_float32": 5e7,
+    "flops_per_us_float16": 8e8,
+    "flops_per_us_bfloat16": 8e8,
+    "launch_us": 1.0,
+}
+
+
+def row(name="large", us=100.0, **changes):
+    return {
+        "op": "relu",
+        "workload": name,
+        "dtype": "float16",
+        "us": us,
+        "low_us": us * 0.99,
+        "high_us": us * 1.01,
+        "cold_us": us,
+        "bytes": 1000,
+        "flops": 0,
+        "floor_us": 80.0,
+        "error": 1e-4,
+        "pytorch_error": 2e-4,
+        "right": True,
+        "peers": {"eager": {"us": 2 * us, "low_us": us, "high_us": us, "bound": False}},
+    } | changes
+
+
+def recorded(*rows, gpu="NVIDIA A GPU"):
+    head = {"schema": 1, "gpu": gpu, "driver": "1.2", "date": "2026-01-02", "versions": {"torch": "2.11"}}
+    return head | {"ceilings": CEILINGS, "rows": list(rows)}
+
+
+# Workloads
+
+
+def test_bytes_and_operations_by_hand():
+    assert Relu("relu", "x", "bfloat16", count=1000).bytes() == 4000
+    rope = Rope("rope", "x", "float16", batch=2, seq=3, heads=(4, 2), head_dim=8)
+    assert rope.bytes() == 2 * (2 * 3 * 6 * 8) * 2 + 2 * 3 * 4 * 4
+    conv = DeformConv2d("deform_conv2d", "x", "float32", batch=2, channels=4, size=(5, 6), out_channels=8, groups=2)
+    positions = 2 * 5 * 6
+    assert conv.flops() == 2 * positions * 8 * 2 * 9
+    assert conv.bytes() == 4 * (2 * 4 * 30 + positions * (27 + 8) + 8 * (2 * 9 + 1))
+
+
+def test_a_strided_convolution_has_its_extents():
+    conv = DeformConv2d(
+        "deform_conv2d", "x", "float16", size=(101, 153), stride=(2, 1), padding=(1, 2), dilation=(2, 1)
+    )
+    assert conv.out_size() == (50, 155)
+
+
+@pytest.mark.parametrize("workload", [w for w in WORKLOADS if w.bytes() < 2e7], ids=lambda w: f"{w.op} {w.name}")
+def test_arguments_fit_the_op(workload):
+    args, settings = workload.arguments(torch.device("cpu"))
+    result = measure.OPS[workload.op].overload(*(t.to("meta") for t in args), **settings)
+    (first, *_) = result if isinstance(result, tuple) else (result,)
+    assert first.dtype == args[0].dtype
+    if isinstance(workload, DeformConv2d):
+        assert tuple(first.shape[2:]) == workload.out_size()
+
+
+def test_the_floor_is_the_largest_of_three():
+    assert measure.floor_us(Relu("relu", "x", "float16", count=10**9), CEILINGS) == pytest.approx(1000.0)
+    assert measure.floor_us(Relu("relu", "x", "float16", count=1), CEILINGS) == 1.0
+    (large,) = (w for w in WORKLOADS if (w.name, w.dtype) == ("large", "float16"))
+    assert measure.floor_us(large, CEILINGS) == pytest.approx(large.flops() / 8e8)
+
+
+def test_workloads_are_selected_by_op_name_and_group():
+    assert {w.op for w in workloads.select(["rope"])} == {"rope"}
+    assert {w.group for w in workloads.select()} == {"default"}
+    assert {w.name for w in workloads.select(["rope"], ["decode, 3"])} == {"decode, 32"}
+    assert workloads.select(["rope"], groups=("growth",))[-1].seq == 65536
+    assert len({(w.op, w.name, w.dtype) for w in WORKLOADS}) == len(WORKLOADS)
+
+
+# Errors
+
+
+def test_errors_are_those_of_both_against_a_wider_dtype():
+    workload = DeformConv2d("deform_conv2d", "x", "float16", batch=2, channels=8, size=(9, 7), out_channels=8)
+    torch.manual_seed(0)
+    found = measure.compare(workload, *workload.arguments(torch.device("cpu")))
+    assert found["right"] and 0 < found["error"] < 1e-2 and 0 < found["pytorch_error"] < 1e-2
+
+
+def test_a_wrong_result_is_found(monkeypatch):
+    class Wrong:
+        run = measure.OPS["relu"].run
+
+        @staticmethod
+        def overload(x, **settings):
+            return measure.OPS["rope"] and x.clone().index_fill_(0, torch.tensor([3]), 9.0)
+
+    workload = Relu("relu", "x", "float32", count=100)
+    args, settings = workload.arguments(torch.device("cpu"))
+    monkeypatch.setitem(measure.OPS, "relu", Wrong)
+    assert not measure.compare(workload, args, settings)["right"]
+
+
+# Peers
+
+
+def test_peers_compute_what_the_op_does():
+    for workload in (w for w in WORKLOADS if w.bytes() < 2e6 or w.name == "decode, 4"):
+        args, settings = workload.arguments(torch.device("cpu"))
+        if workload.op == "deform_conv2d" or "interleaved" in workload.name:
+            continue
+        args = [t.float() for t in args]
+        expected = measure.OPS[workload.op].overload(*args, **settings)
+        (eager,) = (peer for peer in peers.PEERS if peer.op == workload.op and peer.name == "eager")
+        torch.testing.assert_close(eager.prepare(workload, settings)(args), expected)
+
+
+@pytest.mark.parametrize(("interleaved", "layout"), [(False, "bhsd"), (True, "bshd"), (True, "bhsd")])
+def test_the_eager_rope_has_every_style(interleaved, layout):
+    workload = Rope("rope", "x", "float32", batch=2, seq=5, head_dim=8, interleaved=interleaved, layout=layout)
+    args, settings = workload.arguments(torch.device("cpu"))
+    (eager,) = (peer for peer in peers.PEERS if (peer.op, peer.name) == ("rope", "eager"))
+    torch.testing.assert_close(eager.prepare(workload, settings)(args), measure.OPS["rope"].overload(*args, **settings))
+
+
+def test_a_peer_that_is_not_installed_is_reported(monkeypatch):
+    def fail(module):
+        raise ImportError(f"No module named {module!r}\nand more")
+
+    monkeypatch.setattr(peers, "import_module", fail)
+    (peer,) = peers.select(["mmcv"])
+    workload = next(w for w in WORKLOADS if w.op == "deform_conv2d")
+    assert measure._peer(peer, workload, [], {}) == {
+        "missing": "ImportError: No module named 'mmcv.ops.modulated_deform_conv'"
+    }
+
+
+# Tables, baselines
+
+
+def test_the_table_shows_times_peers_and_what_is_missing():
+    run = recorded(row(peers=row()["peers"] | {"mmcv": {"missing": "not installed"}}), row("wrong", right=False))
+    text = report.table(run)
+    assert "NVIDIA A GPU, driver 1.2, 2026-01-02" in text and "4.00 TB/s" in text
+    assert "80%" in text and "eager 200.0 (2.00x)" in text
+    assert "mmcv: not installed" in text and "WRONG: relu, wrong, float16" in text
+
+
+def test_a_baseline_flags_what_is_slower_missing_or_wrong():
+    baseline = recorded(row("a"), row("b"), row("c"), row("d"))
+    run = recorded(row("a", 104.0), row("b", 106.0), row("d", right=False))
+    assert report.regressions(run, baseline) == [
+        "relu, b, float16: 106.00 us, the baseline 100.00 us",
+        "relu, c, float16: not in this run",
+        "relu, d, float16: wrong, error 1.0e-04",
+    ]
+    assert not report.regressions(baseline, copy.deepcopy(baseline))
+
+
+def test_the_spread_of_the_baseline_is_noise():
+    baseline = recorded(row("a", low_us=90.0, high_us=120.0))
+    assert not report.regressions(recorded(row("a", 129.0)), baseline)
+    assert report.regressions(recorded(row("a", 131.0)), baseline)
+
+
+def test_a_baseline_of_another_gpu_is_refused():
+    with pytest.raises(ValueError, match="the baseline is of NVIDIA B, and this run of NVIDIA A GPU"):
+        report.regressions(recorded(), recorded(gpu="NVIDIA B"))
+    with pytest.raises(ValueError, match="schema 0"):
+        report.regressions(recorded(), recorded() | {"schema": 0})
+
+
+# The command
+
+
+def command(capsys, *arguments):
+    code = cli.main(["bench", *map(str, arguments)])
+    return code, *capsys.readouterr()
+
+
+def test_a_run_can_be_shown_and_compared_without_a_gpu(capsys, tmp_path):
+    before, now = tmp_path / "before.json", tmp_path / "now.json"
+    before.write_text(json.dumps(recorded(row())))
+    now.write_text(json.dumps(recorded(row(us=150.0))))
+    code, out, _ = command(capsys, "--against", now, "--baseline", before)
+    assert code == 1 and "relu, large, float16: 150.00 us, the baseline 100.00 us" in out
+    assert command(capsys, "--against", before, "--baseline", before)[0] == 0
+
+
+def test_lists(capsys):
+    code, out, _ = command(capsys, "relu", "--list")
+    assert code == 0 and "2^30 elements" in out and "rope  " in out.partition("peers")[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["nothing"], "no workload is of 'nothing'; there are deform_conv2d, relu, rope"),
+        (["relu", "--workload", "nothing"], "no workload's name holds 'nothing'; there are 2^30 elements"),
+        (["--peers", "nothing"], "no peer is called 'nothing'; there are conv2d"),
+    ],
+)
+def test_wrong_names_are_answered_with_those_that_exist(capsys, arguments, text):
+    code, _, err = command(capsys, *arguments)
+    assert code == 2 and text in err
+
+
+def test_a_baseline_that_is_not_there(capsys, tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps(recorded(row())))
+    code, _, err = command(capsys, "--against", tmp_path / "run.json", "--baseline", "recorded")
+    assert code == 2 and "there is no baseline nvidia_a_gpu.json; recorded in bridge are" in err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+def test_without_a_gpu_it_says_so(capsys):
+    code, _, err = command(capsys, "relu")
+    assert code == 7 and "there is none" in err
+
+
+def test_growth_becomes_a_picture(tmp_path):
+    pytest.importorskip("matplotlib", reason="needs matplotlib")
+    rows = [row(f"tokens {size}", float(size)) for size in (64, 4, 1)]
+    report.plot(recorded(*rows), tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").stat().st_size > 5000
+
+
+def test_a_run_without_growth_has_no_picture(tmp_path):
+    pytest.importorskip("matplotlib", reason="needs matplotlib")
+    with pytest.raises(ValueError, match="--growth"):
+        report.plot(recorded(row()), tmp_path / "growth.png")
+
+
+# On a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("op", ["relu", "rope", "deform_conv2d"])
+def test_a_measured_row(op):
+    name = {"relu": "2^24 elements", "rope": "decode, 4", "deform_conv2d": "stage 4, one image"}[op]
+    (workload, *_) = workloads.select([op], [name])
+    (peer, *_) = (peer for peer in peers.PEERS if peer.op == op)
+    found = measure.measure_workload(workload, [peer], CEILINGS)
+    assert found["right"] and 0 < found["low_us"] <= found["us"] <= found["high_us"]
+    assert found["peers"][peer.name]["us"] > 0 and found["cold_us"] > 0
