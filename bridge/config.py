@@ -2,9 +2,13 @@
 
 import difflib
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from bridge.op import OPS
+
+LOWERINGS = ("auto", "plugin", "native")
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
 
 
@@ -19,6 +23,9 @@ class Config:
     workspace_size: the most GPU memory, in bytes, that a layer may use as scratch; None sets no limit.
     tf32: whether float32 convolutions and matrix products may round their inputs to TF32. TensorRT decides: version
         1.6.1 of TensorRT-RTX was seen to round where this forbids it.
+    lowering: what a bridge op becomes: "plugin", bridge's kernel; "native", layers of TensorRT's own, or an error where
+        they cannot compute it; "auto", what bridge.tune measured here, else the default of the op. Or a mapping from
+        ops to these, such as {"rope": "native"}; the ops it leaves out take "auto".
     fallback: whether torch.compile(backend="bridge") runs what no engine can in PyTorch; False makes that an error.
     growth: how many times the example's number of elements an input may have in dynamic dimensions without an upper
         bound, which torch.compile may give: an engine is built for a bounded range.
@@ -38,6 +45,7 @@ class Config:
     optimization_level: int | None = None
     workspace_size: int | None = None
     tf32: bool = True
+    lowering: str | Mapping[str, str] = "auto"
     fallback: bool = False
     growth: int = 64
     cache: bool = True
@@ -57,6 +65,7 @@ class Config:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}; expected a positive number of bytes, or None")
+        _check_lowering(self.lowering)
         if self.growth < 1:
             raise ValueError(f"growth is {self.growth}; expected 1 or more")
 
@@ -66,6 +75,10 @@ class Config:
             if name not in _KINDS:
                 raise TypeError(f"bridge has no setting {name!r}; {_suggest(name)}")
         return replace(self, **settings)
+
+    def lowering_of(self, op: str) -> str:
+        """What the setting says of one op."""
+        return self.lowering if isinstance(self.lowering, str) else self.lowering.get(op, "auto")
 
     @property
     def runtime(self) -> dict[str, bool]:
@@ -85,6 +98,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "optimization_level": (int, type(None)),
     "workspace_size": (int, type(None)),
     "tf32": (bool,),
+    "lowering": (str, Mapping),
     "fallback": (bool,),
     "growth": (int,),
     "cache": (bool,),
@@ -101,6 +115,17 @@ def _check_kind(name: str, value: Any, kinds: tuple[type, ...]) -> None:
     if not fits:
         expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
         raise TypeError(f"{name} is {value!r} of type {type(value).__name__}; expected {expected}")
+
+
+def _check_lowering(value: str | Mapping[str, str]) -> None:
+    for op, lowering in value.items() if isinstance(value, Mapping) else [(None, value)]:
+        if op is not None and op not in OPS:
+            raise ValueError(
+                f"lowering names the op {op!r}, which does not exist; the ops are {', '.join(sorted(OPS))}"
+            )
+        if lowering not in LOWERINGS:
+            where = "lowering" if op is None else f"lowering[{op!r}]"
+            raise ValueError(f"{where} is {lowering!r}; expected one of {', '.join(LOWERINGS)}")
 
 
 def _suggest(name: str) -> str:

@@ -1,4 +1,5 @@
-"""The converter: one function adds the plugin layer of any bridge op to a network that torch_tensorrt builds."""
+"""The converter: one function adds any bridge op to a network that torch_tensorrt builds, as a plugin layer or as
+layers of TensorRT's own."""
 
 import contextlib
 import threading
@@ -10,7 +11,7 @@ import numpy
 import torch
 from torch.fx import Node
 
-from bridge import foreign
+from bridge import foreign, lowerings
 from bridge.errors import BuildError
 from bridge.op import Op
 from bridge.tensorrt import calls, shims
@@ -18,6 +19,7 @@ from bridge.tensorrt import flavour as flavours
 from bridge.tensorrt.attention import SDPA, convert_attention, fits_layer
 from bridge.tensorrt.fields import Call
 from bridge.tensorrt.flavour import Flavour
+from bridge.tensorrt.layers import Layers
 from bridge.tensorrt.plugin import DirectPlugins, Plugins
 
 
@@ -27,11 +29,15 @@ class Conversion:
 
     calls: every use of an op in the graph, by the FX node's name; empty where bridge did not see the graph.
     layers: the plugin layers added so far, by their names in the network.
+    native: the nodes that become layers of TensorRT's own instead.
+    constants: arrays that the network points to; keep the conversion until the engine is built.
     """
 
     plugins: Plugins
     calls: Mapping[str, Call] = field(default_factory=dict)
     layers: dict[str, Call] = field(default_factory=dict)
+    native: frozenset[str] = frozenset()
+    constants: list[Any] = field(default_factory=list)
 
 
 class _Registry:
@@ -130,7 +136,7 @@ def _fits_attention(node: Node, settings: Any = None) -> bool:
 
 
 def convert(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
-    """Adds the plugin layer of one call; returns its output tensor, or a tuple of them.
+    """Adds the layer or layers of one call; returns its output tensor, or a tuple of them.
 
     ctx: torch_tensorrt's ConversionContext. Arguments: ITensors, and torch tensors for constants.
     BuildError: TensorRT refuses the plugin, or a tensor is given as a number.
@@ -141,12 +147,25 @@ def convert(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any
     call = conversion.calls.get(node)
     dtypes = [None] * len(values) if call is None else [tensor and tensor[0] for tensor in call.tensors]
     tensors = [_tensor(ctx, op, *item, name) for item in zip(op.tensors, values, dtypes, strict=True)]
-    layer = conversion.plugins.layer(node, op, tensors, attributes)
-    layer.name = f"[bridge::{op.name}]-[{name}]"
-    if call is not None:
-        conversion.layers[layer.name] = call
-    outputs = tuple(layer.get_output(index) for index in range(op.num_outputs))
+    title = f"[bridge::{op.name}]-[{name}]"
+    if node in conversion.native:
+        outputs = _add_native(ctx, conversion, op, title, tensors, attributes)
+    else:
+        layer = conversion.plugins.layer(node, op, tensors, attributes)
+        layer.name = title
+        if call is not None:
+            conversion.layers[layer.name] = call
+        outputs = tuple(layer.get_output(index) for index in range(op.num_outputs))
     return outputs[0] if op.num_outputs == 1 else outputs
+
+
+def _add_native(
+    ctx: Any, conversion: Conversion, op: Op, title: str, tensors: Sequence[Any | None], attributes: Mapping[str, Any]
+) -> tuple[Any, ...]:
+    native = lowerings.find(op.name)
+    assert native is not None, op.name
+    layers = Layers(flavours.detect().trt(), ctx.net, title, conversion.constants)
+    return native.add(layers, tensors, attributes)
 
 
 def _conversion(ctx: Any) -> Conversion:

@@ -5,7 +5,7 @@ import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -15,16 +15,19 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 import bridge
-from bridge import log, native, structure
+from bridge import log, lowering_memory, native, structure
 from bridge.cache import EngineCache
 from bridge.cache_key import NoKeyError, engine_key, environment
 from bridge.config import Config
 from bridge.converters import Conversion, own_conversion
 from bridge.errors import BuildError, ExportError
+from bridge.lowering import Choice, choose
+from bridge.lowering_memory import Measurement
+from bridge.lowerings import NATIVE
 from bridge.tensorrt import build, gpu, inventory, quiet
-from bridge.tensorrt.calls import find_calls
+from bridge.tensorrt.calls import find_calls, fitting_calls
 from bridge.tensorrt.engine_file import EngineFile, TensorSpec
-from bridge.tensorrt.fields import VERSION
+from bridge.tensorrt.fields import VERSION, Call
 from bridge.tensorrt.flavour import Flavour, detect
 from bridge.tensorrt.interpreter import fill_network
 from bridge.tensorrt.library import load_library
@@ -39,11 +42,12 @@ _BUILD_SETTINGS = ("optimization_level", "workspace_size", "tf32")
 
 @dataclass(frozen=True)
 class Session:
-    """What engines are built with and for."""
+    """What engines are built with and for. measured: what bridge.tune found, by kind of call."""
 
     config: Config
     flavour: Flavour
     target: str
+    measured: Mapping[str, Measurement] = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: Config) -> "Session":
@@ -51,7 +55,12 @@ class Session:
         flavour = detect(config.flavour)
         target = resolve_target(flavour, config.target)
         load_library(flavour.trt(), native.plugin_library())
-        return cls(config, flavour, target)
+        here = torch.cuda.get_device_name() if target == gpu.current_target() else None
+        return cls(config, flavour, target, lowering_memory.recall(config, flavour, target, here))
+
+    def choose(self, calls: Sequence[Call]) -> list[Choice]:
+        """The lowering of each call. UnsupportedOpError: the setting asks for one that it cannot have."""
+        return choose(calls, self.config, self.flavour, self.measured)
 
     @contextlib.contextmanager
     def converting(self) -> Iterator[None]:
@@ -82,7 +91,8 @@ def compile_program(
     """
     tensors = {**program.state_dict, **program.constants, **_inner_graphs(program.graph_module)}
     parts = {"in_spec": str(program.call_spec.in_spec), "out_spec": str(program.call_spec.out_spec)}
-    return _cached(program.graph, tensors, specs, session, metadata, parts, lambda: _build(program, specs, session))
+    module = program.graph_module
+    return _cached(module, tensors, specs, session, metadata, parts, lambda: _build(program, specs, session))
 
 
 def compile_module(
@@ -102,7 +112,7 @@ def compile_module(
         return _convert(module, specs, names, _flat(list(specs), count), session, settings, started)
 
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers()), **_inner_graphs(module)}
-    return _cached(module.graph, tensors, specs, session, metadata, {}, make)
+    return _cached(module, tensors, specs, session, metadata, {}, make)
 
 
 def conversion_settings() -> Any:
@@ -129,7 +139,7 @@ def describe(name: str, parameters: int, flavour: Flavour) -> dict[str, Any]:
 
 
 def _cached(
-    graph: torch.fx.Graph,
+    module: GraphModule,
     tensors: Mapping[str, Any],
     specs: Mapping[str, TensorSpec],
     session: Session,
@@ -144,8 +154,10 @@ def _cached(
     cache = EngineCache.of(session.config)
     if cache is None:
         return Built(build_file(), False)
+    choices = session.choose(fitting_calls(module))
     everything = {
         **parts,
+        "lowerings": sorted({(choice.kind, choice.lowering) for choice in choices}),
         "specs": list(specs.values()),
         "metadata": dict(metadata),
         "target": session.target,
@@ -154,11 +166,20 @@ def _cached(
     }
     try:
         with log.step("cache key"):
-            key = engine_key(graph, tensors, everything)
+            key = engine_key(module.graph, tensors, everything)
     except NoKeyError as error:
         log.logger.info("not cached: %s", error)
         return Built(build_file(), False)
-    return Built(*cache.get_or_build(key, build_file))
+    file, from_cache = cache.get_or_build(key, build_file)
+    return Built(_with_reasons(file, choices), from_cache)
+
+
+def _with_reasons(file: EngineFile, choices: Sequence[Choice]) -> EngineFile:
+    """A cached engine with the reasons of today: the same lowerings may have been chosen for others then."""
+    reasons = {(choice.kind, choice.lowering): choice.why for choice in choices}
+    rows = file.metadata.get("lowerings", [])
+    renewed = [{**row, "why": reasons.get((row["kind"], row["lowering"]), row["why"])} for row in rows]
+    return dataclasses.replace(file, metadata={**file.metadata, "lowerings": renewed})
 
 
 def _inner_graphs(module: GraphModule) -> dict[str, GraphModule]:
@@ -190,13 +211,17 @@ def _convert(
 ) -> EngineFile:
     flavour = session.flavour
     calls = find_calls(module)
+    choices = session.choose(calls)
+    native_nodes = frozenset(choice.node for choice in choices if choice.lowering == NATIVE)
+    plugins = [call for call in calls if call.name not in native_nodes]
     with log.step("conversion") as note:
         builder, network = build.create_network(flavour)
-        conversion = Conversion(plugins_for(flavour, network, calls), {call.name: call for call in calls})
+        named = {call.name: call for call in calls}
+        conversion = Conversion(plugins_for(flavour, network, plugins), named, native=native_nodes)
         filling = fill_network(flavour, module, settings, builder, network, conversion, inputs, outputs)
         layers = inventory.layers(network, conversion.layers)
-        _check_plugins(layers, calls)
-        note(f"{len(layers)} layers, {len(calls)} of them plugins")
+        _check_plugins(layers, plugins)
+        note(f"{len(layers)} layers, {len(plugins)} of them plugins")
     with log.step(f"build for {session.target}") as note:
         engine = build.build_engine(flavour, builder, network, filling.profile, session.target, session.config)
         note(f"{len(engine):,} bytes")
@@ -205,7 +230,7 @@ def _convert(
         flavour=flavour.name,
         tensorrt_version=flavour.version,
         target=session.target,
-        plugins={call.op.name: VERSION for call in calls},
+        plugins={call.op.name: VERSION for call in plugins},
         inputs=tuple(inputs.values()),
         outputs=inventory.outputs(network),
         layers=layers,
@@ -216,6 +241,7 @@ def _convert(
             "arguments": shape.arguments,
             "input_map": shape.input_map,
             "nodes": filling.nodes,
+            "lowerings": [asdict(choice) for choice in choices],
             "build_seconds": round(time.monotonic() - started, 3),
         },
     )
@@ -261,4 +287,6 @@ def _check_plugins(layers: Sequence[Mapping[str, Any]], calls: Sequence[Any]) ->
     expected = Counter(call.op.name for call in calls)
     found = Counter(layer["op"] for layer in layers if layer["type"] == "PLUGIN_V3")
     if found != expected:
-        raise BuildError(f"the graph holds the ops {dict(expected)}, but the network the plugin layers {dict(found)}")
+        raise BuildError(
+            f"the graph needs the plugins {dict(expected)}, but the network the plugin layers {dict(found)}"
+        )

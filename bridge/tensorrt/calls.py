@@ -1,5 +1,6 @@
 """Finds the bridge ops of a graph, with what their plugins must know before the network is built."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,17 @@ def find_calls(module: GraphModule) -> list[Call]:
     """
     targets = foreign.targets()
     return [_call(module, node) for node in module.graph.nodes if node.target in targets]
+
+
+def fitting_calls(module: GraphModule) -> list[Call]:
+    """Those of them that are not refused."""
+    targets = foreign.targets()
+    found = []
+    for node in module.graph.nodes:
+        if node.target in targets:
+            with contextlib.suppress(UnsupportedOpError):
+                found.append(_call(module, node))
+    return found
 
 
 def refuse(node: Node) -> str | None:
@@ -51,7 +63,14 @@ def _call(module: GraphModule, node: Node) -> Call:
     tensors = [_describe(module, node, op.name, *item) for item in zip(op.tensors, values, strict=True)]
     results = node.meta["val"] if op.num_outputs > 1 else [node.meta["val"]]
     outputs = [_dtype(result, f"{op.name}: output {index}", node) for index, result in enumerate(results)]
-    return Call(node.name, op, tuple(tensors), tuple(outputs), attributes)
+    shapes = tuple(_shape(module, value) for value in values)
+    return Call(node.name, op, tuple(tensors), tuple(outputs), attributes, shapes, model_line(node))
+
+
+def _shape(module: GraphModule, value: Any) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    return tuple(extent if isinstance(extent, int) else -1 for extent in tensor_of(module, value).shape)
 
 
 def _describe(

@@ -55,7 +55,8 @@ class Call:
     """One use of an op in a graph.
 
     name: of the FX node. tensors: (dtype, shape in the example) of each tensor parameter, None where it is absent.
-    outputs: the dtype of each.
+    outputs: the dtype of each. shapes: of each tensor parameter, -1 where an extent is dynamic; () where that is not
+    known. line: of the model.
     """
 
     name: str
@@ -63,6 +64,17 @@ class Call:
     tensors: tuple[tuple[DType, tuple[int, ...]] | None, ...]
     outputs: tuple[DType, ...]
     attributes: dict[str, Any]
+    shapes: tuple[tuple[int, ...] | None, ...] = ()
+    line: str = ""
+
+    def extents(self, parameter: str) -> tuple[int, ...]:
+        """The shape of a tensor that is present, -1 where an extent is dynamic."""
+        place = self.op.tensors.index(parameter)
+        found = self.tensors[place]
+        assert found is not None, f"{self.op.name}: {parameter} is absent"
+        shape = self.shapes[place] if self.shapes else found[1]
+        assert shape is not None
+        return shape
 
     def fields(self) -> list[Field]:
         """Every plugin field of this use."""

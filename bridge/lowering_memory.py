@@ -1,0 +1,143 @@
+"""What bridge.tune measured, kept in one small JSON file in the cache folder: <folder>/lowerings.json.
+
+A measurement holds for a GPU's name, a target, a TensorRT and a bridge of certain versions. The file is written whole
+or not at all, by one process at a time. One that is damaged is ignored, with a warning.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import bridge
+from bridge.cache import folder_of
+from bridge.config import Config
+from bridge.log import logger
+from bridge.lowerings import NATIVE, PLUGIN
+from bridge.tensorrt.flavour import Flavour
+
+_FORMAT = 1
+_NAME = "lowerings.json"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One kind of call, measured in a model both ways.
+
+    kind: as bridge.lowering.kind_of spells it. plugin_us, native_us: median microseconds of a run of the whole engine.
+    lowering: the faster, or the default where the difference is within the noise, in microseconds. measured: the date.
+    """
+
+    kind: str
+    lowering: str
+    plugin_us: float
+    native_us: float
+    noise_us: float
+    gpu: str
+    target: str
+    flavour: str
+    tensorrt: str
+    bridge: str
+    measured: str
+
+    @property
+    def tie(self) -> bool:
+        """Whether the difference is within the noise."""
+        return abs(self.plugin_us - self.native_us) <= self.noise_us
+
+    @property
+    def why(self) -> str:
+        """The reason for the choice, in words."""
+        times = {PLUGIN: self.plugin_us, NATIVE: self.native_us}
+        other = NATIVE if self.lowering == PLUGIN else PLUGIN
+        note = ", within the noise: the default" if self.tie else ""
+        return (
+            f"measured {times[self.lowering]:.1f} µs a run of the engine, {times[other]:.1f} µs as {other}, "
+            f"on {self.gpu}{note}"
+        )
+
+
+def path_of(config: Config) -> Path:
+    """Where the measurements are."""
+    return folder_of(config.cache_dir) / _NAME
+
+
+def recall(config: Config, flavour: Flavour, target: str, gpu: str | None) -> dict[str, Measurement]:
+    """What holds for a target and TensorRT here, by kind of call; the last measured where there are several.
+
+    gpu: the name of the GPU, or None where the target is another machine's: then any GPU of that target counts.
+    """
+    here = (target, flavour.name, flavour.version, bridge.__version__)
+    found = [
+        item
+        for item in _read(path_of(config))
+        if (item.target, item.flavour, item.tensorrt, item.bridge) == here and gpu in (None, item.gpu)
+    ]
+    return {item.kind: item for item in sorted(found, key=lambda item: item.measured)}
+
+
+def remember(config: Config, measurements: Sequence[Measurement]) -> None:
+    """Adds measurements, in place of older ones of the same. OSError: the folder cannot be written to."""
+    path = path_of(config)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path.with_suffix(".lock")):
+        merged = {_identity(item): item for item in [*_read(path), *measurements]}
+        _write(path, {"format": _FORMAT, "measurements": [asdict(item) for item in merged.values()]})
+
+
+def _identity(item: Measurement) -> tuple[str, ...]:
+    return item.kind, item.gpu, item.target, item.flavour, item.tensorrt, item.bridge
+
+
+def _read(path: Path) -> list[Measurement]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        if content["format"] != _FORMAT:
+            raise ValueError(f"its format is {content['format']!r}, expected {_FORMAT}")
+        return [_measurement(item) for item in content["measurements"]]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        logger.warning("%s is ignored, it holds no measurements (%s); bridge.tune writes a new one", path, what)
+        return []
+
+
+def _measurement(values: Any) -> Measurement:
+    item = Measurement(**values)
+    for field in fields(Measurement):
+        value = getattr(item, field.name)
+        fits = isinstance(value, str) if field.type in (str, "str") else isinstance(value, (int, float))
+        if not fits:
+            raise TypeError(f"{field.name} is {value!r}")
+    if item.lowering not in (PLUGIN, NATIVE):
+        raise ValueError(f"lowering is {item.lowering!r}")
+    return item
+
+
+def _write(path: Path, content: Any) -> None:
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".tmp")
+    try:
+        os.close(descriptor)
+        Path(name).write_text(json.dumps(content, indent=1), "utf-8")
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time, where the file system has locks."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
