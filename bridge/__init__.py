@@ -35,6 +35,8 @@ _LAZY = {
     "Config": "bridge.config",
     "Report": "bridge.reporting",
     "report": "bridge.reporting",
+    "tune": "bridge.tuner",
+    "Tuning": "bridge.tuner",
 }
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "CompiledModule",
     "Config",
     "Report",
+    "Tuning",
     "compile",
     "cross_compile",
     "errors",
@@ -50,6 +53,7 @@ __all__ = [
     "op",
     "register",
     "report",
+    "tune",
     "unregister",
     *OPS,
 ]

@@ -153,6 +153,8 @@ def _add_compile(parser: argparse.ArgumentParser) -> None:
     add("--workspace-size", type=_bytes, metavar="BYTES", help="the most scratch memory that a layer may use")
     add("--no-cache", dest="cache", action="store_false", help="neither take the engine from the cache nor keep it")
     add("--no-tf32", dest="tf32", action="store_false", help="compute float32 in float32, not in TF32")
+    add("--lowering", type=_lowering, default="auto", metavar="WAY", help="plugin, native, auto, or OP=WAY,OP=WAY")
+    add("--tune", action="store_true", help="first measure, on this GPU, which lowering of each op is faster")
     add("-q", "--quiet", action="store_true", help="report no progress")
     add("-v", "--verbose", action="count", default=0, help="say what each step took; -vv: also where each node went")
 
@@ -161,6 +163,16 @@ def _bytes(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no positive number of bytes")
     return int(text)
+
+
+def _lowering(text: str) -> str | dict[str, str]:
+    parts = [part.partition("=") for part in text.split(",")]
+    value = {op: way for op, _, way in parts} if "=" in text else text
+    try:
+        bridge.Config(lowering=value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return value
 
 
 def _compile(options: argparse.Namespace) -> int:
@@ -173,19 +185,20 @@ def _compile(options: argparse.Namespace) -> int:
     weights = ["--weights", options.weights] if options.weights else []
     model = model_file.load(options.model, [*weights, *options.model_argv])
     _report(options, f"compiling {type(model.model).__name__} for {options.target or 'the GPU of this machine'}")
-    compiled = bridge.compile(
-        model.model,
-        model.args,
-        model.kwargs,
-        dynamic_shapes=model.dynamic_shapes,
+    config = bridge.Config(
         target=options.target,
         flavour=options.flavour,
         progress=not options.quiet,
         optimization_level=options.optimization_level,
         workspace_size=options.workspace_size,
         tf32=options.tf32,
+        lowering=options.lowering,
         cache=options.cache,
     )
+    arguments = (model.model, model.args, model.kwargs)
+    if options.tune:
+        print(bridge.tune(*arguments, dynamic_shapes=model.dynamic_shapes, config=config), end="\n\n")
+    compiled = bridge.compile(*arguments, dynamic_shapes=model.dynamic_shapes, config=config)
     compiled.save(output)
     print(_summary(output, compiled))
     return 0

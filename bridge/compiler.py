@@ -1,6 +1,7 @@
 """bridge.compile: a model becomes one engine."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from bridge.compiled import CompiledModule, load
 from bridge.config import Config
 from bridge.pipeline import Session, compile_program, describe
 from bridge.profile import input_specs
+from bridge.tensorrt.engine_file import TensorSpec
 
 __all__ = ["CompiledModule", "compile", "load"]
 
@@ -44,20 +46,50 @@ def compile(
         TargetError, FlavourError, LibraryError: there is no such target, TensorRT or plugin library here.
         TypeError, ValueError: an argument or a setting is not what it should be.
     """
-    config = (config or Config()).with_settings(settings)
+    config = settle(config, settings)
+    session = Session.of(config)
+    with session.converting():
+        return capture(session, model, args, kwargs, dynamic_shapes).compile(session)
+
+
+def settle(config: Config | None, settings: Mapping[str, Any]) -> Config:
+    """A config with the settings that override it. ValueError: fallback, which one engine cannot have."""
+    config = (config or Config()).with_settings(dict(settings))
     if config.fallback:
         raise ValueError(
             "bridge.compile makes one engine, or says why not; for a model that runs partly in PyTorch, use"
             ' torch.compile(model, backend="bridge", options={"fallback": True})'
         )
-    session = Session.of(config)
-    with session.converting():
-        with log.step("export"):
-            program = export(model, args, kwargs, dynamic_shapes)
-        specs = input_specs(program)
-        check_assumptions(program)
-        exported = isinstance(model, ExportedProgram)
-        name = "ExportedProgram" if exported else type(model).__name__
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        built = compile_program(program, specs, session, describe(name, parameters, session.flavour))
-    return CompiledModule(built.file, from_cache=built.from_cache, **config.runtime)
+    return config
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A model as torch.export captured it, with the specs of its inputs and the metadata of its engine."""
+
+    program: ExportedProgram
+    specs: Mapping[str, TensorSpec]
+    metadata: Mapping[str, Any]
+
+    def compile(self, session: Session) -> CompiledModule:
+        """Its engine. Call it within `session.converting()`."""
+        built = compile_program(self.program, self.specs, session, self.metadata)
+        return CompiledModule(built.file, from_cache=built.from_cache, **session.config.runtime)
+
+
+def capture(
+    session: Session,
+    model: torch.nn.Module | ExportedProgram,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any] | None,
+    dynamic_shapes: Any,
+) -> Captured:
+    """Exports a model, as `compile` takes it. Call it within `session.converting()`."""
+    with log.step("export"):
+        program = export(model, args, kwargs, dynamic_shapes)
+    specs = input_specs(program)
+    check_assumptions(program)
+    exported = isinstance(model, ExportedProgram)
+    name = "ExportedProgram" if exported else type(model).__name__
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Captured(program, specs, describe(name, parameters, session.flavour))

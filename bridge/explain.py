@@ -21,6 +21,7 @@ def explain(file: EngineFile, every_layer: bool = False, nodes: bool = False) ->
     nodes: also say which layers each node of the model's graph became, and count them by module.
     """
     sections = [columns(_summary(file), indent=0), _inputs(file), _outputs(file), _layer_types(file), _plugins(file)]
+    sections.append(_lowerings(file))
     if nodes:
         sections += [placed.modules_text(file), placed.nodes_text(file)]
     if every_layer:
@@ -46,6 +47,7 @@ def describe(file: EngineFile) -> dict[str, Any]:
             "plugin_counts": dict(placed.plugin_counts(file.layers)),
             "plugin_versions": file.plugins,
             "plugin_layers": [layer for layer in file.layers if layer.get("op")],
+            "lowerings": lowerings(file),
             "layers": file.layers,
             "nodes": placed.nodes(file),
             "modules": placed.modules(file),
@@ -88,6 +90,23 @@ def _plugins(file: EngineFile) -> str:
         return "plugin layers: 0"
     counts = ", ".join(f"{count} {op}" for op, count in placed.plugin_counts(file.layers).items())
     return f"plugin layers: {counts}\n" + columns(_plugin_row(layer) for layer in layers)
+
+
+def lowerings(file: EngineFile) -> list[dict[str, Any]]:
+    """Every use of an op, with its "node", "op", "kind", "lowering" and "why"; none where an older bridge wrote it."""
+    found = file.metadata.get("lowerings")
+    return found if isinstance(found, list) else []
+
+
+def lowering_counts(file: EngineFile) -> list[tuple[str, str, str]]:
+    """The same for reading: how many of which op, their lowering, and why."""
+    counts = Counter((row["op"], row["lowering"], row["why"]) for row in lowerings(file))
+    return [(f"{count} {op}", lowering, why) for (op, lowering, why), count in counts.items()]
+
+
+def _lowerings(file: EngineFile) -> str:
+    rows = lowering_counts(file)
+    return "lowerings\n" + columns(rows) if rows else ""
 
 
 def _plugin_row(layer: Mapping[str, Any]) -> tuple[str, ...]:

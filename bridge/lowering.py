@@ -6,7 +6,6 @@ What the setting asks for comes first, then what bridge.tune measured on this ki
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 
 from bridge import lowerings
 from bridge.config import Config
@@ -47,11 +46,6 @@ def kind_of(call: Call) -> str:
     ]
     attributes = [f"{name}={_spell(value)}" for name, value in call.attributes.items()]
     return f"{call.op.name}({', '.join(tensors + attributes)})"
-
-
-def both_ways(call: Call, config: Config, trt: ModuleType) -> bool:
-    """Whether a call's lowering is left open and there are two."""
-    return config.lowering_of(call.op.name) == "auto" and lowerings.refuse(call, trt) is None
 
 
 def _choose(call: Call, config: Config, flavour: Flavour, measured: Mapping[str, Measurement]) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 
 from bridge import dynamo
 from bridge.compiled import CompiledModule
-from bridge.explain import shape
+from bridge.explain import lowering_counts, lowerings, shape
 from bridge.placed import plugin_counts
 from bridge.source import model_line, operator_name
 from bridge.table import columns, size
@@ -90,6 +90,11 @@ class Report:
     def plugin_counts(self) -> Counter[str]:
         """How many plugin layers the engines have of each op."""
         return sum((plugin_counts(engine.layers) for engine in self.engines), Counter())
+
+    @property
+    def lowerings(self) -> list[dict[str, Any]]:
+        """Every use of an op in bridge's engines, with its "op", "lowering" ("plugin" or "native") and "why"."""
+        return [row for engine in self.engines if isinstance(engine, EngineFile) for row in lowerings(engine)]
 
     def __str__(self) -> str:
         cached = sum(flag for graph in self.graphs for flag in graph.from_cache)
@@ -186,9 +191,11 @@ def _engine(file: EngineFile | TorchTensorRTEngine, cached: bool) -> str:
     inputs = "; ".join(
         f"{spec.name} {shape(spec.min)} to {shape(spec.max)}, tuned for {shape(spec.opt)}" for spec in file.inputs
     )
+    rows = lowering_counts(file)
     return (
         f"  engine for {file.target}, {size(len(file.engine))}, {len(file.layers)} layers, {source};"
         f" plugins: {_counts(plugin_counts(file.layers))}\n    inputs: {inputs}"
+        + "".join(f"\n    {count} {lowering}: {why}" for count, lowering, why in rows)
     )
 
 

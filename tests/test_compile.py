@@ -23,11 +23,15 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 MODELS = {Convolutional: {"relu": 2}, Attention: {"rope": 1}, Deformable: {"deform_conv2d": 2}}
 
 
-def compile_for(target, model, dtype, **settings):
+def compile_for(target, model, dtype, lowering="plugin", **settings):
     torch.manual_seed(0)
     model = model().eval().to(dtype)
     args, dynamic_shapes = model.example(dtype)
-    return model, args, bridge.compile(model, args, dynamic_shapes=dynamic_shapes, target=target, **settings)
+    return (
+        model,
+        args,
+        bridge.compile(model, args, dynamic_shapes=dynamic_shapes, target=target, lowering=lowering, **settings),
+    )
 
 
 def plugin_layers(compiled):
@@ -228,10 +232,12 @@ def shapes_of(spec):
 
 
 @pytest.mark.gpu(engines=True)
+@pytest.mark.parametrize("lowering", ["plugin", "native"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
-def test_engines_are_as_close_to_float32_as_eager_is(model, dtype, device):
-    eager, args, compiled = compile_for(None, model, dtype, tf32=False)
+def test_engines_are_as_close_to_float32_as_eager_is(model, dtype, lowering, device):
+    eager, args, compiled = compile_for(None, model, dtype, tf32=False, lowering=lowering)
+    assert compiled.plugin_counts() == (MODELS[model] if lowering == "plugin" else {})
     eager.to(device)
     exact = copy.deepcopy(eager).cpu().double()  # on the CPU: the GPU's own convolutions may round to TF32
     # float32 as TF32: TensorRT-RTX 1.6.1 rounds to it also where the flag forbids it (seen on an H200).

@@ -56,7 +56,7 @@ def shapes_of(name):
 def compiled(name, dtype):
     net = Net(name, KWARGS[name]).eval()
     x, rest = (cast(part, getattr(torch, dtype)) for part in ([arguments(name, 2)[0]], arguments(name, 2)[1]))
-    engine = bridge.compile(net, (x[0], rest), dynamic_shapes=shapes_of(name))
+    engine = bridge.compile(net, (x[0], rest), dynamic_shapes=shapes_of(name), lowering="plugin")
     assert engine.plugin_counts() == {name: 1}
     return net, engine
 

@@ -8,6 +8,7 @@ import torch
 from layer_interpreter import interpret
 from samples import SAMPLES
 
+import bridge
 from bridge import lowerings
 from bridge.op import OPS
 from bridge.tensorrt import build, dtypes, flavour
@@ -110,3 +111,86 @@ def test_points_on_and_beyond_the_edge_of_the_map():
     wide = torch.nn.functional.pad(x, (0, 8, 0, 9))  # as many outputs as places
     (ours,) = run("deform_conv2d", [wide, offset, weight], {})
     torch.testing.assert_close(ours, OPS["deform_conv2d"].run(wide, offset, weight), rtol=0, atol=1e-5)
+
+
+# Inside engines, on a GPU
+
+_TOLERANCE = {torch.float32: 2e-3, torch.float16: 4e-3, torch.bfloat16: 3e-2}  # float32 products may be TF32
+_TOGETHER = 8  # calls in one engine
+
+
+class Several(torch.nn.Module):
+    """Some calls of one op, each on tensors of its own."""
+
+    def __init__(self, name, attributes):
+        super().__init__()
+        self.name, self.attributes = name, attributes
+
+    def forward(self, calls):
+        op = OPS[self.name]
+        return [outputs_of(op.overload(*args, **kwargs)) for args, kwargs in zip(calls, self.attributes, strict=True)]
+
+
+def samples_together():
+    """Samples without empty tensors, some of them at a time."""
+    for name in OPS:
+        samples = [sample for sample in SAMPLES[name]() if all(t is None or t.numel() for t in sample[1])]
+        for start in range(0, len(samples), _TOGETHER):
+            yield pytest.param(name, samples[start : start + _TOGETHER], id=f"{name} {start}")
+
+
+GROUPS = list(samples_together())
+
+
+def compiled(name, samples, dtype, **settings):
+    calls = [cast(args, dtype) for _, args, _ in samples]
+    model = Several(name, [kwargs for _, _, kwargs in samples]).eval()
+    engine = bridge.compile(model, (calls,), lowering="native", tf32=False, **settings)
+    assert engine.plugin_counts() == {}
+    return calls, engine
+
+
+@pytest.mark.parametrize(("name", "samples"), GROUPS)
+def test_every_variant_becomes_an_engine(name, samples):
+    assert len(compiled(name, samples, torch.float16, target="sm86")[1].engine) > 1000
+
+
+@pytest.mark.gpu(engines=True)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("name", "samples"), GROUPS)
+def test_native_engines_agree_with_the_reference(name, samples, dtype, device):
+    calls, engine = compiled(name, samples, dtype)
+    results = engine([cast(args, device="cuda") for args in calls])
+    for (label, _, kwargs), args, outputs in zip(samples, calls, results, strict=True):
+        exact = outputs_of(OPS[name].run(*cast(args, torch.float64), **kwargs))
+        for wanted, ours in zip(exact, outputs, strict=True):
+            assert ours.dtype == dtype and ours.shape == wanted.shape, label
+            error = (ours.cpu().double() - wanted).abs().max()
+            assert error <= _TOLERANCE[dtype] * max(1.0, wanted.abs().max()), label
+
+
+@pytest.mark.gpu(engines=True)
+def test_float32_tables_in_a_16_bit_engine(device):
+    class Net(torch.nn.Module):
+        def forward(self, q, cos, sin):
+            return bridge.rope(q, q, cos, sin)[0]
+
+    q, cos, sin = torch.randn(2, 3, 5, 8).half(), torch.randn(5, 4), torch.randn(5, 4)
+    engine = bridge.compile(Net().eval(), (q, cos, sin), lowering="native")
+    expected = OPS["rope"].run(q, q, cos, sin)[0]
+    torch.testing.assert_close(
+        engine(q.to(device), cos.to(device), sin.to(device)).cpu(), expected, rtol=2e-3, atol=1e-3
+    )
+
+
+@pytest.mark.gpu(engines=True)
+@pytest.mark.parametrize("limit", [math.inf, 6.0, 0.0, -0.5])
+@pytest.mark.parametrize("slope", [0.0, 0.01, 1.5, -0.5])
+def test_relu_engines_at_slopes_and_limits(slope, limit, device):
+    class Net(torch.nn.Module):
+        def forward(self, x):
+            return bridge.relu(x, slope, limit)
+
+    x = torch.tensor([-100.0, -1.0, -1e-7, 0.0, 1e-7, 0.3, 1.0, 7.0, 100.0, math.inf])
+    engine = bridge.compile(Net().eval(), (x,), lowering="native")
+    torch.testing.assert_close(engine(x.to(device)).cpu(), OPS["relu"].run(x, slope, limit), rtol=1e-6, atol=0)

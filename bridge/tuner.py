@@ -1,0 +1,169 @@
+"""bridge.tune: measures a model's ops as plugins and as TensorRT's own layers, and remembers which are faster."""
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+import bridge
+from bridge import log, lowering, lowering_memory, lowerings
+from bridge.compiled import CompiledModule
+from bridge.compiler import Captured, capture, settle
+from bridge.config import Config
+from bridge.errors import EngineError, TargetError
+from bridge.lowering_memory import Measurement
+from bridge.lowerings import NATIVE, PLUGIN
+from bridge.pipeline import Session
+from bridge.structure import Structure
+from bridge.table import columns
+from bridge.tensorrt import gpu
+from bridge.tensorrt.calls import fitting_calls
+from bridge.tensorrt.engine import Engine
+from bridge.tensorrt.timing import compare, noise
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What was measured. Print it. left_out: kinds of calls that were not, and why."""
+
+    measurements: tuple[Measurement, ...]
+    left_out: Mapping[str, str]
+
+    def __str__(self) -> str:
+        rows = [
+            (
+                item.kind,
+                f"{item.plugin_us:.1f}",
+                f"{item.native_us:.1f}",
+                item.lowering + (" (tie)" if item.tie else ""),
+            )
+            for item in self.measurements
+        ]
+        head = ("µs a run of the engine", PLUGIN, NATIVE, "chosen")
+        table = columns([head, *rows], indent=0) if rows else "nothing was measured"
+        rest = columns([(kind, reason) for kind, reason in self.left_out.items()]) if self.left_out else ""
+        return table + (f"\n\nleft out\n{rest}" if rest else "")
+
+
+def _row(item: Measurement) -> tuple[str, ...]:
+    chosen = f"{item.lowering}, the default: within the noise" if item.tie else item.lowering
+    return item.kind, f"{item.plugin_us:.1f}", f"{item.native_us:.1f}", chosen
+
+
+def tune(
+    model: torch.nn.Module | ExportedProgram,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+    config: Config | None = None,
+    **settings: Any,
+) -> Tuning:
+    """Measures on this GPU how fast a model's engine is with each lowering of its ops, and remembers the results.
+
+    For each kind of call (op, attributes, dtypes, shapes rounded up to powers of two) that `lowering` leaves to
+    "auto", two engines are built: with the plugin and with TensorRT's own layers there, all other calls as they are by
+    default. They are timed on the example arguments. Later compilations for this GPU, with this TensorRT and this
+    bridge, take the faster for calls of that kind, or the default where the difference is within the noise.
+
+    Arguments: those of bridge.compile; the model is not changed, and no engine is returned.
+
+    Raises:
+        EngineError: there is no GPU to measure on. TargetError: the target is another one.
+        OSError: the cache folder, which holds the results, cannot be written to.
+        And what bridge.compile raises.
+    """
+    config = settle(config, settings)
+    _check_gpu()
+    session = replace(Session.of(config), measured={})
+    _check_target(session.target)
+    with session.converting():
+        captured = capture(session, model, args, kwargs, dynamic_shapes)
+    kinds, left_out = _kinds(captured, session)
+    inputs: list[Tensor] = []
+    found = []
+    for kind, op in kinds.items():
+        with log.step(f"measuring {kind}") as note:
+            built = [_compile(captured, session, kind, way) for way in (PLUGIN, NATIVE)]
+            inputs = inputs or _inputs(built[0], model, args, kwargs)
+            found.append(_measure(built, inputs, kind, op, session))
+            note(found[-1].why)
+    if found:
+        lowering_memory.remember(config, found)
+    return Tuning(tuple(found), left_out)
+
+
+def _check_gpu() -> None:
+    if not torch.cuda.is_available():
+        raise EngineError(
+            "there is no CUDA GPU here to measure on; run bridge.tune on a machine with the target's GPU, or choose by"
+            ' hand, such as lowering={"rope": "native"}'
+        )
+
+
+def _check_target(target: str) -> None:
+    here = gpu.current_target()
+    if target != here:
+        raise TargetError(f"target is {target}, but engines are timed on the GPU of this machine, {here}: leave it out")
+
+
+def _kinds(captured: Captured, session: Session) -> tuple[dict[str, str], dict[str, str]]:
+    """The kinds of calls to measure, each with its op; and those that are left out, each with the reason."""
+    kinds: dict[str, str] = {}
+    left_out: dict[str, str] = {}
+    for call in fitting_calls(captured.program.graph_module):
+        kind, op = lowering.kind_of(call), call.op.name
+        asked = session.config.lowering_of(op)
+        refused = lowerings.refuse(call, session.flavour.trt())
+        if asked != "auto":
+            left_out[kind] = f'the setting asks for "{asked}"'
+        elif refused is not None:
+            left_out[kind] = refused
+        else:
+            kinds[kind] = op
+    return kinds, left_out
+
+
+def _compile(captured: Captured, session: Session, kind: str, way: str) -> CompiledModule:
+    forced = Measurement(kind, way, 0.0, 0.0, 0.0, "", "", "", "", "", "")
+    session = replace(session, measured={kind: forced})
+    with session.converting():
+        return captured.compile(session)
+
+
+def _measure(
+    files: Sequence[CompiledModule], inputs: list[Tensor], kind: str, op: str, session: Session
+) -> Measurement:
+    plugin, native = compare([Engine(compiled.file) for compiled in files], inputs)
+    least = noise(plugin, native)
+    faster = PLUGIN if plugin.median < native.median else NATIVE
+    tie = abs(plugin.median - native.median) <= least
+    return Measurement(
+        kind=kind,
+        lowering=lowerings.default(op, session.flavour.name).lowering if tie else faster,
+        plugin_us=plugin.median,
+        native_us=native.median,
+        noise_us=least,
+        gpu=torch.cuda.get_device_name(),
+        target=session.target,
+        flavour=session.flavour.name,
+        tensorrt=session.flavour.version,
+        bridge=bridge.__version__,
+        measured=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def _inputs(
+    compiled: CompiledModule, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None
+) -> list[Tensor]:
+    """The engine's inputs, of the example arguments, on the GPU."""
+    if isinstance(model, ExportedProgram):
+        if model.example_inputs is None:
+            raise ValueError("the ExportedProgram has no example arguments to time its engine on; export it again")
+        args, kwargs = model.example_inputs
+    given = Structure.of_file(compiled.file).flatten(tuple(args), dict(kwargs or {}))
+    return [tensor.detach().cuda().contiguous() for tensor in given]
