@@ -122,6 +122,8 @@ def test_help_lists_commands_and_exit_codes(capsys):
         (["explain", "a", "b"], "unrecognized arguments: b"),
         (["compile", "a.py", "b.py"], "unrecognized arguments: b.py"),
         (["compile", "a.py", "--optimization-level", "9"], "argument --optimization-level: invalid choice: 9"),
+        (["compile", "a.py", "--lowering", "fast"], "lowering is 'fast'; expected one of auto, plugin, native"),
+        (["compile", "a.py", "--lowering", "rlu=native"], "lowering names the op 'rlu', which does not exist"),
         (["compile", "a.py", "--workspace-size", "-1"], "'-1' is no positive number of bytes"),
         (["ops", "--", "x"], "ops takes nothing after --: x"),
     ],
@@ -284,6 +286,20 @@ def test_compile(capsys, model, builder, tmp_path):
     text = run(capsys, "explain", output)[1]
     assert "relu(x)" in text
     assert "negative_slope=0.25, max_value=6.0" in text
+
+
+def test_compile_with_a_lowering(capsys, model, builder, tmp_path):
+    output = tmp_path / "out.engine"
+    flags = ("--target", "sm86", "-q", "-o", output, "--lowering")
+    code, out, err = run(capsys, "compile", model, *flags, "relu=native,rope=plugin")
+    assert (code, err) == (0, "") and "plugin layers  none" in out
+    assert "1 relu  native  asked for" in run(capsys, "explain", output)[1]
+
+
+def test_tuning_needs_a_gpu(capsys, model, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, out, err = run(capsys, "compile", model, "--tune", "-q")
+    assert (code, out) == (7, "") and "no CUDA GPU here to measure on" in err
 
 
 def test_compile_quietly_into_the_current_folder(capsys, model, builder, tmp_path, monkeypatch):
