@@ -167,7 +167,7 @@ def _relu() -> Iterable[Workload]:
         yield Relu("relu", "2^24 elements", dtype, count=2**24)
 
 
-WORKLOADS: tuple[Workload, ...] = (*_relu(), *_rope(), *_deform_conv2d())
+WORKLOADS: tuple[Workload, ...] = (*_deform_conv2d(), *_rope(), *_relu())
 
 
 def select(ops: Iterable[str] = (), names: Iterable[str] = (), groups: Iterable[str] = ("default",)) -> list[Workload]:
