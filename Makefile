@@ -6,6 +6,7 @@
 #   make lean     lean runtimes of standard TensorRT, for the tests of plugin registration
 #   make build    the package, editable, with what it needs, in .venv
 #   make wheel    a wheel for every supported GPU, in dist/
+#   make kernels  registers, spills and shared memory of every kernel, for every supported GPU
 #   make format   rewrite the sources as `make check` wants them
 #   make clean    remove build products; `make distclean` removes .venv too
 #
@@ -42,7 +43,7 @@ endef
 
 LEAN := 10.15.1.29 11.4.0.106
 
-.PHONY: demo test check build lean wheel format clean distclean FORCE
+.PHONY: demo test check build lean wheel kernels format clean distclean FORCE
 .DELETE_ON_ERROR:
 
 demo: build
@@ -74,6 +75,13 @@ $(VENV)/lean/%: $(STAMPS)/venv
 wheel: $(STAMPS)/torch
 	$(call step,wheel,BRIDGE_CUDA_ARCHITECTURES='$(wheel_architectures)' $(PIP) wheel --no-build-isolation --no-deps -w dist .)
 	@ls -l dist
+
+# A build of its own, which asks ptxas what it made of each kernel.
+kernels: $(STAMPS)/torch
+	@rm -rf build/kernels
+	@PATH="$(abspath $(BIN)):$$PATH" cmake -S csrc -B build/kernels -G Ninja -DBRIDGE_TORCH=OFF \
+		-DCMAKE_CUDA_FLAGS=-Xptxas=-v > /dev/null
+	@PATH="$(abspath $(BIN)):$$PATH" cmake --build build/kernels | $(BIN)/python csrc/kernel_table.py
 
 clean:
 	rm -rf build dist $(STAMPS)/build .mypy_cache .pytest_cache .ruff_cache
