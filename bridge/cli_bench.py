@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", metavar="FILE.png", help="draw the series of growing sizes; needs matplotlib")
     parser.add_argument("--baseline", metavar="FILE", help='compare with a recorded run; "recorded": this GPU\'s own')
     parser.add_argument("--against", metavar="FILE", help="measure nothing: show, plot or compare this run")
-    parser.add_argument("--engine", metavar="FILE", help="measure this engine instead, with its plugin layers")
+    parser.add_argument("--engine", metavar="FILE", help="measure this engine instead")
     parser.add_argument("--list", action="store_true", help="list workloads and peers")
 
 

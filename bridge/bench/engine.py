@@ -1,4 +1,4 @@
-"""Time of a whole engine, and of its layers as TensorRT's profiler has it."""
+"""Time of a whole engine."""
 
 from pathlib import Path
 from typing import Any

@@ -91,20 +91,24 @@ class _Once:
         return self._made[key]
 
 
-def _flashinfer(workload: Workload, settings: dict[str, Any]) -> Call:
-    assert isinstance(workload, Rope)
-    apply = _import("flashinfer.rope", "apply_rope_with_cos_sin_cache")
-    if workload.layout != "bshd":
-        raise Missing("it takes tokens before heads alone")
-    positions = torch.arange(workload.seq, device="cuda").repeat(workload.batch)
+def _token_major(module: str, name: str) -> Callable[[Workload, dict[str, Any]], Call]:
+    """FlashInfer's function and SGLang's, which take the same arguments."""
 
-    def call(args: list[Any]) -> Any:
-        q, k, cos, sin = args
-        flat = [tensor.flatten(0, 1).flatten(1) for tensor in (q, k)]
-        cache = torch.cat((cos, sin), -1)
-        return apply(positions, *flat, workload.head_dim, cache, is_neox=not workload.interleaved)
+    def prepare(workload: Workload, settings: dict[str, Any]) -> Call:
+        assert isinstance(workload, Rope)
+        apply = _import(module, name)
+        if workload.layout != "bshd":
+            raise Missing("it takes tokens before heads alone")
+        positions = torch.arange(workload.seq, device="cuda").repeat(workload.batch)
+        cache = _Once(lambda args: torch.cat(args[2:], -1))
 
-    return call
+        def call(args: list[Any]) -> Any:
+            q, k = (tensor.flatten(0, 1).flatten(1) for tensor in args[:2])
+            return apply(positions, q, k, workload.head_dim, cache(args), is_neox=not workload.interleaved)
+
+        return call
+
+    return prepare
 
 
 def _liger(workload: Workload, settings: dict[str, Any]) -> Call:
@@ -114,22 +118,6 @@ def _liger(workload: Workload, settings: dict[str, Any]) -> Call:
         raise Missing("it takes half-split pairs with heads before tokens alone")
     tables = _Once(lambda args: [torch.cat((t, t), -1)[None].to(args[0].dtype) for t in args[2:]])
     return lambda args: apply(args[0], args[1], *tables(args))
-
-
-def _sglang(workload: Workload, settings: dict[str, Any]) -> Call:
-    assert isinstance(workload, Rope)
-    apply = _import("sgl_kernel", "apply_rope_with_cos_sin_cache_inplace")
-    if workload.layout != "bshd":
-        raise Missing("it takes tokens before heads alone")
-    positions = torch.arange(workload.seq, device="cuda").repeat(workload.batch)
-
-    def call(args: list[Any]) -> Any:
-        q, k, cos, sin = args
-        flat = [tensor.flatten(0, 1).flatten(1) for tensor in (q, k)]
-        cache = torch.cat((cos, sin), -1)
-        return apply(positions, *flat, workload.head_dim, cache, is_neox=not workload.interleaved)
-
-    return call
 
 
 def _torchvision(workload: Workload, settings: dict[str, Any]) -> Call:
@@ -181,9 +169,9 @@ PEERS: tuple[Peer, ...] = (
     Peer("inductor", "relu", _relu(_compiled)),
     Peer("eager", "rope", _rope(_plain)),
     Peer("inductor", "rope", _rope(_compiled)),
-    Peer("flashinfer", "rope", _flashinfer),
+    Peer("flashinfer", "rope", _token_major("flashinfer.rope", "apply_rope_with_cos_sin_cache")),
     Peer("liger", "rope", _liger),
-    Peer("sglang", "rope", _sglang),
+    Peer("sglang", "rope", _token_major("sgl_kernel", "apply_rope_with_cos_sin_cache_inplace")),
     Peer("torchvision", "deform_conv2d", _torchvision),
     Peer("mmcv", "deform_conv2d", _mmcv),
     Peer("conv2d", "deform_conv2d", _conv2d(torch.contiguous_format), bound=True),
