@@ -129,13 +129,33 @@ class Plugin:
         given = (dynamic(inputs), len(inputs), dynamic(outputs), len(outputs))
         return call(self.build, 5, c_size_t, *given, types=[c_void_p, c_int32] * 2)
 
+    def tactics(self) -> list[int]:
+        """Those of the shapes that it was configured with."""
+        found = (c_int32 * call(self.build, 7, c_int32))()
+        assert call(self.build, 6, c_int32, found, len(found), types=[c_void_p, c_int32]) == 0
+        return list(found)
+
+    def timing_cache_id(self) -> str | None:
+        text = call(self.build, 8, c_char_p)
+        return text and text.decode()
+
+    def set_tactic(self, tactic: int) -> int:
+        return call(self.runtime, 0, c_int32, tactic, types=[c_int32])
+
     def shape_change(self, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> int:
         given = (descs(inputs), len(inputs), descs(outputs), len(outputs))
         return call(self.runtime, 1, c_int32, *given, types=[c_void_p, c_int32] * 2)
 
-    def enqueue(self, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor], stream: int) -> int:
+    def enqueue(
+        self,
+        inputs: Sequence[torch.Tensor],
+        outputs: Sequence[torch.Tensor],
+        stream: int,
+        workspace: torch.Tensor | None = None,
+    ) -> int:
         def addresses(tensors: Sequence[torch.Tensor]) -> Any:
             return (c_void_p * max(len(tensors), 1))(*(t.data_ptr() for t in tensors))
 
-        given = (descs(inputs), descs(outputs), addresses(inputs), addresses(outputs), None, stream)
+        scratch = None if workspace is None else workspace.data_ptr()
+        given = (descs(inputs), descs(outputs), addresses(inputs), addresses(outputs), scratch, stream)
         return call(self.runtime, 2, c_int32, *given, types=[c_void_p] * 6)

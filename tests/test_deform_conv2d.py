@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from plugin_host import Plugin
 from samples import deform_conv2d_arguments, random_deform_conv2d
 
 import bridge
@@ -187,6 +188,57 @@ def test_a_nan_offset_shows_in_its_position_alone(number):
     with native.tactic("deform_conv2d", number):
         y = bridge.deform_conv2d(x, offset, weight, bias, mask, padding=1)
     assert y[1, :, 1, 2].isnan().all() and y.isnan().sum() == 64
+
+
+def tensor_core_arguments(batch=2):
+    """Arguments that fill tiles, and an empty result."""
+    args = deform_conv2d_arguments(batch, 64, (9, 10), 64, padding=(1, 1))
+    return [t.half() for t in args], torch.empty(batch, 64, 9, 10, dtype=torch.half)
+
+
+def test_the_plugin_asks_for_scratch_memory_that_grows_with_the_shapes():
+    plugin = Plugin(Plugin.create("deform_conv2d", {"padding": [1, 1]}))
+    sizes = []
+    for batch in (1, 2, 5):
+        args, result = tensor_core_arguments(batch)
+        assert plugin.configure(args, [result]) == 0
+        sizes.append(plugin.workspace(args, [result]))
+    corners, maps = 2 * 128 * 9 * 16, 64 * 90 * 2  # of two tiles of 128 positions, which cover 9 x 10; of an image
+    assert sizes == sorted(sizes) and sizes[0] > corners + maps
+    assert sizes[2] - sizes[1] == pytest.approx(3 * (corners + maps), rel=0.01)
+
+
+def test_the_plugins_tactics_are_timed_under_its_attributes():
+    plugins = [Plugin(Plugin.create("deform_conv2d", {"padding": padding})) for padding in ([1, 1], [1, 1], [1, 2])]
+    args, result = tensor_core_arguments()
+    assert plugins[0].timing_cache_id() is None
+    for plugin in plugins[:2]:
+        assert plugin.configure(args, [result]) == 0
+    wide = [*args[:1], torch.zeros(2, 18, 9, 12).half(), *args[2:4], torch.zeros(2, 9, 9, 12).half()]
+    assert plugins[2].configure(wide, [torch.empty(2, 64, 9, 12).half()]) == 0
+    ids = [plugin.timing_cache_id() for plugin in plugins]
+    assert ids[0] == ids[1] == plugins[0].clone().timing_cache_id() != ids[2] and "deform_conv2d" in ids[0]
+    if not torch.cuda.is_available():
+        assert plugins[0].tactics() == []
+    assert plugins[0].set_tactic(0) == 0
+
+
+@pytest.mark.gpu
+def test_every_tactic_of_the_plugin_is_the_reference():
+    args, result = tensor_core_arguments()
+    expected = bridge.deform_conv2d(*(t.float() for t in args), padding=1)
+    given, actual = [t.cuda() for t in args], result.cuda()
+    plugin = Plugin(Plugin.create("deform_conv2d", {"padding": [1, 1]}))
+    assert plugin.configure(given, [actual]) == 0 and plugin.shape_change(given, [actual]) == 0
+    scratch = torch.empty(plugin.workspace(given, [actual]), dtype=torch.uint8, device="cuda")
+    tactics = plugin.tactics()
+    assert len(tactics) > 3 and min(tactics) > 0
+    for tactic in [0, *tactics]:
+        actual.fill_(math.nan)
+        assert plugin.set_tactic(tactic) == 0
+        stream = torch.cuda.current_stream().cuda_stream
+        assert plugin.enqueue(given, [actual], stream, scratch) == 0
+        torch.testing.assert_close(actual.cpu().float(), expected, rtol=1e-2, atol=1e-2)
 
 
 def test_a_tactic_is_of_an_op_that_exists():

@@ -86,6 +86,7 @@ struct DeformConv2d final : Op {
       if (a.positions() == 0 || a.out_channels == 0) return cudaSuccess;
       Device const device = current_device();
       auto choices = deform_conv2d_choices(a, device.capability);
+      if (!workspace) choices = {0};  // the direct kernel, which needs none
       if (std::find(choices.begin(), choices.end(), tactic) != choices.end()) choices = {tactic};
       auto const choice = deform_conv2d_choice(a, choices, device.multiprocessors);
       return deform_conv2d_variants<T>()[choice.variant].launch(a, choice.plan, workspace, stream);
