@@ -29,7 +29,8 @@ def deform_conv2d(
         mask: [N, G K, OH, OW] factors of the samples (version 2, modulated), or None (version 1).
         stride, padding, dilation: a number, or (height, width).
     Returns:
-        [N, O, OH, OW], dense; coordinates and sums are float32 whatever the dtype. A NaN offset gives NaN.
+        [N, O, OH, OW], dense; coordinates and the sums over channels and taps are float32 whatever the dtype. A NaN
+        offset gives NaN.
     Raises:
         OpInputError: ranks, dtypes, channels, groups or extents that do not fit; the message names the value.
     Source: Dai et al., https://arxiv.org/abs/1703.06211; Zhu et al., https://arxiv.org/abs/1811.11168.
