@@ -49,11 +49,6 @@ class Tuning:
         return table + (f"\n\nleft out\n{rest}" if rest else "")
 
 
-def _row(item: Measurement) -> tuple[str, ...]:
-    chosen = f"{item.lowering}, the default: within the noise" if item.tie else item.lowering
-    return item.kind, f"{item.plugin_us:.1f}", f"{item.native_us:.1f}", chosen
-
-
 def tune(
     model: torch.nn.Module | ExportedProgram,
     args: Sequence[Any] = (),

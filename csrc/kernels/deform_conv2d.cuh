@@ -168,7 +168,8 @@ template <class T>
 std::vector<int> deform_conv2d_choices(DeformConv2dArguments<T> const& a, int capability) {
   auto const& variants = deform_conv2d_variants<T>();
   std::vector<int> choices{0};
-  for (size_t i = 1; i < variants.size() && fits_tiles(a); ++i) {
+  if (!fits_tiles(a)) return choices;
+  for (size_t i = 1; i < variants.size(); ++i) {
     if (variants[i].runs_on(capability)) choices.push_back(static_cast<int>(i));
   }
   return choices;

@@ -58,8 +58,9 @@ struct DeformConv2d final : Op {
     dispatch_floating<float, half, bfloat16>(in[0].dtype, [&](auto tag) {
       using T = decltype(tag);
       auto const a = arguments<T>(in, out);
+      if (!fits_tiles(a)) return cudaSuccess;
       for (auto const& variant : deform_conv2d_variants<T>()) {
-        if (!variant.channels || !fits_tiles(a)) continue;
+        if (!variant.channels) continue;
         auto const plan = deform_conv2d_plan(a, variant.channels, variant.positions);
         bytes = std::max(bytes, deform_conv2d_workspace(a, plan));
       }
