@@ -1,5 +1,6 @@
 """Calls of an engine as replays of CUDA graphs."""
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from bridge.tensorrt.engine import Engine
 
 GRAPHS = 16  # kept: those of the shapes used last
+_CAPTURE = threading.Lock()
 
 
 class Replays:
@@ -88,8 +90,9 @@ class _Graph:
         if self._empty:
             return
         self._context.check_capturable(stream.cuda_stream)
-        # Of this thread alone: others may allocate memory meanwhile.
-        with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+        # Of this thread alone: others may allocate memory meanwhile. But one at a time: torch.cuda.graph waits for the
+        # whole device before it captures, and that ends a capture of another thread.
+        with _CAPTURE, torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             self.outputs = self._context(*self._inputs)
 
     def replay(self, inputs: Sequence[Tensor]) -> None:
