@@ -121,13 +121,22 @@ struct Shape {
   friend std::ostream& operator<<(std::ostream& out, Shape const& shape);
 };
 
-// A dense row-major tensor in device memory; absent optional tensors have rank -1 and no data.
+// A tensor in device memory, dense and row-major unless it is an input whose parameter is `strided`; absent optional
+// tensors have rank -1 and no data.
 struct Tensor {
   void* data = nullptr;
   DType dtype = DType::kUnsupported;
   int rank = -1;
   std::array<int64_t, kMaxRank> sizes{};
+  bool strided = false;
+  std::array<int64_t, kMaxRank> strides{};  // in elements, meaningful when strided
 
+  int64_t stride(int axis) const {
+    if (strided) return strides[axis];
+    int64_t step = 1;
+    for (int inner = axis + 1; inner < rank; ++inner) step *= sizes[inner];
+    return step;
+  }
   bool present() const { return rank >= 0; }
   int64_t operator[](int axis) const { return sizes[axis]; }
   int64_t numel() const {
@@ -152,6 +161,7 @@ struct Param {
   char const* name;
   DTypes types;
   bool optional = false;
+  bool strided = false;  // taken with any strides, the last one being 1
 };
 
 using Pair = std::array<int64_t, 2>;

@@ -83,7 +83,7 @@ struct AttributeReader {
 struct Call {
   OpType const& type;
   std::unique_ptr<Op> op = type.create();
-  std::vector<std::optional<TorchTensor>> held{};  // keeps inputs, contiguous, alive until the work is enqueued
+  std::vector<std::optional<TorchTensor>> held{};  // keeps inputs alive until the work is enqueued
   std::vector<Tensor> inputs{};
 
   void read(StableIValue* stack) {
@@ -107,10 +107,15 @@ struct Call {
     return held[0]->get_device_index();
   }
 
-  void make_dense() {
-    for (auto& tensor : held) {
-      if (tensor && !tensor->is_contiguous()) tensor = torch::stable::contiguous(*tensor);
+  void view_inputs() {
+    for (size_t i = 0; i < held.size(); ++i) {
+      auto& tensor = held[i];
+      bool const dense = !tensor || tensor->is_contiguous();
+      bool const strided = !dense && type.inputs[i].strided && tensor->dim() && tensor->stride(tensor->dim() - 1) == 1;
+      if (!dense && !strided) tensor = torch::stable::contiguous(*tensor);
       inputs.push_back(tensor ? view(*tensor) : Tensor{});
+      inputs.back().strided = strided;
+      for (int d = 0; strided && d < inputs.back().rank; ++d) inputs.back().strides[d] = tensor->stride(d);
     }
   }
 
@@ -128,7 +133,7 @@ struct Call {
   static Tensor view(TorchTensor const& tensor) {
     require(tensor.dim() <= kMaxRank, "a tensor has ", tensor.dim(), " dimensions, at most ", kMaxRank,
             " are supported");
-    Tensor result{tensor.data_ptr(), from_torch(tensor.scalar_type()), static_cast<int>(tensor.dim()), {}};
+    Tensor result{tensor.data_ptr(), from_torch(tensor.scalar_type()), static_cast<int>(tensor.dim())};
     for (int d = 0; d < result.rank; ++d) result.sizes[d] = tensor.size(d);
     return result;
   }
@@ -139,7 +144,7 @@ void run(OpType const& type, StableIValue* stack) {
   call.read(stack);
   int32_t const device = call.device();
   torch::stable::accelerator::DeviceGuard const guard(device);
-  call.make_dense();
+  call.view_inputs();
   call.op->tactic = type.forced_tactic;
 
   std::vector<TorchTensor> results;

@@ -83,6 +83,7 @@ def measure_workload(workload: Workload, peers: Sequence[Peer], ceilings: dict[s
     torch.manual_seed(0)
     args, settings = workload.arguments(device)
     errors = compare(workload, args, settings)
+    torch.cuda.empty_cache()
 
     def ours(given: list[Any]) -> Any:
         return op.overload(*given, **settings)

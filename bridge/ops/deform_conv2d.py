@@ -16,6 +16,7 @@ def deform_conv2d(
     stride: Pair = 1,
     padding: Pair = 0,
     dilation: Pair = 1,
+    allow_tf32: bool = False,
 ) -> Tensor:
     """Convolution whose every tap samples at a learned offset, bilinearly, with zeros outside the map.
 
@@ -28,6 +29,7 @@ def deform_conv2d(
         bias: [O], or None.
         mask: [N, G K, OH, OW] factors of the samples (version 2, modulated), or None (version 1).
         stride, padding, dilation: a number, or (height, width).
+        allow_tf32: on CUDA, round float32 samples and weights to TF32 (11 bits) for speed; no effect on other dtypes.
     Returns:
         [N, O, OH, OW], dense; coordinates and the sums over channels and taps are float32 whatever the dtype. A NaN
         offset gives NaN.

@@ -7,7 +7,7 @@
 
 #include "deform_conv2d_direct.cuh"
 #include "deform_conv2d_fused.cuh"
-#include "deform_conv2d_warpgroup.cuh"
+#include "deform_conv2d_registers.cuh"
 
 namespace bridge {
 
@@ -21,6 +21,9 @@ struct DeformConv2dVariant {
   bool exact;
   int positions, channels, residents;
   double stage;
+  int parts;       // see DeformConv2dPlan
+  bool fragments;  // likewise
+  bool tf32;       // rounds float to TF32, and is there for those who ask for that
   cudaError_t (*launch)(DeformConv2dArguments<T> const&, DeformConv2dPlan const&, void*, cudaStream_t);
 
   bool runs_on(int device_capability) const {
@@ -41,17 +44,31 @@ PositionTile position_tile(DeformConv2dArguments<T> const& a, int positions) {
   return best;
 }
 
+// How many groups in a row are taken together, so that they fill a tile's depth; one where they fill half of it.
+template <class T>
+int64_t groups_together(DeformConv2dArguments<T> const& a) {
+  int64_t const own = a.channels / a.groups;
+  int64_t most = 1;
+  if (2 * own >= kDepth<T>) return most;
+  for (int64_t count = 2; count <= a.groups && own * count <= kDepth<T>; ++count) {
+    if (a.groups % count == 0) most = count;
+  }
+  return most;
+}
+
 template <class T>
 DeformConv2dPlan deform_conv2d_plan(DeformConv2dArguments<T> const& a, int tile_channels, int tile_positions = 64) {
   DeformConv2dPlan plan{};
   plan.positions = position_tile(a, tile_positions), plan.tile_positions = tile_positions;
-  plan.groups = a.groups, plan.taps = a.taps(), plan.tile_channels = tile_channels;
-  plan.group_channels = a.channels / a.groups, plan.group_out = a.out_channels / a.groups;
+  plan.groups = a.groups / groups_together(a), plan.taps = a.taps(), plan.tile_channels = tile_channels;
+  plan.own_channels = a.channels / a.groups, plan.own_out = a.out_channels / a.groups;
+  plan.group_channels = a.channels / plan.groups, plan.group_out = a.out_channels / plan.groups;
   plan.segment = std::gcd(plan.group_channels, a.channels / a.offset_groups);
   plan.segments = static_cast<int>(plan.group_channels / plan.segment);
   plan.chunks = static_cast<int>(ceil_divide(plan.segment, kDepth<T>));
   plan.tiles = static_cast<int>(ceil_divide(plan.group_out, tile_channels));
-  plan.offset_groups = a.offset_groups, plan.splits = 1, plan.split_stages = plan.stages();
+  plan.pixel = plan.groups * plan.segments * plan.chunks * kDepth<T>;
+  plan.offset_groups = a.offset_groups, plan.splits = 1, plan.split_stages = plan.stages(), plan.parts = 1;
   plan.segments_per_offset_group = static_cast<int>(a.channels / a.offset_groups / plan.segment);
   return plan;
 }
@@ -63,9 +80,15 @@ bool fits_tiles(DeformConv2dArguments<T> const& a) {
   if (!filled || a.taps() < 1 || a.groups < 1 || a.offset_groups < 1) return false;
   DeformConv2dPlan const plan = deform_conv2d_plan(a, 64, 128);
   constexpr int64_t kMaxIndex = (int64_t(1) << 31) - 1, kMaxGridY = 65535;
-  return plan.segment % kLanes<T> == 0 && 2 * plan.segment >= kDepth<T> && plan.group_out >= 16 &&
-         a.batch * a.plane() <= kMaxIndex && packed_corners<T>(plan, a.batch) <= kMaxIndex &&
-         plan.groups * plan.tiles <= kMaxGridY && plan.segments * plan.chunks <= kMaxIndex / plan.taps;
+  return 2 * plan.segment >= kDepth<T> && plan.group_out >= 16 && a.batch * a.plane() <= kMaxIndex &&
+         packed_corners<T>(plan, a.batch) <= kMaxIndex && plan.groups * plan.tiles <= kMaxGridY &&
+         plan.segments * plan.chunks <= kMaxIndex / plan.taps;
+}
+
+// Whether 32 bits count the bytes of the packed feature map.
+template <class T>
+bool offsets_reach(DeformConv2dArguments<T> const& a) {
+  return (a.batch * a.plane() + 1) * deform_conv2d_plan(a, 64).pixel * int64_t(sizeof(T)) <= int64_t(UINT32_MAX);
 }
 
 inline size_t align_up(size_t bytes) { return (bytes + 255) / 256 * 256; }
@@ -94,7 +117,7 @@ size_t deform_conv2d_workspace(DeformConv2dArguments<T> const& a, DeformConv2dPl
                reinterpret_cast<T*>(bytes + weight + corners + sums),
                reinterpret_cast<float*>(bytes + weight + corners)};
   }
-  return weight + corners + sums + align_up((a.batch * a.plane() + 1) * a.channels * sizeof(T));
+  return weight + corners + sums + align_up((a.batch * a.plane() + 1) * plan.pixel * sizeof(T));
 }
 
 template <class T>
@@ -110,12 +133,12 @@ struct FusedKernel {
       std::max(sizeof(DeformConv2dShared<T, Product>), sizeof(ResultTile<T, Product::kPositions, Product::kChannels>));
 };
 template <class T, int kChannels>
-struct WarpgroupKernel {
-  using Tile = WarpgroupTile<kChannels>;
-  static constexpr auto kFunction = deform_conv2d_warpgroup_kernel<T, Tile>;
+struct RegisterKernel {
+  using Tile = RegisterTile<kChannels>;
+  static constexpr auto kFunction = deform_conv2d_register_kernel<T, Tile>;
   static constexpr int kThreads = Tile::kThreads;
   static constexpr size_t kShared =
-      std::max(sizeof(WarpgroupShared<T, Tile>), sizeof(ResultTile<T, Tile::kPositions, Tile::kChannels>));
+      std::max(sizeof(RegisterShared<Tile>), sizeof(ResultTile<T, Tile::kPositions, Tile::kChannels>));
 };
 
 template <class T, class Kernel>
@@ -143,22 +166,33 @@ cudaError_t launch_fused(DeformConv2dArguments<T> const& a, DeformConv2dPlan con
 template <class T>
 std::vector<DeformConv2dVariant<T>> const& deform_conv2d_variants() {
   static std::vector<DeformConv2dVariant<T>> const variants{
-      {"direct", 0, false, 0, 0, 0, 0, launch_direct<T>},
-      {"mma.sync 64x64", 80, false, 64, 64, 2, 1.33, launch_fused<T, FusedKernel<T, WarpProduct<T, 64, 64>>>},
-      {"mma.sync 64x128", 80, false, 64, 128, 2, 1.54, launch_fused<T, FusedKernel<T, WarpProduct<T, 64, 128>>>},
-      {"mma.sync 128x128", 80, false, 128, 128, 1, 1.69, launch_fused<T, FusedKernel<T, WarpProduct<T, 128, 128>>>},
-      {"wgmma 128x64", 90, true, 128, 64, 2, 1.58, launch_fused<T, WarpgroupKernel<T, 64>>},
-      {"wgmma 128x128", 90, true, 128, 128, 1, 1.07, launch_fused<T, WarpgroupKernel<T, 128>>},
-      {"wgmma 128x256", 90, true, 128, 256, 1, 1.36, launch_fused<T, WarpgroupKernel<T, 256>>},
+      {"direct", 0, false, 0, 0, 0, 0, 1, false, false, launch_direct<T>},
+      {"mma.sync 64x64", 80, false, 64, 64, 2, 1.33, 1, false, false,
+       launch_fused<T, FusedKernel<T, WarpProduct<T, 64, 64>>>},
+      {"mma.sync 64x128", 80, false, 64, 128, 2, 1.54, 1, false, false,
+       launch_fused<T, FusedKernel<T, WarpProduct<T, 64, 128>>>},
+      {"mma.sync 128x128", 80, false, 128, 128, 1, 1.69, 1, false, false,
+       launch_fused<T, FusedKernel<T, WarpProduct<T, 128, 128>>>},
+      {"wgmma 128x64", 90, true, 128, 64, 1, 0.77, 1, true, false, launch_fused<T, RegisterKernel<T, 64>>},
+      {"wgmma 128x128", 90, true, 128, 128, 1, 0.86, 1, true, false, launch_fused<T, RegisterKernel<T, 128>>},
+      {"wgmma 128x256", 90, true, 128, 256, 1, 1.15, 1, true, false, launch_fused<T, RegisterKernel<T, 256>>},
   };
   return variants;
 }
 template <>
 inline std::vector<DeformConv2dVariant<float>> const& deform_conv2d_variants() {
   static std::vector<DeformConv2dVariant<float>> const variants{
-      {"direct", 0, false, 0, 0, 0, 0, launch_direct<float>},
-      {"fp32 64x64", 0, false, 64, 64, 2, 2.5, launch_fused<float, FusedKernel<float, ThreadProduct<64, 64>>>},
-      {"fp32 128x128", 0, false, 128, 128, 1, 4.05, launch_fused<float, FusedKernel<float, ThreadProduct<128, 128>>>},
+      {"direct", 0, false, 0, 0, 0, 0, 1, false, false, launch_direct<float>},
+      {"split 64x64", 80, false, 64, 64, 1, 2.0, 2, false, false,
+       launch_fused<float, FusedKernel<float, SplitProduct<64, 64>>>},
+      {"split 64x128", 80, false, 64, 128, 1, 2.5, 2, false, false,
+       launch_fused<float, FusedKernel<float, SplitProduct<64, 128, 8>>>},
+      {"tf32 64x64", 80, false, 64, 64, 2, 1.3, 1, false, true,
+       launch_fused<float, FusedKernel<float, WarpProduct<float, 64, 64>>>},
+      {"tf32 64x128", 80, false, 64, 128, 2, 1.5, 1, false, true,
+       launch_fused<float, FusedKernel<float, WarpProduct<float, 64, 128>>>},
+      {"tf32 128x128", 80, false, 128, 128, 1, 1.7, 1, false, true,
+       launch_fused<float, FusedKernel<float, WarpProduct<float, 128, 128>>>},
   };
   return variants;
 }
@@ -169,8 +203,10 @@ std::vector<int> deform_conv2d_choices(DeformConv2dArguments<T> const& a, int ca
   auto const& variants = deform_conv2d_variants<T>();
   std::vector<int> choices{0};
   if (!fits_tiles(a)) return choices;
+  bool const reached = offsets_reach(a);
   for (size_t i = 1; i < variants.size(); ++i) {
-    if (variants[i].runs_on(capability)) choices.push_back(static_cast<int>(i));
+    bool const fits = variants[i].runs_on(capability) && (!variants[i].tf32 || a.tf32);
+    if (fits && (reached || !variants[i].fragments)) choices.push_back(static_cast<int>(i));
   }
   return choices;
 }
@@ -191,6 +227,7 @@ DeformConv2dChoice deform_conv2d_choice(DeformConv2dArguments<T> const& a, std::
     auto const& variant = deform_conv2d_variants<T>()[choice];
     if (variant.channels == 0) continue;
     DeformConv2dPlan plan = deform_conv2d_plan(a, variant.channels, variant.positions);
+    plan.parts = variant.parts, plan.fragments = variant.fragments;
     int64_t const blocks = plan.blocks(a.batch);
     int64_t const most = variant.channels == kSplitChannels ? std::max<int64_t>(kSplitBlocks / blocks, 1) : 1;
     for (int splits = 1; splits <= std::min<int64_t>(most, plan.stages() / kLeastStages + 1); ++splits) {

@@ -20,6 +20,7 @@ struct DeformConv2dArguments {
   int height, width, out_height, out_width, kernel_h, kernel_w;
   int stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
   int groups, offset_groups;
+  bool tf32;  // float may be rounded to TF32
 
   __host__ __device__ int taps() const { return kernel_h * kernel_w; }
   __host__ __device__ int64_t plane() const { return int64_t(height) * width; }

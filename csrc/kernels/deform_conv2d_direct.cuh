@@ -61,17 +61,24 @@ __device__ void load_weights(DeformConv2dArguments<T> const& a, DeformConv2dTile
   }
 }
 
+// Adds up the tile's products first: fewer terms follow one another in fp32.
 __device__ inline void multiply(DeformConv2dTile const& tile, float (&sum)[kPerThread][kPerThread]) {
   int const position = threadIdx.x % 16, out = threadIdx.x / 16;
+  float part[kPerThread][kPerThread] = {};
 #pragma unroll
   for (int depth = 0; depth < kTileDepth; ++depth) {
 #pragma unroll
     for (int o = 0; o < kPerThread; ++o) {
 #pragma unroll
       for (int p = 0; p < kPerThread; ++p) {
-        sum[o][p] = fmaf(tile.weights[depth][out + 16 * o], tile.samples[depth][position + 16 * p], sum[o][p]);
+        part[o][p] = fmaf(tile.weights[depth][out + 16 * o], tile.samples[depth][position + 16 * p], part[o][p]);
       }
     }
+  }
+#pragma unroll
+  for (int o = 0; o < kPerThread; ++o) {
+#pragma unroll
+    for (int p = 0; p < kPerThread; ++p) sum[o][p] += part[o][p];
   }
 }
 

@@ -14,27 +14,34 @@ namespace bridge {
 
 // ---- products of two tiles in shared memory: sum[positions × channels] += a[positions × depth] b[channels × depth]^T
 
-// Tensor cores by mma.sync: half and bfloat16, and float rounded to TF32. Warps in two rows of four.
-template <class T, int kPositions_, int kChannels_>
+// Tensor cores by mma.sync: half and bfloat16, and float rounded to TF32. Warps in two rows of kAcross.
+template <class T, int kPositions_, int kChannels_, int kAcross = 4>
 struct WarpProduct {
   static constexpr bool kRounds = std::is_same_v<T, float>;
-  static constexpr int kPositions = kPositions_, kChannels = kChannels_, kThreads = 256;
-  static constexpr int kRows = kPositions / 2, kColumns = kChannels / 4, kTiles = kRows / 16, kWide = kColumns / 8;
+  static constexpr int kParts = 1;  // tiles that an operand is in
+  static constexpr int kPositions = kPositions_, kChannels = kChannels_, kThreads = 2 * kAcross * 32;
+  static constexpr int kRows = kPositions / 2, kColumns = kChannels / kAcross, kTiles = kRows / 16,
+                       kWide = kColumns / 8;
   float sum[kTiles][kWide][4] = {};
 
+  // Of 16 rows of this warp, and of 16 of its columns: 32 bytes of depth.
+  static __device__ void load_left(uint32_t (&out)[4], uint32_t a, int i, int step) {
+    int const lane = threadIdx.x % 32, row = threadIdx.x / 32 / kAcross * kRows + lane % 16;
+    load_matrices(out, a + (row + 16 * i) * kRowBytes + swizzled(row, 2 * step + lane / 16) * kAccessBytes);
+  }
+  static __device__ void load_right(uint32_t (&out)[4], uint32_t b, int j, int step) {
+    int const lane = threadIdx.x % 32, column = threadIdx.x / 32 % kAcross * kColumns + lane % 8 + lane / 16 * 8;
+    load_matrices(out, b + (column + 16 * j) * kRowBytes + swizzled(column, 2 * step + lane / 8 % 2) * kAccessBytes);
+  }
+
   __device__ void add(uint32_t a, uint32_t b) {
-    int const lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    int const row = warp / 4 * kRows + lane % 16, column = warp % 4 * kColumns + lane % 8 + lane / 16 * 8;
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
       uint32_t left[kTiles][4], right[kWide / 2][4];
 #pragma unroll
-      for (int i = 0; i < kTiles; ++i)
-        load_matrices(left[i], a + (row + 16 * i) * kRowBytes + swizzled(row, 2 * step + lane / 16) * kAccessBytes);
+      for (int i = 0; i < kTiles; ++i) load_left(left[i], a, i, step);
 #pragma unroll
-      for (int j = 0; j < kWide / 2; ++j)
-        load_matrices(right[j],
-                      b + (column + 16 * j) * kRowBytes + swizzled(column, 2 * step + lane / 8 % 2) * kAccessBytes);
+      for (int j = 0; j < kWide / 2; ++j) load_right(right[j], b, j, step);
 #pragma unroll
       for (int i = 0; i < kTiles; ++i) {
 #pragma unroll
@@ -54,59 +61,52 @@ struct WarpProduct {
       for (int j = 0; j < kWide; ++j) {
 #pragma unroll
         for (int k = 0; k < 4; ++k)
-          visit(warp / 4 * kRows + 16 * i + lane / 4 + k / 2 * 8, warp % 4 * kColumns + 8 * j + lane % 4 * 2 + k % 2,
-                sum[i][j][k]);
+          visit(warp / kAcross * kRows + 16 * i + lane / 4 + k / 2 * 8,
+                warp % kAcross * kColumns + 8 * j + lane % 4 * 2 + k % 2, sum[i][j][k]);
       }
     }
   }
 };
 
-// Exact fp32: a thread owns 8 × 8 sums.
-template <int kPositions_, int kChannels_>
-struct ThreadProduct {
+// float as the sum of two TF32 numbers, each in a tile of its own, and products without the smallest of four terms:
+// errors of fp32, on tensor cores. A stage's products are added up before they join the sum, for tensor cores round
+// sums toward zero.
+template <int kPositions, int kChannels, int kAcross = 4>
+struct SplitProduct : WarpProduct<float, kPositions, kChannels, kAcross> {
   static constexpr bool kRounds = false;
-  static constexpr int kPositions = kPositions_, kChannels = kChannels_, kThreads = 256;
-  static constexpr int kRows = kPositions / 16, kColumns = kChannels / 16;
-  float sum[kRows][kColumns] = {};
+  static constexpr int kParts = 2;
+  using Base = WarpProduct<float, kPositions, kChannels, kAcross>;
 
   __device__ void add(uint32_t a, uint32_t b) {
-    int const row = threadIdx.x / 16, column = threadIdx.x % 16;
-#pragma unroll 2
-    for (int chunk = 0; chunk < kRowBytes / kAccessBytes; ++chunk) {
-      float4 left[kRows], right[kColumns];
+    constexpr uint32_t kLeft = kPositions * kRowBytes, kRight = kChannels * kRowBytes;  // of a tile
+    Base part;
 #pragma unroll
-      for (int i = 0; i < kRows; ++i) left[i] = load(a, row + 16 * i, chunk);
+    for (int step = 0; step < 4; ++step) {
+      uint32_t left[2][Base::kTiles][4];
 #pragma unroll
-      for (int j = 0; j < kColumns; ++j) right[j] = load(b, column + 16 * j, chunk);
+      for (int i = 0; i < Base::kTiles; ++i)
+        Base::load_left(left[0][i], a, i, step), Base::load_left(left[1][i], a + kLeft, i, step);
+      uint32_t high[4], low[4];
 #pragma unroll
-      for (int i = 0; i < kRows; ++i) {
+      for (int j = 0; j < Base::kWide; ++j) {
+        if (j % 2 == 0) Base::load_right(high, b, j / 2, step), Base::load_right(low, b + kRight, j / 2, step);
+        int const k = j % 2 * 2;
 #pragma unroll
-        for (int j = 0; j < kColumns; ++j) {
-          sum[i][j] = fmaf(left[i].x, right[j].x, sum[i][j]);
-          sum[i][j] = fmaf(left[i].y, right[j].y, sum[i][j]);
-          sum[i][j] = fmaf(left[i].z, right[j].z, sum[i][j]);
-          sum[i][j] = fmaf(left[i].w, right[j].w, sum[i][j]);
+        for (int i = 0; i < Base::kTiles; ++i) {
+          multiply_add<float>(part.sum[i][j], left[1][i], high[k], high[k + 1]);
+          multiply_add<float>(part.sum[i][j], left[0][i], low[k], low[k + 1]);
+          multiply_add<float>(part.sum[i][j], left[0][i], high[k], high[k + 1]);
         }
       }
     }
-  }
-  template <class Visit>
-  __device__ void each(Visit visit) const {
 #pragma unroll
-    for (int i = 0; i < kRows; ++i) {
+    for (int i = 0; i < Base::kTiles; ++i) {
 #pragma unroll
-      for (int j = 0; j < kColumns; ++j) visit(threadIdx.x / 16 + 16 * i, threadIdx.x % 16 + 16 * j, sum[i][j]);
+      for (int j = 0; j < Base::kWide; ++j) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) this->sum[i][j][k] += part.sum[i][j][k];
+      }
     }
-  }
-
- private:
-  static __device__ float4 load(uint32_t tile, int row, int chunk) {
-    float4 value;
-    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
-                 : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
-                 : "r"(tile + row * kRowBytes + swizzled(row, chunk) * kAccessBytes)
-                 : "memory");
-    return value;
   }
 };
 
@@ -121,8 +121,8 @@ __device__ inline __nv_bfloat162 multiply_add_lanes(__nv_bfloat162 a, __nv_bfloa
 template <class T, class Product>
 struct DeformConv2dShared {
   static constexpr int kPositions = Product::kPositions, kChannels = Product::kChannels;
-  alignas(1024) unsigned char samples[2][kPositions * kRowBytes];
-  alignas(1024) unsigned char weights[2][kChannels * kRowBytes];
+  alignas(1024) unsigned char samples[2][Product::kParts * kPositions * kRowBytes];
+  alignas(1024) unsigned char weights[2][Product::kParts * kChannels * kRowBytes];
 };
 
 template <class T, int kPositions, int kChannels>
@@ -146,7 +146,7 @@ struct DeformConv2dStage {
   }
 };
 
-// Where this thread's chunk of a stage's channels lies in each pixel; past a segment's end it is zeros.
+// Where this thread's chunk of a stage's channels lies in each pixel.
 template <class T>
 struct ChunkSource {
   char const* x;
@@ -154,46 +154,54 @@ struct ChunkSource {
   int width;
 
   __device__ ChunkSource(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan, T const* first_pixel,
-                         int64_t group_first, DeformConv2dStage const& stage) {
-    int64_t const channel = int64_t(stage.chunk) * kDepth<T> + threadIdx.x % kRowChunks * kLanes<T>;
-    bool const inside = channel < plan.segment;
-    zeros = static_cast<uint32_t>(a.batch * a.plane()), width = a.width;
-    x = reinterpret_cast<char const*>(
-        first_pixel + (inside ? group_first + stage.segment * plan.segment + channel : zeros * a.channels));
-    pixel_bytes = inside ? static_cast<uint32_t>(a.channels * sizeof(T)) : 0;
-  }
+                         int group, DeformConv2dStage const& stage)
+      : x(reinterpret_cast<char const*>(first_pixel) + plan.run_of(group, stage.segment, stage.chunk) * kRowBytes +
+          threadIdx.x % kRowChunks * kAccessBytes),
+        pixel_bytes(static_cast<uint32_t>(plan.pixel * sizeof(T))),
+        zeros(static_cast<uint32_t>(a.batch * a.plane())),
+        width(a.width) {}
 };
+
+// Asks for kLanes channels of the four pixels around a sample.
+template <class T>
+__device__ void load_corners(uint4 (&corner)[4], ChunkSource<T> const& source, SampleCorners<T> const& at) {
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    uint32_t const pixel = at.inside >> j & 1 ? at.top_left + j / 2 * source.width + j % 2 : source.zeros;
+    corner[j] = __ldg(reinterpret_cast<uint4 const*>(source.x + uint64_t(pixel) * source.pixel_bytes));
+  }
+}
+
+template <class T, bool kRounds>
+__device__ uint4 interpolate(uint4 const (&corner)[4], SampleCorners<T> const& at) {
+  using Lanes = typename SampleCorners<T>::Lanes;
+  constexpr int kWords = kAccessBytes / sizeof(Lanes);
+  Vec<Lanes, kWords> result;
+#pragma unroll
+  for (int word = 0; word < kWords; ++word) {
+    auto const value = [&](int j) { return reinterpret_cast<Lanes const*>(&corner[j])[word]; };
+    Lanes sum = at.weight(0) * value(0);
+#pragma unroll
+    for (int j = 1; j < 4; ++j) sum = multiply_add_lanes(at.weight(j), value(j), sum);
+    if constexpr (kRounds) sum = round_to_tf32(sum);
+    result.lane[word] = sum;
+  }
+  return *reinterpret_cast<uint4 const*>(&result);
+}
 
 // kLanes channels of one position on their way: `load` asks for the corners, `sample` interpolates between them.
 template <class T>
 struct Gathered {
-  using Lanes = typename SampleCorners<T>::Lanes;
   uint4 corner[4];
   SampleCorners<T> at;
 
   __device__ void load(ChunkSource<T> const& source, SampleCorners<T> const& corners) {
     at = corners;
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      uint32_t const pixel = at.inside >> j & 1 ? at.top_left + j / 2 * source.width + j % 2 : source.zeros;
-      corner[j] = __ldg(reinterpret_cast<uint4 const*>(source.x + uint64_t(pixel) * source.pixel_bytes));
-    }
+    load_corners(corner, source, at);
   }
-
   template <bool kRounds>
   __device__ uint4 sample() const {
-    constexpr int kWords = kAccessBytes / sizeof(Lanes);
-    Vec<Lanes, kWords> result;
-#pragma unroll
-    for (int word = 0; word < kWords; ++word) {
-      auto const value = [&](int j) { return reinterpret_cast<Lanes const*>(&corner[j])[word]; };
-      Lanes sum = at.weight(0) * value(0);
-#pragma unroll
-      for (int j = 1; j < 4; ++j) sum = multiply_add_lanes(at.weight(j), value(j), sum);
-      if constexpr (kRounds) sum = round_to_tf32(sum);
-      result.lane[word] = sum;
-    }
-    return *reinterpret_cast<uint4 const*>(&result);
+    return interpolate<T, kRounds>(corner, at);
   }
 };
 
@@ -220,15 +228,17 @@ struct GatheredRows {
     static_assert(kRowStep % 8 == 0, "rows of a thread share their swizzle");
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
-      *reinterpret_cast<uint4*>(tile + (first + i * kRowStep) * kRowBytes + chunk * kAccessBytes) =
-          row[i].template sample<Product::kRounds>();
+      auto* const out = reinterpret_cast<uint4*>(tile + (first + i * kRowStep) * kRowBytes + chunk * kAccessBytes);
+      uint4 sample = row[i].template sample<Product::kRounds>();
+      if constexpr (Product::kParts == 2) out[Product::kPositions * kRowChunks] = split_off(sample);
+      *out = sample;
     }
   }
 };
 
 template <class Product>
 __device__ void copy_weights(void const* packed, unsigned char* tile) {
-  constexpr int kItems = Product::kChannels * kRowBytes / kAccessBytes;
+  constexpr int kItems = Product::kParts * Product::kChannels * kRowBytes / kAccessBytes;
   uint32_t const shared = shared_address(tile);
 #pragma unroll
   for (int item = threadIdx.x; item < kItems; item += Product::kThreads)
@@ -303,8 +313,7 @@ __global__ void __launch_bounds__(Product::kThreads) deform_conv2d_fused_kernel(
   int const group = blockIdx.y / plan.tiles, tile = blockIdx.y % plan.tiles;
   StageRange const range(plan);
   int const stages = range.count;
-  int64_t const group_first = group * plan.group_channels;
-  constexpr int64_t kTileBytes = Product::kChannels * kRowBytes;
+  constexpr int64_t kTileBytes = Product::kParts * Product::kChannels * kRowBytes;
   auto const* const weights =
       reinterpret_cast<char const*>(packed.weight) + (int64_t(blockIdx.y) * plan.stages() + range.first) * kTileBytes;
 
@@ -315,7 +324,7 @@ __global__ void __launch_bounds__(Product::kThreads) deform_conv2d_fused_kernel(
     located.advance(plan);
   };
   auto load = [&] {
-    rows.load(ChunkSource<T>(a, plan, packed.x, group_first, gathered));
+    rows.load(ChunkSource<T>(a, plan, packed.x, group, gathered));
     gathered.advance(plan);
   };
 

@@ -18,6 +18,12 @@ constexpr int kDepth = kRowBytes / sizeof(T);  // input channels of a row
 // The chunk of 16 bytes in which a tile keeps chunk `chunk` of row `row`: rows that are read together use all banks.
 __host__ __device__ inline int swizzled(int row, int chunk) { return chunk ^ (row & 7); }
 
+// The channel at place `k` of a row of weights whose samples are in registers: a thread that gathers 8 channels in a
+// row then holds what wgmma wants of it, for two instructions of 16 channels.
+__host__ __device__ inline int fragment_channel(int k) {
+  return k / 32 * 32 + k % 8 / 2 * 8 + k % 32 / 16 * 4 + k % 16 / 8 * 2 + k % 2;
+}
+
 // How a convolution is cut. The sum over channels and taps is cut into stages: one tap of up to kDepth channels that
 // share group and offset group; taps vary fastest.
 struct DeformConv2dPlan {
@@ -28,13 +34,22 @@ struct DeformConv2dPlan {
   int tile_channels;  // output channels of a tile
   int tiles;          // of a group
   int64_t group_channels, group_out, groups;
+  // Of the convolution. Its groups are taken together where they are narrow; weights between two of them are zeros.
+  int64_t own_channels, own_out;
+  int64_t pixel;  // channels of a packed pixel: every segment is followed by zeros up to a multiple of kDepth
   PositionTile positions;
   int tile_positions, offset_groups, segments_per_offset_group;
   int splits, split_stages;  // blocks that share the stages of a tile, and how many stages each of them has
+  int parts;                 // tiles that an operand is in: 2 where floats are split
+  bool fragments;            // channels of packed weights are in the order of `fragment_channel`
 
   __host__ __device__ int stages() const { return segments * chunks * taps; }
   __host__ __device__ int64_t blocks(int64_t batch) const { return positions.count(batch) * groups * tiles; }
   __host__ __device__ int64_t tile_size() const { return int64_t(tile_positions) * tile_channels; }
+  // Which run of kDepth channels of a packed pixel it is.
+  __host__ __device__ int64_t run_of(int group, int segment, int chunk) const {
+    return (int64_t(group) * segments + segment) * chunks + chunk;
+  }
   // Where the corners of a tile's positions lie for one tap.
   __host__ __device__ int64_t corners_of(int64_t tile, int group, int segment, int tap) const {
     int const offset_group = (group * segments + segment) / segments_per_offset_group;
@@ -94,7 +109,7 @@ __device__ SampleCorners<T> sample_corners(DeformConv2dArguments<T> const& a, Ou
 
 // What a fused kernel reads, and where it writes sums when several blocks share a tile. weight: [group, tile, stage,
 // tile_channels rows of kRowBytes], swizzled; corners: [tile of positions, offset group, tap, position]; x: [batch,
-// height, width, channels], and a pixel of zeros; sums: [split, tile, channel, position].
+// height, width, plan.pixel], and a pixel of zeros; sums: [split, tile, channel, position].
 template <class T>
 struct PackedOperands {
   T* weight;
@@ -105,26 +120,52 @@ struct PackedOperands {
 
 template <class T>
 size_t packed_weight_bytes(DeformConv2dPlan const& plan) {
-  return size_t(plan.groups) * plan.tiles * plan.stages() * plan.tile_channels * kRowBytes;
+  return size_t(plan.groups) * plan.tiles * plan.stages() * plan.parts * plan.tile_channels * kRowBytes;
+}
+
+// Leaves of four floats what TF32 holds of them, toward zero, and returns the rest. Of a number that is not zero the
+// rest is not zero either, and has its sign: then an infinite factor of both gives no NaN.
+__device__ inline uint4 split_off(uint4& value) {
+  uint4 rest;
+  auto const split = [](uint32_t& bits, uint32_t& low) {
+    float const whole = __uint_as_float(bits);
+    bits = isnan(whole) ? 0x7fffe000 : bits & 0xffffe000;
+    float const difference = whole - __uint_as_float(bits);
+    bool const some = difference != 0.f && !isnan(difference);
+    low = some ? __float_as_uint(difference) : whole == 0.f ? 0 : (bits & 0x80000000) | 0x00800000;
+  };
+  split(value.x, rest.x), split(value.y, rest.y), split(value.z, rest.z), split(value.w, rest.w);
+  return rest;
 }
 
 // One access of the weights, zero where there is no channel.
 template <class T>
 __device__ void pack_weight(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan, T* packed, int64_t item) {
   int const chunk = static_cast<int>(item % kRowChunks), row = static_cast<int>(item / kRowChunks % plan.tile_channels);
-  int64_t const block = item / kRowChunks / plan.tile_channels;
+  int64_t const tiles = item / kRowChunks / plan.tile_channels, block = tiles / plan.parts;
   int const stage = static_cast<int>(block % plan.stages()), tap = stage % plan.taps;
   int64_t const tile = block / plan.stages() % plan.tiles, group = block / plan.stages() / plan.tiles;
   int64_t const segment = stage / plan.taps / plan.chunks;
-  int64_t const depth = int64_t(stage / plan.taps % plan.chunks) * kDepth<T> + swizzled(row, chunk) * kLanes<T>;
+  int64_t const depth = int64_t(stage / plan.taps % plan.chunks) * kDepth<T>;
+  int const first = swizzled(row, chunk) * kLanes<T>;
   int64_t const out = tile * plan.tile_channels + row;
   Vec<T, kLanes<T>> packet;
 #pragma unroll
   for (int lane = 0; lane < kLanes<T>; ++lane) {
-    bool const valid = out < plan.group_out && depth + lane < plan.segment;
-    int64_t const channel = segment * plan.segment + depth + lane;
-    int64_t const index = ((group * plan.group_out + out) * plan.group_channels + channel) * plan.taps + tap;
+    int64_t const in_segment = depth + (plan.fragments ? fragment_channel(first + lane) : first + lane);
+    int64_t const channel = segment * plan.segment + in_segment;
+    bool const valid =
+        out < plan.group_out && in_segment < plan.segment && channel / plan.own_channels == out / plan.own_out;
+    int64_t const index =
+        ((group * plan.group_out + out) * plan.own_channels + channel % plan.own_channels) * plan.taps + tap;
     packet.lane[lane] = valid ? a.weight[index] : from_float<T>(0.f);
+  }
+  if constexpr (std::is_same_v<T, float>) {
+    if (plan.parts == 2) {
+      auto& bits = reinterpret_cast<uint4&>(packet);
+      uint4 const low = split_off(bits);
+      if (tiles % 2) bits = low;
+    }
   }
   reinterpret_cast<Vec<T, kLanes<T>>*>(packed)[item] = packet;
 }
@@ -132,9 +173,10 @@ __device__ void pack_weight(DeformConv2dArguments<T> const& a, DeformConv2dPlan 
 constexpr int kPackPixels = 128;
 constexpr int kPackThreads = 256;
 
-// kPackPixels pixels × kDepth channels of one image, from [channels, height, width] to [height, width, channels].
+// kPackPixels pixels × kDepth channels of one image, from [channels, height, width] to [height, width, pixel_size]:
+// `channels` from `in` on, and zeros after them.
 template <class T>
-__device__ void pack_pixels(T const* in, T* out, int64_t channels, int64_t plane, int64_t channel, int64_t pixel,
+__device__ void pack_pixels(T const* in, T* out, int64_t channels, int64_t plane, int64_t pixel_size, int64_t pixel,
                             bool wide) {
   constexpr int kWords = kRowBytes / 4, kPerWord = 4 / sizeof(T), kVectors = kPackPixels / kLanes<T>;
   __shared__ uint32_t tile[kPackPixels][kWords + 1];
@@ -146,7 +188,7 @@ __device__ void pack_pixels(T const* in, T* out, int64_t channels, int64_t plane
     Packet read[kPerWord];
 #pragma unroll
     for (int i = 0; i < kPerWord; ++i) {
-      int64_t const c = channel + word * kPerWord + i;
+      int64_t const c = word * kPerWord + i;
       T const* source = in + c * plane + at;
       if (wide && c < channels && at < plane) {
         read[i] = *reinterpret_cast<Packet const*>(source);
@@ -167,10 +209,10 @@ __device__ void pack_pixels(T const* in, T* out, int64_t channels, int64_t plane
   __syncthreads();
   for (int unit = threadIdx.x; unit < kPackPixels * kRowChunks; unit += kPackThreads) {
     int const row = unit / kRowChunks, chunk = unit % kRowChunks;
-    int64_t const c = channel + chunk * kLanes<T>;
-    if (pixel + row >= plane || c >= channels) continue;
+    if (pixel + row >= plane) continue;
     uint32_t const* words = &tile[row][chunk * 4];
-    *reinterpret_cast<uint4*>(out + (pixel + row) * channels + c) = {words[0], words[1], words[2], words[3]};
+    *reinterpret_cast<uint4*>(out + (pixel + row) * pixel_size + chunk * kLanes<T>) = {words[0], words[1], words[2],
+                                                                                       words[3]};
   }
 }
 
@@ -202,8 +244,8 @@ __global__ void __launch_bounds__(kPackThreads) deform_conv2d_pack_kernel(Deform
                                                                           bool wide) {
   unsigned block = blockIdx.x;
   if (block == 0) {
-    T* const zeros = packed.x + a.batch * a.plane() * a.channels;
-    for (int64_t i = threadIdx.x; i < a.channels; i += kPackThreads) zeros[i] = from_float<T>(0.f);
+    T* const zeros = packed.x + a.batch * a.plane() * plan.pixel;
+    for (int64_t i = threadIdx.x; i < plan.pixel; i += kPackThreads) zeros[i] = from_float<T>(0.f);
   }
   if (block < blocks.weight) {
     int64_t const item = int64_t(block) * kPackThreads + threadIdx.x;
@@ -219,11 +261,11 @@ __global__ void __launch_bounds__(kPackThreads) deform_conv2d_pack_kernel(Deform
   }
   block -= corners_before;
   int64_t const plane = a.plane(), pixel_blocks = (plane + kPackPixels - 1) / kPackPixels;
-  int64_t const channel_blocks = (a.channels + kDepth<T> - 1) / kDepth<T>;
-  int64_t const image = block / (pixel_blocks * channel_blocks), rest = block % (pixel_blocks * channel_blocks);
-  int64_t const offset = image * a.channels * plane;
-  pack_pixels(a.x + offset, packed.x + offset, a.channels, plane, rest / pixel_blocks * kDepth<T>,
-              rest % pixel_blocks * kPackPixels, wide);
+  int64_t const runs = plan.pixel / kDepth<T>;
+  int64_t const image = block / (pixel_blocks * runs), rest = block % (pixel_blocks * runs), run = rest / pixel_blocks;
+  int64_t const in_segment = run % plan.chunks * kDepth<T>, channel = run / plan.chunks * plan.segment + in_segment;
+  pack_pixels(a.x + (image * a.channels + channel) * plane, packed.x + image * plane * plan.pixel + run * kDepth<T>,
+              plan.segment - in_segment, plane, plan.pixel, rest % pixel_blocks * kPackPixels, wide);
 }
 
 template <class T>
@@ -237,7 +279,7 @@ cudaError_t launch_deform_conv2d_pack(DeformConv2dArguments<T> const& a, DeformC
   auto blocks_of = [](int64_t items) { return static_cast<unsigned>(ceil_divide(items, kPackThreads)); };
   auto const weight_items = static_cast<int64_t>(packed_weight_bytes<T>(plan) / kAccessBytes);
   int64_t const corner_items = packed_corners<T>(plan, a.batch);
-  int64_t const pixel_blocks = a.batch * ceil_divide(a.plane(), kPackPixels) * ceil_divide(a.channels, kDepth<T>);
+  int64_t const pixel_blocks = a.batch * ceil_divide(a.plane(), kPackPixels) * (plan.pixel / kDepth<T>);
   PackBlocks const blocks{blocks_of(weight_items), blocks_of(corner_items), static_cast<unsigned>(pixel_blocks)};
   bool const wide = aligned(a.x) && a.plane() % kLanes<T> == 0;
   deform_conv2d_pack_kernel<T><<<blocks.weight + blocks.corners + blocks.pixels, kPackThreads, 0, stream>>>(

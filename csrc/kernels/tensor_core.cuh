@@ -121,85 +121,64 @@ __device__ inline void synchronize_some(int number, int threads) {
 #define BRIDGE_D16(d, i) BRIDGE_D4(d, i), BRIDGE_D4(d, i + 4), BRIDGE_D4(d, i + 8), BRIDGE_D4(d, i + 12)
 #define BRIDGE_D32(d, i) BRIDGE_D16(d, i), BRIDGE_D16(d, i + 16)
 #define BRIDGE_D64(d, i) BRIDGE_D32(d, i), BRIDGE_D32(d, i + 32)
-// sum[64 × N] of a warpgroup += a[64 × 32 bytes] b[N × 32 bytes]^T; a thread holds N / 2 of the sums.
+// sum[64 × N] of a warpgroup += a[64 × 32 bytes] b[N × 32 bytes]^T; a thread holds N / 2 of the sums. b lies in shared
+// memory; a too, or in registers, as mma.sync has it: rows 16 warp + lane / 4 and that plus 8 of the warpgroup's 64,
+// two elements 2 (lane % 4) on in each half of the 32 bytes.
 template <class T, int N>
 struct Wgmma;
 
-#define BRIDGE_WGMMA_64(type, name)                                                                            \
-  template <>                                                                                                  \
-  struct Wgmma<type, 64> {                                                                                     \
-    static __device__ void add(float (&sum)[32], uint64_t a, uint64_t b) {                                     \
-      asm volatile("{ .reg .pred add; setp.eq.u32 add, 0, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32." name \
-                   "." name                                                                                    \
-                   " {"                                                                                        \
-                   "%0, %1, %2, %3, %4, %5, %6, %7, "                                                          \
-                   "%8, %9, %10, %11, %12, %13, %14, %15, "                                                    \
-                   "%16, %17, %18, %19, %20, %21, %22, %23, "                                                  \
-                   "%24, %25, %26, %27, %28, %29, %30, %31"                                                    \
-                   "}, %32, %33, add, 1, 1, 0, 0; }"                                                           \
-                   : BRIDGE_D32(sum, 0)                                                                        \
-                   : "l"(a), "l"(b));                                                                          \
-    }                                                                                                          \
+#define BRIDGE_REGISTERS_32                  \
+  "%0, %1, %2, %3, %4, %5, %6, %7, "         \
+  "%8, %9, %10, %11, %12, %13, %14, %15, "   \
+  "%16, %17, %18, %19, %20, %21, %22, %23, " \
+  "%24, %25, %26, %27, %28, %29, %30, %31"
+#define BRIDGE_REGISTERS_64                      \
+  BRIDGE_REGISTERS_32                            \
+      ", "                                       \
+      "%32, %33, %34, %35, %36, %37, %38, %39, " \
+      "%40, %41, %42, %43, %44, %45, %46, %47, " \
+      "%48, %49, %50, %51, %52, %53, %54, %55, " \
+      "%56, %57, %58, %59, %60, %61, %62, %63"
+#define BRIDGE_REGISTERS_128                             \
+  BRIDGE_REGISTERS_64                                    \
+      ", "                                               \
+      "%64, %65, %66, %67, %68, %69, %70, %71, "         \
+      "%72, %73, %74, %75, %76, %77, %78, %79, "         \
+      "%80, %81, %82, %83, %84, %85, %86, %87, "         \
+      "%88, %89, %90, %91, %92, %93, %94, %95, "         \
+      "%96, %97, %98, %99, %100, %101, %102, %103, "     \
+      "%104, %105, %106, %107, %108, %109, %110, %111, " \
+      "%112, %113, %114, %115, %116, %117, %118, %119, " \
+      "%120, %121, %122, %123, %124, %125, %126, %127"
+#define BRIDGE_WGMMA_NAME(n, name) \
+  "{ .reg .pred add; setp.eq.u32 add, 0, 0; wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." name "." name " {"
+#define BRIDGE_WGMMA_N(type, name, n, registers, shared_operands, register_operands, ...)            \
+  template <>                                                                                        \
+  struct Wgmma<type, n> {                                                                            \
+    static __device__ void add(float (&sum)[n / 2], uint64_t a, uint64_t b) {                        \
+      asm volatile(BRIDGE_WGMMA_NAME(n, name) registers "}, " shared_operands ", add, 1, 1, 0, 0; }" \
+                   : __VA_ARGS__                                                                     \
+                   : "l"(a), "l"(b));                                                                \
+    }                                                                                                \
+    static __device__ void add(float (&sum)[n / 2], uint32_t const (&a)[4], uint64_t b) {            \
+      asm volatile(BRIDGE_WGMMA_NAME(n, name) registers "}, " register_operands ", add, 1, 1, 0; }"  \
+                   : __VA_ARGS__                                                                     \
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                            \
+    }                                                                                                \
   };
-BRIDGE_WGMMA_64(half, "f16")
-BRIDGE_WGMMA_64(bfloat16, "bf16")
-#undef BRIDGE_WGMMA_64
-
-#define BRIDGE_WGMMA_128(type, name)                                                                            \
-  template <>                                                                                                   \
-  struct Wgmma<type, 128> {                                                                                     \
-    static __device__ void add(float (&sum)[64], uint64_t a, uint64_t b) {                                      \
-      asm volatile("{ .reg .pred add; setp.eq.u32 add, 0, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32." name \
-                   "." name                                                                                     \
-                   " {"                                                                                         \
-                   "%0, %1, %2, %3, %4, %5, %6, %7, "                                                           \
-                   "%8, %9, %10, %11, %12, %13, %14, %15, "                                                     \
-                   "%16, %17, %18, %19, %20, %21, %22, %23, "                                                   \
-                   "%24, %25, %26, %27, %28, %29, %30, %31, "                                                   \
-                   "%32, %33, %34, %35, %36, %37, %38, %39, "                                                   \
-                   "%40, %41, %42, %43, %44, %45, %46, %47, "                                                   \
-                   "%48, %49, %50, %51, %52, %53, %54, %55, "                                                   \
-                   "%56, %57, %58, %59, %60, %61, %62, %63"                                                     \
-                   "}, %64, %65, add, 1, 1, 0, 0; }"                                                            \
-                   : BRIDGE_D64(sum, 0)                                                                         \
-                   : "l"(a), "l"(b));                                                                           \
-    }                                                                                                           \
-  };
-BRIDGE_WGMMA_128(half, "f16")
-BRIDGE_WGMMA_128(bfloat16, "bf16")
-#undef BRIDGE_WGMMA_128
-
-#define BRIDGE_WGMMA_256(type, name)                                                                            \
-  template <>                                                                                                   \
-  struct Wgmma<type, 256> {                                                                                     \
-    static __device__ void add(float (&sum)[128], uint64_t a, uint64_t b) {                                     \
-      asm volatile("{ .reg .pred add; setp.eq.u32 add, 0, 0; wgmma.mma_async.sync.aligned.m64n256k16.f32." name \
-                   "." name                                                                                     \
-                   " {"                                                                                         \
-                   "%0, %1, %2, %3, %4, %5, %6, %7, "                                                           \
-                   "%8, %9, %10, %11, %12, %13, %14, %15, "                                                     \
-                   "%16, %17, %18, %19, %20, %21, %22, %23, "                                                   \
-                   "%24, %25, %26, %27, %28, %29, %30, %31, "                                                   \
-                   "%32, %33, %34, %35, %36, %37, %38, %39, "                                                   \
-                   "%40, %41, %42, %43, %44, %45, %46, %47, "                                                   \
-                   "%48, %49, %50, %51, %52, %53, %54, %55, "                                                   \
-                   "%56, %57, %58, %59, %60, %61, %62, %63, "                                                   \
-                   "%64, %65, %66, %67, %68, %69, %70, %71, "                                                   \
-                   "%72, %73, %74, %75, %76, %77, %78, %79, "                                                   \
-                   "%80, %81, %82, %83, %84, %85, %86, %87, "                                                   \
-                   "%88, %89, %90, %91, %92, %93, %94, %95, "                                                   \
-                   "%96, %97, %98, %99, %100, %101, %102, %103, "                                               \
-                   "%104, %105, %106, %107, %108, %109, %110, %111, "                                           \
-                   "%112, %113, %114, %115, %116, %117, %118, %119, "                                           \
-                   "%120, %121, %122, %123, %124, %125, %126, %127"                                             \
-                   "}, %128, %129, add, 1, 1, 0, 0; }"                                                          \
-                   : BRIDGE_D64(sum, 0), BRIDGE_D64(sum, 64)                                                    \
-                   : "l"(a), "l"(b));                                                                           \
-    }                                                                                                           \
-  };
-BRIDGE_WGMMA_256(half, "f16")
-BRIDGE_WGMMA_256(bfloat16, "bf16")
-#undef BRIDGE_WGMMA_256
+#define BRIDGE_WGMMA_ALL(type, name)                                                                                \
+  BRIDGE_WGMMA_N(type, name, 64, BRIDGE_REGISTERS_32, "%32, %33", "{%32, %33, %34, %35}, %36", BRIDGE_D32(sum, 0))  \
+  BRIDGE_WGMMA_N(type, name, 128, BRIDGE_REGISTERS_64, "%64, %65", "{%64, %65, %66, %67}, %68", BRIDGE_D64(sum, 0)) \
+  BRIDGE_WGMMA_N(type, name, 256, BRIDGE_REGISTERS_128, "%128, %129", "{%128, %129, %130, %131}, %132",             \
+                 BRIDGE_D64(sum, 0), BRIDGE_D64(sum, 64))
+BRIDGE_WGMMA_ALL(half, "f16")
+BRIDGE_WGMMA_ALL(bfloat16, "bf16")
+#undef BRIDGE_WGMMA_ALL
+#undef BRIDGE_WGMMA_N
+#undef BRIDGE_WGMMA_NAME
+#undef BRIDGE_REGISTERS_32
+#undef BRIDGE_REGISTERS_64
+#undef BRIDGE_REGISTERS_128
 
 #undef BRIDGE_D4
 #undef BRIDGE_D16

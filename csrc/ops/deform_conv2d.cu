@@ -29,9 +29,10 @@ struct DeformConv2d final : Op {
   static std::vector<Param> outputs() { return {{"y", kLikeFirst}}; }
 
   Pair stride{1, 1}, padding{0, 0}, dilation{1, 1};
+  bool allow_tf32 = false;
 
   std::vector<Attribute> attributes() override {
-    return {{"stride", &stride}, {"padding", &padding}, {"dilation", &dilation}};
+    return {{"stride", &stride}, {"padding", &padding}, {"dilation", &dilation}, {"allow_tf32", &allow_tf32}};
   }
 
   void shapes(Shape const* in, Shape* out) const override {
@@ -61,7 +62,8 @@ struct DeformConv2d final : Op {
       if (!fits_tiles(a)) return cudaSuccess;
       for (auto const& variant : deform_conv2d_variants<T>()) {
         if (!variant.channels) continue;
-        auto const plan = deform_conv2d_plan(a, variant.channels, variant.positions);
+        auto plan = deform_conv2d_plan(a, variant.channels, variant.positions);
+        plan.parts = variant.parts;
         bytes = std::max(bytes, deform_conv2d_workspace(a, plan));
       }
       return cudaSuccess;
@@ -159,6 +161,7 @@ struct DeformConv2d final : Op {
     a.stride_h = extent(stride[0]), a.stride_w = extent(stride[1]);
     a.padding_h = extent(padding[0]), a.padding_w = extent(padding[1]);
     a.dilation_h = extent(dilation[0]), a.dilation_w = extent(dilation[1]);
+    a.tf32 = allow_tf32;
     // A builder may ask before extents are known, with numbers that `shapes` would refuse.
     a.groups = extent(x[1] / std::max<int64_t>(weight[1], 1));
     a.offset_groups = extent(offset[1] / std::max<int64_t>(2 * weight[2] * weight[3], 1));

@@ -7,8 +7,8 @@ namespace {
 struct Rope final : Op {
   static constexpr char const* name = "rope";
   static std::vector<Param> inputs() {
-    return {{"q", kFloating},
-            {"k", kLikeFirst},
+    return {{"q", kFloating, false, true},
+            {"k", kLikeFirst, false, true},
             {"cos", kLikeFirst | kFloat32},
             {"sin", kLikeFirst | kFloat32},
             {"position_ids", kIndex, true}};
@@ -48,6 +48,8 @@ struct Rope final : Op {
   }
 
  private:
+  static constexpr int64_t kMaxExtent = std::numeric_limits<int>::max();
+
   void check_rotary_dim(Dim head_dim) const {
     require(rotary_dim >= 0 && rotary_dim % 2 == 0, "rope: rotary_dim is ", rotary_dim,
             ", expected an even number (0 for the whole head_dim)");
@@ -81,19 +83,36 @@ struct Rope final : Op {
             ", expected ", batch, " or 1");
   }
 
+  RopeStrides strides(Tensor const& tensor) const {
+    // The step between tokens, or heads, is not taken where there is but one.
+    auto step = [&](int axis) { return static_cast<uint32_t>(tensor[axis] > 1 ? tensor.stride(axis) : 0); };
+    return {tensor.stride(0), step(seq_axis()), step(head_axis())};
+  }
+
+  // Whether the kernel's indices reach all of a tensor: 8 GB and more for each batch element may be too much.
+  bool fits(Tensor const& tensor) const {
+    int64_t const step = std::max(tensor.stride(seq_axis()), tensor.stride(head_axis()));
+    return step <= std::numeric_limits<uint32_t>::max() && tensor[seq_axis()] <= kMaxExtent && tensor[3] <= kMaxExtent;
+  }
+
+  template <class T>
+  RopeTensor<T> pair(Tensor const& in, Tensor const& out) const {
+    return {static_cast<T const*>(in.data), static_cast<T*>(out.data), strides(in), strides(out)};
+  }
+
   template <class T, class Table>
   cudaError_t launch(Tensor const* in, Tensor const* out, cudaStream_t stream) const {
-    Tensor const &q = in[0], &cos = in[2], &ids = in[4];
+    Tensor const &q = in[0], &k = in[1], &cos = in[2], &ids = in[4];
+    if (!fits(q) || !fits(k) || q[head_axis()] + k[head_axis()] > kMaxExtent) return cudaErrorInvalidValue;
     RopeArguments<T, Table> a{};
-    a.q = static_cast<T const*>(q.data), a.k = static_cast<T const*>(in[1].data);
-    a.q_out = static_cast<T*>(out[0].data), a.k_out = static_cast<T*>(out[1].data);
+    a.tensor[0] = pair<T>(q, out[0]), a.tensor[1] = pair<T>(k, out[1]);
     a.cos = static_cast<Table const*>(cos.data), a.sin = static_cast<Table const*>(in[3].data);
     a.position_ids = ids.present() ? ids.data : nullptr;
     a.wide_ids = ids.dtype == DType::kInt64;
     a.heads_first = heads_first();
-    a.batch = q[0], a.seq = q[seq_axis()], a.head_dim = q[3];
-    a.rotary_dim = rotary_dim ? rotary_dim : a.head_dim;
-    a.heads_q = q[head_axis()], a.heads_k = in[1][head_axis()];
+    a.batch = q[0], a.seq = static_cast<int>(q[seq_axis()]), a.head_dim = static_cast<int>(q[3]);
+    a.rotary_dim = rotary_dim ? static_cast<int>(rotary_dim) : a.head_dim;
+    a.heads_q = static_cast<int>(q[head_axis()]), a.heads = a.heads_q + static_cast<int>(k[head_axis()]);
     a.table_batch = cos.rank == 3 ? cos[0] : 1;
     a.table_rows = cos[cos.rank - 2], a.table_width = cos[cos.rank - 1];
     a.ids_batch = ids.present() ? ids[0] : 1;
