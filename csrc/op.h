@@ -121,12 +121,17 @@ struct Shape {
   friend std::ostream& operator<<(std::ostream& out, Shape const& shape);
 };
 
-// A dense row-major tensor in device memory; absent optional tensors have rank -1 and no data.
+// The order of a tensor's elements in memory. Channels last: dimension 1 of four is the innermost, then 3, 2 and 0.
+enum class Layout : int32_t { kLinear, kChannelsLast };
+
+// A dense tensor in device memory, row-major unless it is an input whose parameter also takes another layout; absent
+// optional tensors have rank -1 and no data.
 struct Tensor {
   void* data = nullptr;
   DType dtype = DType::kUnsupported;
   int rank = -1;
   std::array<int64_t, kMaxRank> sizes{};
+  Layout layout = Layout::kLinear;
 
   bool present() const { return rank >= 0; }
   int64_t operator[](int axis) const { return sizes[axis]; }
@@ -152,7 +157,14 @@ struct Param {
   char const* name;
   DTypes types;
   bool optional = false;
+  bool channels_last = false;  // taken in that layout too, as it comes: the op looks at Tensor::layout
 };
+
+// The parameter, of an op whose kernels read it in both layouts.
+constexpr Param or_channels_last(Param param) {
+  param.channels_last = true;
+  return param;
+}
 
 using Pair = std::array<int64_t, 2>;
 using AttributeValue =

@@ -61,10 +61,20 @@ int32_t to_trt(DType dtype) {
   }
 }
 
-Tensor to_tensor(trt::Dims const& dims, int32_t dtype, void* data) {
-  Tensor tensor{data, from_trt(dtype), dims.rank, {}};
+Tensor to_tensor(trt::Dims const& dims, trt::TensorDesc const& desc, void* data) {
+  Tensor tensor{data, from_trt(desc.dtype), dims.rank};
   for (int i = 0; i < dims.rank; ++i) tensor.sizes[i] = dims.extent[i];
+  if (desc.format != trt::kLinear) tensor.layout = Layout::kChannelsLast;
   return tensor;
+}
+
+// Whether a tensor is channels-last in that format. TensorRT has one format for float32 and one for 16 bits; this one
+// pads channels to a multiple of 8, which kernels do not expect.
+bool is_channels_last(trt::TensorDesc const& desc) {
+  if (desc.dims.rank != 4) return false;
+  if (desc.dtype == trt::kFloat) return desc.format == trt::kHwc;
+  return desc.format == trt::kHwc8 && (desc.dtype == trt::kHalf || desc.dtype == trt::kBFloat16) &&
+         desc.dims.extent[1] > 0 && desc.dims.extent[1] % 8 == 0;
 }
 
 Shape to_shape(trt::Dims const& dims) {
@@ -188,7 +198,8 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
       trt::TensorDesc const& desc = in_out[position].desc;
       Param const& param = position < num_in ? type_.inputs[input_slots(type_, inputs_, num_in)[position]]
                                              : type_.outputs.at(position - num_in);
-      return desc.format == trt::kLinear && accepts(param.types, from_trt(desc.dtype), from_trt(in_out[0].desc.dtype));
+      bool const fits = desc.format == trt::kLinear || (param.channels_last && is_channels_last(desc));
+      return fits && accepts(param.types, from_trt(desc.dtype), from_trt(in_out[0].desc.dtype));
     });
   }
 
@@ -214,10 +225,10 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
     return guard("enqueue", 1, [&] {
       std::vector<Tensor> ins(type_.inputs.size()), outs;
       for (size_t i = 0; i < slots_.size(); ++i)
-        ins[slots_[i]] = to_tensor(in[i].dims, in[i].dtype, const_cast<void*>(inputs[i]));
+        ins[slots_[i]] = to_tensor(in[i].dims, in[i], const_cast<void*>(inputs[i]));
       bool empty = true;
       for (int i = 0; i < num_outputs(); ++i) {
-        outs.push_back(to_tensor(out[i].dims, out[i].dtype, outputs[i]));
+        outs.push_back(to_tensor(out[i].dims, out[i], outputs[i]));
         empty = empty && outs.back().numel() == 0;
       }
       if (empty) return 0;
@@ -249,8 +260,8 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
                           int32_t num_out) const {
     Tensors tensors{std::vector<Tensor>(type_.inputs.size()), {}};
     std::vector<int> const slots = input_slots(type_, inputs_, num_in);
-    for (int i = 0; i < num_in; ++i) tensors.inputs[slots[i]] = to_tensor(in[i].max, in[i].desc.dtype, nullptr);
-    for (int i = 0; i < num_out; ++i) tensors.outputs.push_back(to_tensor(out[i].max, out[i].desc.dtype, nullptr));
+    for (int i = 0; i < num_in; ++i) tensors.inputs[slots[i]] = to_tensor(in[i].max, in[i].desc, nullptr);
+    for (int i = 0; i < num_out; ++i) tensors.outputs.push_back(to_tensor(out[i].max, out[i].desc, nullptr));
     return tensors;
   }
 
@@ -281,7 +292,7 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
     std::vector<int> const slots = input_slots(type_, inputs_, num_in);
     for (int i = 0; i < num_in; ++i) {
       shapes[slots[i]] = to_shape(desc(i).dims);
-      tensors[slots[i]] = to_tensor(desc(i).dims, desc(i).dtype, nullptr);
+      tensors[slots[i]] = to_tensor(desc(i).dims, desc(i), nullptr);
     }
     check_dtypes(type_, tensors.data());
     infer_shapes(type_, *op_, shapes);

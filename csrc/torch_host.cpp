@@ -83,7 +83,7 @@ struct AttributeReader {
 struct Call {
   OpType const& type;
   std::unique_ptr<Op> op = type.create();
-  std::vector<std::optional<TorchTensor>> held{};  // keeps inputs, contiguous, alive until the work is enqueued
+  std::vector<std::optional<TorchTensor>> held{};  // keeps inputs, dense, alive until the work is enqueued
   std::vector<Tensor> inputs{};
 
   void read(StableIValue* stack) {
@@ -108,10 +108,24 @@ struct Call {
   }
 
   void make_dense() {
-    for (auto& tensor : held) {
-      if (tensor && !tensor->is_contiguous()) tensor = torch::stable::contiguous(*tensor);
+    for (size_t i = 0; i < held.size(); ++i) {
+      auto& tensor = held[i];
+      bool const channels_last = tensor && type.inputs[i].channels_last && is_channels_last(*tensor);
+      if (tensor && !channels_last && !tensor->is_contiguous()) tensor = torch::stable::contiguous(*tensor);
       inputs.push_back(tensor ? view(*tensor) : Tensor{});
+      if (channels_last) inputs.back().layout = Layout::kChannelsLast;
     }
+  }
+
+  // Dense in that layout and in no other.
+  static bool is_channels_last(TorchTensor const& tensor) {
+    if (tensor.dim() != 4 || tensor.numel() == 0 || tensor.is_contiguous()) return false;
+    int64_t step = 1;
+    for (int axis : {1, 3, 2, 0}) {
+      if (tensor.size(axis) != 1 && tensor.stride(axis) != step) return false;
+      step *= tensor.size(axis);
+    }
+    return true;
   }
 
   std::vector<Shape> output_shapes() const {
@@ -128,7 +142,7 @@ struct Call {
   static Tensor view(TorchTensor const& tensor) {
     require(tensor.dim() <= kMaxRank, "a tensor has ", tensor.dim(), " dimensions, at most ", kMaxRank,
             " are supported");
-    Tensor result{tensor.data_ptr(), from_torch(tensor.scalar_type()), static_cast<int>(tensor.dim()), {}};
+    Tensor result{tensor.data_ptr(), from_torch(tensor.scalar_type()), static_cast<int>(tensor.dim())};
     for (int d = 0; d < result.rank; ++d) result.sizes[d] = tensor.size(d);
     return result;
   }

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from plugin_host import CHW4, DTYPES, Plugin, creators
+from plugin_host import CHW4, DTYPES, HWC, HWC8, Plugin, creators
 from samples import PAIRS, RANDOM, SAMPLES, rope_arguments
 
 from bridge.op import OPS
@@ -114,6 +114,12 @@ def test_every_dtype_of_the_kernel_is_declared(name):
         assert not any(plugin.supports(i, dtypes, len(tensors), CHW4) for i in range(len(dtypes)))
         if supported:
             assert plugin.output_dtypes(dtypes[: len(tensors)]) == [DTYPES[dtype]] * plugin.num_outputs
+
+
+@pytest.mark.parametrize(("dtype", "format"), [(torch.float16, HWC8), (torch.bfloat16, HWC8), (torch.float32, HWC)])
+def test_channels_last_is_for_tensors_that_are_taken_in_it(dtype, format):
+    plugin = Plugin(Plugin.create("relu", {}))
+    assert not any(plugin.supports(place, [dtype] * 2, 1, format, [(2, 8, 6, 7)] * 2) for place in (0, 1))
 
 
 def test_mixed_dtypes():
