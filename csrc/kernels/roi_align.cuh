@@ -34,7 +34,7 @@ struct RoiTable {
         counts(reinterpret_cast<int*>(taps + axis_bins * capacity)),
         capacity(capacity) {}
   __device__ bool holds(RoiRegion const& region) const {
-    return region.image >= 0 && 2 * max(region.y.count(), region.x.count()) <= capacity;
+    return region.image >= 0 && 2 * max(region.y.longest(), region.x.longest()) <= capacity;
   }
   __device__ RoiTap const* row(int axis_bin) const { return taps + axis_bin * capacity; }
 };
@@ -55,8 +55,9 @@ __device__ inline int roi_add_tap(RoiTap* taps, int count, int pixel, float weig
 __device__ inline void roi_fill_taps(RoiTable const& table, int axis_bin, RoiAxis const& axis, int place) {
   RoiTap* const taps = table.taps + axis_bin * table.capacity;
   float const first = axis.first(place);
+  int const samples = axis.count(place);
   int count = 0;
-  for (int i = 0; i < axis.count(); ++i) {
+  for (int i = 0; i < samples; ++i) {
     RoiSample const sample = roi_sample(axis.position(place, first + float(i)), axis.extent);
     count = roi_add_tap(taps, count, sample.low, sample.low_weight);
     count = roi_add_tap(taps, count, sample.low + 1, sample.high_weight);

@@ -18,7 +18,7 @@ __device__ float roi_align_bin(RoiAlignArguments<T> const& a, RoiRegion const& r
                                int column) {
   float sum = 0.f;
   float const first_y = region.y.first(row), first_x = region.x.first(column);
-  int const count_y = region.y.count(), count_x = region.x.count();
+  int const count_y = region.y.count(row), count_x = region.x.count(column);
   for (int iy = 0; iy < count_y; ++iy) {
     RoiSample const y = roi_sample(region.y.position(row, first_y + float(iy)), a.height);
     float line = 0.f;  // apart from the sum: of many samples the sum of all would round much

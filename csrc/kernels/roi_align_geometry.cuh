@@ -48,8 +48,9 @@ struct RoiAxis {
   // Samples of an adaptive grid are more than half a pixel apart: no more than these lie on the map.
   __device__ int most() const { return 2 * extent + 8; }
   __device__ bool skips() const { return adaptive && samples > float(most()); }
-  // The samples of a bin that are looked at, from `first` on.
-  __device__ int count() const { return skips() ? most() : static_cast<int>(fmaxf(samples, 0.f)); }
+  // The samples of a bin that are looked at are `count`, from `first` on; of any bin they are `longest` at most.
+  __device__ int longest() const { return skips() ? most() : static_cast<int>(fmaxf(samples, 0.f)); }
+  __device__ int count(int place) const { return min(longest(), static_cast<int>(fmaxf(samples - first(place), 0.f))); }
   __device__ float first(int place) const {
     if (!skips()) return 0.f;
     float const before = (-1.f - __fadd_rn(start, __fmul_rn(float(place), bin))) * samples / bin;
