@@ -60,8 +60,13 @@ def _refuse_roi_align(given: Arguments) -> str | None:
     return None
 
 
+def _bind_nms(given: Arguments) -> tuple[list[Any], dict[str, Any]]:
+    return [given["dets"], given["scores"]], {"iou_threshold": given["iou_threshold"]}
+
+
 FOREIGN = {
     "torchvision::deform_conv2d": Foreign("deform_conv2d", _bind_deform_conv2d, _refuse_deform_conv2d),
+    "torchvision::nms": Foreign("nms", _bind_nms, lambda given: None),
     "torchvision::roi_align": Foreign("roi_align", _bind_roi_align, _refuse_roi_align),
 }
 

@@ -158,11 +158,19 @@ struct Param {
   DTypes types;
   bool optional = false;
   bool channels_last = false;  // taken in that layout too, as it comes: the op looks at Tensor::layout
+  bool counted = false;        // an output whose first extent depends on values, see `counted`
 };
 
 // The parameter, of an op whose kernels read it in both layouts.
 constexpr Param or_channels_last(Param param) {
   param.channels_last = true;
+  return param;
+}
+
+// An output whose first extent depends on values: `shapes` gives the most that it can be, and `run` writes what it is
+// into a further output, an int64 [] after all others. Without elements at most, it is 0 and nothing runs.
+constexpr Param counted(Param param) {
+  param.counted = true;
   return param;
 }
 
@@ -198,7 +206,8 @@ struct OpType {
   std::unique_ptr<Op> (*clone)(Op const&);
   mutable std::atomic<int> forced_tactic{-1};  // of calls through PyTorch
 
-  std::string schema() const;  // as torch.library spells it, without the namespace
+  std::string schema() const;          // as torch.library spells it, without the namespace
+  std::vector<size_t> counts() const;  // the outputs that are counted, in order
 };
 
 using OpListener = void (*)(OpType const&, size_t index);
