@@ -11,8 +11,10 @@ from torch import nn
 
 import bridge
 from bridge import native
+from bridge import torch_tensorrt_door as door
 from bridge.errors import EngineError, OpInputError, UnsupportedOpError
 from bridge.op import OPS
+from bridge.tensorrt import flavour
 from bridge.tensorrt.found import Found
 
 OP = OPS["nms"]
@@ -187,6 +189,39 @@ def test_other_slices_of_what_is_kept_are_refused(cut, text):
         UnsupportedOpError, match=f"it takes {text} of an extent that depends on values; .:n., for a num"
     ):
         bridge.compile(Net().eval(), kept_example(), target="sm86")
+
+
+@needs_torch_tensorrt
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
+def test_torch_compile_keeps_it_in_one_graph_where_it_is_told_to():
+    pytest.importorskip("torchvision", reason="needs torchvision")
+    for captures in (False, True):
+        torch._dynamo.reset()
+        model = torch.compile(Kept().eval(), backend="bridge", options={"target": "sm86", "cache": False})
+        text = (
+            "no CUDA GPU here" if captures else "Set torch._dynamo.config.capture_dynamic_output_shape_ops = True, wh"
+        )
+        captured = torch._dynamo.config.patch(capture_dynamic_output_shape_ops=captures)
+        with captured, torch.no_grad(), pytest.raises(Exception, match=text):
+            model(*kept_example())
+    report = bridge.report(model)
+    assert len(report.graphs) == 1 and report.plugin_counts() == {"nms": 1}
+
+
+@needs_torch_tensorrt
+def test_torch_tensorrt_leaves_it_in_pytorch_and_says_why(caplog):
+    pytest.importorskip("torchvision", reason="needs torchvision")
+    torch_tensorrt = flavour.detect().torch_tensorrt()
+    door.register()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    args = kept_example(device=device)
+    with door.cross_compile(None if device == "cuda" else "sm86"):
+        program = torch.export.export(Kept().eval(), args)
+        compiled = torch_tensorrt.dynamo.compile(program, arg_inputs=list(args), min_block_size=1)
+    assert not any(layer["op"] for layer in door.layers_of(compiled))
+    assert (
+        "nms (torchvision.nms.default), the shape of its result depends on values, for which torch_tens" in caplog.text
+    )
 
 
 def test_export_and_its_program_at_other_sizes():
