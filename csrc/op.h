@@ -121,18 +121,23 @@ struct Shape {
   friend std::ostream& operator<<(std::ostream& out, Shape const& shape);
 };
 
-// A tensor in device memory, dense and row-major unless it is an input whose parameter is `strided`; absent optional
-// tensors have rank -1 and no data.
+// The order of a tensor's elements in memory. Channels last: dimension 1 of four is the innermost, then 3, 2 and 0.
+// Strided: any order, but for the last dimension, whose elements lie side by side.
+enum class Layout : int32_t { kLinear, kChannelsLast, kStrided };
+
+// A tensor in device memory, row-major unless it is an input whose parameter is also taken in another layout; absent
+// optional tensors have rank -1 and no data.
 struct Tensor {
   void* data = nullptr;
   DType dtype = DType::kUnsupported;
   int rank = -1;
   std::array<int64_t, kMaxRank> sizes{};
-  bool strided = false;
-  std::array<int64_t, kMaxRank> strides{};  // in elements, meaningful when strided
+  Layout layout = Layout::kLinear;
+  std::array<int64_t, kMaxRank> strides{};  // in elements, where the layout is kStrided
 
+  // Elements from one index of a dimension to the next; not of channels-last tensors.
   int64_t stride(int axis) const {
-    if (strided) return strides[axis];
+    if (layout == Layout::kStrided) return strides[axis];
     int64_t step = 1;
     for (int inner = axis + 1; inner < rank; ++inner) step *= sizes[inner];
     return step;
@@ -161,8 +166,26 @@ struct Param {
   char const* name;
   DTypes types;
   bool optional = false;
-  bool strided = false;  // taken with any strides, the last one being 1
+  Layout also = Layout::kLinear;  // another layout that it is taken in, as it comes: the op looks at Tensor::layout
+  bool counted = false;           // an output whose first extent depends on values, see `counted`
 };
+
+// The parameter, of an op whose kernels read it in that layout too.
+constexpr Param or_channels_last(Param param) {
+  param.also = Layout::kChannelsLast;
+  return param;
+}
+constexpr Param or_strided(Param param) {
+  param.also = Layout::kStrided;
+  return param;
+}
+
+// An output whose first extent depends on values: `shapes` gives the most that it can be, and `run` writes what it is
+// into a further output, an int64 [] after all others. Without elements at most, it is 0 and nothing runs.
+constexpr Param counted(Param param) {
+  param.counted = true;
+  return param;
+}
 
 using Pair = std::array<int64_t, 2>;
 using AttributeValue =
@@ -196,7 +219,8 @@ struct OpType {
   std::unique_ptr<Op> (*clone)(Op const&);
   mutable std::atomic<int> forced_tactic{-1};  // of calls through PyTorch
 
-  std::string schema() const;  // as torch.library spells it, without the namespace
+  std::string schema() const;          // as torch.library spells it, without the namespace
+  std::vector<size_t> counts() const;  // the outputs that are counted, in order
 };
 
 using OpListener = void (*)(OpType const&, size_t index);

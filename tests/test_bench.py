@@ -8,7 +8,7 @@ import torch
 
 from bridge import cli
 from bridge.bench import measure, peers, report, workloads
-from bridge.bench.workloads import WORKLOADS, DeformConv2d, Relu, Rope
+from bridge.bench.workloads import WORKLOADS, DeformConv2d, Relu, RoiAlign, Rope
 
 CEILINGS = {
     "bytes_per_us": 4.0e6,
@@ -54,6 +54,37 @@ def test_bytes_and_operations_by_hand():
     positions = 2 * 5 * 6
     assert conv.flops() == 2 * positions * 8 * 2 * 9
     assert conv.bytes() == 4 * (2 * 4 * 30 + positions * (27 + 8) + 8 * (2 * 9 + 1))
+
+    roi_align = RoiAlign("roi_align", "x", "float16", channels=8, size=(5, 6), count=3, output_size=2)
+    assert roi_align.bytes() == 2 * (2 * 8 * 30 + 3 * 8 * 4) + 3 * 5 * 4
+
+
+def test_regions_lie_in_the_map_and_in_every_image():
+    (workload,) = (w for w in WORKLOADS if w.name == "one image, channels-last")
+    (x, rois), settings = RoiAlign("roi_align", "x", "float16", channels=8, channels_last=True).arguments("cpu")
+    boxes = rois[:, 1:] * settings["spatial_scale"]
+    assert workload.batch == 1 and x.is_contiguous(memory_format=torch.channels_last)
+    assert boxes.min() >= 0 and boxes[:, 2].max() <= 304 and boxes[:, 3].max() <= 200
+    assert set(rois[:, 0].tolist()) == {0, 1} and (boxes[:, 2:] - boxes[:, :2]).min() >= 6.99
+
+
+@pytest.mark.parametrize("name", ["torchvision", "inductor"])
+def test_peers_of_roi_align_compute_what_it_does(name, monkeypatch):
+    pytest.importorskip("torchvision", reason="needs torchvision")
+    workload = RoiAlign("roi_align", "x", "float32", channels=3, size=(40, 50), count=5)
+    torch.manual_seed(0)
+    args, settings = workload.arguments("cpu")
+    (peer,) = (peer for peer in peers.PEERS if (peer.op, peer.name) == ("roi_align", name))
+    monkeypatch.setattr(peers, "_compiled", peers._plain)  # inductor takes its time
+    expected = measure.OPS["roi_align"].overload(*args, **settings)
+    torch.testing.assert_close(peer.prepare(workload, settings)(args), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_errors_of_roi_align_are_measured_with_all_images_at_once():
+    workload = RoiAlign("roi_align", "x", "float16", channels=8, size=(40, 50), count=9, channels_last=True)
+    torch.manual_seed(0)
+    found = measure.compare(workload, *workload.arguments("cpu"))
+    assert found["right"] and found["error"] < 1e-2
 
 
 def test_a_strided_convolution_has_its_extents():
@@ -206,7 +237,7 @@ def test_lists(capsys):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["nothing"], "no workload is of 'nothing'; there are deform_conv2d, relu, rope"),
+        (["nothing"], "no workload is of 'nothing'; there are deform_conv2d, relu, roi_align, rope"),
         (["relu", "--workload", "nothing"], "no workload's name holds 'nothing'; there are 2^30 elements"),
         (["--peers", "nothing"], "no peer is called 'nothing'; there are conv2d"),
     ],

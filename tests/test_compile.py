@@ -11,7 +11,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from compile_models import Attention, Convolutional, Deformable, Structured
+from compile_models import Attention, Convolutional, Deformable, Regions, Structured
 from torch.export import Dim
 
 import bridge
@@ -20,7 +20,12 @@ from bridge.tensorrt import build, flavour, messages
 
 pytestmark = pytest.mark.skipif(find_spec("torch_tensorrt") is None, reason="needs torch_tensorrt")
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-MODELS = {Convolutional: {"relu": 2}, Attention: {"rope": 1}, Deformable: {"deform_conv2d": 2}}
+MODELS = {
+    Convolutional: {"relu": 2},
+    Attention: {"rope": 1},
+    Deformable: {"deform_conv2d": 2},
+    Regions: {"roi_align": 1},
+}
 
 
 def compile_for(target, model, dtype, lowering="plugin", **settings):

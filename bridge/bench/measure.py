@@ -117,7 +117,7 @@ def compare(workload: Workload, args: list[Any], settings: dict[str, Any]) -> di
     ours = outputs_of(op.overload(*args, **settings))
     wider = torch.float64 if workload.dtype == "float32" else torch.float32
     worst, theirs, right = 0.0, 0.0, True
-    for index in _images(args):
+    for index in _images(args) if workload.by_image else [None]:
         part = _image(args, index)
         exact = outputs_of(op.run(*cast(part, wider), **settings))
         plain = outputs_of(op.run(*part, **settings))

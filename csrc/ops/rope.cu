@@ -7,8 +7,8 @@ namespace {
 struct Rope final : Op {
   static constexpr char const* name = "rope";
   static std::vector<Param> inputs() {
-    return {{"q", kFloating, false, true},
-            {"k", kLikeFirst, false, true},
+    return {or_strided({"q", kFloating}),
+            or_strided({"k", kLikeFirst}),
             {"cos", kLikeFirst | kFloat32},
             {"sin", kLikeFirst | kFloat32},
             {"position_ids", kIndex, true}};
