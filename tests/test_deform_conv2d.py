@@ -244,3 +244,61 @@ def test_every_tactic_of_the_plugin_is_the_reference():
 def test_a_tactic_is_of_an_op_that_exists():
     with pytest.raises(ValueError, match="no op is called 'nothing'; there are"), native.tactic("nothing", 0):
         pass
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("number", range(7))
+@pytest.mark.parametrize("channels", [64, 40], ids=["as it is", "padded"])
+def test_channels_last_is_the_same(channels, number):
+    args = deform_conv2d_arguments(2, channels, (9, 13), 32, padding=(1, 1))
+    x, *others = cast(args, torch.float16, "cuda")
+    shifted = torch.empty(x.numel() + 8, dtype=x.dtype, device="cuda")[8:].view(2, 9, 13, channels).permute(0, 3, 1, 2)
+    shifted.copy_(x)
+    with native.tactic("deform_conv2d", number):
+        expected = bridge.deform_conv2d(x, *others, padding=1)
+        for last in (x.to(memory_format=torch.channels_last), shifted):
+            assert torch.equal(bridge.deform_conv2d(last, *others, padding=1), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("channels", "groups", "offset_groups"), [(64, 16, 1), (48, 12, 2), (72, 1, 1), (100, 1, 1)])
+def test_narrow_groups_and_uneven_channels_by_every_kernel(channels, groups, offset_groups, dtype):
+    options = {"groups": groups, "offset_groups": offset_groups, "padding": (1, 0), "stride": (1, 2)}
+    args = deform_conv2d_arguments(2, channels, (9, 11), 48, **options)
+    for number in range(-1, 7):
+        with native.tactic("deform_conv2d", number):
+            check_cuda(OPS["deform_conv2d"], dtype, *args, padding=[1, 0], stride=[1, 2])
+
+
+def test_tf32_changes_nothing_on_cpu():
+    args = deform_conv2d_arguments(1, 4, (5, 6), 3)
+    assert torch.equal(bridge.deform_conv2d(*args, allow_tf32=True), bridge.deform_conv2d(*args))
+
+
+@pytest.mark.gpu
+def test_tf32_rounds_where_it_is_asked_for():
+    args = deform_conv2d_arguments(2, 64, (15, 14), 64, padding=(1, 1))
+    exact = bridge.deform_conv2d(*cast(args, torch.float64), padding=1)
+
+    def error(**settings):
+        y = bridge.deform_conv2d(*cast(args, device="cuda"), padding=1, **settings).cpu().double()
+        return ((y - exact).abs().max() / exact.abs().max()).item()
+
+    assert error() < 5e-6 and 2e-5 < error(allow_tf32=True) < 2e-3
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("number", range(3))
+def test_infinities_and_nan_pass_through_float32_kernels(number):
+    args = deform_conv2d_arguments(1, 32, (6, 6), 16, kernel=(1, 1), mask=False)
+    x, offset, weight, bias, _ = cast(args, device="cuda")
+    offset.zero_()
+    weight.copy_(weight.sign() * 0.5)  # exact in TF32: nothing is left of it
+    x[0, 3, 1, 1], x[0, 5, 1, 4], x[0, 7, 4, 1] = math.inf, -math.inf, math.nan
+    with native.tactic("deform_conv2d", number):
+        y = bridge.deform_conv2d(x, offset, weight, bias)
+    assert torch.equal(y[0, :, 1, 1], weight[:, 3, 0, 0] * math.inf)
+    assert torch.equal(y[0, :, 1, 4], weight[:, 5, 0, 0] * -math.inf)
+    assert y[0, :, 4, 1].isnan().all()
+    assert y.isfinite().sum() == 16 * 24  # and those that they are a corner of, with no weight

@@ -6,7 +6,7 @@ import bridge
 from bridge import native
 from bridge.errors import OpInputError
 from bridge.op import OPS
-from bridge.testing import cast, check_error, check_export
+from bridge.testing import cast, check_cuda, check_error, check_export
 
 
 def _angles(batch: int, seq: int, width: int) -> torch.Tensor:
@@ -178,3 +178,33 @@ def test_cuda_bad_input(args, text):
     given = {name: value.cuda() if isinstance(value, torch.Tensor) else value for name, value in args.items()}
     with pytest.raises((RuntimeError, ValueError), match=text):
         bridge.rope(**given)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("shift", [0, 4], ids=["aligned", "unaligned"])
+def test_cuda_takes_strided_tensors_as_they_are(shift, interleaved):
+    """Queries and keys as they leave a joint projection: slices of its result, with heads moved before tokens."""
+    batch, seq, heads, head_dim = 2, 5, (3, 2), 16
+    joint = torch.randn(batch, seq, shift + sum(heads) * head_dim, dtype=torch.float16, device="cuda")
+    parts = joint[..., shift:].split([n * head_dim for n in heads], -1)
+    q, k = (part.unflatten(-1, (n, head_dim)).transpose(1, 2) for part, n in zip(parts, heads, strict=True))
+    angles = _angles(1, seq, head_dim // 2)[0].cuda()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        strided = bridge.rope(q, k, angles.cos(), angles.sin(), interleaved=interleaved)
+        torch.cuda.synchronize()
+    dense = bridge.rope(q.contiguous(), k.contiguous(), angles.cos(), angles.sin(), interleaved=interleaved)
+    assert all(torch.equal(a, b) and a.is_contiguous() for a, b in zip(strided, dense, strict=True))
+    assert not any("copy" in event.name.lower() for event in profile.events())
+
+
+@pytest.mark.gpu
+def test_cuda_many_tokens_are_the_reference():
+    """More than one head a thread, and batches beyond a grid's last dimension."""
+    for batch, seq, heads in ((2, 700, (13, 4)), (70000, 1, (1, 1))):
+        q, k = (torch.randn(batch, seq, n, 8 if batch > 100 else 128, dtype=torch.float16) for n in heads)
+        angles = _angles(1, seq, q.shape[-1] // 2)[0]
+        for interleaved in (False, True):
+            check_cuda(
+                OPS["rope"], torch.float16, q, k, angles.cos(), angles.sin(), interleaved=interleaved, layout="bshd"
+            )

@@ -31,12 +31,13 @@ __device__ inline BilinearCorners bilinear_corners(float y, float x, int height,
   return corners;
 }
 
+// pixel: elements from one pixel of the map to the next.
 template <class T>
-__device__ float bilinear_sample(T const* map, BilinearCorners const& corners) {
+__device__ float bilinear_sample(T const* map, BilinearCorners const& corners, int64_t pixel = 1) {
   float sum = 0.f;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    if (corners.offset[i] >= 0) sum += corners.weight[i] * to_float(map[corners.offset[i]]);
+    if (corners.offset[i] >= 0) sum += corners.weight[i] * to_float(map[corners.offset[i] * pixel]);
   }
   return corners.scale * sum;
 }

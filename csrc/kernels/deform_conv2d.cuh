@@ -68,6 +68,7 @@ DeformConv2dPlan deform_conv2d_plan(DeformConv2dArguments<T> const& a, int tile_
   plan.chunks = static_cast<int>(ceil_divide(plan.segment, kDepth<T>));
   plan.tiles = static_cast<int>(ceil_divide(plan.group_out, tile_channels));
   plan.pixel = plan.groups * plan.segments * plan.chunks * kDepth<T>;
+  plan.as_it_is = a.channels_last && plan.pixel == a.channels && aligned(a.x, kRowBytes);
   plan.offset_groups = a.offset_groups, plan.splits = 1, plan.split_stages = plan.stages(), plan.parts = 1;
   plan.segments_per_offset_group = static_cast<int>(a.channels / a.offset_groups / plan.segment);
   return plan;
@@ -81,14 +82,9 @@ bool fits_tiles(DeformConv2dArguments<T> const& a) {
   DeformConv2dPlan const plan = deform_conv2d_plan(a, 64, 128);
   constexpr int64_t kMaxIndex = (int64_t(1) << 31) - 1, kMaxGridY = 65535;
   return 2 * plan.segment >= kDepth<T> && plan.group_out >= 16 && a.batch * a.plane() <= kMaxIndex &&
+         a.width <= kMaxIndex / (plan.pixel * int64_t(sizeof(T))) &&
          packed_corners<T>(plan, a.batch) <= kMaxIndex && plan.groups * plan.tiles <= kMaxGridY &&
          plan.segments * plan.chunks <= kMaxIndex / plan.taps;
-}
-
-// Whether 32 bits count the bytes of the packed feature map.
-template <class T>
-bool offsets_reach(DeformConv2dArguments<T> const& a) {
-  return (a.batch * a.plane() + 1) * deform_conv2d_plan(a, 64).pixel * int64_t(sizeof(T)) <= int64_t(UINT32_MAX);
 }
 
 inline size_t align_up(size_t bytes) { return (bytes + 255) / 256 * 256; }
@@ -108,16 +104,20 @@ inline void split(DeformConv2dPlan& plan, int splits) {
 template <class T>
 size_t deform_conv2d_workspace(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan,
                                PackedOperands<T>* packed = nullptr, void* memory = nullptr) {
+  constexpr size_t kSums = sizeof(float) * kSplitBlocks * kSplitChannels * kSplitPositions, kZeros = 256;
+  static_assert(kZeros >= kRowBytes);
   size_t const weight = align_up(packed_weight_bytes<T>(plan));
   size_t const corners = align_up(packed_corners<T>(plan, a.batch) * sizeof(SampleCorners<T>));
-  constexpr size_t sums = sizeof(float) * kSplitBlocks * kSplitChannels * kSplitPositions;
+  size_t const x = align_up(a.batch * a.plane() * plan.pixel * sizeof(T));  // also where this x needs none
   if (packed) {
     auto* const bytes = static_cast<char*>(memory);
-    *packed = {reinterpret_cast<T*>(bytes), reinterpret_cast<SampleCorners<T>*>(bytes + weight),
-               reinterpret_cast<T*>(bytes + weight + corners + sums),
-               reinterpret_cast<float*>(bytes + weight + corners)};
+    packed->zeros = reinterpret_cast<T*>(bytes);
+    packed->sums = reinterpret_cast<float*>(bytes + kZeros);
+    packed->weight = reinterpret_cast<T*>(bytes + kZeros + kSums);
+    packed->corners = reinterpret_cast<SampleCorners<T>*>(bytes + kZeros + kSums + weight);
+    packed->x = plan.as_it_is ? const_cast<T*>(a.x) : reinterpret_cast<T*>(bytes + kZeros + kSums + weight + corners);
   }
-  return weight + corners + sums + align_up((a.batch * a.plane() + 1) * plan.pixel * sizeof(T));
+  return kZeros + kSums + weight + corners + x;
 }
 
 template <class T>
@@ -203,10 +203,9 @@ std::vector<int> deform_conv2d_choices(DeformConv2dArguments<T> const& a, int ca
   auto const& variants = deform_conv2d_variants<T>();
   std::vector<int> choices{0};
   if (!fits_tiles(a)) return choices;
-  bool const reached = offsets_reach(a);
   for (size_t i = 1; i < variants.size(); ++i) {
     bool const fits = variants[i].runs_on(capability) && (!variants[i].tf32 || a.tf32);
-    if (fits && (reached || !variants[i].fragments)) choices.push_back(static_cast<int>(i));
+    if (fits) choices.push_back(static_cast<int>(i));
   }
   return choices;
 }

@@ -5,7 +5,7 @@
 
 namespace bridge {
 
-// x: [batch, channels, height, width]; offset: [batch, 2 offset_groups taps, out_height, out_width], (y, x) for each
+// x: [batch, channels, height, width], or [batch, height, width, channels] when channels_last; offset: [batch, 2 offset_groups taps, out_height, out_width], (y, x) for each
 // tap; mask: [batch, offset_groups taps, out_height, out_width] or null; weight: [out_channels, channels / groups,
 // kernel_h, kernel_w]; bias: [out_channels] or null; y: [batch, out_channels, out_height, out_width].
 template <class T>
@@ -21,6 +21,7 @@ struct DeformConv2dArguments {
   int stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
   int groups, offset_groups;
   bool tf32;  // float may be rounded to TF32
+  bool channels_last;
 
   __host__ __device__ int taps() const { return kernel_h * kernel_w; }
   __host__ __device__ int64_t plane() const { return int64_t(height) * width; }

@@ -43,8 +43,10 @@ __device__ void load_samples(DeformConv2dArguments<T> const& a, DeformConv2dTile
     int64_t const p = first + position;
     bool const valid = channel + depth < end && p < a.batch * out_plane;
     int64_t const n = valid ? p / out_plane : 0;
-    T const* map = a.x + (n * a.channels + channel + depth) * plane;
-    tile.samples[depth][position] = valid ? bilinear_sample(map, tile.corners[position]) : 0.f;
+    int64_t const c = channel + depth, image = n * a.channels * plane;
+    T const* map = a.x + image + (a.channels_last ? c : c * plane);
+    int64_t const pixel = a.channels_last ? a.channels : 1;
+    tile.samples[depth][position] = valid ? bilinear_sample(map, tile.corners[position], pixel) : 0.f;
   }
 }
 

@@ -147,29 +147,33 @@ struct DeformConv2dStage {
 };
 
 // Where this thread's chunk of a stage's channels lies in each pixel.
-template <class T>
 struct ChunkSource {
   char const* x;
-  uint32_t pixel_bytes, zeros;  // zeros: the pixel after the last one
-  int width;
+  char const* zeros;
+  int pixel_bytes, row_bytes;
 
-  __device__ ChunkSource(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan, T const* first_pixel,
-                         int group, DeformConv2dStage const& stage)
-      : x(reinterpret_cast<char const*>(first_pixel) + plan.run_of(group, stage.segment, stage.chunk) * kRowBytes +
-          threadIdx.x % kRowChunks * kAccessBytes),
-        pixel_bytes(static_cast<uint32_t>(plan.pixel * sizeof(T))),
-        zeros(static_cast<uint32_t>(a.batch * a.plane())),
-        width(a.width) {}
+  template <class T>
+  __device__ ChunkSource(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan,
+                         PackedOperands<T> const& packed, int64_t run, int chunk)
+      : x(reinterpret_cast<char const*>(packed.x) + run * kRowBytes + chunk * kAccessBytes),
+        zeros(reinterpret_cast<char const*>(packed.zeros) + chunk * kAccessBytes),
+        pixel_bytes(static_cast<int>(plan.pixel * sizeof(T))),
+        row_bytes(pixel_bytes * a.width) {}
+
+  // Of the four pixels around a sample.
+  template <class T>
+  __device__ char const* corner(SampleCorners<T> const& at, int j) const {
+    char const* const pixel =
+        x + int64_t(at.top_left) * pixel_bytes + (j / 2 ? row_bytes : 0) + (j % 2 ? pixel_bytes : 0);
+    return at.inside >> j & 1 ? pixel : zeros;
+  }
 };
 
 // Asks for kLanes channels of the four pixels around a sample.
 template <class T>
-__device__ void load_corners(uint4 (&corner)[4], ChunkSource<T> const& source, SampleCorners<T> const& at) {
+__device__ void load_corners(uint4 (&corner)[4], ChunkSource const& source, SampleCorners<T> const& at) {
 #pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    uint32_t const pixel = at.inside >> j & 1 ? at.top_left + j / 2 * source.width + j % 2 : source.zeros;
-    corner[j] = __ldg(reinterpret_cast<uint4 const*>(source.x + uint64_t(pixel) * source.pixel_bytes));
-  }
+  for (int j = 0; j < 4; ++j) corner[j] = __ldg(reinterpret_cast<uint4 const*>(source.corner(at, j)));
 }
 
 template <class T, bool kRounds>
@@ -195,7 +199,7 @@ struct Gathered {
   uint4 corner[4];
   SampleCorners<T> at;
 
-  __device__ void load(ChunkSource<T> const& source, SampleCorners<T> const& corners) {
+  __device__ void load(ChunkSource const& source, SampleCorners<T> const& corners) {
     at = corners;
     load_corners(corner, source, at);
   }
@@ -218,7 +222,7 @@ struct GatheredRows {
   }
 
   // The corners that were located last.
-  __device__ void load(ChunkSource<T> const& source) {
+  __device__ void load(ChunkSource const& source) {
 #pragma unroll
     for (int i = 0; i < kRows; ++i) row[i].load(source, upcoming[i]);
   }
@@ -324,7 +328,7 @@ __global__ void __launch_bounds__(Product::kThreads) deform_conv2d_fused_kernel(
     located.advance(plan);
   };
   auto load = [&] {
-    rows.load(ChunkSource<T>(a, plan, packed.x, group, gathered));
+    rows.load(ChunkSource(a, plan, packed, plan.run_of(group, gathered.segment, gathered.chunk), threadIdx.x % kRowChunks));
     gathered.advance(plan);
   };
 

@@ -37,6 +37,7 @@ struct DeformConv2dPlan {
   // Of the convolution. Its groups are taken together where they are narrow; weights between two of them are zeros.
   int64_t own_channels, own_out;
   int64_t pixel;  // channels of a packed pixel: every segment is followed by zeros up to a multiple of kDepth
+  bool as_it_is;  // the feature map comes packed
   PositionTile positions;
   int tile_positions, offset_groups, segments_per_offset_group;
   int splits, split_stages;  // blocks that share the stages of a tile, and how many stages each of them has
@@ -109,12 +110,13 @@ __device__ SampleCorners<T> sample_corners(DeformConv2dArguments<T> const& a, Ou
 
 // What a fused kernel reads, and where it writes sums when several blocks share a tile. weight: [group, tile, stage,
 // tile_channels rows of kRowBytes], swizzled; corners: [tile of positions, offset group, tap, position]; x: [batch,
-// height, width, plan.pixel], and a pixel of zeros; sums: [split, tile, channel, position].
+// height, width, plan.pixel]; zeros: [kDepth]; sums: [split, tile, channel, position].
 template <class T>
 struct PackedOperands {
   T* weight;
   SampleCorners<T>* corners;
   T* x;
+  T* zeros;
   float* sums;
 };
 
@@ -216,6 +218,15 @@ __device__ void pack_pixels(T const* in, T* out, int64_t channels, int64_t plane
   }
 }
 
+// The same from [height, width, channels]: up to kPackPixels pixels, `width` channels of each.
+template <class T>
+__device__ void pad_pixels(T const* in, T* out, int64_t channels, int64_t pixel_size, int64_t width, int64_t pixels) {
+  for (int unit = threadIdx.x; unit < kPackPixels * kDepth<T>; unit += kPackThreads) {
+    int const row = unit / kDepth<T>, c = unit % kDepth<T>;
+    if (row < pixels) out[row * pixel_size + c] = c < width ? in[row * channels + c] : from_float<T>(0.f);
+  }
+}
+
 // Blocks of the three parts of a launch: those of weights first, the others mixed.
 struct PackBlocks {
   unsigned weight, corners, pixels;
@@ -244,8 +255,7 @@ __global__ void __launch_bounds__(kPackThreads) deform_conv2d_pack_kernel(Deform
                                                                           bool wide) {
   unsigned block = blockIdx.x;
   if (block == 0) {
-    T* const zeros = packed.x + a.batch * a.plane() * plan.pixel;
-    for (int64_t i = threadIdx.x; i < plan.pixel; i += kPackThreads) zeros[i] = from_float<T>(0.f);
+    if (threadIdx.x < kDepth<T>) packed.zeros[threadIdx.x] = from_float<T>(0.f);
   }
   if (block < blocks.weight) {
     int64_t const item = int64_t(block) * kPackThreads + threadIdx.x;
@@ -264,6 +274,12 @@ __global__ void __launch_bounds__(kPackThreads) deform_conv2d_pack_kernel(Deform
   int64_t const runs = plan.pixel / kDepth<T>;
   int64_t const image = block / (pixel_blocks * runs), rest = block % (pixel_blocks * runs), run = rest / pixel_blocks;
   int64_t const in_segment = run % plan.chunks * kDepth<T>, channel = run / plan.chunks * plan.segment + in_segment;
+  if (a.channels_last) {
+    int64_t const pixel = image * plane + rest % pixel_blocks * kPackPixels;
+    pad_pixels(a.x + pixel * a.channels + channel, packed.x + pixel * plan.pixel + run * kDepth<T>, a.channels,
+               plan.pixel, plan.segment - in_segment, (image + 1) * plane - pixel);
+    return;
+  }
   pack_pixels(a.x + (image * a.channels + channel) * plane, packed.x + image * plane * plan.pixel + run * kDepth<T>,
               plan.segment - in_segment, plane, plan.pixel, rest % pixel_blocks * kPackPixels, wide);
 }
@@ -279,7 +295,8 @@ cudaError_t launch_deform_conv2d_pack(DeformConv2dArguments<T> const& a, DeformC
   auto blocks_of = [](int64_t items) { return static_cast<unsigned>(ceil_divide(items, kPackThreads)); };
   auto const weight_items = static_cast<int64_t>(packed_weight_bytes<T>(plan) / kAccessBytes);
   int64_t const corner_items = packed_corners<T>(plan, a.batch);
-  int64_t const pixel_blocks = a.batch * ceil_divide(a.plane(), kPackPixels) * (plan.pixel / kDepth<T>);
+  int64_t const runs = plan.as_it_is ? 0 : plan.pixel / kDepth<T>;
+  int64_t const pixel_blocks = a.batch * ceil_divide(a.plane(), kPackPixels) * runs;
   PackBlocks const blocks{blocks_of(weight_items), blocks_of(corner_items), static_cast<unsigned>(pixel_blocks)};
   bool const wide = aligned(a.x) && a.plane() % kLanes<T> == 0;
   deform_conv2d_pack_kernel<T><<<blocks.weight + blocks.corners + blocks.pixels, kPackThreads, 0, stream>>>(

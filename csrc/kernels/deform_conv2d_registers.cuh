@@ -52,42 +52,33 @@ __device__ void load_bias(DeformConv2dArguments<T> const& a, int64_t first, int6
 // half, so that a quarter of a warp reads 128 bytes of different banks at once.
 template <class T>
 struct RegisterRows {
-  char const* x;                    // where the run of channels lies in the first pixel
+  ChunkSource source;               // of the half that comes first; the other is 64 bytes before or after
   SampleCorners<T> const* corners;  // of the next stage to locate
-  uint32_t pixel_bytes, row_bytes, zeros;
   SampleCorners<T> upcoming[2];
   typename SampleCorners<T>::Lanes weights[2][2];
   uint4 corner[2][2][4];  // [which half comes first][row]
 
-  __device__ RegisterRows(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan, T const* first_pixel,
-                          int64_t run)
-      : x(reinterpret_cast<char const*>(first_pixel) + run * kRowBytes),
-        pixel_bytes(static_cast<uint32_t>(plan.pixel * sizeof(T))),
-        row_bytes(pixel_bytes * a.width),
-        zeros(static_cast<uint32_t>(a.batch * a.plane()) * pixel_bytes) {}
+  __device__ explicit RegisterRows(ChunkSource const& source) : source(source) {}
 
   static __device__ int odd() { return threadIdx.x / 4 & 1; }
   static __device__ int row() { return threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4; }
-  static __device__ uint32_t chunk() { return odd() * (kRowBytes / 2) + threadIdx.x % 4 * kAccessBytes; }
+  static __device__ int chunk() { return odd() * (kRowChunks / 2) + threadIdx.x % 4; }
 
   __device__ void locate() {
 #pragma unroll
     for (int i = 0; i < 2; ++i) upcoming[i] = corners[8 * i];
-    corners += kWarpgroup;  // positions of a tile
+    corners += kWarpgroup;  // as many as positions of a tile
   }
   // Asks for the corners that were located last.
   __device__ void load() {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      SampleCorners<T> const& at = upcoming[i];
-      weights[i][0] = at.weights[0], weights[i][1] = at.weights[1];
-      uint32_t const first = at.top_left * pixel_bytes;
+      weights[i][0] = upcoming[i].weights[0], weights[i][1] = upcoming[i].weights[1];
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        uint32_t const offset =
-            (at.inside >> j & 1 ? first + j / 2 * row_bytes + j % 2 * pixel_bytes : zeros) + chunk();
-        corner[0][i][j] = __ldg(reinterpret_cast<uint4 const*>(x + offset));
-        corner[1][i][j] = __ldg(reinterpret_cast<uint4 const*>(x + (offset ^ kRowBytes / 2)));
+        auto const at = reinterpret_cast<uintptr_t>(source.corner(upcoming[i], j));
+        corner[0][i][j] = __ldg(reinterpret_cast<uint4 const*>(at));
+        corner[1][i][j] = __ldg(reinterpret_cast<uint4 const*>(at ^ kRowBytes / 2));
       }
     }
   }
@@ -120,7 +111,8 @@ __device__ void multiply_gathered(DeformConv2dArguments<T> const& a, DeformConv2
   StageRange const range(plan);
   int const stages = range.count;
   int const run = range.first / plan.taps;  // of the group; the rest is its first tap
-  RegisterRows<T> rows(a, plan, packed.x, int64_t(group) * plan.segments * plan.chunks + run);
+  int64_t const first_run = int64_t(group) * plan.segments * plan.chunks + run;
+  RegisterRows<T> rows(ChunkSource(a, plan, packed, first_run, RegisterRows<T>::chunk()));
   int gathered_tap = range.first - run * plan.taps, located_tap = gathered_tap, located_run = run;
   auto corners_at = [&](int tap) {
     rows.corners = packed.corners + plan.corners_of(blockIdx.x, group, located_run / plan.chunks, tap) + rows.row();
@@ -148,7 +140,7 @@ __device__ void multiply_gathered(DeformConv2dArguments<T> const& a, DeformConv2
     for (int step = 0; step < 4; ++step) Wgmma<T, Tile::kChannels>::add(sum, fragment[step], weights + 2 * step);
     commit_wgmma();
     if (more) {
-      if (++gathered_tap == plan.taps) gathered_tap = 0, rows.x += kRowBytes;
+      if (++gathered_tap == plan.taps) gathered_tap = 0, rows.source.x += kRowBytes;
       rows.load();
     }
   }

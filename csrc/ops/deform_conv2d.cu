@@ -20,7 +20,7 @@ Device current_device() {
 struct DeformConv2d final : Op {
   static constexpr char const* name = "deform_conv2d";
   static std::vector<Param> inputs() {
-    return {{"x", kFloating},
+    return {or_channels_last({"x", kFloating}),
             {"offset", kLikeFirst},
             {"weight", kLikeFirst},
             {"bias", kLikeFirst, true},
@@ -161,7 +161,7 @@ struct DeformConv2d final : Op {
     a.stride_h = extent(stride[0]), a.stride_w = extent(stride[1]);
     a.padding_h = extent(padding[0]), a.padding_w = extent(padding[1]);
     a.dilation_h = extent(dilation[0]), a.dilation_w = extent(dilation[1]);
-    a.tf32 = allow_tf32;
+    a.tf32 = allow_tf32, a.channels_last = x.layout == Layout::kChannelsLast;
     // A builder may ask before extents are known, with numbers that `shapes` would refuse.
     a.groups = extent(x[1] / std::max<int64_t>(weight[1], 1));
     a.offset_groups = extent(offset[1] / std::max<int64_t>(2 * weight[2] * weight[3], 1));
