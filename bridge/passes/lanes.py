@@ -62,6 +62,14 @@ def cast_from(node: Node) -> Node | None:
     return node.args[0] if node.target in CONVERSIONS and _changes_dtype(node) else None  # type: ignore[return-value]
 
 
+def is_copy(node: Node) -> bool:
+    """Whether a node gives its argument as it is."""
+    if node.target not in CONVERSIONS | _SAME_ORDER:
+        return False
+    source = value(node.args[0])
+    return source is not None and not _changes_dtype(node) and same_extents(source.shape, node.meta["val"].shape)
+
+
 def operand(lane: Lane, argument: Node) -> Lane:
     """The lane of an argument that an element-wise operator takes for a lane of its result."""
     extents = shape(argument)

@@ -11,15 +11,16 @@ rounded one by one, only the result.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.fx import Graph, Node
 
 from bridge.op import OPS
 from bridge.passes.graph import Editor, canonical, same_extents, value, written
-from bridge.passes.lanes import Lane, flat, outer
+from bridge.passes.lanes import Lane, is_copy
 from bridge.passes.outcome import Outcome
-from bridge.passes.sums import Product, Reader, Sum
+from bridge.passes.sums import Reader, Sum
 from bridge.passes.tables import LAYOUTS, Placer, Span, Table, TableError, find_table, span_of
 
 NAME = "rope"
@@ -29,41 +30,61 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 @dataclass(frozen=True)
 class Pairing:
-    """Which lanes are rotated together. partner, is_first: of lane i, of R rotated ones; the first of a pair has the
-    negative sine."""
+    """Which lanes of the input lane i of the result is made of, where R are rotated: `own` times the cosine and `partner`
+    times the sine; the first of a pair has the negative sine.
+
+    regrouped: the result has the first lanes of all pairs before the second ones, whatever the input has.
+    """
 
     name: str
     interleaved: bool
+    own: Callable[[int, int], int]
     partner: Callable[[int, int], int]
     is_first: Callable[[int, int], bool]
+    regrouped: bool = False
+
+
+def _is_in_first_half(i: int, r: int) -> bool:
+    return i < r // 2
+
+
+def _gathered(i: int, r: int) -> int:
+    return 2 * (i % (r // 2)) + i // (r // 2)
 
 
 PAIRINGS = (
-    Pairing("half-split", False, lambda i, r: (i + r // 2) % r, lambda i, r: i < r // 2),
-    Pairing("interleaved", True, lambda i, r: i ^ 1, lambda i, r: i % 2 == 0),
+    Pairing("half-split", False, lambda i, r: i, lambda i, r: (i + r // 2) % r, _is_in_first_half),
+    Pairing("interleaved", True, lambda i, r: i, lambda i, r: i ^ 1, lambda i, r: i % 2 == 0),
+    Pairing("interleaved, regrouped", True, _gathered, lambda i, r: _gathered(i, r) ^ 1, _is_in_first_half, True),
 )
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """`root` is `x` rotated. rotary: the number of rotated lanes."""
+    """`root` is `x` rotated. rotary: the number of rotated lanes. backward: by the angles' negatives."""
 
     root: Node
-    x: Span
+    x: Node
     cos: Table
     sin: Table
     rotary: int
     pairing: Pairing
+    backward: bool
 
     @property
     def layout(self) -> str:
         """The layout of bridge::rope."""
         return _common_layouts(self.cos, self.sin)[0]
 
+    @property
+    def angles(self) -> tuple[Any, ...]:
+        """What it is rotated by."""
+        return self.cos, self.sin, self.rotary, self.pairing, self.backward
+
     def can_join(self, other: "Rotation") -> bool:
         """Whether one call can rotate both, going by what they are rotated by."""
         own, theirs = self.root.meta["val"], other.root.meta["val"]
-        if (self.cos, self.sin, self.rotary, self.pairing) != (other.cos, other.sin, other.rotary, other.pairing):
+        if self.angles != other.angles:
             return False
         if own.dtype != theirs.dtype or own.dim() != theirs.dim():
             return False
@@ -133,7 +154,9 @@ def _near(node: Node, depth: int = 4) -> set[Node]:
 
 def _may_be_rotated(node: Node) -> bool:
     tensor = value(node)
-    if node.op != "call_function" or tensor is None or tensor.dtype not in _DTYPES or tensor.dim() not in (3, 4):
+    if node.op != "call_function" or is_copy(node):
+        return False
+    if tensor is None or tensor.dtype not in _DTYPES or tensor.dim() not in (3, 4):
         return False
     width = tensor.shape[-1]
     return isinstance(width, int) and 2 <= width <= _MOST_LANES
@@ -141,10 +164,47 @@ def _may_be_rotated(node: Node) -> bool:
 
 def _find(reader: Reader, root: Node) -> Rotation | None:
     """The rotation that a node is the result of; None if it does not look like one. Declined, TableError: it does."""
+    terms = reader.sum(Lane(root, (0,)))
+    if len(terms) != 2 or any(len(product) != 2 for product in terms):
+        return None
     reason: Exception | None = None
-    for own, partner in _starts(reader, root):
+    for x in _inputs(reader, root):
+        lanes = [reader.factor(Lane(x, (i,))) for i in range(root.meta["val"].shape[-1])]
+        if all(factor.sign == 1 for factor in lanes):
+            try:
+                rotation = _read(reader, root, x, [factor.lane for factor in lanes], terms)
+            except (Declined, TableError) as error:
+                reason = reason or error
+                continue
+            if rotation is not None:
+                return rotation
+    if reason is not None:
+        raise reason
+    return None
+
+
+def _inputs(reader: Reader, root: Node) -> list[Node]:
+    """What a node may be a rotation of: the tensors of its shape that it is computed from, those of its dtype first."""
+    wanted = root.meta["val"]
+    shaped = [node for node in reader.seen - {root} if same_extents(node.meta["val"].shape, wanted.shape)]
+    fitting = [node for node in shaped if torch.promote_types(node.meta["val"].dtype, wanted.dtype) == wanted.dtype]
+    return sorted(sorted(fitting), key=lambda node: node.meta["val"].dtype != wanted.dtype)
+
+
+def _read(reader: Reader, root: Node, x: Node, lanes: list[Lane], terms: Sum) -> Rotation | None:
+    """The rotation of x, whose lanes these are. terms: of the first lane of the result."""
+    places = {lane: i for i, lane in enumerate(lanes)}
+    first = _by_lane(terms, places)
+    rotary = _count_rotated(reader, root, lanes)
+    fitting = [each for each in PAIRINGS if rotary >= 2 and first.keys() == {0, each.partner(0, rotary)}]
+    if fitting and rotary % 2:
+        raise Declined(f"{rotary} lanes are rotated, an odd number")
+    reason: Exception | None = None
+    for pairing in fitting:
+        backward = first[pairing.partner(0, rotary)][1] > 0
         try:
-            return _read(reader, root, own, partner)
+            tables = _read_tables(reader, root, places, rotary, pairing, backward)
+            return Rotation(root, x, *tables, rotary, pairing, backward)
         except (Declined, TableError) as error:
             reason = reason or error
     if reason is not None:
@@ -152,86 +212,74 @@ def _find(reader: Reader, root: Node) -> Rotation | None:
     return None
 
 
-def _starts(reader: Reader, root: Node) -> Iterator[tuple[Lane, Lane]]:
-    """What the first lane may be rotated from: two lanes of one tensor, each in a product of its own."""
-    products = list(reader.sum(Lane(root, (0,))))
-    if len(products) != 2 or any(len(product) != 2 for product in products):
-        return
-    for a in products[0]:
-        for b in products[1]:
-            if a.node is b.node and a.index != b.index and not a.node.meta["val"].is_complex():
-                if same_extents(outer(a), root.meta["val"].shape[:-1]):
-                    yield (a, b) if flat(a) < flat(b) else (b, a)
-
-
-def _read(reader: Reader, root: Node, own: Lane, partner: Lane) -> Rotation:
-    x, start, distance = own.node, flat(own), flat(partner) - flat(own)
-    axes, width = len(own.index), root.meta["val"].shape[-1]
-    rotary = _count_rotated(reader, root, own)
-    pairing = PAIRINGS[1] if distance == 1 and rotary != 2 else PAIRINGS[0]
-    if rotary % 2 or (not pairing.interleaved and rotary != 2 * distance):
-        raise Declined(f"{rotary} of {width} lanes are rotated, with a partner {distance} apart: no pairs")
+def _read_tables(
+    reader: Reader, root: Node, places: Mapping[Lane, int], rotary: int, pairing: Pairing, backward: bool
+) -> tuple[Table, Table]:
+    """The cosines and sines, once every lane of the result is found to be what it should."""
+    extents = root.meta["val"].shape
+    if pairing.regrouped and rotary != extents[-1]:
+        raise Declined(f"{rotary} of {extents[-1]} lanes are rotated and regrouped; only all of them are supported")
     cosines, sines = [], []
     for i in range(rotary):
-        p = pairing.partner(i, rotary)
-        sign = -1 if pairing.is_first(i, rotary) else 1
-        cosine, sine = _split(reader.sum(Lane(root, (i,))), x, start, i, p, sign)
+        sign = -1 if pairing.is_first(i, rotary) != backward else 1
+        own, partner = pairing.own(i, rotary), pairing.partner(i, rotary)
+        cosine, sine = _split(reader.sum(Lane(root, (i,))), places, i, own, partner, sign)
         cosines.append(cosine)
         sines.append(sine)
-    outer_extents = (*[1] * (4 - root.meta["val"].dim()), *root.meta["val"].shape[:-1])
-    cos, sin = (find_table(span, outer_extents) for span in _spans(cosines, sines, pairing))
+    outer = (*[1] * (4 - len(extents)), *extents[:-1])
+    cos, sin = (find_table(span, outer) for span in _spans(cosines, sines, pairing))
     if not _common_layouts(cos, sin):
         raise Declined("the tables of cosines and sines vary along different axes")
-    if torch.promote_types(x.meta["val"].dtype, root.meta["val"].dtype) != root.meta["val"].dtype:
-        raise Declined(f"its input is {x.meta['val'].dtype}, and its result {root.meta['val'].dtype}")
-    return Rotation(root, Span(x, axes, start, width), cos, sin, rotary, pairing)
+    return cos, sin
 
 
 def _common_layouts(cos: Table, sin: Table) -> list[str]:
     return [layout for layout in cos.layouts if layout in sin.layouts]
 
 
-def _count_rotated(reader: Reader, root: Node, own: Lane) -> int:
+def _count_rotated(reader: Reader, root: Node, lanes: Sequence[Lane]) -> int:
     """How many lanes are rotated before those that are the input's own. Declined: others follow."""
-    width = root.meta["val"].shape[-1]
-    kept = [_is_kept(reader, Lane(root, (i,)), own.node, flat(own) + i) for i in range(width)]
-    rotary = kept.index(True) if True in kept else width
+    kept = [reader.factor(Lane(root, (i,))) == (1, lane) for i, lane in enumerate(lanes)]
+    rotary = kept.index(True) if True in kept else len(lanes)
     if not all(kept[rotary:]):
         raise Declined(f"lane {rotary + kept[rotary:].index(False)} is rotated, but lane {rotary} before it is not")
     return rotary
 
 
-def _is_kept(reader: Reader, lane: Lane, x: Node, place: int) -> bool:
-    factor = reader.factor(lane)
-    return factor.sign == 1 and factor.lane.node is x and flat(factor.lane) == place
-
-
-def _split(terms: Sum, x: Node, start: int, i: int, p: int, sign: int) -> tuple[Lane, Lane]:
-    """The cosine and the sine of lane i, whose partner is p. Declined: it is something else."""
-    by_place = dict(_by_lane_of_x(terms, x, start))
-    if len(terms) != 2 or by_place.keys() != {i, p}:
-        raise Declined(f"lane {i} is not the sum of lanes {i} and {p}, each times a factor, but of {len(terms)} terms")
-    (cosine, own_sign), (sine, partner_sign) = by_place[i], by_place[p]
+def _split(
+    terms: Sum, places: Mapping[Lane, int], i: int, own: int, partner: int, sign: int
+) -> tuple[Lane, Lane]:
+    """The cosine and the sine of lane i of the result. Declined: it is something else."""
+    found = _by_lane(terms, places)
+    if len(terms) != 2 or found.keys() != {own, partner}:
+        used = " and ".join(map(str, sorted(found))) or "none"
+        raise Declined(f"lane {i} is not made of lanes {own} and {partner}, but of {used}, in {len(terms)} terms")
+    (cosine, own_sign), (sine, partner_sign) = found[own], found[partner]
     if (own_sign, partner_sign) != (1, sign):
         raise Declined(
-            f"lane {i} has lane {i} times {own_sign:g} and lane {p} times {partner_sign:g}; expected 1 and {sign}"
+            f"lane {i} is lane {own} times {own_sign:g} cos and lane {partner} times {partner_sign:g} sin; expected 1"
+            f" and {sign}"
         )
     return cosine, sine
 
 
-def _by_lane_of_x(terms: Sum, x: Node, start: int) -> Iterator[tuple[int, tuple[Lane, float]]]:
-    """For each product of a lane of x and another lane: which of x's, the other one, and the coefficient."""
+def _by_lane(terms: Sum, places: Mapping[Lane, int]) -> dict[int, tuple[Lane, float]]:
+    """For each product of a lane of the input and another lane: which of the input's, the other, and the coefficient."""
+    found = {}
     for product, coefficient in terms.items():
-        places = [place for place, lane in enumerate(product) if lane.node is x]
-        if len(product) == 2 and len(places) == 1:
-            yield flat(product[places[0]]) - start, (product[1 - places[0]], coefficient)
+        for lane, other in (product, product[::-1]) if len(product) == 2 else ():
+            if lane in places:
+                found[places[lane]] = (other, coefficient)
+    return found
 
 
 def _spans(cosines: list[Lane], sines: list[Lane], pairing: Pairing) -> list[Span]:
-    """The tables' lanes, one for each pair where both of a pair have the same, else one for each lane."""
+    """The tables' lanes in the order of the op: one for each pair where both of a pair have the same, else all."""
     rotary = len(cosines)
-    paired = all(lanes[i] == lanes[pairing.partner(i, rotary)] for lanes in (cosines, sines) for i in range(rotary))
-    chosen = [i for i in range(rotary) if not paired or pairing.is_first(i, rotary)]
+    firsts = [i for i in range(rotary) if pairing.is_first(i, rotary)]
+    mates = {pairing.own(i, rotary): i for i in range(rotary)}
+    paired = all(lanes[i] == lanes[mates[pairing.partner(i, rotary)]] for lanes in (cosines, sines) for i in firsts)
+    chosen = firsts if paired else [mates[place] for place in range(rotary)]
     spans = []
     for name, lanes in (("cosines", cosines), ("sines", sines)):
         span = span_of([lanes[i] for i in chosen])
@@ -256,7 +304,7 @@ def _join(rotations: Sequence[Rotation]) -> Iterator[list[Rotation]]:
 
 def _depends(later: Rotation, earlier: Rotation) -> bool:
     """Whether a rotation can only be computed after another one."""
-    pending, seen = [later.x.node], set()
+    pending, seen = [later.x], set[Node]()
     while pending:
         node = pending.pop()
         if node is earlier.root:
@@ -273,27 +321,36 @@ def _replace(editor: Editor, placer: Placer, group: Sequence[Rotation]) -> Outco
     root, layout = first.root, first.layout
     dtype, rank, width = root.meta["val"].dtype, root.meta["val"].dim(), root.meta["val"].shape[-1]
     try:
-        tables = [placer.table(table, layout, dtype) for table in (first.cos, first.sin)]
-        inputs = [_input(placer, rotation, dtype) for rotation in group]
+        cos, sin = (placer.table(table, layout, dtype) for table in (first.cos, first.sin))
     except TableError as reason:
         return Outcome.at(root, NAME, False, str(reason))
+    sin = placer.call(torch.ops.aten.neg.default, (sin,), root) if first.backward else sin
+    inputs = [_input(placer, rotation, dtype) for rotation in group]
     if len(inputs) == 1:
         inputs.append(placer.call(torch.ops.aten.slice.Tensor, (inputs[0], LAYOUTS[layout][0], 0, 1), root))
     rotary = 0 if first.rotary == width else first.rotary
-    args = (*inputs, *tables, None, first.pairing.interleaved, rotary, layout)
+    args = (*inputs, cos, sin, None, first.pairing.interleaved, rotary, layout)
     values = tuple(node.meta["val"] for node in inputs)
     call = editor.call(OPS[NAME].overload, args, root, result=values)
     for index, rotation in enumerate(group):
         result = editor.item(call, index)
+        if first.pairing.regrouped:
+            result = _regroup(editor, result, width)
         if rank == 3:
             result = editor.call(torch.ops.aten.squeeze.dim, (result, 0), rotation.root)
         rotation.root.replace_all_uses_with(result)
     return Outcome.at(root, NAME, True, _describe(first, len(group), width))
 
 
+def _regroup(editor: Editor, x: Node, width: int) -> Node:
+    """The first lanes of all pairs, then the second ones."""
+    parts = [editor.call(torch.ops.aten.slice.Tensor, (x, 3, start, width, 2), x) for start in (0, 1)]
+    return editor.call(torch.ops.aten.cat.default, (parts, 3), x)
+
+
 def _input(placer: Placer, rotation: Rotation, dtype: torch.dtype) -> Node:
     """What is rotated, with four dimensions, in the dtype of the result."""
-    x = placer.cast(placer.span(rotation.x, rotation.root), dtype)
+    x = placer.cast(rotation.x, dtype)
     return x if x.meta["val"].dim() == 4 else placer.call(torch.ops.aten.unsqueeze.default, (x, 0), rotation.root)
 
 
