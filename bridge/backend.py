@@ -117,7 +117,7 @@ class CompiledGraph:
         metadata = describe(self._name, parameters, self._session.flavour)
         program, outcomes = rewrite(program, self._session)
         if self._session.config.fallback:
-            self._graph.passes = outcomes
+            self._graph.passes = [outcome.row() for outcome in outcomes]
             return partition.compile_parts(program, specs, self._session, metadata, self._graph)
         built = compile_program(program, specs, self._session, metadata, outcomes)
         self._graph.engines.append(built.file)

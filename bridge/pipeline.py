@@ -88,9 +88,6 @@ def rewrite(program: ExportedProgram, session: Session) -> tuple[ExportedProgram
     with log.step("passes") as note:
         program, outcomes = apply_passes(program, selected(session.config.passes))
         note(f"{sum(outcome.replaced for outcome in outcomes)} of {len(outcomes)} places rewritten")
-    for outcome in outcomes:
-        if not outcome.replaced:
-            log.logger.info("%s: not replaced: %s; %s", outcome.name, outcome.what, outcome.line)
     return program, outcomes
 
 

@@ -12,7 +12,6 @@ from bridge import dynamo
 from bridge.compiled import CompiledModule
 from bridge.explain import lowering_counts, lowerings, pass_counts, shape
 from bridge.explain import passes as passes_of
-from bridge.passes import Outcome
 from bridge.placed import plugin_counts
 from bridge.source import model_line, operator_name
 from bridge.table import columns, size
@@ -61,7 +60,7 @@ class Graph:
     from_cache: list[bool] = field(default_factory=list)
     torch_nodes: list[TorchNode] = field(default_factory=list)
     rebuilt: int = 0
-    passes: list[Outcome] = field(default_factory=list)
+    passes: list[dict[str, Any]] = field(default_factory=list)
     made: float = field(default_factory=time.time, repr=False)
 
 
@@ -155,7 +154,7 @@ def _is_torch_tensorrt(module: Any) -> bool:
 
 
 def _of_torch_tensorrt(module: GraphModule) -> Graph:
-    graph = Graph("torch_tensorrt")
+    graph = Graph("torch_tensorrt", passes=built.passes_of(module))
     for name, part in module.named_modules():
         if _is_torch_tensorrt(part):
             engine = bytes(part.serialized_engine)
@@ -177,7 +176,7 @@ def _explain_recompiles(graphs: list[Graph]) -> None:
 
 def _passes(graph: Graph) -> list[dict[str, Any]]:
     files = [engine for engine in graph.engines if isinstance(engine, EngineFile)]
-    return [*(outcome.row() for outcome in graph.passes), *(row for file in files for row in passes_of(file))]
+    return [*graph.passes, *(row for file in files for row in passes_of(file))]
 
 
 def _describe(graph: Graph) -> str:

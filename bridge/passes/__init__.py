@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule
 
+from bridge.log import logger
 from bridge.passes import rope
+from bridge.passes.graph import remove_unused
 from bridge.passes.outcome import Outcome
 
 __all__ = ["PASSES", "Outcome", "Pass", "rewrite", "rewrite_graph", "selected"]
@@ -41,8 +43,11 @@ def rewrite_graph(graph: Graph, names: Iterable[str]) -> list[Outcome]:
     """Applies the passes of these names to a graph, in place, and says what they did."""
     wanted = set(names)
     outcomes = [outcome for each in PASSES if each.name in wanted for outcome in each.apply(graph)]
+    for outcome in outcomes:
+        what = outcome.what if outcome.replaced else f"not replaced: {outcome.what}"
+        logger.info("pass %s: %s; %s", outcome.name, what, outcome.line)
     if any(outcome.replaced for outcome in outcomes):
-        graph.eliminate_dead_code()
+        remove_unused(graph)
         graph.lint()
     return outcomes
 

@@ -13,6 +13,37 @@ from torch._ops import OpOverload
 from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+aten = torch.ops.aten
+# Operators that convert to another dtype, or may; and those that keep the elements and their order.
+CONVERSIONS = {
+    aten._to_copy.default,
+    aten.to.dtype,
+    aten.to.dtype_layout,
+    aten.to.device,
+    aten.to.other,
+    aten.type_as.default,
+    torch.ops.prims.convert_element_type.default,
+}
+SAME_ORDER = {
+    aten.view.default,
+    aten.reshape.default,
+    aten._unsafe_view.default,
+    aten.flatten.using_ints,
+    aten.unflatten.int,
+    aten.unsqueeze.default,
+    aten.squeeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.clone.default,
+    aten.alias.default,
+    aten.contiguous.default,
+    aten.detach.default,
+    aten.lift_fresh_copy.default,
+    aten.view_as_real.default,
+    aten.view_as_complex.default,
+    aten.reshape_as.default,
+    aten.view_as.default,
+}
 _ORIGIN = ("stack_trace", "nn_module_stack")
 
 
@@ -32,9 +63,20 @@ def value(node: Any) -> Tensor | None:
 
 def same_extents(some: Sequence[Any], others: Sequence[Any]) -> bool:
     """Whether two shapes are equal whatever the symbols in them stand for."""
-    return len(some) == len(others) and all(
-        statically_known_true(a == b) for a, b in zip(some, others, strict=True)
-    )
+    return len(some) == len(others) and all(statically_known_true(a == b) for a, b in zip(some, others, strict=True))
+
+
+def changes_dtype(node: Node) -> bool:
+    """Whether a node's dtype is not that of its first argument."""
+    return node.args[0].meta["val"].dtype != node.meta["val"].dtype  # type: ignore[union-attr]
+
+
+def is_copy(node: Node) -> bool:
+    """Whether a node gives its first argument as it is."""
+    if node.target not in CONVERSIONS | SAME_ORDER:
+        return False
+    source = value(node.args[0])
+    return source is not None and not changes_dtype(node) and same_extents(source.shape, node.meta["val"].shape)
 
 
 def canonical(graph: Graph) -> dict[Node, Node]:
@@ -43,7 +85,10 @@ def canonical(graph: Graph) -> dict[Node, Node]:
     found: dict[Node, Node] = {}
     for node in graph.nodes:
         key = _key(node, found)
-        found[node] = node if key is None else first.setdefault(key, node)
+        if is_copy(node):
+            found[node] = found[node.args[0]]
+        else:
+            found[node] = node if key is None else first.setdefault(key, node)
     return found
 
 
@@ -110,6 +155,22 @@ def _viewed(node: Node) -> Node | None:
     if source is None and node.target is torch.ops.aten.type_as.default:
         source = node.args[0]
     return source if isinstance(source, Node) else None
+
+
+_CHECK = torch.ops.aten._assert_tensor_metadata.default
+
+
+def remove_unused(graph: Graph) -> None:
+    """Removes what nothing uses any more, and what only torch.export's checks of dtypes and devices use."""
+    while True:
+        graph.eliminate_dead_code()
+        checks = list(graph.find_nodes(op="call_function", target=_CHECK))
+        idle = [check for check in checks if all(user.target is _CHECK for user in check.args[0].users)]  # type: ignore[union-attr]
+        idle = [check for check in idle if check.args[0].op == "call_function"]  # type: ignore[union-attr]
+        if not idle:
+            return
+        for check in idle:
+            graph.erase_node(check)
 
 
 class Editor:

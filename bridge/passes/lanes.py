@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.fx import Node
 
-from bridge.passes.graph import arguments, same_extents, value
+from bridge.passes.graph import CONVERSIONS, SAME_ORDER, arguments, changes_dtype, same_extents, value
 
 aten = torch.ops.aten
 Index = tuple[int, ...]
@@ -57,17 +57,24 @@ def step(lane: Lane) -> Lane | None:
     return None if move is None else move(node, arguments(node), lane.index)
 
 
+def row_source(lane: Lane) -> Lane | None:
+    """The same lane of the tensor whose rows a node gives, some of them, repeated or under new axes; or None."""
+    node, count = lane.node, len(lane.index)
+    if node.target not in (aten.unsqueeze.default, aten.expand.default, aten.slice.Tensor):
+        return None
+    given = arguments(node)
+    source = given["self"]
+    rank = node.meta["val"].dim()
+    before, after = shape(source), shape(node)
+    kept = len(after) - count
+    if len(before) < count or before[len(before) - count :] != after[kept:] or given.get("dim", 0) % rank >= kept:
+        return None
+    return Lane(source, lane.index)
+
+
 def cast_from(node: Node) -> Node | None:
     """What a node converts to another dtype, or None."""
-    return node.args[0] if node.target in CONVERSIONS and _changes_dtype(node) else None  # type: ignore[return-value]
-
-
-def is_copy(node: Node) -> bool:
-    """Whether a node gives its argument as it is."""
-    if node.target not in CONVERSIONS | _SAME_ORDER:
-        return False
-    source = value(node.args[0])
-    return source is not None and not _changes_dtype(node) and same_extents(source.shape, node.meta["val"].shape)
+    return node.args[0] if node.target in CONVERSIONS and changes_dtype(node) else None  # type: ignore[return-value]
 
 
 def operand(lane: Lane, argument: Node) -> Lane:
@@ -76,10 +83,6 @@ def operand(lane: Lane, argument: Node) -> Lane:
     count = min(len(lane.index), len(extents))
     tail = zip(extents[len(extents) - count :], lane.index[len(lane.index) - count :], strict=True)
     return Lane(argument, tuple(0 if extent == 1 else place for extent, place in tail))
-
-
-def _changes_dtype(node: Node) -> bool:
-    return node.args[0].meta["val"].dtype != node.meta["val"].dtype  # type: ignore[union-attr]
 
 
 def _tail(node: Node, count: int) -> tuple[Any, ...]:
@@ -126,7 +129,7 @@ def _reshape(node: Node, given: Given, index: Index) -> Lane | None:
 
 
 def _convert(node: Node, given: Given, index: Index) -> Lane | None:
-    return None if _changes_dtype(node) else _reshape(node, given, index)
+    return None if changes_dtype(node) else _reshape(node, given, index)
 
 
 def _numbers(extents: Sequence[Any]) -> bool:
@@ -239,35 +242,6 @@ def _of_several(node: Node, index: Index) -> Lane | None:
     return Lane(given["self"], _at(index, axis, sum(sizes) + index[axis]))
 
 
-CONVERSIONS = {
-    aten._to_copy.default,
-    aten.to.dtype,
-    aten.to.dtype_layout,
-    aten.to.device,
-    aten.to.other,
-    aten.type_as.default,
-    torch.ops.prims.convert_element_type.default,
-}
-_SAME_ORDER = {
-    aten.view.default,
-    aten.reshape.default,
-    aten._unsafe_view.default,
-    aten.flatten.using_ints,
-    aten.unflatten.int,
-    aten.unsqueeze.default,
-    aten.squeeze.default,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-    aten.clone.default,
-    aten.alias.default,
-    aten.contiguous.default,
-    aten.detach.default,
-    aten.lift_fresh_copy.default,
-    aten.view_as_real.default,
-    aten.view_as_complex.default,
-    aten.reshape_as.default,
-    aten.view_as.default,
-}
 _CUTS = {
     aten.split.Tensor,
     aten.split.sizes,
@@ -276,7 +250,7 @@ _CUTS = {
     aten.unbind.int,
 }
 _MOVES: dict[Any, Callable[[Node, Given, Index], Lane | None]] = {
-    **dict.fromkeys(_SAME_ORDER, _reshape),
+    **dict.fromkeys(SAME_ORDER, _reshape),
     **dict.fromkeys(CONVERSIONS, _convert),
     aten.slice.Tensor: _slice,
     aten.narrow.default: _narrow,

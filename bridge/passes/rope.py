@@ -17,8 +17,8 @@ import torch
 from torch.fx import Graph, Node
 
 from bridge.op import OPS
-from bridge.passes.graph import Editor, canonical, same_extents, value, written
-from bridge.passes.lanes import Lane, is_copy
+from bridge.passes.graph import Editor, canonical, is_copy, same_extents, value, written
+from bridge.passes.lanes import Lane
 from bridge.passes.outcome import Outcome
 from bridge.passes.sums import Reader, Sum
 from bridge.passes.tables import LAYOUTS, Placer, Span, Table, TableError, find_table, span_of
@@ -227,7 +227,7 @@ def _read_tables(
         cosines.append(cosine)
         sines.append(sine)
     outer = (*[1] * (4 - len(extents)), *extents[:-1])
-    cos, sin = (find_table(span, outer) for span in _spans(cosines, sines, pairing))
+    cos, sin = (find_table(span, outer, reader.same) for span in _spans(reader, cosines, sines, pairing))
     if not _common_layouts(cos, sin):
         raise Declined("the tables of cosines and sines vary along different axes")
     return cos, sin
@@ -246,9 +246,7 @@ def _count_rotated(reader: Reader, root: Node, lanes: Sequence[Lane]) -> int:
     return rotary
 
 
-def _split(
-    terms: Sum, places: Mapping[Lane, int], i: int, own: int, partner: int, sign: int
-) -> tuple[Lane, Lane]:
+def _split(terms: Sum, places: Mapping[Lane, int], i: int, own: int, partner: int, sign: int) -> tuple[Lane, Lane]:
     """The cosine and the sine of lane i of the result. Declined: it is something else."""
     found = _by_lane(terms, places)
     if len(terms) != 2 or found.keys() != {own, partner}:
@@ -273,12 +271,13 @@ def _by_lane(terms: Sum, places: Mapping[Lane, int]) -> dict[int, tuple[Lane, fl
     return found
 
 
-def _spans(cosines: list[Lane], sines: list[Lane], pairing: Pairing) -> list[Span]:
-    """The tables' lanes in the order of the op: one for each pair where both of a pair have the same, else all."""
+def _spans(reader: Reader, cosines: list[Lane], sines: list[Lane], pairing: Pairing) -> list[Span]:
+    """The tables' lanes in the order of the op: one for each pair where both of a pair hold the same, else all."""
     rotary = len(cosines)
     firsts = [i for i in range(rotary) if pairing.is_first(i, rotary)]
     mates = {pairing.own(i, rotary): i for i in range(rotary)}
-    paired = all(lanes[i] == lanes[mates[pairing.partner(i, rotary)]] for lanes in (cosines, sines) for i in firsts)
+    pairs = [(i, mates[pairing.partner(i, rotary)]) for i in firsts]
+    paired = all(reader.equal(lanes[i], lanes[mate]) for lanes in (cosines, sines) for i, mate in pairs)
     chosen = firsts if paired else [mates[place] for place in range(rotary)]
     spans = []
     for name, lanes in (("cosines", cosines), ("sines", sines)):

@@ -12,7 +12,7 @@ import torch
 from torch.fx import Node
 
 from bridge.passes.graph import arguments, value
-from bridge.passes.lanes import Lane, cast_from, operand, step
+from bridge.passes.lanes import Lane, cast_from, operand, row_source, step
 
 aten = torch.ops.aten
 Product = tuple[Lane, ...]
@@ -33,7 +33,7 @@ class Reader:
     """
 
     def __init__(self, same: Mapping[Node, Node], rounded: torch.dtype) -> None:
-        self._same = same
+        self.same = same
         self._rounded = rounded
         self.seen: set[Node] = set()
 
@@ -43,7 +43,7 @@ class Reader:
         while (back := self._back(lane)) is not None:
             sign, lane = sign * back.sign, back.lane
         self.seen.add(lane.node)
-        return Factor(sign, Lane(self._same[lane.node], lane.index))
+        return Factor(sign, Lane(self.same[lane.node], lane.index))
 
     def sum(self, lane: Lane) -> Sum:
         """What stands in a lane."""
@@ -52,7 +52,7 @@ class Reader:
         if moved is not None:
             return self.sum(moved)
         source = cast_from(lane.node)
-        if source is not None and _dtype(lane.node) == self._rounded and not _is_exact(lane.node, source):
+        if source is not None and self._keeps_sums(lane.node, source):
             return self.sum(Lane(source, lane.index))
         read = _SUMS.get(lane.node.target)
         found = None if read is None else read(self, lane, arguments(lane.node))
@@ -60,6 +60,16 @@ class Reader:
             return found
         factor = self.factor(lane)
         return {(factor.lane,): float(factor.sign)}
+
+    def equal(self, a: Lane, b: Lane) -> bool:
+        """Whether two lanes of one tensor hold the same number, as those of `cat((angles, angles)).cos()` do."""
+        a, b = self._origin(a), self._origin(b)
+        if a == b:
+            return True
+        if a.node is not b.node or len(a.index) != len(b.index) or not _is_pointwise(a.node):
+            return False
+        tensors = [argument for argument in a.node.all_input_nodes if value(argument) is not None]
+        return all(self.equal(operand(a, tensor), operand(b, tensor)) for tensor in tensors)
 
     def product(self, lane: Lane, *arguments: Any) -> Sum | None:
         """Of the arguments of an element-wise product, tensors and numbers."""
@@ -77,13 +87,25 @@ class Reader:
                 return None
         return {_ordered(lanes): coefficient}
 
+    def _keeps_sums(self, node: Node, source: Node) -> bool:
+        """Whether a conversion is from a wider dtype to the one that sums may be rounded to, or back."""
+        narrow, wide = (source, node) if _is_exact(node, source) else (node, source)
+        return _dtype(narrow) == self._rounded and torch.promote_types(_dtype(narrow), _dtype(wide)) == _dtype(wide)
+
+    def _origin(self, lane: Lane) -> Lane:
+        while (moved := step(lane) or row_source(lane)) is not None:
+            self.seen.add(lane.node)
+            lane = moved
+        self.seen.add(lane.node)
+        return Lane(self.same[lane.node], lane.index)
+
     def _back(self, lane: Lane) -> Factor | None:
         self.seen.add(lane.node)
         moved = step(lane)
         if moved is not None:
             return Factor(1, moved)
-        if lane.node.target is aten.neg.default:
-            return Factor(-1, Lane(lane.node.args[0], lane.index))  # type: ignore[arg-type]
+        if (sign := _sign(lane.node)) is not None:
+            return Factor(sign, operand(lane, lane.node.args[0]))  # type: ignore[arg-type]
         source = cast_from(lane.node)
         return Factor(1, Lane(source, lane.index)) if source is not None and _is_exact(lane.node, source) else None
 
@@ -162,6 +184,22 @@ def _is_complex(node: Node) -> bool:
 
 def _dtype(node: Node) -> torch.dtype:
     return node.meta["val"].dtype
+
+
+def _sign(node: Node) -> int | None:
+    """1 or -1 where a node is its first argument times that."""
+    if node.target is aten.neg.default:
+        return -1
+    if node.target in (aten.mul.Tensor, aten.mul.Scalar) and node.args[1] in (1, -1):
+        source = value(node.args[0])
+        same = source is not None and source.dtype == node.meta["val"].dtype
+        return int(node.args[1]) if same else None  # type: ignore[arg-type]
+    return None
+
+
+def _is_pointwise(node: Node) -> bool:
+    tags = getattr(node.target, "tags", ())
+    return cast_from(node) is not None or (torch.Tag.pointwise in tags and not node.target._schema.is_mutable)  # type: ignore[union-attr]
 
 
 def _is_exact(node: Node, source: Node) -> bool:

@@ -1,14 +1,14 @@
 """The tables of a rotary embedding: from the lanes that a model multiplies by to the tensors that bridge::rope takes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch.fx import Node
 
-from bridge.passes.graph import Editor, arguments, same_extents
-from bridge.passes.lanes import CONVERSIONS, Lane, flat
+from bridge.passes.graph import CONVERSIONS, Editor, arguments, same_extents
+from bridge.passes.lanes import Lane, flat
 
 aten = torch.ops.aten
 LAYOUTS = {"bhsd": (1, 2), "bshd": (2, 1)}  # axis of the heads, of the sequence
@@ -20,13 +20,14 @@ class TableError(Exception):
 
 @dataclass(frozen=True)
 class Span:
-    """Neighbouring lanes of a node: `width` from `start` on, counted over its last `axes` axes. part: 0 for the real, 1
-    for the imaginary part of a complex node; None of a real one."""
+    """Lanes of a node at equal distances: `width` of them from `start` on, `stride` apart, counted over its last `axes`
+    axes. part: 0 for the real, 1 for the imaginary part of a complex node; None of a real one."""
 
     node: Node
     axes: int
     start: int
     width: int
+    stride: int = 1
     part: int | None = None
 
     @property
@@ -37,17 +38,21 @@ class Span:
 
 
 def span_of(lanes: Sequence[Lane]) -> Span | None:
-    """The lanes as a span; None where they are no neighbours in this order."""
+    """The lanes as a span; None where they do not stand in this order, at equal distances."""
     node, axes = lanes[0].node, len(lanes[0].index)
     if any(lane.node is not node or len(lane.index) != axes for lane in lanes):
         return None
     places = [flat(lane) for lane in lanes]
-    stride, part = 1, None
+    part = None
     if node.meta["val"].is_complex():
-        axes, stride, part = axes - 1, 2, places[0] % 2
-    if any(place != places[0] + stride * count for count, place in enumerate(places)):
+        axes, part = axes - 1, places[0] % 2
+        if any(place % 2 != part for place in places):
+            return None
+        places = [place // 2 for place in places]
+    stride = places[1] - places[0] if len(places) > 1 else 1
+    if stride < 1 or any(place != places[0] + stride * count for count, place in enumerate(places)):
         return None
-    return Span(node, axes, places[0] // stride, len(places), part)
+    return Span(node, axes, places[0], len(places), stride, part)
 
 
 @dataclass(frozen=True)
@@ -64,12 +69,13 @@ class Table:
         return [layout for layout, _ in self.heads]
 
 
-def find_table(span: Span, outer: Sequence[Any]) -> Table:
-    """The table that a span is. outer: of what is rotated, [batch, heads and sequence in either order].
+def find_table(span: Span, outer: Sequence[Any], same: Mapping[Node, Node]) -> Table:
+    """The table that a span is. outer: of what is rotated, [batch, heads and sequence in either order]. same: for each
+    node the first that computes the same.
 
     TableError: it varies with the head, or lacks rows.
     """
-    span = _unexpanded(span)
+    span = _unexpanded(span, same)
     extents = (*[1] * (3 - len(span.outer)), *span.outer)
     if len(extents) != 3:
         raise TableError(f"a table has the shape {_spell(span.outer)} before its last axis, too many dimensions")
@@ -96,14 +102,14 @@ def _spell(extents: Sequence[Any]) -> str:
     return f"[{', '.join(map(str, extents))}]"
 
 
-def _unexpanded(span: Span) -> Span:
+def _unexpanded(span: Span, same: Mapping[Node, Node]) -> Span:
     """The same before it was repeated along the axes before its lanes."""
     while span.node.target in (aten.expand.default, aten.expand_as.default):
         source: Node = span.node.args[0]  # type: ignore[assignment]
         before, after = source.meta["val"].shape, span.node.meta["val"].shape
         if len(before) < span.axes or not same_extents(before[-span.axes :], after[-span.axes :]):
             break
-        span = replace(span, node=source)
+        span = replace(span, node=same[source])
     return span
 
 
@@ -159,7 +165,8 @@ class Placer:
         if span.width == whole:
             return node
         last = node.meta["val"].dim() - 1
-        return self.call(aten.slice.Tensor, (node, last, span.start, span.start + span.width), like)
+        end = span.start + span.stride * (span.width - 1) + 1
+        return self.call(aten.slice.Tensor, (node, last, span.start, end, span.stride), like)
 
     def _extent(self, node: Node, axis: int) -> Any:
         extent = node.meta["val"].shape[axis]
