@@ -19,7 +19,7 @@ from rotary_code import (
 from torch.export import Dim
 
 import bridge
-from bridge.passes import rewrite, selected
+from bridge.passes import rewrite
 
 ROPE = torch.ops.bridge.rope.default
 TOLERANCE = {torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}  # of the largest output
@@ -242,10 +242,6 @@ def test_result_is_the_output_of_the_program():
     check_same(again, lambda q, k, a: {"q": hugging_face(q, a), "k": k}, arguments(3, 7))
 
 
-def test_selected():
-    assert "rope" in selected(True) and selected(False) == () and selected(["rope"]) == ("rope",)
-
-
 def test_bridge_compile_replaces_and_says_so():
     model = Function(lambda q, k, angles: (hugging_face(q, angles), hugging_face(k, angles))).eval()
     shapes = {"args": DYNAMIC}
@@ -264,3 +260,12 @@ def test_bridge_compile_says_why_not():
     compiled = bridge.compile(Function(write).eval(), arguments()[::2], target="sm86")
     assert compiled.plugin_counts() == {}
     assert f"not replaced: lane 8 {reason}" in compiled.explain()
+
+
+def test_rotated_twice():
+    def rotate(q, k, angles):
+        return tuple(hugging_face(hugging_face(x, angles), 2 * angles) for x in (q, k))
+
+    found, _ = rewrite(export(rotate, arguments(), DYNAMIC), ["rope"])
+    assert len(calls(found)) == 2
+    check_same(found, rotate, arguments(3, 7))

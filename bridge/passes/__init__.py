@@ -1,7 +1,7 @@
 """Passes: graph rewrites that find in an unmodified model what bridge's ops compute. One file a pass.
 
-They work on ATen graphs: those of torch.export, and those that torch_tensorrt lowers. A pass replaces what it has proved
-to be the op, and declines whatever is near it, with the reason; both are told as `Outcome`s.
+They work on ATen graphs: those of torch.export, and those that torch_tensorrt lowers. A pass replaces what it has
+proved to be the op, and declines what is near it, with the reason; both are told as `Outcome`s.
 """
 
 import copy

@@ -157,20 +157,22 @@ def _viewed(node: Node) -> Node | None:
     return source if isinstance(source, Node) else None
 
 
-_CHECK = torch.ops.aten._assert_tensor_metadata.default
+_CHECK = aten._assert_tensor_metadata.default
 
 
 def remove_unused(graph: Graph) -> None:
     """Removes what nothing uses any more, and what only torch.export's checks of dtypes and devices use."""
-    while True:
-        graph.eliminate_dead_code()
-        checks = list(graph.find_nodes(op="call_function", target=_CHECK))
-        idle = [check for check in checks if all(user.target is _CHECK for user in check.args[0].users)]  # type: ignore[union-attr]
-        idle = [check for check in idle if check.args[0].op == "call_function"]  # type: ignore[union-attr]
-        if not idle:
-            return
+    graph.eliminate_dead_code()
+    while idle := [check for check in graph.find_nodes(op="call_function", target=_CHECK) if _is_idle(check)]:
         for check in idle:
             graph.erase_node(check)
+        graph.eliminate_dead_code()
+
+
+def _is_idle(check: Node) -> bool:
+    """Whether nothing but checks uses the tensor that is checked, and it is no input."""
+    checked = check.all_input_nodes[0]
+    return checked.op == "call_function" and all(user.target is _CHECK for user in checked.users)
 
 
 class Editor:

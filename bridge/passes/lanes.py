@@ -25,7 +25,7 @@ class Lane(NamedTuple):
     """One element of the last axes of a node's tensor."""
 
     node: Node
-    index: Index
+    at: Index
 
 
 def shape(node: Node) -> tuple[Any, ...]:
@@ -38,12 +38,12 @@ def shape(node: Node) -> tuple[Any, ...]:
 def outer(lane: Lane) -> tuple[Any, ...]:
     """The extents before the axes of a lane."""
     extents = shape(lane.node)
-    return extents[: len(extents) - len(lane.index)]
+    return extents[: len(extents) - len(lane.at)]
 
 
 def flat(lane: Lane) -> int:
     """The place of a lane among those of its node, in the order of memory."""
-    return _ravel(lane.index, _tail(lane.node, len(lane.index)))
+    return _ravel(lane.at, _tail(lane.node, len(lane.at)))
 
 
 def step(lane: Lane) -> Lane | None:
@@ -52,14 +52,14 @@ def step(lane: Lane) -> Lane | None:
     if node.op != "call_function" or value(node) is None:
         return None
     if getattr(node.target, "__name__", "") == "getitem":
-        return _of_several(node, lane.index)
+        return _of_several(node, lane.at)
     move = _MOVES.get(node.target)
-    return None if move is None else move(node, arguments(node), lane.index)
+    return None if move is None else move(node, arguments(node), lane.at)
 
 
 def row_source(lane: Lane) -> Lane | None:
     """The same lane of the tensor whose rows a node gives, some of them, repeated or under new axes; or None."""
-    node, count = lane.node, len(lane.index)
+    node, count = lane.node, len(lane.at)
     if node.target not in (aten.unsqueeze.default, aten.expand.default, aten.slice.Tensor):
         return None
     given = arguments(node)
@@ -69,7 +69,7 @@ def row_source(lane: Lane) -> Lane | None:
     kept = len(after) - count
     if len(before) < count or before[len(before) - count :] != after[kept:] or given.get("dim", 0) % rank >= kept:
         return None
-    return Lane(source, lane.index)
+    return Lane(source, lane.at)
 
 
 def cast_from(node: Node) -> Node | None:
@@ -80,8 +80,8 @@ def cast_from(node: Node) -> Node | None:
 def operand(lane: Lane, argument: Node) -> Lane:
     """The lane of an argument that an element-wise operator takes for a lane of its result."""
     extents = shape(argument)
-    count = min(len(lane.index), len(extents))
-    tail = zip(extents[len(extents) - count :], lane.index[len(lane.index) - count :], strict=True)
+    count = min(len(lane.at), len(extents))
+    tail = zip(extents[len(extents) - count :], lane.at[len(lane.at) - count :], strict=True)
     return Lane(argument, tuple(0 if extent == 1 else place for extent, place in tail))
 
 

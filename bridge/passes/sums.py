@@ -43,7 +43,7 @@ class Reader:
         while (back := self._back(lane)) is not None:
             sign, lane = sign * back.sign, back.lane
         self.seen.add(lane.node)
-        return Factor(sign, Lane(self.same[lane.node], lane.index))
+        return Factor(sign, Lane(self.same[lane.node], lane.at))
 
     def sum(self, lane: Lane) -> Sum:
         """What stands in a lane."""
@@ -53,7 +53,7 @@ class Reader:
             return self.sum(moved)
         source = cast_from(lane.node)
         if source is not None and self._keeps_sums(lane.node, source):
-            return self.sum(Lane(source, lane.index))
+            return self.sum(Lane(source, lane.at))
         read = _SUMS.get(lane.node.target)
         found = None if read is None else read(self, lane, arguments(lane.node))
         if found is not None:
@@ -66,7 +66,7 @@ class Reader:
         a, b = self._origin(a), self._origin(b)
         if a == b:
             return True
-        if a.node is not b.node or len(a.index) != len(b.index) or not _is_pointwise(a.node):
+        if a.node is not b.node or len(a.at) != len(b.at) or not _is_pointwise(a.node):
             return False
         tensors = [argument for argument in a.node.all_input_nodes if value(argument) is not None]
         return all(self.equal(operand(a, tensor), operand(b, tensor)) for tensor in tensors)
@@ -97,7 +97,7 @@ class Reader:
             self.seen.add(lane.node)
             lane = moved
         self.seen.add(lane.node)
-        return Lane(self.same[lane.node], lane.index)
+        return Lane(self.same[lane.node], lane.at)
 
     def _back(self, lane: Lane) -> Factor | None:
         self.seen.add(lane.node)
@@ -107,7 +107,7 @@ class Reader:
         if (sign := _sign(lane.node)) is not None:
             return Factor(sign, operand(lane, lane.node.args[0]))  # type: ignore[arg-type]
         source = cast_from(lane.node)
-        return Factor(1, Lane(source, lane.index)) if source is not None and _is_exact(lane.node, source) else None
+        return Factor(1, Lane(source, lane.at)) if source is not None and _is_exact(lane.node, source) else None
 
 
 def add(*sums: tuple[float, Sum]) -> Sum:
@@ -133,7 +133,7 @@ def _subtract(reader: Reader, lane: Lane, given: Mapping[str, Any]) -> Sum | Non
 
 
 def _negate(reader: Reader, lane: Lane, given: Mapping[str, Any]) -> Sum | None:
-    return add((-1, reader.sum(Lane(given["self"], lane.index))))
+    return add((-1, reader.sum(Lane(given["self"], lane.at))))
 
 
 def _multiply(reader: Reader, lane: Lane, given: Mapping[str, Any]) -> Sum | None:
@@ -145,10 +145,10 @@ def _multiply(reader: Reader, lane: Lane, given: Mapping[str, Any]) -> Sum | Non
         return reader.product(lane, left, right)
     if not all(isinstance(side, Node) and _is_complex(side) for side in (left, right)):
         return None
-    real, imaginary = (Lane(lane.node, (*lane.index[:-1], part)) for part in (0, 1))
+    real, imaginary = (Lane(lane.node, (*lane.at[:-1], part)) for part in (0, 1))
     # (a + bi)(c + di) = (ac - bd) + (ad + bc)i
     pairs = [(1, real, real), (-1, imaginary, imaginary)]
-    if lane.index[-1]:
+    if lane.at[-1]:
         pairs = [(1, real, imaginary), (1, imaginary, real)]
     products = [(sign, _product_of(reader, operand(a, left), operand(b, right))) for sign, a, b in pairs]
     return add(*products)
@@ -168,7 +168,7 @@ def _add_product(reader: Reader, lane: Lane, given: Mapping[str, Any]) -> Sum | 
 
 
 def _ordered(lanes: list[Lane]) -> Product:
-    return tuple(sorted(lanes, key=lambda lane: (lane.node.name, lane.index)))
+    return tuple(sorted(lanes, key=lambda lane: (lane.node.name, lane.at)))
 
 
 def _is_like(node: Node, result: Node) -> bool:

@@ -1,4 +1,4 @@
-"""The tables of a rotary embedding: from the lanes that a model multiplies by to the tensors that bridge::rope takes."""
+"""The tables of a rotary embedding: from the lanes that a model multiplies by to tensors that bridge::rope takes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,8 +39,8 @@ class Span:
 
 def span_of(lanes: Sequence[Lane]) -> Span | None:
     """The lanes as a span; None where they do not stand in this order, at equal distances."""
-    node, axes = lanes[0].node, len(lanes[0].index)
-    if any(lane.node is not node or len(lane.index) != axes for lane in lanes):
+    node, axes = lanes[0].node, len(lanes[0].at)
+    if any(lane.node is not node or len(lane.at) != axes for lane in lanes):
         return None
     places = [flat(lane) for lane in lanes]
     part = None
