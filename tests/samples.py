@@ -1,5 +1,8 @@
 """Calls of every op, with odd shapes on purpose: op name → [(label, args, kwargs)]."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -128,7 +131,101 @@ def deform_conv2d_samples() -> list[Sample]:
     return samples
 
 
-SAMPLES = {"relu": relu_samples, "rope": rope_samples, "deform_conv2d": deform_conv2d_samples}
+def _levels(shapes: list[tuple[int, int]], index: torch.dtype = torch.int64) -> tuple[Tensor, Tensor]:
+    """spatial_shapes and level_start_index."""
+    sizes = torch.tensor([h * w for h, w in shapes])
+    return torch.tensor(shapes, dtype=index), (sizes.cumsum(0) - sizes).to(index)
+
+
+def _pixels(g: torch.Generator, shapes: list[tuple[int, int]], *extents: int) -> Tensor:
+    """[*extents, levels, points, (x, y)]; fractions well inside a cell, some points outside the map."""
+    *outer, points = extents
+    sizes = torch.tensor([(w, h) for h, w in shapes], dtype=torch.float32).reshape(-1, 1, 2)
+    cells = (torch.rand(*outer, len(shapes), points, 2, generator=g) * (sizes + 4)).floor() - 2
+    return cells + 0.1 + 0.8 * torch.rand(cells.shape, generator=g)
+
+
+def ms_deform_attn_arguments(
+    batch: int,
+    queries: int,
+    heads: int = 2,
+    head_dim: int = 8,
+    shapes: Sequence[tuple[int, int]] = ((7, 9), (4, 5)),
+    points: int = 4,
+    index: torch.dtype = torch.int64,
+    seed: int = 0,
+) -> list[Tensor]:
+    g, shapes = _generator(seed), list(shapes)
+    positions = sum(h * w for h, w in shapes)
+    sizes = torch.tensor([(max(w, 1), max(h, 1)) for h, w in shapes]).unsqueeze(1)
+    weights = torch.rand(batch, queries, heads, len(shapes), points, generator=g)
+    return [
+        torch.randn(batch, positions, heads, head_dim, generator=g),
+        *_levels(shapes, index),
+        (_pixels(g, shapes, batch, queries, heads, points) + 0.5) / sizes,
+        weights / (len(shapes) * points) ** 0.5,
+    ]
+
+
+def ms_deform_attn_fused_arguments(
+    batch: int,
+    queries: int,
+    heads: int = 2,
+    head_dim: int = 8,
+    shapes: Sequence[tuple[int, int]] = ((7, 9), (4, 5)),
+    points: int = 4,
+    index: torch.dtype = torch.int64,
+    boxes: bool = False,
+    seed: int = 0,
+) -> list[Tensor]:
+    g, shapes = _generator(seed + 1000), list(shapes)
+    value, *levels, _, _ = ms_deform_attn_arguments(batch, queries, heads, head_dim, shapes, points, index, seed)
+    sizes = torch.tensor([(max(w, 1), max(h, 1)) for h, w in shapes]).unsqueeze(1)
+    references = torch.rand(batch, queries, len(shapes), 4 if boxes else 2, generator=g) * 0.8 + 0.1
+    centres = references[:, :, None, :, None, :2]
+    pixels = _pixels(g, shapes, batch, queries, heads, points)
+    offsets = pixels + 0.5 - centres * sizes
+    if boxes:
+        offsets = offsets / sizes * points / (0.5 * references[:, :, None, :, None, 2:])
+    return [value, *levels, references, offsets, torch.randn(batch, queries, heads, len(shapes), points, generator=g)]
+
+
+_MS_DEFORM_ATTN: list[dict[str, Any]] = [
+    {"batch": 2, "queries": 5},
+    {"batch": 3, "queries": 37, "heads": 3, "head_dim": 32, "shapes": [(9, 13), (5, 7), (3, 4), (1, 2)]},
+    {"batch": 1, "queries": 7, "heads": 2, "head_dim": 3, "shapes": [(5, 8)], "points": 3, "index": torch.int32},
+    {"batch": 2, "queries": 33, "heads": 1, "head_dim": 1, "shapes": [(1, 1), (6, 2)], "points": 1},
+    {"batch": 1, "queries": 19, "heads": 5, "head_dim": 40, "shapes": [(3, 9), (8, 2), (1, 5)], "points": 5},
+    {"batch": 2, "queries": 9, "heads": 2, "head_dim": 64, "shapes": [(4, 4)] * 5, "points": 8, "index": torch.int32},
+    {"batch": 1, "queries": 3, "heads": 1, "head_dim": 320, "shapes": [(5, 3), (2, 2)], "points": 2},
+    {"batch": 1, "queries": 300, "heads": 8, "head_dim": 16, "shapes": [(12, 17), (6, 9)], "points": 2},
+    {"batch": 1, "queries": 6, "heads": 2, "head_dim": 24, "shapes": [(3, 4), (0, 5), (2, 2)], "points": 7},
+    {"batch": 2, "queries": 4, "shapes": [(0, 3), (4, 0)]},
+    {"batch": 0, "queries": 4},
+    {"batch": 2, "queries": 0},
+]
+
+
+def ms_deform_attn_samples() -> list[Sample]:
+    return [
+        (str(sizes), ms_deform_attn_arguments(**sizes, seed=seed), {}) for seed, sizes in enumerate(_MS_DEFORM_ATTN)
+    ]
+
+
+def ms_deform_attn_fused_samples() -> list[Sample]:
+    return [
+        (f"{sizes} boxes {boxes}", ms_deform_attn_fused_arguments(**sizes, boxes=boxes, seed=seed), {})
+        for seed, (sizes, boxes) in enumerate((sizes, boxes) for sizes in _MS_DEFORM_ATTN for boxes in (False, True))
+    ]
+
+
+SAMPLES = {
+    "relu": relu_samples,
+    "rope": rope_samples,
+    "deform_conv2d": deform_conv2d_samples,
+    "ms_deform_attn": ms_deform_attn_samples,
+    "ms_deform_attn_fused": ms_deform_attn_fused_samples,
+}
 
 
 def random_rope(seed: int) -> tuple[list, dict]:
@@ -177,7 +274,42 @@ def random_relu(seed: int) -> tuple[list, dict]:
     return [torch.randn(shape, generator=g)], {"negative_slope": 0.01 * seed}
 
 
-RANDOM = {"relu": random_relu, "rope": random_rope, "deform_conv2d": random_deform_conv2d}
+def _random_ms_deform_attn(seed: int) -> dict[str, Any]:
+    """Sizes of a valid call."""
+    g = _generator(seed)
+
+    def pick(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=g))
+
+    return {
+        "batch": pick(0, 3),
+        "queries": pick(0, 20),
+        "heads": pick(1, 4),
+        "head_dim": (1, 3, 8, 16, 32, 40, 64, 7)[pick(0, 7)],
+        "shapes": [(pick(1, 8), pick(1, 8)) for _ in range(pick(1, 5))],
+        "points": pick(1, 8),
+        "index": (torch.int32, torch.int64)[pick(0, 1)],
+        "seed": seed,
+    }
+
+
+def random_ms_deform_attn(seed: int) -> tuple[list, dict]:
+    """A valid call at random sizes."""
+    return ms_deform_attn_arguments(**_random_ms_deform_attn(seed)), {}
+
+
+def random_ms_deform_attn_fused(seed: int) -> tuple[list, dict]:
+    """A valid call at random sizes."""
+    return ms_deform_attn_fused_arguments(**_random_ms_deform_attn(seed), boxes=bool(seed % 2)), {}
+
+
+RANDOM = {
+    "relu": random_relu,
+    "rope": random_rope,
+    "deform_conv2d": random_deform_conv2d,
+    "ms_deform_attn": random_ms_deform_attn,
+    "ms_deform_attn_fused": random_ms_deform_attn_fused,
+}
 
 # Two calls of each op: equal attributes, different shapes, none empty.
 PAIRS = {
@@ -188,4 +320,6 @@ PAIRS = {
         deform_conv2d_arguments(3, 8, (9, 31), 8, padding=(1, 1), seed=1),
         {"padding": 1},
     ),
+    "ms_deform_attn": (ms_deform_attn_arguments(2, 33), ms_deform_attn_arguments(3, 65, seed=1), {}),
+    "ms_deform_attn_fused": (ms_deform_attn_fused_arguments(2, 33), ms_deform_attn_fused_arguments(3, 65, seed=1), {}),
 }

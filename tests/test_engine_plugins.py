@@ -2,7 +2,12 @@
 
 import pytest
 import torch
-from samples import deform_conv2d_arguments, rope_arguments
+from samples import (
+    deform_conv2d_arguments,
+    ms_deform_attn_arguments,
+    ms_deform_attn_fused_arguments,
+    rope_arguments,
+)
 
 import bridge
 from bridge.op import OPS
@@ -34,11 +39,15 @@ def arguments(name, size, seed=0):
         rest[1:3] = [table[:6] for table in rest[1:3]]
         rest[3] = rest[3] % 6
         return q, rest
+    if name in MS_DEFORM_ATTN:
+        value, *rest = MS_DEFORM_ATTN[name](size, size + 6, seed=seed)
+        return value, rest
     x, *rest = deform_conv2d_arguments(size, 8, (size + 6, 16), 8, padding=(1, 1), bias=False, seed=seed)
     return x, rest
 
 
-KWARGS = {"relu": {"negative_slope": 0.1, "max_value": 1.0}, "rope": {}, "deform_conv2d": {"padding": [1, 1]}}
+KWARGS = {"relu": {"negative_slope": 0.1, "max_value": 1.0}, "deform_conv2d": {"padding": [1, 1]}}
+MS_DEFORM_ATTN = {"ms_deform_attn": ms_deform_attn_arguments, "ms_deform_attn_fused": ms_deform_attn_fused_arguments}
 
 
 def shapes_of(name):
@@ -49,12 +58,15 @@ def shapes_of(name):
     if name == "rope":
         head = {0: batch, 2: length}
         return {"x": head, "rest": [head, None, None, {1: length}]}
+    if name in MS_DEFORM_ATTN:
+        queries = {0: batch, 1: length}
+        return {"x": {0: batch}, "rest": [None, None, *[queries] * (len(OPS[name].tensors) - 3)]}
     plane = {0: batch, 2: length}
     return {"x": plane, "rest": [plane, None, None, plane]}
 
 
 def compiled(name, dtype):
-    net = Net(name, KWARGS[name]).eval()
+    net = Net(name, KWARGS.get(name, {})).eval()
     x, rest = (cast(part, getattr(torch, dtype)) for part in ([arguments(name, 2)[0]], arguments(name, 2)[1]))
     engine = bridge.compile(net, (x[0], rest), dynamic_shapes=shapes_of(name), lowering="plugin")
     assert engine.plugin_counts() == {name: 1}
