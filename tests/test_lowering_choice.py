@@ -283,19 +283,19 @@ def test_tuning_without_a_gpu_is_an_error(monkeypatch):
 def test_tuning_builds_both_and_remembers_the_faster(monkeypatch):
     """Without a GPU: the engines are built, and their times made up."""
     from bridge import tuner
-    from bridge.tensorrt.timing import Timing
+    from bridge.timing import Timing
 
     args, dynamic_shapes = Convolutional.example(torch.float16)
     given = []
 
     def compare(engines, inputs):
         given.append([engine.file.plugins for engine in engines])
-        return [Timing(20.0, 0.1), Timing(10.0 if len(given) == 1 else 19.9, 0.1)]
+        return [Timing(us, us, us, 0.1) for us in (20.0, 10.0 if len(given) == 1 else 19.9)]
 
     monkeypatch.setattr(tuner, "_check_gpu", lambda: None)
     monkeypatch.setattr(tuner, "_check_target", lambda target: None)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA A10")  # of a target that is not here
-    monkeypatch.setattr(tuner, "_inputs", lambda *rest: [])
+    monkeypatch.setattr(tuner, "example_inputs", lambda *rest: [])
     monkeypatch.setattr(tuner, "Engine", lambda file: type("Engine", (), {"file": file}))
     monkeypatch.setattr(tuner, "compare", compare)
     model = Convolutional().eval().half()

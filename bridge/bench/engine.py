@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from bridge.bench.timing import time_call
 from bridge.compiled import load
 from bridge.table import columns
 from bridge.tensorrt import dtypes
 from bridge.tensorrt.engine_file import EngineFile, TensorSpec
+from bridge.timing import time_call
 
 
 def measure(path: str | Path) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 import bridge
 from bridge.bench.peers import Missing, Peer
-from bridge.bench.timing import Timing, time_call
 from bridge.bench.workloads import DTYPES, Workload
 from bridge.op import OPS
 from bridge.testing import cast, outputs_of
+from bridge.timing import Timing, time_call
 
 SCHEMA = 1
 _COLD = 3  # times the L2 cache, for the arguments that launches take in turn
