@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bridge import cli
-from bridge.bench import measure, peers, report, workloads
+from bridge.bench import baseline, measure, peers, report, workloads
 from bridge.bench.workloads import WORKLOADS, DeformConv2d, Relu, Rope
 
 CEILINGS = {
@@ -158,20 +158,20 @@ def test_the_table_shows_times_peers_and_what_is_missing():
 
 
 def test_a_baseline_flags_what_is_slower_missing_or_wrong():
-    baseline = recorded(row("a"), row("b"), row("c"), row("d"))
+    before = recorded(row("a"), row("b"), row("c"), row("d"))
     run = recorded(row("a", 104.0), row("b", 106.0), row("d", right=False))
-    assert report.regressions(run, baseline) == [
+    assert report.regressions(run, before) == [
         "relu, b, float16: 106.00 us, the baseline 100.00 us",
         "relu, c, float16: not in this run",
         "relu, d, float16: wrong, error 1.0e-04",
     ]
-    assert not report.regressions(baseline, copy.deepcopy(baseline))
+    assert not report.regressions(before, copy.deepcopy(before))
 
 
 def test_the_spread_of_the_baseline_is_noise():
-    baseline = recorded(row("a", low_us=90.0, high_us=120.0))
-    assert not report.regressions(recorded(row("a", 129.0)), baseline)
-    assert report.regressions(recorded(row("a", 131.0)), baseline)
+    before = recorded(row("a", low_us=90.0, high_us=120.0))
+    assert not report.regressions(recorded(row("a", 129.0)), before)
+    assert report.regressions(recorded(row("a", 131.0)), before)
 
 
 def test_a_baseline_of_another_gpu_is_refused():
@@ -220,6 +220,55 @@ def test_a_baseline_that_is_not_there(capsys, tmp_path):
     (tmp_path / "run.json").write_text(json.dumps(recorded(row())))
     code, _, err = command(capsys, "--against", tmp_path / "run.json", "--baseline", "recorded")
     assert code == 2 and "there is no baseline nvidia_a_gpu.json; recorded in bridge are" in err
+
+
+@pytest.fixture
+def baselines(tmp_path, monkeypatch):
+    """An empty folder in the place of bridge's own."""
+    monkeypatch.setattr(baseline, "FOLDER", tmp_path / "baselines")
+    return baseline.FOLDER
+
+
+def complete(**changes):
+    """A run of every default workload."""
+    return recorded(*(row(w.name, op=w.op, dtype=w.dtype) for w in workloads.select())) | changes
+
+
+def test_a_run_is_recorded_and_compared_with(capsys, tmp_path, baselines):
+    run, slower = tmp_path / "run.json", tmp_path / "slower.json"
+    run.write_text(json.dumps(complete()))
+    code, out, _ = command(capsys, "--against", run, "--record")
+    assert code == 0 and f"recorded in {baselines / 'nvidia_a_gpu.json'}" in out
+    assert json.loads((baselines / "nvidia_a_gpu.json").read_text()) == complete()
+    rows = complete()["rows"]
+    slower.write_text(json.dumps(complete(rows=[rows[0] | {"us": 200.0}, *rows[1:]])))
+    code, out, _ = command(capsys, "--against", slower, "--baseline", "recorded")
+    assert code == 1 and out.count("the baseline 100.00 us") == 1
+
+
+def test_only_what_was_chosen_is_compared(baselines):
+    baseline.record(complete())
+    chosen = workloads.select(["rope"])
+    before = baseline.load("recorded", "NVIDIA A GPU", chosen)
+    assert len(before["rows"]) == len(chosen) and {row["op"] for row in before["rows"]} == {"rope"}
+    assert len(baseline.load("recorded", "NVIDIA A GPU")["rows"]) == len(complete()["rows"])
+
+
+def test_what_is_no_baseline_is_not_recorded(capsys, tmp_path, baselines):
+    rows = complete()["rows"]
+    for changed, text in [
+        (rows[1:], "this run lacks 1 of them, the first deform_conv2d, large, float16: record without OP"),
+        ([rows[0] | {"right": False}, *rows[1:]], "not recorded: the results of deform_conv2d, large, float16 are"),
+    ]:
+        (tmp_path / "run.json").write_text(json.dumps(complete(rows=changed)))
+        code, _, err = command(capsys, "--against", tmp_path / "run.json", "--record")
+        assert code == 2 and text in err and not baselines.exists()
+
+
+def test_only_a_whole_run_is_measured_for_a_record(capsys, monkeypatch, baselines):
+    monkeypatch.setattr(measure, "run", lambda *rest: pytest.fail("measured"))
+    code, _, err = command(capsys, "relu", "--record")
+    assert code == 2 and "record without OP and --workload" in err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")

@@ -28,8 +28,7 @@ def run(
 
     RuntimeError: there is no GPU.
     """
-    if not torch.cuda.is_available():
-        raise RuntimeError("bridge bench measures on a CUDA GPU, and there is none; --list and --against need none")
+    gpu()
     ceilings = measure_ceilings()
     result: dict[str, Any] = {"schema": SCHEMA, **environment(), "ceilings": ceilings, "rows": []}
     for workload in workloads:
@@ -37,6 +36,13 @@ def run(
         torch.cuda.empty_cache()
         progress(result)
     return result
+
+
+def gpu() -> str:
+    """Its name. RuntimeError: there is none."""
+    if not torch.cuda.is_available():
+        raise RuntimeError("bridge bench measures on a CUDA GPU, and there is none; --list and --against need none")
+    return torch.cuda.get_device_name()
 
 
 def environment() -> dict[str, Any]:

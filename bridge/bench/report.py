@@ -28,7 +28,7 @@ def table(run: Mapping[str, Any]) -> str:
     if missing:
         text.append("\n".join(["not measured", *(f"  {line}" for line in sorted(missing))]))
     wrong = [row for row in run["rows"] if not row["right"]]
-    text += [f"WRONG: {', '.join(_key(row))}: error {row['error']:.1e}" for row in wrong]
+    text += [f"WRONG: {', '.join(key_of(row))}: error {row['error']:.1e}" for row in wrong]
     return "\n\n".join(text)
 
 
@@ -43,7 +43,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         if "us" in peer
     ]
     return (
-        *_key(row),
+        *key_of(row),
         f"{row['us']:.2f}",
         f"{row['low_us']:.2f}-{row['high_us']:.2f}",
         f"{row['cold_us']:.2f}",
@@ -55,7 +55,8 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _key(row: Mapping[str, Any]) -> Key:
+def key_of(row: Mapping[str, Any]) -> Key:
+    """What names a row: op, workload and dtype."""
     return row["op"], row["workload"], row["dtype"]
 
 
@@ -68,10 +69,10 @@ def regressions(run: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[str
         raise ValueError(f"the baseline has schema {baseline.get('schema')}, this run {run['schema']}; record it again")
     if run["gpu"] != baseline["gpu"]:
         raise ValueError(f"the baseline is of {baseline['gpu']}, and this run of {run['gpu']}; record one for each GPU")
-    now = {_key(row): row for row in run["rows"]}
+    now = {key_of(row): row for row in run["rows"]}
     found = []
     for before in baseline["rows"]:
-        key = _key(before)
+        key = key_of(before)
         row = now.get(key)
         if row is None:
             found.append(f"{', '.join(key)}: not in this run")
