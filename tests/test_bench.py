@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from bridge import cli
-from bridge.bench import baseline, measure, peers, report, workloads
+from bridge.bench import baseline, ceilings, measure, peers, report, workloads
 from bridge.bench.workloads import WORKLOADS, DeformConv2d, Relu, Rope
+from bridge.timing import Timing
 
 CEILINGS = {
     "bytes_per_us": 4.0e6,
@@ -78,6 +79,34 @@ def test_the_floor_is_the_largest_of_three():
     assert measure.floor_us(Relu("relu", "x", "float16", count=1), CEILINGS) == 1.0
     (large,) = (w for w in WORKLOADS if (w.name, w.dtype) == ("large", "float16"))
     assert measure.floor_us(large, CEILINGS) == pytest.approx(large.flops() / 8e8)
+
+
+def test_the_copy_is_measured_again_where_memory_bounds(monkeypatch):
+    monkeypatch.setattr(ceilings, "measure_copy", lambda: 3.0e6)
+    (large,) = (w for w in WORKLOADS if (w.name, w.dtype) == ("large", "float16"))
+    many, one = (Relu("relu", "x", "float16", count=count) for count in (10**9, 1))
+    assert ceilings.refreshed(many, CEILINGS) == CEILINGS | {"bytes_per_us": 3.0e6}
+    assert ceilings.refreshed(large, CEILINGS) == ceilings.refreshed(one, CEILINGS) == CEILINGS
+
+
+def test_the_copy_is_the_best_of_sizes_and_ways(monkeypatch):
+    """Without a GPU, on small tensors, with times made up."""
+    seen = []
+
+    def time_call(call, arguments):
+        ((source, target),) = arguments
+        target.fill_(0)
+        call(arguments[0])
+        seen.append((source.numel(), bool((target == -source).all()), bool((target == source).all())))
+        return Timing(*[100.0 if len(seen) != 4 else 10.0] * 4)
+
+    randn = torch.randn
+    monkeypatch.setattr(ceilings, "_COPIES", (8, 32, 16))
+    monkeypatch.setattr(ceilings, "time_call", time_call)
+    monkeypatch.setattr(torch, "randn", lambda *shape, device: randn(*shape))
+    assert ceilings.measure_copy() == 2 * 4 * 32 / 10.0
+    ways = [(True, False), (False, True)]  # a kernel's, which negates, and the driver's
+    assert seen == [(size, *way) for size in (8, 32, 16) for way in ways]
 
 
 def test_workloads_are_selected_by_op_name_and_group():
@@ -299,6 +328,15 @@ def test_a_measured_row(op):
     name = {"relu": "2^24 elements", "rope": "decode, 4", "deform_conv2d": "stage 4, one image"}[op]
     (workload, *_) = workloads.select([op], [name])
     (peer, *_) = (peer for peer in peers.PEERS if peer.op == op)
-    found = measure.measure_workload(workload, [peer], CEILINGS)
+    found = measure.measure_workload(workload, [peer], ceilings.refreshed(workload, CEILINGS))
     assert found["right"] and 0 < found["low_us"] <= found["us"] <= found["high_us"]
     assert found["peers"][peer.name]["us"] > 0 and found["cold_us"] > 0
+
+
+@pytest.mark.gpu
+def test_measured_ceilings(device):
+    found = ceilings.measure_ceilings()
+    assert set(found) == set(CEILINGS)
+    assert 1e4 < found["bytes_per_us"] < 1e8  # 10 GB/s to 100 TB/s
+    assert 0.2 < found["launch_us"] < 100
+    assert 1e5 < found["flops_per_us_float32"] < found["flops_per_us_float16"] < 1e11

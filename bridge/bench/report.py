@@ -21,7 +21,7 @@ def table(run: Mapping[str, Any]) -> str:
         *((f"{d} products", f"{ceilings[f'flops_per_us_{d}'] / 1e6:.0f} TFLOP/s") for d in _dtypes(ceilings)),
         ("launch", f"{ceilings['launch_us']:.2f} us"),
     ]
-    heading = ("op", "workload", "dtype", "us", "10-90 %", "cold", "floor", "of floor", "error", "PyTorch's", "peers")
+    heading = ("op", "workload", "dtype", "us", "10-90 %", "cold", "floor", "floor %", "error", "PyTorch's", "peers")
     text = [columns(head, indent=0), columns([heading, *map(_cells, run["rows"])], indent=0)]
     peers = [item for row in run["rows"] for item in row["peers"].items()]
     missing = {f"{name}: {peer['missing']}" for name, peer in peers if "us" not in peer}
