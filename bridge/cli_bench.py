@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
         if options.lowerings:
             return _lowerings(options)
         return _ops(options)
-    except BridgeError:
+    except (BridgeError, BrokenPipeError):
         raise  # some are of the kinds below, and have exit codes of their own
     except ValueError as error:
         print(f"bridge: {error}", file=sys.stderr)
@@ -68,13 +68,15 @@ def _lowerings(options: argparse.Namespace) -> int:
 
 
 def _ops(options: argparse.Namespace) -> int:
-    from bridge.bench import baseline, measure, peers, report, workloads
+    from bridge.bench import baseline, measure, peers, plots, report, workloads
 
     groups = ("default", "growth") if options.growth else ("default",)
     chosen = workloads.select(options.ops, options.workload, groups)
     if options.list:
         print(_listing(chosen, peers.PEERS))
         return 0
+    if options.plot:
+        plots.pyplot()  # before minutes are spent on what it cannot draw
     others = [] if options.peers == [] else peers.select(options.peers or [])
     if options.against:
         result = json.loads(Path(options.against).read_text())
@@ -89,7 +91,7 @@ def _ops(options: argparse.Namespace) -> int:
         result = measure.run(chosen, others, lambda so_far: _note(so_far, options.json))
     print(report.table(result))
     if options.plot:
-        report.plot(result, options.plot)
+        plots.plot(result, options.plot)
     found = report.regressions(result, before) if before else []
     print("\n".join(["", "slower than the baseline", *(f"  {line}" for line in found)]) if found else "", end="")
     if options.record:

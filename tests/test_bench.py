@@ -2,15 +2,18 @@
 
 import copy
 import json
+import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
 
 from bridge import cli
-from bridge.bench import baseline, ceilings, measure, peers, report, workloads
+from bridge.bench import baseline, ceilings, measure, peers, plots, report, workloads
 from bridge.bench.workloads import WORKLOADS, DeformConv2d, Relu, Rope
 from bridge.timing import Timing
 
+needs_matplotlib = pytest.mark.skipif(find_spec("matplotlib") is None, reason="needs matplotlib")
 CEILINGS = {
     "bytes_per_us": 4.0e6,
     "flops_per_us_float32": 5e7,
@@ -306,17 +309,77 @@ def test_without_a_gpu_it_says_so(capsys):
     assert code == 7 and "there is none" in err
 
 
-def test_growth_becomes_a_picture(tmp_path):
-    pytest.importorskip("matplotlib", reason="needs matplotlib")
-    rows = [row(f"tokens {size}", float(size)) for size in (64, 4, 1)]
-    report.plot(recorded(*rows), tmp_path / "growth.png")
-    assert (tmp_path / "growth.png").stat().st_size > 5000
+# Pictures
 
 
-def test_a_run_without_growth_has_no_picture(tmp_path):
-    pytest.importorskip("matplotlib", reason="needs matplotlib")
-    with pytest.raises(ValueError, match="--growth"):
-        report.plot(recorded(row()), tmp_path / "growth.png")
+def grown(unit="tokens", sizes=(64, 4, 1), **changes):
+    return [row(f"{unit} {size}", float(size), floor_us=size / 2, **changes) for size in sizes]
+
+
+def drawn(axis):
+    """Label → (x, y) of every line of a panel."""
+    return {line.get_label(): [list(map(float, data)) for data in line.get_data()] for line in axis.lines}
+
+
+@needs_matplotlib
+def test_each_series_is_drawn_with_its_floor():
+    run = recorded(*grown(), *grown(dtype="float32", sizes=(2, 8)), *grown("side", op="rope"), row("large"))
+    relu, rope, _ = plots.draw(run).axes
+    lines = drawn(relu)
+    assert lines["bridge, float16"] == [[1, 4, 64], [1, 4, 64]]
+    assert lines["floor, float16"] == [[1, 4, 64], [0.5, 2, 32]]
+    assert lines["floor, float32"] == [[2, 8], [1, 4]] and lines["eager, float32"] == [[2, 8], [4, 16]]
+    assert (relu.get_title(), relu.get_xlabel(), rope.get_title(), rope.get_xlabel()) == (
+        "relu",
+        "tokens",
+        "rope",
+        "side",
+    )
+
+
+@needs_matplotlib
+def test_a_peer_that_is_missing_at_a_size_is_left_out_there():
+    rows = grown()
+    rows[1]["peers"] = {"eager": {"missing": "no"}, "late": {"us": 5.0, "bound": True}}
+    lines = drawn(plots.draw(recorded(*rows)).axes[0])
+    assert lines["eager, float16"] == [[1, 64], [2, 128]] and lines["late, float16"] == [[4], [5]]
+
+
+@needs_matplotlib
+def test_the_roofline_has_measured_ceilings_and_points():
+    product = row("large", 100.0, op="deform_conv2d", flops=10**10, bytes=10**8)
+    products, others = plots.draw(recorded(product, row("many", 50.0, bytes=10**8))).axes
+    roof = drawn(products)["ceiling, float16"]
+    ridge = roof[0].index(200.0)  # 8e8 operations and 4e6 bytes a microsecond
+    assert roof[1][ridge] == pytest.approx(800.0) and roof[1][-1] == pytest.approx(800.0)
+    assert roof[1][0] == pytest.approx(roof[0][0] * 4.0)
+    assert drawn(products)["deform_conv2d, float16"] == [[100.0], [100.0]]
+    assert drawn(others)["relu, float16"] == [[10**8], [2.0]]
+    limit = drawn(others)["copy and launch"]
+    assert limit[0][1] == pytest.approx(4e6) and limit[1][1:] == pytest.approx([4.0, 4.0])
+
+
+@needs_matplotlib
+@pytest.mark.parametrize("rows", [grown(), [row(op="rope", flops=5)], grown("side") * 2 + grown("tokens", op="rope")])
+def test_a_recorded_run_becomes_a_picture(capsys, tmp_path, rows):
+    run, picture = tmp_path / "run.json", tmp_path / "run.png"
+    run.write_text(json.dumps(recorded(*rows)))
+    assert command(capsys, "--against", run, "--plot", picture)[0] == 0
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 5000
+
+
+@needs_matplotlib
+def test_nothing_to_draw(capsys, tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps(recorded()))
+    code, _, err = command(capsys, "--against", tmp_path / "run.json", "--plot", tmp_path / "run.png")
+    assert code == 2 and "the run has no rows to draw" in err and not (tmp_path / "run.png").exists()
+
+
+def test_without_matplotlib_nothing_is_measured(capsys, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(measure, "run", lambda *rest: pytest.fail("measured"))
+    code, _, err = command(capsys, "relu", "--plot", tmp_path / "run.png")
+    assert code == 7 and "--plot needs matplotlib" in err and "pip install 'bridge-tensorrt[bench]'" in err
 
 
 # On a GPU

@@ -1,6 +1,6 @@
 """A run of the bench as a table, and against a recorded one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from bridge.table import columns
@@ -86,41 +86,3 @@ def _allowed(before: Mapping[str, Any]) -> float:
     spread = before["high_us"] - before["low_us"]
     noise = 0.5 if before["us"] < _LAUNCH_BOUND_US else 0.0
     return before["us"] + max(_SLOWER * before["us"], spread, noise)
-
-
-def plot(run: Mapping[str, Any], path: str) -> None:
-    """Time over the size of the growth workloads and their floors, a picture an op. Needs matplotlib.
-
-    ValueError: the run holds no growth workload.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    series = _growth(run["rows"])
-    if not series:
-        raise ValueError("the run holds no growth workloads; measure them with --growth")
-    figure, axes = pyplot.subplots(1, len(series), figsize=(6 * len(series), 4), squeeze=False)
-    for axis, ((op, unit), rows) in zip(axes[0], series.items(), strict=True):
-        sizes = [size for size, _ in rows]
-        axis.loglog(sizes, [row["us"] for _, row in rows], "o-", label="bridge")
-        axis.loglog(sizes, [row["floor_us"] for _, row in rows], "k--", label="floor")
-        for name in rows[0][1]["peers"]:
-            points = [(size, row["peers"][name]["us"]) for size, row in rows if "us" in row["peers"].get(name, {})]
-            if points:
-                axis.loglog(*zip(*points, strict=True), ".-", label=name)
-        axis.set(title=f"{op}, {rows[0][1]['dtype']}, {run['gpu']}", xlabel=unit, ylabel="us")
-        axis.legend()
-    figure.tight_layout()
-    figure.savefig(path)
-
-
-def _growth(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[tuple[int, Mapping[str, Any]]]]:
-    """Rows whose workload is a word and a number, by op and word, in the order of the number."""
-    series: dict[tuple[str, str], list[tuple[int, Mapping[str, Any]]]] = {}
-    for row in rows:
-        unit, _, size = row["workload"].rpartition(" ")
-        if unit.isalpha() and size.isdigit():
-            series.setdefault((row["op"], unit), []).append((int(size), row))
-    return {key: sorted(points, key=lambda point: point[0]) for key, points in series.items()}
