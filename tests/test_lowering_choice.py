@@ -1,7 +1,11 @@
 """Which lowering a call gets: what is asked for, measured, or the default; what is remembered; what it changes."""
 
+import errno
+import fcntl
 import json
 import logging
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from importlib.util import find_spec
@@ -230,6 +234,39 @@ def test_what_is_remembered_holds_for_one_gpu_target_and_version():
     lowering_memory.remember(config, [newer := replace(ours, native_us=1.0)])
     assert lowering_memory.recall(config, found, "sm86", "NVIDIA A10") == {"a": newer}
     assert len(json.loads(lowering_memory.path_of(config).read_text())["measurements"]) == 5
+
+
+def test_processes_that_measure_at_once_lose_nothing():
+    program = """
+import sys
+from dataclasses import replace
+from bridge import lowering_memory
+from bridge.config import Config
+from bridge.lowering_memory import Measurement
+
+for number in range(5):
+    kind = f"{sys.argv[1]} {number}"
+    item = Measurement(kind, "native", 2.0, 1.0, 0.1, "NVIDIA A10", "sm86", "tensorrt", "1", "1", "2026-01-01")
+    lowering_memory.remember(Config(), [item])
+"""
+    children = [subprocess.Popen([sys.executable, "-c", program, name]) for name in ("a", "b", "c")]
+    assert [child.wait(60) for child in children] == [0, 0, 0]
+    path = lowering_memory.path_of(Config())
+    assert len(json.loads(path.read_text())["measurements"]) == 15
+    assert [file.name for file in path.parent.iterdir()] == [path.name]  # no lock, nothing half written
+
+
+def test_a_folder_that_cannot_be_written_to_is_an_error(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="file"):
+        lowering_memory.remember(Config(cache_dir=str(tmp_path / "file")), [measurement("a")])
+
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    lowering_memory.remember(Config(), [measurement("a")])  # which is no obstacle
+    assert lowering_memory.path_of(Config()).is_file()
 
 
 def test_a_file_written_by_hand_decides(monkeypatch):
