@@ -53,6 +53,7 @@ def time_call(call: Callable[[Any], Any], arguments: Sequence[Any]) -> Timing:
     One argument gives the time with a warm cache; as many as exceed it the time with a cold one.
     """
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for argument in [*arguments[:2]] * 2:
             call(argument)
