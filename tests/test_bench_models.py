@@ -169,6 +169,38 @@ def test_an_engine_without_a_gpu_or_a_file(capsys, tmp_path, make_engine_file):
     assert command(capsys, "--engine", tmp_path / "none.engine")[0] == 5
 
 
+def test_parts_are_shown_and_kept_as_they_are_measured(capsys, tmp_path, make_engine_file, monkeypatch):
+    """Without a GPU, with what is measured made up; the layers fail."""
+
+    class Engine(FakeEngine):
+        def __init__(self, file):
+            self.file = file
+
+        def new_context(self, **settings):
+            return lambda *inputs: None
+
+    def fail(engine, inputs):
+        assert json.loads(path.read_text())["kernels"][0]["op"] == "relu" and len(inputs) == 2
+        raise bridge.errors.EngineError("no profiler")
+
+    path = tmp_path / "engine.json"
+    make_engine_file().save(tmp_path / "a.engine")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(engine, "environment", lambda: HERE | {"versions": {"torch": "2.11"}})
+    monkeypatch.setattr(engine, "_input", lambda spec: torch.empty(spec.opt))
+    monkeypatch.setattr(engine, "Engine", Engine)
+    monkeypatch.setattr(engine, "compare", lambda engines, inputs: [timing(30.0)])
+    monkeypatch.setattr(kernels, "trace", lambda call: [kernels.Kernel("k", "relu", 1.0, 20.0)])
+    monkeypatch.setattr(layers, "trace", fail)
+    code, out, err = command(capsys, "--engine", tmp_path / "a.engine", "--json", path)
+    assert code == 7 and "no profiler" in err
+    assert "tensorrt_rtx 1.7.1.116" in out and "30.0 (29.9 to 30.1)" in out and "plugin relu  1" in out
+    monkeypatch.setattr(layers, "trace", lambda engine, inputs: [layers.Layer("a", None, 3.0)])
+    assert command(capsys, "--engine", tmp_path / "a.engine", "--json", path)[0] == 0
+    found = json.loads(path.read_text())
+    assert found["layers"] == [{"name": "a", "op": None, "us": 3.0}] and found["versions"]["torch"] == "2.11"
+
+
 @pytest.mark.gpu(engines=True)
 def test_an_engine_is_measured_by_kernel_and_layer(capsys, tmp_path, model_path):
     namespace = {}
@@ -208,6 +240,20 @@ def test_errors_are_of_the_worst_tensor():
     assert lowerings.largest_error(expected, expected) == 0.0
     assert math.isnan(lowerings.largest_error([torch.tensor(math.nan), actual["b"]], [torch.ones(()), expected["b"]]))
     assert lowerings.largest_error(torch.ones(2), torch.zeros(2)) == 1.0
+
+
+@pytest.mark.parametrize("exported", [False, True])
+def test_engines_are_compared_with_eager_on_keyword_and_other_arguments(monkeypatch, exported):
+    class Net(torch.nn.Linear):
+        def forward(self, x, scale=1.0, bias=None):
+            return {"y": super().forward(x) * scale + bias}
+
+    monkeypatch.setattr(torch.Tensor, "cuda", torch.Tensor.clone)
+    monkeypatch.setattr(torch.nn.Module, "cuda", lambda self: self)
+    net, args, kwargs = Net(3, 2).eval(), (torch.randn(4, 3), 2.0), {"bias": torch.ones(2)}
+    model = Model(torch.export.export(net, args, kwargs) if exported else net, args, kwargs)
+    engines = {"plugin": net, "auto": lambda *args, **kwargs: {"y": net(*args, **kwargs)["y"] * 1.5}}
+    assert lowerings._errors(model, engines) == {"plugin": pytest.approx(0, abs=1e-6), "auto": pytest.approx(0.5)}
 
 
 @needs_torch_tensorrt
