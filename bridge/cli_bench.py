@@ -33,10 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measures; returns 1 where a result is wrong or slower than it should be."""
     try:
-        if options.engine:
-            return _engine(options)
-        if options.lowerings:
-            return _lowerings(options)
+        for name, measure in _INSTEAD.items():
+            if getattr(options, name):
+                _check_alone(options, name)
+                return measure(options)
         return _ops(options)
     except (BridgeError, BrokenPipeError):
         raise  # some are of the kinds below, and have exit codes of their own
@@ -65,6 +65,18 @@ def _lowerings(options: argparse.Namespace) -> int:
     result = lowerings.run(options.lowerings, options.model_argv, lambda so_far: _keep(so_far, options.json))
     print(lowerings.table(result))
     return 0 if lowerings.good(result) else 1
+
+
+_INSTEAD = {"engine": _engine, "lowerings": _lowerings}  # of ops
+
+
+def _check_alone(options: argparse.Namespace, name: str) -> None:
+    """ValueError: another flag is given, which says how ops are measured."""
+    others = ("ops", "workload", "growth", "peers", "plot", "record", "baseline", "against", "list", *_INSTEAD)
+    given = [other for other in others if other != name and getattr(options, other) not in (None, False, [])]
+    if given or options.peers == []:
+        names = ["OP" if other == "ops" else f"--{other}" for other in given] or ["--peers"]
+        raise ValueError(f"--{name} goes with --json alone, not with {', '.join(names)}")
 
 
 def _ops(options: argparse.Namespace) -> int:

@@ -321,6 +321,24 @@ def test_a_model_that_fails_does_not_end_the_run(capsys, tmp_path, model_path, m
     assert code == 1 and "ValueError: asked to" in err
 
 
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        (["--record"], "--record"),
+        (["--growth", "--plot", "a.png", "--engine", "b"], "--growth, --plot, --lowerings"),
+        (["--peers", "--list"], "--list"),
+        (["--peers"], "--peers"),
+        (["--workload", "x", "--against", "y"], "--workload, --against"),
+    ],
+)
+def test_flags_that_would_be_ignored_are_refused(capsys, flags, names):
+    code, _, err = command(capsys, *flags, "--lowerings", "net.py")
+    first = "engine" if "--engine" in flags else "lowerings"
+    assert code == 2 and f"--{first} goes with --json alone, not with {names}\n" in err
+    code, _, err = command(capsys, "relu", "--engine", "a.engine")
+    assert code == 2 and "not with OP" in err
+
+
 def test_flags_of_models_need_models(capsys, model_path):
     with pytest.raises(SystemExit):
         cli.main(["bench", "relu", "--", "--size", "3"])
