@@ -72,7 +72,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     own, model_argv = _split_at_dashes(argv)
     parser = _parser()
     options = parser.parse_args(own)
-    if model_argv and options.command != "compile":
+    if model_argv and options.command != "compile" and not getattr(options, "lowerings", None):
         parser.error(f"{options.command} takes nothing after --: {' '.join(model_argv)}")
     options.model_argv = model_argv
     return options
@@ -285,7 +285,8 @@ _COMMANDS = {
         cli_bench.run,
         "measure the ops on this GPU, beside what others have",
         "Errors against fp32 first, then GPU time by CUDA graph replay with a warm and a cold L2 cache, beside what\n"
-        "memory and arithmetic allow as measured in the same run, and beside every peer that is installed.",
+        "memory and arithmetic allow as measured in the same run, and beside every peer that is installed.\n\n"
+        "Example: bridge bench --lowerings models/llama.py models/resnet_dcn.py --json lowerings.json -- --max-batch 4",
     ),
     "cache": (
         cli_cache.add_arguments,

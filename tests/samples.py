@@ -131,6 +131,27 @@ def deform_conv2d_samples() -> list[Sample]:
     return samples
 
 
+# For kernels whose tiles need many channels: extents that fill them, or just do not.
+_DEFORM_CONV2D_TILES = {
+    "one position": ((1, 64, (1, 1), 64), {"padding": (1, 1)}),
+    "odd extents": ((2, 96, (15, 13), 100), {"stride": (2, 1), "padding": (1, 2), "dilation": (2, 1)}),
+    "groups": ((2, 128, (12, 16), 128), {"groups": 2, "padding": (1, 1)}),
+    "offset groups": ((2, 128, (12, 16), 72), {"offset_groups": 4, "padding": (1, 1)}),
+    "both": ((3, 256, (9, 7), 256), {"groups": 2, "offset_groups": 4, "bias": False, "mask": False}),
+    "ragged channels": ((2, 40, (12, 16), 48), {"padding": (1, 1)}),
+    "large kernel": ((1, 64, (16, 16), 192), {"kernel": (5, 5), "padding": (2, 2)}),
+    "several blocks a tile": ((1, 256, (14, 14), 64), {"padding": (1, 1)}),
+}
+
+
+def deform_conv2d_tile_samples() -> list[Sample]:
+    samples: list[Sample] = []
+    for label, (extents, options) in _DEFORM_CONV2D_TILES.items():
+        kwargs = {name: list(options[name]) for name in ("stride", "padding", "dilation") if name in options}
+        samples.append((label, deform_conv2d_arguments(*extents, **options), kwargs))
+    return samples
+
+
 def _levels(shapes: list[tuple[int, int]], index: torch.dtype = torch.int64) -> tuple[Tensor, Tensor]:
     """spatial_shapes and level_start_index."""
     sizes = torch.tensor([h * w for h, w in shapes])
@@ -226,6 +247,8 @@ SAMPLES = {
     "ms_deform_attn": ms_deform_attn_samples,
     "ms_deform_attn_fused": ms_deform_attn_fused_samples,
 }
+# Further ones, of ops with kernels that do not take those.
+LARGE = {"deform_conv2d": deform_conv2d_tile_samples}
 
 
 def random_rope(seed: int) -> tuple[list, dict]:

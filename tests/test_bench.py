@@ -2,14 +2,18 @@
 
 import copy
 import json
+import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
 
 from bridge import cli
-from bridge.bench import measure, peers, report, workloads
+from bridge.bench import baseline, ceilings, measure, peers, plots, report, workloads
 from bridge.bench.workloads import WORKLOADS, DeformConv2d, Relu, Rope
+from bridge.timing import Timing
 
+needs_matplotlib = pytest.mark.skipif(find_spec("matplotlib") is None, reason="needs matplotlib")
 CEILINGS = {
     "bytes_per_us": 4.0e6,
     "flops_per_us_float32": 5e7,
@@ -78,6 +82,34 @@ def test_the_floor_is_the_largest_of_three():
     assert measure.floor_us(Relu("relu", "x", "float16", count=1), CEILINGS) == 1.0
     (large,) = (w for w in WORKLOADS if (w.name, w.dtype) == ("large", "float16"))
     assert measure.floor_us(large, CEILINGS) == pytest.approx(large.flops() / 8e8)
+
+
+def test_the_copy_is_measured_again_where_memory_bounds(monkeypatch):
+    monkeypatch.setattr(ceilings, "measure_copy", lambda: 3.0e6)
+    (large,) = (w for w in WORKLOADS if (w.name, w.dtype) == ("large", "float16"))
+    many, one = (Relu("relu", "x", "float16", count=count) for count in (10**9, 1))
+    assert ceilings.refreshed(many, CEILINGS) == CEILINGS | {"bytes_per_us": 3.0e6}
+    assert ceilings.refreshed(large, CEILINGS) == ceilings.refreshed(one, CEILINGS) == CEILINGS
+
+
+def test_the_copy_is_the_best_of_sizes_and_ways(monkeypatch):
+    """Without a GPU, on small tensors, with times made up."""
+    seen = []
+
+    def time_call(call, arguments):
+        ((source, target),) = arguments
+        target.fill_(0)
+        call(arguments[0])
+        seen.append((source.numel(), bool((target == -source).all()), bool((target == source).all())))
+        return Timing(*[100.0 if len(seen) != 4 else 10.0] * 4)
+
+    randn = torch.randn
+    monkeypatch.setattr(ceilings, "_COPIES", (8, 32, 16))
+    monkeypatch.setattr(ceilings, "time_call", time_call)
+    monkeypatch.setattr(torch, "randn", lambda *shape, device: randn(*shape))
+    assert ceilings.measure_copy() == 2 * 4 * 32 / 10.0
+    ways = [(True, False), (False, True)]  # a kernel's, which negates, and the driver's
+    assert seen == [(size, *way) for size in (8, 32, 16) for way in ways]
 
 
 def test_workloads_are_selected_by_op_name_and_group():
@@ -158,20 +190,20 @@ def test_the_table_shows_times_peers_and_what_is_missing():
 
 
 def test_a_baseline_flags_what_is_slower_missing_or_wrong():
-    baseline = recorded(row("a"), row("b"), row("c"), row("d"))
+    before = recorded(row("a"), row("b"), row("c"), row("d"))
     run = recorded(row("a", 104.0), row("b", 106.0), row("d", right=False))
-    assert report.regressions(run, baseline) == [
+    assert report.regressions(run, before) == [
         "relu, b, float16: 106.00 us, the baseline 100.00 us",
         "relu, c, float16: not in this run",
         "relu, d, float16: wrong, error 1.0e-04",
     ]
-    assert not report.regressions(baseline, copy.deepcopy(baseline))
+    assert not report.regressions(before, copy.deepcopy(before))
 
 
 def test_the_spread_of_the_baseline_is_noise():
-    baseline = recorded(row("a", low_us=90.0, high_us=120.0))
-    assert not report.regressions(recorded(row("a", 129.0)), baseline)
-    assert report.regressions(recorded(row("a", 131.0)), baseline)
+    before = recorded(row("a", low_us=90.0, high_us=120.0))
+    assert not report.regressions(recorded(row("a", 129.0)), before)
+    assert report.regressions(recorded(row("a", 131.0)), before)
 
 
 def test_a_baseline_of_another_gpu_is_refused():
@@ -222,23 +254,132 @@ def test_a_baseline_that_is_not_there(capsys, tmp_path):
     assert code == 2 and "there is no baseline nvidia_a_gpu.json; recorded in bridge are" in err
 
 
+@pytest.fixture
+def baselines(tmp_path, monkeypatch):
+    """An empty folder in the place of bridge's own."""
+    monkeypatch.setattr(baseline, "FOLDER", tmp_path / "baselines")
+    return baseline.FOLDER
+
+
+def complete(**changes):
+    """A run of every default workload."""
+    return recorded(*(row(w.name, op=w.op, dtype=w.dtype) for w in workloads.select())) | changes
+
+
+def test_a_run_is_recorded_and_compared_with(capsys, tmp_path, baselines):
+    run, slower = tmp_path / "run.json", tmp_path / "slower.json"
+    run.write_text(json.dumps(complete()))
+    code, out, _ = command(capsys, "--against", run, "--record")
+    assert code == 0 and f"recorded in {baselines / 'nvidia_a_gpu.json'}" in out
+    assert json.loads((baselines / "nvidia_a_gpu.json").read_text()) == complete()
+    rows = complete()["rows"]
+    slower.write_text(json.dumps(complete(rows=[rows[0] | {"us": 200.0}, *rows[1:]])))
+    code, out, _ = command(capsys, "--against", slower, "--baseline", "recorded")
+    assert code == 1 and out.count("the baseline 100.00 us") == 1
+
+
+def test_only_what_was_chosen_is_compared(baselines):
+    baseline.record(complete())
+    chosen = workloads.select(["rope"])
+    before = baseline.load("recorded", "NVIDIA A GPU", chosen)
+    assert len(before["rows"]) == len(chosen) and {row["op"] for row in before["rows"]} == {"rope"}
+    assert len(baseline.load("recorded", "NVIDIA A GPU")["rows"]) == len(complete()["rows"])
+
+
+def test_what_is_no_baseline_is_not_recorded(capsys, tmp_path, baselines):
+    rows = complete()["rows"]
+    for changed, text in [
+        (rows[1:], "this run lacks 1 of them, the first deform_conv2d, large, float16: record without OP"),
+        ([rows[0] | {"right": False}, *rows[1:]], "not recorded: the results of deform_conv2d, large, float16 are"),
+    ]:
+        (tmp_path / "run.json").write_text(json.dumps(complete(rows=changed)))
+        code, _, err = command(capsys, "--against", tmp_path / "run.json", "--record")
+        assert code == 2 and text in err and not baselines.exists()
+
+
+def test_only_a_whole_run_is_measured_for_a_record(capsys, monkeypatch, baselines):
+    monkeypatch.setattr(measure, "run", lambda *rest: pytest.fail("measured"))
+    code, _, err = command(capsys, "relu", "--record")
+    assert code == 2 and "record without OP and --workload" in err
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
 def test_without_a_gpu_it_says_so(capsys):
     code, _, err = command(capsys, "relu")
     assert code == 7 and "there is none" in err
 
 
-def test_growth_becomes_a_picture(tmp_path):
-    pytest.importorskip("matplotlib", reason="needs matplotlib")
-    rows = [row(f"tokens {size}", float(size)) for size in (64, 4, 1)]
-    report.plot(recorded(*rows), tmp_path / "growth.png")
-    assert (tmp_path / "growth.png").stat().st_size > 5000
+# Pictures
 
 
-def test_a_run_without_growth_has_no_picture(tmp_path):
-    pytest.importorskip("matplotlib", reason="needs matplotlib")
-    with pytest.raises(ValueError, match="--growth"):
-        report.plot(recorded(row()), tmp_path / "growth.png")
+def grown(unit="tokens", sizes=(64, 4, 1), **changes):
+    return [row(f"{unit} {size}", float(size), floor_us=size / 2, **changes) for size in sizes]
+
+
+def drawn(axis):
+    """Label → (x, y) of every line of a panel."""
+    return {line.get_label(): [list(map(float, data)) for data in line.get_data()] for line in axis.lines}
+
+
+@needs_matplotlib
+def test_each_series_is_drawn_with_its_floor():
+    run = recorded(*grown(), *grown(dtype="float32", sizes=(2, 8)), *grown("side", op="rope"), row("large"))
+    relu, rope, _ = plots.draw(run).axes
+    lines = drawn(relu)
+    assert lines["bridge, float16"] == [[1, 4, 64], [1, 4, 64]]
+    assert lines["floor, float16"] == [[1, 4, 64], [0.5, 2, 32]]
+    assert lines["floor, float32"] == [[2, 8], [1, 4]] and lines["eager, float32"] == [[2, 8], [4, 16]]
+    assert (relu.get_title(), relu.get_xlabel(), rope.get_title(), rope.get_xlabel()) == (
+        "relu",
+        "tokens",
+        "rope",
+        "side",
+    )
+
+
+@needs_matplotlib
+def test_a_peer_that_is_missing_at_a_size_is_left_out_there():
+    rows = grown()
+    rows[1]["peers"] = {"eager": {"missing": "no"}, "late": {"us": 5.0, "bound": True}}
+    lines = drawn(plots.draw(recorded(*rows)).axes[0])
+    assert lines["eager, float16"] == [[1, 64], [2, 128]] and lines["late, float16"] == [[4], [5]]
+
+
+@needs_matplotlib
+def test_the_roofline_has_measured_ceilings_and_points():
+    product = row("large", 100.0, op="deform_conv2d", flops=10**10, bytes=10**8)
+    products, others = plots.draw(recorded(product, row("many", 50.0, bytes=10**8))).axes
+    roof = drawn(products)["ceiling, float16"]
+    ridge = roof[0].index(200.0)  # 8e8 operations and 4e6 bytes a microsecond
+    assert roof[1][ridge] == pytest.approx(800.0) and roof[1][-1] == pytest.approx(800.0)
+    assert roof[1][0] == pytest.approx(roof[0][0] * 4.0)
+    assert drawn(products)["deform_conv2d, float16"] == [[100.0], [100.0]]
+    assert drawn(others)["relu, float16"] == [[10**8], [2.0]]
+    limit = drawn(others)["copy and launch"]
+    assert limit[0][1] == pytest.approx(4e6) and limit[1][1:] == pytest.approx([4.0, 4.0])
+
+
+@needs_matplotlib
+@pytest.mark.parametrize("rows", [grown(), [row(op="rope", flops=5)], grown("side") * 2 + grown("tokens", op="rope")])
+def test_a_recorded_run_becomes_a_picture(capsys, tmp_path, rows):
+    run, picture = tmp_path / "run.json", tmp_path / "run.png"
+    run.write_text(json.dumps(recorded(*rows)))
+    assert command(capsys, "--against", run, "--plot", picture)[0] == 0
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 5000
+
+
+@needs_matplotlib
+def test_nothing_to_draw(capsys, tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps(recorded()))
+    code, _, err = command(capsys, "--against", tmp_path / "run.json", "--plot", tmp_path / "run.png")
+    assert code == 2 and "the run has no rows to draw" in err and not (tmp_path / "run.png").exists()
+
+
+def test_without_matplotlib_nothing_is_measured(capsys, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(measure, "run", lambda *rest: pytest.fail("measured"))
+    code, _, err = command(capsys, "relu", "--plot", tmp_path / "run.png")
+    assert code == 7 and "--plot needs matplotlib" in err and "pip install 'bridge-tensorrt[bench]'" in err
 
 
 # On a GPU
@@ -250,6 +391,15 @@ def test_a_measured_row(op):
     name = {"relu": "2^24 elements", "rope": "decode, 4", "deform_conv2d": "stage 4, one image"}[op]
     (workload, *_) = workloads.select([op], [name])
     (peer, *_) = (peer for peer in peers.PEERS if peer.op == op)
-    found = measure.measure_workload(workload, [peer], CEILINGS)
+    found = measure.measure_workload(workload, [peer], ceilings.refreshed(workload, CEILINGS))
     assert found["right"] and 0 < found["low_us"] <= found["us"] <= found["high_us"]
     assert found["peers"][peer.name]["us"] > 0 and found["cold_us"] > 0
+
+
+@pytest.mark.gpu
+def test_measured_ceilings(device):
+    found = ceilings.measure_ceilings()
+    assert set(found) == set(CEILINGS)
+    assert 1e4 < found["bytes_per_us"] < 1e8  # 10 GB/s to 100 TB/s
+    assert 0.2 < found["launch_us"] < 100
+    assert 1e5 < found["flops_per_us_float32"] < found["flops_per_us_float16"] < 1e11

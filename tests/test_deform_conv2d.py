@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 from plugin_host import Plugin
-from samples import deform_conv2d_arguments, random_deform_conv2d
+from samples import LARGE, deform_conv2d_arguments, random_deform_conv2d
 
 import bridge
 from bridge import native
@@ -141,26 +141,13 @@ def test_cuda_bad_input(args, text):
 
 # Kernels: the direct one, and those whose tiles fit; a number that does not fit leaves the choice to the op.
 
-GEOMETRIES = {
-    "one position": ((1, 64, (1, 1), 64), {"padding": (1, 1)}),
-    "odd extents": ((2, 96, (15, 13), 100), {"stride": (2, 1), "padding": (1, 2), "dilation": (2, 1)}),
-    "groups": ((2, 128, (12, 16), 128), {"groups": 2, "padding": (1, 1)}),
-    "offset groups": ((2, 128, (12, 16), 72), {"offset_groups": 4, "padding": (1, 1)}),
-    "both": ((3, 256, (9, 7), 256), {"groups": 2, "offset_groups": 4, "bias": False, "mask": False}),
-    "ragged channels": ((2, 40, (12, 16), 48), {"padding": (1, 1)}),
-    "large kernel": ((1, 64, (16, 16), 192), {"kernel": (5, 5), "padding": (2, 2)}),
-    "several blocks a tile": ((1, 256, (14, 14), 64), {"padding": (1, 1)}),
-}
-SETTINGS = ("stride", "padding", "dilation")
-
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_every_kernel_is_the_reference(geometry, dtype):
-    extents, options = GEOMETRIES[geometry]
-    args = deform_conv2d_arguments(*extents, **options)
-    kwargs = {name: list(options[name]) for name in SETTINGS if name in options}
+@pytest.mark.parametrize(
+    ("args", "kwargs"), [pytest.param(*rest, id=label) for label, *rest in LARGE["deform_conv2d"]()]
+)
+def test_every_kernel_is_the_reference(args, kwargs, dtype):
     for number in range(-1, 8):
         with native.tactic("deform_conv2d", number):
             check_cuda(OPS["deform_conv2d"], dtype, *args, **kwargs)

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 import bridge
+from bridge.bench.ceilings import floor_us, measure_ceilings, refreshed
 from bridge.bench.peers import Missing, Peer
-from bridge.bench.timing import Timing, time_call
-from bridge.bench.workloads import DTYPES, Workload
+from bridge.bench.workloads import Workload
 from bridge.op import OPS
 from bridge.testing import cast, outputs_of
+from bridge.timing import Timing, time_call
 
 SCHEMA = 1
 _COLD = 3  # times the L2 cache, for the arguments that launches take in turn
@@ -28,15 +29,21 @@ def run(
 
     RuntimeError: there is no GPU.
     """
-    if not torch.cuda.is_available():
-        raise RuntimeError("bridge bench measures on a CUDA GPU, and there is none; --list and --against need none")
+    gpu()
     ceilings = measure_ceilings()
     result: dict[str, Any] = {"schema": SCHEMA, **environment(), "ceilings": ceilings, "rows": []}
     for workload in workloads:
-        result["rows"].append(measure_workload(workload, peers, ceilings))
+        result["rows"].append(measure_workload(workload, peers, refreshed(workload, ceilings)))
         torch.cuda.empty_cache()
         progress(result)
     return result
+
+
+def gpu() -> str:
+    """Its name. RuntimeError: there is none."""
+    if not torch.cuda.is_available():
+        raise RuntimeError("bridge bench measures on a CUDA GPU, and there is none; --list and --against need none")
+    return torch.cuda.get_device_name()
 
 
 def environment() -> dict[str, Any]:
@@ -50,31 +57,6 @@ def environment() -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "versions": {"bridge": bridge.__version__, "torch": torch.__version__, "python": platform.python_version()},
     }
-
-
-def measure_ceilings() -> dict[str, float]:
-    """bytes_per_us of a copy, flops_per_us of a matrix product in each dtype, launch_us of a kernel of one element.
-
-    The copy is the faster of a kernel's and of the driver's, which in a CUDA graph is a node of another kind.
-    """
-    pair = torch.randn(2, 2**28, device="cuda")
-    size = pair.numel() * pair.element_size()
-    copies = (lambda p: torch.neg(p[0], out=p[1]), lambda p: p[1].copy_(p[0]))
-    found = {"bytes_per_us": max(size / time_call(copy, [pair]).us for copy in copies)}
-    del pair
-    for name, dtype in DTYPES.items():
-        a, b = (torch.randn(8192, 8192, device="cuda", dtype=dtype) for _ in range(2))
-        found[f"flops_per_us_{name}"] = 2 * 8192**3 / time_call(lambda pair: pair[0] @ pair[1], [(a, b)]).us
-    one = torch.randn(1, device="cuda")
-    found["launch_us"] = time_call(lambda _: torch.relu(one), [None]).us
-    return found
-
-
-def floor_us(workload: Workload, ceilings: dict[str, float]) -> float:
-    """The least time that memory, arithmetic and a launch allow."""
-    memory = workload.bytes() / ceilings["bytes_per_us"]
-    arithmetic = workload.flops() / ceilings[f"flops_per_us_{workload.dtype}"]
-    return max(memory, arithmetic, ceilings["launch_us"])
 
 
 def measure_workload(workload: Workload, peers: Sequence[Peer], ceilings: dict[str, float]) -> dict[str, Any]:
@@ -96,6 +78,7 @@ def measure_workload(workload: Workload, peers: Sequence[Peer], ceilings: dict[s
         "cold_us": _cold(ours, workload, args).us,
         "bytes": workload.bytes(),
         "flops": workload.flops(),
+        "bytes_per_us": ceilings["bytes_per_us"],
         "floor_us": floor_us(workload, ceilings),
         **errors,
         "peers": {},
