@@ -10,7 +10,7 @@ import torch
 
 from bridge import cli
 from bridge.bench import baseline, ceilings, measure, peers, plots, report, workloads
-from bridge.bench.workloads import WORKLOADS, DeformConv2d, Relu, Rope
+from bridge.bench.workloads import WORKLOADS, DeformConv2d, MsDeformAttn, Relu, Rope
 from bridge.timing import Timing
 
 needs_matplotlib = pytest.mark.skipif(find_spec("matplotlib") is None, reason="needs matplotlib")
@@ -58,6 +58,11 @@ def test_bytes_and_operations_by_hand():
     positions = 2 * 5 * 6
     assert conv.flops() == 2 * positions * 8 * 2 * 9
     assert conv.bytes() == 4 * (2 * 4 * 30 + positions * (27 + 8) + 8 * (2 * 9 + 1))
+    attention = {"batch": 3, "heads": 2, "head_dim": 8, "levels": ((5, 6), (2, 3)), "points": 4}
+    encoder = MsDeformAttn("ms_deform_attn", "x", "float16", **attention)
+    assert encoder.bytes() == 2 * 3 * (36 * 16 + 36 * 2 * (8 + 8 * 3)) + 2 * 24
+    decoder = MsDeformAttn("ms_deform_attn_fused", "x", "float16", queries=1, **attention)
+    assert decoder.bytes() == 2 * 3 * (32 * 16 + 2 * (8 + 8 * 3) + 4) + 2 * 24
 
 
 def test_a_strided_convolution_has_its_extents():
@@ -130,6 +135,42 @@ def test_errors_are_those_of_both_against_a_wider_dtype():
     assert found["right"] and 0 < found["error"] < 1e-2 and 0 < found["pytorch_error"] < 1e-2
 
 
+ATTENTION = [
+    MsDeformAttn(op, "x", "float32", batch=2, queries=queries, heads=2, head_dim=8, levels=((5, 6), (2, 3)), points=3)
+    for op in ("ms_deform_attn", "ms_deform_attn_fused")
+    for queries in (0, 7)
+]
+
+
+@pytest.mark.parametrize("workload", ATTENTION, ids=lambda w: f"{w.op} {w.queries}")
+def test_every_image_has_its_own_points(workload):
+    """As large workloads are compared: one image at a time, with the levels of all."""
+    torch.manual_seed(0)
+    args, settings = workload.arguments(torch.device("cpu"))
+    assert measure.compare(workload, args, settings)["right"]
+    (expected,) = measure.outputs_of(measure.OPS[workload.op].overload(*args))
+    for index in (0, 1):
+        part = measure._image(args, workload.batched(), index)
+        torch.testing.assert_close(measure.OPS[workload.op].overload(*part), expected[index : index + 1])
+
+
+@pytest.mark.parametrize("workload", ATTENTION, ids=lambda w: f"{w.op} {w.queries}")
+def test_the_peers_of_attention_compute_what_it_does(workload):
+    args, settings = workload.arguments(torch.device("cpu"))
+    expected = measure.OPS[workload.op].overload(*args)
+    for name in ("eager", "unfused") if workload.op.endswith("fused") else ("eager",):
+        (peer,) = (peer for peer in peers.PEERS if (peer.op, peer.name) == (workload.op, name))
+        torch.testing.assert_close(peer.prepare(workload, settings)(args), expected)
+
+
+def test_the_queries_of_an_encoder_are_the_pixels():
+    """With offsets of zero each samples itself at its own level."""
+    workload = MsDeformAttn("ms_deform_attn_fused", "x", "float32", heads=1, head_dim=4, levels=((3, 5),), points=1)
+    args, _ = workload.arguments(torch.device("cpu"))
+    args[4].zero_()
+    torch.testing.assert_close(measure.OPS[workload.op].overload(*args), args[0][:, :, 0])
+
+
 def test_a_wrong_result_is_found(monkeypatch):
     class Wrong:
         run = measure.OPS["relu"].run
@@ -150,7 +191,7 @@ def test_a_wrong_result_is_found(monkeypatch):
 def test_peers_compute_what_the_op_does():
     for workload in (w for w in WORKLOADS if w.bytes() < 2e6 or w.name == "decode, 4"):
         args, settings = workload.arguments(torch.device("cpu"))
-        if workload.op == "deform_conv2d" or "interleaved" in workload.name:
+        if workload.op not in ("relu", "rope") or "interleaved" in workload.name:
             continue
         args = [t.float() for t in args]
         expected = measure.OPS[workload.op].overload(*args, **settings)
@@ -171,7 +212,7 @@ def test_a_peer_that_is_not_installed_is_reported(monkeypatch):
         raise ImportError(f"No module named {module!r}\nand more")
 
     monkeypatch.setattr(peers, "import_module", fail)
-    (peer,) = peers.select(["mmcv"])
+    (peer,) = (peer for peer in peers.select(["mmcv"]) if peer.op == "deform_conv2d")
     workload = next(w for w in WORKLOADS if w.op == "deform_conv2d")
     assert measure._peer(peer, workload, [], {}) == {
         "missing": "ImportError: No module named 'mmcv.ops.modulated_deform_conv'"
@@ -238,7 +279,7 @@ def test_lists(capsys):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["nothing"], "no workload is of 'nothing'; there are deform_conv2d, relu, rope"),
+        (["nothing"], "no workload is of 'nothing'; there are deform_conv2d, ms_deform_attn, ms_deform_attn_fused, "),
         (["relu", "--workload", "nothing"], "no workload's name holds 'nothing'; there are 2^30 elements"),
         (["--peers", "nothing"], "no peer is called 'nothing'; there are conv2d"),
     ],
@@ -386,9 +427,10 @@ def test_without_matplotlib_nothing_is_measured(capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("op", ["relu", "rope", "deform_conv2d"])
+@pytest.mark.parametrize("op", ["relu", "rope", "deform_conv2d", "ms_deform_attn", "ms_deform_attn_fused"])
 def test_a_measured_row(op):
-    name = {"relu": "2^24 elements", "rope": "decode, 4", "deform_conv2d": "stage 4, one image"}[op]
+    small = {"relu": "2^24 elements", "rope": "decode, 4", "deform_conv2d": "stage 4, one image"}
+    name = small.get(op, "decoder, one image")
     (workload, *_) = workloads.select([op], [name])
     (peer, *_) = (peer for peer in peers.PEERS if peer.op == op)
     found = measure.measure_workload(workload, [peer], ceilings.refreshed(workload, CEILINGS))

@@ -57,8 +57,9 @@ def test_a_location_is_x_before_y_of_pixel_centres():
 def special(args):
     """What is infinite, NaN or far outside, each in a query of its own: places of NaN, and of zeros."""
     value, _, _, locations, weights = args
-    value[0, 9, 0, 0] = math.inf
+    value[0, 9, 0, 0] = math.inf  # the first column of the second row of 7 x 9
     locations[0, :2] = 0.5
+    locations[0, 1, 0, 0, 0, 0], locations[0, 1, 0, 0, 0, 1] = 0.8 / 9, 1.7 / 7
     locations[0, 2] = -3.0
     locations[0, 3] = 1e30
     locations[0, 4] = math.inf
@@ -76,7 +77,7 @@ def test_what_is_not_finite_shows_where_it_is_and_nowhere_else():
     nan, outside = special(args)
     out = bridge.ms_deform_attn(*args)[0]
     assert torch.equal(out.isnan(), nan)
-    assert (out[outside] == 0).all()
+    assert (out[outside] == 0).all() and out[1, 0] == math.inf and not out[:, 1:].isinf().any()
 
 
 def test_gradients_of_points_far_outside_are_zero():
@@ -321,7 +322,7 @@ def test_cuda_what_is_not_finite_shows_where_it_is(dtype, head_dim, tactic):
 def test_cuda_infinities_at_the_edge_are_infinite(head_dim, tactic):
     """Half outside the map, where a corner stands in for another one."""
     value = torch.full((1, 12, 1, head_dim), math.inf)
-    places = torch.tensor([[x, y] for x in (0.05, 0.5, 0.95) for y in (0.04, 0.5, 0.97)])
+    places = torch.tensor([[x, y] for x in (0.05, 0.5, 0.95) for y in (0.04, 0.45, 0.97)])
     args = [
         value,
         torch.tensor([[3, 4]]),

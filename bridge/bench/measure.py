@@ -99,32 +99,31 @@ def compare(workload: Workload, args: list[Any], settings: dict[str, Any]) -> di
     ours = outputs_of(op.overload(*args, **settings))
     wider = torch.float64 if workload.dtype == "float32" else torch.float32
     worst, theirs, right = 0.0, 0.0, True
-    for index in _images(args):
-        part = _image(args, index)
+    for index in _images(workload, args):
+        part = _image(args, workload.batched(), index)
         exact = outputs_of(op.run(*cast(part, wider), **settings))
         plain = outputs_of(op.run(*part, **settings))
         for result, wanted, peer in zip(ours, exact, plain, strict=True):
             scale = float(wanted.abs().max())
             mine, other = (
-                float((x.to(wider) - wanted).abs().max()) / scale for x in (_image([result], index)[0], peer)
+                float((x.to(wider) - wanted).abs().max()) / scale for x in (_image([result], (0,), index)[0], peer)
             )
             right = right and mine <= 2 * other + torch.finfo(result.dtype).eps
             worst, theirs = max(worst, mine), max(theirs, other)
     return {"error": worst, "pytorch_error": theirs, "right": right}
 
 
-def _images(args: list[Any]) -> list[int | None]:
+def _images(workload: Workload, args: list[Any]) -> list[int | None]:
     """Images are compared one by one, for the reference takes much memory; what has no batch at once."""
-    return list(range(args[0].shape[0])) if args[0].dim() == 4 and args[0].shape[0] > 1 else [None]
+    places = workload.batched()
+    return list(range(args[places[0]].shape[0])) if places and args[places[0]].shape[0] > 1 else [None]
 
 
-def _image(args: list[Any], index: int | None) -> list[Any]:
-    """The arguments of one image; weights are those of all."""
+def _image(args: list[Any], batched: Sequence[int], index: int | None) -> list[Any]:
+    """The arguments of one image; those not `batched` are those of all. None: all images."""
     if index is None:
         return list(args)
-    batch, weight = args[0].shape[0], args[2] if len(args) == 5 else None
-    has_batch = [isinstance(t, Tensor) and t.dim() == 4 and t.shape[0] == batch and t is not weight for t in args]
-    return [t[index : index + 1] if one else t for t, one in zip(args, has_batch, strict=True)]
+    return [t[index : index + 1] if place in batched else t for place, t in enumerate(args)]
 
 
 def _cold(call: Callable[[list[Any]], Any], workload: Workload, args: list[Any]) -> Timing:

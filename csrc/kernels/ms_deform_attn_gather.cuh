@@ -7,6 +7,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <type_traits>
 
@@ -129,12 +130,14 @@ struct MsDeformAttnAxis {
   }
 };
 
-// Writes the point at pixel (x, y) of a level. A NaN coordinate, and a level that is not valid, make it NaN.
+// Writes the point at pixel (x, y) of a level. A NaN coordinate, a level that is not valid, and a weight that is not
+// finite times the zero outside the map make it NaN.
 template <class T, bool kPacked>
 __device__ void write_point(MsDeformAttnPoints& points, int slot, float x, float y, MsDeformAttnLevel const& level,
                             float weight) {
   MsDeformAttnAxis const column(x, level.width), row(y, level.height);
-  bool const inside = column.inside && row.inside, known = level.valid && !isnan(x) && !isnan(y);
+  bool const inside = column.inside && row.inside, finite = fabsf(weight) < INFINITY;
+  bool const known = level.valid && !isnan(x) && !isnan(y) && (inside || finite);
   int const top = level.start + row.low * level.width, bottom = level.start + row.high * level.width;
   int4 const corners = make_int4(top + column.low, top + column.high, bottom + column.low, bottom + column.high);
   weight = known ? weight : nanf("");
@@ -372,7 +375,15 @@ __device__ void ms_deform_attn_blocks(MsDeformAttnArguments<T> const& a, MsDefor
       }
       __syncwarp();
       if (first + plan.group < samples) raw = load(at, sample + plan.group);
-      gather<T, N, kPacked>(plan, lane, points, min(plan.group, samples - first), map, pitch, sum);
+      int const count = min(plan.group, samples - first);
+      if constexpr (sizeof(T) == sizeof(float)) {  // in two stages, for the error of one grows with the samples
+        float batch[N] = {};
+        gather<T, N, kPacked>(plan, lane, points, count, map, pitch, batch);
+#pragma unroll
+        for (int i = 0; i < N; ++i) sum[i] += batch[i];
+      } else {
+        gather<T, N, kPacked>(plan, lane, points, count, map, pitch, sum);
+      }
       __syncwarp();
     }
     bool const owns = has_channel && lane.part == 0 && at.query_tile * plan.queries + lane.group < a.queries;
