@@ -12,6 +12,7 @@ import sympy
 import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
+from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from bridge.errors import ExportError
 from bridge.source import model_line
@@ -56,8 +57,8 @@ def _condition(node: Node) -> sympy.Basic | None:
 
 def _counterexample(condition: sympy.Basic, ranges: Mapping[Any, Any]) -> dict[sympy.Symbol, int] | None:
     symbols = sorted(condition.free_symbols, key=str)
-    if any(symbol not in ranges for symbol in symbols):
-        return None  # of a value, not of an extent
+    if any(symbol not in ranges or symbol_is_type(symbol, SymT.UNBACKED_INT) for symbol in symbols):
+        return None  # of a value, not of an extent of an input
     points = int(_MOST_POINTS ** (1 / max(len(symbols), 1)))
     for values in itertools.product(*(_points(ranges[symbol], points) for symbol in symbols)):
         known = dict(zip(symbols, values, strict=True))

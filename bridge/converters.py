@@ -21,6 +21,7 @@ from bridge.tensorrt.fields import Call
 from bridge.tensorrt.flavour import Flavour
 from bridge.tensorrt.layers import Layers
 from bridge.tensorrt.plugin import DirectPlugins, Plugins
+from bridge.tensorrt.slices import SLICE, convert_slice, is_of_values
 
 
 @dataclass
@@ -98,15 +99,17 @@ def own_conversion(flavour: Flavour) -> Iterator[None]:
     from torch_tensorrt.dynamo.conversion._ConverterRegistry import DYNAMO_ATEN_CONVERTERS as table
 
     hold()
-    attention = table.get(SDPA)
+    before = {target: table.get(target) for target in (SDPA, SLICE)}
     settings, disallowed = DYNAMO_CONVERTERS.compilation_settings, DYNAMO_CONVERTERS.disallowed_targets
     try:
         with flavours.converting(flavour):
-            table[SDPA] = list(attention or ())  # a copy: the list itself is put back
+            table.update({target: list(entries or ()) for target, entries in before.items()})  # copies: put back below
             _add_converter(SDPA, _fits_attention, convert_attention)
+            _add_converter(SLICE, _fits_slice, _convert_slice)
             yield
     finally:
-        _put_back(table, SDPA, attention)
+        for target, entries in before.items():
+            _put_back(table, target, entries)
         DYNAMO_CONVERTERS.compilation_settings, DYNAMO_CONVERTERS.disallowed_targets = settings, disallowed
         release()
 
@@ -128,11 +131,22 @@ def _put_back(table: dict[Any, Any], key: Any, value: Any) -> None:
 
 
 def _fits_plugin(node: Node, settings: Any = None) -> bool:
+    if foreign.targets()[node.target].counted and not shims.in_own_conversion():
+        return False  # torch_tensorrt makes room for outputs by their shapes, and this one's depends on values
     return calls.refuse(node) is None
 
 
 def _fits_attention(node: Node, settings: Any = None) -> bool:
     return shims.in_own_conversion() and fits_layer(node)
+
+
+def _fits_slice(node: Node, settings: Any = None) -> bool:
+    return shims.in_own_conversion() and is_of_values(node)
+
+
+def _convert_slice(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
+    layers = Layers(flavours.detect().trt(), ctx.net, f"[SLICE]-[{name}]", _conversion(ctx).constants)
+    return convert_slice(layers, args, kwargs)
 
 
 def convert(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:

@@ -47,7 +47,28 @@ def _refuse_deform_conv2d(given: Arguments) -> str | None:
     return None
 
 
-FOREIGN = {"torchvision::deform_conv2d": Foreign("deform_conv2d", _bind_deform_conv2d, _refuse_deform_conv2d)}
+def _bind_roi_align(given: Arguments) -> tuple[list[Any], dict[str, Any]]:
+    shared = {name: given[name] for name in ("spatial_scale", "sampling_ratio", "aligned")}
+    bins = given["pooled_height"], given["pooled_width"]
+    return [given["input"], given["rois"]], {"output_size": bins, **shared}
+
+
+def _refuse_roi_align(given: Arguments) -> str | None:
+    for name in ("pooled_height", "pooled_width"):
+        if not isinstance(given[name], int):
+            return f"{name} is {given[name]}, which depends on shapes; the plugin needs a number"
+    return None
+
+
+def _bind_nms(given: Arguments) -> tuple[list[Any], dict[str, Any]]:
+    return [given["dets"], given["scores"]], {"iou_threshold": given["iou_threshold"]}
+
+
+FOREIGN = {
+    "torchvision::deform_conv2d": Foreign("deform_conv2d", _bind_deform_conv2d, _refuse_deform_conv2d),
+    "torchvision::nms": Foreign("nms", _bind_nms, lambda given: None),
+    "torchvision::roi_align": Foreign("roi_align", _bind_roi_align, _refuse_roi_align),
+}
 
 
 def targets() -> dict[Any, Op]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from types import NoneType, UnionType
-from typing import Any, TypeAlias, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -22,6 +22,10 @@ from bridge.errors import OpDefinitionError, OpInputError
 NAMESPACE = "bridge"
 Pair: TypeAlias = int | tuple[int, int]
 """One number for both spatial axes, or (height, width)."""
+
+_COUNTED = "counted"
+Counted: TypeAlias = Annotated[Tensor, _COUNTED]
+"""A result whose first extent depends on values, see `unknown_extent`; csrc/op.h says `counted`."""
 
 OPS: dict[str, "Op"] = {}
 """Every op defined so far, by name."""
@@ -65,6 +69,11 @@ def readable(tensor: Tensor) -> bool:
     """
     plain = type(tensor) in (Tensor, torch.nn.Parameter) and not torch._is_functional_tensor(tensor)
     return plain and tensor.device.type == "cpu" and torch._C._len_torch_dispatch_stack() == 0
+
+
+def unknown_extent() -> Any:
+    """The first extent of a `Counted` result, for a reference that is run for shapes alone."""
+    return torch.library.get_ctx().new_dynamic_size()
 
 
 @dataclass(frozen=True)
@@ -115,6 +124,7 @@ class Op:
         for parameter in parameters:
             self._add(parameter, hints.get(parameter.name))
         self.num_outputs = self._count_outputs(hints.get("return"))
+        self.counted = self._counted_outputs(get_type_hints(reference, include_extras=True).get("return"))
 
     def _add(self, parameter: inspect.Parameter, hint: Any) -> None:
         where = f"op {self.name}, parameter {parameter.name}"
@@ -141,6 +151,11 @@ class Op:
         raise OpDefinitionError(
             f"op {self.name} returns {hint!r}, expected Tensor or tuple[Tensor, ...] of fixed length"
         )
+
+    def _counted_outputs(self, hint: Any) -> tuple[int, ...]:
+        """The places of the outputs that are `Counted`."""
+        results = get_args(hint) if get_origin(hint) is tuple else [hint]
+        return tuple(i for i, result in enumerate(results) if _COUNTED in getattr(result, "__metadata__", ()))
 
     @property
     def qualified_name(self) -> str:
@@ -217,7 +232,8 @@ class Op:
 
     def register(self) -> None:
         """Makes ``torch.ops.bridge.<name>``: schema, CPU and fake implementation, gradient."""
-        _library.define(self.spell_schema(), tags=(torch.Tag.pt2_compliant_tag,))
+        tags = (torch.Tag.pt2_compliant_tag, *((torch.Tag.dynamic_output_shape,) if self.counted else ()))
+        _library.define(self.spell_schema(), tags=tags)
         _library.impl(self.name, self.run, "CPU")
         torch.library.register_fake(self.qualified_name, self.fake, lib=_library)
         torch.library.register_autograd(

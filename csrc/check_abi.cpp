@@ -44,6 +44,7 @@ constexpr bool same(Ours ours, Theirs theirs) {
 static_assert(same(our::kFloat, nv::DataType::kFLOAT) && same(our::kHalf, nv::DataType::kHALF));
 static_assert(same(our::kInt32, nv::DataType::kINT32) && same(our::kInt64, nv::DataType::kINT64));
 static_assert(same(our::kBFloat16, nv::DataType::kBF16) && same(our::kLinear, nv::TensorFormat::kLINEAR));
+static_assert(same(our::kHwc8, nv::TensorFormat::kHWC8) && same(our::kHwc, nv::TensorFormat::kHWC));
 static_assert(same(our::kFieldFloat32, nv::PluginFieldType::kFLOAT32) &&
               same(our::kFieldFloat64, nv::PluginFieldType::kFLOAT64));
 static_assert(same(our::kFieldInt8, nv::PluginFieldType::kINT8) && same(our::kFieldInt32, nv::PluginFieldType::kINT32));

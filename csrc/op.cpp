@@ -115,6 +115,14 @@ std::string OpType::schema() const {
   return name + "(" + arguments + ") -> " + (outputs.size() == 1 ? results : "(" + results + ")");
 }
 
+std::vector<size_t> OpType::counts() const {
+  std::vector<size_t> found;
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    if (outputs[i].counted) found.push_back(i);
+  }
+  return found;
+}
+
 std::vector<OpType const*> const& op_table() { return table(); }
 
 OpType const* find_op(std::string const& name) {

@@ -121,12 +121,17 @@ struct Shape {
   friend std::ostream& operator<<(std::ostream& out, Shape const& shape);
 };
 
-// A dense row-major tensor in device memory; absent optional tensors have rank -1 and no data.
+// The order of a tensor's elements in memory. Channels last: dimension 1 of four is the innermost, then 3, 2 and 0.
+enum class Layout : int32_t { kLinear, kChannelsLast };
+
+// A dense tensor in device memory, row-major unless it is an input whose parameter also takes another layout; absent
+// optional tensors have rank -1 and no data.
 struct Tensor {
   void* data = nullptr;
   DType dtype = DType::kUnsupported;
   int rank = -1;
   std::array<int64_t, kMaxRank> sizes{};
+  Layout layout = Layout::kLinear;
 
   bool present() const { return rank >= 0; }
   int64_t operator[](int axis) const { return sizes[axis]; }
@@ -152,7 +157,22 @@ struct Param {
   char const* name;
   DTypes types;
   bool optional = false;
+  bool channels_last = false;  // taken in that layout too, as it comes: the op looks at Tensor::layout
+  bool counted = false;        // an output whose first extent depends on values, see `counted`
 };
+
+// The parameter, of an op whose kernels read it in both layouts.
+constexpr Param or_channels_last(Param param) {
+  param.channels_last = true;
+  return param;
+}
+
+// An output whose first extent depends on values: `shapes` gives the most that it can be, and `run` writes what it is
+// into a further output, an int64 [] after all others. Without elements at most, it is 0 and nothing runs.
+constexpr Param counted(Param param) {
+  param.counted = true;
+  return param;
+}
 
 using Pair = std::array<int64_t, 2>;
 using AttributeValue =
@@ -186,7 +206,8 @@ struct OpType {
   std::unique_ptr<Op> (*clone)(Op const&);
   mutable std::atomic<int> forced_tactic{-1};  // of calls through PyTorch
 
-  std::string schema() const;  // as torch.library spells it, without the namespace
+  std::string schema() const;          // as torch.library spells it, without the namespace
+  std::vector<size_t> counts() const;  // the outputs that are counted, in order
 };
 
 using OpListener = void (*)(OpType const&, size_t index);

@@ -47,7 +47,7 @@ struct InterfaceInfo {
 };
 
 enum DataType : int32_t { kFloat = 0, kHalf = 1, kInt32 = 3, kBFloat16 = 7, kInt64 = 8 };
-enum Format : int32_t { kLinear = 0 };
+enum Format : int32_t { kLinear = 0, kHwc8 = 2, kHwc = 8 };
 enum FieldType : int32_t {
   kFieldFloat32 = 1,
   kFieldFloat64 = 2,

@@ -61,10 +61,20 @@ int32_t to_trt(DType dtype) {
   }
 }
 
-Tensor to_tensor(trt::Dims const& dims, int32_t dtype, void* data) {
-  Tensor tensor{data, from_trt(dtype), dims.rank, {}};
+Tensor to_tensor(trt::Dims const& dims, trt::TensorDesc const& desc, void* data) {
+  Tensor tensor{data, from_trt(desc.dtype), dims.rank};
   for (int i = 0; i < dims.rank; ++i) tensor.sizes[i] = dims.extent[i];
+  if (desc.format != trt::kLinear) tensor.layout = Layout::kChannelsLast;
   return tensor;
+}
+
+// Whether a tensor is channels-last in that format. TensorRT has one format for float32 and one for 16 bits; this one
+// pads channels to a multiple of 8, which kernels do not expect.
+bool is_channels_last(trt::TensorDesc const& desc) {
+  if (desc.dims.rank != 4) return false;
+  if (desc.dtype == trt::kFloat) return desc.format == trt::kHwc;
+  return desc.format == trt::kHwc8 && (desc.dtype == trt::kHalf || desc.dtype == trt::kBFloat16) &&
+         desc.dims.extent[1] > 0 && desc.dims.extent[1] % 8 == 0;
 }
 
 Shape to_shape(trt::Dims const& dims) {
@@ -127,7 +137,9 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
   char const* plugin_namespace() const noexcept override { return kNamespace; }
 
   // PluginBuild
-  int32_t num_outputs() const noexcept override { return static_cast<int32_t>(type_.outputs.size()); }
+  int32_t num_outputs() const noexcept override {
+    return static_cast<int32_t>(type_.outputs.size() + type_.counts().size());
+  }
 
   int32_t configure(trt::DynamicTensorDesc const* in, int32_t num_in, trt::DynamicTensorDesc const* out,
                     int32_t num_out) noexcept override {
@@ -155,7 +167,8 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
   int32_t output_dtypes(int32_t* out, int32_t num_out, int32_t const* in, int32_t num_in) const noexcept override {
     return guard("getOutputDataTypes", 1, [&] {
       require(num_in >= 1 && num_out == num_outputs(), "got ", num_in, " inputs and ", num_out, " outputs");
-      for (int i = 0; i < num_out; ++i) out[i] = to_trt(output_dtype(type_.outputs[i], from_trt(in[0])));
+      for (int i = 0; i < num_out; ++i)
+        out[i] = is_count(i) ? trt::kInt64 : to_trt(output_dtype(type_.outputs[i], from_trt(in[0])));
       return 0;
     });
   }
@@ -165,18 +178,26 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
     return guard("getOutputShapes", 1, [&] {
       require(num_out == num_outputs(), "got ", num_out, " outputs, expected ", num_outputs());
       BuilderExpressions expressions(builder);
-      std::vector<Shape> inputs(type_.inputs.size()), outputs(num_out);
+      std::vector<Shape> inputs(type_.inputs.size()), outputs(type_.outputs.size());
       std::vector<int> const slots = input_slots(type_, inputs_, num_in);
       for (int i = 0; i < num_in; ++i) {
         inputs[slots[i]].rank = 0;
         for (int d = 0; d < in[i].rank; ++d) inputs[slots[i]].append(Dim::expression(&expressions, in[i].extent[d]));
       }
       op_->shapes(inputs.data(), outputs.data());
-      for (int i = 0; i < num_out; ++i) {
+      for (size_t i = 0; i < outputs.size(); ++i) {
         out[i].rank = outputs[i].rank;
         for (int d = 0; d < out[i].rank; ++d) {
           out[i].extent[d] = static_cast<trt::DimensionExpr const*>(outputs[i][d].handle(expressions));
         }
+      }
+      std::vector<size_t> const counts = type_.counts();
+      for (size_t i = 0; i < counts.size(); ++i) {
+        trt::DimensionExpr const*& extent = out[counts[i]].extent[0];
+        auto const place = static_cast<int32_t>(outputs.size() + i);
+        out[place].rank = 0;
+        extent = builder.impl->declare_size_tensor(place, *extent, *extent);  // taken for the most where it is tuned
+        require(extent != nullptr, "TensorRT refused a size tensor");
       }
       return 0;
     });
@@ -186,9 +207,11 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
                        int32_t) noexcept override {
     return guard("supportsFormatCombination", false, [&] {
       trt::TensorDesc const& desc = in_out[position].desc;
+      if (is_count(position - num_in)) return desc.format == trt::kLinear && desc.dtype == trt::kInt64;
       Param const& param = position < num_in ? type_.inputs[input_slots(type_, inputs_, num_in)[position]]
                                              : type_.outputs.at(position - num_in);
-      return desc.format == trt::kLinear && accepts(param.types, from_trt(desc.dtype), from_trt(in_out[0].desc.dtype));
+      bool const fits = desc.format == trt::kLinear || (param.channels_last && is_channels_last(desc));
+      return fits && accepts(param.types, from_trt(desc.dtype), from_trt(in_out[0].desc.dtype));
     });
   }
 
@@ -214,14 +237,22 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
     return guard("enqueue", 1, [&] {
       std::vector<Tensor> ins(type_.inputs.size()), outs;
       for (size_t i = 0; i < slots_.size(); ++i)
-        ins[slots_[i]] = to_tensor(in[i].dims, in[i].dtype, const_cast<void*>(inputs[i]));
+        ins[slots_[i]] = to_tensor(in[i].dims, in[i], const_cast<void*>(inputs[i]));
       bool empty = true;
+      std::vector<Shape> const shapes = type_.counts().empty() ? std::vector<Shape>() : infer_shapes(ins);
       for (int i = 0; i < num_outputs(); ++i) {
-        outs.push_back(to_tensor(out[i].dims, out[i].dtype, outputs[i]));
+        outs.push_back(to_tensor(out[i].dims, out[i], outputs[i]));
+        if (is_count(i)) continue;
+        if (type_.outputs[i].counted) outs.back().sizes[0] = shapes[i][0].value();  // TensorRT does not say
         empty = empty && outs.back().numel() == 0;
       }
-      if (empty) return 0;
-      cudaError_t const status = op_->run(ins.data(), outs.data(), workspace, stream);
+      cudaError_t status = cudaSuccess;
+      if (!empty) {
+        status = op_->run(ins.data(), outs.data(), workspace, stream);
+      } else {
+        for (size_t i = type_.outputs.size(); i < outs.size() && status == cudaSuccess; ++i)
+          status = cudaMemsetAsync(outs[i].data, 0, sizeof(int64_t), stream);
+      }
       require(status == cudaSuccess, cudaGetErrorName(status), ": ", cudaGetErrorString(status));
       return 0;
     });
@@ -240,6 +271,19 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
     return guarded(type_.name.c_str(), where, failure, std::forward<Body>(body));
   }
 
+  // Whether an output is none of the op's own, but the extent of one that is counted.
+  bool is_count(int32_t output) const { return output >= static_cast<int32_t>(type_.outputs.size()); }
+
+  std::vector<Shape> infer_shapes(std::vector<Tensor> const& inputs) const {
+    std::vector<Shape> shapes(inputs.size());
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      if (!inputs[i].present()) continue;
+      shapes[i].rank = 0;
+      for (int d = 0; d < inputs[i].rank; ++d) shapes[i].append(inputs[i][d]);
+    }
+    return bridge::infer_shapes(type_, *op_, shapes);
+  }
+
   struct Tensors {
     std::vector<Tensor> inputs, outputs;
   };
@@ -249,8 +293,8 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
                           int32_t num_out) const {
     Tensors tensors{std::vector<Tensor>(type_.inputs.size()), {}};
     std::vector<int> const slots = input_slots(type_, inputs_, num_in);
-    for (int i = 0; i < num_in; ++i) tensors.inputs[slots[i]] = to_tensor(in[i].max, in[i].desc.dtype, nullptr);
-    for (int i = 0; i < num_out; ++i) tensors.outputs.push_back(to_tensor(out[i].max, out[i].desc.dtype, nullptr));
+    for (int i = 0; i < num_in; ++i) tensors.inputs[slots[i]] = to_tensor(in[i].max, in[i].desc, nullptr);
+    for (int i = 0; i < num_out; ++i) tensors.outputs.push_back(to_tensor(out[i].max, out[i].desc, nullptr));
     return tensors;
   }
 
@@ -281,10 +325,10 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
     std::vector<int> const slots = input_slots(type_, inputs_, num_in);
     for (int i = 0; i < num_in; ++i) {
       shapes[slots[i]] = to_shape(desc(i).dims);
-      tensors[slots[i]] = to_tensor(desc(i).dims, desc(i).dtype, nullptr);
+      tensors[slots[i]] = to_tensor(desc(i).dims, desc(i), nullptr);
     }
     check_dtypes(type_, tensors.data());
-    infer_shapes(type_, *op_, shapes);
+    bridge::infer_shapes(type_, *op_, shapes);
     return 0;
   }
 

@@ -83,7 +83,7 @@ struct AttributeReader {
 struct Call {
   OpType const& type;
   std::unique_ptr<Op> op = type.create();
-  std::vector<std::optional<TorchTensor>> held{};  // keeps inputs, contiguous, alive until the work is enqueued
+  std::vector<std::optional<TorchTensor>> held{};  // keeps inputs, dense, alive until the work is enqueued
   std::vector<Tensor> inputs{};
 
   void read(StableIValue* stack) {
@@ -108,10 +108,24 @@ struct Call {
   }
 
   void make_dense() {
-    for (auto& tensor : held) {
-      if (tensor && !tensor->is_contiguous()) tensor = torch::stable::contiguous(*tensor);
+    for (size_t i = 0; i < held.size(); ++i) {
+      auto& tensor = held[i];
+      bool const channels_last = tensor && type.inputs[i].channels_last && is_channels_last(*tensor);
+      if (tensor && !channels_last && !tensor->is_contiguous()) tensor = torch::stable::contiguous(*tensor);
       inputs.push_back(tensor ? view(*tensor) : Tensor{});
+      if (channels_last) inputs.back().layout = Layout::kChannelsLast;
     }
+  }
+
+  // Dense in that layout and in no other.
+  static bool is_channels_last(TorchTensor const& tensor) {
+    if (tensor.dim() != 4 || tensor.numel() == 0 || tensor.is_contiguous()) return false;
+    int64_t step = 1;
+    for (int axis : {1, 3, 2, 0}) {
+      if (tensor.size(axis) != 1 && tensor.stride(axis) != step) return false;
+      step *= tensor.size(axis);
+    }
+    return true;
   }
 
   std::vector<Shape> output_shapes() const {
@@ -128,9 +142,45 @@ struct Call {
   static Tensor view(TorchTensor const& tensor) {
     require(tensor.dim() <= kMaxRank, "a tensor has ", tensor.dim(), " dimensions, at most ", kMaxRank,
             " are supported");
-    Tensor result{tensor.data_ptr(), from_torch(tensor.scalar_type()), static_cast<int>(tensor.dim()), {}};
+    Tensor result{tensor.data_ptr(), from_torch(tensor.scalar_type()), static_cast<int>(tensor.dim())};
     for (int d = 0; d < result.rank; ++d) result.sizes[d] = tensor.size(d);
     return result;
+  }
+};
+
+struct Results {
+  std::vector<TorchTensor> tensors{}, counts{};
+  std::vector<Tensor> outputs{};  // of both
+  bool empty = true;
+
+  Results(Call const& call) {
+    std::vector<Shape> const shapes = call.output_shapes();
+    for (size_t i = 0; i < shapes.size(); ++i) {
+      std::vector<int64_t> sizes;
+      for (int d = 0; d < shapes[i].rank; ++d) sizes.push_back(shapes[i][d].value());
+      ScalarType const dtype = to_torch(output_dtype(call.type.outputs[i], call.inputs[0].dtype));
+      tensors.push_back(torch::stable::new_empty(*call.held[0], sizes, dtype));
+      outputs.push_back(Call::view(tensors.back()));
+      empty = empty && outputs.back().numel() == 0;
+    }
+    for (size_t i = 0; i < call.type.counts().size(); ++i) {
+      counts.push_back(torch::stable::new_empty(*call.held[0], {}, ScalarType::Long));
+      outputs.push_back(Call::view(counts.back()));
+    }
+  }
+
+  // Cuts what is counted to what the work says, which is waited for.
+  cudaError_t cut(OpType const& type, cudaStream_t stream) {
+    std::vector<int64_t> found(counts.size());
+    cudaError_t status = cudaSuccess;
+    for (size_t i = 0; i < counts.size() && status == cudaSuccess; ++i)
+      status = cudaMemcpyAsync(&found[i], counts[i].data_ptr(), sizeof(int64_t), cudaMemcpyDeviceToHost, stream);
+    if (!counts.empty() && status == cudaSuccess) status = cudaStreamSynchronize(stream);
+    for (size_t i = 0; i < counts.size() && status == cudaSuccess; ++i) {
+      TorchTensor& tensor = tensors[type.counts()[i]];
+      tensor = torch::stable::narrow(tensor, 0, 0, found[i]);
+    }
+    return status;
   }
 };
 
@@ -142,31 +192,20 @@ void run(OpType const& type, StableIValue* stack) {
   call.make_dense();
   call.op->tactic = type.forced_tactic;
 
-  std::vector<TorchTensor> results;
-  std::vector<Tensor> outputs;
-  bool empty = true;
-  std::vector<Shape> const shapes = call.output_shapes();
-  for (size_t i = 0; i < shapes.size(); ++i) {
-    std::vector<int64_t> sizes;
-    for (int d = 0; d < shapes[i].rank; ++d) sizes.push_back(shapes[i][d].value());
-    ScalarType const dtype = to_torch(output_dtype(type.outputs[i], call.inputs[0].dtype));
-    results.push_back(torch::stable::new_empty(*call.held[0], sizes, dtype));
-    outputs.push_back(Call::view(results.back()));
-    empty = empty && outputs.back().numel() == 0;
-  }
-
-  if (!empty) {
-    size_t const bytes = call.op->workspace(call.inputs.data(), outputs.data());
+  Results results(call);
+  if (!results.empty) {
+    size_t const bytes = call.op->workspace(call.inputs.data(), results.outputs.data());
     std::optional<TorchTensor> workspace;
     if (bytes) workspace = torch::stable::new_empty(*call.held[0], {static_cast<int64_t>(bytes)}, ScalarType::Byte);
-    void* stream = nullptr;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
-    cudaError_t const status =
-        call.op->run(call.inputs.data(), outputs.data(), workspace ? workspace->data_ptr() : nullptr,
-                     static_cast<cudaStream_t>(stream));
+    void* current = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &current));
+    auto const stream = static_cast<cudaStream_t>(current);
+    cudaError_t status =
+        call.op->run(call.inputs.data(), results.outputs.data(), workspace ? workspace->data_ptr() : nullptr, stream);
+    if (status == cudaSuccess) status = results.cut(type, stream);
     require(status == cudaSuccess, type.name, ": ", cudaGetErrorName(status), ": ", cudaGetErrorString(status));
   }
-  for (size_t i = 0; i < results.size(); ++i) stack[i] = torch::stable::detail::from(results[i]);
+  for (size_t i = 0; i < results.tensors.size(); ++i) stack[i] = torch::stable::detail::from(results.tensors[i]);
 }
 
 // A boxed kernel of the stable ABI carries no data of its own: one function an op, by its index in the table.

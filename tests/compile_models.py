@@ -104,6 +104,24 @@ class MultiScale(nn.Module):
         return (torch.randn(2, 7, 32, dtype=dtype),), {"x": {0: BATCH}}
 
 
+class Regions(nn.Module):
+    """A feature map, and a head on regions of it, which are float32 whatever the model's dtype."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.head = nn.Conv2d(8, 4, (2, 3))
+
+    def forward(self, x, rois):
+        return self.head(bridge.roi_align(self.body(x), rois, (2, 3), 0.5, sampling_ratio=2, aligned=True))
+
+    @staticmethod
+    def example(dtype):
+        """A region an image, so that there is one dynamic extent alone."""
+        rois = torch.tensor([[0, 2.0, 3.0, 9.0, 8.0], [1, -1.0, 4.5, 12.0, 20.0]])
+        return (torch.randn(2, 3, 16, 12, dtype=dtype), rois), {"x": {0: BATCH}, "rois": {0: BATCH}}
+
+
 class Structured(nn.Module):
     """Nested arguments and results: literals, an unused tensor, an input and a constant that come out, twins."""
 

@@ -1,7 +1,7 @@
 """A model that uses every op, some with attributes that are no defaults, for the tests of its life beyond engines."""
 
 import torch
-from compile_models import BATCH, Attention, Convolutional, Deformable, MultiScale
+from compile_models import BATCH, Attention, Convolutional, Deformable, MultiScale, Regions
 from torch import nn
 
 import bridge
@@ -16,8 +16,9 @@ class Every(nn.Module):
         self.attention = Attention()
         self.deformable = Deformable()
         self.multi_scale = MultiScale()
+        self.regions = Regions()
 
-    def forward(self, image, tokens, position_ids, features):
+    def forward(self, image, tokens, position_ids, features, rois):
         q = tokens.unflatten(-1, (4, 8))
         table = self.attention.cos[:7, :2], self.attention.sin[:7, :2]
         q, k = bridge.rope(q, q[:, :, :1], *table, interleaved=True, rotary_dim=4, layout="bshd")
@@ -27,6 +28,7 @@ class Every(nn.Module):
             "features": bridge.relu(self.deformable(features), 0.25),
             "rotated": (q, k),
             "attended": self.multi_scale(tokens),
+            "regions": self.regions(image, rois),
         }
 
     @staticmethod
@@ -38,6 +40,7 @@ class Every(nn.Module):
             torch.randn(batch, 7, 32),
             torch.arange(7).repeat(batch, 1),
             torch.randn(batch, 4, 10, 9),
+            torch.cat((torch.arange(batch)[:, None], torch.rand(batch, 4) * 12), 1),
         )
         return tuple(tensor.to(device) for tensor in args), tuple({0: BATCH} for _ in args)
 

@@ -22,7 +22,7 @@ DTYPES = {
     torch.bfloat16: 7,
     torch.int64: 8,
 }
-LINEAR, CHW4 = 0, 3
+LINEAR, HWC8, CHW4, HWC = 0, 2, 3, 8
 FIRST = 4  # slots before an interface's own: language, info, two destructors
 
 
@@ -46,8 +46,10 @@ def desc(shape: Sequence[int], dtype: torch.dtype, format: int = LINEAR) -> Desc
     return Desc(dims(shape), DTYPES[dtype], format, 1.0)
 
 
-def descs(tensors: Sequence[torch.Tensor]) -> Any:
-    return (Desc * max(len(tensors), 1))(*(desc(tuple(t.shape), t.dtype) for t in tensors))
+def descs(tensors: Sequence[torch.Tensor], formats: Sequence[int] = ()) -> Any:
+    formats = formats or [LINEAR] * len(tensors)
+    rows = (desc(tuple(t.shape), t.dtype, format) for t, format in zip(tensors, formats, strict=True))
+    return (Desc * max(len(tensors), 1))(*rows)
 
 
 def dynamic(tensors: Sequence[torch.Tensor]) -> Any:
@@ -115,8 +117,17 @@ class Plugin:
         assert status == 0
         return list(out)
 
-    def supports(self, position: int, dtypes: Sequence[torch.dtype], num_inputs: int, format: int = LINEAR) -> bool:
-        entries = [DynamicDesc(desc((1,), d, format if i == position else LINEAR)) for i, d in enumerate(dtypes)]
+    def supports(
+        self,
+        position: int,
+        dtypes: Sequence[torch.dtype],
+        num_inputs: int,
+        format: int = LINEAR,
+        shapes: Sequence[Sequence[int]] = (),
+    ) -> bool:
+        shapes = shapes or [(1,)] * len(dtypes)
+        formats = [format if i == position else LINEAR for i in range(len(dtypes))]
+        entries = [DynamicDesc(desc(*entry)) for entry in zip(shapes, dtypes, formats, strict=True)]
         array = (DynamicDesc * len(entries))(*entries)
         counts = (num_inputs, len(dtypes) - num_inputs)
         return call(self.build, 3, c_bool, position, array, *counts, types=[c_int32, c_void_p, c_int32, c_int32])
@@ -152,10 +163,11 @@ class Plugin:
         outputs: Sequence[torch.Tensor],
         stream: int,
         workspace: torch.Tensor | None = None,
+        formats: Sequence[int] = (),
     ) -> int:
         def addresses(tensors: Sequence[torch.Tensor]) -> Any:
             return (c_void_p * max(len(tensors), 1))(*(t.data_ptr() for t in tensors))
 
         scratch = None if workspace is None else workspace.data_ptr()
-        given = (descs(inputs), descs(outputs), addresses(inputs), addresses(outputs), scratch, stream)
+        given = (descs(inputs, formats), descs(outputs), addresses(inputs), addresses(outputs), scratch, stream)
         return call(self.runtime, 2, c_int32, *given, types=[c_void_p] * 6)

@@ -1,10 +1,17 @@
-"""Calls of every op, with odd shapes on purpose: op name → [(label, args, kwargs)]."""
+"""Calls of every op, with odd shapes on purpose: op name → [(label, args, kwargs)].
+
+Ops with results whose shapes depend on values are not among them: tests/test_nms.py is about those.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from bridge.op import OPS
+
+FIXED = [name for name in OPS if not OPS[name].counted]
 
 Sample = tuple[str, list, dict]
 
@@ -240,15 +247,68 @@ def ms_deform_attn_fused_samples() -> list[Sample]:
     ]
 
 
+def roi_align_arguments(
+    count: int, batch: int, channels: int, size: tuple[int, int], scale: float = 0.25, seed: int = 0
+) -> list[Tensor]:
+    """x and regions: within the map, partly and wholly outside it, small ones and reversed ones."""
+    g = _generator(seed)
+    extents = torch.tensor([size[1], size[0]]) / scale
+    first = (1.6 * torch.rand(count, 2, generator=g) - 0.3) * extents
+    sides = (1.2 * torch.rand(count, 2, generator=g) - 0.1) * extents
+    # Images are what these are rounded down to: derivatives have a jump at whole ones.
+    images = torch.randint(0, max(batch, 1), (count, 1), generator=g) + 0.25
+    rois = torch.cat((images, first, first + sides), 1)
+    return [torch.randn(batch, channels, *size, generator=g), rois]
+
+
+_ROI_ALIGN = [
+    # regions, images, channels, size, bins, scale, sampling_ratio, aligned
+    (3, 2, 3, (7, 9), (2, 3), 0.25, 2, True),
+    (5, 2, 4, (6, 5), (3, 2), 1.0, -1, False),
+    (4, 1, 2, (5, 8), (3, 3), 0.5, 1, False),
+    (9, 3, 1, (13, 11), (7, 7), 0.125, 0, True),
+    (0, 2, 5, (4, 4), (2, 2), 1.0, 2, False),
+    (0, 0, 5, (4, 4), (2, 2), 1.0, 0, True),
+    (6, 2, 0, (4, 4), (2, 2), 1.0, 2, False),
+    (7, 1, 256, (17, 9), (7, 7), 0.25, 2, False),
+    (3, 2, 67, (1, 30), (1, 5), 1.0, 3, True),
+    (2, 1, 16, (40, 50), (14, 14), 0.5, 2, True),
+    (3, 1, 8, (90, 3), (2, 1), 1.0, -1, True),
+    (2, 1, 3, (12, 12), (20, 17), 0.25, 2, True),
+]
+
+
+def roi_align_samples() -> list[Sample]:
+    samples: list[Sample] = []
+    for seed, (count, batch, channels, size, bins, scale, ratio, aligned) in enumerate(_ROI_ALIGN):
+        kwargs = {"output_size": bins, "spatial_scale": scale, "sampling_ratio": ratio, "aligned": aligned}
+        label = f"K{count} N{batch} C{channels} {size} {kwargs}"
+        samples.append((label, roi_align_arguments(count, batch, channels, size, scale, seed), kwargs))
+    return samples
+
+
+def nms_samples() -> list[Sample]:
+    """Boxes that overlap, and scores of which some are equal."""
+    samples: list[Sample] = []
+    for count in (0, 1, 63, 64, 65, 300):
+        g = _generator(count)
+        corners, sides = 20 * torch.rand(count, 2, generator=g), 20 * torch.rand(count, 2, generator=g)
+        scores = torch.randint(0, 30, (count,), generator=g).float()
+        args = [torch.cat((corners, corners + sides), 1), scores]
+        samples.append((f"{count} boxes", args, {"iou_threshold": 0.5}))
+    return samples
+
+
 SAMPLES = {
     "relu": relu_samples,
     "rope": rope_samples,
     "deform_conv2d": deform_conv2d_samples,
     "ms_deform_attn": ms_deform_attn_samples,
     "ms_deform_attn_fused": ms_deform_attn_fused_samples,
+    "roi_align": roi_align_samples,
 }
-# Further ones, of ops with kernels that do not take those.
-LARGE = {"deform_conv2d": deform_conv2d_tile_samples}
+# Further ones, of ops with kernels that do not take those, and of ops that are not among those.
+LARGE = {"deform_conv2d": deform_conv2d_tile_samples, "nms": nms_samples}
 
 
 def random_rope(seed: int) -> tuple[list, dict]:
@@ -326,12 +386,26 @@ def random_ms_deform_attn_fused(seed: int) -> tuple[list, dict]:
     return ms_deform_attn_fused_arguments(**_random_ms_deform_attn(seed), boxes=bool(seed % 2)), {}
 
 
+def random_roi_align(seed: int) -> tuple[list, dict]:
+    """A valid call at random sizes."""
+    g = _generator(seed)
+
+    def pick(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=g))
+
+    scale, channels = 0.5 ** pick(0, 4), 4 * pick(1, 5) + pick(-3, 0)
+    args = roi_align_arguments(pick(0, 6), pick(1, 3), channels, (pick(1, 20), pick(1, 20)), scale, seed)
+    kwargs = {"output_size": (pick(1, 7), pick(1, 7)), "spatial_scale": scale, "sampling_ratio": pick(-1, 3)}
+    return args, {**kwargs, "aligned": bool(pick(0, 1))}
+
+
 RANDOM = {
     "relu": random_relu,
     "rope": random_rope,
     "deform_conv2d": random_deform_conv2d,
     "ms_deform_attn": random_ms_deform_attn,
     "ms_deform_attn_fused": random_ms_deform_attn_fused,
+    "roi_align": random_roi_align,
 }
 
 # Two calls of each op: equal attributes, different shapes, none empty.
@@ -345,4 +419,9 @@ PAIRS = {
     ),
     "ms_deform_attn": (ms_deform_attn_arguments(2, 33), ms_deform_attn_arguments(3, 65, seed=1), {}),
     "ms_deform_attn_fused": (ms_deform_attn_fused_arguments(2, 33), ms_deform_attn_fused_arguments(3, 65, seed=1), {}),
+    "roi_align": (
+        roi_align_arguments(9, 2, 16, (12, 15)),
+        roi_align_arguments(5, 1, 7, (20, 11), seed=1),
+        {"spatial_scale": 0.25, "sampling_ratio": 2, "aligned": True},
+    ),
 }

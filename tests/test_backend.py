@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from compile_models import Attention, Convolutional, Deformable
+from compile_models import Attention, Convolutional, Deformable, Regions
 from torch import nn
 from torch._dynamo.exc import BackendCompilerFailed
 
@@ -83,7 +83,7 @@ needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="is about a 
 @needs_no_gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("dynamic", [True, False])
-@pytest.mark.parametrize("model", [Convolutional, Attention, Deformable], ids=lambda model: model.__name__)
+@pytest.mark.parametrize("model", [Convolutional, Attention, Deformable, Regions], ids=lambda model: model.__name__)
 def test_the_engine_is_that_of_bridge_compile(model, dynamic, dtype):
     model = model().eval().to(dtype)
     args, shapes = model.example(dtype)

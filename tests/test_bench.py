@@ -10,7 +10,7 @@ import torch
 
 from bridge import cli
 from bridge.bench import baseline, ceilings, measure, peers, plots, report, workloads
-from bridge.bench.workloads import WORKLOADS, DeformConv2d, MsDeformAttn, Relu, Rope
+from bridge.bench.workloads import WORKLOADS, DeformConv2d, MsDeformAttn, Relu, RoiAlign, Rope
 from bridge.timing import Timing
 
 needs_matplotlib = pytest.mark.skipif(find_spec("matplotlib") is None, reason="needs matplotlib")
@@ -63,6 +63,37 @@ def test_bytes_and_operations_by_hand():
     assert encoder.bytes() == 2 * 3 * (36 * 16 + 36 * 2 * (8 + 8 * 3)) + 2 * 24
     decoder = MsDeformAttn("ms_deform_attn_fused", "x", "float16", queries=1, **attention)
     assert decoder.bytes() == 2 * 3 * (32 * 16 + 2 * (8 + 8 * 3) + 4) + 2 * 24
+
+    roi_align = RoiAlign("roi_align", "x", "float16", channels=8, size=(5, 6), count=3, output_size=2)
+    assert roi_align.bytes() == 2 * (2 * 8 * 30 + 3 * 8 * 4) + 3 * 5 * 4
+
+
+def test_regions_lie_in_the_map_and_in_every_image():
+    (workload,) = (w for w in WORKLOADS if w.name == "one image, channels-last")
+    (x, rois), settings = RoiAlign("roi_align", "x", "float16", channels=8, channels_last=True).arguments("cpu")
+    boxes = rois[:, 1:] * settings["spatial_scale"]
+    assert workload.batch == 1 and x.is_contiguous(memory_format=torch.channels_last)
+    assert boxes.min() >= 0 and boxes[:, 2].max() <= 304 and boxes[:, 3].max() <= 200
+    assert set(rois[:, 0].tolist()) == {0, 1} and (boxes[:, 2:] - boxes[:, :2]).min() >= 6.99
+
+
+@pytest.mark.parametrize("name", ["torchvision", "inductor"])
+def test_peers_of_roi_align_compute_what_it_does(name, monkeypatch):
+    pytest.importorskip("torchvision", reason="needs torchvision")
+    workload = RoiAlign("roi_align", "x", "float32", channels=3, size=(40, 50), count=5)
+    torch.manual_seed(0)
+    args, settings = workload.arguments("cpu")
+    (peer,) = (peer for peer in peers.PEERS if (peer.op, peer.name) == ("roi_align", name))
+    monkeypatch.setattr(peers, "_compiled", peers._plain)  # inductor takes its time
+    expected = measure.OPS["roi_align"].overload(*args, **settings)
+    torch.testing.assert_close(peer.prepare(workload, settings)(args), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_errors_of_roi_align_are_measured_with_all_images_at_once():
+    workload = RoiAlign("roi_align", "x", "float16", channels=8, size=(40, 50), count=9, channels_last=True)
+    torch.manual_seed(0)
+    found = measure.compare(workload, *workload.arguments("cpu"))
+    assert found["right"] and found["error"] < 1e-2
 
 
 def test_a_strided_convolution_has_its_extents():

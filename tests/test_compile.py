@@ -11,7 +11,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from compile_models import Attention, Convolutional, Deformable, MultiScale, Structured
+from compile_models import Attention, Convolutional, Deformable, MultiScale, Regions, Structured
 from torch.export import Dim
 
 import bridge
@@ -26,6 +26,7 @@ MODELS = {
     Attention: {"rope": 1},
     Deformable: {"deform_conv2d": 2},
     MultiScale: {"ms_deform_attn": 1, "ms_deform_attn_fused": 1},
+    Regions: {"roi_align": 1},
 }
 
 

@@ -1,5 +1,6 @@
-"""Operators of other libraries that are bridge's ops under other names: torchvision's deformable convolution."""
+"""Operators of other libraries that are bridge's ops under other names: torchvision's."""
 
+import contextlib
 import random
 from importlib.util import find_spec
 
@@ -11,7 +12,7 @@ from torch import nn
 import bridge
 from bridge import foreign
 from bridge import torch_tensorrt_door as door
-from bridge.errors import UnsupportedOpError
+from bridge.errors import EngineError, UnsupportedOpError
 from bridge.tensorrt import flavour
 from bridge.tensorrt.calls import find_calls
 
@@ -112,6 +113,84 @@ def test_groups_that_contradict_the_shapes_are_refused(place, value, text):
     assert foreign.refuse(node) == text
     with pytest.raises(UnsupportedOpError, match=f"{text}; .*in forward"):
         find_calls(program.graph_module)
+
+
+class Heads(nn.Module):
+    """torchvision's pooling of regions: boxes in one tensor, and a list of boxes an image."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Conv2d(3, 16, 3, padding=1)
+
+    def forward(self, x, rois, boxes):
+        import torchvision
+
+        features = self.body(x)
+        first = torchvision.ops.roi_align(features, rois, (2, 5), 0.5)
+        return first, torchvision.ops.roi_align(features, boxes, 3, sampling_ratio=2, aligned=True)
+
+    @staticmethod
+    def example(device="cpu", regions=7):
+        g = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 2, (regions, 1), generator=g)
+        rois = torch.cat((images, torch.rand(regions, 4, generator=g) * 20), 1)
+        boxes = [torch.rand(count, 4, generator=g) * 12 for count in (3, regions)]
+        x = torch.randn(2, 3, 12, 15, generator=g)
+        return x.to(device), rois.to(device), [tensor.to(device) for tensor in boxes]
+
+    @staticmethod
+    def shapes():
+        counts = [torch.export.Dim(name, min=0, max=100) for name in ("k", "first", "second")]
+        return {"x": None, "rois": {0: counts[0]}, "boxes": [{0: count} for count in counts[1:]]}
+
+
+@needs_torch_tensorrt
+def test_torchvisions_roi_align_becomes_the_plugin_at_every_door(torch_tensorrt):
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    target = None if device == "cuda" else "sm86"
+    model, args = Heads().eval().to(device), Heads.example(device)
+    ours = bridge.compile(model, args, dynamic_shapes=Heads.shapes(), target=target)
+    expected = [
+        {"output_size": [2, 5], "spatial_scale": 0.5, "sampling_ratio": -1, "aligned": 0, "tensors": "x,rois"},
+        {"output_size": [3, 3], "spatial_scale": 1.0, "sampling_ratio": 2, "aligned": 1, "tensors": "x,rois"},
+    ]
+    assert ours.plugin_counts() == {"roi_align": 2} and attributes(ours.layers) == expected
+    assert [spec.min[0] for spec in ours.inputs[1:]] == [0] * 3
+    with door.cross_compile(target) as engines:
+        program = torch.export.export(model, args)
+        compiled = torch_tensorrt.dynamo.compile(program, arg_inputs=args, min_block_size=1)
+    assert len(engines) == 1 and attributes(door.layers_of(compiled)) == expected
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="bridge", options={"target": target} if target else {})
+    with torch.no_grad(), pytest.raises(EngineError, match="no CUDA GPU") if target else contextlib.nullcontext():
+        compiled(*args)
+    assert bridge.report(compiled).plugin_counts() == {"roi_align": 2}
+
+
+def test_bins_that_depend_on_shapes_are_refused():
+    import torchvision
+
+    class Net(nn.Module):
+        def forward(self, x, rois):
+            return torchvision.ops.roi_align(x, rois, (x.shape[2], 2))
+
+    height = torch.export.Dim("height", min=2, max=20)
+    args = torch.randn(1, 3, 9, 8), torch.rand(4, 5)
+    program = torch.export.export(Net(), args, dynamic_shapes={"x": {2: height}, "rois": None})
+    with pytest.raises(UnsupportedOpError, match=r"pooled_height is .*, which depends on shapes"):
+        find_calls(program.graph_module)
+
+
+@pytest.mark.gpu(engines=True)
+def test_torchvisions_roi_align_equals_eager(device):
+    torch.manual_seed(0)
+    model, args = Heads().eval().to(device), Heads.example(device)
+    ours = bridge.compile(model, args, dynamic_shapes=Heads.shapes())
+    for regions in (7, 1, 50):
+        args = Heads.example(device, regions)
+        for mine, theirs in zip(ours(*args), model(*args), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=2e-2, atol=2e-2)
 
 
 @pytest.mark.gpu(engines=True)

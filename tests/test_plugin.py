@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from plugin_host import CHW4, DTYPES, Plugin, creators
-from samples import PAIRS, RANDOM, SAMPLES, rope_arguments
+from plugin_host import CHW4, DTYPES, HWC, HWC8, Plugin, creators
+from samples import FIXED, PAIRS, RANDOM, SAMPLES, rope_arguments
 
 from bridge.op import OPS
 from bridge.testing import cast, check_error, outputs_of
@@ -39,7 +39,7 @@ def test_names():
         assert Plugin(Plugin.create(name, {})).name() == (name, "1", "bridge")
 
 
-@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("name", FIXED)
 def test_fields_survive_a_round_trip(name):
     args, kwargs = RANDOM[name](4)
     plugin, _ = make(name, args, kwargs)
@@ -102,7 +102,7 @@ def test_tensors_that_do_not_fit_are_refused(given, count, text, capfd):
     assert text in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("name", FIXED)
 def test_every_dtype_of_the_kernel_is_declared(name):
     """supportsFormatCombination: each floating dtype throughout, linear; nothing else."""
     args, kwargs = next((a, k) for label, a, k in SAMPLES[name]() if name != "rope" or "ids int32" in label)
@@ -116,6 +116,12 @@ def test_every_dtype_of_the_kernel_is_declared(name):
             assert plugin.output_dtypes(dtypes[: len(tensors)]) == [DTYPES[dtype]] * plugin.num_outputs
 
 
+@pytest.mark.parametrize(("dtype", "format"), [(torch.float16, HWC8), (torch.bfloat16, HWC8), (torch.float32, HWC)])
+def test_channels_last_is_for_tensors_that_are_taken_in_it(dtype, format):
+    plugin = Plugin(Plugin.create("relu", {}))
+    assert not any(plugin.supports(place, [dtype] * 2, 1, format, [(2, 8, 6, 7)] * 2) for place in (0, 1))
+
+
 def test_mixed_dtypes():
     plugin, tensors = make("rope", rope_arguments(2, 3, table="ids"), {})
     half, single, ids = torch.float16, torch.float32, torch.int64
@@ -125,7 +131,7 @@ def test_mixed_dtypes():
     assert not plugin.supports(5, [half, half, half, half, ids, single, half], len(tensors))
 
 
-@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("name", FIXED)
 def test_shapes_are_checked_before_they_are_used(name, capfd):
     args, kwargs = RANDOM[name](4)
     plugin, tensors = make(name, args, kwargs)
@@ -165,7 +171,7 @@ def run(
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", FLOATING)
-@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("name", FIXED)
 def test_executes(name, dtype):
     stream = torch.cuda.current_stream()
     for seed in range(20):
@@ -180,7 +186,7 @@ def test_executes(name, dtype):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("name", FIXED)
 def test_two_contexts_on_two_streams(name):
     """Each context has its own clone; different shapes at once, many times over."""
     *calls, kwargs = PAIRS[name]
@@ -203,7 +209,7 @@ def test_two_contexts_on_two_streams(name):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("name", FIXED)
 def test_enqueue_is_captured_in_a_graph(name):
     """Captured with no run before it, then replayed on new data in the same memory."""
     args, _, kwargs = PAIRS[name]
@@ -225,7 +231,7 @@ def test_enqueue_is_captured_in_a_graph(name):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("name", FIXED)
 def test_a_failing_enqueue_is_reported(name, capfd):
     """A dtype that no kernel has, past every check: enqueue must return an error, not claim success."""
     args, _, kwargs = PAIRS[name]

@@ -131,6 +131,24 @@ def _torchvision(workload: Workload, settings: dict[str, Any]) -> Call:
     return call
 
 
+def _roi_align(workload: Workload, settings: dict[str, Any]) -> Call:
+    roi_align = _import("torchvision.ops", "roi_align")
+    rois = _Once(lambda args: args[1].to(args[0].dtype))  # it takes one dtype alone
+    return lambda args: roi_align(args[0], rois(args), **settings)
+
+
+def _roi_align_in_torch(workload: Workload, settings: dict[str, Any]) -> Call:
+    """What torchvision falls back on, in PyTorch's operations, which Inductor fuses."""
+    own = _import("torchvision.ops.roi_align", "_roi_align")
+    height, width = settings["output_size"]
+    scale, ratio, aligned = (settings[name] for name in ("spatial_scale", "sampling_ratio", "aligned"))
+    if ratio <= 0:
+        raise Missing("with adaptive sampling it takes memory for as many samples as the map has pixels")
+    compiled = _compiled(lambda x, rois: own(x, rois, scale, height, width, ratio, aligned))
+    rois = _Once(lambda args: args[1].to(args[0].dtype))
+    return lambda args: compiled(args[0], rois(args))
+
+
 def _mmcv(workload: Workload, settings: dict[str, Any]) -> Call:
     assert isinstance(workload, DeformConv2d)
     apply = _import("mmcv.ops.modulated_deform_conv", "modulated_deform_conv2d")
@@ -237,6 +255,8 @@ PEERS: tuple[Peer, ...] = (
         )
     ),
     Peer("unfused", "ms_deform_attn_fused", _unfused),
+    Peer("torchvision", "roi_align", _roi_align),
+    Peer("inductor", "roi_align", _roi_align_in_torch),
     Peer("conv2d", "deform_conv2d", _conv2d(torch.contiguous_format), bound=True),
     Peer("conv2d, channels-last", "deform_conv2d", _conv2d(torch.channels_last), bound=True),
 )

@@ -212,6 +212,53 @@ def _ms_deform_attn() -> Iterable[Workload]:
             yield MsDeformAttn(op, f"queries {2**power}", "float16", "growth", queries=2**power)
 
 
+@dataclass(frozen=True)
+class RoiAlign(Workload):
+    """roi_align of `count` float32 regions, whose sides are 7 to 28 pixels of the map as a feature pyramid's are."""
+
+    batch: int = 2
+    channels: int = 256
+    size: tuple[int, int] = (200, 304)  # the finest map of an image of 800 x 1216
+    count: int = 1000
+    output_size: int = 7
+    sampling_ratio: int = 2
+    channels_last: bool = False
+
+    def arguments(self, device: torch.device) -> tuple[list[Any], dict[str, Any]]:
+        """x and rois; spatial_scale is 1/4."""
+        x = self._random(device, self.batch, self.channels, *self.size)
+        x = x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
+        sides = 7 * 4 ** torch.rand(self.count, 2, device=device)
+        extents = torch.tensor(self.size[::-1], device=device)
+        first = torch.rand(self.count, 2, device=device) * (extents - sides).clamp(min=0)
+        images = torch.randint(0, self.batch, (self.count, 1), device=device)
+        rois = torch.cat((images, 4 * first, 4 * (first + sides)), 1)
+        settings = {"output_size": [self.output_size] * 2, "spatial_scale": 0.25, "aligned": True}
+        return [x, rois], settings | {"sampling_ratio": self.sampling_ratio}
+
+    def bytes(self) -> int:
+        """x, rois and the result."""
+        x = self.batch * self.channels * self.size[0] * self.size[1]
+        return (x + self.count * self.channels * self.output_size**2) * self.element + self.count * 5 * 4
+
+
+def _roi_align() -> Iterable[Workload]:
+    for channels_last in (False, True):
+        order = "channels-last" if channels_last else "NCHW"
+        for dtype in DTYPES:
+            yield RoiAlign("roi_align", f"FPN, {order}", dtype, channels_last=channels_last)
+        variations: dict[str, dict[str, Any]] = {
+            "mask head": {"count": 200, "output_size": 14},
+            "one image": {"batch": 1, "count": 100},
+            "adaptive": {"channels": 1024, "size": (50, 76), "count": 300, "output_size": 14, "sampling_ratio": 0},
+        }
+        for name, changes in variations.items():
+            yield RoiAlign("roi_align", f"{name}, {order}", "float16", channels_last=channels_last, **changes)
+        for power in range(0, 13, 3):
+            name = f"regions {2**power}, {order}"
+            yield RoiAlign("roi_align", name, "float16", "growth", count=2**power, channels_last=channels_last)
+
+
 def _deform_conv2d() -> Iterable[Workload]:
     large: dict[str, Any] = {"batch": 8, "channels": 256, "out_channels": 256, "size": (100, 152)}
     for dtype in ("float16", "bfloat16", "float32"):
@@ -249,7 +296,7 @@ def _relu() -> Iterable[Workload]:
         yield Relu("relu", "2^24 elements", dtype, count=2**24)
 
 
-WORKLOADS: tuple[Workload, ...] = (*_deform_conv2d(), *_ms_deform_attn(), *_rope(), *_relu())
+WORKLOADS: tuple[Workload, ...] = (*_deform_conv2d(), *_ms_deform_attn(), *_rope(), *_relu(), *_roi_align())
 
 
 def select(ops: Iterable[str] = (), names: Iterable[str] = (), groups: Iterable[str] = ("default",)) -> list[Workload]:

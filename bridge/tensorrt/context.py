@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bridge.errors import EngineError, EngineInputError
 from bridge.tensorrt import streams
+from bridge.tensorrt.found import Found
 from bridge.tensorrt.input_check import InputCheck
 from bridge.tensorrt.messages import describe_errors
 
@@ -20,7 +21,8 @@ _ALIGNMENT = 256  # bytes; what TensorRT's kernels may assume of an address, and
 class Context:
     """One execution context of an engine: made by `Engine.new_context`, for one thread at a time.
 
-    static_outputs: calls with the shapes of the call before return its tensors, overwritten, instead of new ones.
+    static_outputs: calls with the shapes of the call before return its tensors, overwritten, instead of new ones,
+    except for outputs whose shape depends on values.
     """
 
     def __init__(self, engine: "Engine", native: Any, static_outputs: bool = False) -> None:
@@ -48,6 +50,7 @@ class Context:
 
     def check_capturable(self, stream: int) -> None:
         """Whether a CUDA graph can hold a run with the shapes of the last one. EngineError: it cannot."""
+        self.check_shapes_known()
         capturable = getattr(self.native, "is_stream_capturable", None)  # TensorRT-RTX alone can tell
         if capturable is not None and not capturable(stream):
             raise EngineError(
@@ -55,24 +58,38 @@ class Context:
                 f" {_spell(self._shapes or ())}; run it with cuda_graph=False{self._reasons()}"
             )
 
+    def check_shapes_known(self) -> None:
+        """Whether the last run's shapes are those of a CUDA graph. EngineError: that of an output depends on values."""
+        if self._found:
+            names = ", ".join(self._engine.file.outputs[place].name for place in self._found)
+            raise EngineError(
+                f"a CUDA graph cannot hold this engine: the shape of its output {names} depends on values; run it with"
+                " cuda_graph=False, outside of any capture"
+            )
+
     def _call(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         shapes = self._check.check(inputs)
         if shapes is not self._shapes:
             self._set_shapes(shapes)
         captured = torch.cuda.is_current_stream_capturing()
+        if captured:
+            self.check_shapes_known()
         outputs = self._outputs_for(captured)
         if self._computes:
             copies = [tensor if _ready(tensor) else _copy(tensor) for tensor in inputs]
             self._set_addresses((*copies, *outputs))
             self._enqueue(captured)  # then the copies may go: their memory is reused in the order of the stream
-        return outputs
+        if not self._found:
+            return tuple(outputs)  # type: ignore[arg-type]
+        return tuple([self._found[i].take() if tensor is None else tensor for i, tensor in enumerate(outputs)])
 
     def _forget(self) -> None:
         """Sets all anew in the next call."""
         self._shapes: tuple[torch.Size, ...] | None = None
         self._addresses = [0] * len(self._names)
         self._scratch: Tensor | None = None
-        self._static: tuple[Tensor, ...] | None = None
+        self._static: tuple[Tensor | None, ...] | None = None
+        self._found: dict[int, Found] = {}
 
     def _set_shapes(self, shapes: tuple[torch.Size, ...]) -> None:
         self._shapes = self._static = None
@@ -81,31 +98,40 @@ class Context:
                 raise EngineError(f"TensorRT takes no input {name} of shape {tuple(shape)}{self._reasons()}")
         names = self._names[len(shapes) :]
         self._output_shapes = [tuple(self.native.get_tensor_shape(name)) for name in names]
-        for inferred, name in zip(self._output_shapes, names, strict=True):
-            if any(extent < 0 for extent in inferred):
-                raise EngineError(
-                    f"the shape of output {name} does not follow from the shapes {_spell(shapes)} of the inputs: "
-                    f"TensorRT says {inferred}{self._reasons()}"
-                )
+        self._find(names)
         self._computes = any(0 not in shape for shape in self._output_shapes)
         self._has_scratch = False
         self._shapes = shapes
 
-    def _outputs_for(self, captured: bool) -> tuple[Tensor, ...]:
+    def _find(self, names: Sequence[str]) -> None:
+        """Has TensorRT ask for the memory of outputs whose shapes do not follow from those of the inputs."""
+        self._found = {}
+        for place, (shape, name) in enumerate(zip(self._output_shapes, names, strict=True)):
+            if all(extent >= 0 for extent in shape):
+                continue
+            found = Found(self._engine.flavour.trt(), self._dtypes[place], shape, self._device)
+            if not self.native.set_output_allocator(name, found.allocator):
+                raise EngineError(f"TensorRT takes no allocator for output {name} of shape {shape}{self._reasons()}")
+            self._found[place] = found
+
+    def _outputs_for(self, captured: bool) -> tuple[Tensor | None, ...]:
+        """New memory, or that of the call before; None for an output whose shape is found in the run."""
         if self._static is not None and not captured:
             return self._static
         outputs = tuple(
             [
-                torch.empty(shape, dtype=dtype, device=self._device)
-                for shape, dtype in zip(self._output_shapes, self._dtypes, strict=True)
+                None if place in self._found else torch.empty(shape, dtype=dtype, device=self._device)
+                for place, (shape, dtype) in enumerate(zip(self._output_shapes, self._dtypes, strict=True))
             ]
         )
         if self._static_outputs and not captured:
             self._static = outputs
         return outputs
 
-    def _set_addresses(self, tensors: Sequence[Tensor]) -> None:
+    def _set_addresses(self, tensors: Sequence[Tensor | None]) -> None:
         for place, tensor in enumerate(tensors):
+            if tensor is None:
+                continue
             address = tensor.data_ptr() or self._address_of_none(place, tensor)
             if address != self._addresses[place]:
                 name = self._names[place]
@@ -128,7 +154,10 @@ class Context:
             self._scratch, self._has_scratch = None, False
         if not enqueued:
             shapes = self._shapes or ()
+            error = next((found.error for found in self._found.values() if found.error), None)
             self._forget()
+            if error:
+                raise error
             raise EngineError(f"TensorRT did not run the engine on shapes {_spell(shapes)}{self._reasons()}")
 
     def _provide_scratch(self, captured: bool) -> None:

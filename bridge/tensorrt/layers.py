@@ -110,6 +110,10 @@ class Layers:
         starts[axis], steps[axis] = start, step
         return self._slice(tensor, starts, shape, steps)
 
+    def first(self, tensor: Any, shape: Sequence[Extent]) -> Any:
+        """The elements of a smaller shape from the start on."""
+        return self._slice(tensor, [0] * len(shape), shape, [1] * len(shape))
+
     def expand(self, tensor: Any, shape: Sequence[Extent]) -> Any:
         """The tensor with extents of 1 repeated to those of `shape`."""
         own = tuple(tensor.shape)

@@ -12,7 +12,7 @@ from torch.fx import Graph, GraphModule, Node
 from bridge.errors import BuildError, ExportError, UnsupportedOpError
 from bridge.foreign import targets
 from bridge.source import model_line, operator_name
-from bridge.tensorrt import calls, dtypes
+from bridge.tensorrt import calls, dtypes, slices
 from bridge.tensorrt.attention import expand_attention
 from bridge.tensorrt.decompositions import decompositions
 from bridge.tensorrt.engine_file import TensorSpec
@@ -110,6 +110,8 @@ def refusal(node: Node) -> str | None:
 
     if node.op not in ("call_function", "call_method", "call_module"):
         return None
+    if (reason := slices.refuse(node)) is not None:
+        return reason
     converter = DYNAMO_CONVERTERS.get(node)
     if converter is None:
         if node.target in targets() and (reason := calls.refuse(node)) is not None:

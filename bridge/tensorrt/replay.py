@@ -86,6 +86,7 @@ class _Graph:
             self._fill(inputs)
             self.outputs = self._context(*self._inputs)  # compiles and loads kernels, which a capture cannot
             stream.synchronize()
+        self._context.check_shapes_known()
         self._empty = all(output.numel() == 0 for output in self.outputs)
         if self._empty:
             return

@@ -26,8 +26,9 @@ def seed_model(calls: Sequence[Call]) -> bytes:
         results = [f"{call.name}.out{i}" for i in range(call.op.num_outputs)]
         shapes += [shape for shape, _ in zeros]
         nodes += [node for _, node in zeros]
-        nodes.append(_plugin_node(call, [node.output[0] for _, node in zeros], results))
         outputs += [_output(*item) for item in zip(results, call.outputs, strict=True)]
+        counts = [f"{call.name}.count{i}" for i in call.op.counted]
+        nodes.append(_plugin_node(call, [node.output[0] for _, node in zeros], results + counts))
     graph = helper.make_graph(nodes, "plugins", [], outputs, shapes)
     opsets = [helper.make_opsetid("", _OPSET)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION).SerializeToString()
