@@ -175,6 +175,9 @@ def _cut(axes: Axes, dim: int, start: Any, extent: Any) -> Axes | None:
     """A range of an axis; or, of a dimension of two axes, what one index of the first gives."""
     groups = list(axes.groups)
     group = groups[dim]
+    if len(group) == 1 and isinstance(extent, int) and extent == 1 and isinstance(start, int):
+        groups[dim] = ()
+        return replace(axes, groups=tuple(groups), picked={**axes.picked, group[0].name: start})
     if len(group) == 1 and group[0].name not in axes.ranges:
         groups[dim] = _group([Axis(group[0].name, extent)])
         return replace(axes, groups=tuple(groups), ranges={**axes.ranges, group[0].name: (start, extent)})

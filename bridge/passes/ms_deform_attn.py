@@ -151,7 +151,7 @@ def _find_value(sampler: Node) -> _Level:
         axes = name_axes(["n", "s", "h", "d"], {"n": n, "s": s, "h": heads, "d": head_dim})
         found = follow(axes, chain[:place][::-1])
         if found is not None and _is_level(found, axes, height, width):
-            return _Level(node, int(found.ranges["s"][0]) if "s" in found.ranges else 0, (height, width))
+            return _Level(node, _start(found), (height, width))
     raise Declined("a level is not cut from [N, S, H, D] and viewed as [N H, D, height, width]")
 
 
@@ -159,8 +159,12 @@ def _is_level(found: Axes, base: Axes, height: int, width: int) -> bool:
     """Whether the dimensions are those of a level, one row after the other."""
     n, _, h, d = base.names
     rows = ["s0", "s1"] if height > 1 and width > 1 else ["s" if extent > 1 else "" for extent in (height, width)]
-    start = found.ranges.get("s", (0, 0))[0]
-    return found.names == [n + h, d, *rows] and not found.picked and isinstance(start, int)
+    return found.names == [n + h, d, *rows] and found.picked.keys() <= {"s"} and isinstance(_start(found), int)
+
+
+def _start(found: Axes) -> Any:
+    """The first position of a level."""
+    return found.picked.get("s", found.ranges.get("s", (0, 0))[0])
 
 
 def _find_locations(sampler: Node, level: int, extents: dict[str, Any]) -> Node:
