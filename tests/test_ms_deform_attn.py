@@ -125,6 +125,7 @@ def test_bad_input(args, text):
     [
         ((2**31, 1, 1, 1), "there are 2147483648 images, expected fewer than 2^31"),
         ((1, 2**31, 1, 1), "there are 2147483648 positions, expected fewer than 2^31"),
+        ((1, 2**20, 32, 64), "value has 2147483648 elements an image, expected fewer than 2^31"),
         ((1, 1, 2**15, 2**14), r"value has 536870912 channels \(heads \* head_dim\), expected at most 268435456"),
     ],
 )

@@ -19,6 +19,7 @@ from rotary_code import (
 from torch.export import Dim
 
 import bridge
+from bridge import capture
 from bridge.passes import rewrite
 
 ROPE = torch.ops.bridge.rope.default
@@ -37,7 +38,7 @@ class Function(torch.nn.Module):
 
 
 def export(function, args, dims=None):
-    return torch.export.export(Function(function), args, dynamic_shapes={"args": dims} if dims else None, strict=False)
+    return capture.export(Function(function).eval(), args, {}, {"args": dims} if dims else None)
 
 
 def arguments(batch=2, length=5, dtype=torch.float32, pairs=8, heads=(4, 2), head_dim=16):

@@ -151,4 +151,6 @@ def check_shapes(
     )
     most = 2**28
     require(channels <= most, f"{name}: value has {channels} channels (heads * head_dim), expected at most {most}")
+    elements = positions * channels
+    require(elements < 2**31, f"{name}: value has {elements} elements an image, expected fewer than 2^31")
     return n, queries, channels

@@ -183,6 +183,7 @@ class Editor:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
+        self._known: dict[Hashable, Node] = {}
 
     def call(
         self,
@@ -199,6 +200,30 @@ class Editor:
         node.meta = {key: like.meta[key] for key in _ORIGIN if key in like.meta}
         node.meta["val"] = _trace(node) if result is None else result
         return node
+
+    def once(
+        self, target: OpOverload, args: tuple[Any, ...], like: Node, kwargs: Mapping[str, Any] | None = None
+    ) -> Node:
+        """The same, or the call of that operator with these arguments that was put in before."""
+        nodes = [argument for argument in args if isinstance(argument, Node)]
+        key = (target, str(args), str(kwargs), *nodes)
+        if key not in self._known:
+            self._known[key] = self.call(target, args, like, kwargs)
+        return self._known[key]
+
+    def cast(self, node: Node, dtype: torch.dtype) -> Node:
+        """A tensor in another dtype."""
+        if node.meta["val"].dtype == dtype:
+            return node
+        return self.once(aten._to_copy.default, (node,), node, {"dtype": dtype})
+
+    def extents(self, node: Node, count: int) -> list[Any]:
+        """The first extents of a tensor, as arguments of another call."""
+        shape = node.meta["val"].shape[:count]
+        return [
+            extent if isinstance(extent, int) else self.once(aten.sym_size.int, (node, axis), node)
+            for axis, extent in enumerate(shape)
+        ]
 
     def item(self, call: Node, index: int) -> Node:
         """One of the results of a call."""

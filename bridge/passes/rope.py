@@ -128,10 +128,10 @@ def _replace(editor: Editor, placer: Placer, group: Sequence[Rotation], results:
         cos, sin = (placer.table(table, layout, dtype) for table in (first.cos, first.sin))
     except TableError as reason:
         return Outcome.at(root, NAME, False, str(reason))
-    sin = placer.call(torch.ops.aten.neg.default, (sin,), root) if first.backward else sin
-    inputs = [_input(placer, rotation, results.get(rotation.x, rotation.x), dtype) for rotation in group]
+    sin = editor.once(torch.ops.aten.neg.default, (sin,), root) if first.backward else sin
+    inputs = [_input(editor, rotation, results.get(rotation.x, rotation.x), dtype) for rotation in group]
     if len(inputs) == 1:
-        inputs.append(placer.call(torch.ops.aten.slice.Tensor, (inputs[0], LAYOUTS[layout][0], 0, 1), root))
+        inputs.append(editor.once(torch.ops.aten.slice.Tensor, (inputs[0], LAYOUTS[layout][0], 0, 1), root))
     rotary = 0 if first.rotary == width else first.rotary
     args = (*inputs, cos, sin, None, first.pairing.interleaved, rotary, layout)
     values = tuple(node.meta["val"] for node in inputs)
@@ -153,10 +153,10 @@ def _regroup(editor: Editor, x: Node, width: int) -> Node:
     return editor.call(torch.ops.aten.cat.default, (parts, 3), x)
 
 
-def _input(placer: Placer, rotation: Rotation, x: Node, dtype: torch.dtype) -> Node:
+def _input(editor: Editor, rotation: Rotation, x: Node, dtype: torch.dtype) -> Node:
     """What is rotated, with four dimensions, in the dtype of the result."""
-    x = placer.cast(x, dtype)
-    return x if x.meta["val"].dim() == 4 else placer.call(torch.ops.aten.unsqueeze.default, (x, 0), rotation.root)
+    x = editor.cast(x, dtype)
+    return x if x.meta["val"].dim() == 4 else editor.once(torch.ops.aten.unsqueeze.default, (x, 0), rotation.root)
 
 
 def _describe(rotation: Rotation, count: int, width: int) -> str:

@@ -118,14 +118,7 @@ class Placer:
 
     def __init__(self, editor: Editor) -> None:
         self._editor = editor
-        self._known: dict[Any, Node] = {}
-
-    def call(self, target: Any, args: tuple[Any, ...], like: Node) -> Node:
-        """A call of an operator, or the same one that is there already."""
-        key = (target, str(args), *(arg for arg in args if isinstance(arg, Node)))
-        if key not in self._known:
-            self._known[key] = self._editor.call(target, args, like)
-        return self._known[key]
+        self._parts: dict[tuple[Node, int], Node] = {}
 
     def table(self, table: Table, layout: str, dtype: torch.dtype) -> Node:
         """[S, W], or [B or 1, S, W], in `dtype` or float32. TableError: its numbers are wider, or of unknown parts."""
@@ -135,22 +128,13 @@ class Placer:
             span, axis = replace(span, node=node.args[0]), None  # type: ignore[arg-type]
         rows = self.span(span, span.node)
         if axis is not None and (rows.meta["val"].dim() > 3 or axis > 0):
-            rows = self.call(aten.squeeze.dim, (rows, axis), rows)
+            rows = self._editor.once(aten.squeeze.dim, (rows, axis), rows)
         found = rows.meta["val"].dtype
         if found in (dtype, torch.float32):
             return rows
         if torch.promote_types(found, torch.float32) != torch.float32:
             raise TableError(f"a table is {found}, which float32 does not hold")
-        return self.cast(rows, torch.float32)
-
-    def cast(self, node: Node, dtype: torch.dtype) -> Node:
-        """A tensor in another dtype."""
-        if node.meta["val"].dtype == dtype:
-            return node
-        key = (node, dtype)
-        if key not in self._known:
-            self._known[key] = self._editor.call(aten._to_copy.default, (node,), node, {"dtype": dtype})
-        return self._known[key]
+        return self._editor.cast(rows, torch.float32)
 
     def span(self, span: Span, like: Node) -> Node:
         """[..., width], the lanes of a span."""
@@ -160,45 +144,41 @@ class Placer:
         for extent in extents[len(extents) - span.axes :]:
             whole *= extent
         if span.axes != 1:
-            sizes = [self._extent(node, axis) for axis in range(len(extents) - span.axes)]
-            node = self.call(aten.reshape.default, (node, [*sizes, whole]), like)
+            sizes = self._editor.extents(node, len(extents) - span.axes)
+            node = self._editor.once(aten.reshape.default, (node, [*sizes, whole]), like)
         if span.width == whole:
             return node
         last = node.meta["val"].dim() - 1
         end = span.start + span.stride * (span.width - 1) + 1
-        return self.call(aten.slice.Tensor, (node, last, span.start, end, span.stride), like)
-
-    def _extent(self, node: Node, axis: int) -> Any:
-        extent = node.meta["val"].shape[axis]
-        return extent if isinstance(extent, int) else self.call(aten.sym_size.int, (node, axis), node)
+        return self._editor.once(aten.slice.Tensor, (node, last, span.start, end, span.stride), like)
 
     def _part(self, node: Node, part: int) -> Node:
         """The real or imaginary part of a complex tensor. TableError: how it is computed is not known."""
         key = (node, part)
-        if key not in self._known:
-            self._known[key] = self._make_part(node, part)
-        return self._known[key]
+        if key not in self._parts:
+            self._parts[key] = self._make_part(node, part)
+        return self._parts[key]
 
     def _make_part(self, node: Node, part: int) -> Node:
         if node.op in ("placeholder", "get_attr"):
-            pairs = self.call(aten.view_as_real.default, (node,), node)
-            return self.call(aten.select.int, (pairs, pairs.meta["val"].dim() - 1, part), node)
+            pairs = self._editor.once(aten.view_as_real.default, (node,), node)
+            return self._editor.once(aten.select.int, (pairs, pairs.meta["val"].dim() - 1, part), node)
         if node.target is aten.view_as_complex.default:
             pairs = node.args[0]  # type: ignore[assignment]
-            return self.call(aten.select.int, (pairs, pairs.meta["val"].dim() - 1, part), node)
+            return self._editor.once(aten.select.int, (pairs, pairs.meta["val"].dim() - 1, part), node)
         if node.target is aten.complex.default:
             return node.args[part]  # type: ignore[return-value]
         if node.target is aten.polar.default:
             radius, angle = node.args
-            unit = self.call((aten.cos, aten.sin)[part].default, (angle,), node)
-            return unit if _is_ones(radius) else self.call(aten.mul.Tensor, (radius, unit), node)
+            unit = self._editor.once((aten.cos, aten.sin)[part].default, (angle,), node)
+            return unit if _is_ones(radius) else self._editor.once(aten.mul.Tensor, (radius, unit), node)
         first = node.args[0] if node.args else None
         if isinstance(first, Node) and _is_complex(first):
             if node.target in CONVERSIONS and first.meta["val"].dtype == node.meta["val"].dtype:
                 return self._part(first, part)
             scales = node.target is aten.mul.Tensor and not _is_complex(node.args[1])
             if scales or node.target in _PART_BY_PART:
-                return self.call(node.target, (self._part(first, part), *node.args[1:]), node)
+                return self._editor.once(node.target, (self._part(first, part), *node.args[1:]), node)  # type: ignore[arg-type]
         raise TableError(f"the parts of the complex numbers that {node.target} gives are not known")
 
 

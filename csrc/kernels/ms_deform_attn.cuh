@@ -20,7 +20,7 @@ __device__ float2 read_pair(void const* data, bool is_float, int64_t i) {
 }
 
 // The order of roundings is the reference's.
-__device__ inline float pixel_of(float location, int extent) { return __fsub_rn(__fmul_rn(location, extent), 0.5f); }
+__device__ inline float pixel_of(float location, float extent) { return __fsub_rn(__fmul_rn(location, extent), 0.5f); }
 
 // locations: [batch, queries, heads, levels, points, 2], (x, y) from 0 to 1; weights: [batch, queries, heads, levels,
 // points]. Each float32, or T.
@@ -41,8 +41,8 @@ struct MsDeformAttnSource : MsDeformAttnLocations<T> {
   };
   struct State {};
 
-  __device__ Raw load(MsDeformAttnArguments<T> const& a, MsDeformAttnPlace const& place, int sample) const {
-    int64_t const i = place.row * a.samples() + sample;
+  __device__ Raw load(MsDeformAttnArguments<T> const&, MsDeformAttnPlace const& place, int sample) const {
+    int64_t const i = place.first + sample;
     return {read_pair<T, kAligned>(this->locations, this->float_locations, i),
             read_float<T>(this->weights, this->float_weights, i)};
   }

@@ -33,7 +33,7 @@ struct MsDeformAttnFusedSource : MsDeformAttnOffsets<T> {
   };
 
   __device__ Raw load(MsDeformAttnArguments<T> const& a, MsDeformAttnPlace const& place, int sample) const {
-    int64_t const i = place.row * a.samples() + sample;
+    int64_t const i = place.first + sample;
     int64_t const reference = place.query * a.levels + sample / a.points;
     Raw raw{read_pair<T, kAligned>(this->offsets, this->float_offsets, i), {}, {}, logit(i)};
     int const pairs = this->boxes ? 2 : 1;
@@ -47,12 +47,13 @@ struct MsDeformAttnFusedSource : MsDeformAttnOffsets<T> {
   // The logits of a query and a head, among the lanes of its group.
   __device__ State begin(MsDeformAttnArguments<T> const& a, MsDeformAttnPlan const& plan,
                          MsDeformAttnPlace const& place, MsDeformAttnLane const& lane) const {
-    int64_t const first = place.row * a.samples();
     State state{-INFINITY, 0.f};
-    for (int i = lane.index; i < a.samples(); i += plan.group) state.largest = larger(state.largest, logit(first + i));
+    for (int i = lane.index; i < a.samples(); i += plan.group)
+      state.largest = larger(state.largest, logit(place.first + i));
     for (int distance = 1; distance < plan.group; distance *= 2)
       state.largest = larger(state.largest, __shfl_xor_sync(0xffffffffu, state.largest, distance));
-    for (int i = lane.index; i < a.samples(); i += plan.group) state.sum += expf(logit(first + i) - state.largest);
+    for (int i = lane.index; i < a.samples(); i += plan.group)
+      state.sum += expf(logit(place.first + i) - state.largest);
     for (int distance = 1; distance < plan.group; distance *= 2)
       state.sum += __shfl_xor_sync(0xffffffffu, state.sum, distance);
     return state;

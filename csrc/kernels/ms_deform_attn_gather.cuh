@@ -64,10 +64,10 @@ MsDeformAttnPlan ms_deform_attn_plan(MsDeformAttnArguments<T> const& a, int lane
   return plan;
 }
 
-// One point's level; not valid where it is not within value.
-struct MsDeformAttnLevel {
-  int height, width, start;
-  bool valid;
+// The level of a sample. NaN extents: it is not within value. Extents of -1: it has no pixels.
+struct alignas(16) MsDeformAttnLevel {
+  float width, height;
+  int columns, start;
 };
 
 __device__ inline int64_t read_index(void const* data, bool wide, int64_t i) {
@@ -82,13 +82,15 @@ __device__ MsDeformAttnLevel load_level(MsDeformAttnArguments<T> const& a, int l
   constexpr int64_t kMost = INT32_MAX;
   bool const valid = height >= 0 && width >= 0 && start >= 0 && height <= kMost && width <= kMost &&
                      start <= a.positions && height * width <= a.positions - start;
-  return valid ? MsDeformAttnLevel{int(height), int(width), int(start), true} : MsDeformAttnLevel{0, 0, 0, false};
+  if (!valid) return {nanf(""), nanf(""), 0, 0};
+  if (height == 0 || width == 0) return {-1.f, -1.f, 0, 0};
+  return {float(width), float(height), int(width), int(start)};
 }
 
-// A warp's points as lanes hand them to each other. corners: their positions in value; the sign bit of x: the point
-// counts for nothing. weights: of the corners, times the attention weight; or, packed, four of T in x and y, and the
-// attention weight in z.
-struct MsDeformAttnPoints {
+// A warp's points as lanes hand them to each other. corners: how far each is from the first position in value, in
+// vectors of channels; the sign bit of x: the point counts for nothing. weights: of the corners, times the attention
+// weight; or, packed, four of T in x and y, and the attention weight in z.
+struct alignas(16 * kWarpSize) MsDeformAttnPoints {
   int4 corners[kWarpSize];
   float4 weights[kWarpSize];
 };
@@ -120,28 +122,31 @@ struct MsDeformAttnAxis {
   float low_weight, high_weight;
   bool inside;
 
-  __device__ MsDeformAttnAxis(float pixel, int extent) {
-    inside = pixel > -1.f && pixel < float(extent) && extent > 0;
-    float const floor = floorf(pixel), fraction = pixel - floor;
-    low = inside ? int(floor) : 0, high = low + 1;
-    low_weight = 1.f - fraction, high_weight = fraction;
-    if (low < 0) low = 0, low_weight = high_weight = 0.5f * high_weight;
-    if (high >= extent) high = low, low_weight = high_weight = 0.5f * low_weight;
+  __device__ MsDeformAttnAxis(float pixel, float extent) {
+    inside = pixel > -1.f && pixel < extent;
+    float const below = floorf(pixel), fraction = pixel - below, rest = 1.f - fraction;
+    // As numbers of T the same as the extent where they are: a last pixel is never taken for one before it.
+    bool const first = below < 0.f, last = below + 1.f >= extent;
+    int const index = int(below);
+    low = first ? 0 : index, high = last ? index : index + 1;
+    low_weight = first ? 0.5f * fraction : last ? 0.5f * rest : rest;
+    high_weight = last ? 0.5f * rest : first ? 0.5f * fraction : fraction;
   }
 };
 
-// Writes the point at pixel (x, y) of a level. A NaN coordinate, a level that is not valid, and a weight that is not
-// finite times the zero outside the map make it NaN.
+// Writes the point at pixel (x, y) of a level, whose rows lie `pitch` vectors apart. A NaN coordinate makes it NaN, and
+// so does a weight that is not finite times the zero outside the map.
 template <class T, bool kPacked>
 __device__ void write_point(MsDeformAttnPoints& points, int slot, float x, float y, MsDeformAttnLevel const& level,
-                            float weight) {
+                            int pitch, float weight) {
   MsDeformAttnAxis const column(x, level.width), row(y, level.height);
-  bool const inside = column.inside && row.inside, finite = fabsf(weight) < INFINITY;
-  bool const known = level.valid && !isnan(x) && !isnan(y) && (inside || finite);
-  int const top = level.start + row.low * level.width, bottom = level.start + row.high * level.width;
-  int4 const corners = make_int4(top + column.low, top + column.high, bottom + column.low, bottom + column.high);
-  weight = known ? weight : nanf("");
-  points.corners[slot] = inside ? corners : make_int4(known ? kNoPoint : 0, 0, 0, 0);
+  bool const inside = column.inside && row.inside;
+  bool const nothing = !isnan(x) && !isnan(y) && fabsf(weight) < INFINITY;
+  int const top = (level.start + row.low * level.columns) * pitch, left = column.low * pitch;
+  int const bottom = (level.start + row.high * level.columns) * pitch, right = column.high * pitch;
+  points.corners[slot] = inside ? make_int4(top + left, top + right, bottom + left, bottom + right)
+                                : make_int4(nothing ? kNoPoint : 0, 0, 0, 0);
+  weight = inside ? weight : nanf("");
   if constexpr (kPacked) {
     points.weights[slot] = make_float4(
         pair_bits<T>(row.low_weight * column.low_weight, row.low_weight * column.high_weight),
@@ -157,16 +162,9 @@ __device__ void write_point(MsDeformAttnPoints& points, int slot, float x, float
 template <class T, int N>
 using MsDeformAttnChannels = std::conditional_t<N == 1, T, uint4>;
 
-// base + i * pitch, in one instruction, which the compiler does not find.
-__device__ inline char const* row_at(char const* base, unsigned i, unsigned pitch) {
-  uint64_t address;
-  asm("mad.wide.u32 %0, %1, %2, %3;" : "=l"(address) : "r"(i), "r"(pitch), "l"(base));
-  return reinterpret_cast<char const*>(address);
-}
-
 template <class T, int N>
-__device__ MsDeformAttnChannels<T, N> load_corner(char const* base, int corner, unsigned pitch) {
-  return __ldg(reinterpret_cast<MsDeformAttnChannels<T, N> const*>(row_at(base, unsigned(corner), pitch)));
+__device__ MsDeformAttnChannels<T, N> load_corner(MsDeformAttnChannels<T, N> const* base, int corner) {
+  return __ldg(base + unsigned(corner));
 }
 
 __device__ inline void spread(uint4 const& bits, uint32_t (&word)[4]) {
@@ -238,15 +236,15 @@ struct MsDeformAttnLane {
 
 // Where the point of lane `index` of a group lies: lanes that write or read together meet different banks.
 __device__ inline int point_slot(MsDeformAttnPlan const& plan, int group, int index) {
-  return index * plan.queries + ((group + 2 * index) & (plan.queries - 1));
+  return (index * plan.queries + group) ^ (2 * index & (plan.queries - 1));
 }
 
 // Adds the first `count` points of a batch. Those after them that complete a pair are there, and count for nothing.
 template <class T, int N, bool kPacked>
 __device__ void gather(MsDeformAttnPlan const& plan, MsDeformAttnLane const& lane, MsDeformAttnPoints const& points,
-                       int count, char const* base, unsigned pitch, float (&sum)[N]) {
-  // Points whose corners are loaded together; divides plan.channels. Eight float32 channels leave registers for one.
-  constexpr int kAtOnce = N == 8 && !kPacked ? 1 : 2;
+                       int count, MsDeformAttnChannels<T, N> const* base, float (&sum)[N]) {
+  // Points whose corners are loaded together; divides plan.channels. Vectors in float32 leave registers for one.
+  constexpr int kAtOnce = N > 1 && !kPacked ? 1 : 2;
 #pragma unroll 1
   for (int first = lane.part; first < count; first += kAtOnce * plan.parts) {
     MsDeformAttnChannels<T, N> corners[kAtOnce][4];
@@ -257,10 +255,10 @@ __device__ void gather(MsDeformAttnPlan const& plan, MsDeformAttnLane const& lan
       int const slot = point_slot(plan, lane.group, first + i * plan.parts);
       int4 const corner = points.corners[slot];
       weights[i] = points.weights[slot], counts[i] = corner.x >= 0;
-      corners[i][0] = load_corner<T, N>(base, corner.x & INT32_MAX, pitch);
-      corners[i][1] = load_corner<T, N>(base, corner.y, pitch);
-      corners[i][2] = load_corner<T, N>(base, corner.z, pitch);
-      corners[i][3] = load_corner<T, N>(base, corner.w, pitch);
+      corners[i][0] = load_corner<T, N>(base, corner.x & INT32_MAX);
+      corners[i][1] = load_corner<T, N>(base, corner.y);
+      corners[i][2] = load_corner<T, N>(base, corner.z);
+      corners[i][3] = load_corner<T, N>(base, corner.w);
     }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
@@ -317,9 +315,10 @@ __device__ void fill_levels(MsDeformAttnArguments<T> const& a, MsDeformAttnLevel
   for (int i = threadIdx.x; i < a.samples(); i += blockDim.x) levels[i] = load_level(a, i / a.points);
 }
 
-// A query, numbered within [batch, queries], and a head; `row` numbers both within [batch, queries, heads].
+// A query, numbered within [batch, queries], and a head; `row` numbers both within [batch, queries, heads], and `first`
+// is the first of their samples within [batch, queries, heads, levels, points].
 struct MsDeformAttnPlace {
-  int64_t query, row;
+  int64_t query, row, first;
 };
 
 // Source: where points and their attention weights come from, see ms_deform_attn.cuh. `sample` numbers [levels,
@@ -331,10 +330,10 @@ struct MsDeformAttnPlace {
 template <class T, int N, bool kPacked, class Source>
 __device__ void ms_deform_attn_blocks(MsDeformAttnArguments<T> const& a, MsDeformAttnPlan const& plan,
                                       Source const& source) {
-  extern __shared__ int4 shared[];
-  auto* levels = reinterpret_cast<MsDeformAttnLevel*>(shared);
+  extern __shared__ MsDeformAttnPoints shared[];
   int const warp = static_cast<int>(threadIdx.x / kWarpSize), samples = a.samples();
-  auto& points = reinterpret_cast<MsDeformAttnPoints*>(levels + samples)[warp];
+  auto& points = shared[warp];
+  auto* levels = reinterpret_cast<MsDeformAttnLevel*>(shared + plan.warps);
   MsDeformAttnLane const lane(plan);
   // Blocks take runs of units: the queries of a run sample close together.
   int64_t const begin = plan.units * blockIdx.x / gridDim.x, end = plan.units * (blockIdx.x + 1) / gridDim.x;
@@ -343,53 +342,55 @@ __device__ void ms_deform_attn_blocks(MsDeformAttnArguments<T> const& a, MsDefor
   MsDeformAttnUnit at(plan, a.heads, begin + warp);
   auto place_of = [&](MsDeformAttnUnit const& u) {  // the last query stands for those past it
     int64_t const query = int64_t(u.n) * a.queries + min(u.query_tile * plan.queries + lane.group, a.queries - 1);
-    return MsDeformAttnPlace{query, query * a.heads + u.head};
+    return MsDeformAttnPlace{query, query * a.heads + u.head, (query * a.heads + u.head) * samples};
   };
-  auto load = [&](MsDeformAttnUnit const& u, int sample) {
-    return sample < samples ? source.load(a, place_of(u), sample) : typename Source::Raw{};
+  auto load = [&](MsDeformAttnPlace const& place, int sample) {
+    return sample < samples ? source.load(a, place, sample) : typename Source::Raw{};
   };
   // The first points are on their way while the levels are read.
-  auto raw = left > 0 ? load(at, lane.index) : typename Source::Raw{};
+  auto place = place_of(at);
+  auto raw = left > 0 ? load(place, lane.index) : typename Source::Raw{};
   fill_levels(a, levels);
   __syncthreads();
 
   // An empty value has no position 0, which points that count for nothing read: any memory will do.
   T const* const value = a.positions > 0 ? a.value : a.out;
-  unsigned const pitch = a.positions > 0 ? unsigned(a.heads) * a.head_dim * sizeof(T) : 0;
+  int const pitch = a.positions > 0 ? a.heads * a.head_dim / N : 0, slot = point_slot(plan, lane.group, lane.index);
   for (; left > 0; left -= step) {
-    auto const state = source.begin(a, plan, place_of(at), lane);
+    auto const state = source.begin(a, plan, place, lane);
     int const channel = (at.channel_tile * plan.channels + lane.channel) * N;
     bool const has_channel = channel < a.head_dim;
-    auto const* map = reinterpret_cast<char const*>(
+    auto const* map = reinterpret_cast<MsDeformAttnChannels<T, N> const*>(
         value + (int64_t(at.n) * a.positions * a.heads + at.head) * a.head_dim + (has_channel ? channel : 0));
     float sum[N] = {};
 #pragma unroll 1
     for (int first = 0; first < samples; first += plan.group) {
-      int const sample = first + lane.index, slot = point_slot(plan, lane.group, lane.index);
+      int const sample = first + lane.index;
       if (sample < samples) {
         MsDeformAttnLevel const level = levels[sample];
         float2 const pixel = source.pixel(a, raw, level);
-        write_point<T, kPacked>(points, slot, pixel.x, pixel.y, level, source.weight(raw, state));
+        write_point<T, kPacked>(points, slot, pixel.x, pixel.y, level, pitch, source.weight(raw, state));
       } else {
         points.corners[slot] = make_int4(kNoPoint, 0, 0, 0), points.weights[slot] = make_float4(0.f, 0.f, 0.f, 0.f);
       }
       __syncwarp();
-      if (first + plan.group < samples) raw = load(at, sample + plan.group);
+      if (first + plan.group < samples) raw = load(place, sample + plan.group);
       int const count = min(plan.group, samples - first);
       if constexpr (sizeof(T) == sizeof(float)) {  // in two stages, for the error of one grows with the samples
         float batch[N] = {};
-        gather<T, N, kPacked>(plan, lane, points, count, map, pitch, batch);
+        gather<T, N, kPacked>(plan, lane, points, count, map, batch);
 #pragma unroll
         for (int i = 0; i < N; ++i) sum[i] += batch[i];
       } else {
-        gather<T, N, kPacked>(plan, lane, points, count, map, pitch, sum);
+        gather<T, N, kPacked>(plan, lane, points, count, map, sum);
       }
       __syncwarp();
     }
     bool const owns = has_channel && lane.part == 0 && at.query_tile * plan.queries + lane.group < a.queries;
-    T* const out = a.out + place_of(at).row * a.head_dim + channel;
+    T* const out = a.out + place.row * a.head_dim + channel;
     at.advance(plan, a.heads, step);
-    if (left > step) raw = load(at, lane.index);
+    place = place_of(at);
+    if (left > step) raw = load(place, lane.index);
     add_parts(plan, sum);
     store<T, N>(out, sum, source.scale(state), owns);
   }

@@ -41,6 +41,9 @@ struct MsDeformAttnOp : Op {
     check_count(op, batch, "images"), check_count(op, value[1], "positions"), check_count(op, points[1], "queries");
     check(op, !surely_exceeds(channels, kMostChannels), "value has ", channels,
           " channels (heads * head_dim), expected at most ", kMostChannels);
+    Dim const elements = value[1] * channels;
+    check(op, !surely_exceeds(elements, INT32_MAX), "value has ", elements,
+          " elements an image, expected fewer than 2^31");
     return {batch, points[1], channels};
   }
 
