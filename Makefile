@@ -7,6 +7,7 @@
 #   make build    the package, editable, with what it needs, in .venv
 #   make wheel    a wheel for every supported GPU, in dist/
 #   make kernels  registers, spills and shared memory of every kernel, for every supported GPU
+#   make sanitize every kernel under compute-sanitizer, tool by tool; needs a GPU, and minutes
 #   make format   rewrite the sources as `make check` wants them
 #   make clean    remove build products; `make distclean` removes .venv too
 #
@@ -15,6 +16,7 @@
 #   TORCH                      the torch to install
 #   EXTRAS                     of pyproject.toml, comma separated
 #   BRIDGE_CUDA_ARCHITECTURES  GPUs to compile for; default: the one present, else 86 (wheel: all)
+#   SANITIZE                   what `make sanitize` runs, as in SANITIZE='--tools racecheck rope'
 #   BRIDGE_CUDA=pip            the CUDA compiler of the Python index, even where there is an nvcc
 
 PYTHON ?= python3
@@ -43,7 +45,7 @@ endef
 
 LEAN := 10.15.1.29 11.4.0.106
 
-.PHONY: demo test check build lean wheel kernels format clean distclean FORCE
+.PHONY: demo test check build lean wheel kernels sanitize format clean distclean FORCE
 .DELETE_ON_ERROR:
 
 demo: build
@@ -82,6 +84,11 @@ kernels: $(STAMPS)/torch
 	@PATH="$(abspath $(BIN)):$$PATH" cmake -S csrc -B build/kernels -G Ninja -DBRIDGE_TORCH=OFF \
 		-DCMAKE_CUDA_FLAGS=-Xptxas=-v > /dev/null
 	@PATH="$(abspath $(BIN)):$$PATH" cmake --build build/kernels | $(BIN)/python csrc/kernel_table.py
+
+SANITIZE ?= --tools memcheck,racecheck,initcheck,synccheck
+
+sanitize: build
+	$(BIN)/python tests/sanitize.py $(SANITIZE)
 
 clean:
 	rm -rf build dist $(STAMPS)/build .mypy_cache .pytest_cache .ruff_cache

@@ -19,7 +19,7 @@ from bridge.dynamic import add_guards, dimensions
 from bridge.dynamo import Frame, Lifted, Number
 from bridge.errors import ExportError, GraphBreakError
 from bridge.foreign import targets
-from bridge.pipeline import Session, compile_program, describe
+from bridge.pipeline import Session, compile_program, describe, rewrite
 from bridge.profile import input_specs
 from bridge.reporting import Graph, record
 from bridge.tensorrt.engine_file import TensorSpec
@@ -116,9 +116,11 @@ class CompiledGraph:
         _refuse_training(program)
         parameters = sum(weight.numel() for weight in self._lifted.module.buffers())
         metadata = describe(self._name, parameters, self._session.flavour)
+        program, outcomes = rewrite(program, self._session)
         if self._session.config.fallback:
+            self._graph.passes = [outcome.row() for outcome in outcomes]
             return partition.compile_parts(program, specs, self._session, metadata, self._graph)
-        built = compile_program(program, specs, self._session, metadata)
+        built = compile_program(program, specs, self._session, metadata, outcomes)
         self._graph.engines.append(built.file)
         self._graph.from_cache.append(built.from_cache)
         return CompiledModule(built.file, from_cache=built.from_cache, **self._session.config.runtime)

@@ -5,7 +5,6 @@ the lock of its key, <key>.lock, which dies with its process. Entries that were 
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import re
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from bridge.config import Config
 from bridge.errors import EngineFileError
+from bridge.files import locked
 from bridge.log import logger
 from bridge.table import size
 from bridge.tensorrt.engine_file import EngineFile
@@ -28,7 +28,6 @@ _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 _KEY = "cache_key"  # in the metadata of an entry
 _ABANDONED = 24 * 3600  # seconds after which a temporary file belongs to a writer that is dead
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @dataclass(frozen=True)
@@ -165,21 +164,13 @@ class EngineCache:
     @contextlib.contextmanager
     def _lock(self, key: str) -> Iterator[None]:
         """One at a time builds a key. Where the folder or its file system has no locks, everyone builds."""
-        path = self._engines / f"{key}.lock"
-        try:
-            self._engines.mkdir(parents=True, exist_ok=True)
-            descriptor = _locked(path)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
+        with contextlib.ExitStack() as stack:
+            try:
+                self._engines.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(self._engines / f"{key}.lock", "another process builds the same engine"))
+            except OSError as error:
                 self._warn(error)
             yield
-            return
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                path.unlink()  # while it is locked: one who waits for it sees that it is gone, and makes another
-            os.close(descriptor)
 
     def _discard_lock(self, path: Path) -> None:
         """Removes a lock that no one holds."""
@@ -238,35 +229,6 @@ def parse_size(text: str, what: str) -> int:
     if match is None or match[2].lower() not in _UNITS or not float(match[1]):
         raise ValueError(f'{what} is {text!r}; expected a size such as "20GiB", "500MB" or a number of bytes')
     return int(float(match[1]) * _UNITS[match[2].lower()])
-
-
-def _locked(path: Path) -> int:
-    """A descriptor of the file at `path`, locked. OSError: it cannot be."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            _wait_for_lock(descriptor, path)
-            if _is_at(descriptor, path):
-                return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)  # its holder removed it: whoever comes now locks another file
-
-
-def _wait_for_lock(descriptor: int, path: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        logger.info("another process builds the same engine; waiting for %s", path)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _age(path: Path) -> float:

@@ -72,7 +72,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     own, model_argv = _split_at_dashes(argv)
     parser = _parser()
     options = parser.parse_args(own)
-    if model_argv and options.command != "compile":
+    if model_argv and options.command != "compile" and not getattr(options, "lowerings", None):
         parser.error(f"{options.command} takes nothing after --: {' '.join(model_argv)}")
     options.model_argv = model_argv
     return options
@@ -154,6 +154,7 @@ def _add_compile(parser: argparse.ArgumentParser) -> None:
     add("--no-cache", dest="cache", action="store_false", help="neither take the engine from the cache nor keep it")
     add("--no-tf32", dest="tf32", action="store_false", help="compute float32 in float32, not in TF32")
     add("--lowering", type=_lowering, default="auto", metavar="WAY", help="plugin, native, auto, or OP=WAY,OP=WAY")
+    add("--passes", type=_passes, default=True, metavar="NAMES", help="graph rewrites: on, off, or NAME,NAME")
     add("--tune", action="store_true", help="first measure, on this GPU, which lowering of each op is faster")
     add("-q", "--quiet", action="store_true", help="report no progress")
     add("-v", "--verbose", action="count", default=0, help="say what each step took; -vv: also where each node went")
@@ -170,6 +171,15 @@ def _lowering(text: str) -> str | dict[str, str]:
     value = {op: way for op, _, way in parts} if "=" in text else text
     try:
         bridge.Config(lowering=value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return value
+
+
+def _passes(text: str) -> bool | list[str]:
+    value = {"on": True, "off": False}.get(text, text.split(","))
+    try:
+        bridge.Config(passes=value)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return value
@@ -193,6 +203,7 @@ def _compile(options: argparse.Namespace) -> int:
         workspace_size=options.workspace_size,
         tf32=options.tf32,
         lowering=options.lowering,
+        passes=options.passes,
         cache=options.cache,
     )
     arguments = (model.model, model.args, model.kwargs)
@@ -274,7 +285,8 @@ _COMMANDS = {
         cli_bench.run,
         "measure the ops on this GPU, beside what others have",
         "Errors against fp32 first, then GPU time by CUDA graph replay with a warm and a cold L2 cache, beside what\n"
-        "memory and arithmetic allow as measured in the same run, and beside every peer that is installed.",
+        "memory and arithmetic allow as measured in the same run, and beside every peer that is installed.\n\n"
+        "Example: bridge bench --lowerings models/llama.py models/resnet_dcn.py --json lowerings.json -- --max-batch 4",
     ),
     "cache": (
         cli_cache.add_arguments,

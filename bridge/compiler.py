@@ -12,7 +12,8 @@ from bridge.assumptions import check_assumptions
 from bridge.capture import export
 from bridge.compiled import CompiledModule, load
 from bridge.config import Config
-from bridge.pipeline import Session, compile_program, describe
+from bridge.passes import Outcome
+from bridge.pipeline import Session, compile_program, describe, rewrite
 from bridge.profile import input_specs
 from bridge.tensorrt.engine_file import TensorSpec
 
@@ -65,15 +66,17 @@ def settle(config: Config | None, settings: Mapping[str, Any]) -> Config:
 
 @dataclass(frozen=True)
 class Captured:
-    """A model as torch.export captured it, with the specs of its inputs and the metadata of its engine."""
+    """A model as torch.export captured it and the passes rewrote it, with the specs of its inputs and the metadata of
+    its engine."""
 
     program: ExportedProgram
     specs: Mapping[str, TensorSpec]
     metadata: Mapping[str, Any]
+    outcomes: Sequence[Outcome] = ()
 
     def compile(self, session: Session) -> CompiledModule:
         """Its engine. Call it within `session.converting()`."""
-        built = compile_program(self.program, self.specs, session, self.metadata)
+        built = compile_program(self.program, self.specs, session, self.metadata, self.outcomes)
         return CompiledModule(built.file, from_cache=built.from_cache, **session.config.runtime)
 
 
@@ -89,7 +92,8 @@ def capture(
         program = export(model, args, kwargs, dynamic_shapes)
     specs = input_specs(program)
     check_assumptions(program)
+    program, outcomes = rewrite(program, session)
     exported = isinstance(model, ExportedProgram)
     name = "ExportedProgram" if exported else type(model).__name__
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Captured(program, specs, describe(name, parameters, session.flavour))
+    return Captured(program, specs, describe(name, parameters, session.flavour), outcomes)

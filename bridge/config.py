@@ -2,11 +2,12 @@
 
 import difflib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from bridge.op import OPS
+from bridge.passes import PASSES
 
 LOWERINGS = ("auto", "plugin", "native")
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
@@ -26,6 +27,8 @@ class Config:
     lowering: what a bridge op becomes: "plugin", bridge's kernel; "native", layers of TensorRT's own, or an error where
         they cannot compute it; "auto", what bridge.tune measured here, else the default of the op. Or a mapping from
         ops to these, such as {"rope": "native"}; the ops it leaves out take "auto".
+    passes: which graph rewrites look for code that computes what an op does: True, those that are on by default; False,
+        none; or the names of some, such as ["rope"].
     fallback: whether torch.compile(backend="bridge") runs what no engine can in PyTorch; False makes that an error.
     growth: how many times the example's number of elements an input may have in dynamic dimensions without an upper
         bound, which torch.compile may give: an engine is built for a bounded range.
@@ -46,6 +49,7 @@ class Config:
     workspace_size: int | None = None
     tf32: bool = True
     lowering: str | Mapping[str, str] = "auto"
+    passes: bool | Sequence[str] = True
     fallback: bool = False
     growth: int = 64
     cache: bool = True
@@ -66,6 +70,7 @@ class Config:
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}; expected a positive number of bytes, or None")
         _check_lowering(self.lowering)
+        _check_passes(self.passes)
         if self.growth < 1:
             raise ValueError(f"growth is {self.growth}; expected 1 or more")
 
@@ -99,6 +104,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "workspace_size": (int, type(None)),
     "tf32": (bool,),
     "lowering": (str, Mapping),
+    "passes": (bool, list, tuple),
     "fallback": (bool,),
     "growth": (int,),
     "cache": (bool,),
@@ -126,6 +132,13 @@ def _check_lowering(value: str | Mapping[str, str]) -> None:
         if lowering not in LOWERINGS:
             where = "lowering" if op is None else f"lowering[{op!r}]"
             raise ValueError(f"{where} is {lowering!r}; expected one of {', '.join(LOWERINGS)}")
+
+
+def _check_passes(value: bool | Sequence[str]) -> None:
+    known = [each.name for each in PASSES]
+    for name in [] if isinstance(value, bool) else value:
+        if name not in known:
+            raise ValueError(f"passes names {name!r}, which does not exist; the passes are {', '.join(known)}")
 
 
 def _suggest(name: str) -> str:

@@ -21,7 +21,7 @@ def explain(file: EngineFile, every_layer: bool = False, nodes: bool = False) ->
     nodes: also say which layers each node of the model's graph became, and count them by module.
     """
     sections = [columns(_summary(file), indent=0), _inputs(file), _outputs(file), _layer_types(file), _plugins(file)]
-    sections.append(_lowerings(file))
+    sections += [_lowerings(file), _passes(file)]
     if nodes:
         sections += [placed.modules_text(file), placed.nodes_text(file)]
     if every_layer:
@@ -48,6 +48,7 @@ def describe(file: EngineFile) -> dict[str, Any]:
             "plugin_versions": file.plugins,
             "plugin_layers": [layer for layer in file.layers if layer.get("op")],
             "lowerings": lowerings(file),
+            "passes": passes(file),
             "layers": file.layers,
             "nodes": placed.nodes(file),
             "modules": placed.modules(file),
@@ -109,9 +110,29 @@ def _lowerings(file: EngineFile) -> str:
     return "lowerings\n" + columns(rows) if rows else ""
 
 
+def passes(file: EngineFile) -> list[dict[str, Any]]:
+    """What the passes found in the model: rows with "pass", "replaced", "what", "line" and "module"."""
+    found = file.metadata.get("passes")
+    return found if isinstance(found, list) else []
+
+
+def pass_counts(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """The same for reading: how often which pass, what it did or why it did not, and where."""
+    counts = Counter((row["pass"], row["replaced"], row["what"], row["line"]) for row in rows)
+    return [
+        (f"{count} {name}", what if replaced else f"not replaced: {what}", line)
+        for (name, replaced, what, line), count in counts.items()
+    ]
+
+
+def _passes(file: EngineFile) -> str:
+    rows = pass_counts(passes(file))
+    return "passes\n" + columns(rows) if rows else ""
+
+
 def _plugin_row(layer: Mapping[str, Any]) -> tuple[str, ...]:
     attributes = dict(layer.get("attributes", {}))
-    tensors = str(attributes.pop(TENSORS_FIELD, "")).replace(",", ", ")
+    tensors = str(attributes.pop(TENSORS_FIELD, "")).replace("=", "").replace(",", ", ")
     spelt = ", ".join(f"{name}={value}" for name, value in attributes.items())
     return layer["name"], f"{layer['op']}({tensors})", spelt, _results(layer)
 

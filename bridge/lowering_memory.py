@@ -4,12 +4,8 @@ A measurement holds for a GPU's name, a target, a TensorRT and a bridge of certa
 or not at all, by one process at a time. One that is damaged is ignored, with a warning.
 """
 
-import contextlib
-import fcntl
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +13,7 @@ from typing import Any
 import bridge
 from bridge.cache import folder_of
 from bridge.config import Config
+from bridge.files import locked, replacing
 from bridge.log import logger
 from bridge.lowerings import NATIVE, PLUGIN
 from bridge.tensorrt.flavour import Flavour
@@ -85,9 +82,11 @@ def remember(config: Config, measurements: Sequence[Measurement]) -> None:
     """Adds measurements, in place of older ones of the same. OSError: the folder cannot be written to."""
     path = path_of(config)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path.with_suffix(".lock")):
+    with locked(path.with_suffix(".lock"), "another process writes down what it measured"):
         merged = {_identity(item): item for item in [*_read(path), *measurements]}
-        _write(path, {"format": _FORMAT, "measurements": [asdict(item) for item in merged.values()]})
+        content = {"format": _FORMAT, "measurements": [asdict(item) for item in merged.values()]}
+        with replacing(path) as file:
+            file.write(json.dumps(content, indent=1).encode())
 
 
 def _identity(item: Measurement) -> tuple[str, ...]:
@@ -118,26 +117,3 @@ def _measurement(values: Any) -> Measurement:
     if item.lowering not in (PLUGIN, NATIVE):
         raise ValueError(f"lowering is {item.lowering!r}")
     return item
-
-
-def _write(path: Path, content: Any) -> None:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".tmp")
-    try:
-        os.close(descriptor)
-        Path(name).write_text(json.dumps(content, indent=1), "utf-8")
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process at a time, where the file system has locks."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

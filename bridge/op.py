@@ -62,6 +62,15 @@ def only_shapes() -> bool:
     return getattr(_tracing, "only_shapes", False)
 
 
+def readable(tensor: Tensor) -> bool:
+    """Whether a reference may look at a tensor's values: it is in CPU memory, and nothing traces the code.
+
+    A reference with a check of values leaves it out elsewhere, where reading would wait for a GPU or break a trace.
+    """
+    plain = type(tensor) in (Tensor, torch.nn.Parameter) and not torch._is_functional_tensor(tensor)
+    return plain and tensor.device.type == "cpu" and torch._C._len_torch_dispatch_stack() == 0
+
+
 def unknown_extent() -> Any:
     """The first extent of a `Counted` result, for a reference that is run for shapes alone."""
     return torch.library.get_ctx().new_dynamic_size()

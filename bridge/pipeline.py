@@ -24,6 +24,8 @@ from bridge.errors import BuildError, ExportError
 from bridge.lowering import Choice, choose
 from bridge.lowering_memory import Measurement
 from bridge.lowerings import NATIVE
+from bridge.passes import Outcome, selected
+from bridge.passes import rewrite as apply_passes
 from bridge.tensorrt import build, gpu, inventory, quiet
 from bridge.tensorrt.calls import find_calls, fitting_calls
 from bridge.tensorrt.engine_file import EngineFile, TensorSpec
@@ -81,18 +83,35 @@ class Built:
     from_cache: bool
 
 
+def rewrite(program: ExportedProgram, session: Session) -> tuple[ExportedProgram, list[Outcome]]:
+    """The program after the passes that the settings ask for, and what they did; the one given stays as it is."""
+    with log.step("passes") as note:
+        program, outcomes = apply_passes(program, selected(session.config.passes))
+        note(f"{sum(outcome.replaced for outcome in outcomes)} of {len(outcomes)} places rewritten")
+    return program, outcomes
+
+
 def compile_program(
-    program: ExportedProgram, specs: Mapping[str, TensorSpec], session: Session, metadata: Mapping[str, Any]
+    program: ExportedProgram,
+    specs: Mapping[str, TensorSpec],
+    session: Session,
+    metadata: Mapping[str, Any],
+    outcomes: Sequence[Outcome] = (),
 ) -> Built:
     """The engine of an exported program, from the cache or built. Call it within `session.converting()`.
 
-    specs: of every tensor input, by its placeholder's name. metadata: of the engine file.
+    specs: of every tensor input, by its placeholder's name. metadata: of the engine file. outcomes: of `rewrite`, which
+    the file tells; the engine depends on the program alone.
     ExportError, UnsupportedOpError, BuildError: as bridge.compile has them.
     """
     tensors = {**program.state_dict, **program.constants, **_inner_graphs(program.graph_module)}
     parts = {"in_spec": str(program.call_spec.in_spec), "out_spec": str(program.call_spec.out_spec)}
     module = program.graph_module
-    return _cached(module, tensors, specs, session, metadata, parts, lambda: _build(program, specs, session))
+    built = _cached(module, tensors, specs, session, metadata, parts, lambda: _build(program, specs, session))
+    rows = [outcome.row() for outcome in outcomes]
+    return dataclasses.replace(
+        built, file=dataclasses.replace(built.file, metadata={**built.file.metadata, "passes": rows})
+    )
 
 
 def compile_module(

@@ -10,7 +10,8 @@ from torch.fx import GraphModule
 
 from bridge import dynamo
 from bridge.compiled import CompiledModule
-from bridge.explain import lowering_counts, lowerings, shape
+from bridge.explain import lowering_counts, lowerings, pass_counts, shape
+from bridge.explain import passes as passes_of
 from bridge.placed import plugin_counts
 from bridge.source import model_line, operator_name
 from bridge.table import columns, size
@@ -47,7 +48,8 @@ class Graph:
 
     name: the function or model. recompiled: why torch.compile traced it again, or None. graph_break: why it ends
     before the function does, or None. engines: one, or with fallback=True any number. rebuilt: how many engines more
-    were built since because the model's weights were others.
+    were built since because the model's weights were others. passes: what graph rewrites did, where no single engine
+    file tells it.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Graph:
     from_cache: list[bool] = field(default_factory=list)
     torch_nodes: list[TorchNode] = field(default_factory=list)
     rebuilt: int = 0
+    passes: list[dict[str, Any]] = field(default_factory=list)
     made: float = field(default_factory=time.time, repr=False)
 
 
@@ -95,6 +98,11 @@ class Report:
     def lowerings(self) -> list[dict[str, Any]]:
         """Every use of an op in bridge's engines, with its "op", "lowering" ("plugin" or "native") and "why"."""
         return [row for engine in self.engines if isinstance(engine, EngineFile) for row in lowerings(engine)]
+
+    @property
+    def passes(self) -> list[dict[str, Any]]:
+        """What graph rewrites found, with "pass", "replaced", "what" (why not, if not), "line" and "module"."""
+        return [row for graph in self.graphs for row in _passes(graph)]
 
     def __str__(self) -> str:
         cached = sum(flag for graph in self.graphs for flag in graph.from_cache)
@@ -146,7 +154,7 @@ def _is_torch_tensorrt(module: Any) -> bool:
 
 
 def _of_torch_tensorrt(module: GraphModule) -> Graph:
-    graph = Graph("torch_tensorrt")
+    graph = Graph("torch_tensorrt", passes=built.passes_of(module))
     for name, part in module.named_modules():
         if _is_torch_tensorrt(part):
             engine = bytes(part.serialized_engine)
@@ -166,6 +174,11 @@ def _explain_recompiles(graphs: list[Graph]) -> None:
             graph.recompiled = dynamo.recompile_reason(graph.compile_id, graph.made)
 
 
+def _passes(graph: Graph) -> list[dict[str, Any]]:
+    files = [engine for engine in graph.engines if isinstance(engine, EngineFile)]
+    return [*graph.passes, *(row for file in files for row in passes_of(file))]
+
+
 def _describe(graph: Graph) -> str:
     lines = [graph.name + (f", graph {graph.compile_id}" if graph.compile_id else "")]
     lines += [f"  recompiled: {graph.recompiled}"] if graph.recompiled else []
@@ -173,6 +186,8 @@ def _describe(graph: Graph) -> str:
     lines += [f"  rebuilt {graph.rebuilt} times for other weights"] if graph.rebuilt else []
     for engine, cached in zip(graph.engines, graph.from_cache, strict=True):
         lines.append(_engine(engine, cached))
+    rows = [(count, f"{what}: {line}") for count, what, line in pass_counts(_passes(graph))]
+    lines += [columns([("pass", *row) for row in rows])] if rows else []
     if graph.torch_nodes:
         lines.append(columns([(f"in PyTorch: {node.operator}", node.reason, node.line) for node in graph.torch_nodes]))
     return "\n".join(lines)

@@ -8,24 +8,32 @@ import contextlib
 import importlib
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from torch.fx import Graph
+
+from bridge.config import Config
 from bridge.errors import BridgeError, FlavourError
 from bridge.log import logger
+from bridge.passes import rewrite_graph, selected
 from bridge.tensorrt import import_hook
 from bridge.tensorrt.flavour import TORCH_TENSORRT, Flavour, detect, importing
 
 _lock = threading.RLock()
 _changes: contextlib.ExitStack | None = None  # what torch_tensorrt has of bridge's
+_passes: bool | Sequence[str] = True  # what `register` was told
 
 
-def register() -> None:
+def register(passes: bool | Sequence[str] = True) -> None:
     """Lets torch_tensorrt convert bridge's ops; `import bridge` does this. It may be called again.
 
+    passes: the graph rewrites that its own compile applies from now on: True, False or names, as in bridge.Config.
     Where the installed TensorRT or torch_tensorrt is one that bridge does not support, torch_tensorrt is left as it
     is, and a warning is logged.
     """
+    global _passes
+    _passes = Config(passes=passes).passes  # ValueError, TypeError: there is no such pass
     with _lock:
         import_hook.remove(_FINDER)
         import_hook.install(_FINDER)
@@ -126,11 +134,15 @@ def _integrate(flavour: Flavour) -> None:
         try:
             from bridge.tensorrt.integration import integrate
 
-            _changes = integrate(flavour)
+            _changes = integrate(flavour, _rewrite)
         except Exception as error:  # the import of torch_tensorrt is the user's and must go on
             version = flavour.torch_tensorrt_version
             logger.warning("torch_tensorrt %s will not convert bridge's ops: %s", version, error)
             logger.debug("integration failed", exc_info=True)
+
+
+def _rewrite(graph: Graph) -> list[dict[str, Any]]:
+    return [outcome.row() for outcome in rewrite_graph(graph, selected(_passes))]
 
 
 _FINDER = import_hook.Finder(TORCH_TENSORRT, _around)

@@ -23,7 +23,7 @@ from bridge.table import columns
 from bridge.tensorrt import gpu
 from bridge.tensorrt.calls import fitting_calls
 from bridge.tensorrt.engine import Engine
-from bridge.tensorrt.timing import compare, noise
+from bridge.timing import compare, noise
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,13 @@ def tune(
     _check_target(session.target)
     with session.converting():
         captured = capture(session, model, args, kwargs, dynamic_shapes)
-    kinds, left_out = _kinds(captured, session)
+    kinds, left_out = kinds_of(captured, session)
     inputs: list[Tensor] = []
     found = []
     for kind, op in kinds.items():
         with log.step(f"measuring {kind}") as note:
-            built = [_compile(captured, session, kind, way) for way in (PLUGIN, NATIVE)]
-            inputs = inputs or _inputs(built[0], model, args, kwargs)
+            built = [compile_as(captured, session, {kind: way}) for way in (PLUGIN, NATIVE)]
+            inputs = inputs or example_inputs(built[0], model, args, kwargs)
             found.append(_measure(built, inputs, kind, op, session))
             note(found[-1].why)
     if found:
@@ -106,7 +106,7 @@ def _check_target(target: str) -> None:
         raise TargetError(f"target is {target}, but engines are timed on the GPU of this machine, {here}: leave it out")
 
 
-def _kinds(captured: Captured, session: Session) -> tuple[dict[str, str], dict[str, str]]:
+def kinds_of(captured: Captured, session: Session) -> tuple[dict[str, str], dict[str, str]]:
     """The kinds of calls to measure, each with its op; and those that are left out, each with the reason."""
     kinds: dict[str, str] = {}
     left_out: dict[str, str] = {}
@@ -123,9 +123,10 @@ def _kinds(captured: Captured, session: Session) -> tuple[dict[str, str], dict[s
     return kinds, left_out
 
 
-def _compile(captured: Captured, session: Session, kind: str, way: str) -> CompiledModule:
-    forced = Measurement(kind, way, 0.0, 0.0, 0.0, "", "", "", "", "", "")
-    session = replace(session, measured={kind: forced})
+def compile_as(captured: Captured, session: Session, ways: Mapping[str, str]) -> CompiledModule:
+    """The engine with these lowerings by kind of call, and the default for other kinds."""
+    forced = {kind: Measurement(kind, way, 0.0, 0.0, 0.0, "", "", "", "", "", "") for kind, way in ways.items()}
+    session = replace(session, measured=forced)
     with session.converting():
         return captured.compile(session)
 
@@ -134,15 +135,12 @@ def _measure(
     files: Sequence[CompiledModule], inputs: list[Tensor], kind: str, op: str, session: Session
 ) -> Measurement:
     plugin, native = compare([Engine(compiled.file) for compiled in files], inputs)
-    least = noise(plugin, native)
-    faster = PLUGIN if plugin.median < native.median else NATIVE
-    tie = abs(plugin.median - native.median) <= least
-    return Measurement(
+    found = Measurement(
         kind=kind,
-        lowering=lowerings.default(op, session.flavour.name).lowering if tie else faster,
-        plugin_us=plugin.median,
-        native_us=native.median,
-        noise_us=least,
+        lowering=PLUGIN if plugin.us < native.us else NATIVE,
+        plugin_us=plugin.us,
+        native_us=native.us,
+        noise_us=noise(plugin, native),
         gpu=torch.cuda.get_device_name(),
         target=session.target,
         flavour=session.flavour.name,
@@ -150,9 +148,10 @@ def _measure(
         bridge=bridge.__version__,
         measured=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
+    return replace(found, lowering=lowerings.default(op, session.flavour.name).lowering) if found.tie else found
 
 
-def _inputs(
+def example_inputs(
     compiled: CompiledModule, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None
 ) -> list[Tensor]:
     """The engine's inputs, of the example arguments, on the GPU."""

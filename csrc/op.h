@@ -207,6 +207,21 @@ struct Op {
   // Ways to compute tensors of these sizes on the current device, as numbers that stay; empty where there is but one.
   virtual std::vector<int> tactics(Tensor const* /*inputs*/, Tensor const* /*outputs*/) const { return {}; }
   int tactic = -1;  // one of them, or -1: the op chooses
+
+  // What `run` makes of an input that may be a constant, such as weights in another order: a host that knows the input
+  // to be one keeps it between runs. way: how it is made for these sizes; bytes: 0 where there is nothing to keep.
+  struct Derived {
+    int way = 0;
+    size_t bytes = 0;
+  };
+  virtual char const* derived_from() const { return nullptr; }  // the input's name
+  virtual Derived derived(Tensor const* /*inputs*/, Tensor const* /*outputs*/) const { return {}; }
+  virtual cudaError_t derive(Tensor const* /*inputs*/, Tensor const* /*outputs*/, void* /*memory*/,
+                             cudaStream_t /*stream*/) const {
+    return cudaErrorNotSupported;
+  }
+  void const* derived_memory = nullptr;  // what `derive` made for the sizes of the next run, or null
+
   // Enqueues the work. Sizes have passed `shapes`. Never allocates or synchronises.
   virtual cudaError_t run(Tensor const* inputs, Tensor const* outputs, void* workspace, cudaStream_t stream) const = 0;
 };

@@ -1,5 +1,6 @@
 #include "plugin_fields.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -114,7 +115,8 @@ std::vector<int> input_slots(OpType const& type, std::string const& names, int c
     slots.resize(count);
     std::iota(slots.begin(), slots.end(), 0);
   }
-  for (std::string const& name : split(names)) {
+  for (std::string name : split(names)) {
+    if (!name.empty() && name.back() == '=') name.pop_back();
     int slot = -1;
     for (size_t i = 0; i < type.inputs.size(); ++i) {
       if (name == type.inputs[i].name) slot = static_cast<int>(i);
@@ -132,6 +134,11 @@ std::vector<int> input_slots(OpType const& type, std::string const& names, int c
     require(given || type.inputs[i].optional, type.name, ": the tensor ", type.inputs[i].name, " is missing");
   }
   return slots;
+}
+
+bool is_constant(std::string const& names, char const* tensor) {
+  std::vector<std::string> const parts = split(names);
+  return std::find(parts.begin(), parts.end(), std::string(tensor) + "=") != parts.end();
 }
 
 void FieldStorage::add(char const* name, int32_t type, void const* data, size_t bytes, int32_t length) {

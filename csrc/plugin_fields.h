@@ -9,8 +9,8 @@
 
 namespace bridge {
 
-// The string field that names the tensors given, such as "x,offset,weight,mask". Without it they fill the signature in
-// order.
+// The string field that names the tensors given, such as "x,offset,weight=,mask". Without it they fill the signature in
+// order. A tensor marked with "=" never changes: it is a constant of the network, and the engine is not refitted.
 constexpr char const* kTensorsField = "tensors";
 
 // Sets the attributes that the collection names; throws for an unknown name or a value of the wrong type or length.
@@ -19,6 +19,8 @@ std::string read_fields(OpType const& type, Op& op, trt::FieldCollection const* 
 
 // Index in the signature of each tensor given. Throws for unknown names, a wrong order, or a required tensor left out.
 std::vector<int> input_slots(OpType const& type, std::string const& names, int count);
+// Whether the field marks the tensor as one that never changes.
+bool is_constant(std::string const& names, char const* tensor);
 
 // Owns what a FieldCollection points to.
 class FieldStorage {

@@ -1,6 +1,7 @@
 // TensorRT as a host: every op of the table as an IPluginV3, in the namespace "bridge".
 #include <cstdio>
 #include <exception>
+#include <map>
 
 #include "op.h"
 #include "plugin_fields.h"
@@ -103,6 +104,29 @@ class BuilderExpressions final : public Expressions {
   trt::ExprBuilderImpl& builder_;
 };
 
+// Memory of the current device. It may be asked for while a stream is captured into a CUDA graph.
+class DeviceMemory {
+ public:
+  explicit DeviceMemory(size_t bytes) {
+    cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    cudaThreadExchangeStreamCaptureMode(&mode);
+    if (cudaMalloc(&data_, bytes) != cudaSuccess) {
+      data_ = nullptr;
+      cudaGetLastError();  // clears it: whoever asked does without
+    }
+    cudaThreadExchangeStreamCaptureMode(&mode);
+  }
+  DeviceMemory(DeviceMemory const&) = delete;
+  DeviceMemory& operator=(DeviceMemory const&) = delete;
+  ~DeviceMemory() { cudaFree(data_); }
+
+  void* data() const { return data_; }
+  bool filled = false;
+
+ private:
+  void* data_ = nullptr;
+};
+
 class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::PluginBuild, public trt::PluginRuntime {
  public:
   Plugin(OpType const& type, std::unique_ptr<Op> op, std::string inputs)
@@ -152,14 +176,19 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
     });
   }
 
-  // TensorRT's tactics are positive; 0 leaves the choice to the op.
-  int32_t num_tactics() noexcept override { return static_cast<int32_t>(tactics_.size()); }
+  // TensorRT's tactics are positive. The first leaves the choice to the op, for a TensorRT that takes it unmeasured, as
+  // TensorRT-RTX does; 0 does too.
+  static constexpr int32_t kOwnChoice = 1;
+  int32_t num_tactics() noexcept override {
+    return tactics_.empty() ? 0 : static_cast<int32_t>(tactics_.size()) + kOwnChoice;
+  }
   int32_t valid_tactics(int32_t* tactics, int32_t count) noexcept override {
-    for (int i = 0; i < count && i < num_tactics(); ++i) tactics[i] = tactics_[i] + 1;
-    return count == num_tactics() ? 0 : 1;
+    if (count != num_tactics()) return 1;
+    for (int i = 0; i < count; ++i) tactics[i] = i == 0 ? kOwnChoice : tactics_[i - 1] + kOwnChoice + 1;
+    return 0;
   }
   int32_t set_tactic(int32_t tactic) noexcept override {
-    op_->tactic = tactic - 1;
+    op_->tactic = tactic <= kOwnChoice ? -1 : tactic - kOwnChoice - 1;
     return 0;
   }
   char const* timing_cache_id() noexcept override { return timing_id_.empty() ? nullptr : timing_id_.c_str(); }
@@ -224,11 +253,13 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
   }
 
   // PluginRuntime
-  int32_t on_shape_change(trt::TensorDesc const* in, int32_t num_in, trt::TensorDesc const*,
-                          int32_t) noexcept override {
+  int32_t on_shape_change(trt::TensorDesc const* in, int32_t num_in, trt::TensorDesc const* out,
+                          int32_t num_out) noexcept override {
     return guard("onShapeChange", 1, [&] {
       slots_ = input_slots(type_, inputs_, num_in);
-      return check(num_in, [&](int i) { return in[i]; });
+      check(num_in, [&](int i) { return in[i]; });
+      make_room(in, out, num_out);
+      return 0;
     });
   }
 
@@ -298,6 +329,32 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
     return tensors;
   }
 
+  // Memory for what the op derives from an input that never changes, where it is of no known way yet.
+  void make_room(trt::TensorDesc const* in, trt::TensorDesc const* out, int32_t num_out) {
+    derived_ = {};
+    char const* const input = op_->derived_from();
+    if (!input || !is_constant(inputs_, input)) return;
+    std::vector<Tensor> ins(type_.inputs.size()), outs;
+    for (size_t i = 0; i < slots_.size(); ++i) ins[slots_[i]] = to_tensor(in[i].dims, in[i], nullptr);
+    for (int i = 0; i < num_out; ++i) outs.push_back(to_tensor(out[i].dims, out[i], nullptr));
+    derived_ = op_->derived(ins.data(), outs.data());
+    if (derived_.bytes && !kept_.count(derived_.way)) kept_.try_emplace(derived_.way, derived_.bytes);
+  }
+
+  // What was derived for these sizes; null where the op must do it itself. A stream that is captured would write it in
+  // every replay, and not before.
+  void const* derived_memory(std::vector<Tensor> const& ins, std::vector<Tensor> const& outs, cudaStream_t stream) {
+    auto const found = derived_.bytes ? kept_.find(derived_.way) : kept_.end();
+    if (found == kept_.end() || !found->second.data()) return nullptr;
+    DeviceMemory& memory = found->second;
+    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusActive;
+    if (!memory.filled && cudaStreamIsCapturing(stream, &capture) == cudaSuccess &&
+        capture == cudaStreamCaptureStatusNone) {
+      memory.filled = op_->derive(ins.data(), outs.data(), memory.data(), stream) == cudaSuccess;
+    }
+    return memory.filled ? memory.data() : nullptr;
+  }
+
   // What tactics' times depend on beside shapes and dtypes: the op with its attributes.
   std::string timing_id() {
     std::ostringstream text;
@@ -339,6 +396,8 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
   std::vector<int> tactics_;  // the op's numbers of them, and what names their times; set by configure
   std::string timing_id_;
   FieldStorage storage_;
+  Op::Derived derived_;               // of the shapes there are, set by on_shape_change
+  std::map<int, DeviceMemory> kept_;  // by way; of this context alone
 };
 
 class Creator final : public trt::PluginCreator {

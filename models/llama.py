@@ -2,50 +2,30 @@
 
     python models/llama.py --target sm86 --layers 4 -o llama.engine
 
-The layers are transformers' own; their attention calls bridge.rope and scaled_dot_product_attention.
+The model is transformers' own; the pass "rope" finds its rotary embeddings.
 """
 
 import argparse
 
 import torch
-import torch.nn.functional as F
 from common import add_arguments, finish, load_weights
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
-from transformers.models.llama.modeling_llama import LlamaAttention
+from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-import bridge
-
-
-class RopeAttention(LlamaAttention):
-    """Causal grouped-query attention; queries and keys are rotated in one bridge op."""
-
-    def forward(
-        self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], **_: object
-    ) -> tuple[Tensor, None]:
-        heads = (*hidden_states.shape[:-1], -1, self.head_dim)
-        projections = (self.q_proj, self.k_proj, self.v_proj)
-        q, k, v = (project(hidden_states).view(heads).transpose(1, 2) for project in projections)  # [B, H, S, D]
-        q, k = bridge.rope(q, k, *position_embeddings)
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scaling, enable_gqa=True)
-        return self.o_proj(attended.transpose(1, 2).flatten(2)), None
+# transformers makes a mask for the attention functions that it knows. This is its own one under a name for which it
+# makes none: attention is causal then, and the engine holds no mask of [B, 1, S, S].
+ATTENTION = "sdpa_without_mask"
+AttentionInterface.register(ATTENTION, sdpa_attention_forward)
 
 
 class Llama(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.llama = LlamaForCausalLM(config)
-        for layer in self.llama.model.layers:
-            layer.self_attn.__class__ = RopeAttention
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        decoder = self.llama.model
-        hidden = decoder.embed_tokens(input_ids)  # [B, S, hidden]
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device).unsqueeze(0)
-        tables = decoder.rotary_emb(hidden, positions)  # cos and sin, each [1, S, head_dim]
-        for layer in decoder.layers:
-            hidden = layer(hidden, position_embeddings=tables)
-        return self.llama.lm_head(decoder.norm(hidden))
+        return self.llama(input_ids, use_cache=False).logits
 
 
 def parser() -> argparse.ArgumentParser:
@@ -72,6 +52,7 @@ def bridge_model(argv: list[str]) -> tuple[nn.Module, tuple, dict, dict]:
         num_key_value_heads=options.kv_heads,
         vocab_size=options.vocabulary,
         max_position_embeddings=options.max_length,
+        attn_implementation=ATTENTION,
     )
     model = load_weights(Llama(config), options).to(getattr(torch, options.dtype)).eval()
     input_ids = torch.randint(0, options.vocabulary, (2, min(64, options.max_length)))

@@ -75,6 +75,35 @@ class Deformable(nn.Module):
         return (torch.randn(2, 4, 10, 9, dtype=dtype),), {"x": {0: BATCH}}
 
 
+class MultiScale(nn.Module):
+    """Deformable attention of tokens to two levels of themselves, by offsets and logits and by what they stand for."""
+
+    SHAPES = ((2, 3), (1, 1))
+
+    def __init__(self, heads=4, head_dim=8, points=3):
+        super().__init__()
+        self.sizes = (heads, len(self.SHAPES), points)
+        self.heads = heads
+        self.offsets = nn.Linear(heads * head_dim, 2 * heads * len(self.SHAPES) * points)
+        self.logits = nn.Linear(heads * head_dim, heads * len(self.SHAPES) * points)
+        self.register_buffer("shapes", torch.tensor(self.SHAPES))
+        self.register_buffer("references", torch.rand(7, len(self.SHAPES), 2))
+
+    def forward(self, x):
+        starts = torch.cat((self.shapes.new_zeros(1), self.shapes.prod(1).cumsum(0)[:-1]))
+        levels = x.unflatten(-1, (self.heads, -1)), self.shapes, starts
+        offsets = self.offsets(x).unflatten(-1, (*self.sizes, 2))
+        logits = self.logits(x).unflatten(-1, self.sizes)
+        references = self.references.expand(x.shape[0], -1, -1, -1)
+        fused = bridge.ms_deform_attn_fused(*levels, references, offsets, logits)
+        locations = references[:, :, None, :, None] + offsets / self.shapes.flip(-1)[:, None]
+        return fused + 2 * bridge.ms_deform_attn(*levels, locations, logits.flatten(3).softmax(-1).view_as(logits))
+
+    @staticmethod
+    def example(dtype):
+        return (torch.randn(2, 7, 32, dtype=dtype),), {"x": {0: BATCH}}
+
+
 class Regions(nn.Module):
     """A feature map, and a head on regions of it, which are float32 whatever the model's dtype."""
 

@@ -1,7 +1,7 @@
 """A model that uses every op, some with attributes that are no defaults, for the tests of its life beyond engines."""
 
 import torch
-from compile_models import BATCH, Attention, Convolutional, Deformable, Regions
+from compile_models import BATCH, Attention, Convolutional, Deformable, MultiScale, Regions
 from torch import nn
 
 import bridge
@@ -15,6 +15,7 @@ class Every(nn.Module):
         self.convolutional = Convolutional()
         self.attention = Attention()
         self.deformable = Deformable()
+        self.multi_scale = MultiScale()
         self.regions = Regions()
 
     def forward(self, image, tokens, position_ids, features, rois):
@@ -26,6 +27,7 @@ class Every(nn.Module):
             "tokens": self.attention(tokens, position_ids),
             "features": bridge.relu(self.deformable(features), 0.25),
             "rotated": (q, k),
+            "attended": self.multi_scale(tokens),
             "regions": self.regions(image, rois),
         }
 

@@ -3,6 +3,9 @@
 Ops with results whose shapes depend on values are not among them: tests/test_nms.py is about those.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -135,6 +138,115 @@ def deform_conv2d_samples() -> list[Sample]:
     return samples
 
 
+# For kernels whose tiles need many channels: extents that fill them, or just do not.
+_DEFORM_CONV2D_TILES = {
+    "one position": ((1, 64, (1, 1), 64), {"padding": (1, 1)}),
+    "odd extents": ((2, 96, (15, 13), 100), {"stride": (2, 1), "padding": (1, 2), "dilation": (2, 1)}),
+    "groups": ((2, 128, (12, 16), 128), {"groups": 2, "padding": (1, 1)}),
+    "offset groups": ((2, 128, (12, 16), 72), {"offset_groups": 4, "padding": (1, 1)}),
+    "both": ((3, 256, (9, 7), 256), {"groups": 2, "offset_groups": 4, "bias": False, "mask": False}),
+    "ragged channels": ((2, 40, (12, 16), 48), {"padding": (1, 1)}),
+    "large kernel": ((1, 64, (16, 16), 192), {"kernel": (5, 5), "padding": (2, 2)}),
+    "several blocks a tile": ((1, 256, (14, 14), 64), {"padding": (1, 1)}),
+}
+
+
+def deform_conv2d_tile_samples() -> list[Sample]:
+    samples: list[Sample] = []
+    for label, (extents, options) in _DEFORM_CONV2D_TILES.items():
+        kwargs = {name: list(options[name]) for name in ("stride", "padding", "dilation") if name in options}
+        samples.append((label, deform_conv2d_arguments(*extents, **options), kwargs))
+    return samples
+
+
+def _levels(shapes: list[tuple[int, int]], index: torch.dtype = torch.int64) -> tuple[Tensor, Tensor]:
+    """spatial_shapes and level_start_index."""
+    sizes = torch.tensor([h * w for h, w in shapes])
+    return torch.tensor(shapes, dtype=index), (sizes.cumsum(0) - sizes).to(index)
+
+
+def _pixels(g: torch.Generator, shapes: list[tuple[int, int]], *extents: int) -> Tensor:
+    """[*extents, levels, points, (x, y)]; fractions well inside a cell, some points outside the map."""
+    *outer, points = extents
+    sizes = torch.tensor([(w, h) for h, w in shapes], dtype=torch.float32).reshape(-1, 1, 2)
+    cells = (torch.rand(*outer, len(shapes), points, 2, generator=g) * (sizes + 4)).floor() - 2
+    return cells + 0.1 + 0.8 * torch.rand(cells.shape, generator=g)
+
+
+def ms_deform_attn_arguments(
+    batch: int,
+    queries: int,
+    heads: int = 2,
+    head_dim: int = 8,
+    shapes: Sequence[tuple[int, int]] = ((7, 9), (4, 5)),
+    points: int = 4,
+    index: torch.dtype = torch.int64,
+    seed: int = 0,
+) -> list[Tensor]:
+    g, shapes = _generator(seed), list(shapes)
+    positions = sum(h * w for h, w in shapes)
+    sizes = torch.tensor([(max(w, 1), max(h, 1)) for h, w in shapes]).unsqueeze(1)
+    weights = torch.rand(batch, queries, heads, len(shapes), points, generator=g)
+    return [
+        torch.randn(batch, positions, heads, head_dim, generator=g),
+        *_levels(shapes, index),
+        (_pixels(g, shapes, batch, queries, heads, points) + 0.5) / sizes,
+        weights / (len(shapes) * points) ** 0.5,
+    ]
+
+
+def ms_deform_attn_fused_arguments(
+    batch: int,
+    queries: int,
+    heads: int = 2,
+    head_dim: int = 8,
+    shapes: Sequence[tuple[int, int]] = ((7, 9), (4, 5)),
+    points: int = 4,
+    index: torch.dtype = torch.int64,
+    boxes: bool = False,
+    seed: int = 0,
+) -> list[Tensor]:
+    g, shapes = _generator(seed + 1000), list(shapes)
+    value, *levels, _, _ = ms_deform_attn_arguments(batch, queries, heads, head_dim, shapes, points, index, seed)
+    sizes = torch.tensor([(max(w, 1), max(h, 1)) for h, w in shapes]).unsqueeze(1)
+    references = torch.rand(batch, queries, len(shapes), 4 if boxes else 2, generator=g) * 0.8 + 0.1
+    centres = references[:, :, None, :, None, :2]
+    pixels = _pixels(g, shapes, batch, queries, heads, points)
+    offsets = pixels + 0.5 - centres * sizes
+    if boxes:
+        offsets = offsets / sizes * points / (0.5 * references[:, :, None, :, None, 2:])
+    return [value, *levels, references, offsets, torch.randn(batch, queries, heads, len(shapes), points, generator=g)]
+
+
+_MS_DEFORM_ATTN: list[dict[str, Any]] = [
+    {"batch": 2, "queries": 5},
+    {"batch": 3, "queries": 37, "heads": 3, "head_dim": 32, "shapes": [(9, 13), (5, 7), (3, 4), (1, 2)]},
+    {"batch": 1, "queries": 7, "heads": 2, "head_dim": 3, "shapes": [(5, 8)], "points": 3, "index": torch.int32},
+    {"batch": 2, "queries": 33, "heads": 1, "head_dim": 1, "shapes": [(1, 1), (6, 2)], "points": 1},
+    {"batch": 1, "queries": 19, "heads": 5, "head_dim": 40, "shapes": [(3, 9), (8, 2), (1, 5)], "points": 5},
+    {"batch": 2, "queries": 9, "heads": 2, "head_dim": 64, "shapes": [(4, 4)] * 5, "points": 8, "index": torch.int32},
+    {"batch": 1, "queries": 3, "heads": 1, "head_dim": 320, "shapes": [(5, 3), (2, 2)], "points": 2},
+    {"batch": 1, "queries": 300, "heads": 8, "head_dim": 16, "shapes": [(12, 17), (6, 9)], "points": 2},
+    {"batch": 1, "queries": 6, "heads": 2, "head_dim": 24, "shapes": [(3, 4), (0, 5), (2, 2)], "points": 7},
+    {"batch": 2, "queries": 4, "shapes": [(0, 3), (4, 0)]},
+    {"batch": 0, "queries": 4},
+    {"batch": 2, "queries": 0},
+]
+
+
+def ms_deform_attn_samples() -> list[Sample]:
+    return [
+        (str(sizes), ms_deform_attn_arguments(**sizes, seed=seed), {}) for seed, sizes in enumerate(_MS_DEFORM_ATTN)
+    ]
+
+
+def ms_deform_attn_fused_samples() -> list[Sample]:
+    return [
+        (f"{sizes} boxes {boxes}", ms_deform_attn_fused_arguments(**sizes, boxes=boxes, seed=seed), {})
+        for seed, (sizes, boxes) in enumerate((sizes, boxes) for sizes in _MS_DEFORM_ATTN for boxes in (False, True))
+    ]
+
+
 def roi_align_arguments(
     count: int, batch: int, channels: int, size: tuple[int, int], scale: float = 0.25, seed: int = 0
 ) -> list[Tensor]:
@@ -175,12 +287,28 @@ def roi_align_samples() -> list[Sample]:
     return samples
 
 
+def nms_samples() -> list[Sample]:
+    """Boxes that overlap, and scores of which some are equal."""
+    samples: list[Sample] = []
+    for count in (0, 1, 63, 64, 65, 300):
+        g = _generator(count)
+        corners, sides = 20 * torch.rand(count, 2, generator=g), 20 * torch.rand(count, 2, generator=g)
+        scores = torch.randint(0, 30, (count,), generator=g).float()
+        args = [torch.cat((corners, corners + sides), 1), scores]
+        samples.append((f"{count} boxes", args, {"iou_threshold": 0.5}))
+    return samples
+
+
 SAMPLES = {
     "relu": relu_samples,
     "rope": rope_samples,
     "deform_conv2d": deform_conv2d_samples,
+    "ms_deform_attn": ms_deform_attn_samples,
+    "ms_deform_attn_fused": ms_deform_attn_fused_samples,
     "roi_align": roi_align_samples,
 }
+# Further ones, of ops with kernels that do not take those, and of ops that are not among those.
+LARGE = {"deform_conv2d": deform_conv2d_tile_samples, "nms": nms_samples}
 
 
 def random_rope(seed: int) -> tuple[list, dict]:
@@ -229,6 +357,35 @@ def random_relu(seed: int) -> tuple[list, dict]:
     return [torch.randn(shape, generator=g)], {"negative_slope": 0.01 * seed}
 
 
+def _random_ms_deform_attn(seed: int) -> dict[str, Any]:
+    """Sizes of a valid call."""
+    g = _generator(seed)
+
+    def pick(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=g))
+
+    return {
+        "batch": pick(0, 3),
+        "queries": pick(0, 20),
+        "heads": pick(1, 4),
+        "head_dim": (1, 3, 8, 16, 32, 40, 64, 7)[pick(0, 7)],
+        "shapes": [(pick(1, 8), pick(1, 8)) for _ in range(pick(1, 5))],
+        "points": pick(1, 8),
+        "index": (torch.int32, torch.int64)[pick(0, 1)],
+        "seed": seed,
+    }
+
+
+def random_ms_deform_attn(seed: int) -> tuple[list, dict]:
+    """A valid call at random sizes."""
+    return ms_deform_attn_arguments(**_random_ms_deform_attn(seed)), {}
+
+
+def random_ms_deform_attn_fused(seed: int) -> tuple[list, dict]:
+    """A valid call at random sizes."""
+    return ms_deform_attn_fused_arguments(**_random_ms_deform_attn(seed), boxes=bool(seed % 2)), {}
+
+
 def random_roi_align(seed: int) -> tuple[list, dict]:
     """A valid call at random sizes."""
     g = _generator(seed)
@@ -246,6 +403,8 @@ RANDOM = {
     "relu": random_relu,
     "rope": random_rope,
     "deform_conv2d": random_deform_conv2d,
+    "ms_deform_attn": random_ms_deform_attn,
+    "ms_deform_attn_fused": random_ms_deform_attn_fused,
     "roi_align": random_roi_align,
 }
 
@@ -258,6 +417,8 @@ PAIRS = {
         deform_conv2d_arguments(3, 8, (9, 31), 8, padding=(1, 1), seed=1),
         {"padding": 1},
     ),
+    "ms_deform_attn": (ms_deform_attn_arguments(2, 33), ms_deform_attn_arguments(3, 65, seed=1), {}),
+    "ms_deform_attn_fused": (ms_deform_attn_fused_arguments(2, 33), ms_deform_attn_fused_arguments(3, 65, seed=1), {}),
     "roi_align": (
         roi_align_arguments(9, 2, 16, (12, 15)),
         roi_align_arguments(5, 1, 7, (20, 11), seed=1),

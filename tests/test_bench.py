@@ -2,14 +2,18 @@
 
 import copy
 import json
+import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
 
 from bridge import cli
-from bridge.bench import measure, peers, report, workloads
-from bridge.bench.workloads import WORKLOADS, DeformConv2d, Relu, RoiAlign, Rope
+from bridge.bench import baseline, ceilings, measure, peers, plots, report, workloads
+from bridge.bench.workloads import WORKLOADS, DeformConv2d, MsDeformAttn, Relu, RoiAlign, Rope
+from bridge.timing import Timing
 
+needs_matplotlib = pytest.mark.skipif(find_spec("matplotlib") is None, reason="needs matplotlib")
 CEILINGS = {
     "bytes_per_us": 4.0e6,
     "flops_per_us_float32": 5e7,
@@ -54,6 +58,11 @@ def test_bytes_and_operations_by_hand():
     positions = 2 * 5 * 6
     assert conv.flops() == 2 * positions * 8 * 2 * 9
     assert conv.bytes() == 4 * (2 * 4 * 30 + positions * (27 + 8) + 8 * (2 * 9 + 1))
+    attention = {"batch": 3, "heads": 2, "head_dim": 8, "levels": ((5, 6), (2, 3)), "points": 4}
+    encoder = MsDeformAttn("ms_deform_attn", "x", "float16", **attention)
+    assert encoder.bytes() == 2 * 3 * (36 * 16 + 36 * 2 * (8 + 8 * 3)) + 2 * 24
+    decoder = MsDeformAttn("ms_deform_attn_fused", "x", "float16", queries=1, **attention)
+    assert decoder.bytes() == 2 * 3 * (32 * 16 + 2 * (8 + 8 * 3) + 4) + 2 * 24
 
     roi_align = RoiAlign("roi_align", "x", "float16", channels=8, size=(5, 6), count=3, output_size=2)
     assert roi_align.bytes() == 2 * (2 * 8 * 30 + 3 * 8 * 4) + 3 * 5 * 4
@@ -111,6 +120,34 @@ def test_the_floor_is_the_largest_of_three():
     assert measure.floor_us(large, CEILINGS) == pytest.approx(large.flops() / 8e8)
 
 
+def test_the_copy_is_measured_again_where_memory_bounds(monkeypatch):
+    monkeypatch.setattr(ceilings, "measure_copy", lambda: 3.0e6)
+    (large,) = (w for w in WORKLOADS if (w.name, w.dtype) == ("large", "float16"))
+    many, one = (Relu("relu", "x", "float16", count=count) for count in (10**9, 1))
+    assert ceilings.refreshed(many, CEILINGS) == CEILINGS | {"bytes_per_us": 3.0e6}
+    assert ceilings.refreshed(large, CEILINGS) == ceilings.refreshed(one, CEILINGS) == CEILINGS
+
+
+def test_the_copy_is_the_best_of_sizes_and_ways(monkeypatch):
+    """Without a GPU, on small tensors, with times made up."""
+    seen = []
+
+    def time_call(call, arguments):
+        ((source, target),) = arguments
+        target.fill_(0)
+        call(arguments[0])
+        seen.append((source.numel(), bool((target == -source).all()), bool((target == source).all())))
+        return Timing(*[100.0 if len(seen) != 4 else 10.0] * 4)
+
+    randn = torch.randn
+    monkeypatch.setattr(ceilings, "_COPIES", (8, 32, 16))
+    monkeypatch.setattr(ceilings, "time_call", time_call)
+    monkeypatch.setattr(torch, "randn", lambda *shape, device: randn(*shape))
+    assert ceilings.measure_copy() == 2 * 4 * 32 / 10.0
+    ways = [(True, False), (False, True)]  # a kernel's, which negates, and the driver's
+    assert seen == [(size, *way) for size in (8, 32, 16) for way in ways]
+
+
 def test_workloads_are_selected_by_op_name_and_group():
     assert {w.op for w in workloads.select(["rope"])} == {"rope"}
     assert {w.group for w in workloads.select()} == {"default"}
@@ -127,6 +164,42 @@ def test_errors_are_those_of_both_against_a_wider_dtype():
     torch.manual_seed(0)
     found = measure.compare(workload, *workload.arguments(torch.device("cpu")))
     assert found["right"] and 0 < found["error"] < 1e-2 and 0 < found["pytorch_error"] < 1e-2
+
+
+ATTENTION = [
+    MsDeformAttn(op, "x", "float32", batch=2, queries=queries, heads=2, head_dim=8, levels=((5, 6), (2, 3)), points=3)
+    for op in ("ms_deform_attn", "ms_deform_attn_fused")
+    for queries in (0, 7)
+]
+
+
+@pytest.mark.parametrize("workload", ATTENTION, ids=lambda w: f"{w.op} {w.queries}")
+def test_every_image_has_its_own_points(workload):
+    """As large workloads are compared: one image at a time, with the levels of all."""
+    torch.manual_seed(0)
+    args, settings = workload.arguments(torch.device("cpu"))
+    assert measure.compare(workload, args, settings)["right"]
+    (expected,) = measure.outputs_of(measure.OPS[workload.op].overload(*args))
+    for index in (0, 1):
+        part = measure._image(args, workload.batched(), index)
+        torch.testing.assert_close(measure.OPS[workload.op].overload(*part), expected[index : index + 1])
+
+
+@pytest.mark.parametrize("workload", ATTENTION, ids=lambda w: f"{w.op} {w.queries}")
+def test_the_peers_of_attention_compute_what_it_does(workload):
+    args, settings = workload.arguments(torch.device("cpu"))
+    expected = measure.OPS[workload.op].overload(*args)
+    for name in ("eager", "unfused") if workload.op.endswith("fused") else ("eager",):
+        (peer,) = (peer for peer in peers.PEERS if (peer.op, peer.name) == (workload.op, name))
+        torch.testing.assert_close(peer.prepare(workload, settings)(args), expected)
+
+
+def test_the_queries_of_an_encoder_are_the_pixels():
+    """With offsets of zero each samples itself at its own level."""
+    workload = MsDeformAttn("ms_deform_attn_fused", "x", "float32", heads=1, head_dim=4, levels=((3, 5),), points=1)
+    args, _ = workload.arguments(torch.device("cpu"))
+    args[4].zero_()
+    torch.testing.assert_close(measure.OPS[workload.op].overload(*args), args[0][:, :, 0])
 
 
 def test_a_wrong_result_is_found(monkeypatch):
@@ -149,7 +222,7 @@ def test_a_wrong_result_is_found(monkeypatch):
 def test_peers_compute_what_the_op_does():
     for workload in (w for w in WORKLOADS if w.bytes() < 2e6 or w.name == "decode, 4"):
         args, settings = workload.arguments(torch.device("cpu"))
-        if workload.op == "deform_conv2d" or "interleaved" in workload.name:
+        if workload.op not in ("relu", "rope") or "interleaved" in workload.name:
             continue
         args = [t.float() for t in args]
         expected = measure.OPS[workload.op].overload(*args, **settings)
@@ -170,7 +243,7 @@ def test_a_peer_that_is_not_installed_is_reported(monkeypatch):
         raise ImportError(f"No module named {module!r}\nand more")
 
     monkeypatch.setattr(peers, "import_module", fail)
-    (peer,) = peers.select(["mmcv"])
+    (peer,) = (peer for peer in peers.select(["mmcv"]) if peer.op == "deform_conv2d")
     workload = next(w for w in WORKLOADS if w.op == "deform_conv2d")
     assert measure._peer(peer, workload, [], {}) == {
         "missing": "ImportError: No module named 'mmcv.ops.modulated_deform_conv'"
@@ -189,20 +262,20 @@ def test_the_table_shows_times_peers_and_what_is_missing():
 
 
 def test_a_baseline_flags_what_is_slower_missing_or_wrong():
-    baseline = recorded(row("a"), row("b"), row("c"), row("d"))
+    before = recorded(row("a"), row("b"), row("c"), row("d"))
     run = recorded(row("a", 104.0), row("b", 106.0), row("d", right=False))
-    assert report.regressions(run, baseline) == [
+    assert report.regressions(run, before) == [
         "relu, b, float16: 106.00 us, the baseline 100.00 us",
         "relu, c, float16: not in this run",
         "relu, d, float16: wrong, error 1.0e-04",
     ]
-    assert not report.regressions(baseline, copy.deepcopy(baseline))
+    assert not report.regressions(before, copy.deepcopy(before))
 
 
 def test_the_spread_of_the_baseline_is_noise():
-    baseline = recorded(row("a", low_us=90.0, high_us=120.0))
-    assert not report.regressions(recorded(row("a", 129.0)), baseline)
-    assert report.regressions(recorded(row("a", 131.0)), baseline)
+    before = recorded(row("a", low_us=90.0, high_us=120.0))
+    assert not report.regressions(recorded(row("a", 129.0)), before)
+    assert report.regressions(recorded(row("a", 131.0)), before)
 
 
 def test_a_baseline_of_another_gpu_is_refused():
@@ -237,7 +310,7 @@ def test_lists(capsys):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["nothing"], "no workload is of 'nothing'; there are deform_conv2d, relu, roi_align, rope"),
+        (["nothing"], "no workload is of 'nothing'; there are deform_conv2d, ms_deform_attn, ms_deform_attn_fused, "),
         (["relu", "--workload", "nothing"], "no workload's name holds 'nothing'; there are 2^30 elements"),
         (["--peers", "nothing"], "no peer is called 'nothing'; there are conv2d"),
     ],
@@ -253,34 +326,153 @@ def test_a_baseline_that_is_not_there(capsys, tmp_path):
     assert code == 2 and "there is no baseline nvidia_a_gpu.json; recorded in bridge are" in err
 
 
+@pytest.fixture
+def baselines(tmp_path, monkeypatch):
+    """An empty folder in the place of bridge's own."""
+    monkeypatch.setattr(baseline, "FOLDER", tmp_path / "baselines")
+    return baseline.FOLDER
+
+
+def complete(**changes):
+    """A run of every default workload."""
+    return recorded(*(row(w.name, op=w.op, dtype=w.dtype) for w in workloads.select())) | changes
+
+
+def test_a_run_is_recorded_and_compared_with(capsys, tmp_path, baselines):
+    run, slower = tmp_path / "run.json", tmp_path / "slower.json"
+    run.write_text(json.dumps(complete()))
+    code, out, _ = command(capsys, "--against", run, "--record")
+    assert code == 0 and f"recorded in {baselines / 'nvidia_a_gpu.json'}" in out
+    assert json.loads((baselines / "nvidia_a_gpu.json").read_text()) == complete()
+    rows = complete()["rows"]
+    slower.write_text(json.dumps(complete(rows=[rows[0] | {"us": 200.0}, *rows[1:]])))
+    code, out, _ = command(capsys, "--against", slower, "--baseline", "recorded")
+    assert code == 1 and out.count("the baseline 100.00 us") == 1
+
+
+def test_only_what_was_chosen_is_compared(baselines):
+    baseline.record(complete())
+    chosen = workloads.select(["rope"])
+    before = baseline.load("recorded", "NVIDIA A GPU", chosen)
+    assert len(before["rows"]) == len(chosen) and {row["op"] for row in before["rows"]} == {"rope"}
+    assert len(baseline.load("recorded", "NVIDIA A GPU")["rows"]) == len(complete()["rows"])
+
+
+def test_what_is_no_baseline_is_not_recorded(capsys, tmp_path, baselines):
+    rows = complete()["rows"]
+    for changed, text in [
+        (rows[1:], "this run lacks 1 of them, the first deform_conv2d, large, float16: record without OP"),
+        ([rows[0] | {"right": False}, *rows[1:]], "not recorded: the results of deform_conv2d, large, float16 are"),
+    ]:
+        (tmp_path / "run.json").write_text(json.dumps(complete(rows=changed)))
+        code, _, err = command(capsys, "--against", tmp_path / "run.json", "--record")
+        assert code == 2 and text in err and not baselines.exists()
+
+
+def test_only_a_whole_run_is_measured_for_a_record(capsys, monkeypatch, baselines):
+    monkeypatch.setattr(measure, "run", lambda *rest: pytest.fail("measured"))
+    code, _, err = command(capsys, "relu", "--record")
+    assert code == 2 and "record without OP and --workload" in err
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
 def test_without_a_gpu_it_says_so(capsys):
     code, _, err = command(capsys, "relu")
     assert code == 7 and "there is none" in err
 
 
-def test_growth_becomes_a_picture(tmp_path):
-    pytest.importorskip("matplotlib", reason="needs matplotlib")
-    rows = [row(f"tokens {size}", float(size)) for size in (64, 4, 1)]
-    report.plot(recorded(*rows), tmp_path / "growth.png")
-    assert (tmp_path / "growth.png").stat().st_size > 5000
+# Pictures
 
 
-def test_a_run_without_growth_has_no_picture(tmp_path):
-    pytest.importorskip("matplotlib", reason="needs matplotlib")
-    with pytest.raises(ValueError, match="--growth"):
-        report.plot(recorded(row()), tmp_path / "growth.png")
+def grown(unit="tokens", sizes=(64, 4, 1), **changes):
+    return [row(f"{unit} {size}", float(size), floor_us=size / 2, **changes) for size in sizes]
+
+
+def drawn(axis):
+    """Label → (x, y) of every line of a panel."""
+    return {line.get_label(): [list(map(float, data)) for data in line.get_data()] for line in axis.lines}
+
+
+@needs_matplotlib
+def test_each_series_is_drawn_with_its_floor():
+    run = recorded(*grown(), *grown(dtype="float32", sizes=(2, 8)), *grown("side", op="rope"), row("large"))
+    relu, rope, _ = plots.draw(run).axes
+    lines = drawn(relu)
+    assert lines["bridge, float16"] == [[1, 4, 64], [1, 4, 64]]
+    assert lines["floor, float16"] == [[1, 4, 64], [0.5, 2, 32]]
+    assert lines["floor, float32"] == [[2, 8], [1, 4]] and lines["eager, float32"] == [[2, 8], [4, 16]]
+    assert (relu.get_title(), relu.get_xlabel(), rope.get_title(), rope.get_xlabel()) == (
+        "relu",
+        "tokens",
+        "rope",
+        "side",
+    )
+
+
+@needs_matplotlib
+def test_a_peer_that_is_missing_at_a_size_is_left_out_there():
+    rows = grown()
+    rows[1]["peers"] = {"eager": {"missing": "no"}, "late": {"us": 5.0, "bound": True}}
+    lines = drawn(plots.draw(recorded(*rows)).axes[0])
+    assert lines["eager, float16"] == [[1, 64], [2, 128]] and lines["late, float16"] == [[4], [5]]
+
+
+@needs_matplotlib
+def test_the_roofline_has_measured_ceilings_and_points():
+    product = row("large", 100.0, op="deform_conv2d", flops=10**10, bytes=10**8)
+    products, others = plots.draw(recorded(product, row("many", 50.0, bytes=10**8))).axes
+    roof = drawn(products)["ceiling, float16"]
+    ridge = roof[0].index(200.0)  # 8e8 operations and 4e6 bytes a microsecond
+    assert roof[1][ridge] == pytest.approx(800.0) and roof[1][-1] == pytest.approx(800.0)
+    assert roof[1][0] == pytest.approx(roof[0][0] * 4.0)
+    assert drawn(products)["deform_conv2d, float16"] == [[100.0], [100.0]]
+    assert drawn(others)["relu, float16"] == [[10**8], [2.0]]
+    limit = drawn(others)["copy and launch"]
+    assert limit[0][1] == pytest.approx(4e6) and limit[1][1:] == pytest.approx([4.0, 4.0])
+
+
+@needs_matplotlib
+@pytest.mark.parametrize("rows", [grown(), [row(op="rope", flops=5)], grown("side") * 2 + grown("tokens", op="rope")])
+def test_a_recorded_run_becomes_a_picture(capsys, tmp_path, rows):
+    run, picture = tmp_path / "run.json", tmp_path / "run.png"
+    run.write_text(json.dumps(recorded(*rows)))
+    assert command(capsys, "--against", run, "--plot", picture)[0] == 0
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 5000
+
+
+@needs_matplotlib
+def test_nothing_to_draw(capsys, tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps(recorded()))
+    code, _, err = command(capsys, "--against", tmp_path / "run.json", "--plot", tmp_path / "run.png")
+    assert code == 2 and "the run has no rows to draw" in err and not (tmp_path / "run.png").exists()
+
+
+def test_without_matplotlib_nothing_is_measured(capsys, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(measure, "run", lambda *rest: pytest.fail("measured"))
+    code, _, err = command(capsys, "relu", "--plot", tmp_path / "run.png")
+    assert code == 7 and "--plot needs matplotlib" in err and "pip install 'bridge-tensorrt[bench]'" in err
 
 
 # On a GPU
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("op", ["relu", "rope", "deform_conv2d"])
+@pytest.mark.parametrize("op", ["relu", "rope", "deform_conv2d", "ms_deform_attn", "ms_deform_attn_fused"])
 def test_a_measured_row(op):
-    name = {"relu": "2^24 elements", "rope": "decode, 4", "deform_conv2d": "stage 4, one image"}[op]
+    small = {"relu": "2^24 elements", "rope": "decode, 4", "deform_conv2d": "stage 4, one image"}
+    name = small.get(op, "decoder, one image")
     (workload, *_) = workloads.select([op], [name])
     (peer, *_) = (peer for peer in peers.PEERS if peer.op == op)
-    found = measure.measure_workload(workload, [peer], CEILINGS)
+    found = measure.measure_workload(workload, [peer], ceilings.refreshed(workload, CEILINGS))
     assert found["right"] and 0 < found["low_us"] <= found["us"] <= found["high_us"]
     assert found["peers"][peer.name]["us"] > 0 and found["cold_us"] > 0
+
+
+@pytest.mark.gpu
+def test_measured_ceilings(device):
+    found = ceilings.measure_ceilings()
+    assert set(found) == set(CEILINGS)
+    assert 1e4 < found["bytes_per_us"] < 1e8  # 10 GB/s to 100 TB/s
+    assert 0.2 < found["launch_us"] < 100
+    assert 1e5 < found["flops_per_us_float32"] < found["flops_per_us_float16"] < 1e11

@@ -243,7 +243,7 @@ def test_a_read_only_or_full_folder_costs_a_warning(cache, build, monkeypatch, c
         raise OSError(code, os.strerror(code))
         yield
 
-    monkeypatch.setattr(container, "_replacing", replacing)
+    monkeypatch.setattr(container, "replacing", replacing)
     assert not cache.get_or_build(A, build)[1]
     assert os.strerror(code) in caplog.text and "cache=False" in caplog.text and not cache.entries()
 

@@ -124,6 +124,7 @@ def test_help_lists_commands_and_exit_codes(capsys):
         (["compile", "a.py", "--optimization-level", "9"], "argument --optimization-level: invalid choice: 9"),
         (["compile", "a.py", "--lowering", "fast"], "lowering is 'fast'; expected one of auto, plugin, native"),
         (["compile", "a.py", "--lowering", "rlu=native"], "lowering names the op 'rlu', which does not exist"),
+        (["compile", "a.py", "--passes", "rope,rop"], "passes names 'rop', which does not exist"),
         (["compile", "a.py", "--workspace-size", "-1"], "'-1' is no positive number of bytes"),
         (["ops", "--", "x"], "ops takes nothing after --: x"),
     ],

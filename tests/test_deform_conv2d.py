@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 from plugin_host import Plugin
-from samples import deform_conv2d_arguments, random_deform_conv2d
+from samples import LARGE, deform_conv2d_arguments, random_deform_conv2d
 
 import bridge
 from bridge import native
@@ -141,26 +141,13 @@ def test_cuda_bad_input(args, text):
 
 # Kernels: the direct one, and those whose tiles fit; a number that does not fit leaves the choice to the op.
 
-GEOMETRIES = {
-    "one position": ((1, 64, (1, 1), 64), {"padding": (1, 1)}),
-    "odd extents": ((2, 96, (15, 13), 100), {"stride": (2, 1), "padding": (1, 2), "dilation": (2, 1)}),
-    "groups": ((2, 128, (12, 16), 128), {"groups": 2, "padding": (1, 1)}),
-    "offset groups": ((2, 128, (12, 16), 72), {"offset_groups": 4, "padding": (1, 1)}),
-    "both": ((3, 256, (9, 7), 256), {"groups": 2, "offset_groups": 4, "bias": False, "mask": False}),
-    "ragged channels": ((2, 40, (12, 16), 48), {"padding": (1, 1)}),
-    "large kernel": ((1, 64, (16, 16), 192), {"kernel": (5, 5), "padding": (2, 2)}),
-    "several blocks a tile": ((1, 256, (14, 14), 64), {"padding": (1, 1)}),
-}
-SETTINGS = ("stride", "padding", "dilation")
-
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_every_kernel_is_the_reference(geometry, dtype):
-    extents, options = GEOMETRIES[geometry]
-    args = deform_conv2d_arguments(*extents, **options)
-    kwargs = {name: list(options[name]) for name in SETTINGS if name in options}
+@pytest.mark.parametrize(
+    ("args", "kwargs"), [pytest.param(*rest, id=label) for label, *rest in LARGE["deform_conv2d"]()]
+)
+def test_every_kernel_is_the_reference(args, kwargs, dtype):
     for number in range(-1, 8):
         with native.tactic("deform_conv2d", number):
             check_cuda(OPS["deform_conv2d"], dtype, *args, **kwargs)
@@ -302,3 +289,49 @@ def test_infinities_and_nan_pass_through_float32_kernels(number):
     assert torch.equal(y[0, :, 1, 4], weight[:, 5, 0, 0] * -math.inf)
     assert y[0, :, 4, 1].isnan().all()
     assert y.isfinite().sum() == 16 * 24  # and those that they are a corner of, with no weight
+
+
+def running_plugin(tensors, given, actual):
+    """A plugin of these sizes, and a call that runs it."""
+    plugin = Plugin(Plugin.create("deform_conv2d", {"padding": [1, 1], "tensors": tensors}))
+    assert plugin.configure(given, [actual]) == 0
+    plugin = plugin.attach()
+    assert plugin.shape_change(given, [actual]) == 0
+    scratch = torch.empty(plugin.workspace(given, [actual]), dtype=torch.uint8, device="cuda")
+
+    def run():
+        actual.fill_(math.nan)
+        assert plugin.enqueue(given, [actual], torch.cuda.current_stream().cuda_stream, scratch) == 0
+        return actual.clone()
+
+    return plugin, run
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_the_plugin_lays_out_weights_once_where_they_are_constants(dtype):
+    args = [t.to("cuda", dtype) for t in tensor_core_arguments()[0]]
+    actual = torch.empty(2, 64, 9, 10, dtype=dtype, device="cuda")
+    _, varying = running_plugin("x,offset,weight,bias,mask", args, actual)
+    plugin, constant = running_plugin("x,offset,weight=,bias,mask", args, actual)
+    first = varying()
+    assert torch.equal(constant(), first)
+    args[2].zero_()  # what no engine does to its constants shows that they were kept
+    assert torch.equal(constant(), first) and not torch.equal(varying(), first)
+    assert plugin.set_tactic(1) == 0 and plugin.shape_change(args, [actual]) == 0
+    assert torch.equal(constant(), first)
+    assert not torch.equal(running_plugin("x,offset,weight=,bias,mask", args, actual)[1](), first)
+
+
+@pytest.mark.gpu
+def test_weights_are_not_kept_from_a_graph_that_has_not_run():
+    args = [t.to("cuda") for t in tensor_core_arguments()[0]]
+    actual = torch.empty(2, 64, 9, 10, dtype=torch.half, device="cuda")
+    expected = running_plugin("x,offset,weight,bias,mask", args, actual)[1]()
+    _, run = running_plugin("x,offset,weight=,bias,mask", args, actual)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run()
+    assert torch.equal(run(), expected)
+    graph.replay()
+    assert torch.equal(captured, expected)

@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from samples import FIXED, deform_conv2d_arguments, roi_align_arguments, rope_arguments
+from samples import (
+    FIXED,
+    deform_conv2d_arguments,
+    ms_deform_attn_arguments,
+    ms_deform_attn_fused_arguments,
+    roi_align_arguments,
+    rope_arguments,
+)
 
 import bridge
 from bridge.op import OPS
@@ -34,6 +41,9 @@ def arguments(name, size, seed=0):
         rest[1:3] = [table[:6] for table in rest[1:3]]
         rest[3] = rest[3] % 6
         return q, rest
+    if name in MS_DEFORM_ATTN:
+        value, *rest = MS_DEFORM_ATTN[name](size, size + 6, seed=seed)
+        return value, rest
     if name == "roi_align":
         x, *rest = roi_align_arguments(2 * size + 1, size, 8, (size + 6, 16), seed=seed)
         return x, rest
@@ -47,6 +57,7 @@ KWARGS = {
     "deform_conv2d": {"padding": [1, 1]},
     "roi_align": {"spatial_scale": 0.25, "sampling_ratio": 2, "aligned": True},
 }
+MS_DEFORM_ATTN = {"ms_deform_attn": ms_deform_attn_arguments, "ms_deform_attn_fused": ms_deform_attn_fused_arguments}
 
 
 def shapes_of(name):
@@ -57,6 +68,9 @@ def shapes_of(name):
     if name == "rope":
         head = {0: batch, 2: length}
         return {"x": head, "rest": [head, None, None, {1: length}]}
+    if name in MS_DEFORM_ATTN:
+        queries = {0: batch, 1: length}
+        return {"x": {0: batch}, "rest": [None, None, *[queries] * (len(OPS[name].tensors) - 3)]}
     plane = {0: batch, 2: length}
     if name == "roi_align":
         return {"x": plane, "rest": [{0: torch.export.Dim("count", min=0, max=50)}]}
@@ -64,7 +78,7 @@ def shapes_of(name):
 
 
 def compiled(name, dtype):
-    net = Net(name, KWARGS[name]).eval()
+    net = Net(name, KWARGS.get(name, {})).eval()
     x, rest = (cast(part, getattr(torch, dtype)) for part in ([arguments(name, 2)[0]], arguments(name, 2)[1]))
     engine = bridge.compile(net, (x[0], rest), dynamic_shapes=shapes_of(name), lowering="plugin")
     assert engine.plugin_counts() == {name: 1}

@@ -1,7 +1,11 @@
 """Which lowering a call gets: what is asked for, measured, or the default; what is remembered; what it changes."""
 
+import errno
+import fcntl
 import json
 import logging
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from importlib.util import find_spec
@@ -232,6 +236,39 @@ def test_what_is_remembered_holds_for_one_gpu_target_and_version():
     assert len(json.loads(lowering_memory.path_of(config).read_text())["measurements"]) == 5
 
 
+def test_processes_that_measure_at_once_lose_nothing():
+    program = """
+import sys
+from dataclasses import replace
+from bridge import lowering_memory
+from bridge.config import Config
+from bridge.lowering_memory import Measurement
+
+for number in range(5):
+    kind = f"{sys.argv[1]} {number}"
+    item = Measurement(kind, "native", 2.0, 1.0, 0.1, "NVIDIA A10", "sm86", "tensorrt", "1", "1", "2026-01-01")
+    lowering_memory.remember(Config(), [item])
+"""
+    children = [subprocess.Popen([sys.executable, "-c", program, name]) for name in ("a", "b", "c")]
+    assert [child.wait(60) for child in children] == [0, 0, 0]
+    path = lowering_memory.path_of(Config())
+    assert len(json.loads(path.read_text())["measurements"]) == 15
+    assert [file.name for file in path.parent.iterdir()] == [path.name]  # no lock, nothing half written
+
+
+def test_a_folder_that_cannot_be_written_to_is_an_error(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="file"):
+        lowering_memory.remember(Config(cache_dir=str(tmp_path / "file")), [measurement("a")])
+
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    lowering_memory.remember(Config(), [measurement("a")])  # which is no obstacle
+    assert lowering_memory.path_of(Config()).is_file()
+
+
 def test_a_file_written_by_hand_decides(monkeypatch):
     plain = compiled()
     kinds = {row["kind"]: row["lowering"] for row in plain.file.metadata["lowerings"]}
@@ -283,19 +320,19 @@ def test_tuning_without_a_gpu_is_an_error(monkeypatch):
 def test_tuning_builds_both_and_remembers_the_faster(monkeypatch):
     """Without a GPU: the engines are built, and their times made up."""
     from bridge import tuner
-    from bridge.tensorrt.timing import Timing
+    from bridge.timing import Timing
 
     args, dynamic_shapes = Convolutional.example(torch.float16)
     given = []
 
     def compare(engines, inputs):
         given.append([engine.file.plugins for engine in engines])
-        return [Timing(20.0, 0.1), Timing(10.0 if len(given) == 1 else 19.9, 0.1)]
+        return [Timing(us, us, us, 0.1) for us in (20.0, 10.0 if len(given) == 1 else 19.9)]
 
     monkeypatch.setattr(tuner, "_check_gpu", lambda: None)
     monkeypatch.setattr(tuner, "_check_target", lambda target: None)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA A10")  # of a target that is not here
-    monkeypatch.setattr(tuner, "_inputs", lambda *rest: [])
+    monkeypatch.setattr(tuner, "example_inputs", lambda *rest: [])
     monkeypatch.setattr(tuner, "Engine", lambda file: type("Engine", (), {"file": file}))
     monkeypatch.setattr(tuner, "compare", compare)
     model = Convolutional().eval().half()

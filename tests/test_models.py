@@ -10,6 +10,7 @@ import torch
 
 import bridge
 from bridge.capture import export
+from bridge.passes import rewrite, selected
 from bridge.profile import input_specs
 from bridge.tensorrt import gpu
 from bridge.tensorrt.flavour import detect
@@ -80,7 +81,7 @@ def test_lowered_graph_is_the_model(script, name, flags, plugins, shapes):
     from bridge.pipeline import conversion_settings
 
     model, args, kwargs, dynamic_shapes = script(name).bridge_model([*flags, "--dtype", "float32"])
-    program = export(model, args, kwargs, dynamic_shapes)
+    program, _ = rewrite(export(model, args, kwargs, dynamic_shapes), selected(True))
     detect().torch_tensorrt()
     with gpu.without_gpu():
         lowered = lower(program, input_specs(program), conversion_settings())

@@ -3,9 +3,13 @@
 import importlib.util
 import os
 import re
+import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
+
+from bridge.bench import baseline
 
 ROOT = Path(__file__).parent.parent
 _spec = importlib.util.spec_from_file_location("build_backend", ROOT / "csrc" / "build_backend.py")
@@ -135,3 +139,20 @@ def test_build_hands_over_the_compiler_and_drops_empty_settings(tmp_path, monkey
     assert seen["args"] == ("out", {"a": "b"}, None)
     assert (seen["CUDACXX"], seen["BRIDGE_WERROR"]) == (str(nvcc), "ON")
     assert "BRIDGE_TORCH" not in seen
+
+
+def test_a_wheel_has_the_recorded_baselines(tmp_path, monkeypatch):
+    """Without what is compiled, which takes minutes."""
+    pytest.importorskip("scikit_build_core")
+    tree = tmp_path / "tree"
+    shutil.copytree(ROOT / "bridge", tree / "bridge", ignore=shutil.ignore_patterns("__pycache__", "lib"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"):
+        shutil.copy(ROOT / name, tree)
+    folder = tree / "bridge" / "bench" / baseline.FOLDER.name
+    folder.mkdir(exist_ok=True)
+    (folder / "nvidia_a_gpu.json").write_text("{}")
+    monkeypatch.chdir(tree)
+    wheel = backend._scikit_build().build_wheel(str(tmp_path), {"wheel.cmake": "false"})
+    names = zipfile.ZipFile(tmp_path / wheel).namelist()
+    assert "bridge/bench/baselines/nvidia_a_gpu.json" in names and "bridge/bench/baseline.py" in names
+    assert not [name for name in names if name.startswith(("tests/", "csrc/"))]

@@ -22,7 +22,7 @@ from bridge.tensorrt.plugin import DirectPlugins, SeededPlugins, create_plugin
 
 needs_rtx = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="needs tensorrt_rtx")
 HALF = dtypes.from_torch(torch.float16)
-DEFORM = {"stride": (2, 1), "padding": (1, 0), "dilation": (1, 1)}
+DEFORM = {"stride": (2, 1), "padding": (1, 0), "dilation": (1, 1), "allow_tf32": False}
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +44,16 @@ def test_fields_spell_every_attribute_and_the_tensors_that_are_present():
         ("stride", "INT64"),
         ("padding", "INT64"),
         ("dilation", "INT64"),
+        ("allow_tf32", "INT64"),
         ("tensors", "CHAR"),
     ]
     assert found[0].array().tolist() == [2, 1] and found[0].array().dtype == numpy.int64
     assert bytes(found[-1].array()) == b"x,offset,weight,mask"
+
+
+def test_fields_mark_tensors_that_never_change():
+    found = make_fields(OPS["deform_conv2d"], [True, True, True, True, False], DEFORM, {"weight", "bias", "mask"})
+    assert bytes(found[-1].array()) == b"x,offset,weight=,bias="
 
 
 def test_fields_keep_infinity_and_booleans():

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from compile_models import Attention, Convolutional, Deformable
+from compile_models import Attention, Convolutional, Deformable, MultiScale
 from torch import nn
 
 import bridge
@@ -20,8 +20,13 @@ from bridge.tensorrt.graph_hash import hash_arguments
 needs_torch_tensorrt = pytest.mark.skipif(find_spec("torch_tensorrt") is None, reason="needs torch_tensorrt")
 needs_torchvision = pytest.mark.skipif(find_spec("torchvision") is None, reason="needs torchvision")
 OPTIONS = {"min_block_size": 1, "decompose_attention": True}
-MODELS = {Convolutional: {"relu": 2}, Attention: {"rope": 1}, Deformable: {"deform_conv2d": 2}}
-SHARED = {"stride": [2, 1], "padding": [1, 1], "dilation": [1, 1]}
+MODELS = {
+    Convolutional: {"relu": 2},
+    Attention: {"rope": 1},
+    Deformable: {"deform_conv2d": 2},
+    MultiScale: {"ms_deform_attn": 1, "ms_deform_attn_fused": 1},
+}
+SHARED = {"stride": [2, 1], "padding": [1, 1], "dilation": [1, 1], "allow_tf32": 0}
 ATTRIBUTES = {
     Convolutional: [
         {"negative_slope": 0.1, "max_value": 6.0, "tensors": "x"},
@@ -29,6 +34,13 @@ ATTRIBUTES = {
     ],
     Attention: [{"interleaved": 0, "rotary_dim": 0, "layout": "bhsd", "tensors": "q,k,cos,sin,position_ids"}],
     Deformable: [SHARED | {"tensors": "x,offset,weight,bias"}, SHARED | {"tensors": "x,offset,weight,mask"}],
+    MultiScale: [
+        {"tensors": f"value,spatial_shapes,level_start_index,{rest}"}
+        for rest in (
+            "reference_points,sampling_offsets,attention_logits",
+            "sampling_locations,attention_weights",
+        )
+    ],
 }
 
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 import bridge
+from bridge.bench.ceilings import floor_us, measure_ceilings, refreshed
 from bridge.bench.peers import Missing, Peer
-from bridge.bench.timing import Timing, time_call
-from bridge.bench.workloads import DTYPES, Workload
+from bridge.bench.workloads import Workload
 from bridge.op import OPS
 from bridge.testing import cast, outputs_of
+from bridge.timing import Timing, time_call
 
 SCHEMA = 1
 _COLD = 3  # times the L2 cache, for the arguments that launches take in turn
@@ -28,15 +29,21 @@ def run(
 
     RuntimeError: there is no GPU.
     """
-    if not torch.cuda.is_available():
-        raise RuntimeError("bridge bench measures on a CUDA GPU, and there is none; --list and --against need none")
+    gpu()
     ceilings = measure_ceilings()
     result: dict[str, Any] = {"schema": SCHEMA, **environment(), "ceilings": ceilings, "rows": []}
     for workload in workloads:
-        result["rows"].append(measure_workload(workload, peers, ceilings))
+        result["rows"].append(measure_workload(workload, peers, refreshed(workload, ceilings)))
         torch.cuda.empty_cache()
         progress(result)
     return result
+
+
+def gpu() -> str:
+    """Its name. RuntimeError: there is none."""
+    if not torch.cuda.is_available():
+        raise RuntimeError("bridge bench measures on a CUDA GPU, and there is none; --list and --against need none")
+    return torch.cuda.get_device_name()
 
 
 def environment() -> dict[str, Any]:
@@ -50,31 +57,6 @@ def environment() -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "versions": {"bridge": bridge.__version__, "torch": torch.__version__, "python": platform.python_version()},
     }
-
-
-def measure_ceilings() -> dict[str, float]:
-    """bytes_per_us of a copy, flops_per_us of a matrix product in each dtype, launch_us of a kernel of one element.
-
-    The copy is the faster of a kernel's and of the driver's, which in a CUDA graph is a node of another kind.
-    """
-    pair = torch.randn(2, 2**28, device="cuda")
-    size = pair.numel() * pair.element_size()
-    copies = (lambda p: torch.neg(p[0], out=p[1]), lambda p: p[1].copy_(p[0]))
-    found = {"bytes_per_us": max(size / time_call(copy, [pair]).us for copy in copies)}
-    del pair
-    for name, dtype in DTYPES.items():
-        a, b = (torch.randn(8192, 8192, device="cuda", dtype=dtype) for _ in range(2))
-        found[f"flops_per_us_{name}"] = 2 * 8192**3 / time_call(lambda pair: pair[0] @ pair[1], [(a, b)]).us
-    one = torch.randn(1, device="cuda")
-    found["launch_us"] = time_call(lambda _: torch.relu(one), [None]).us
-    return found
-
-
-def floor_us(workload: Workload, ceilings: dict[str, float]) -> float:
-    """The least time that memory, arithmetic and a launch allow."""
-    memory = workload.bytes() / ceilings["bytes_per_us"]
-    arithmetic = workload.flops() / ceilings[f"flops_per_us_{workload.dtype}"]
-    return max(memory, arithmetic, ceilings["launch_us"])
 
 
 def measure_workload(workload: Workload, peers: Sequence[Peer], ceilings: dict[str, float]) -> dict[str, Any]:
@@ -97,6 +79,7 @@ def measure_workload(workload: Workload, peers: Sequence[Peer], ceilings: dict[s
         "cold_us": _cold(ours, workload, args).us,
         "bytes": workload.bytes(),
         "flops": workload.flops(),
+        "bytes_per_us": ceilings["bytes_per_us"],
         "floor_us": floor_us(workload, ceilings),
         **errors,
         "peers": {},
@@ -117,32 +100,31 @@ def compare(workload: Workload, args: list[Any], settings: dict[str, Any]) -> di
     ours = outputs_of(op.overload(*args, **settings))
     wider = torch.float64 if workload.dtype == "float32" else torch.float32
     worst, theirs, right = 0.0, 0.0, True
-    for index in _images(args) if workload.by_image else [None]:
-        part = _image(args, index)
+    for index in _images(workload, args):
+        part = _image(args, workload.batched(), index)
         exact = outputs_of(op.run(*cast(part, wider), **settings))
         plain = outputs_of(op.run(*part, **settings))
         for result, wanted, peer in zip(ours, exact, plain, strict=True):
             scale = float(wanted.abs().max())
             mine, other = (
-                float((x.to(wider) - wanted).abs().max()) / scale for x in (_image([result], index)[0], peer)
+                float((x.to(wider) - wanted).abs().max()) / scale for x in (_image([result], (0,), index)[0], peer)
             )
             right = right and mine <= 2 * other + torch.finfo(result.dtype).eps
             worst, theirs = max(worst, mine), max(theirs, other)
     return {"error": worst, "pytorch_error": theirs, "right": right}
 
 
-def _images(args: list[Any]) -> list[int | None]:
+def _images(workload: Workload, args: list[Any]) -> list[int | None]:
     """Images are compared one by one, for the reference takes much memory; what has no batch at once."""
-    return list(range(args[0].shape[0])) if args[0].dim() == 4 and args[0].shape[0] > 1 else [None]
+    places = workload.batched()
+    return list(range(args[places[0]].shape[0])) if places and args[places[0]].shape[0] > 1 else [None]
 
 
-def _image(args: list[Any], index: int | None) -> list[Any]:
-    """The arguments of one image; weights are those of all."""
+def _image(args: list[Any], batched: Sequence[int], index: int | None) -> list[Any]:
+    """The arguments of one image; those not `batched` are those of all. None: all images."""
     if index is None:
         return list(args)
-    batch, weight = args[0].shape[0], args[2] if len(args) == 5 else None
-    has_batch = [isinstance(t, Tensor) and t.dim() == 4 and t.shape[0] == batch and t is not weight for t in args]
-    return [t[index : index + 1] if one else t for t, one in zip(args, has_batch, strict=True)]
+    return [t[index : index + 1] if place in batched else t for place, t in enumerate(args)]
 
 
 def _cold(call: Callable[[list[Any]], Any], workload: Workload, args: list[Any]) -> Timing:

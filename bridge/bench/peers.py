@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bridge.bench.workloads import DeformConv2d, Rope, Workload
+import bridge
+from bridge.bench.workloads import DeformConv2d, MsDeformAttn, Rope, Workload
 
 Call = Callable[[list[Any]], Any]
 
@@ -175,6 +176,57 @@ def _conv2d(memory_format: torch.memory_format) -> Callable[[Workload, dict[str,
     return prepare
 
 
+def _points(workload: MsDeformAttn, args: list[Any]) -> tuple[Tensor, Tensor]:
+    """Locations and weights, as Deformable DETR's module makes them where the op does it itself."""
+    if workload.op == "ms_deform_attn":
+        return args[3], args[4]
+    _, shapes, _, references, offsets, logits = args
+    locations = references[:, :, None, :, None] + offsets / shapes.flip(1)[:, None]
+    return locations, logits.flatten(3).softmax(-1).view_as(logits)
+
+
+def _grid_sample(wrap: Callable[..., Any]) -> Callable[[Workload, dict[str, Any]], Call]:
+    """Deformable attention as models in PyTorch write it: a grid_sample for each level."""
+
+    def prepare(workload: Workload, settings: dict[str, Any]) -> Call:
+        assert isinstance(workload, MsDeformAttn)
+        counts = [height * width for height, width in workload.levels]
+
+        def attend(*args: Tensor) -> Tensor:
+            locations, weights = _points(workload, list(args))
+            grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1).unbind(2)  # [N * H, Q, P, 2] a level
+            maps = args[0].transpose(1, 2).flatten(0, 1).transpose(1, 2).split(counts, 2)  # [N * H, D, h * w]
+            samples = [
+                F.grid_sample(x.unflatten(2, size), grid.to(x.dtype), align_corners=False)
+                for x, grid, size in zip(maps, grids, workload.levels, strict=True)
+            ]  # each [N * H, D, Q, P]
+            shares = weights.transpose(1, 2).flatten(0, 1).flatten(2).unsqueeze(1)  # [N * H, 1, Q, L * P]
+            summed = (torch.cat(samples, -1) * shares).sum(-1)  # [N * H, D, Q]
+            return summed.unflatten(0, (workload.batch, -1)).flatten(1, 2).transpose(1, 2)
+
+        wrapped = wrap(attend)
+        return lambda args: wrapped(*args)
+
+    return prepare
+
+
+def _ms_deform_attn(module: str, name: str) -> Callable[[Workload, dict[str, Any]], Call]:
+    """The CUDA operator of Deformable DETR, and mmcv's of the same arguments; both take images 64 at a time."""
+
+    def prepare(workload: Workload, settings: dict[str, Any]) -> Call:
+        assert isinstance(workload, MsDeformAttn)
+        found = _import(module, name)
+        apply = getattr(found, "apply", found)
+        return lambda args: apply(*args[:3], *(t.contiguous() for t in _points(workload, args)), 64)
+
+    return prepare
+
+
+def _unfused(workload: Workload, settings: dict[str, Any]) -> Call:
+    assert isinstance(workload, MsDeformAttn)
+    return lambda args: bridge.ms_deform_attn(*args[:3], *_points(workload, args))
+
+
 def _import(module: str, name: str) -> Any:
     try:
         return getattr(import_module(module), name)
@@ -192,6 +244,17 @@ PEERS: tuple[Peer, ...] = (
     Peer("sglang", "rope", _token_major("sgl_kernel", "apply_rope_with_cos_sin_cache_inplace")),
     Peer("torchvision", "deform_conv2d", _torchvision),
     Peer("mmcv", "deform_conv2d", _mmcv),
+    *(
+        Peer(name, op, prepare)
+        for op in ("ms_deform_attn", "ms_deform_attn_fused")
+        for name, prepare in (
+            ("eager", _grid_sample(_plain)),
+            ("inductor", _grid_sample(_compiled)),
+            ("deformable-detr", _ms_deform_attn("MultiScaleDeformableAttention", "ms_deform_attn_forward")),
+            ("mmcv", _ms_deform_attn("mmcv.ops.multi_scale_deform_attn", "MultiScaleDeformableAttnFunction")),
+        )
+    ),
+    Peer("unfused", "ms_deform_attn_fused", _unfused),
     Peer("torchvision", "roi_align", _roi_align),
     Peer("inductor", "roi_align", _roi_align_in_torch),
     Peer("conv2d", "deform_conv2d", _conv2d(torch.contiguous_format), bound=True),

@@ -1,6 +1,6 @@
 """A run of the bench as a table, and against a recorded one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from bridge.table import columns
@@ -21,14 +21,14 @@ def table(run: Mapping[str, Any]) -> str:
         *((f"{d} products", f"{ceilings[f'flops_per_us_{d}'] / 1e6:.0f} TFLOP/s") for d in _dtypes(ceilings)),
         ("launch", f"{ceilings['launch_us']:.2f} us"),
     ]
-    heading = ("op", "workload", "dtype", "us", "10-90 %", "cold", "floor", "of floor", "error", "PyTorch's", "peers")
+    heading = ("op", "workload", "dtype", "us", "10-90 %", "cold", "floor", "floor %", "error", "PyTorch's", "peers")
     text = [columns(head, indent=0), columns([heading, *map(_cells, run["rows"])], indent=0)]
     peers = [item for row in run["rows"] for item in row["peers"].items()]
     missing = {f"{name}: {peer['missing']}" for name, peer in peers if "us" not in peer}
     if missing:
         text.append("\n".join(["not measured", *(f"  {line}" for line in sorted(missing))]))
     wrong = [row for row in run["rows"] if not row["right"]]
-    text += [f"WRONG: {', '.join(_key(row))}: error {row['error']:.1e}" for row in wrong]
+    text += [f"WRONG: {', '.join(key_of(row))}: error {row['error']:.1e}" for row in wrong]
     return "\n\n".join(text)
 
 
@@ -43,7 +43,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         if "us" in peer
     ]
     return (
-        *_key(row),
+        *key_of(row),
         f"{row['us']:.2f}",
         f"{row['low_us']:.2f}-{row['high_us']:.2f}",
         f"{row['cold_us']:.2f}",
@@ -55,7 +55,8 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _key(row: Mapping[str, Any]) -> Key:
+def key_of(row: Mapping[str, Any]) -> Key:
+    """What names a row: op, workload and dtype."""
     return row["op"], row["workload"], row["dtype"]
 
 
@@ -68,10 +69,10 @@ def regressions(run: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[str
         raise ValueError(f"the baseline has schema {baseline.get('schema')}, this run {run['schema']}; record it again")
     if run["gpu"] != baseline["gpu"]:
         raise ValueError(f"the baseline is of {baseline['gpu']}, and this run of {run['gpu']}; record one for each GPU")
-    now = {_key(row): row for row in run["rows"]}
+    now = {key_of(row): row for row in run["rows"]}
     found = []
     for before in baseline["rows"]:
-        key = _key(before)
+        key = key_of(before)
         row = now.get(key)
         if row is None:
             found.append(f"{', '.join(key)}: not in this run")
@@ -85,41 +86,3 @@ def _allowed(before: Mapping[str, Any]) -> float:
     spread = before["high_us"] - before["low_us"]
     noise = 0.5 if before["us"] < _LAUNCH_BOUND_US else 0.0
     return before["us"] + max(_SLOWER * before["us"], spread, noise)
-
-
-def plot(run: Mapping[str, Any], path: str) -> None:
-    """Time over the size of the growth workloads and their floors, a picture an op. Needs matplotlib.
-
-    ValueError: the run holds no growth workload.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    series = _growth(run["rows"])
-    if not series:
-        raise ValueError("the run holds no growth workloads; measure them with --growth")
-    figure, axes = pyplot.subplots(1, len(series), figsize=(6 * len(series), 4), squeeze=False)
-    for axis, ((op, unit), rows) in zip(axes[0], series.items(), strict=True):
-        sizes = [size for size, _ in rows]
-        axis.loglog(sizes, [row["us"] for _, row in rows], "o-", label="bridge")
-        axis.loglog(sizes, [row["floor_us"] for _, row in rows], "k--", label="floor")
-        for name in rows[0][1]["peers"]:
-            points = [(size, row["peers"][name]["us"]) for size, row in rows if "us" in row["peers"].get(name, {})]
-            if points:
-                axis.loglog(*zip(*points, strict=True), ".-", label=name)
-        axis.set(title=f"{op}, {rows[0][1]['dtype']}, {run['gpu']}", xlabel=unit, ylabel="us")
-        axis.legend()
-    figure.tight_layout()
-    figure.savefig(path)
-
-
-def _growth(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[tuple[int, Mapping[str, Any]]]]:
-    """Rows whose workload is a word and a number, by op and word, in the order of the number."""
-    series: dict[tuple[str, str], list[tuple[int, Mapping[str, Any]]]] = {}
-    for row in rows:
-        unit, _, size = row["workload"].rpartition(" ")
-        if unit.isalpha() and size.isdigit():
-            series.setdefault((row["op"], unit), []).append((int(size), row))
-    return {key: sorted(points, key=lambda point: point[0]) for key, points in series.items()}

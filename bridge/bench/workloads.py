@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,14 +12,12 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(frozen=True)
 class Workload:
-    """One call of an op. group: a default one, or one that is asked for by its name. by_image: errors are measured
-    image by image, because the reference takes much memory."""
+    """One call of an op. group: a default one, or one that is asked for by its name."""
 
     op: str
     name: str
     dtype: str
     group: str = "default"
-    by_image: ClassVar[bool] = True
 
     @property
     def element(self) -> int:
@@ -29,6 +27,10 @@ class Workload:
     def arguments(self, device: torch.device) -> tuple[list[Any], dict[str, Any]]:
         """Fresh random arguments of the op."""
         raise NotImplementedError
+
+    def batched(self) -> tuple[int, ...]:
+        """The places of the arguments whose first axis is the batch, as the results' is; none: there is no batch."""
+        return ()
 
     def bytes(self) -> int:
         """Least traffic to and from memory: every input read once, every output written once."""
@@ -77,6 +79,10 @@ class Rope(Workload):
         angles = torch.outer(torch.arange(self.seq, device=device, dtype=torch.float32), frequencies)
         return [q, k, angles.cos(), angles.sin()], {"interleaved": self.interleaved, "layout": self.layout}
 
+    def batched(self) -> tuple[int, ...]:
+        """q and k."""
+        return (0, 1)
+
     def bytes(self) -> int:
         """q and k twice, the tables once."""
         tokens = self.batch * self.seq
@@ -118,6 +124,10 @@ class DeformConv2d(Workload):
         settings = {name: list(getattr(self, name)) for name in ("stride", "padding", "dilation")}
         return [x, offset, weight, self._random(device, self.out_channels), mask], settings
 
+    def batched(self) -> tuple[int, ...]:
+        """x, offset and mask."""
+        return (0, 1, 4)
+
     def bytes(self) -> int:
         """x, offsets, mask, weights, bias and the result."""
         (height, width), taps = self.out_size(), self.kernel[0] * self.kernel[1]
@@ -133,6 +143,76 @@ class DeformConv2d(Workload):
 
 
 @dataclass(frozen=True)
+class MsDeformAttn(Workload):
+    """ms_deform_attn or ms_deform_attn_fused over levels of an image.
+
+    Without a number of queries each position of each level is one, as in an encoder; else they are anywhere, as in a
+    decoder. Points lie around their query, by offsets that are normal, of 2 pixels of their level.
+    """
+
+    batch: int = 1
+    queries: int = 0
+    heads: int = 8
+    head_dim: int = 32
+    levels: tuple[tuple[int, int], ...] = ((100, 134), (50, 67), (25, 34), (13, 17))
+    points: int = 4
+
+    @property
+    def positions(self) -> int:
+        """Of all levels."""
+        return sum(height * width for height, width in self.levels)
+
+    def arguments(self, device: torch.device) -> tuple[list[Any], dict[str, Any]]:
+        """value, levels, then locations and weights, or references, offsets and logits; levels are int64."""
+        queries, dtype = self.queries or self.positions, DTYPES[self.dtype]
+        shapes = torch.tensor(self.levels, device=device)
+        sizes = shapes.prod(1)
+        value = self._random(device, self.batch, self.positions, self.heads, self.head_dim)
+        points = (self.batch, queries, self.heads, len(self.levels), self.points)
+        offsets, logits = 2 * torch.randn(*points, 2, device=device), self._random(device, *points)
+        references = self._references(device).expand(self.batch, -1, len(self.levels), -1)
+        levels = [value, shapes, sizes.cumsum(0) - sizes]
+        if self.op == "ms_deform_attn_fused":
+            return [*levels, references.to(dtype).contiguous(), offsets.to(dtype), logits], {}
+        locations = references[:, :, None, :, None] + offsets / shapes.flip(1)[:, None]
+        weights = logits.float().flatten(3).softmax(-1).reshape(points)
+        return [*levels, locations.to(dtype), weights.to(dtype)], {}
+
+    def batched(self) -> tuple[int, ...]:
+        """All but the levels."""
+        return (0, 3, 4, 5) if self.op == "ms_deform_attn_fused" else (0, 3, 4)
+
+    def bytes(self) -> int:
+        """value, or as much as few queries can touch; for each query its result and its points; and the levels."""
+        queries, samples = self.queries or self.positions, len(self.levels) * self.points
+        each = self.heads * (self.head_dim + 3 * samples)
+        each += 2 * len(self.levels) if self.op == "ms_deform_attn_fused" else 0
+        value = min(self.positions, 4 * queries * samples) * self.heads * self.head_dim
+        return self.batch * (value + queries * each) * self.element + 24 * len(self.levels)
+
+    def _references(self, device: torch.device) -> Tensor:
+        """[1, Q, 1, 2], the centres of the queries, (x, y) from 0 to 1."""
+        if self.queries:
+            return torch.rand(1, self.queries, 1, 2, device=device)
+        centres = []
+        for height, width in self.levels:
+            y, x = (torch.linspace(0.5 / n, 1 - 0.5 / n, n, device=device) for n in (height, width))
+            centres.append(torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(-1, 2))
+        return torch.cat(centres)[None, :, None]
+
+
+def _ms_deform_attn() -> Iterable[Workload]:
+    for op in ("ms_deform_attn", "ms_deform_attn_fused"):
+        for dtype in ("float16", "bfloat16", "float32"):
+            yield MsDeformAttn(op, "encoder, one image", dtype)
+        yield MsDeformAttn(op, "encoder, 8 images", "float16", batch=8)
+        yield MsDeformAttn(op, "decoder, one image", "float16", queries=300)
+        yield MsDeformAttn(op, "decoder, 8 images", "float16", batch=8, queries=300)
+        for power in range(4, 17, 2):
+            yield MsDeformAttn(op, f"queries {2**power}", "float16", "growth", queries=2**power)
+
+
+@dataclass(frozen=True)
 class RoiAlign(Workload):
     """roi_align of `count` float32 regions, whose sides are 7 to 28 pixels of the map as a feature pyramid's are."""
 
@@ -143,7 +223,6 @@ class RoiAlign(Workload):
     output_size: int = 7
     sampling_ratio: int = 2
     channels_last: bool = False
-    by_image: ClassVar[bool] = False  # regions name their images
 
     def arguments(self, device: torch.device) -> tuple[list[Any], dict[str, Any]]:
         """x and rois; spatial_scale is 1/4."""
@@ -217,7 +296,7 @@ def _relu() -> Iterable[Workload]:
         yield Relu("relu", "2^24 elements", dtype, count=2**24)
 
 
-WORKLOADS: tuple[Workload, ...] = (*_deform_conv2d(), *_rope(), *_relu(), *_roi_align())
+WORKLOADS: tuple[Workload, ...] = (*_deform_conv2d(), *_ms_deform_attn(), *_rope(), *_relu(), *_roi_align())
 
 
 def select(ops: Iterable[str] = (), names: Iterable[str] = (), groups: Iterable[str] = ("default",)) -> list[Workload]:

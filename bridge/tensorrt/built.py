@@ -7,8 +7,11 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
+from torch.fx import GraphModule
+
 Layers = list[dict[str, Any]]
 
+_PASSES = "bridge_passes"  # in the metadata of a module
 _MOST = 64  # engines; the oldest is forgotten first
 _lock = threading.Lock()
 _known: OrderedDict[str, Layers] = OrderedDict()
@@ -45,6 +48,17 @@ def keep(engine: bytes) -> None:
         _known.move_to_end(_key(engine))
         while len(_known) > _MOST:
             _known.popitem(last=False)
+
+
+def note_passes(module: GraphModule, rows: list[dict[str, Any]]) -> None:
+    """Says what graph rewrites found in a module, or in the one that it was made from."""
+    module.meta[_PASSES] = rows
+
+
+def passes_of(module: GraphModule) -> list[dict[str, Any]]:
+    """What `note_passes` said of a module."""
+    found = module.meta.get(_PASSES)
+    return found if isinstance(found, list) else []
 
 
 def find(engine: bytes) -> Layers | None:

@@ -71,7 +71,16 @@ def _call(module: GraphModule, node: Node) -> Call:
     results = node.meta["val"] if op.num_outputs > 1 else [node.meta["val"]]
     outputs = [_dtype(result, f"{op.name}: output {index}", node) for index, result in enumerate(results)]
     shapes = tuple(_shape(module, value) for value in values)
-    return Call(node.name, op, tuple(tensors), tuple(outputs), attributes, shapes, model_line(node))
+    constant = _constants(op.tensors, values)
+    return Call(node.name, op, tuple(tensors), tuple(outputs), attributes, shapes, model_line(node), constant)
+
+
+def _constants(names: Sequence[str], values: Sequence[Any]) -> frozenset[str]:
+    """The tensors that stay as they are. In torch_tensorrt's own engines weights may be refitted."""
+    if not shims.in_own_conversion():
+        return frozenset()
+    pairs = zip(names, values, strict=True)
+    return frozenset(name for name, value in pairs if isinstance(value, Node) and value.op == "get_attr")
 
 
 def _shape(module: GraphModule, value: Any) -> tuple[int, ...] | None:

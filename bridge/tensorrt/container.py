@@ -18,15 +18,13 @@ from a damaged one and name the version that wrote it.
 import hashlib
 import json
 import os
-import secrets
 import stat
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from bridge.errors import EngineFileError
+from bridge.files import replacing
 
 MAGIC = b"\x89BRIDGE\n"
 FORMAT = 1
@@ -51,7 +49,7 @@ def write(path: str | os.PathLike[str], header: dict[str, Any], payload: bytes) 
     preamble = _PREAMBLE.pack(MAGIC, FORMAT, len(encoded), len(payload))
     path = Path(os.path.realpath(path))
     try:
-        with _replacing(path) as file:
+        with replacing(path) as file:
             digest = hashlib.sha256()
             for part in (preamble, encoded, payload):
                 digest.update(part)
@@ -79,31 +77,6 @@ def _encode(header: dict[str, Any]) -> bytes:
         return json.dumps(header).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise EngineFileError(f"an engine file's header holds JSON values only: {error}") from error
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when the block ends, and vanishes if the block fails."""
-    temporary = path.parent / f".bridge-{os.getpid()}-{secrets.token_hex(8)}.tmp"
-    try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _open_regular(path: Path) -> BinaryIO:

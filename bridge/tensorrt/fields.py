@@ -1,6 +1,6 @@
 """The fields of a plugin: how one use of an op is spelt for TensorRT."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,9 @@ from bridge.tensorrt.dtypes import DType
 
 NAMESPACE = "bridge"
 VERSION = "1"
-TENSORS_FIELD = "tensors"  # names the tensors that are present: a plugin cannot tell which optional ones are absent
+# Names the tensors that are present: a plugin cannot tell which optional ones are absent. "=" marks those that never
+# change.
+TENSORS_FIELD = "tensors"
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Call:
 
     name: of the FX node. tensors: (dtype, shape in the example) of each tensor parameter, None where it is absent.
     outputs: the dtype of each. shapes: of each tensor parameter, -1 where an extent is dynamic; () where that is not
-    known. line: of the model.
+    known. line: of the model. constant: the tensors that are constants of the engine.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Call:
     attributes: dict[str, Any]
     shapes: tuple[tuple[int, ...] | None, ...] = ()
     line: str = ""
+    constant: frozenset[str] = frozenset()
 
     def extents(self, parameter: str) -> tuple[int, ...]:
         """The shape of a tensor that is present, -1 where an extent is dynamic."""
@@ -78,11 +81,14 @@ class Call:
 
     def fields(self) -> list[Field]:
         """Every plugin field of this use."""
-        return make_fields(self.op, [tensor is not None for tensor in self.tensors], self.attributes)
+        return make_fields(self.op, [tensor is not None for tensor in self.tensors], self.attributes, self.constant)
 
 
-def make_fields(op: Op, present: Sequence[bool], attributes: dict[str, Any]) -> list[Field]:
+def make_fields(
+    op: Op, present: Sequence[bool], attributes: dict[str, Any], constant: Container[str] = ()
+) -> list[Field]:
     """Every plugin field of an op whose tensors are `present` or absent, in the order of its schema."""
-    names = [name for name, is_present in zip(op.tensors, present, strict=True) if is_present]
+    given = [name for name, is_present in zip(op.tensors, present, strict=True) if is_present]
+    names = [f"{name}=" if name in constant else name for name in given]
     found = [Field(a.name, KINDS[a.type], KINDS[a.type].convert(attributes[a.name])) for a in op.attributes]
     return [*found, Field(TENSORS_FIELD, KINDS["str"], ",".join(names))]

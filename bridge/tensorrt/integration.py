@@ -11,14 +11,14 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from torch.fx import Node
+from torch.fx import Graph, GraphModule, Node
 
 from bridge import converters, foreign, native
 from bridge.converters import Conversion
 from bridge.errors import BridgeError, BuildError
 from bridge.log import logger
 from bridge.source import model_line
-from bridge.tensorrt import built, cross, inventory, left_behind
+from bridge.tensorrt import built, cross, inventory, left_behind, shims
 from bridge.tensorrt.calls import find_calls
 from bridge.tensorrt.flavour import TORCH_TENSORRT, Flavour, release
 from bridge.tensorrt.graph_hash import hash_arguments
@@ -28,10 +28,13 @@ from bridge.tensorrt.messages import describe_errors
 from bridge.tensorrt.patches import replace, replace_everywhere
 from bridge.tensorrt.plugin import plugins_for
 
+Rows = list[dict[str, Any]]
 
-def integrate(flavour: Flavour) -> contextlib.ExitStack:
+
+def integrate(flavour: Flavour, rewrite: Callable[[Graph], Rows]) -> contextlib.ExitStack:
     """Changes torch_tensorrt, which is imported; closing what it returns puts back all that was there.
 
+    rewrite: applied to every graph that torch_tensorrt lowers, in place; returns what it did, for bridge.report.
     LibraryError: there is no plugin library, or another one is loaded. AttributeError, ImportError: this version of
     torch_tensorrt is not like those that bridge knows.
     """
@@ -39,6 +42,7 @@ def integrate(flavour: Flavour) -> contextlib.ExitStack:
     from torch_tensorrt.dynamo._engine_cache import BaseEngineCache
     from torch_tensorrt.dynamo.backend import backends
     from torch_tensorrt.dynamo.conversion import _conversion, _TRTInterpreter
+    from torch_tensorrt.dynamo.lowering.passes._aten_lowering_pass import ATEN_POST_LOWERING_PASSES
 
     load_library(flavour.trt(), native.plugin_library())  # engines that are loaded, not built, hold plugins too
     with contextlib.ExitStack() as stack:
@@ -55,12 +59,35 @@ def integrate(flavour: Flavour) -> contextlib.ExitStack:
             # The class keeps its name where it is defined: bridge's own interpreter derives from it there.
             but = base.__module__ if original is base else ""
             replace_everywhere(stack, TORCH_TENSORRT, original, ours, but)
+        _add_pass(stack, ATEN_POST_LOWERING_PASSES.passes, _lowering_pass(rewrite))
         get_hash = _hash(BaseEngineCache.get_hash)
         replace(stack, BaseEngineCache, "get_hash", staticmethod(get_hash))
         if _cpp_runtime_crashes(flavour):
             features = _conversion.ENABLED_FEATURES._replace(torch_tensorrt_runtime=False)
             replace(stack, _conversion, "ENABLED_FEATURES", features)  # read there to choose the runtime
         return stack.pop_all()
+
+
+def _lowering_pass(rewrite: Callable[[Graph], Rows]) -> Callable[..., Any]:
+    """Bridge's passes as one of torch_tensorrt's; bridge's own conversion has applied them before."""
+
+    def apply_bridge_passes(module: GraphModule, settings: Any = None) -> GraphModule:
+        if not shims.in_own_conversion():
+            built.note_passes(module, rewrite(module.graph))
+            module.recompile()
+        return module
+
+    return apply_bridge_passes
+
+
+def _add_pass(stack: contextlib.ExitStack, passes: list[Any], ours: Callable[..., Any]) -> None:
+    """Puts a pass first, before those that fold constants or take complex numbers apart."""
+
+    def remove() -> None:
+        passes[:] = [each for each in passes if each is not ours]
+
+    passes.insert(0, ours)
+    stack.callback(remove)
 
 
 def _cpp_runtime_crashes(flavour: Flavour) -> bool:

@@ -16,7 +16,7 @@ from bridge import converters, foreign
 from bridge.errors import BridgeError
 from bridge.log import logger
 from bridge.source import model_line
-from bridge.tensorrt import calls
+from bridge.tensorrt import built, calls
 
 # told: whether this thread has told of its latest compilation. traces: what `_traces` found in torch.compile's graph.
 _thread = threading.local()
@@ -46,6 +46,8 @@ def watch_partition(original: Callable[..., Any]) -> Callable[..., Any]:
         converters.refresh()
         _restore_lines(gm)
         result = original(gm, *args, **kwargs)
+        if isinstance(result, GraphModule):
+            built.note_passes(result, built.passes_of(gm))
         _thread.told = True
         settings = signature.bind(gm, *args, **kwargs).arguments.get("settings")
         nodes = _left(result)

@@ -6,7 +6,7 @@ small ONNX model with one node for each bridge op of the graph is parsed, each o
 its real inputs, and TensorRT drops the constants as dead.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, Protocol
 
 from bridge.errors import BuildError
@@ -29,19 +29,21 @@ class Plugins(Protocol):
 
 def plugins_for(flavour: Flavour, network: Any, calls: Sequence[Call]) -> Plugins:
     """The plugin layers of a network that is still empty, for the calls that its graph holds."""
-    return DirectPlugins(flavour, network) if flavour.kind.adds_plugins else SeededPlugins(flavour, network, calls)
+    return (DirectPlugins if flavour.kind.adds_plugins else SeededPlugins)(flavour, network, calls)
 
 
 class DirectPlugins:
     """For networks with add_plugin_v3: a registered creator makes the plugin, the network takes it."""
 
-    def __init__(self, flavour: Flavour, network: Any) -> None:
+    def __init__(self, flavour: Flavour, network: Any, calls: Sequence[Call] = ()) -> None:
         self._flavour = flavour
         self._network = network
+        self._constants = {call.name: call.constant for call in calls}
 
     def layer(self, name: str, op: Op, tensors: Sequence[Any | None], attributes: dict[str, Any]) -> Any:
         """Adds the layer. BuildError: TensorRT refuses the plugin or its inputs."""
-        plugin = create_plugin(self._flavour, name, op, [tensor is not None for tensor in tensors], attributes)
+        present, constant = [tensor is not None for tensor in tensors], self._constants.get(name, frozenset())
+        plugin = create_plugin(self._flavour, name, op, present, attributes, constant)
         layer = self._network.add_plugin_v3([tensor for tensor in tensors if tensor is not None], [], plugin)
         if layer is None:
             raise BuildError(f"TensorRT did not take the plugin {op.name} of {name}{describe_errors(self._flavour)}")
@@ -52,13 +54,20 @@ class DirectPlugins:
         return []
 
 
-def create_plugin(flavour: Flavour, name: str, op: Op, present: Sequence[bool], attributes: dict[str, Any]) -> Any:
+def create_plugin(
+    flavour: Flavour,
+    name: str,
+    op: Op,
+    present: Sequence[bool],
+    attributes: dict[str, Any],
+    constant: Container[str] = (),
+) -> Any:
     """A plugin from TensorRT's registry. BuildError: its creator is not registered, or refuses the attributes."""
     trt = flavour.trt()
     creator = trt.get_plugin_registry().get_creator(op.name, VERSION, NAMESPACE)
     if creator is None:
         raise BuildError(f"no plugin {NAMESPACE}::{op.name} is registered{describe_errors(flavour)}")
-    fields = make_fields(op, present, attributes)
+    fields = make_fields(op, present, attributes, constant)
     arrays = [field.array() for field in fields]  # a PluginField only points to its data
     items = [
         trt.PluginField(field.name, array, getattr(trt.PluginFieldType, field.kind.trt))

@@ -82,9 +82,8 @@ bool fits_tiles(DeformConv2dArguments<T> const& a) {
   DeformConv2dPlan const plan = deform_conv2d_plan(a, 64, 128);
   constexpr int64_t kMaxIndex = (int64_t(1) << 31) - 1, kMaxGridY = 65535;
   return 2 * plan.segment >= kDepth<T> && plan.group_out >= 16 && a.batch * a.plane() <= kMaxIndex &&
-         a.width <= kMaxIndex / (plan.pixel * int64_t(sizeof(T))) &&
-         packed_corners<T>(plan, a.batch) <= kMaxIndex && plan.groups * plan.tiles <= kMaxGridY &&
-         plan.segments * plan.chunks <= kMaxIndex / plan.taps;
+         a.width <= kMaxIndex / (plan.pixel * int64_t(sizeof(T))) && packed_corners<T>(plan, a.batch) <= kMaxIndex &&
+         plan.groups * plan.tiles <= kMaxGridY && plan.segments * plan.chunks <= kMaxIndex / plan.taps;
 }
 
 inline size_t align_up(size_t bytes) { return (bytes + 255) / 256 * 256; }
@@ -113,7 +112,7 @@ size_t deform_conv2d_workspace(DeformConv2dArguments<T> const& a, DeformConv2dPl
     auto* const bytes = static_cast<char*>(memory);
     packed->zeros = reinterpret_cast<T*>(bytes);
     packed->sums = reinterpret_cast<float*>(bytes + kZeros);
-    packed->weight = reinterpret_cast<T*>(bytes + kZeros + kSums);
+    packed->weight = a.packed_weight ? const_cast<T*>(a.packed_weight) : reinterpret_cast<T*>(bytes + kZeros + kSums);
     packed->corners = reinterpret_cast<SampleCorners<T>*>(bytes + kZeros + kSums + weight);
     packed->x = plan.as_it_is ? const_cast<T*>(a.x) : reinterpret_cast<T*>(bytes + kZeros + kSums + weight + corners);
   }

@@ -5,9 +5,10 @@
 
 namespace bridge {
 
-// x: [batch, channels, height, width], or [batch, height, width, channels] when channels_last; offset: [batch, 2 offset_groups taps, out_height, out_width], (y, x) for each
-// tap; mask: [batch, offset_groups taps, out_height, out_width] or null; weight: [out_channels, channels / groups,
-// kernel_h, kernel_w]; bias: [out_channels] or null; y: [batch, out_channels, out_height, out_width].
+// x: [batch, channels, height, width], or [batch, height, width, channels] when channels_last; offset: [batch, 2
+// offset_groups taps, out_height, out_width], (y, x) for each tap; mask: [batch, offset_groups taps, out_height,
+// out_width] or null; weight: [out_channels, channels / groups, kernel_h, kernel_w]; bias: [out_channels] or null; y:
+// [batch, out_channels, out_height, out_width].
 template <class T>
 struct DeformConv2dArguments {
   T const* x;
@@ -16,6 +17,7 @@ struct DeformConv2dArguments {
   T const* bias;
   T const* mask;
   T* y;
+  T const* packed_weight;  // weight as fused kernels read it, or null
   int64_t batch, channels, out_channels;
   int height, width, out_height, out_width, kernel_h, kernel_w;
   int stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;

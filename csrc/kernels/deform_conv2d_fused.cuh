@@ -328,7 +328,8 @@ __global__ void __launch_bounds__(Product::kThreads) deform_conv2d_fused_kernel(
     located.advance(plan);
   };
   auto load = [&] {
-    rows.load(ChunkSource(a, plan, packed, plan.run_of(group, gathered.segment, gathered.chunk), threadIdx.x % kRowChunks));
+    rows.load(
+        ChunkSource(a, plan, packed, plan.run_of(group, gathered.segment, gathered.chunk), threadIdx.x % kRowChunks));
     gathered.advance(plan);
   };
 

@@ -290,10 +290,28 @@ int64_t packed_corners(DeformConv2dPlan const& plan, int64_t batch) {
 }
 
 template <class T>
+__global__ void __launch_bounds__(kPackThreads) deform_conv2d_pack_weight_kernel(DeformConv2dArguments<T> a,
+                                                                                 DeformConv2dPlan plan, T* packed,
+                                                                                 int64_t items) {
+  int64_t const item = int64_t(blockIdx.x) * kPackThreads + threadIdx.x;
+  if (item < items) pack_weight(a, plan, packed, item);
+}
+
+// The weights alone.
+template <class T>
+cudaError_t launch_deform_conv2d_pack_weight(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan, T* packed,
+                                             cudaStream_t stream) {
+  auto const items = static_cast<int64_t>(packed_weight_bytes<T>(plan) / kAccessBytes);
+  auto const blocks = static_cast<unsigned>(ceil_divide(items, kPackThreads));
+  deform_conv2d_pack_weight_kernel<<<blocks, kPackThreads, 0, stream>>>(a, plan, packed, items);
+  return cudaGetLastError();
+}
+
+template <class T>
 cudaError_t launch_deform_conv2d_pack(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan,
                                       PackedOperands<T> const& packed, cudaStream_t stream) {
   auto blocks_of = [](int64_t items) { return static_cast<unsigned>(ceil_divide(items, kPackThreads)); };
-  auto const weight_items = static_cast<int64_t>(packed_weight_bytes<T>(plan) / kAccessBytes);
+  int64_t const weight_items = a.packed_weight ? 0 : packed_weight_bytes<T>(plan) / kAccessBytes;
   int64_t const corner_items = packed_corners<T>(plan, a.batch);
   int64_t const runs = plan.as_it_is ? 0 : plan.pixel / kDepth<T>;
   int64_t const pixel_blocks = a.batch * ceil_divide(a.plane(), kPackPixels) * runs;

@@ -82,21 +82,49 @@ struct DeformConv2d final : Op {
     return found;
   }
 
-  cudaError_t run(Tensor const* in, Tensor const* out, void* workspace, cudaStream_t stream) const override {
+  char const* derived_from() const override { return "weight"; }
+  Derived derived(Tensor const* in, Tensor const* out) const override {
+    Derived found;
+    if (current_device().capability == 0) return found;
+    dispatch_floating<float, half, bfloat16>(in[0].dtype, [&](auto tag) {
+      using T = decltype(tag);
+      auto const choice = choose(arguments<T>(in, out), true);
+      bool const packs = deform_conv2d_variants<T>()[choice.variant].channels > 0;
+      if (packs) found = {choice.variant, packed_weight_bytes<T>(choice.plan)};
+      return cudaSuccess;
+    });
+    return found;
+  }
+  cudaError_t derive(Tensor const* in, Tensor const* out, void* memory, cudaStream_t stream) const override {
     return dispatch_floating<float, half, bfloat16>(in[0].dtype, [&](auto tag) {
       using T = decltype(tag);
       auto const a = arguments<T>(in, out);
+      return launch_deform_conv2d_pack_weight(a, choose(a, true).plan, static_cast<T*>(memory), stream);
+    });
+  }
+
+  cudaError_t run(Tensor const* in, Tensor const* out, void* workspace, cudaStream_t stream) const override {
+    return dispatch_floating<float, half, bfloat16>(in[0].dtype, [&](auto tag) {
+      using T = decltype(tag);
+      auto a = arguments<T>(in, out);
       if (a.positions() == 0 || a.out_channels == 0) return cudaSuccess;
-      Device const device = current_device();
-      auto choices = deform_conv2d_choices(a, device.capability);
-      if (!workspace) choices = {0};  // the direct kernel, which needs none
-      if (std::find(choices.begin(), choices.end(), tactic) != choices.end()) choices = {tactic};
-      auto const choice = deform_conv2d_choice(a, choices, device.multiprocessors);
+      a.packed_weight = static_cast<T const*>(derived_memory);
+      auto const choice = choose(a, workspace != nullptr);
       return deform_conv2d_variants<T>()[choice.variant].launch(a, choice.plan, workspace, stream);
     });
   }
 
  private:
+  // The kernel of this tactic or, where it cannot compute the convolution, the one that should take the least time.
+  // Without scratch memory it is the direct one, which needs none.
+  template <class T>
+  DeformConv2dChoice choose(DeformConv2dArguments<T> const& a, bool has_workspace) const {
+    Device const device = current_device();
+    auto choices = has_workspace ? deform_conv2d_choices(a, device.capability) : std::vector<int>{0};
+    if (std::find(choices.begin(), choices.end(), tactic) != choices.end()) choices = {tactic};
+    return deform_conv2d_choice(a, choices, device.multiprocessors);
+  }
+
   Dim out_extent(Dim extent, Dim kernel, int axis) const {
     return floor_div(extent + 2 * padding[axis] - dilation[axis] * (kernel - 1) - 1, stride[axis]) + 1;
   }

@@ -1,0 +1,67 @@
+"""Passes: graph rewrites that find in an unmodified model what bridge's ops compute. One file a pass.
+
+They work on ATen graphs: those of torch.export, and those that torch_tensorrt lowers. A pass replaces what it has
+proved to be the op, and declines what is near it, with the reason; both are told as `Outcome`s.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from torch.export import ExportedProgram
+from torch.fx import Graph, GraphModule
+
+from bridge.log import logger
+from bridge.passes import ms_deform_attn, rope
+from bridge.passes.graph import remove_unused
+from bridge.passes.outcome import Outcome
+
+__all__ = ["PASSES", "Outcome", "Pass", "rewrite", "rewrite_graph", "selected"]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """`apply` rewrites a graph in place. default: whether it is on where the setting names no passes."""
+
+    name: str
+    apply: Callable[[Graph], list[Outcome]]
+    default: bool = True
+
+
+# In the order in which they run.
+PASSES = (Pass("rope", rope.apply), Pass("ms_deform_attn", ms_deform_attn.apply))
+
+
+def selected(setting: bool | Sequence[str]) -> tuple[str, ...]:
+    """The names of the passes that a setting asks for: True is the default ones, False none."""
+    if isinstance(setting, bool):
+        return tuple(each.name for each in PASSES if each.default and setting)
+    return tuple(each.name for each in PASSES if each.name in setting)
+
+
+def rewrite_graph(graph: Graph, names: Iterable[str]) -> list[Outcome]:
+    """Applies the passes of these names to a graph, in place, and says what they did."""
+    wanted = set(names)
+    outcomes = [outcome for each in PASSES if each.name in wanted for outcome in each.apply(graph)]
+    for outcome in outcomes:
+        what = outcome.what if outcome.replaced else f"not replaced: {outcome.what}"
+        logger.info("pass %s: %s; %s", outcome.name, what, outcome.line)
+    if any(outcome.replaced for outcome in outcomes):
+        remove_unused(graph)
+        graph.lint()
+    return outcomes
+
+
+def rewrite(program: ExportedProgram, names: Sequence[str]) -> tuple[ExportedProgram, list[Outcome]]:
+    """The program with these passes applied; the one that is given stays as it is, and is returned if none fits."""
+    if not names:
+        return program, []
+    module = GraphModule(program.graph_module, program.graph.__deepcopy__())
+    module.meta = dict(program.graph_module.meta)
+    signature = copy.deepcopy(program.graph_signature)
+    with module._set_replace_hook(signature.get_replace_hook()):
+        outcomes = rewrite_graph(module.graph, names)
+    if not any(outcome.replaced for outcome in outcomes):
+        return program, outcomes
+    module.recompile()
+    return program._update(module, signature), outcomes

@@ -1,0 +1,257 @@
+"""What the passes read of a graph's nodes, and how they put nodes in."""
+
+import contextlib
+import heapq
+import operator
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._guards import detect_fake_mode
+from torch._ops import OpOverload
+from torch.fx import Graph, Node
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+aten = torch.ops.aten
+# Operators that convert to another dtype, or may; and those that keep the elements and their order.
+CONVERSIONS = {
+    aten._to_copy.default,
+    aten.to.dtype,
+    aten.to.dtype_layout,
+    aten.to.device,
+    aten.to.other,
+    aten.type_as.default,
+    torch.ops.prims.convert_element_type.default,
+}
+SAME_ORDER = {
+    aten.view.default,
+    aten.reshape.default,
+    aten._unsafe_view.default,
+    aten.flatten.using_ints,
+    aten.unflatten.int,
+    aten.unsqueeze.default,
+    aten.squeeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.clone.default,
+    aten.alias.default,
+    aten.contiguous.default,
+    aten.detach.default,
+    aten.lift_fresh_copy.default,
+    aten.view_as_real.default,
+    aten.view_as_complex.default,
+    aten.reshape_as.default,
+    aten.view_as.default,
+}
+_ORIGIN = ("stack_trace", "nn_module_stack")
+
+
+def arguments(node: Node) -> dict[str, Any]:
+    """The arguments of a call of an ATen operator by the names of its schema, defaults filled in."""
+    assert isinstance(node.target, OpOverload)
+    schema = node.target._schema.arguments
+    defaults = {argument.name: argument.default_value for argument in schema if argument.has_default_value()}
+    return defaults | dict(zip([argument.name for argument in schema], node.args, strict=False)) | dict(node.kwargs)
+
+
+def value(node: Any) -> Tensor | None:
+    """The tensor that a node gives, as traced; None for a number, several tensors, or what is no node."""
+    found = node.meta.get("val") if isinstance(node, Node) else None
+    return found if isinstance(found, Tensor) else None
+
+
+def same_extents(some: Sequence[Any], others: Sequence[Any]) -> bool:
+    """Whether two shapes are equal whatever the symbols in them stand for."""
+    return len(some) == len(others) and all(statically_known_true(a == b) for a, b in zip(some, others, strict=True))
+
+
+def changes_dtype(node: Node) -> bool:
+    """Whether a node's dtype is not that of its first argument."""
+    return node.args[0].meta["val"].dtype != node.meta["val"].dtype  # type: ignore[union-attr]
+
+
+def is_copy(node: Node) -> bool:
+    """Whether a node gives its first argument as it is."""
+    if node.target not in CONVERSIONS | SAME_ORDER:
+        return False
+    source = value(node.args[0])
+    return source is not None and not changes_dtype(node) and same_extents(source.shape, node.meta["val"].shape)
+
+
+def canonical(graph: Graph) -> dict[Node, Node]:
+    """For each node the first one that computes the same: equal operators on equal arguments, and no randomness."""
+    first: dict[Hashable, Node] = {}
+    found: dict[Node, Node] = {}
+    for node in graph.nodes:
+        key = _key(node, found)
+        if is_copy(node):
+            found[node] = found[node.args[0]]
+        else:
+            found[node] = node if key is None else first.setdefault(key, node)
+    return found
+
+
+def _key(node: Node, found: dict[Node, Node]) -> Hashable | None:
+    if node.op == "get_attr":
+        return ("get_attr", node.target)
+    if node.op != "call_function" or _varies(node.target):
+        return None
+    key = (node.target, _freeze(node.args, found), _freeze(node.kwargs, found))
+    try:
+        hash(key)
+    except TypeError:  # a symbolic number among the arguments
+        return None
+    return key
+
+
+def _varies(target: Any) -> bool:
+    """Whether an operator writes to its arguments or may give other results for the same ones."""
+    if not isinstance(target, OpOverload):
+        return getattr(target, "__module__", "") not in ("_operator", "math")
+    return target._schema.is_mutable or torch.Tag.nondeterministic_seeded in target.tags
+
+
+def _freeze(argument: Any, found: dict[Node, Node]) -> Hashable:
+    if isinstance(argument, Node):
+        return found[argument]
+    if isinstance(argument, (tuple, list)):
+        return tuple(_freeze(item, found) for item in argument)
+    if isinstance(argument, dict):
+        return tuple((name, _freeze(item, found)) for name, item in argument.items())
+    return (type(argument), argument)
+
+
+def written(graph: Graph) -> set[Node]:
+    """The nodes whose memory an in-place operator writes to: what they held may not be what they hold later."""
+    owners = {node: _owner(node) for node in graph.nodes}
+    touched = {owners[target] for node in graph.nodes for target in _targets_of_writes(node)}
+    return {node for node, owner in owners.items() if owner in touched}
+
+
+def _targets_of_writes(node: Node) -> list[Node]:
+    if not isinstance(node.target, OpOverload) or not node.target._schema.is_mutable:
+        return []
+    given = arguments(node)
+    names = [argument.name for argument in node.target._schema.arguments if argument.is_write]
+    return [given[name] for name in names if isinstance(given.get(name), Node)]
+
+
+def _owner(node: Node) -> Node:
+    """The node whose memory a view lies in. An operator that may copy counts as one that does not."""
+    while True:
+        source = _viewed(node)
+        if source is None:
+            return node
+        node = source
+
+
+def _viewed(node: Node) -> Node | None:
+    if not isinstance(node.target, OpOverload):
+        first = node.args[0] if node.op == "call_function" and node.args else None
+        return first if getattr(node.target, "__name__", "") == "getitem" and isinstance(first, Node) else None
+    aliased = [argument.name for argument in node.target._schema.arguments if argument.alias_info is not None]
+    source = arguments(node).get(aliased[0]) if aliased else None
+    if source is None and node.target is torch.ops.aten.type_as.default:
+        source = node.args[0]
+    return source if isinstance(source, Node) else None
+
+
+_CHECK = aten._assert_tensor_metadata.default
+
+
+def remove_unused(graph: Graph) -> None:
+    """Removes what nothing uses any more, and what only torch.export's checks of dtypes and devices use."""
+    graph.eliminate_dead_code()
+    while idle := [check for check in graph.find_nodes(op="call_function", target=_CHECK) if _is_idle(check)]:
+        for check in idle:
+            graph.erase_node(check)
+        graph.eliminate_dead_code()
+
+
+def _is_idle(check: Node) -> bool:
+    """Whether nothing but checks uses the tensor that is checked, and it is no input."""
+    checked = check.all_input_nodes[0]
+    return checked.op == "call_function" and all(user.target is _CHECK for user in checked.users)
+
+
+class Editor:
+    """Puts nodes into a graph, each with its value as torch would trace it and the origin of another node.
+
+    A node stands after its arguments; `sort` brings those that use it, and stood before, behind it.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._known: dict[Hashable, Node] = {}
+
+    def call(
+        self,
+        target: OpOverload,
+        args: tuple[Any, ...],
+        like: Node,
+        kwargs: Mapping[str, Any] | None = None,
+        result: Any = None,
+    ) -> Node:
+        """A call of an operator. result: what it gives, where that is known."""
+        node = self.graph.create_node("call_function", target, args, dict(kwargs or {}))
+        inputs = self.graph.find_nodes(op="placeholder")
+        max([*node.all_input_nodes, *inputs[-1:]]).append(node)
+        node.meta = {key: like.meta[key] for key in _ORIGIN if key in like.meta}
+        node.meta["val"] = _trace(node) if result is None else result
+        return node
+
+    def once(
+        self, target: OpOverload, args: tuple[Any, ...], like: Node, kwargs: Mapping[str, Any] | None = None
+    ) -> Node:
+        """The same, or the call of that operator with these arguments that was put in before."""
+        nodes = [argument for argument in args if isinstance(argument, Node)]
+        key = (target, str(args), str(kwargs), *nodes)
+        if key not in self._known:
+            self._known[key] = self.call(target, args, like, kwargs)
+        return self._known[key]
+
+    def cast(self, node: Node, dtype: torch.dtype) -> Node:
+        """A tensor in another dtype."""
+        if node.meta["val"].dtype == dtype:
+            return node
+        return self.once(aten._to_copy.default, (node,), node, {"dtype": dtype})
+
+    def extents(self, node: Node, count: int) -> list[Any]:
+        """The first extents of a tensor, as arguments of another call."""
+        shape = node.meta["val"].shape[:count]
+        return [
+            extent if isinstance(extent, int) else self.once(aten.sym_size.int, (node, axis), node)
+            for axis, extent in enumerate(shape)
+        ]
+
+    def item(self, call: Node, index: int) -> Node:
+        """One of the results of a call."""
+        with self.graph.inserting_after(call):
+            node = self.graph.call_function(operator.getitem, (call, index))
+        node.meta = {**call.meta, "val": call.meta["val"][index]}
+        return node
+
+    def sort(self) -> None:
+        """Brings every node behind its arguments; others keep their order."""
+        places = {node: place for place, node in enumerate(self.graph.nodes)}
+        missing = {node: len(node.all_input_nodes) for node in places}
+        ready = [place for node, place in places.items() if not missing[node]]
+        nodes = list(places)
+        output = self.graph.output_node()
+        while ready:
+            node = nodes[heapq.heappop(ready)]
+            if node is not output:
+                output.prepend(node)
+            for user in node.users:
+                missing[user] -= 1
+                if not missing[user]:
+                    heapq.heappush(ready, places[user])
+
+
+def _trace(node: Node) -> Any:
+    """What a call gives for the values of its arguments."""
+    args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda argument: argument.meta["val"])
+    fakes = [argument.meta["val"] for argument in node.all_input_nodes]
+    with detect_fake_mode(fakes) or contextlib.nullcontext():
+        return node.target(*args, **kwargs)  # type: ignore[operator]

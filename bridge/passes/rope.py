@@ -1,0 +1,165 @@
+"""Rotary embeddings, however they are written, as bridge::rope.
+
+A head is rotated where lane i of the result, along the last axis, is x[i] cos_i -+ x[p(i)] sin_i, with the sign and
+the partner p(i) of a row of `PAIRINGS` in rotation.py, and the lanes past the rotated ones are those of x. lanes.py
+reads that off slices, concatenations, stacks, views or complex numbers alike. Queries and keys that are rotated by the
+same tables become one call; one of them alone is called with its first head for the other.
+
+The tables stay as the model has them: what it rounds to 16 bits stays rounded. The products and their sum are no longer
+rounded one by one, only the result.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch.fx import Graph, Node
+
+from bridge.op import OPS
+from bridge.passes.graph import Editor, canonical, is_copy, value, written
+from bridge.passes.outcome import Outcome
+from bridge.passes.rotation import Declined, Rotation, find_rotation
+from bridge.passes.sums import Reader
+from bridge.passes.tables import LAYOUTS, Placer, TableError
+
+NAME = "rope"
+_MOST_LANES = 1024  # of a head
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def apply(graph: Graph) -> list[Outcome]:
+    """Replaces the rotations of a graph, in place."""
+    rotations, declined = _find_all(graph)
+    editor = Editor(graph)
+    placer = Placer(editor)
+    results: dict[Node, Node] = {}  # of rotations, which may be rotated again
+    outcomes = [_replace(editor, placer, group, results) for group in _join(rotations)]
+    if rotations:
+        editor.sort()
+    return outcomes + [Outcome.at(node, NAME, False, reason) for node, reason in declined.items()]
+
+
+def _find_all(graph: Graph) -> tuple[list[Rotation], dict[Node, str]]:
+    """Every rotation, in the graph's order, and why other nodes are none although they look like it."""
+    same, touched = canonical(graph), written(graph)
+    found: list[Rotation] = []
+    covered: set[Node] = set()  # by the rotations found so far, which lie behind
+    declined: dict[Node, str] = {}
+    for root in reversed(list(graph.nodes)):
+        if root in covered or not _may_be_rotated(root):
+            continue
+        reader = Reader(same, root.meta["val"].dtype)
+        try:
+            rotation = find_rotation(reader, root)
+            if rotation is not None and reader.seen & touched:
+                raise Declined("the model writes in place to a tensor that it is computed from")
+        except (Declined, TableError) as reason:
+            declined[root] = str(reason)
+            continue
+        if rotation is not None:
+            found.insert(0, rotation)
+            covered |= reader.seen - {rotation.x}
+    return found, _outermost({node: why for node, why in declined.items() if node not in covered}, found)
+
+
+def _outermost(declined: Mapping[Node, str], found: Sequence[Rotation]) -> dict[Node, str]:
+    """Without what lies around a rotation that was found, or within another that was declined."""
+    roots = {rotation.root for rotation in found}
+    kept: dict[Node, str] = {}
+    hidden: set[Node] = set()
+    for node, reason in declined.items():  # from the graph's end to its start
+        near = _near(node)
+        if node not in hidden and not near & roots:
+            kept[node] = reason
+        hidden |= near
+    return dict(reversed(kept.items()))
+
+
+def _near(node: Node, depth: int = 4) -> set[Node]:
+    """A node and those that it is computed from in a few steps."""
+    seen, edge = {node}, {node}
+    for _ in range(depth):
+        edge = {argument for each in edge for argument in each.all_input_nodes} - seen
+        seen |= edge
+    return seen
+
+
+def _may_be_rotated(node: Node) -> bool:
+    tensor = value(node)
+    if node.op != "call_function" or is_copy(node):
+        return False
+    if tensor is None or tensor.dtype not in _DTYPES or tensor.dim() not in (3, 4):
+        return False
+    width = tensor.shape[-1]
+    return isinstance(width, int) and 2 <= width <= _MOST_LANES
+
+
+def _join(rotations: Sequence[Rotation]) -> Iterator[list[Rotation]]:
+    """Queries with keys: neighbours in the graph that one call can rotate."""
+    left = list(rotations)
+    while left:
+        first = left.pop(0)
+        second = next((other for other in left if first.can_join(other)), None)
+        if second is None or _depends(second, first):
+            yield [first]
+        else:
+            left.remove(second)
+            yield [first, second]
+
+
+def _depends(later: Rotation, earlier: Rotation) -> bool:
+    """Whether a rotation can only be computed after another one."""
+    pending, seen = [later.x], set[Node]()
+    while pending:
+        node = pending.pop()
+        if node is earlier.root:
+            return True
+        if node not in seen and earlier.root < node:
+            seen.add(node)
+            pending += node.all_input_nodes
+    return False
+
+
+def _replace(editor: Editor, placer: Placer, group: Sequence[Rotation], results: dict[Node, Node]) -> Outcome:
+    """Puts one call in the place of one rotation or two. results: for what was replaced, what stands in its place."""
+    first = group[0]
+    root, layout = first.root, first.layout
+    dtype, rank, width = root.meta["val"].dtype, root.meta["val"].dim(), root.meta["val"].shape[-1]
+    try:
+        cos, sin = (placer.table(table, layout, dtype) for table in (first.cos, first.sin))
+    except TableError as reason:
+        return Outcome.at(root, NAME, False, str(reason))
+    sin = editor.once(torch.ops.aten.neg.default, (sin,), root) if first.backward else sin
+    inputs = [_input(editor, rotation, results.get(rotation.x, rotation.x), dtype) for rotation in group]
+    if len(inputs) == 1:
+        inputs.append(editor.once(torch.ops.aten.slice.Tensor, (inputs[0], LAYOUTS[layout][0], 0, 1), root))
+    rotary = 0 if first.rotary == width else first.rotary
+    args = (*inputs, cos, sin, None, first.pairing.interleaved, rotary, layout)
+    values = tuple(node.meta["val"] for node in inputs)
+    call = editor.call(OPS[NAME].overload, args, root, result=values)
+    for index, rotation in enumerate(group):
+        result = editor.item(call, index)
+        if first.pairing.regrouped:
+            result = _regroup(editor, result, width)
+        if rank == 3:
+            result = editor.call(torch.ops.aten.squeeze.dim, (result, 0), rotation.root)
+        rotation.root.replace_all_uses_with(result)
+        results[rotation.root] = result
+    return Outcome.at(root, NAME, True, _describe(first, len(group), width))
+
+
+def _regroup(editor: Editor, x: Node, width: int) -> Node:
+    """The first lanes of all pairs, then the second ones."""
+    parts = [editor.call(torch.ops.aten.slice.Tensor, (x, 3, start, width, 2), x) for start in (0, 1)]
+    return editor.call(torch.ops.aten.cat.default, (parts, 3), x)
+
+
+def _input(editor: Editor, rotation: Rotation, x: Node, dtype: torch.dtype) -> Node:
+    """What is rotated, with four dimensions, in the dtype of the result."""
+    x = editor.cast(x, dtype)
+    return x if x.meta["val"].dim() == 4 else editor.once(torch.ops.aten.unsqueeze.default, (x, 0), rotation.root)
+
+
+def _describe(rotation: Rotation, count: int, width: int) -> str:
+    what = "queries and keys" if count == 2 else "one tensor"
+    part = f", {rotation.rotary} of {width} lanes" if rotation.rotary != width else ""
+    return f"bridge.rope of {what}, {rotation.pairing.name}{part}, {rotation.layout}"
