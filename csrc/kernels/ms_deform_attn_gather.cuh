@@ -88,9 +88,9 @@ __device__ MsDeformAttnLevel load_level(MsDeformAttnArguments<T> const& a, int l
 }
 
 // A warp's points as lanes hand them to each other. corners: how far each is from the first position in value, in
-// vectors of channels; the sign bit of x: the point counts for nothing. weights: of the corners, times the attention
+// vectors of channels; x negative: the point counts for nothing. weights: of the corners, times the attention
 // weight; or, packed, four of T in x and y, and the attention weight in z.
-struct alignas(16 * kWarpSize) MsDeformAttnPoints {
+struct alignas(16) MsDeformAttnPoints {
   int4 corners[kWarpSize];
   float4 weights[kWarpSize];
 };
@@ -255,7 +255,7 @@ __device__ void gather(MsDeformAttnPlan const& plan, MsDeformAttnLane const& lan
       int const slot = point_slot(plan, lane.group, first + i * plan.parts);
       int4 const corner = points.corners[slot];
       weights[i] = points.weights[slot], counts[i] = corner.x >= 0;
-      corners[i][0] = load_corner<T, N>(base, corner.x & INT32_MAX);
+      corners[i][0] = load_corner<T, N>(base, max(corner.x, 0));
       corners[i][1] = load_corner<T, N>(base, corner.y);
       corners[i][2] = load_corner<T, N>(base, corner.z);
       corners[i][3] = load_corner<T, N>(base, corner.w);
@@ -321,6 +321,12 @@ struct MsDeformAttnPlace {
   int64_t query, row, first;
 };
 
+// Keeps a number in its register; the compiler would work it out anew in every round of a loop.
+__device__ inline int kept(int value) {
+  asm("" : "+r"(value));
+  return value;
+}
+
 // Source: where points and their attention weights come from, see ms_deform_attn.cuh. `sample` numbers [levels,
 // points].
 //   load(a, place, sample) → Raw          reads what belongs to a point
@@ -331,7 +337,7 @@ template <class T, int N, bool kPacked, class Source>
 __device__ void ms_deform_attn_blocks(MsDeformAttnArguments<T> const& a, MsDeformAttnPlan const& plan,
                                       Source const& source) {
   extern __shared__ MsDeformAttnPoints shared[];
-  int const warp = static_cast<int>(threadIdx.x / kWarpSize), samples = a.samples();
+  int const warp = kept(static_cast<int>(threadIdx.x / kWarpSize)), samples = a.samples();
   auto& points = shared[warp];
   auto* levels = reinterpret_cast<MsDeformAttnLevel*>(shared + plan.warps);
   MsDeformAttnLane const lane(plan);
@@ -355,7 +361,8 @@ __device__ void ms_deform_attn_blocks(MsDeformAttnArguments<T> const& a, MsDefor
 
   // An empty value has no position 0, which points that count for nothing read: any memory will do.
   T const* const value = a.positions > 0 ? a.value : a.out;
-  int const pitch = a.positions > 0 ? a.heads * a.head_dim / N : 0, slot = point_slot(plan, lane.group, lane.index);
+  int const pitch = a.positions > 0 ? a.heads * a.head_dim / N : 0,
+            slot = kept(point_slot(plan, lane.group, lane.index));
   for (; left > 0; left -= step) {
     auto const state = source.begin(a, plan, place, lane);
     int const channel = (at.channel_tile * plan.channels + lane.channel) * N;
