@@ -209,10 +209,10 @@ __device__ void ms_deform_attn_blocks(MsDeformAttnArguments<T> const& a, MsDefor
 }
 
 // A kernel for each way to take channels: vectors of them, or one by one where rows are not aligned; vectors of 16-bit
-// channels are interpolated in float32 (`exact`) or in T (`packed`).
+// channels are interpolated in float32 (`exact`) or in T (`packed`; `alike` where its points are of T too).
 template <class Kernel>
 struct MsDeformAttnKernels {
-  Kernel exact, packed, narrow;
+  Kernel exact, packed, alike, narrow;
 };
 
 // Bytes of shared memory: the levels, and the points of each warp.
@@ -226,9 +226,10 @@ cudaError_t launch_ms_deform_attn(MsDeformAttnArguments<T> const& a, Source cons
                                   cudaStream_t stream) {
   if (a.batch == 0 || a.queries == 0 || a.heads == 0 || a.head_dim == 0) return cudaSuccess;
   constexpr int kLanes = kAccessBytes / sizeof(T);
-  bool const wide = a.head_dim % kLanes == 0 && aligned(a.value) && aligned(a.out) && source.pairs_are_aligned();
+  bool const wide = a.head_dim % kLanes == 0 && aligned(a.value) && aligned(a.out) && source.aligned_pairs();
   auto const plan = ms_deform_attn_plan(a, wide ? kLanes : 1, multiprocessors);
-  auto const kernel = wide ? (packed ? kernels.packed : kernels.exact) : kernels.narrow;
+  auto const packing = source.alike() ? kernels.alike : kernels.packed;
+  auto const kernel = wide ? (packed ? packing : kernels.exact) : kernels.narrow;
   kernel<<<plan.blocks, plan.warps * kWarpSize, ms_deform_attn_shared(plan, a.samples()), stream>>>(a, plan, source);
   return cudaGetLastError();
 }
