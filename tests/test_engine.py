@@ -158,7 +158,7 @@ def test_inputs_that_it_takes(batch, length):
             {"tensorrt_version": "1.4.0.76"},
             "the engine was built with tensorrt_rtx 1.4.0.76 for sm86; in use here is version 1.7.1.116",
         ),
-        ({"plugins": {"none": "1"}}, "the engine needs plugin none version 1; this bridge has deform_conv2d 1, relu 1"),
+        ({"plugins": {"none": "1"}}, "the engine needs plugin none version 1; this bridge has deform_conv2d 1, "),
         ({"plugins": {"relu": "2"}}, "the engine needs plugin relu version 2; this bridge has"),
     ],
 )
