@@ -15,6 +15,7 @@ from bridge import torch_tensorrt_door as door
 from bridge.errors import EngineError, OpInputError, UnsupportedOpError
 from bridge.op import OPS
 from bridge.tensorrt import flavour
+from bridge.tensorrt.context import Context
 from bridge.tensorrt.found import Found
 
 OP = OPS["nms"]
@@ -347,12 +348,14 @@ def test_a_cuda_graph_is_refused(device):
 
 
 @pytest.fixture
-def found():
-    class Allocator:
-        pass
+def trt():
+    module = types.ModuleType("trt")
+    module.IOutputAllocator = type("Allocator", (), {})
+    return module
 
-    trt = types.ModuleType("trt")
-    trt.IOutputAllocator = Allocator
+
+@pytest.fixture
+def found(trt):
     return lambda dtype, shape: Found(trt, dtype, shape, torch.device("cpu"))
 
 
@@ -384,3 +387,29 @@ def test_memory_that_is_not_there_is_told(found, monkeypatch):
     monkeypatch.setattr(torch, "empty", fail)
     assert output.allocator.reallocate_output_async("y", 0, 16, 256, 0) == 0
     assert isinstance(output.error, torch.OutOfMemoryError)
+
+
+def test_a_context_makes_room_for_outputs_whose_shape_is_known_alone(trt):
+    allocators, shapes = {}, {"kept": (-1, 4), "copy": (3,)}
+    context = Context.__new__(Context)
+    context.native = types.SimpleNamespace(
+        set_input_shape=lambda name, shape: True,
+        get_tensor_shape=shapes.get,
+        set_output_allocator=lambda name, allocator: allocators.setdefault(name, allocator) is allocator,
+    )
+    outputs = [types.SimpleNamespace(name=name) for name in shapes]
+    flavour = types.SimpleNamespace(trt=lambda: trt)
+    context._engine = types.SimpleNamespace(flavour=flavour, file=types.SimpleNamespace(outputs=outputs))
+    context._names, context._dtypes = ["x", *shapes], [torch.float16, torch.float32]
+    context._device, context._static_outputs = torch.device("cpu"), False
+    context._forget()
+    context.check_shapes_known()
+    context._set_shapes((torch.Size([3]),))
+    assert list(allocators) == ["kept"] and context._computes
+    kept, copy = context._outputs_for(captured=False)
+    assert kept is None and copy.shape == (3,) and copy.dtype == torch.float32
+    with pytest.raises(EngineError, match="a CUDA graph cannot hold this engine: the shape of its output kept depends"):
+        context.check_shapes_known()
+    shapes["kept"] = (2, 4)
+    context._set_shapes((torch.Size([2]),))
+    context.check_shapes_known()
