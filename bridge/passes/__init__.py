@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule
 
 from bridge.log import logger
-from bridge.passes import ms_deform_attn, rope
+from bridge.passes import ms_deform_attn, relu, rope
 from bridge.passes.graph import remove_unused
 from bridge.passes.outcome import Outcome
 
@@ -29,7 +29,11 @@ class Pass:
 
 
 # In the order in which they run.
-PASSES = (Pass("rope", rope.apply), Pass("ms_deform_attn", ms_deform_attn.apply))
+PASSES = (
+    Pass("rope", rope.apply),
+    Pass("relu", relu.apply, default=False),
+    Pass("ms_deform_attn", ms_deform_attn.apply),
+)
 
 
 def selected(setting: bool | Sequence[str]) -> tuple[str, ...]:

@@ -100,12 +100,17 @@ def _read(total: Node, samplers: _Samplers, same: dict[Node, Node]) -> Attention
     for node in samplers.nodes:
         _check_sampler(node)
     count = len(samplers.nodes)
+    shapes = [node.meta["val"].shape for node in samplers.nodes]
+    if not all(same_extents(shape, shapes[0]) for shape in shapes):
+        raise Declined(
+            f"its levels have {', '.join(str(shape[3]) for shape in shapes)} points; expected as many for each"
+        )
     values = [_find_value(node) for node in samplers.nodes]
     base = same[values[0].node]
     if any(same[found.node] is not base for found in values):
         raise Declined("its levels are cut from several tensors")
     n, _, heads, head_dim = base.meta["val"].shape
-    queries, points = samplers.nodes[0].meta["val"].shape[2:]
+    queries, points = shapes[0][2:]
     extents = {"n": n, "h": heads, "d": head_dim, "q": queries, "l": count, "p": points, "c": 2}
     grids = [_find_locations(node, level, extents) for level, node in enumerate(samplers.nodes)]
     if any(same[grid] is not same[grids[0]] for grid in grids):
@@ -224,8 +229,7 @@ def _sum_axes(total: Node, samplers: _Samplers, extents: dict[str, Any]) -> Axes
     elif joined.target in _JOINS:
         dim = arguments(joined)["dim"] % 4
         names[dim] = "l" + names[dim]
-    fits = all(same_extents(node.meta["val"].shape, samplers.nodes[0].meta["val"].shape) for node in samplers.nodes)
-    found = follow(name_axes(names, extents), sources(samplers.samples)[:-1][::-1]) if fits else None
+    found = follow(name_axes(names, extents), sources(samplers.samples)[:-1][::-1])
     dims = _summed_dims(total)
     if found is None or [found.names[dim] for dim in dims] not in _orders(extents):
         raise Declined("the sum is not over the levels and points of samples that are joined in their order")
