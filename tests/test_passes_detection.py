@@ -112,7 +112,7 @@ def test_deformable_detr():
 
 def test_one_engine():
     compiled = bridge.compile(deformable_detr(), (image(),), dynamic_shapes=SHAPES, target="sm86")
-    assert compiled.plugin_counts() == {"ms_deform_attn": 3}
+    assert compiled.plugin_counts() == {"ms_deform_attn_fused": 3}
     assert len(bridge.report(compiled).passes) == 3
 
 

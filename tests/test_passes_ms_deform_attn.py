@@ -45,13 +45,17 @@ def weigh(samples, weights):
     return (samples * weights).sum(-1).view(n, HEADS * HEAD_DIM, queries).transpose(1, 2).contiguous()
 
 
-def deformable_detr(value, locations, logits, *, sample=F.grid_sample, levels=LEVELS):
+def softmax(logits):
+    return logits.softmax(-1)
+
+
+def deformable_detr(value, locations, logits, *, sample=F.grid_sample, levels=LEVELS, normalize=softmax):
     grids = 2 * locations - 1
     samples = [
         sample(level, grids[:, :, :, place].transpose(1, 2).flatten(0, 1), align_corners=False)
         for place, level in enumerate(cut(value, levels))
     ]
-    return weigh(torch.stack(samples, dim=-2).flatten(-2), logits.softmax(-1))
+    return weigh(torch.stack(samples, dim=-2).flatten(-2), normalize(logits))
 
 
 def rt_detr_v2(value, locations, logits):

@@ -15,6 +15,7 @@ import torch
 from torch.fx import Graph, Node
 
 from bridge.op import OPS
+from bridge.passes.constants import Constants
 from bridge.passes.graph import Editor, arguments, aten, canonical, value, written
 from bridge.passes.outcome import Outcome
 
@@ -36,7 +37,7 @@ class Declined(Exception):
     """Why what looks like a clipped or leaky ReLU stays as it is."""
 
 
-def apply(graph: Graph) -> list[Outcome]:
+def apply(graph: Graph, constants: Constants) -> list[Outcome]:
     """Replaces activations in a graph, in place."""
     same, touched = canonical(graph), written(graph)
     editor = Editor(graph)

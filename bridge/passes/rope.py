@@ -15,6 +15,7 @@ import torch
 from torch.fx import Graph, Node
 
 from bridge.op import OPS
+from bridge.passes.constants import Constants
 from bridge.passes.graph import Editor, canonical, is_copy, value, written
 from bridge.passes.outcome import Outcome
 from bridge.passes.rotation import Declined, Rotation, find_rotation
@@ -26,7 +27,7 @@ _MOST_LANES = 1024  # of a head
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
-def apply(graph: Graph) -> list[Outcome]:
+def apply(graph: Graph, constants: Constants) -> list[Outcome]:
     """Replaces the rotations of a graph, in place."""
     rotations, declined = _find_all(graph)
     editor = Editor(graph)
