@@ -8,10 +8,12 @@ from rotary_code import hugging_face
 from test_passes_rope import DYNAMIC, ROPE, Function, arguments, both, export
 
 import bridge
+from bridge import passes
 from bridge import torch_tensorrt_door as door
 from bridge.config import Config
 from bridge.errors import EngineError
 from bridge.passes import PASSES, rewrite, rewrite_graph, selected
+from bridge.passes.constants import Constants
 from bridge.passes.graph import canonical, written
 
 aten = torch.ops.aten
@@ -141,3 +143,18 @@ def test_graph_of_torch_compile(torch_tensorrt):
     assert len(module.graph.find_nodes(op="call_function", target=ROPE)) == 1
     for actual, expected in zip(module(*arguments()), MODEL(*arguments()), strict=True):
         torch.testing.assert_close(actual, expected)
+
+
+def test_constants():
+    table = torch.arange(6.0)
+
+    def compute(x, y):
+        known = torch.tensor([[1, 2], [3, 4]]).flip(1)[:, None] * table[1]
+        return x * known, known + torch.rand(2, 1, 2), y + table.expand(1000, 6)
+
+    program = export(compute, (torch.randn(2, 2, 2), torch.randn(1000, 6)))
+    constants = Constants(program.graph, passes._constants(program))
+    found = {node.name: constants.value(node) for node in program.graph.nodes}
+    assert found["mul"].tolist() == [[[2, 1]], [[4, 3]]]
+    assert found["mul_1"] is None and found["rand"] is None and found["expand"] is None  # an input, random, large
+    assert constants.value(2) is None

@@ -8,6 +8,8 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import Graph, Node
 
+from bridge.passes.graph import is_copy
+
 _MOST = 4096  # elements of a tensor that is worth knowing
 
 
@@ -20,7 +22,7 @@ class Constants:
         self._known: dict[Node, Tensor | None] = {}
 
     def value(self, node: Any) -> Tensor | None:
-        """The value of a node, in memory of its own; None where it depends on inputs, or is large."""
+        """The value of a node; None where it depends on inputs, or is large."""
         if not isinstance(node, Node):
             return None
         if node not in self._known:
@@ -43,6 +45,8 @@ class Constants:
         return self._compute(node)
 
     def _compute(self, node: Node) -> Tensor | None:
+        if is_copy(node):
+            return self.value(node.args[0])
         if not isinstance(node.target, OpOverload) or node.target._schema.is_mutable:
             return None
         if torch.Tag.nondeterministic_seeded in node.target.tags:
