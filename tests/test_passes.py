@@ -100,9 +100,13 @@ def torch_tensorrt():
     door.register()
 
 
-def compile_theirs(torch_tensorrt):
+def on_device():
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    args = tuple(tensor.to(device) for tensor in arguments(dtype=torch.float16))
+    return tuple(tensor.to(device) for tensor in arguments(dtype=torch.float16))
+
+
+def compile_theirs(torch_tensorrt):
+    args = on_device()
     program = torch.export.export(MODEL, args, dynamic_shapes={"args": DYNAMIC}, strict=False)
     target = None if torch.cuda.is_available() else "sm86"
     with bridge.cross_compile(target):
@@ -119,6 +123,12 @@ def test_torch_tensorrt_has_them_until_unregistered(torch_tensorrt):
     report = bridge.report(compile_theirs(torch_tensorrt))
     assert report.plugin_counts() == {"rope": 1}
     assert [row["what"] for row in report.passes] == ["bridge.rope of queries and keys, half-split, bhsd"]
+    torch._dynamo.reset()
+    with bridge.cross_compile(None if torch.cuda.is_available() else "sm86") as engines, torch.no_grad():
+        compiled = torch.compile(MODEL, backend="torch_tensorrt", options={"min_block_size": 1})
+        with contextlib.suppress(EngineError):
+            compiled(*on_device())
+    assert [[layer["op"] for layer in door.layers_of(engine) if layer["op"]] for engine in engines] == [["rope"]]
     ours = lowering_passes()
     door.unregister()
     assert [ours[0], *lowering_passes()] == ours and "bridge" in ours[0]
