@@ -69,10 +69,10 @@ def deformable_detr(dtype=torch.float32):
     torch.manual_seed(0)
     backbone = transformers.ResNetConfig(
         embedding_size=8,
-        hidden_sizes=[8, 8, 16, 16],
-        depths=[1, 1, 1, 1],
+        hidden_sizes=[8, 8, 8],
+        depths=[1, 1, 1],
         layer_type="basic",
-        out_features=["stage3", "stage4"],
+        out_features=["stage2", "stage3"],
     )
     config = transformers.DeformableDetrConfig(
         backbone_config=backbone,
@@ -84,14 +84,14 @@ def deformable_detr(dtype=torch.float32):
         encoder_attention_heads=4,
         decoder_attention_heads=4,
         num_queries=10,
-        num_feature_levels=3,
+        num_feature_levels=2,
         num_labels=5,
     )
     return Detector(transformers.DeformableDetrForObjectDetection(config)).to(dtype).eval()
 
 
 def image(batch=2):
-    return torch.randn(batch, 3, 64, 96, generator=torch.Generator().manual_seed(batch))
+    return torch.randn(batch, 3, 32, 48, generator=torch.Generator().manual_seed(batch))
 
 
 SHAPES = {"pixel_values": {0: Dim("batch", min=1, max=4)}}
