@@ -38,6 +38,7 @@ SAME_ORDER = {
     aten.alias.default,
     aten.contiguous.default,
     aten.detach.default,
+    aten.detach_.default,  # which torch.export leaves after a tensor that the model makes of numbers; it writes nothing
     aten.lift_fresh_copy.default,
     aten.view_as_real.default,
     aten.view_as_complex.default,
@@ -130,7 +131,7 @@ def written(graph: Graph) -> set[Node]:
 
 
 def _targets_of_writes(node: Node) -> list[Node]:
-    if not isinstance(node.target, OpOverload) or not node.target._schema.is_mutable:
+    if not isinstance(node.target, OpOverload) or not node.target._schema.is_mutable or is_copy(node):
         return []
     given = arguments(node)
     names = [argument.name for argument in node.target._schema.arguments if argument.is_write]

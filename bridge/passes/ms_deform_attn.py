@@ -11,7 +11,7 @@ is replaced together with the views that make [N, Q, H D] of it. Coordinates are
 the model computes them in its own dtype.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,10 @@ from torch.fx import Graph, Node
 
 from bridge.op import OPS
 from bridge.passes.axes import Axes, follow, name_axes, sources
+from bridge.passes.constants import Constants
 from bridge.passes.graph import Editor, arguments, aten, canonical, same_extents, value, written
 from bridge.passes.outcome import Outcome
+from bridge.passes.sampling import Sampling, find_sampling
 
 NAME = "ms_deform_attn"
 _JOINS = {aten.cat.default, aten.concat.default}
@@ -35,7 +37,8 @@ class Declined(Exception):
 @dataclass(frozen=True)
 class Attention:
     """`root` is [N, Q, H D], attention to the levels of `value` [N, S, H, D], whose (height, width) and first position
-    are `levels` and `starts`. locations: [N, Q, H, L, P, 2] or [N, Q, H, L P, 2]; weights: the same without 2."""
+    are `levels` and `starts`. locations: [N, Q, H, L, P, 2] or [N, Q, H, L P, 2]; weights: the same without 2. extents:
+    of the axes n, q, h, l and p."""
 
     root: Node
     value: Node
@@ -43,9 +46,10 @@ class Attention:
     starts: tuple[int, ...]
     locations: Node
     weights: Node
+    extents: Mapping[str, Any]
 
 
-def apply(graph: Graph) -> list[Outcome]:
+def apply(graph: Graph, constants: Constants) -> list[Outcome]:
     """Replaces multi-scale deformable attention in a graph, in place."""
     same, touched = canonical(graph), written(graph)
     editor = Editor(graph)
@@ -61,9 +65,12 @@ def apply(graph: Graph) -> list[Outcome]:
         except Declined as reason:
             outcomes.append(Outcome.at(node, NAME, False, str(reason)))
             continue
-        _replace(editor, attention)
+        sampling = find_sampling(attention.locations, attention.weights, attention.levels, attention.extents, constants)
+        fused = sampling is not None and _fits(sampling, attention)
+        _replace(editor, attention, sampling if fused else None)
         levels = ", ".join(f"{height}x{width}" for height, width in attention.levels)
-        outcomes.append(Outcome.at(node, NAME, True, f"bridge.ms_deform_attn over levels of {levels}"))
+        op = "ms_deform_attn_fused" if fused else "ms_deform_attn"
+        outcomes.append(Outcome.at(node, NAME, True, f"bridge.{op} over levels of {levels}"))
     if outcomes:
         editor.sort()
     return outcomes
@@ -100,12 +107,17 @@ def _read(total: Node, samplers: _Samplers, same: dict[Node, Node]) -> Attention
     for node in samplers.nodes:
         _check_sampler(node)
     count = len(samplers.nodes)
+    shapes = [node.meta["val"].shape for node in samplers.nodes]
+    if not all(same_extents(shape, shapes[0]) for shape in shapes):
+        raise Declined(
+            f"its levels have {', '.join(str(shape[3]) for shape in shapes)} points; expected as many for each"
+        )
     values = [_find_value(node) for node in samplers.nodes]
     base = same[values[0].node]
     if any(same[found.node] is not base for found in values):
         raise Declined("its levels are cut from several tensors")
     n, _, heads, head_dim = base.meta["val"].shape
-    queries, points = samplers.nodes[0].meta["val"].shape[2:]
+    queries, points = shapes[0][2:]
     extents = {"n": n, "h": heads, "d": head_dim, "q": queries, "l": count, "p": points, "c": 2}
     grids = [_find_locations(node, level, extents) for level, node in enumerate(samplers.nodes)]
     if any(same[grid] is not same[grids[0]] for grid in grids):
@@ -116,7 +128,7 @@ def _read(total: Node, samplers: _Samplers, same: dict[Node, Node]) -> Attention
     if root.meta["val"].dtype != base.meta["val"].dtype:
         raise Declined(f"its values are {base.meta['val'].dtype}, and its result {root.meta['val'].dtype}")
     levels, starts = tuple(found.size for found in values), tuple(found.start for found in values)
-    return Attention(root, base, levels, starts, grids[0], weights)
+    return Attention(root, base, levels, starts, grids[0], weights, extents)
 
 
 def _check_sampler(node: Node) -> None:
@@ -224,8 +236,7 @@ def _sum_axes(total: Node, samplers: _Samplers, extents: dict[str, Any]) -> Axes
     elif joined.target in _JOINS:
         dim = arguments(joined)["dim"] % 4
         names[dim] = "l" + names[dim]
-    fits = all(same_extents(node.meta["val"].shape, samplers.nodes[0].meta["val"].shape) for node in samplers.nodes)
-    found = follow(name_axes(names, extents), sources(samplers.samples)[:-1][::-1]) if fits else None
+    found = follow(name_axes(names, extents), sources(samplers.samples)[:-1][::-1])
     dims = _summed_dims(total)
     if found is None or [found.names[dim] for dim in dims] not in _orders(extents):
         raise Declined("the sum is not over the levels and points of samples that are joined in their order")
@@ -275,22 +286,40 @@ def _find_root(total: Node, summed: Axes, extents: dict[str, Any]) -> Node:
     return root
 
 
-def _replace(editor: Editor, attention: Attention) -> None:
-    """Puts a call of the op in the place of what it computes."""
-    count, root = len(attention.levels), attention.root
+def _fits(sampling: Sampling, attention: Attention) -> bool:
+    """Whether the fused op takes these dtypes."""
+    known = (attention.value.meta["val"].dtype, torch.float32)
+    return all(node.meta["val"].dtype in known for node in (sampling.references, sampling.offsets, sampling.logits))
+
+
+def _replace(editor: Editor, attention: Attention, sampling: Sampling | None) -> None:
+    """Puts a call of the op, or of the fused one, in the place of what it computes."""
+    count, points, root = len(attention.levels), attention.extents["p"], attention.root
     shapes = _table(editor, [[*size] for size in attention.levels], root)
     starts = _table(editor, list(attention.starts), root)
-    points = _points(attention, count)
-    locations = _unfold(editor, attention.locations, [count, points, 2], 6)
-    weights = _unfold(editor, attention.weights, [count, points], 5)
-    args = (attention.value, shapes, starts, locations, weights)
-    call = editor.call(OPS[NAME].overload, args, root, result=root.meta["val"])
+    args = (attention.value, shapes, starts)
+    if sampling is None:
+        op = OPS["ms_deform_attn"]
+        rest = [
+            _unfold(editor, attention.locations, [count, points, 2], 6),
+            _unfold(editor, attention.weights, [count, points], 5),
+        ]
+    else:
+        op = OPS["ms_deform_attn_fused"]
+        rest = [
+            _of_every_level(editor, sampling.references, count),
+            _unfold(editor, sampling.offsets, [count, points, 2], 6),
+            _unfold(editor, sampling.logits, [count, points], 5),
+        ]
+    call = editor.call(op.overload, (*args, *rest), root, result=root.meta["val"])
     root.replace_all_uses_with(call)
 
 
-def _points(attention: Attention, count: int) -> int:
-    shape = attention.weights.meta["val"].shape
-    return int(shape[4]) if len(shape) == 5 else int(shape[3]) // count
+def _of_every_level(editor: Editor, references: Node, count: int) -> Node:
+    """[N, Q, L, 2 or 4], of references that may be the same for all levels."""
+    if references.meta["val"].shape[2] == count:
+        return references
+    return editor.once(aten.expand.default, (references, [-1, -1, count, -1]), references)
 
 
 def _unfold(editor: Editor, node: Node, last: list[int], rank: int) -> Node:
