@@ -227,11 +227,11 @@ def test_the_gradient_traces_with_dynamic_shapes():
         torch.testing.assert_close(*grads)
 
 
-def test_the_plugin_has_two_tactics_for_vectors_of_16_bits():
+def test_the_plugin_offers_its_own_choice_and_two_kernels_for_vectors_of_16_bits():
     plugin = Plugin(Plugin.create("ms_deform_attn", {}))
     for dtype, head_dim, count in (
-        (torch.float16, 32, 2),
-        (torch.bfloat16, 8, 2),
+        (torch.float16, 32, 3),
+        (torch.bfloat16, 8, 3),
         (torch.float16, 4, 0),
         (torch.float32, 32, 0),
     ):
@@ -421,8 +421,8 @@ def test_every_tactic_of_the_plugin_is_the_reference():
     given, actual = cast(args, device="cuda"), torch.empty(2, 65, 128, dtype=torch.float16, device="cuda")
     plugin = Plugin(Plugin.create("ms_deform_attn", {}))
     assert plugin.configure(given, [actual]) == 0 and plugin.shape_change(given, [actual]) == 0
-    assert plugin.tactics() == [1, 2]
-    for tactic in (0, 1, 2):
+    assert plugin.tactics() == [1, 2, 3]
+    for tactic in (0, 1, 2, 3):
         actual.fill_(math.nan)
         assert plugin.set_tactic(tactic) == 0
         assert plugin.enqueue(given, [actual], torch.cuda.current_stream().cuda_stream) == 0
