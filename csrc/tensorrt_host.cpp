@@ -279,6 +279,7 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
       }
       cudaError_t status = cudaSuccess;
       if (!empty) {
+        op_->derived_memory = derived_memory(ins, outs, stream);
         status = op_->run(ins.data(), outs.data(), workspace, stream);
       } else {
         for (size_t i = type_.outputs.size(); i < outs.size() && status == cudaSuccess; ++i)

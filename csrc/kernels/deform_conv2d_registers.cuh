@@ -22,7 +22,7 @@ struct RegisterTile {
 template <class Tile>
 struct RegisterShared {
   alignas(1024) unsigned char weights[Tile::kStages][Tile::kChannels * kRowBytes];
-  SharedBarrier full[Tile::kStages], empty[Tile::kStages];
+  SharedBarrier full[Tile::kStages], empty[Tile::kStages], biased;
   float bias[Tile::kChannels];
 };
 
@@ -41,11 +41,12 @@ __device__ void produce_weights(char const* weights, StageRange const& range, Re
   }
 }
 
-// By the helpers.
+// By the helpers, each of which arrives at `biased`.
 template <class T, class Tile>
 __device__ void load_bias(DeformConv2dArguments<T> const& a, int64_t first, int64_t end, RegisterShared<Tile>& shared) {
   for (int i = threadIdx.x - Tile::kFirstHelper; i < Tile::kChannels; i += Tile::kHelpers)
     shared.bias[i] = a.bias && first + i < end ? to_float(a.bias[first + i]) : 0.f;
+  shared.biased.arrive();
 }
 
 // Two rows of a tile, 8 apart. Of a stage's 64 channels a thread gathers 8 in each half; odd rows begin with the other
@@ -164,6 +165,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) deform_conv2d_register_kern
       shared.full[i].init(1);
       shared.empty[i].init(2);
     }
+    shared.biased.init(Tile::kHelpers);
     publish_to_wgmma();
   }
   __syncthreads();
@@ -175,14 +177,11 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) deform_conv2d_register_kern
     } else if (threadIdx.x >= Tile::kFirstHelper) {
       load_bias(a, group * plan.group_out + int64_t(tile) * Tile::kChannels, (group + 1) * plan.group_out, shared);
     }
-    __syncwarp();
-    synchronize_some(1, Tile::kThreads);
     return;
   }
   set_registers<Tile::kConsumerRegisters, Tile::kLaunchRegisters>();
   float sum[Tile::kChannels / 2] = {};
   multiply_gathered<T, Tile>(a, plan, packed, group, shared, sum);
-  synchronize_some(1, Tile::kThreads);  // weights are no longer read, and the bias is there
 
   int const lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   auto each = [&](auto visit) {  // as in WarpProduct
@@ -195,13 +194,15 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) deform_conv2d_register_kern
     each([&](int position, int channel, float value) { sums[channel * Tile::kPositions + position] = value; });
     return;
   }
+  shared.biased.wait(0);
+  synchronize_some(1, Tile::kConsumers);  // weights are no longer read
   auto& result = *reinterpret_cast<ResultTile<T, Tile::kPositions, Tile::kChannels>*>(memory);
   static_assert(sizeof(result) <= sizeof(shared.weights), "results take the place of weights");
   int64_t const out_first = group * plan.group_out + int64_t(tile) * Tile::kChannels;
   each([&](int position, int channel, float value) {
     result.value[channel][position] = from_float<T>(value + shared.bias[channel]);
   });
-  synchronize_some(2, Tile::kConsumers);
+  synchronize_some(1, Tile::kConsumers);
   write_results<T, Tile::kConsumers>(a, plan.positions, out_first, (group + 1) * plan.group_out, result, wide);
 #else
   __trap();

@@ -132,6 +132,9 @@ __device__ inline int kept(int value) {
   return value;
 }
 
+// What points that count for nothing read of an empty value, which has no position 0.
+static __device__ uint4 const kNoPosition{};
+
 // Source: where points and their attention weights come from, see ms_deform_attn.cuh. `sample` numbers [levels,
 // points].
 //   load(a, place, sample) → Raw          reads what belongs to a point
@@ -164,16 +167,16 @@ __device__ void ms_deform_attn_blocks(MsDeformAttnArguments<T> const& a, MsDefor
   fill_levels(a, levels);
   __syncthreads();
 
-  // An empty value has no position 0, which points that count for nothing read: any memory will do.
-  T const* const value = a.positions > 0 ? a.value : a.out;
-  int const pitch = a.positions > 0 ? a.heads * a.head_dim / N : 0;
+  bool const some = a.positions > 0;
+  T const* const value = some ? a.value : reinterpret_cast<T const*>(&kNoPosition);
+  int const pitch = some ? a.heads * a.head_dim / N : 0;
   int const slot = kept(point_slot(plan, lane.group, lane.index));
   for (; left > 0; left -= step) {
     auto const state = source.begin(a, plan, place, lane);
     int const channel = (at.channel_tile * plan.channels + lane.channel) * N;
     bool const has_channel = channel < a.head_dim;
-    auto const* map = reinterpret_cast<MsDeformAttnChannels<T, N> const*>(
-        value + (int64_t(at.n) * a.positions * a.heads + at.head) * a.head_dim + (has_channel ? channel : 0));
+    int64_t const start = (int64_t(at.n) * a.positions * a.heads + at.head) * a.head_dim + (has_channel ? channel : 0);
+    auto const* map = reinterpret_cast<MsDeformAttnChannels<T, N> const*>(value + (some ? start : 0));
     float sum[N] = {};
 #pragma unroll 1
     for (int first = 0; first < samples; first += plan.group) {
