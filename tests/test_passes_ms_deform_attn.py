@@ -285,3 +285,15 @@ def test_bridge_compile():
     compiled = bridge.compile(Model().eval(), arguments(), dynamic_shapes=shapes, target="sm86")
     assert compiled.plugin_counts() == {"ms_deform_attn": 1}
     assert "bridge.ms_deform_attn over levels of 4x5, 2x3, 1x2" in compiled.explain()
+
+
+def test_written_in_place():
+    def write(value, locations, logits):
+        value = value * 1
+        maps = cut(value)
+        value.add_(1)
+        return _on_grids(value, locations, logits, lambda x: 2 * x - 1, maps=maps)
+
+    program = export(write, arguments())
+    found, (outcome,) = rewrite(program, ["ms_deform_attn"])
+    assert found is program and "writes in place" in outcome.what

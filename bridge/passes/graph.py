@@ -3,7 +3,7 @@
 import contextlib
 import heapq
 import operator
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -156,6 +156,18 @@ def _viewed(node: Node) -> Node | None:
     if source is None and node.target is torch.ops.aten.type_as.default:
         source = node.args[0]
     return source if isinstance(source, Node) else None
+
+
+def between(node: Node, starts: Collection[Node]) -> set[Node]:
+    """The nodes that compute one from others, with it and them."""
+    first = min(starts)
+    found, pending = set(starts), [node]
+    while pending:
+        each = pending.pop()
+        if each not in found and first < each:
+            found.add(each)
+            pending += each.all_input_nodes
+    return found
 
 
 _CHECK = aten._assert_tensor_metadata.default
