@@ -20,13 +20,16 @@ class Declined(Exception):
 @dataclass(frozen=True)
 class Attention:
     """`root` is [N, Q, H D], attention to the levels of `value` [N, S, H, D], whose (height, width) and first position
-    are `levels` and `starts`. locations: [N, Q, H, L, P, 2] or [N, Q, H, L P, 2]; weights: the same without 2. extents:
-    of the axes n, q, h, l and p."""
+    are `levels` and `starts`, and which are viewed as `maps` [N H, D, height, width].
+
+    locations: [N, Q, H, L, P, 2] or [N, Q, H, L P, 2]; weights: the same without 2. extents: of the axes n, q, h, l, p.
+    """
 
     root: Node
     value: Node
-    levels: tuple[tuple[int, int], ...]
-    starts: tuple[int, ...]
+    levels: tuple[tuple[Any, Any], ...]
+    starts: tuple[Any, ...]
+    maps: tuple[Node, ...]
     locations: Node
     weights: Node
     extents: Mapping[str, Any]
@@ -84,7 +87,20 @@ def find_attention(total: Node, samplers: Samplers, same: Mapping[Node, Node]) -
     if root.meta["val"].dtype != base.meta["val"].dtype:
         raise Declined(f"its values are {base.meta['val'].dtype}, and its result {root.meta['val'].dtype}")
     levels, starts = tuple(found.size for found in values), tuple(found.start for found in values)
-    return Attention(root, base, levels, starts, grids[0], weights, extents)
+    _check_starts(levels, starts)
+    maps = tuple(node.args[0] for node in samplers.nodes)
+    return Attention(root, base, levels, starts, maps, grids[0], weights, extents)  # type: ignore[arg-type]
+
+
+def _check_starts(levels: Sequence[tuple[Any, Any]], starts: Sequence[Any]) -> None:
+    """Declined: the positions of levels depend on the inputs, and they do not lie one after the other."""
+    if all(isinstance(start, int) for start in starts):
+        return
+    place: Any = 0
+    for (height, width), start in zip(levels, starts, strict=True):
+        if not same_extents([start], [place]):
+            raise Declined(f"a level starts at position {start}, expected {place}, where the one before ends")
+        place = place + height * width
 
 
 def _first(node: Node, same: Mapping[Node, Node]) -> Node:
@@ -105,8 +121,8 @@ def _check_sampler(node: Node) -> None:
 @dataclass(frozen=True)
 class _Level:
     node: Node
-    start: int
-    size: tuple[int, int]
+    start: Any
+    size: tuple[Any, Any]
 
 
 def _find_value(sampler: Node) -> _Level:
@@ -114,8 +130,6 @@ def _find_value(sampler: Node) -> _Level:
     maps = sampler.args[0]
     assert isinstance(maps, Node)
     height, width = maps.meta["val"].shape[2:]
-    if not isinstance(height, int) or not isinstance(width, int):
-        raise Declined(f"the extents of a level, {height} and {width}, depend on the inputs; they must be numbers")
     chain = sources(maps)
     for place, node in reversed(list(enumerate(chain))):  # what all levels are cut from comes first
         if node.meta["val"].dim() != 4:
@@ -128,11 +142,12 @@ def _find_value(sampler: Node) -> _Level:
     raise Declined("a level is not cut from [N, S, H, D] and viewed as [N H, D, height, width]")
 
 
-def _is_level(found: Axes, base: Axes, height: int, width: int) -> bool:
+def _is_level(found: Axes, base: Axes, height: Any, width: Any) -> bool:
     """Whether the dimensions are those of a level, one row after the other."""
     n, _, h, d = base.names
-    rows = ["s0", "s1"] if height > 1 and width > 1 else ["s" if extent > 1 else "" for extent in (height, width)]
-    return found.names == [n + h, d, *rows] and found.picked.keys() <= {"s"} and isinstance(_start(found), int)
+    longer = [not (isinstance(extent, int) and extent == 1) for extent in (height, width)]
+    rows = ["s0", "s1"] if all(longer) else ["s" if each else "" for each in longer]
+    return found.names == [n + h, d, *rows] and found.picked.keys() <= {"s"}
 
 
 def _start(found: Axes) -> Any:

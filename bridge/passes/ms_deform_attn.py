@@ -11,8 +11,6 @@ is replaced together with the views that make [N, Q, H D] of it. Coordinates are
 the model computes them in its own dtype.
 """
 
-from typing import Any
-
 import torch
 from torch.fx import Graph, Node
 
@@ -24,6 +22,7 @@ from bridge.passes.outcome import Outcome
 from bridge.passes.sampling import Sampling, find_sampling
 
 NAME = "ms_deform_attn"
+_VIEWS = {aten.view.default, aten.reshape.default, aten._unsafe_view.default}
 
 
 def apply(graph: Graph, constants: Constants) -> list[Outcome]:
@@ -65,9 +64,7 @@ def _fits(sampling: Sampling, attention: Attention, touched: set[Node]) -> bool:
 def _replace(editor: Editor, attention: Attention, sampling: Sampling | None) -> None:
     """Puts a call of the op, or of the fused one, in the place of what it computes."""
     count, points, root = len(attention.levels), attention.extents["p"], attention.root
-    shapes = _table(editor, [[*size] for size in attention.levels], root)
-    starts = _table(editor, list(attention.starts), root)
-    args = (attention.value, shapes, starts)
+    args = (attention.value, *_level_tables(editor, attention))
     if sampling is None:
         op = OPS["ms_deform_attn"]
         rest = [
@@ -99,12 +96,33 @@ def _unfold(editor: Editor, node: Node, last: list[int], rank: int) -> Node:
     return editor.once(aten.reshape.default, (node, [*editor.extents(node, 3), *last]), node)
 
 
-def _table(editor: Editor, numbers: list[Any], like: Node) -> Node:
-    """Whole numbers as a tensor."""
-    device = like.meta["val"].device
-    flat = torch.tensor(numbers).flatten().tolist()
-    kwargs = {"dtype": torch.int64, "device": device}
-    parts = [editor.once(aten.full.default, ([1], number), like, kwargs) for number in flat]
-    table = editor.once(aten.cat.default, (parts,), like)
-    shape = list(torch.tensor(numbers).shape)
-    return table if len(shape) == 1 else editor.once(aten.reshape.default, (table, shape), like)
+def _level_tables(editor: Editor, attention: Attention) -> tuple[Node, Node]:
+    """spatial_shapes [L, 2] and level_start_index [L]."""
+    root = attention.root
+    sizes = [[_extent(editor, maps, axis) for axis in (2, 3)] for maps in attention.maps]
+    if all(isinstance(start, int) for start in attention.starts):
+        starts = [_number(editor, start, root) for start in attention.starts]
+    else:  # one after the other
+        starts = [_number(editor, 0, root)]
+        for height, width in sizes[:-1]:
+            size = editor.once(aten.mul.Tensor, (height, width), root)
+            starts.append(editor.once(aten.add.Tensor, (starts[-1], size), root))
+    flat = editor.once(aten.cat.default, ([extent for size in sizes for extent in size],), root)
+    shapes = editor.once(aten.reshape.default, (flat, [len(sizes), 2]), root)
+    return shapes, editor.once(aten.cat.default, (starts,), root)
+
+
+def _extent(editor: Editor, maps: Node, axis: int) -> Node:
+    """The height (axis 2) or width (3) of a level, [1]."""
+    extent = maps.meta["val"].shape[axis]
+    if isinstance(extent, int):
+        return _number(editor, extent, maps)
+    written_out = maps.args[1][axis] if maps.target in _VIEWS else None  # type: ignore[index]
+    number = written_out if isinstance(written_out, Node) else editor.once(aten.sym_size.int, (maps, axis), maps)
+    return editor.once(aten.mul.Tensor, (_number(editor, 1, maps), number), maps)
+
+
+def _number(editor: Editor, number: int, like: Node) -> Node:
+    """A whole number as a tensor, [1]."""
+    kwargs = {"dtype": torch.int64, "device": like.meta["val"].device}
+    return editor.once(aten.full.default, ([1], number), like, kwargs)
