@@ -12,7 +12,7 @@ from bridge import passes
 from bridge import torch_tensorrt_door as door
 from bridge.config import Config
 from bridge.errors import EngineError
-from bridge.passes import PASSES, rewrite, rewrite_graph, selected
+from bridge.passes import PASSES, Pass, rewrite, rewrite_graph, selected
 from bridge.passes.constants import Constants
 from bridge.passes.graph import canonical, written
 
@@ -168,3 +168,22 @@ def test_constants():
     assert found["mul"].tolist() == [[[2, 1]], [[4, 3]]]
     assert found["mul_1"] is None and found["rand"] is None and found["expand"] is None  # an input, random, large
     assert constants.value(2) is None
+
+
+@pytest.mark.parametrize("kept", [(), ("placeholder",), ("call_function",)])
+def test_graphs_that_were_not_traced_are_left_alone(kept):
+    program = export(both(hugging_face), arguments())
+    for node in program.graph.nodes:
+        if node.op not in kept:
+            node.meta.pop("val", None)
+    names = [each.name for each in PASSES]
+    assert not any(outcome.replaced for outcome in rewrite_graph(program.graph, names))
+
+
+def test_torch_tensorrt_goes_on_where_a_pass_fails(torch_tensorrt, monkeypatch, caplog):
+    def fail(graph, constants):
+        raise AssertionError("no such graph")
+
+    monkeypatch.setattr("bridge.passes.PASSES", (Pass("rope", fail),))
+    assert bridge.report(compile_theirs(torch_tensorrt)).plugin_counts() == {}
+    assert "left a graph of torch_tensorrt's as it is: no such graph" in caplog.text

@@ -62,6 +62,11 @@ def value(node: Any) -> Tensor | None:
     return found if isinstance(found, Tensor) else None
 
 
+def is_traced(node: Node) -> bool:
+    """Whether it is known what a node gives, and what its arguments are."""
+    return all(each.meta.get("val") is not None for each in (node, *node.all_input_nodes))
+
+
 def same_extents(some: Sequence[Any], others: Sequence[Any]) -> bool:
     """Whether two shapes are equal whatever the symbols in them stand for."""
     return len(some) == len(others) and all(statically_known_true(a == b) for a, b in zip(some, others, strict=True))
@@ -76,8 +81,10 @@ def is_copy(node: Node) -> bool:
     """Whether a node gives its first argument as it is."""
     if node.target not in CONVERSIONS | SAME_ORDER:
         return False
-    source = value(node.args[0])
-    return source is not None and not changes_dtype(node) and same_extents(source.shape, node.meta["val"].shape)
+    source, result = value(node.args[0]), value(node)
+    if source is None or result is None or source.dtype != result.dtype:
+        return False
+    return same_extents(source.shape, result.shape)
 
 
 def canonical(graph: Graph) -> dict[Node, Node]:
