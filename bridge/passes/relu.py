@@ -16,7 +16,7 @@ from torch.fx import Graph, Node
 
 from bridge.op import OPS
 from bridge.passes.constants import Constants
-from bridge.passes.graph import Editor, arguments, aten, canonical, value, written
+from bridge.passes.graph import Editor, arguments, aten, between, canonical, value, written
 from bridge.passes.outcome import Outcome
 
 NAME = "relu"
@@ -47,7 +47,7 @@ def apply(graph: Graph, constants: Constants) -> list[Outcome]:
         activation = None if node in inner else _read(node, same)
         if activation is None or activation.operators == 1:
             continue
-        inner |= _between(node, activation.x)
+        inner |= between(node, (activation.x,)) - {activation.x}
         try:
             _check(activation, touched & ({node, activation.x} | inner))
         except Declined as reason:
@@ -68,17 +68,6 @@ def _check(activation: Activation, touched: set[Node]) -> None:
         raise Declined("its slope is 0, and for -inf bridge.relu gives NaN, where the model gives 0")
     if touched:
         raise Declined("the model writes in place to a tensor that it is computed from")
-
-
-def _between(node: Node, x: Node) -> set[Node]:
-    """The nodes that compute one from the other."""
-    found, pending = set(), [node]
-    while pending:
-        each = pending.pop()
-        if each is not x and each not in found and x < each:
-            found.add(each)
-            pending += each.all_input_nodes
-    return found
 
 
 def _read(node: Node, same: dict[Node, Node]) -> Activation | None:

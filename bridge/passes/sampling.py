@@ -25,7 +25,7 @@ class Sampling:
 
 
 def find_sampling(
-    locations: Node, weights: Node, levels: Sequence[tuple[int, int]], extents: Mapping[str, Any], constants: Constants
+    locations: Node, weights: Node, levels: Sequence[tuple[Any, Any]], extents: Mapping[str, Any], constants: Constants
 ) -> Sampling | None:
     """What locations and weights are computed from; None where it is not as the fused op has it.
 
@@ -71,7 +71,7 @@ def _find_offsets(
     locations: Node,
     point: Any,
     shift: Any,
-    levels: Sequence[tuple[int, int]],
+    levels: Sequence[tuple[Any, Any]],
     extents: Mapping[str, Any],
     constants: Constants,
 ) -> tuple[Node, Node] | None:
@@ -95,6 +95,8 @@ def _find_offsets(
     if not same_extents(offsets[0].meta["val"].shape, locations.meta["val"].shape):
         return None
     points = extents["p"]
+    if not boxes and not all(isinstance(extent, int) for level in levels for extent in level):
+        return None
     wanted = (
         torch.full((len(levels), points, 2), 0.5 / points, dtype=torch.float64)
         if boxes
