@@ -19,8 +19,7 @@ class CausalLM(nn.Module):
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__()
-        config._attn_implementation = ATTENTION
-        self.model = AutoModelForCausalLM.from_config(config)
+        self.model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         return self.model(input_ids, use_cache=False).logits

@@ -111,9 +111,9 @@ def _facts(model: Model) -> Row:
     }
 
 
-def _tried(way: Callable[[Subject], Row], subject: Subject) -> Row:
+def _tried(way: Callable[..., Row], *args: Any) -> Row:
     try:
-        return way(subject)
+        return way(*args)
     except Exception as error:  # of any kind: what failed is a result, and the other ways are to be measured
         return {"failed": first_line(error)}
     finally:
@@ -150,7 +150,7 @@ def _bridge(subject: Subject) -> Row:
         if not subject.runs:
             return found
         found["error"] = subject.error(compiled)
-    return found | subject.timing(compiled) | {"cuda_graph_us": _with_cuda_graph(subject, compiled)["us"]}
+    return found | subject.timing(compiled) | {"cuda_graph": _tried(_with_cuda_graph, subject, compiled)}
 
 
 def _with_cuda_graph(subject: Subject, compiled: bridge.CompiledModule) -> Row:

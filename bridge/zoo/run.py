@@ -75,7 +75,7 @@ def _row(entry: Entry, settings: Settings, seconds: float, output: Path, lock: P
         return {**unknown, "failed": f"not begun: {settings.within:.3g} s were over"}
     task = {"path": str(entry.path), "name": entry.name, "argv": argv, "target": settings.target, "lock": str(lock)}
     start = time.monotonic()
-    reason = _child([json.dumps(task), str(output)], seconds)
+    reason = _child([json.dumps(task), str(output)], seconds, _threads(settings.jobs))
     row = json.loads(output.read_text()) if output.exists() else unknown
     return {**_settled(row, reason), "wall_seconds": time.monotonic() - start}
 
@@ -89,11 +89,19 @@ def _settled(row: dict[str, Any], reason: str | None) -> dict[str, Any]:
     return {**row, "failed": reason} if reason and not running and "failed" not in row else row
 
 
-def _child(arguments: Sequence[str], seconds: float) -> str | None:
+def _threads(jobs: int) -> dict[str, str]:
+    """What keeps processes side by side from starting a thread, or a compiler, for every core each."""
+    share = str(max(1, (os.cpu_count() or 1) // jobs))
+    return {"OMP_NUM_THREADS": share, "TORCHINDUCTOR_COMPILE_THREADS": share} if jobs > 1 else {}
+
+
+def _child(arguments: Sequence[str], seconds: float, environ: Mapping[str, str]) -> str | None:
     """Why a child ended before its time, or None. It is killed with its own children when its time is over."""
     command = [sys.executable, "-m", "bridge.zoo.child", *arguments]
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env={**environ, **os.environ}
+        )
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:

@@ -72,7 +72,7 @@ def cells(row: Row) -> tuple[str, ...]:
         _time(ways.get("inductor", {})) + (f" ({breaks} breaks)" if breaks else ""),
         _time(theirs) + pieces,
         _time(ours) or _time(row),
-        _time({"us": ours["cuda_graph_us"]} if "cuda_graph_us" in ours else {}),
+        _time(ours.get("cuda_graph", {})),
     )
 
 
@@ -81,8 +81,9 @@ def failed(result: Mapping[str, Any]) -> list[str]:
     found = []
     for row in result["rows"]:
         found += [f"{row['model']}: {row['failed']}"] if "failed" in row else []
-        ways = row.get("ways", {}).items()
-        found += [f"{row['model']}, {name}: {way['failed']}" for name, way in ways if "failed" in way]
+        ways = row.get("ways", {})
+        ways = ways | {"bridge with a CUDA graph": ways.get("bridge", {}).get("cuda_graph", {})}
+        found += [f"{row['model']}, {name}: {way['failed']}" for name, way in ways.items() if "failed" in way]
     return found
 
 
