@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser, dtype: str) -> argparse.Argum
         "--weights", metavar="FILE", help="a state_dict saved by torch.save, or safetensors; default: random"
     )
     parser.add_argument("--dtype", choices=DTYPES, default=dtype)
-    parser.add_argument("--batch", type=int, default=2, help="of the example, for which the engine is tuned")
+    parser.add_argument(
+        "--batch", type=int, default=2, help="of the example, for which the engine is tuned; 2 or more if dynamic"
+    )
     parser.add_argument("--max-batch", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0, help="of the random weights")
     parser.add_argument("--target", help="GPU to build for, such as sm86; default: the GPU of this machine")

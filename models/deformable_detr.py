@@ -19,7 +19,7 @@ ZOO = [
     {
         "small": "--height 64 --width 96 --layers 1 --decoder-layers 2 --hidden 32 --heads 4 --queries 10"
         " --backbone-width 8 --depths 1 1 1 1",
-        "full": "--batch 1 --max-batch 2",
+        "full": "--max-batch 4",
         "about": "ResNet-50",
         "rank": 2,
     }
