@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--limit", type=float, default=900.0, metavar="SECONDS", help="for one model")
     add("--within", type=float, metavar="SECONDS", help="for all: what is not done then is left out, and said")
+    add("--logs", type=Path, metavar="FOLDER", help="keep what each model's process says, tracebacks included")
     add("--list", action="store_true", help="list the models")
 
 
@@ -52,7 +53,9 @@ def _measured(options: argparse.Namespace, scripts: Path) -> dict[str, Any]:
     from bridge.zoo import entries, run
 
     target = options.target or (None if torch.cuda.is_available() else "sm86")
-    settings = run.Settings(options.full, target, options.jobs, options.limit, options.within)
+    settings = run.Settings(options.full, target, options.jobs, options.limit, options.within, options.logs)
+    if options.logs:
+        options.logs.mkdir(parents=True, exist_ok=True)
 
     def keep(so_far: Mapping[str, Any], row: Mapping[str, Any]) -> None:
         said = row.get("failed") or {name: way.get("failed", "done") for name, way in row["ways"].items()}

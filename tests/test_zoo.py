@@ -1,5 +1,6 @@
 """bridge zoo: the models in models/, their engines without a GPU, and what is made of failures."""
 
+import importlib
 import json
 import os
 import threading
@@ -45,6 +46,15 @@ def test_every_script_with_a_model_is_in_the_zoo():
     assert {entry.path for entry in ZOO} == scripts
     assert {entry.name for entry in ZOO} == set(PLUGINS)
     assert [entry.rank for entry in ZOO] == list(range(1, len(ZOO) + 1))
+
+
+@needs_models
+@each
+def test_flags_are_those_of_the_script(entry, monkeypatch):
+    monkeypatch.syspath_prepend(str(MODELS))
+    script = importlib.import_module(entry.path.stem)
+    for full in (False, True):
+        script.parser().parse_args(entry.flags(full))
 
 
 @needs_models
@@ -177,11 +187,12 @@ def test_failures_are_rows(tmp_path):
     script(tmp_path, "killed", zoo % (1, "os.kill(os.getpid(), 11)"))
     script(tmp_path, "wrong", zoo % (2, "raise ValueError(f'got {argv}')"))
     kept = []
-    settings = run.Settings(target="sm86", jobs=2)
+    settings = run.Settings(target="sm86", jobs=2, logs=tmp_path)
     result = run.run(entries.find(tmp_path), settings, lambda so_far, row: kept.append(len(so_far["rows"])))
     killed, wrong = (row["failed"] for row in result["rows"])
     assert killed == "its process ended by SIGSEGV"
     assert wrong.startswith("ModelFileError:") and "got ['--a']" in wrong
+    assert "Traceback" in (tmp_path / "wrong.log").read_text()
     assert kept == [1, 2] and json.loads(json.dumps(result)) == result
     slow = run.run(entries.find(tmp_path, "wrong"), run.Settings(limit=0.5), lambda *_: None)
     assert [row["failed"] for row in slow["rows"]] == ["not done after 0.5 s"]

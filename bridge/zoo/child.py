@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.files import replacing
+from bridge.log import logger
 from bridge.zoo.entries import of_script
 from bridge.zoo.measure import first_line, measure
 from bridge.zoo.turns import Turns
@@ -29,6 +30,7 @@ def main(task: dict[str, Any], output: Path) -> None:
     try:
         measure(entry, task["argv"], task["target"], keep, Turns(Path(task["lock"])))
     except Exception as error:  # of any kind: it is the model's result
+        logger.info("%s failed", entry.name, exc_info=True)
         keep({**row, "model": entry.name, "failed": first_line(error)})
 
 

@@ -15,6 +15,7 @@ from bridge import model_file
 from bridge.bench.lowerings import largest_error
 from bridge.capture import export
 from bridge.config import Config
+from bridge.log import logger
 from bridge.model_file import Model
 from bridge.passes import rewrite, selected
 from bridge.pipeline import Session
@@ -115,6 +116,7 @@ def _tried(way: Callable[..., Row], *args: Any) -> Row:
     try:
         return way(*args)
     except Exception as error:  # of any kind: what failed is a result, and the other ways are to be measured
+        logger.info("%s failed", way.__name__.strip("_"), exc_info=True)
         return {"failed": first_line(error)}
     finally:
         torch.cuda.empty_cache()
@@ -206,7 +208,7 @@ def _torch_tensorrt(subject: Subject) -> Row:
 def _pieces(compiled: Any) -> Row:
     """How many engines there are, and how many pieces of the graph run in PyTorch, with their operators."""
     pieces = [part for name, part in compiled.named_children() if name.startswith("_run_on_gpu")]
-    graphs = [part.graph for part in pieces] if engines_of(compiled) else [compiled.graph]
+    graphs = [part.graph for part in pieces or [compiled]]
     left = Counter(str(node.target) for graph in graphs for node in graph.nodes if node.op == "call_function")
     return {"engines": len(engines_of(compiled)), "graph_breaks": len(pieces), "in_pytorch": dict(left.most_common(5))}
 

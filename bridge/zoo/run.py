@@ -29,13 +29,14 @@ Result = dict[str, Any]
 @dataclass(frozen=True)
 class Settings:
     """full: the real sizes. target: as in Config. jobs: models at a time, whose measuring waits for the others' work.
-    limit, within: seconds for one model, and for all of them."""
+    limit, within: seconds for one model, and for all of them. logs: a folder for what the processes say."""
 
     full: bool = False
     target: str | None = None
     jobs: int = 1
     limit: float = 900.0
     within: float | None = None
+    logs: Path | None = None
 
 
 def run(entries: Sequence[Entry], settings: Settings, keep: Callable[[Result, Mapping[str, Any]], None]) -> Result:
@@ -48,7 +49,7 @@ def run(entries: Sequence[Entry], settings: Settings, keep: Callable[[Result, Ma
 
         def one(place: int, entry: Entry) -> None:
             left = min(settings.limit, end - time.monotonic())
-            row = _row(entry, settings, left, Path(folder) / str(place), Path(folder) / "lock")
+            row = _row(entry, settings, left, Path(folder))
             with lock:
                 rows[place] = row
                 result["rows"] = [rows[index] for index in sorted(rows)]
@@ -68,14 +69,16 @@ def environment_here() -> Result:
     return {"gpu": None, "date": today, "versions": versions}
 
 
-def _row(entry: Entry, settings: Settings, seconds: float, output: Path, lock: Path) -> dict[str, Any]:
+def _row(entry: Entry, settings: Settings, seconds: float, folder: Path) -> dict[str, Any]:
+    """Of a model that has these seconds; the folder is that of the run."""
+    output, log, lock = folder / f"{entry.name}.json", (settings.logs or folder) / f"{entry.name}.log", folder / "lock"
     argv = list(entry.flags(settings.full))
     unknown = {"model": entry.name, "about": entry.about, "argv": argv}
     if seconds <= 0:
         return {**unknown, "failed": f"not begun: {settings.within:.3g} s were over"}
     task = {"path": str(entry.path), "name": entry.name, "argv": argv, "target": settings.target, "lock": str(lock)}
     start = time.monotonic()
-    reason = _child([json.dumps(task), str(output)], seconds, _threads(settings.jobs))
+    reason = _child([json.dumps(task), str(output)], seconds, log, _environ(settings.jobs))
     row = json.loads(output.read_text()) if output.exists() else unknown
     return {**_settled(row, reason), "wall_seconds": time.monotonic() - start}
 
@@ -89,27 +92,25 @@ def _settled(row: dict[str, Any], reason: str | None) -> dict[str, Any]:
     return {**row, "failed": reason} if reason and not running and "failed" not in row else row
 
 
-def _threads(jobs: int) -> dict[str, str]:
-    """What keeps processes side by side from starting a thread, or a compiler, for every core each."""
+def _environ(jobs: int) -> dict[str, str]:
+    """What makes a child tell its steps, and keeps those side by side from a thread or compiler for every core each."""
     share = str(max(1, (os.cpu_count() or 1) // jobs))
-    return {"OMP_NUM_THREADS": share, "TORCHINDUCTOR_COMPILE_THREADS": share} if jobs > 1 else {}
+    threads = {"OMP_NUM_THREADS": share, "TORCHINDUCTOR_COMPILE_THREADS": share} if jobs > 1 else {}
+    return {"BRIDGE_LOG": "info", **threads, **os.environ}
 
 
-def _child(arguments: Sequence[str], seconds: float, environ: Mapping[str, str]) -> str | None:
+def _child(arguments: Sequence[str], seconds: float, log: Path, environ: Mapping[str, str]) -> str | None:
     """Why a child ended before its time, or None. It is killed with its own children when its time is over."""
     command = [sys.executable, "-m", "bridge.zoo.child", *arguments]
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env={**environ, **os.environ}
-        )
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, env=environ)
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
             return f"not done after {seconds:.3g} s"
         finally:
             _end(process)
-        log.seek(0)
-        lines = log.read().decode(errors="replace").split("\n")
+    lines = log.read_text(errors="replace").split("\n")
     if code < 0:
         return f"its process ended by {signal.Signals(-code).name}"
     return f"its process ended with exit code {code}: {next(filter(None, reversed(lines)), '')}" if code else None
