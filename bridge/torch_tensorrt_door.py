@@ -13,10 +13,8 @@ from typing import Any
 
 from torch.fx import Graph
 
-from bridge.config import Config
 from bridge.errors import BridgeError, FlavourError
 from bridge.log import logger
-from bridge.passes import rewrite_graph, selected
 from bridge.tensorrt import import_hook
 from bridge.tensorrt.flavour import TORCH_TENSORRT, Flavour, detect, importing
 
@@ -33,7 +31,11 @@ def register(passes: bool | Sequence[str] = True) -> None:
     is, and a warning is logged.
     """
     global _passes
-    _passes = Config(passes=passes).passes  # ValueError, TypeError: there is no such pass
+    if passes is not True:
+        from bridge.config import Config  # takes time to import, as the passes do
+
+        Config(passes=passes)  # ValueError, TypeError: there is no such pass
+    _passes = passes
     with _lock:
         import_hook.remove(_FINDER)
         import_hook.install(_FINDER)
@@ -142,6 +144,8 @@ def _integrate(flavour: Flavour) -> None:
 
 
 def _rewrite(graph: Graph) -> list[dict[str, Any]]:
+    from bridge.passes import rewrite_graph, selected
+
     return [outcome.row() for outcome in rewrite_graph(graph, selected(_passes))]
 
 

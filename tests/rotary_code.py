@@ -121,7 +121,14 @@ def rolled_tables(x, angles):
     return x * torch.cat((cos[..., 1:], cos[..., :1]), -1) + rotate_half(x) * sin
 
 
+def swapped_tables(x, angles):
+    """By a quarter turn less the angle, the other way round: still a rotation."""
+    cos, sin = by_head([table.to(x.dtype) for table in full(angles)])
+    return x * sin + rotate_half(x) * cos
+
+
 WHOLE = [
+    swapped_tables,
     tables_of_their_own, rolled_tables,
     hugging_face, in_float32, with_chunks, with_split_and_stack, backward_rotation, subtracted, gptj,
     interleaved_tables_of_angles, llama_complex, complex_of_parts, deepseek, expanded_tables,

@@ -7,6 +7,7 @@ from test_passes_rope import check_same, export
 from torch.export import Dim
 
 import bridge
+from bridge import capture
 from bridge.passes import rewrite
 
 OP = torch.ops.bridge.ms_deform_attn.default
@@ -45,13 +46,17 @@ def weigh(samples, weights):
     return (samples * weights).sum(-1).view(n, HEADS * HEAD_DIM, queries).transpose(1, 2).contiguous()
 
 
-def deformable_detr(value, locations, logits, *, sample=F.grid_sample, levels=LEVELS):
+def softmax(logits):
+    return logits.softmax(-1)
+
+
+def deformable_detr(value, locations, logits, *, sample=F.grid_sample, levels=LEVELS, normalize=softmax):
     grids = 2 * locations - 1
     samples = [
         sample(level, grids[:, :, :, place].transpose(1, 2).flatten(0, 1), align_corners=False)
         for place, level in enumerate(cut(value, levels))
     ]
-    return weigh(torch.stack(samples, dim=-2).flatten(-2), logits.softmax(-1))
+    return weigh(torch.stack(samples, dim=-2).flatten(-2), normalize(logits))
 
 
 def rt_detr_v2(value, locations, logits):
@@ -90,14 +95,14 @@ def calls(program):
 
 @pytest.mark.parametrize("write", [deformable_detr, rt_detr_v2, heads_first])
 def test_every_way_to_write_it(write):
-    program = export(write, arguments(), DYNAMIC)
-    for given in (program, program.run_decompositions()):
+    static = export(write, arguments()).run_decompositions()
+    for given, sizes in ((export(write, arguments(), DYNAMIC), [(2, 6), (1, 1), (3, 9)]), (static, [(2, 6)])):
         found, outcomes = rewrite(given, ["ms_deform_attn"])
         assert [outcome.what for outcome in outcomes] == ["bridge.ms_deform_attn over levels of 4x5, 2x3, 1x2"]
         assert len(calls(found)) == 1
         left = {str(node.target) for node in found.graph.nodes}
         assert not {name for name in left if "grid_sample" in name or "sum" in name}
-        for batch, queries in [(2, 6), (1, 1), (3, 9)]:
+        for batch, queries in sizes:
             check_same(found, write, arguments(batch, queries))
 
 
@@ -108,9 +113,9 @@ def test_levels(levels):
     def write(*args):
         return deformable_detr(*args, levels=levels)
 
-    found, (outcome,) = rewrite(export(write, arguments(levels=levels), DYNAMIC), ["ms_deform_attn"])
+    found, (outcome,) = rewrite(export(write, arguments(levels=levels)), ["ms_deform_attn"])
     assert outcome.replaced, outcome.what
-    check_same(found, write, arguments(3, 4, levels))
+    check_same(found, write, arguments(levels=levels))
 
 
 def test_extents_that_are_equal():
@@ -128,7 +133,7 @@ def test_extents_that_are_equal():
 
 def test_half_precision_is_closer_to_the_exact_result():
     given = arguments(dtype=torch.float16)
-    found, _ = rewrite(export(deformable_detr, given, DYNAMIC), ["ms_deform_attn"])
+    found, _ = rewrite(export(deformable_detr, given), ["ms_deform_attn"])
     exact = deformable_detr(*(tensor.double() for tensor in given))
     ours, theirs = found.module(check_guards=False)(*given), deformable_detr(*given)
     assert ours.dtype == torch.float16
@@ -235,9 +240,9 @@ def test_near_misses_are_left_alone(write, reason):
 
 
 def test_what_follows_is_kept():
-    found, _ = rewrite(export(_channels_of_heads_apart, arguments(), DYNAMIC), ["ms_deform_attn"])
+    found, _ = rewrite(export(_channels_of_heads_apart, arguments()), ["ms_deform_attn"])
     assert len(calls(found)) == 1
-    check_same(found, _channels_of_heads_apart, arguments(3, 4))
+    check_same(found, _channels_of_heads_apart, arguments())
 
 
 def test_intermediates_that_are_used_elsewhere():
@@ -251,25 +256,47 @@ def test_intermediates_that_are_used_elsewhere():
         weights = logits.softmax(-1)
         return weigh(stacked, weights), samples[1], weights
 
-    found, _ = rewrite(export(write, arguments(), DYNAMIC), ["ms_deform_attn"])
+    found, _ = rewrite(export(write, arguments()), ["ms_deform_attn"])
     assert len(calls(found)) == 1
-    check_same(found, write, arguments(3, 4))
+    check_same(found, write, arguments())
 
 
-def test_dynamic_maps_are_declined():
-    def write(image, locations, logits):
-        n, _, height, width = image.shape
-        grid = (2 * locations[:, :, :, 0] - 1).transpose(1, 2).flatten(0, 1)
-        value = image.flatten(2).transpose(1, 2).view(n, height * width, HEADS, HEAD_DIM)
-        level = value.flatten(2).transpose(1, 2).reshape(n * HEADS, HEAD_DIM, height, width)
-        return weigh(F.grid_sample(level, grid, align_corners=False), logits.softmax(-1))
+class Maps(torch.nn.Module):
+    """Attention to two images, whose extents are the levels'."""
 
-    image = torch.randn(2, HEADS * HEAD_DIM, 6, 5)
-    extents = {2: Dim("height", min=2, max=32), 3: Dim("width", min=2, max=32)}
-    _, locations, logits = arguments(levels=((6, 5),))
-    program = export(write, (image, locations, logits), (extents, None, None))
+    def forward(self, large, small, locations, logits):
+        n, samples, values = large.shape[0], [], []
+        for image in (large, small):
+            values.append(image.flatten(2).transpose(1, 2).unflatten(-1, (HEADS, HEAD_DIM)))
+        parts = torch.cat(values, 1).split([value.shape[1] for value in values], 1)
+        for place, (part, image) in enumerate(zip(parts, (large, small), strict=True)):
+            level = part.flatten(2).transpose(1, 2).reshape(n * HEADS, HEAD_DIM, *image.shape[2:])
+            grid = (2 * locations - 1)[:, :, :, place].transpose(1, 2).flatten(0, 1)
+            samples.append(F.grid_sample(level, grid, align_corners=False))
+        return weigh(torch.stack(samples, -2).flatten(-2), logits.softmax(-1))
+
+    @staticmethod
+    def example(height=4, width=6):
+        _, locations, logits = arguments(levels=((4, 6), (2, 3)))
+        shapes = (2, HEADS * HEAD_DIM, 2 * height, 2 * width), (2, HEADS * HEAD_DIM, height, width)
+        return *(torch.randn(shape, generator=torch.Generator().manual_seed(0)) for shape in shapes), locations, logits
+
+
+HEIGHT, WIDTH = Dim("height", min=2, max=16), Dim("width", min=2, max=16)
+EXTENTS = {
+    **{"large": {2: 2 * HEIGHT, 3: 2 * WIDTH}, "small": {2: HEIGHT, 3: WIDTH}},
+    **{"locations": None, "logits": None},
+}
+
+
+def test_levels_whose_extents_are_dynamic():
+    program = capture.export(Maps().eval(), Maps.example(), {}, EXTENTS)
     found, (outcome,) = rewrite(program, ["ms_deform_attn"])
-    assert found is program and "depend on the inputs" in outcome.what
+    assert outcome.replaced and len(calls(found)) == 1, outcome.what
+    for size in [(4, 6), (3, 2), (7, 7)]:
+        check_same(found, Maps(), Maps.example(*size))
+    compiled = bridge.compile(Maps().eval(), Maps.example(), dynamic_shapes=EXTENTS, target="sm86")
+    assert compiled.plugin_counts() == {"ms_deform_attn": 1}
 
 
 def test_bridge_compile():
@@ -281,3 +308,15 @@ def test_bridge_compile():
     compiled = bridge.compile(Model().eval(), arguments(), dynamic_shapes=shapes, target="sm86")
     assert compiled.plugin_counts() == {"ms_deform_attn": 1}
     assert "bridge.ms_deform_attn over levels of 4x5, 2x3, 1x2" in compiled.explain()
+
+
+def test_written_in_place():
+    def write(value, locations, logits):
+        value = value * 1
+        maps = cut(value)
+        value.add_(1)
+        return _on_grids(value, locations, logits, lambda x: 2 * x - 1, maps=maps)
+
+    program = export(write, arguments())
+    found, (outcome,) = rewrite(program, ["ms_deform_attn"])
+    assert found is program and "writes in place" in outcome.what

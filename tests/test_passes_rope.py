@@ -8,13 +8,15 @@ from rotary_code import (
     NEAR_MISSES,
     PARTIAL,
     WHOLE,
+    backward_rotation,
     by_head,
+    deepseek,
     full,
     hugging_face,
-    in_float32,
     llama_complex,
     partial_interleaved,
     rotate_half,
+    with_chunks,
 )
 from torch.export import Dim
 
@@ -82,15 +84,15 @@ def test_every_way_to_write_it(write):
     dtype, pairs = torch.float16, 4 if write in PARTIAL else 8
     program = export(both(write), arguments(dtype=dtype, pairs=pairs), DYNAMIC)
     found = check_found(write, program, dtype, pairs)
-    check_found(write, program.run_decompositions(), dtype, pairs)
     assert not found.graph.find_nodes(op="call_function", target=torch.ops.aten.mul.Tensor), "part of it is still there"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("write", [hugging_face, in_float32, llama_complex, partial_interleaved])
-def test_dtypes(write, dtype):
+@pytest.mark.parametrize("write", [hugging_face, with_chunks, llama_complex, partial_interleaved])
+def test_dtypes_and_decomposed_graphs(write, dtype):
     pairs = 4 if write in PARTIAL else 8
-    check_found(write, export(both(write), arguments(dtype=dtype, pairs=pairs), DYNAMIC), dtype, pairs)
+    program = export(both(write), arguments(dtype=dtype, pairs=pairs), DYNAMIC)
+    check_found(write, program.run_decompositions(), dtype, pairs)
 
 
 @pytest.mark.parametrize(("write", "reason"), NEAR_MISSES)
@@ -193,6 +195,21 @@ def test_keys_that_come_late():
     check_same(found, rotate, arguments(3, 7))
 
 
+def test_order_is_kept_where_something_is_written():
+    """In one call the rotation of q would be computed after `state` is read, and the write to it with it."""
+
+    def rotate(q, k, angles):
+        state = angles * 1
+        view = state[:]
+        q = hugging_face(q, angles)
+        state.add_(q.mean())
+        return q, view.sum(), hugging_face(k * view.mean(), angles)
+
+    found, outcomes = rewrite(export(rotate, arguments(), DYNAMIC), ["rope"])
+    assert len(calls(found)) == 2, outcomes
+    check_same(found, rotate, arguments(3, 7))
+
+
 def test_what_is_used_elsewhere_stays():
     def rotate(q, k, angles):
         cos, sin = by_head(full(angles))
@@ -254,6 +271,19 @@ def test_bridge_compile_replaces_and_says_so():
     assert "pass  1 rope" in str(bridge.report(compiled))
     plain = bridge.compile(model, arguments(), dynamic_shapes=shapes, target="sm86", passes=False)
     assert plain.plugin_counts() == {} and not plain.from_cache and bridge.report(plain).passes == []
+
+
+def test_one_engine_of_many_ways():
+    def rotate(q, k, angles):
+        both = [write(x, angles) for write in (deepseek, backward_rotation) for x in (q, k)]
+        return *both, llama_complex(q, 2 * angles), hugging_face(k, 3 * angles)  # each of these two alone
+
+    compiled = bridge.compile(
+        Function(rotate).eval(), arguments(dtype=torch.float16), dynamic_shapes={"args": DYNAMIC}, target="sm86"
+    )
+    assert compiled.plugin_counts() == {"rope": 4}
+    native = bridge.compile(Function(rotate).eval(), arguments(), target="sm86", lowering={"rope": "native"})
+    assert native.plugin_counts() == {}
 
 
 def test_bridge_compile_says_why_not():

@@ -5,14 +5,16 @@ proved to be the op, and declines what is near it, with the reason; both are tol
 """
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule
 
 from bridge.log import logger
-from bridge.passes import ms_deform_attn, rope
+from bridge.passes import ms_deform_attn, relu, rope
+from bridge.passes.constants import Constants
 from bridge.passes.graph import remove_unused
 from bridge.passes.outcome import Outcome
 
@@ -21,15 +23,20 @@ __all__ = ["PASSES", "Outcome", "Pass", "rewrite", "rewrite_graph", "selected"]
 
 @dataclass(frozen=True)
 class Pass:
-    """`apply` rewrites a graph in place. default: whether it is on where the setting names no passes."""
+    """`apply` rewrites a graph in place, given the constants in it. default: whether it is on where the setting names
+    no passes."""
 
     name: str
-    apply: Callable[[Graph], list[Outcome]]
+    apply: Callable[[Graph, Constants], list[Outcome]]
     default: bool = True
 
 
 # In the order in which they run.
-PASSES = (Pass("rope", rope.apply), Pass("ms_deform_attn", ms_deform_attn.apply))
+PASSES = (
+    Pass("rope", rope.apply),
+    Pass("relu", relu.apply, default=False),
+    Pass("ms_deform_attn", ms_deform_attn.apply),
+)
 
 
 def selected(setting: bool | Sequence[str]) -> tuple[str, ...]:
@@ -39,10 +46,14 @@ def selected(setting: bool | Sequence[str]) -> tuple[str, ...]:
     return tuple(each.name for each in PASSES if each.name in setting)
 
 
-def rewrite_graph(graph: Graph, names: Iterable[str]) -> list[Outcome]:
-    """Applies the passes of these names to a graph, in place, and says what they did."""
+def rewrite_graph(graph: Graph, names: Iterable[str], inputs: Mapping[str, Any] | None = None) -> list[Outcome]:
+    """Applies the passes of these names to a graph, in place, and says what they did.
+
+    inputs: tensors that placeholders stand for, by their names, as far as they are known.
+    """
     wanted = set(names)
-    outcomes = [outcome for each in PASSES if each.name in wanted for outcome in each.apply(graph)]
+    constants = Constants(graph, inputs)
+    outcomes = [outcome for each in PASSES if each.name in wanted for outcome in each.apply(graph, constants)]
     for outcome in outcomes:
         what = outcome.what if outcome.replaced else f"not replaced: {outcome.what}"
         logger.info("pass %s: %s; %s", outcome.name, what, outcome.line)
@@ -60,8 +71,14 @@ def rewrite(program: ExportedProgram, names: Sequence[str]) -> tuple[ExportedPro
     module.meta = dict(program.graph_module.meta)
     signature = copy.deepcopy(program.graph_signature)
     with module._set_replace_hook(signature.get_replace_hook()):
-        outcomes = rewrite_graph(module.graph, names)
+        outcomes = rewrite_graph(module.graph, names, _constants(program))
     if not any(outcome.replaced for outcome in outcomes):
         return program, outcomes
     module.recompile()
     return program._update(module, signature), outcomes
+
+
+def _constants(program: ExportedProgram) -> dict[str, Any]:
+    """The tensors that a program holds, by the names of the placeholders that stand for them."""
+    held = {**program.constants, **program.state_dict}
+    return {spec.arg.name: held[spec.target] for spec in program.graph_signature.input_specs if spec.target in held}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from bridge.passes.graph import CONVERSIONS, SAME_ORDER, arguments, aten, changes_dtype, value
+from bridge.passes.graph import CONVERSIONS, SAME_ORDER, arguments, aten, changes_dtype, is_traced, value
 
 
 class Axis(NamedTuple):
@@ -66,7 +66,7 @@ def follow(axes: Axes, path: Sequence[Node]) -> Axes | None:
 
 
 def _is_move(node: Node) -> bool:
-    if node.op != "call_function" or value(node) is None:
+    if node.op != "call_function" or value(node) is None or not is_traced(node):
         return False
     if node.target in CONVERSIONS:
         return not changes_dtype(node)

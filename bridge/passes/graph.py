@@ -3,7 +3,7 @@
 import contextlib
 import heapq
 import operator
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ SAME_ORDER = {
     aten.alias.default,
     aten.contiguous.default,
     aten.detach.default,
+    aten.detach_.default,  # which torch.export leaves after a tensor that the model makes of numbers; it writes nothing
     aten.lift_fresh_copy.default,
     aten.view_as_real.default,
     aten.view_as_complex.default,
@@ -61,6 +62,11 @@ def value(node: Any) -> Tensor | None:
     return found if isinstance(found, Tensor) else None
 
 
+def is_traced(node: Node) -> bool:
+    """Whether it is known what a node gives, and what its arguments are."""
+    return all(each.meta.get("val") is not None for each in (node, *node.all_input_nodes))
+
+
 def same_extents(some: Sequence[Any], others: Sequence[Any]) -> bool:
     """Whether two shapes are equal whatever the symbols in them stand for."""
     return len(some) == len(others) and all(statically_known_true(a == b) for a, b in zip(some, others, strict=True))
@@ -75,8 +81,10 @@ def is_copy(node: Node) -> bool:
     """Whether a node gives its first argument as it is."""
     if node.target not in CONVERSIONS | SAME_ORDER:
         return False
-    source = value(node.args[0])
-    return source is not None and not changes_dtype(node) and same_extents(source.shape, node.meta["val"].shape)
+    source, result = value(node.args[0]), value(node)
+    if source is None or result is None or source.dtype != result.dtype:
+        return False
+    return same_extents(source.shape, result.shape)
 
 
 def canonical(graph: Graph) -> dict[Node, Node]:
@@ -130,7 +138,7 @@ def written(graph: Graph) -> set[Node]:
 
 
 def _targets_of_writes(node: Node) -> list[Node]:
-    if not isinstance(node.target, OpOverload) or not node.target._schema.is_mutable:
+    if not isinstance(node.target, OpOverload) or not node.target._schema.is_mutable or is_copy(node):
         return []
     given = arguments(node)
     names = [argument.name for argument in node.target._schema.arguments if argument.is_write]
@@ -155,6 +163,18 @@ def _viewed(node: Node) -> Node | None:
     if source is None and node.target is torch.ops.aten.type_as.default:
         source = node.args[0]
     return source if isinstance(source, Node) else None
+
+
+def between(node: Node, starts: Collection[Node]) -> set[Node]:
+    """The nodes that compute one from others, with it and them."""
+    first = min(starts)
+    found, pending = set(starts), [node]
+    while pending:
+        each = pending.pop()
+        if each not in found and first < each:
+            found.add(each)
+            pending += each.all_input_nodes
+    return found
 
 
 _CHECK = aten._assert_tensor_metadata.default

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.fx import Node
 
-from bridge.passes.graph import CONVERSIONS, SAME_ORDER, arguments, changes_dtype, same_extents, value
+from bridge.passes.graph import CONVERSIONS, SAME_ORDER, arguments, changes_dtype, is_traced, same_extents, value
 
 aten = torch.ops.aten
 Index = tuple[int, ...]
@@ -49,7 +49,7 @@ def flat(lane: Lane) -> int:
 def step(lane: Lane) -> Lane | None:
     """The lane that a lane is a copy of; None where the operator does more, or moves what is before the last axes."""
     node = lane.node
-    if node.op != "call_function" or value(node) is None:
+    if node.op != "call_function" or value(node) is None or not is_traced(node):
         return None
     if getattr(node.target, "__name__", "") == "getitem":
         return _of_several(node, lane.at)
@@ -60,7 +60,7 @@ def step(lane: Lane) -> Lane | None:
 def row_source(lane: Lane) -> Lane | None:
     """The same lane of the tensor whose rows a node gives, some of them, repeated or under new axes; or None."""
     node, count = lane.node, len(lane.at)
-    if node.target not in (aten.unsqueeze.default, aten.expand.default, aten.slice.Tensor):
+    if node.target not in (aten.unsqueeze.default, aten.expand.default, aten.slice.Tensor) or not is_traced(node):
         return None
     given = arguments(node)
     source = given["self"]
@@ -74,7 +74,8 @@ def row_source(lane: Lane) -> Lane | None:
 
 def cast_from(node: Node) -> Node | None:
     """What a node converts to another dtype, or None."""
-    return node.args[0] if node.target in CONVERSIONS and changes_dtype(node) else None  # type: ignore[return-value]
+    casts = node.target in CONVERSIONS and is_traced(node) and changes_dtype(node)
+    return node.args[0] if casts else None  # type: ignore[return-value]
 
 
 def operand(lane: Lane, argument: Node) -> Lane:

@@ -11,286 +11,82 @@ is replaced together with the views that make [N, Q, H D] of it. Coordinates are
 the model computes them in its own dtype.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 from torch.fx import Graph, Node
 
 from bridge.op import OPS
-from bridge.passes.axes import Axes, follow, name_axes, sources
-from bridge.passes.graph import Editor, arguments, aten, canonical, same_extents, value, written
+from bridge.passes.attention import Attention, Declined, find_attention, find_samplers
+from bridge.passes.constants import Constants
+from bridge.passes.graph import Editor, aten, between, canonical, written
 from bridge.passes.outcome import Outcome
+from bridge.passes.sampling import Sampling, find_sampling
 
 NAME = "ms_deform_attn"
-_JOINS = {aten.cat.default, aten.concat.default}
-_SAMPLERS = {aten.grid_sampler.default, aten.grid_sampler_2d.default}
+_VIEWS = {aten.view.default, aten.reshape.default, aten._unsafe_view.default}
 
 
-class Declined(Exception):
-    """Why what looks like deformable attention is none that bridge::ms_deform_attn computes."""
-
-
-@dataclass(frozen=True)
-class Attention:
-    """`root` is [N, Q, H D], attention to the levels of `value` [N, S, H, D], whose (height, width) and first position
-    are `levels` and `starts`. locations: [N, Q, H, L, P, 2] or [N, Q, H, L P, 2]; weights: the same without 2."""
-
-    root: Node
-    value: Node
-    levels: tuple[tuple[int, int], ...]
-    starts: tuple[int, ...]
-    locations: Node
-    weights: Node
-
-
-def apply(graph: Graph) -> list[Outcome]:
+def apply(graph: Graph, constants: Constants) -> list[Outcome]:
     """Replaces multi-scale deformable attention in a graph, in place."""
     same, touched = canonical(graph), written(graph)
     editor = Editor(graph)
     outcomes = []
     for node in list(graph.find_nodes(op="call_function", target=aten.sum.dim_IntList)):
-        samplers = _samplers(node)
+        samplers = find_samplers(node)
         if samplers is None:
             continue
         try:
-            if touched & set(samplers.nodes):
-                raise Declined("the model writes in place to a tensor that is sampled")
-            attention = _read(node, samplers, same)
+            attention = find_attention(node, samplers, same)
+            if touched & between(attention.root, (attention.value, attention.locations, attention.weights)):
+                raise Declined("the model writes in place to a tensor that it is computed from")
         except Declined as reason:
             outcomes.append(Outcome.at(node, NAME, False, str(reason)))
             continue
-        _replace(editor, attention)
+        sampling = find_sampling(attention.locations, attention.weights, attention.levels, attention.extents, constants)
+        fused = sampling is not None and _fits(sampling, attention, touched)
+        _replace(editor, attention, sampling if fused else None)
         levels = ", ".join(f"{height}x{width}" for height, width in attention.levels)
-        outcomes.append(Outcome.at(node, NAME, True, f"bridge.ms_deform_attn over levels of {levels}"))
+        op = "ms_deform_attn_fused" if fused else "ms_deform_attn"
+        outcomes.append(Outcome.at(node, NAME, True, f"bridge.{op} over levels of {levels}"))
     if outcomes:
         editor.sort()
     return outcomes
 
 
-@dataclass(frozen=True)
-class _Samplers:
-    """The samplers that a sum is over, what joins them, and the two factors of what is summed."""
-
-    nodes: list[Node]
-    joined: Node
-    samples: Node
-    weights: Node
-
-
-def _samplers(total: Node) -> _Samplers | None:
-    """What a sum is over, if that is a product of joined samples and something else; None where it is not."""
-    product = total.args[0]
-    if not isinstance(product, Node) or product.target is not aten.mul.Tensor:
-        return None
-    if not all(isinstance(side, Node) and value(side) is not None for side in product.args):
-        return None
-    for samples, weights in (product.args, product.args[::-1]):
-        joined = sources(samples)[-1]  # type: ignore[arg-type]
-        if joined.target in (aten.stack.default, *_JOINS, *_SAMPLERS):
-            nodes = [joined] if joined.target in _SAMPLERS else list(joined.args[0])  # type: ignore[arg-type]
-            if all(isinstance(node, Node) and node.target in _SAMPLERS for node in nodes):
-                return _Samplers(nodes, joined, samples, weights)  # type: ignore[arg-type]
-    return None
+def _fits(sampling: Sampling, attention: Attention, touched: set[Node]) -> bool:
+    """Whether the fused op takes these dtypes, and nothing is written to on the way."""
+    given = (sampling.references, sampling.offsets, sampling.logits)
+    known = (attention.value.meta["val"].dtype, torch.float32)
+    if any(node.meta["val"].dtype not in known for node in given):
+        return False
+    return not any(touched & between(node, given) for node in (attention.locations, attention.weights))
 
 
-def _read(total: Node, samplers: _Samplers, same: dict[Node, Node]) -> Attention:
-    """The attention that a sum of samples is. Declined: it is something else."""
-    for node in samplers.nodes:
-        _check_sampler(node)
-    count = len(samplers.nodes)
-    values = [_find_value(node) for node in samplers.nodes]
-    base = same[values[0].node]
-    if any(same[found.node] is not base for found in values):
-        raise Declined("its levels are cut from several tensors")
-    n, _, heads, head_dim = base.meta["val"].shape
-    queries, points = samplers.nodes[0].meta["val"].shape[2:]
-    extents = {"n": n, "h": heads, "d": head_dim, "q": queries, "l": count, "p": points, "c": 2}
-    grids = [_find_locations(node, level, extents) for level, node in enumerate(samplers.nodes)]
-    if any(same[grid] is not same[grids[0]] for grid in grids):
-        raise Declined("the locations of its levels are cut from several tensors")
-    summed = _sum_axes(total, samplers, extents)
-    weights = _find_weights(samplers, summed, extents)
-    root = _find_root(total, summed, extents)
-    if root.meta["val"].dtype != base.meta["val"].dtype:
-        raise Declined(f"its values are {base.meta['val'].dtype}, and its result {root.meta['val'].dtype}")
-    levels, starts = tuple(found.size for found in values), tuple(found.start for found in values)
-    return Attention(root, base, levels, starts, grids[0], weights)
-
-
-def _check_sampler(node: Node) -> None:
-    given = arguments(node)
-    mode, padding, corners = given["interpolation_mode"], given["padding_mode"], given["align_corners"]
-    if (mode, padding, corners) != (0, 0, False):
-        raise Declined(
-            f"a level is sampled with mode {mode}, padding {padding} and align_corners={corners}; expected bilinear (0)"
-            " with zeros (0), and align_corners=False"
-        )
-
-
-@dataclass(frozen=True)
-class _Level:
-    node: Node
-    start: int
-    size: tuple[int, int]
-
-
-def _find_value(sampler: Node) -> _Level:
-    """[N, S, H, D], of which a sampler samples one level as [N H, D, height, width]."""
-    maps = sampler.args[0]
-    assert isinstance(maps, Node)
-    height, width = maps.meta["val"].shape[2:]
-    if not isinstance(height, int) or not isinstance(width, int):
-        raise Declined(f"the extents of a level, {height} and {width}, depend on the inputs; they must be numbers")
-    chain = sources(maps)
-    for place, node in reversed(list(enumerate(chain))):  # what all levels are cut from comes first
-        if node.meta["val"].dim() != 4:
-            continue
-        n, s, heads, head_dim = node.meta["val"].shape
-        axes = name_axes(["n", "s", "h", "d"], {"n": n, "s": s, "h": heads, "d": head_dim})
-        found = follow(axes, chain[:place][::-1])
-        if found is not None and _is_level(found, axes, height, width):
-            return _Level(node, _start(found), (height, width))
-    raise Declined("a level is not cut from [N, S, H, D] and viewed as [N H, D, height, width]")
-
-
-def _is_level(found: Axes, base: Axes, height: int, width: int) -> bool:
-    """Whether the dimensions are those of a level, one row after the other."""
-    n, _, h, d = base.names
-    rows = ["s0", "s1"] if height > 1 and width > 1 else ["s" if extent > 1 else "" for extent in (height, width)]
-    return found.names == [n + h, d, *rows] and found.picked.keys() <= {"s"} and isinstance(_start(found), int)
-
-
-def _start(found: Axes) -> Any:
-    """The first position of a level."""
-    return found.picked.get("s", found.ranges.get("s", (0, 0))[0])
-
-
-def _find_locations(sampler: Node, level: int, extents: dict[str, Any]) -> Node:
-    """[N, Q, H, L, P, 2] or [N, Q, H, L P, 2], of which a sampler takes a level as [N H, Q, P, 2], times 2 minus 1."""
-    grid = sampler.args[1]
-    assert isinstance(grid, Node)
-    before = sources(grid)
-    scaled = _unscaled(before[-1])
-    if scaled is None:
-        raise Declined("a level is not sampled at 2 location - 1")
-    after = sources(scaled)
-    wanted = name_axes(["nh", "q", "p", "c"], extents)
-    for place, node in enumerate(after):
-        path = [*after[:place][::-1], *before[:-1][::-1]]
-        for names in (["n", "q", "h", "l", "p", "c"], ["n", "q", "h", "lp", "c"]):
-            axes = _fit(node, names, extents)
-            found = None if axes is None else follow(axes, path)
-            if found is not None and found.groups == wanted.groups and _picks(found, level, extents["l"]):
-                return node
-    raise Declined(f"the locations of level {level} are not cut from [N, Q, H, L, P, 2]")
-
-
-def _picks(found: Axes, level: int, count: int) -> bool:
-    return not found.ranges and dict(found.picked) == ({"l": level} if count > 1 else {})
-
-
-def _unscaled(node: Node) -> Node | None:
-    """x of 2 x - 1."""
-    shift = {aten.sub.Tensor: 1, aten.add.Tensor: -1}.get(node.target)  # type: ignore[call-overload]
-    if shift is None or node.args[1] != shift or node.kwargs.get("alpha", 1) != 1:
-        return None
-    double = node.args[0]
-    if not isinstance(double, Node) or double.target not in (aten.mul.Tensor, aten.mul.Scalar) or double.args[1] != 2:
-        return None
-    return double.args[0]  # type: ignore[return-value]
-
-
-def _fit(node: Node, names: Sequence[str], extents: dict[str, Any]) -> Axes | None:
-    """The axes of a node whose dimensions have these names; None where its shape is another."""
-    shape = [_extent(word, extents) for word in names]
-    return name_axes(names, extents) if same_extents(node.meta["val"].shape, shape) else None
-
-
-def _extent(word: str, extents: dict[str, Any]) -> Any:
-    total: Any = 1
-    for letter in word:
-        total = total * extents[letter]
-    return total
-
-
-def _sum_axes(total: Node, samplers: _Samplers, extents: dict[str, Any]) -> Axes:
-    """The axes of what is summed: samples of [N H, D, Q, P] joined, with levels before points."""
-    names = ["nh", "d", "q", "p"]
-    joined = samplers.joined
-    if joined.target is aten.stack.default:
-        names.insert(arguments(joined)["dim"] % 5, "l")
-    elif joined.target in _JOINS:
-        dim = arguments(joined)["dim"] % 4
-        names[dim] = "l" + names[dim]
-    fits = all(same_extents(node.meta["val"].shape, samplers.nodes[0].meta["val"].shape) for node in samplers.nodes)
-    found = follow(name_axes(names, extents), sources(samplers.samples)[:-1][::-1]) if fits else None
-    dims = _summed_dims(total)
-    if found is None or [found.names[dim] for dim in dims] not in _orders(extents):
-        raise Declined("the sum is not over the levels and points of samples that are joined in their order")
-    return found
-
-
-def _orders(extents: dict[str, Any]) -> list[list[str]]:
-    """How the summed dimensions may be called."""
-    levels, points = name_axes(["l", "p"], extents).names
-    return [[levels + points], [levels, points]]
-
-
-def _summed_dims(total: Node) -> list[int]:
-    given = arguments(total)
-    rank = total.args[0].meta["val"].dim()  # type: ignore[union-attr]
-    if given["keepdim"] or not given["dim"] or total.meta["val"].dtype != total.args[0].meta["val"].dtype:  # type: ignore[union-attr]
-        raise Declined("the sum keeps the dimensions that it sums over, or changes the dtype")
-    return sorted(dim % rank for dim in given["dim"])
-
-
-def _find_weights(samplers: _Samplers, summed: Axes, extents: dict[str, Any]) -> Node:
-    """[N, Q, H, L, P] or [N, Q, H, L P], by which the samples of all channels are multiplied."""
-    (channels,) = name_axes(["d"], extents).groups
-    wanted = tuple(() if group == channels else group for group in summed.groups)
-    chain = sources(samplers.weights)
-    for place, node in enumerate(chain):
-        for names in (["n", "q", "h", "l", "p"], ["n", "q", "h", "lp"]):
-            axes = _fit(node, names, extents)
-            found = None if axes is None else follow(axes, chain[:place][::-1])
-            if found is not None and found.groups == wanted and not found.picked and not found.ranges:
-                return node
-    raise Declined("the samples are not multiplied by weights of [N, Q, H, L, P]")
-
-
-def _find_root(total: Node, summed: Axes, extents: dict[str, Any]) -> Node:
-    """[N, Q, H D], what views make of the sum."""
-    dims = _summed_dims(total)
-    kept = tuple(group for dim, group in enumerate(summed.groups) if dim not in dims)
-    axes, root = Axes(kept), total
-    wanted = name_axes(["n", "q", "hd"], extents).groups
-    while axes.groups != wanted:
-        users = list(root.users)
-        found = follow(axes, users) if len(users) == 1 else None
-        if found is None:
-            raise Declined("the sum is not viewed as [N, Q, H D]")
-        axes, root = found, users[0]
-    return root
-
-
-def _replace(editor: Editor, attention: Attention) -> None:
-    """Puts a call of the op in the place of what it computes."""
-    count, root = len(attention.levels), attention.root
-    shapes = _table(editor, [[*size] for size in attention.levels], root)
-    starts = _table(editor, list(attention.starts), root)
-    points = _points(attention, count)
-    locations = _unfold(editor, attention.locations, [count, points, 2], 6)
-    weights = _unfold(editor, attention.weights, [count, points], 5)
-    args = (attention.value, shapes, starts, locations, weights)
-    call = editor.call(OPS[NAME].overload, args, root, result=root.meta["val"])
+def _replace(editor: Editor, attention: Attention, sampling: Sampling | None) -> None:
+    """Puts a call of the op, or of the fused one, in the place of what it computes."""
+    count, points, root = len(attention.levels), attention.extents["p"], attention.root
+    args = (attention.value, *_level_tables(editor, attention))
+    if sampling is None:
+        op = OPS["ms_deform_attn"]
+        rest = [
+            _unfold(editor, attention.locations, [count, points, 2], 6),
+            _unfold(editor, attention.weights, [count, points], 5),
+        ]
+    else:
+        op = OPS["ms_deform_attn_fused"]
+        rest = [
+            _of_every_level(editor, sampling.references, count),
+            _unfold(editor, sampling.offsets, [count, points, 2], 6),
+            _unfold(editor, sampling.logits, [count, points], 5),
+        ]
+    call = editor.call(op.overload, (*args, *rest), root, result=root.meta["val"])
     root.replace_all_uses_with(call)
 
 
-def _points(attention: Attention, count: int) -> int:
-    shape = attention.weights.meta["val"].shape
-    return int(shape[4]) if len(shape) == 5 else int(shape[3]) // count
+def _of_every_level(editor: Editor, references: Node, count: int) -> Node:
+    """[N, Q, L, 2 or 4], of references that may be the same for all levels."""
+    if references.meta["val"].shape[2] == count:
+        return references
+    return editor.once(aten.expand.default, (references, [-1, -1, count, -1]), references)
 
 
 def _unfold(editor: Editor, node: Node, last: list[int], rank: int) -> Node:
@@ -300,12 +96,33 @@ def _unfold(editor: Editor, node: Node, last: list[int], rank: int) -> Node:
     return editor.once(aten.reshape.default, (node, [*editor.extents(node, 3), *last]), node)
 
 
-def _table(editor: Editor, numbers: list[Any], like: Node) -> Node:
-    """Whole numbers as a tensor."""
-    device = like.meta["val"].device
-    flat = torch.tensor(numbers).flatten().tolist()
-    kwargs = {"dtype": torch.int64, "device": device}
-    parts = [editor.once(aten.full.default, ([1], number), like, kwargs) for number in flat]
-    table = editor.once(aten.cat.default, (parts,), like)
-    shape = list(torch.tensor(numbers).shape)
-    return table if len(shape) == 1 else editor.once(aten.reshape.default, (table, shape), like)
+def _level_tables(editor: Editor, attention: Attention) -> tuple[Node, Node]:
+    """spatial_shapes [L, 2] and level_start_index [L]."""
+    root = attention.root
+    sizes = [[_extent(editor, maps, axis) for axis in (2, 3)] for maps in attention.maps]
+    if all(isinstance(start, int) for start in attention.starts):
+        starts = [_number(editor, start, root) for start in attention.starts]
+    else:  # one after the other
+        starts = [_number(editor, 0, root)]
+        for height, width in sizes[:-1]:
+            size = editor.once(aten.mul.Tensor, (height, width), root)
+            starts.append(editor.once(aten.add.Tensor, (starts[-1], size), root))
+    flat = editor.once(aten.cat.default, ([extent for size in sizes for extent in size],), root)
+    shapes = editor.once(aten.reshape.default, (flat, [len(sizes), 2]), root)
+    return shapes, editor.once(aten.cat.default, (starts,), root)
+
+
+def _extent(editor: Editor, maps: Node, axis: int) -> Node:
+    """The height (axis 2) or width (3) of a level, [1]."""
+    extent = maps.meta["val"].shape[axis]
+    if isinstance(extent, int):
+        return _number(editor, extent, maps)
+    written_out = maps.args[1][axis] if maps.target in _VIEWS else None  # type: ignore[index]
+    number = written_out if isinstance(written_out, Node) else editor.once(aten.sym_size.int, (maps, axis), maps)
+    return editor.once(aten.mul.Tensor, (_number(editor, 1, maps), number), maps)
+
+
+def _number(editor: Editor, number: int, like: Node) -> Node:
+    """A whole number as a tensor, [1]."""
+    kwargs = {"dtype": torch.int64, "device": like.meta["val"].device}
+    return editor.once(aten.full.default, ([1], number), like, kwargs)

@@ -15,6 +15,7 @@ import torch
 from torch.fx import Graph, Node
 
 from bridge.op import OPS
+from bridge.passes.constants import Constants
 from bridge.passes.graph import Editor, canonical, is_copy, value, written
 from bridge.passes.outcome import Outcome
 from bridge.passes.rotation import Declined, Rotation, find_rotation
@@ -26,21 +27,22 @@ _MOST_LANES = 1024  # of a head
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
-def apply(graph: Graph) -> list[Outcome]:
+def apply(graph: Graph, constants: Constants) -> list[Outcome]:
     """Replaces the rotations of a graph, in place."""
-    rotations, declined = _find_all(graph)
+    touched = written(graph)
+    rotations, declined = _find_all(graph, touched)
     editor = Editor(graph)
     placer = Placer(editor)
     results: dict[Node, Node] = {}  # of rotations, which may be rotated again
-    outcomes = [_replace(editor, placer, group, results) for group in _join(rotations)]
+    outcomes = [_replace(editor, placer, group, results) for group in _join(rotations, bool(touched))]
     if rotations:
         editor.sort()
     return outcomes + [Outcome.at(node, NAME, False, reason) for node, reason in declined.items()]
 
 
-def _find_all(graph: Graph) -> tuple[list[Rotation], dict[Node, str]]:
+def _find_all(graph: Graph, touched: set[Node]) -> tuple[list[Rotation], dict[Node, str]]:
     """Every rotation, in the graph's order, and why other nodes are none although they look like it."""
-    same, touched = canonical(graph), written(graph)
+    same = canonical(graph)
     found: list[Rotation] = []
     covered: set[Node] = set()  # by the rotations found so far, which lie behind
     declined: dict[Node, str] = {}
@@ -93,17 +95,26 @@ def _may_be_rotated(node: Node) -> bool:
     return isinstance(width, int) and 2 <= width <= _MOST_LANES
 
 
-def _join(rotations: Sequence[Rotation]) -> Iterator[list[Rotation]]:
-    """Queries with keys: neighbours in the graph that one call can rotate."""
+def _join(rotations: Sequence[Rotation], keep_order: bool) -> Iterator[list[Rotation]]:
+    """Queries with keys: neighbours in the graph that one call can rotate.
+
+    keep_order: whether what uses the first must not move behind what the second needs: where something is written in
+    place, the order of nodes tells what others read.
+    """
     left = list(rotations)
     while left:
         first = left.pop(0)
         second = next((other for other in left if first.can_join(other)), None)
-        if second is None or _depends(second, first):
+        if second is None or _depends(second, first) or (keep_order and _is_late(second, first)):
             yield [first]
         else:
             left.remove(second)
             yield [first, second]
+
+
+def _is_late(later: Rotation, earlier: Rotation) -> bool:
+    """Whether something uses a rotation before there is what another one needs."""
+    return any(user < needed for user in earlier.root.users for needed in (later.x, later.cos.span.node))
 
 
 def _depends(later: Rotation, earlier: Rotation) -> bool:

@@ -72,9 +72,15 @@ def _lowering_pass(rewrite: Callable[[Graph], Rows]) -> Callable[..., Any]:
     """Bridge's passes as one of torch_tensorrt's; bridge's own conversion has applied them before."""
 
     def apply_bridge_passes(module: GraphModule, settings: Any = None) -> GraphModule:
-        if not shims.in_own_conversion():
+        if shims.in_own_conversion():
+            return module
+        try:
             built.note_passes(module, rewrite(module.graph))
-            module.recompile()
+        except Exception as error:  # a graph that is not understood must not end a compile that is not bridge's
+            logger.warning("bridge's passes left a graph of torch_tensorrt's as it is: %s", error)
+            logger.debug("passes failed", exc_info=True)
+            module.graph.lint()
+        module.recompile()
         return module
 
     return apply_bridge_passes
