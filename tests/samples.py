@@ -241,9 +241,10 @@ def ms_deform_attn_samples() -> list[Sample]:
 
 
 def ms_deform_attn_fused_samples() -> list[Sample]:
+    both = [(sizes, (i // 2 + turn) % 2 == 1) for turn in (0, 1) for i, sizes in enumerate(_MS_DEFORM_ATTN)]
     return [
         (f"{sizes} boxes {boxes}", ms_deform_attn_fused_arguments(**sizes, boxes=boxes, seed=seed), {})
-        for seed, (sizes, boxes) in enumerate((sizes, boxes) for sizes in _MS_DEFORM_ATTN for boxes in (False, True))
+        for seed, (sizes, boxes) in enumerate(both)
     ]
 
 

@@ -240,6 +240,55 @@ def test_the_plugin_has_two_tactics_for_vectors_of_16_bits():
         assert len(plugin.tactics()) == count
 
 
+class Attend(torch.nn.Module):
+    """The op, with levels that are inputs, or constants of the model."""
+
+    def __init__(self, levels=None):
+        super().__init__()
+        for name, tensor in zip(("shapes", "starts"), levels or (), strict=False):
+            self.register_buffer(name, tensor)
+
+    def forward(self, value, locations, weights, shapes=None, starts=None):
+        levels = (self.shapes, self.starts) if shapes is None else (shapes, starts)
+        return bridge.ms_deform_attn(value * 2, *levels, locations, weights)
+
+
+LEVELS = [(True, torch.int64), (True, torch.int32), (False, torch.int64), (False, torch.int32)]
+
+
+def engine_of(constant, index, dtype, **settings):
+    """Dynamic batch and queries."""
+    batch, queries = torch.export.Dim("batch", min=1, max=8), torch.export.Dim("queries", min=1, max=300)
+    value, *levels, locations, weights = cast(ms_deform_attn_arguments(2, 5, index=index), dtype)
+    points, others = {0: batch, 1: queries}, [] if constant else levels
+    shapes = {"value": {0: batch}, "locations": points, "weights": points}
+    shapes |= dict.fromkeys(("shapes", "starts")[: len(others)])
+    model = Attend(levels if constant else None).eval()
+    return bridge.compile(model, (value, locations, weights, *others), dynamic_shapes=shapes, **settings)
+
+
+@pytest.mark.parametrize(("constant", "index"), LEVELS[1:3])
+def test_levels_of_an_engine_are_inputs_or_constants(constant, index):
+    pytest.importorskip("tensorrt_rtx", reason="needs tensorrt_rtx")
+    engine = engine_of(constant, index, torch.float16, target="sm86")
+    assert engine.plugin_counts() == {"ms_deform_attn": 1}
+    name = str(index).removeprefix("torch.")
+    assert [spec.dtype for spec in engine.inputs] == ["float16"] * 3 + [name, name] * (not constant)
+    assert engine.outputs[0].shape == (-1, -1, 16)
+
+
+@pytest.mark.gpu(engines=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize(("constant", "index"), LEVELS)
+def test_engines_with_levels_of_every_kind(constant, index, dtype):
+    engine = engine_of(constant, index, dtype)
+    for batch, queries in ((1, 1), (8, 300), (3, 7)):
+        value, *levels, locations, weights = cast(ms_deform_attn_arguments(batch, queries, index=index), dtype)
+        given = cast((value, locations, weights, *([] if constant else levels)), device="cuda")
+        expected = bridge.ms_deform_attn(value * 2, *levels, locations, weights)
+        torch.testing.assert_close(engine(*given).cpu(), expected, rtol=1e-2, atol=1e-2)
+
+
 MIXED = [(half, float_locations, float_weights)
          for half in (torch.float16, torch.bfloat16)
          for float_locations, float_weights in ((True, True), (True, False), (False, True))]  # fmt: skip

@@ -16,13 +16,14 @@ struct MsDeformAttnOffsets {
   bool float_references, float_offsets, float_logits;
   bool boxes;
 
-  bool pairs_are_aligned() const {
+  bool alike() const { return !float_references && !float_offsets && !float_logits; }
+  bool aligned_pairs() const {
     auto pair = [](bool is_float) { return 2 * (is_float ? sizeof(float) : sizeof(T)); };
     return aligned(references, pair(float_references)) && aligned(offsets, pair(float_offsets));
   }
 };
 
-template <class T, bool kAligned>
+template <class T, class Read>
 struct MsDeformAttnFusedSource : MsDeformAttnOffsets<T> {
   struct Raw {
     float2 offset, reference, box;
@@ -35,14 +36,14 @@ struct MsDeformAttnFusedSource : MsDeformAttnOffsets<T> {
   __device__ Raw load(MsDeformAttnArguments<T> const& a, MsDeformAttnPlace const& place, int sample) const {
     int64_t const i = place.first + sample;
     int64_t const reference = place.query * a.levels + sample / a.points;
-    Raw raw{read_pair<T, kAligned>(this->offsets, this->float_offsets, i), {}, {}, logit(i)};
+    Raw raw{Read::two(this->offsets, this->float_offsets, i), {}, {}, logit(i)};
     int const pairs = this->boxes ? 2 : 1;
-    raw.reference = read_pair<T, kAligned>(this->references, this->float_references, pairs * reference);
-    if (this->boxes) raw.box = read_pair<T, kAligned>(this->references, this->float_references, 2 * reference + 1);
+    raw.reference = Read::two(this->references, this->float_references, pairs * reference);
+    if (this->boxes) raw.box = Read::two(this->references, this->float_references, 2 * reference + 1);
     return raw;
   }
 
-  __device__ float logit(int64_t i) const { return read_float<T>(this->logits, this->float_logits, i); }
+  __device__ float logit(int64_t i) const { return Read::one(this->logits, this->float_logits, i); }
 
   // The logits of a query and a head, among the lanes of its group.
   __device__ State begin(MsDeformAttnArguments<T> const& a, MsDeformAttnPlan const& plan,
@@ -79,10 +80,10 @@ struct MsDeformAttnFusedSource : MsDeformAttnOffsets<T> {
   __device__ float scale(State const& state) const { return 1.f / state.sum; }
 };
 
-template <class T, int N, bool kPacked>
+template <class T, int N, bool kPacked, bool kAlike>
 __global__ void __launch_bounds__(kMsDeformAttnWarps* kWarpSize) ms_deform_attn_fused_kernel(
     MsDeformAttnArguments<T> a, MsDeformAttnPlan plan, MsDeformAttnOffsets<T> offsets) {
-  ms_deform_attn_blocks<T, N, kPacked>(a, plan, MsDeformAttnFusedSource<T, (N > 1)>{offsets});
+  ms_deform_attn_blocks<T, N, kPacked>(a, plan, MsDeformAttnFusedSource<T, PointReader<T, (N > 1), kAlike>>{offsets});
 }
 
 template <class T>
@@ -90,9 +91,9 @@ cudaError_t launch_ms_deform_attn_fused(MsDeformAttnArguments<T> const& a, MsDef
                                         bool packed, int multiprocessors, cudaStream_t stream) {
   constexpr int kLanes = kAccessBytes / sizeof(T);
   constexpr bool kPacks = sizeof(T) == 2;
-  MsDeformAttnKernels<decltype(&ms_deform_attn_fused_kernel<T, 1, false>)> const kernels{
-      ms_deform_attn_fused_kernel<T, kLanes, false>, ms_deform_attn_fused_kernel<T, kLanes, kPacks>,
-      ms_deform_attn_fused_kernel<T, 1, false>};
+  MsDeformAttnKernels<decltype(&ms_deform_attn_fused_kernel<T, 1, false, false>)> const kernels{
+      ms_deform_attn_fused_kernel<T, kLanes, false, false>, ms_deform_attn_fused_kernel<T, kLanes, kPacks, false>,
+      ms_deform_attn_fused_kernel<T, kLanes, kPacks, kPacks>, ms_deform_attn_fused_kernel<T, 1, false, false>};
   return launch_ms_deform_attn(a, offsets, kernels, packed, multiprocessors, stream);
 }
 
