@@ -18,6 +18,7 @@ from bridge.config import Config
 from bridge.dynamic import add_guards, dimensions
 from bridge.dynamo import Frame, Lifted, Number
 from bridge.errors import ExportError, GraphBreakError
+from bridge.foreign import targets
 from bridge.pipeline import Session, compile_program, describe, rewrite
 from bridge.profile import input_specs
 from bridge.reporting import Graph, record
@@ -154,9 +155,17 @@ def _refuse_breaks(frame: Frame) -> None:
     reason = frame.graph_break or ("it goes on after a graph break" if frame.resumed else None)
     if reason is not None:
         raise GraphBreakError(
-            f"torch.compile cut {frame} into several graphs: {reason}\nRewrite that line, or pass"
+            f"torch.compile cut {frame} into several graphs: {reason}\n{_way_out(reason)}, or pass"
             ' options={"fallback": True} to run what lies between the engines in PyTorch.'
         )
+
+
+def _way_out(reason: str) -> str:
+    """torch.compile breaks a graph where the shape of a result depends on values, unless it is told not to."""
+    counted = [str(target) for target, op in targets().items() if op.counted]
+    if any(f"`{target}`" in reason for target in counted):
+        return "Set torch._dynamo.config.capture_dynamic_output_shape_ops = True, which keeps it in the graph"
+    return "Rewrite that line"
 
 
 def _refuse_recompiles(frame: Frame) -> None:

@@ -131,8 +131,6 @@ def _put_back(table: dict[Any, Any], key: Any, value: Any) -> None:
 
 
 def _fits_plugin(node: Node, settings: Any = None) -> bool:
-    if foreign.targets()[node.target].counted and not shims.in_own_conversion():
-        return False  # torch_tensorrt makes room for outputs by their shapes, and this one's depends on values
     return calls.refuse(node) is None
 
 

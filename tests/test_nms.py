@@ -11,8 +11,11 @@ from torch import nn
 
 import bridge
 from bridge import native
+from bridge import torch_tensorrt_door as door
 from bridge.errors import EngineError, OpInputError, UnsupportedOpError
 from bridge.op import OPS
+from bridge.tensorrt import flavour
+from bridge.tensorrt.context import Context
 from bridge.tensorrt.found import Found
 
 OP = OPS["nms"]
@@ -189,6 +192,39 @@ def test_other_slices_of_what_is_kept_are_refused(cut, text):
         bridge.compile(Net().eval(), kept_example(), target="sm86")
 
 
+@needs_torch_tensorrt
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
+def test_torch_compile_keeps_it_in_one_graph_where_it_is_told_to():
+    pytest.importorskip("torchvision", reason="needs torchvision")
+    for captures in (False, True):
+        torch._dynamo.reset()
+        model = torch.compile(Kept().eval(), backend="bridge", options={"target": "sm86", "cache": False})
+        text = (
+            "no CUDA GPU here" if captures else "Set torch._dynamo.config.capture_dynamic_output_shape_ops = True, wh"
+        )
+        captured = torch._dynamo.config.patch(capture_dynamic_output_shape_ops=captures)
+        with captured, torch.no_grad(), pytest.raises(Exception, match=text):
+            model(*kept_example())
+    report = bridge.report(model)
+    assert len(report.graphs) == 1 and report.plugin_counts() == {"nms": 1}
+
+
+@needs_torch_tensorrt
+def test_torch_tensorrt_leaves_it_in_pytorch_and_says_why(caplog):
+    pytest.importorskip("torchvision", reason="needs torchvision")
+    torch_tensorrt = flavour.detect().torch_tensorrt()
+    door.register()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    args = kept_example(device=device)
+    with door.cross_compile(None if device == "cuda" else "sm86"):
+        program = torch.export.export(Kept().eval(), args)
+        compiled = torch_tensorrt.dynamo.compile(program, arg_inputs=list(args), min_block_size=1)
+    assert not any(layer["op"] for layer in door.layers_of(compiled))
+    assert (
+        "nms (torchvision.nms.default), the shape of its result depends on values, for which torch_tens" in caplog.text
+    )
+
+
 def test_export_and_its_program_at_other_sizes():
     class Net(nn.Module):
         def forward(self, boxes, scores):
@@ -312,12 +348,14 @@ def test_a_cuda_graph_is_refused(device):
 
 
 @pytest.fixture
-def found():
-    class Allocator:
-        pass
+def trt():
+    module = types.ModuleType("trt")
+    module.IOutputAllocator = type("Allocator", (), {})
+    return module
 
-    trt = types.ModuleType("trt")
-    trt.IOutputAllocator = Allocator
+
+@pytest.fixture
+def found(trt):
     return lambda dtype, shape: Found(trt, dtype, shape, torch.device("cpu"))
 
 
@@ -349,3 +387,29 @@ def test_memory_that_is_not_there_is_told(found, monkeypatch):
     monkeypatch.setattr(torch, "empty", fail)
     assert output.allocator.reallocate_output_async("y", 0, 16, 256, 0) == 0
     assert isinstance(output.error, torch.OutOfMemoryError)
+
+
+def test_a_context_makes_room_for_outputs_whose_shape_is_known_alone(trt):
+    allocators, shapes = {}, {"kept": (-1, 4), "copy": (3,)}
+    context = Context.__new__(Context)
+    context.native = types.SimpleNamespace(
+        set_input_shape=lambda name, shape: True,
+        get_tensor_shape=shapes.get,
+        set_output_allocator=lambda name, allocator: allocators.setdefault(name, allocator) is allocator,
+    )
+    outputs = [types.SimpleNamespace(name=name) for name in shapes]
+    flavour = types.SimpleNamespace(trt=lambda: trt)
+    context._engine = types.SimpleNamespace(flavour=flavour, file=types.SimpleNamespace(outputs=outputs))
+    context._names, context._dtypes = ["x", *shapes], [torch.float16, torch.float32]
+    context._device, context._static_outputs = torch.device("cpu"), False
+    context._forget()
+    context.check_shapes_known()
+    context._set_shapes((torch.Size([3]),))
+    assert list(allocators) == ["kept"] and context._computes
+    kept, copy = context._outputs_for(captured=False)
+    assert kept is None and copy.shape == (3,) and copy.dtype == torch.float32
+    with pytest.raises(EngineError, match="a CUDA graph cannot hold this engine: the shape of its output kept depends"):
+        context.check_shapes_known()
+    shapes["kept"] = (2, 4)
+    context._set_shapes((torch.Size([2]),))
+    context.check_shapes_known()

@@ -10,7 +10,7 @@ from torch.fx import GraphModule, Node
 from bridge import foreign
 from bridge.errors import UnsupportedOpError
 from bridge.source import model_line
-from bridge.tensorrt import dtypes
+from bridge.tensorrt import dtypes, shims
 from bridge.tensorrt.dtypes import DType
 from bridge.tensorrt.fields import Call
 
@@ -37,7 +37,14 @@ def fitting_calls(module: GraphModule) -> list[Call]:
 
 def refuse(node: Node) -> str | None:
     """Why a node that calls a bridge op cannot be a plugin layer, going by what is written on the node; or None."""
-    return foreign.refuse(node) or lacking_dtype(node)
+    return foreign.refuse(node) or lacking_dtype(node) or _counted_elsewhere(node)
+
+
+def _counted_elsewhere(node: Node) -> str | None:
+    op = foreign.targets().get(node.target)
+    if op is None or not op.counted or shims.in_own_conversion():
+        return None
+    return "the shape of its result depends on values, for which torch_tensorrt makes no room; bridge.compile does"
 
 
 def lacking_dtype(node: Node) -> str | None:

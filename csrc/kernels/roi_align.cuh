@@ -178,6 +178,7 @@ bool roi_align_wide(RoiAlignArguments<T> const& a) {
 // No threads: the kernel does not take the call.
 template <class T>
 RoiAlignPlan roi_align_channels_last_plan(RoiAlignArguments<T> const& a) {
+  constexpr int64_t kWarp = 32;
   RoiAlignPlan plan{roi_align_capacity(a.sampling_ratio), 0, 0, 0, 0};
   plan.table = RoiTable::bytes(a.pooled_h + a.pooled_w, plan.capacity);
   plan.table = (plan.table + kAccessBytes - 1) / kAccessBytes * kAccessBytes;
@@ -188,7 +189,9 @@ RoiAlignPlan roi_align_channels_last_plan(RoiAlignArguments<T> const& a) {
   plan.channels = ceil_divide(ceil_divide(a.channels, parts), lanes) * lanes;
   if (ceil_divide(a.channels, plan.channels) > kRoiAlignMaxParts) return plan;
   plan.shared = plan.table + plan.channels * a.bins() * sizeof(T);
-  plan.threads = kRoiAlignThreads;
+  int64_t const items = a.bins() * (plan.channels / lanes), rounds = ceil_divide(items, kRoiAlignThreads);
+  plan.threads =
+      static_cast<unsigned>(ceil_divide(ceil_divide(items, rounds), kWarp) * kWarp);  // busy to the last round
   return plan;
 }
 
