@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import bridge
-from bridge import cli_bench, cli_cache, errors, log, model_file
+from bridge import cli_bench, cli_cache, cli_zoo, errors, log, model_file
 
 _NOTHING_WORKS, _USAGE, _INTERRUPTED = 1, 2, 130
 _BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
@@ -287,6 +287,14 @@ _COMMANDS = {
         "Errors against fp32 first, then GPU time by CUDA graph replay with a warm and a cold L2 cache, beside what\n"
         "memory and arithmetic allow as measured in the same run, and beside every peer that is installed.\n\n"
         "Example: bridge bench --lowerings models/llama.py models/resnet_dcn.py --json lowerings.json -- --max-batch 4",
+    ),
+    "zoo": (
+        cli_zoo.add_arguments,
+        cli_zoo.run,
+        "compile the models in models/, and measure them",
+        "One engine of each, for this GPU or another one; on a GPU also its difference from eager, and its time\n"
+        "beside those of eager, Inductor and torch_tensorrt without bridge. Each model has a process of its own.\n\n"
+        "Example: bridge zoo --full --filter detr --json zoo.json",
     ),
     "cache": (
         cli_cache.add_arguments,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bridge.tensorrt.engine import Engine
 
 _REPLAY_US = 2000.0  # a replay lasts about as long, so that its start does not count
+_LOOP_US = 20000.0  # the same of calls one after the other
 _MOST_LAUNCHES = 400
 _REPLAYS = 15
 # Of engines that are compared, whose graphs have many nodes a run.
@@ -69,6 +70,21 @@ def time_call(call: Callable[[Any], Any], arguments: Sequence[Any]) -> Timing:
 def _launch(call: Callable[[Any], Any], arguments: Sequence[Any]) -> None:
     for argument in arguments:
         call(argument)  # its result goes, so that the next one takes its memory
+
+
+def time_loop(call: Callable[[], Any]) -> Timing:
+    """Of call() as its caller has it, with the CPU's part where the GPU waits for that; no CUDA graph is made."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(_WARM_UP):
+            call()
+        stream.synchronize()
+        estimate = max(_elapsed_us(call), 1.0)
+        count = max(1, min(_MOST_LAUNCHES, round(_LOOP_US / estimate)))
+        return Timing.of(
+            [_elapsed_us(lambda: _launch(lambda _: call(), [None] * count)) / count for _ in range(_REPLAYS)]
+        )
 
 
 def compare(engines: Sequence["Engine"], inputs: Sequence[Tensor]) -> list[Timing]:

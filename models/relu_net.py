@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 import bridge
 
+# For `bridge zoo`.
+ZOO = [{"small": "--width 8", "full": "--width 64 --batch 8 --size 512", "about": "width 64", "rank": 11}]
+
 
 class ClippedLeakyReLU(nn.Module):
     def __init__(self, negative_slope: float = 0.1, max_value: float = 6.0) -> None:
@@ -51,7 +54,7 @@ def bridge_model(argv: list[str]) -> tuple[nn.Module, tuple, dict, dict]:
     options = parser().parse_args(argv)
     torch.manual_seed(options.seed)
     model = load_weights(ReluNet(options.width, options.classes), options).to(getattr(torch, options.dtype)).eval()
-    images = torch.randn(2, 3, options.size, options.size).to(getattr(torch, options.dtype))
+    images = torch.randn(options.batch, 3, options.size, options.size).to(getattr(torch, options.dtype))
     batch = torch.export.Dim("batch", min=1, max=options.max_batch)
     side = torch.export.Dim("eighth_height", min=4, max=128), torch.export.Dim("eighth_width", min=4, max=128)
     return model, (images,), {}, {"images": {0: batch, 2: 8 * side[0], 3: 8 * side[1]}}

@@ -14,6 +14,8 @@ from torchvision.models import resnet50
 
 import bridge
 
+# For `bridge zoo`.
+ZOO = [{"small": "--size 64 --classes 10", "full": "--batch 8 --max-batch 16", "about": "ResNet-50", "rank": 3}]
 STAGES = ("layer2", "layer3", "layer4")
 
 
@@ -57,7 +59,7 @@ def bridge_model(argv: list[str]) -> tuple[nn.Module, tuple, dict, dict]:
     torch.manual_seed(options.seed)
     dtype = getattr(torch, options.dtype)
     model = load_weights(deformable_resnet50(options.classes), options).to(dtype).eval()
-    images = torch.randn(2, 3, options.size, options.size).to(dtype)
+    images = torch.randn(options.batch, 3, options.size, options.size).to(dtype)
     return model, (images,), {}, {"x": {0: torch.export.Dim("batch", min=1, max=options.max_batch)}}
 
 

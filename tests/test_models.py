@@ -45,6 +45,27 @@ CASES = [
         id="llama",
     ),
 ]
+# The same of further ones, whose engines are tests/test_zoo.py's.
+LOWERED = [
+    pytest.param("qwen3", [*LLAMA, "--head-dim", "16"], {"rope": 2}, [(1, 1), (3, 7), (8, 33)], id="qwen3"),
+    pytest.param(
+        "swin",
+        ["--width", "24", "--depths", "2", "2", "--heads", "2", "4", "--size", "56", "--classes", "10"],
+        {},
+        [(1, 3, 56, 56), (5, 3, 56, 56)],
+        id="swin",
+    ),
+    pytest.param(
+        "deformable_detr",
+        [
+            *("--height", "64", "--width", "96", "--layers", "1", "--decoder-layers", "2", "--hidden", "32"),
+            *("--heads", "4", "--queries", "10", "--backbone-width", "8", "--depths", "1", "1", "1", "1"),
+        ],
+        {"ms_deform_attn": 3},
+        [(1, 3, 64, 96), (3, 3, 64, 96)],
+        id="deformable_detr",
+    ),
+]
 
 
 @pytest.fixture
@@ -75,7 +96,7 @@ def test_one_engine_with_the_plugin_layers_expected(script, name, flags, plugins
     assert bridge.load(tmp_path / "model.engine").layers == compiled.layers
 
 
-@pytest.mark.parametrize(("name", "flags", "plugins", "shapes"), CASES)
+@pytest.mark.parametrize(("name", "flags", "plugins", "shapes"), [*CASES, *LOWERED])
 def test_lowered_graph_is_the_model(script, name, flags, plugins, shapes):
     """What is converted, run by PyTorch, gives what the model gives: before any kernel, lowering is right."""
     from bridge.pipeline import conversion_settings

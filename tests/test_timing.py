@@ -5,7 +5,7 @@ import torch
 
 from bridge import timing
 from bridge.errors import EngineError
-from bridge.timing import Timing, compare, noise, time_call
+from bridge.timing import Timing, compare, noise, time_call, time_loop
 
 
 def test_a_timing_is_of_sorted_samples():
@@ -66,3 +66,12 @@ def test_more_work_takes_longer(device):
     x, y = torch.randn(1 << 22, device=device), torch.randn(1 << 26, device=device)
     small, large = (time_call(torch.relu, [tensor]) for tensor in (x, y))
     assert 0 < small.low <= small.us <= small.high and 3 * small.us < large.us
+
+
+@pytest.mark.gpu
+def test_a_loop_has_what_its_caller_waits_for(device):
+    """A call that waits for the GPU cannot be captured; it takes no less time than one that does not."""
+    x = torch.randn(2048, 2048, device=device)
+    alone, waiting = time_loop(lambda: x @ x), time_loop(lambda: (x @ x).sum().item())
+    assert 0 < alone.low <= alone.us <= alone.high and waiting.us > alone.us - noise(alone, waiting)
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()

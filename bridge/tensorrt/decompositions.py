@@ -1,15 +1,18 @@
 """Which operators are taken apart before conversion, and into what."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from bridge.op import OPS
 from bridge.tensorrt.attention import SDPA
 
 _FLASH_ON_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+_AS_STRIDED = torch.ops.aten.as_strided.default
+_AVG_POOL = torch.ops.aten.avg_pool2d.default
 _BATCH_NORM = torch.ops.aten._native_batch_norm_legit_no_training.default
 
 
@@ -24,7 +27,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         table.pop(getattr(torch.ops.aten, name).default, None)
     for op in OPS.values():
         table.pop(op.overload, None)
-    return table | {_BATCH_NORM: batch_norm}
+    return table | {_AS_STRIDED: as_strided, _AVG_POOL: avg_pool2d, _BATCH_NORM: batch_norm}
 
 
 def batch_norm(
@@ -50,3 +53,46 @@ def batch_norm(
     shape = [-1] + [1] * (x.dim() - 2)
     empty = x.new_zeros(0)
     return x * scale.to(x.dtype).reshape(shape) + shift.to(x.dtype).reshape(shape), empty, empty
+
+
+def as_strided(x: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None) -> Tensor:
+    """A view of x that holds the same elements in the same places is x, however it says so.
+
+    PyTorch's adaptive pooling makes one, whose strides of extents of 1 say in which order the other ones are.
+    """
+    same = len(size) == x.dim() and all(map(_known_equal, size, x.shape))
+    if not same or storage_offset:
+        return NotImplemented
+    moves = [
+        ours
+        for ours, extent in zip(zip(stride, x.stride(), strict=True), size, strict=True)
+        if not _known_equal(extent, 1)
+    ]
+    return torch.ops.aten.alias(x) if all(_known_equal(*pair) for pair in moves) else NotImplemented
+
+
+def avg_pool2d(
+    x: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
+    """Where windows fit a whole number of times, rounding up is rounding down, which has a converter."""
+    pads, windows = _pair(padding), _pair(kernel_size)
+    steps = _pair(stride) if stride else windows
+    left = [(n + 2 * p - k) % s for n, p, k, s in zip(x.shape[-2:], pads, windows, steps, strict=True)]
+    if not ceil_mode or not all(_known_equal(extent, 0) for extent in left):
+        return NotImplemented
+    return _AVG_POOL(x, windows, steps, pads, False, count_include_pad, divisor_override)
+
+
+def _pair(values: Sequence[int]) -> list[int]:
+    return [values[0], values[-1]]
+
+
+def _known_equal(a: Any, b: Any) -> bool:
+    """For every value that dynamic extents may have; no assumption about them is made."""
+    return statically_known_true(a == b)

@@ -62,7 +62,7 @@ def integrate(flavour: Flavour, rewrite: Callable[[Graph], Rows]) -> contextlib.
         _add_pass(stack, ATEN_POST_LOWERING_PASSES.passes, _lowering_pass(rewrite))
         get_hash = _hash(BaseEngineCache.get_hash)
         replace(stack, BaseEngineCache, "get_hash", staticmethod(get_hash))
-        if _cpp_runtime_crashes(flavour):
+        if cpp_runtime_crashes(flavour):
             features = _conversion.ENABLED_FEATURES._replace(torch_tensorrt_runtime=False)
             replace(stack, _conversion, "ENABLED_FEATURES", features)  # read there to choose the runtime
         return stack.pop_all()
@@ -96,7 +96,7 @@ def _add_pass(stack: contextlib.ExitStack, passes: list[Any], ours: Callable[...
     stack.callback(remove)
 
 
-def _cpp_runtime_crashes(flavour: Flavour) -> bool:
+def cpp_runtime_crashes(flavour: Flavour) -> bool:
     """Whether torch_tensorrt's C++ runtime was compiled for another TensorRT-RTX, whose C++ interface is not stable.
 
     That of 2.11, made for 1.3, ended the process with 1.6.1 (SIGSEGV) when it was given an engine; the Python runtime

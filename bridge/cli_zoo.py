@@ -1,0 +1,66 @@
+"""`bridge zoo`: compiles the models in models/, and on a GPU measures them."""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags."""
+    add = parser.add_argument
+    add("--filter", default="", metavar="TEXT", help="those with this in their name")
+    add("--full", action="store_true", help="in their real sizes, not in those of the tests")
+    add("--target", metavar="SM", help="build for this GPU, and run nothing; default: this machine's, or sm86")
+    add("--json", metavar="FILE", help="write what came of each, after each")
+    add("--against", metavar="FILE", help="measure nothing: show or record this run")
+    add("--record", action="store_true", help="write the table to README.md beside the models")
+    add("--models", type=Path, metavar="FOLDER", help="of the scripts; default: the one beside the package")
+    add(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="models that are compiled at a time; one that measures is alone",
+    )
+    add("--limit", type=float, default=900.0, metavar="SECONDS", help="for one model")
+    add("--within", type=float, metavar="SECONDS", help="for all: what is not done then is left out, and said")
+    add("--logs", type=Path, metavar="FOLDER", help="keep what each model's process says, tracebacks included")
+    add("--list", action="store_true", help="list the models")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Returns 1 where bridge made no engine of a model."""
+    from bridge.zoo import entries, table
+
+    scripts = options.models or entries.folder()
+    if options.list:
+        for entry in entries.find(scripts, options.filter):
+            print(f"{entry.name}: {' '.join(entry.flags(options.full))}")
+        return 0
+    result = json.loads(Path(options.against).read_text()) if options.against else _measured(options, scripts)
+    print(table.text(result))
+    if options.record:
+        (scripts / "README.md").write_text(table.markdown(result))
+    return 0 if table.good(result) else 1
+
+
+def _measured(options: argparse.Namespace, scripts: Path) -> dict[str, Any]:
+    import torch
+
+    from bridge.zoo import entries, run
+
+    target = options.target or (None if torch.cuda.is_available() else "sm86")
+    settings = run.Settings(options.full, target, options.jobs, options.limit, options.within, options.logs)
+    if options.logs:
+        options.logs.mkdir(parents=True, exist_ok=True)
+
+    def keep(so_far: Mapping[str, Any], row: Mapping[str, Any]) -> None:
+        said = row.get("failed") or {name: way.get("failed", "done") for name, way in row["ways"].items()}
+        print(f"{row['model']}: {said}, {row.get('wall_seconds', 0):.0f} s", file=sys.stderr, flush=True)
+        if options.json:
+            Path(options.json).write_text(json.dumps(so_far, indent=1) + "\n")
+
+    return run.run(entries.find(scripts, options.filter), settings, keep)

@@ -1,0 +1,38 @@
+"""Measures one model in a process of its own, for run.py: what a failure ends is this process.
+
+    python -m bridge.zoo.child '{"path": …}' ROW.json
+
+The row is written again whenever there is more of it.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from bridge.files import replacing
+from bridge.log import logger
+from bridge.zoo.entries import of_script
+from bridge.zoo.measure import first_line, measure
+from bridge.zoo.turns import Turns
+
+
+def main(task: dict[str, Any], output: Path) -> None:
+    """Measures what a task of run.py says."""
+    entry = next(entry for entry in of_script(Path(task["path"])) if entry.name == task["name"])
+    row: dict[str, Any] = {}
+
+    def keep(so_far: dict[str, Any]) -> None:
+        row.update(so_far)
+        with replacing(output) as file:
+            file.write(json.dumps(so_far).encode())
+
+    try:
+        measure(entry, task["argv"], task["target"], keep, Turns(Path(task["lock"])))
+    except Exception as error:  # of any kind: it is the model's result
+        logger.info("%s failed", entry.name, exc_info=True)
+        keep({**row, "model": entry.name, "failed": first_line(error)})
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,220 @@
+"""One model: its engine, and on a GPU its results and times beside eager, Inductor and torch_tensorrt alone."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+import bridge
+from bridge import model_file
+from bridge.bench.lowerings import largest_error
+from bridge.capture import export
+from bridge.config import Config
+from bridge.log import logger
+from bridge.model_file import Model
+from bridge.passes import rewrite, selected
+from bridge.pipeline import Session
+from bridge.timing import Timing, time_loop
+from bridge.torch_tensorrt_door import engines_of
+from bridge.zoo.entries import Entry
+from bridge.zoo.turns import Turns
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model in the middle of being measured. program: as torch.export captured it, once for all."""
+
+    entry: Entry
+    model: Model
+    program: ExportedProgram
+    target: str | None
+    turns: Turns
+
+    @property
+    def runs(self) -> bool:
+        """Whether engines are for the GPU of this machine."""
+        return torch.cuda.is_available() and self.target is None
+
+    def call(self, function: Callable[..., Any]) -> Any:
+        """function of the example arguments."""
+        return function(*self.model.args, **self.model.kwargs)
+
+    def error(self, function: Callable[..., Any]) -> float:
+        """Largest difference from eager, as a fraction of each result's largest value."""
+        return difference(self.call(function), self.call(self.model.model), self.entry.unordered)
+
+    def timing(self, function: Callable[..., Any]) -> Row:
+        """The time of a call, alone on the machine."""
+        with self.turns.alone():
+            return _times(time_loop(lambda: self.call(function)))
+
+
+@torch.no_grad()
+def measure(
+    entry: Entry, argv: Sequence[str], target: str | None, keep: Callable[[Row], None], turns: Turns | None = None
+) -> Row:
+    """What came of one model, made for the flags `argv`, as JSON values; `keep` gets what there is after each way.
+
+    A way that fails says so under "failed". Errors of the script, and of torch.export, are the caller's.
+    """
+    turns = turns or Turns()
+    with turns.working():
+        model = _placed(model_file.load(str(entry.path), list(argv)), target)
+        row: Row = {"model": entry.name, "about": entry.about, "argv": list(argv), **_facts(model), "ways": {}}
+        keep(row)
+        with Session.of(Config(target=target)).converting():
+            program = export(model.model, model.args, model.kwargs, model.dynamic_shapes)
+    subject = Subject(entry, model, program, target, turns)
+    for name, way in _WAYS.items():
+        if subject.runs or name == "bridge":
+            row["ways"][name] = {"running": True}
+            keep(row)
+            row["ways"][name] = _tried(way, subject)
+            keep(row)
+    return row
+
+
+def difference(actual: Any, expected: Any, unordered: bool = False) -> float:
+    """Largest difference of two results, as a fraction of each tensor's largest value; NaN where there is one.
+
+    unordered: rows along axis 1 may stand in any order; each column is sorted first.
+    """
+    if unordered:
+        actual, expected = (pytree.tree_map_only(torch.Tensor, _sorted, result) for result in (actual, expected))
+    return largest_error(actual, expected)
+
+
+def _sorted(x: torch.Tensor) -> torch.Tensor:
+    return x.sort(dim=1).values
+
+
+def _placed(model: Model, target: str | None) -> Model:
+    """On the GPU, where engines are for it."""
+    if target is not None or not torch.cuda.is_available():
+        return model
+    args, kwargs = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.cuda(), (model.args, model.kwargs))
+    return Model(model.model.cuda(), args, kwargs, model.dynamic_shapes)
+
+
+def _facts(model: Model) -> Row:
+    parameters = list(model.model.parameters())
+    return {
+        "parameters": sum(parameter.numel() for parameter in parameters),
+        "dtype": str(parameters[0].dtype).removeprefix("torch."),
+        "inputs": [list(tensor.shape) for tensor in pytree.tree_leaves((model.args, model.kwargs))],
+    }
+
+
+def _tried(way: Callable[..., Row], *args: Any) -> Row:
+    try:
+        return way(*args)
+    except Exception as error:  # of any kind: what failed is a result, and the other ways are to be measured
+        logger.info("%s failed", way.__name__.strip("_"), exc_info=True)
+        return {"failed": first_line(error)}
+    finally:
+        torch.cuda.empty_cache()
+
+
+def first_line(error: BaseException) -> str:
+    """What an error is, in a line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
+# The ways
+
+
+def _bridge(subject: Subject) -> Row:
+    with subject.turns.working():
+        rewritten, outcomes = rewrite(subject.program, selected(True))
+        before, after = (program.module(check_guards=False) for program in (subject.program, rewritten))
+        found: Row = {"graph_error": difference(subject.call(after), subject.call(before), subject.entry.unordered)}
+        start = time.monotonic()
+        compiled = bridge.compile(subject.program, target=subject.target, cache=False, progress=False)
+        found |= {
+            "seconds": time.monotonic() - start,
+            "engines": 1,
+            "graph_breaks": 0,
+            "rewritten": sum(outcome.replaced for outcome in outcomes),
+            "plugins": dict(compiled.plugin_counts()),
+            "layers": len(compiled.layers),
+            "bytes": len(compiled.engine),
+            "target": compiled.file.target,
+            "tensorrt": f"{compiled.file.flavour} {compiled.file.tensorrt_version}",
+        }
+        if not subject.runs:
+            return found
+        found["error"] = subject.error(compiled)
+    return found | subject.timing(compiled) | {"cuda_graph": _tried(_with_cuda_graph, subject, compiled)}
+
+
+def _with_cuda_graph(subject: Subject, compiled: bridge.CompiledModule) -> Row:
+    replayed = bridge.CompiledModule(compiled.file, cuda_graph=True, static_outputs=True)
+    with subject.turns.working():
+        subject.call(replayed)
+    return subject.timing(replayed)
+
+
+def _eager(subject: Subject) -> Row:
+    return subject.timing(subject.model.model)
+
+
+def _inductor(subject: Subject) -> Row:
+    """torch.compile as it is by default, whose graph breaks PyTorch counts itself."""
+    from torch._dynamo.utils import counters
+
+    with subject.turns.working():
+        torch._dynamo.reset()
+        counters.clear()
+        start = time.monotonic()
+        compiled = torch.compile(subject.model.model)
+        found: Row = {"error": subject.error(compiled), "seconds": time.monotonic() - start}
+        found["graph_breaks"] = sum(counters["graph_break"].values())
+    return found | subject.timing(compiled)
+
+
+def _torch_tensorrt(subject: Subject) -> Row:
+    """torch_tensorrt without bridge's converters: what it has none for runs in PyTorch, between engines."""
+    from bridge.tensorrt.flavour import detect
+    from bridge.tensorrt.integration import cpp_runtime_crashes
+
+    flavour = detect()
+    torch_tensorrt = flavour.torch_tensorrt()
+    python = cpp_runtime_crashes(flavour)
+    bridge.unregister()
+    try:
+        with subject.turns.working():
+            start = time.monotonic()
+            compiled = torch_tensorrt.dynamo.compile(
+                subject.program,
+                arg_inputs=list(subject.model.args),
+                kwarg_inputs=subject.model.kwargs,
+                use_python_runtime=python,
+            )
+            found = {"seconds": time.monotonic() - start, "python_runtime": python, **_pieces(compiled)}
+            found["error"] = subject.error(compiled)
+        return found | subject.timing(compiled)
+    finally:
+        bridge.register()
+
+
+def _pieces(compiled: Any) -> Row:
+    """How many engines there are, and how many pieces of the graph run in PyTorch, with their operators."""
+    pieces = [part for name, part in compiled.named_children() if name.startswith("_run_on_gpu")]
+    graphs = [part.graph for part in pieces or [compiled]]
+    left = Counter(str(node.target) for graph in graphs for node in graph.nodes if node.op == "call_function")
+    return {"engines": len(engines_of(compiled)), "graph_breaks": len(pieces), "in_pytorch": dict(left.most_common(5))}
+
+
+def _times(timing: Timing) -> Row:
+    return {"us": timing.us, **{f"{name}_us": value for name, value in asdict(timing).items() if name != "us"}}
+
+
+_WAYS = {"bridge": _bridge, "eager": _eager, "inductor": _inductor, "torch_tensorrt": _torch_tensorrt}

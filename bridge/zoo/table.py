@@ -1,0 +1,110 @@
+"""Results of the zoo as text and as Markdown."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bridge.table import columns
+
+Row = Mapping[str, Any]
+HEADER = (
+    *("model", "parameters", "plugin layers", "engines", "graph breaks", "graph error", "error"),
+    *("eager", "Inductor", "torch_tensorrt", "bridge", "with a CUDA graph"),
+)
+_INTRODUCTION = """# Models
+
+Scripts that read from top to bottom, one family a file. Each takes `--weights FILE`, `--dtype`, `--target`, `--batch`,
+`-o` and flags of its sizes; where there is a GPU it runs the engine and compares with eager, and with `--bench` also
+measures it. `bridge zoo` compiles all of those that have a list `ZOO`; `bridge zoo --record` wrote what follows.
+
+"""
+_LEGEND = """
+Weights are random. Times are milliseconds a call, CPU included, medians; engines and graph breaks are bridge's, and
+those of torch_tensorrt without bridge stand beside its time, by its Python runtime where its C++ one was made for
+another TensorRT-RTX. "graph error" is what bridge's graph rewrites change in the eager result, "error" the engine's
+difference from eager, both as a fraction of the largest value of a result.
+"""
+
+
+def text(result: Mapping[str, Any]) -> str:
+    """For a terminal."""
+    failures = failed(result)
+    table = columns([HEADER, *map(cells, result["rows"])], indent=0)
+    return "\n".join([where(result), "", table, *(["", "what failed", *failures] if failures else [])])
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """models/README.md."""
+    lines = [_line(HEADER), _line(["---"] * len(HEADER)), *(_line(cells(row)) for row in result["rows"])]
+    flags = [f"- {row['model']}: `{' '.join(row['argv']) or 'no flags'}`, {_size(row)}" for row in result["rows"]]
+    failures = [f"- {line}" for line in failed(result)] or ["Nothing."]
+    parts = [where(result) + ".", _LEGEND, *lines, "", "## Configurations", "", *flags, "", "## What failed", ""]
+    return _INTRODUCTION + "\n".join([*parts, *failures]) + "\n"
+
+
+def where(result: Mapping[str, Any]) -> str:
+    """GPU, date and versions."""
+    built = [row["ways"]["bridge"] for row in result["rows"] if "target" in row.get("ways", {}).get("bridge", {})]
+    tensorrt = sorted({way["tensorrt"] for way in built})
+    targets = " and ".join(sorted({way["target"] for way in built}))
+    gpu = result["gpu"] or f"no GPU, engines for {targets}"
+    versions = [f"{name} {version}" for name, version in result["versions"].items()]
+    return ", ".join([gpu, *([f"driver {result['driver']}"] if "driver" in result else []), *versions, *tensorrt]) + (
+        f", {result['date']}, {'full' if result['full'] else 'small'} configurations"
+    )
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """Of one model, as HEADER names them."""
+    ways = row.get("ways", {})
+    ours, theirs = ways.get("bridge", {}), ways.get("torch_tensorrt", {})
+    plugins = ", ".join(f"{count} {name}" for name, count in sorted(ours.get("plugins", {}).items()))
+    pieces = f" ({theirs['engines']} engines, {theirs['graph_breaks']} breaks)" if "engines" in theirs else ""
+    breaks = ways.get("inductor", {}).get("graph_breaks", 0)
+    return (
+        row["model"],
+        f"{row['parameters'] / 1e6:.1f} M" if "parameters" in row else "",
+        plugins or ("none" if "plugins" in ours else ""),
+        str(ours.get("engines", "")),
+        str(ours.get("graph_breaks", "")),
+        _error(ours.get("graph_error")),
+        _error(ours.get("error")),
+        _time(ways.get("eager", {})),
+        _time(ways.get("inductor", {})) + (f" ({breaks} breaks)" if breaks else ""),
+        _time(theirs) + pieces,
+        _time(ours) or _time(row),
+        _time(ours.get("cuda_graph", {})),
+    )
+
+
+def failed(result: Mapping[str, Any]) -> list[str]:
+    """A line for everything that failed."""
+    found = []
+    for row in result["rows"]:
+        found += [f"{row['model']}: {row['failed']}"] if "failed" in row else []
+        ways = row.get("ways", {})
+        ways = ways | {"bridge with a CUDA graph": ways.get("bridge", {}).get("cuda_graph", {})}
+        found += [f"{row['model']}, {name}: {way['failed']}" for name, way in ways.items() if "failed" in way]
+    return found
+
+
+def good(result: Mapping[str, Any]) -> bool:
+    """Whether bridge made the engine of every model; what others do not is no failure of the run."""
+    ways = [row.get("ways", {}).get("bridge", {"failed": ""}) for row in result["rows"]]
+    return not any("failed" in way for way in ways)
+
+
+def _time(way: Row) -> str:
+    return "failed" if "failed" in way else f"{way['us'] / 1e3:.3g}" if "us" in way else ""
+
+
+def _error(value: float | None) -> str:
+    return "" if value is None else f"{value:.1e}" if value else "0"
+
+
+def _size(row: Row) -> str:
+    inputs = " and ".join("x".join(map(str, shape)) for shape in row.get("inputs", []))
+    return ", ".join(part for part in (row.get("about", ""), row.get("dtype", ""), inputs) if part)
+
+
+def _line(texts: Sequence[str]) -> str:
+    return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
