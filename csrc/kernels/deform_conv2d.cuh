@@ -166,15 +166,15 @@ template <class T>
 std::vector<DeformConv2dVariant<T>> const& deform_conv2d_variants() {
   static std::vector<DeformConv2dVariant<T>> const variants{
       {"direct", 0, false, 0, 0, 0, 0, 1, false, false, launch_direct<T>},
-      {"mma.sync 64x64", 80, false, 64, 64, 2, 1.33, 1, false, false,
+      {"mma.sync 64x64", 80, false, 64, 64, 2, 1.42, 1, false, false,
        launch_fused<T, FusedKernel<T, WarpProduct<T, 64, 64>>>},
-      {"mma.sync 64x128", 80, false, 64, 128, 2, 1.54, 1, false, false,
+      {"mma.sync 64x128", 80, false, 64, 128, 2, 1.66, 1, false, false,
        launch_fused<T, FusedKernel<T, WarpProduct<T, 64, 128>>>},
-      {"mma.sync 128x128", 80, false, 128, 128, 1, 1.69, 1, false, false,
+      {"mma.sync 128x128", 80, false, 128, 128, 1, 1.58, 1, false, false,
        launch_fused<T, FusedKernel<T, WarpProduct<T, 128, 128>>>},
-      {"wgmma 128x64", 90, true, 128, 64, 1, 0.77, 1, true, false, launch_fused<T, RegisterKernel<T, 64>>},
-      {"wgmma 128x128", 90, true, 128, 128, 1, 0.86, 1, true, false, launch_fused<T, RegisterKernel<T, 128>>},
-      {"wgmma 128x256", 90, true, 128, 256, 1, 1.15, 1, true, false, launch_fused<T, RegisterKernel<T, 256>>},
+      {"wgmma 128x64", 90, true, 128, 64, 1, 0.81, 1, true, false, launch_fused<T, RegisterKernel<T, 64>>},
+      {"wgmma 128x128", 90, true, 128, 128, 1, 0.9, 1, true, false, launch_fused<T, RegisterKernel<T, 128>>},
+      {"wgmma 128x256", 90, true, 128, 256, 1, 1.21, 1, true, false, launch_fused<T, RegisterKernel<T, 256>>},
   };
   return variants;
 }
@@ -182,15 +182,15 @@ template <>
 inline std::vector<DeformConv2dVariant<float>> const& deform_conv2d_variants() {
   static std::vector<DeformConv2dVariant<float>> const variants{
       {"direct", 0, false, 0, 0, 0, 0, 1, false, false, launch_direct<float>},
-      {"split 64x64", 80, false, 64, 64, 1, 2.0, 2, false, false,
+      {"split 64x64", 80, false, 64, 64, 2, 2.2, 2, false, false,
        launch_fused<float, FusedKernel<float, SplitProduct<64, 64>>>},
-      {"split 64x128", 80, false, 64, 128, 1, 2.5, 2, false, false,
+      {"split 64x128", 80, false, 64, 128, 1, 2.0, 2, false, false,
        launch_fused<float, FusedKernel<float, SplitProduct<64, 128, 8>>>},
-      {"tf32 64x64", 80, false, 64, 64, 2, 1.3, 1, false, true,
+      {"tf32 64x64", 80, false, 64, 64, 2, 1.55, 1, false, true,
        launch_fused<float, FusedKernel<float, WarpProduct<float, 64, 64>>>},
-      {"tf32 64x128", 80, false, 64, 128, 2, 1.5, 1, false, true,
+      {"tf32 64x128", 80, false, 64, 128, 2, 1.76, 1, false, true,
        launch_fused<float, FusedKernel<float, WarpProduct<float, 64, 128>>>},
-      {"tf32 128x128", 80, false, 128, 128, 1, 1.7, 1, false, true,
+      {"tf32 128x128", 80, false, 128, 128, 1, 1.89, 1, false, true,
        launch_fused<float, FusedKernel<float, WarpProduct<float, 128, 128>>>},
   };
   return variants;
