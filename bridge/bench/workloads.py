@@ -107,6 +107,7 @@ class DeformConv2d(Workload):
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     offset_groups: int = 1
+    channels_last: bool = False
 
     def out_size(self) -> tuple[int, int]:
         """Height and width of the result."""
@@ -118,6 +119,7 @@ class DeformConv2d(Workload):
         """x, offset, weight, bias and mask."""
         taps, out, depth = self.kernel[0] * self.kernel[1], self.out_size(), self.channels // self.groups
         x = self._random(device, self.batch, self.channels, *self.size)
+        x = x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
         offset = self._random(device, self.batch, 2 * self.offset_groups * taps, *out) * 1.5
         weight = self._random(device, self.out_channels, depth, *self.kernel) / (depth * taps) ** 0.5
         mask = self._random(device, self.batch, self.offset_groups * taps, *out).sigmoid()
@@ -264,7 +266,9 @@ def _deform_conv2d() -> Iterable[Workload]:
     for dtype in ("float16", "bfloat16", "float32"):
         yield DeformConv2d("deform_conv2d", "large", dtype, **large)
         yield DeformConv2d("deform_conv2d", "small", dtype, batch=8)
+    yield DeformConv2d("deform_conv2d", "small, channels-last", "float16", batch=8, channels_last=True)
     variations: dict[str, dict[str, Any]] = {
+        "large, channels-last": {"channels_last": True},
         "one image": {"batch": 1},
         "asymmetric": {"size": (101, 153), "stride": (2, 1), "padding": (1, 2), "dilation": (2, 1)},
         "2 groups": {"groups": 2},
