@@ -10,7 +10,7 @@ from torch.export import Dim
 
 import bridge
 from bridge.capture import export
-from bridge.errors import EngineError
+from bridge.errors import EngineError, EngineInputError
 from bridge.passes import rewrite, selected
 
 transformers = pytest.importorskip("transformers", reason="needs transformers")
@@ -123,7 +123,7 @@ def test_torch_compile(kind, settings, what):
     torch._dynamo.reset()
     model = build(kind, settings | {"num_hidden_layers": 2}, torch.float16)
     compiled = torch.compile(model, backend="bridge", dynamic=True, options={"target": "sm86"})
-    with contextlib.suppress(EngineError), torch.no_grad():  # built for another GPU, if there is one
+    with contextlib.suppress(EngineError, EngineInputError), torch.no_grad():  # built for another GPU, if there is one
         compiled(tokens(2, 7))
     report = bridge.report(compiled)
     assert len(report.engines) == 1 and report.plugin_counts() == {"rope": 2} and report.graph_breaks == []
