@@ -41,9 +41,9 @@ def run(options: argparse.Namespace) -> int:
             print(f"{entry.name}: {' '.join(entry.flags(options.full))}")
         return 0
     result = json.loads(Path(options.against).read_text()) if options.against else _measured(options, scripts)
-    print(table.text(result))
     if options.record:
         (scripts / "README.md").write_text(table.markdown(result))
+    print(table.text(result))
     return 0 if table.good(result) else 1
 
 

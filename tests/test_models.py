@@ -61,7 +61,7 @@ LOWERED = [
             *("--height", "64", "--width", "96", "--layers", "1", "--decoder-layers", "2", "--hidden", "32"),
             *("--heads", "4", "--queries", "10", "--backbone-width", "8", "--depths", "1", "1", "1", "1"),
         ],
-        {"ms_deform_attn": 3},
+        {"ms_deform_attn_fused": 3},
         [(1, 3, 64, 96), (3, 3, 64, 96)],
         id="deformable_detr",
     ),

@@ -35,7 +35,10 @@ def text(result: Mapping[str, Any]) -> str:
 def markdown(result: Mapping[str, Any]) -> str:
     """models/README.md."""
     lines = [_line(HEADER), _line(["---"] * len(HEADER)), *(_line(cells(row)) for row in result["rows"])]
-    flags = [f"- {row['model']}: `{' '.join(row['argv']) or 'no flags'}`, {_size(row)}" for row in result["rows"]]
+    flags = [
+        f"- {row['model']}: `{' '.join(row['argv']) or 'no flags'}`, {_size(row, result['full'])}"
+        for row in result["rows"]
+    ]
     failures = [f"- {line}" for line in failed(result)] or ["Nothing."]
     parts = [where(result) + ".", _LEGEND, *lines, "", "## Configurations", "", *flags, "", "## What failed", ""]
     return _INTRODUCTION + "\n".join([*parts, *failures]) + "\n"
@@ -62,7 +65,7 @@ def cells(row: Row) -> tuple[str, ...]:
     breaks = ways.get("inductor", {}).get("graph_breaks", 0)
     return (
         row["model"],
-        f"{row['parameters'] / 1e6:.1f} M" if "parameters" in row else "",
+        _count(row["parameters"]) if "parameters" in row else "",
         plugins or ("none" if "plugins" in ours else ""),
         str(ours.get("engines", "")),
         str(ours.get("graph_breaks", "")),
@@ -93,6 +96,10 @@ def good(result: Mapping[str, Any]) -> bool:
     return not any("failed" in way for way in ways)
 
 
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e6:.1f} M" if parameters >= 1e6 else f"{parameters / 1e3:.1f} k"
+
+
 def _time(way: Row) -> str:
     return "failed" if "failed" in way else f"{way['us'] / 1e3:.3g}" if "us" in way else ""
 
@@ -101,9 +108,9 @@ def _error(value: float | None) -> str:
     return "" if value is None else f"{value:.1e}" if value else "0"
 
 
-def _size(row: Row) -> str:
+def _size(row: Row, full: bool) -> str:
     inputs = " and ".join("x".join(map(str, shape)) for shape in row.get("inputs", []))
-    return ", ".join(part for part in (row.get("about", ""), row.get("dtype", ""), inputs) if part)
+    return ", ".join(part for part in (full and row.get("about"), row.get("dtype", ""), inputs) if part)
 
 
 def _line(texts: Sequence[str]) -> str:

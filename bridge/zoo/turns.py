@@ -27,5 +27,8 @@ class Turns:
             yield
             return
         with self.path.open("ab") as file:
-            fcntl.flock(file, kind)  # closing releases it, and so does the process's end
-            yield
+            fcntl.flock(file, kind)  # the process's end releases it, too
+            try:
+                yield
+            finally:
+                fcntl.flock(file, fcntl.LOCK_UN)  # closing would not, where a child process has the file
