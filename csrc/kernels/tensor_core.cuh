@@ -47,6 +47,21 @@ __device__ inline float round_to_tf32(float value) {
   return __uint_as_float(bits);
 }
 
+// Leaves of four floats what TF32 holds of them, toward zero, and returns the rest. Of a number that is not zero the
+// rest is not zero either, and has its sign: then an infinite factor of both gives no NaN.
+__device__ inline uint4 split_off(uint4& value) {
+  uint4 rest;
+  auto const split = [](uint32_t& bits, uint32_t& low) {
+    float const whole = __uint_as_float(bits);
+    bits = isnan(whole) ? 0x7fffe000 : bits & 0xffffe000;
+    float const difference = whole - __uint_as_float(bits);
+    bool const some = difference != 0.f && !isnan(difference);
+    low = some ? __float_as_uint(difference) : whole == 0.f ? 0 : (bits & 0x80000000) | 0x00800000;
+  };
+  split(value.x, rest.x), split(value.y, rest.y), split(value.z, rest.z), split(value.w, rest.w);
+  return rest;
+}
+
 // ---- wgmma, of compute capability 9.0 alone ---------------------------------------------------
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDA_ARCH__)
