@@ -160,6 +160,13 @@ void require(bool condition, Values const&... values) {
   throw std::invalid_argument(text.str());
 }
 
+// That a tensor of the op has the shape, as far as extents are known.
+inline void require_shape(char const* op, char const* tensor, Shape const& shape, Shape const& expected) {
+  bool same = shape.rank == expected.rank;
+  for (int axis = 0; same && axis < shape.rank; ++axis) same = may_equal(shape[axis], expected[axis]);
+  require(same, op, ": ", tensor, " has shape ", shape, ", expected ", expected);
+}
+
 // ---- ops --------------------------------------------------------------------------------------
 
 struct Param {

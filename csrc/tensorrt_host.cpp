@@ -167,9 +167,7 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
   int32_t enqueue(trt::TensorDesc const* in, trt::TensorDesc const* out, void const* const* inputs,
                   void* const* outputs, void* workspace, cudaStream_t stream) noexcept override {
     return guard("enqueue", 1, [&] {
-      std::vector<Tensor> ins(type_.inputs.size()), outs;
-      for (size_t i = 0; i < slots_.size(); ++i)
-        ins[slots_[i]] = to_tensor(in[i].dims, in[i], const_cast<void*>(inputs[i]));
+      std::vector<Tensor> ins = inputs_of(in, inputs), outs;
       bool empty = true;
       std::vector<Shape> const shapes = type_.counts().empty() ? std::vector<Shape>() : infer_shapes(ins);
       for (int i = 0; i < num_outputs(); ++i) {
@@ -231,13 +229,20 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
     return tensors;
   }
 
+  // The op's inputs, by on_shape_change's slots. data: their addresses, or null.
+  std::vector<Tensor> inputs_of(trt::TensorDesc const* in, void const* const* data) const {
+    std::vector<Tensor> found(type_.inputs.size());
+    for (size_t i = 0; i < slots_.size(); ++i)
+      found[slots_[i]] = to_tensor(in[i].dims, in[i], data ? const_cast<void*>(data[i]) : nullptr);
+    return found;
+  }
+
   // Memory for what the op derives from an input that never changes, where it is of no known way yet.
   void make_room(trt::TensorDesc const* in, trt::TensorDesc const* out, int32_t num_out) {
     derived_ = {};
     char const* const input = op_->derived_from();
     if (!input || !is_constant(inputs_, input)) return;
-    std::vector<Tensor> ins(type_.inputs.size()), outs;
-    for (size_t i = 0; i < slots_.size(); ++i) ins[slots_[i]] = to_tensor(in[i].dims, in[i], nullptr);
+    std::vector<Tensor> ins = inputs_of(in, nullptr), outs;
     for (int i = 0; i < num_out; ++i) outs.push_back(to_tensor(out[i].dims, out[i], nullptr));
     derived_ = op_->derived(ins.data(), outs.data());
     if (derived_.bytes && !kept_.count(derived_.way)) kept_.try_emplace(derived_.way, derived_.bytes);

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from bridge.passes.graph import CONVERSIONS, SAME_ORDER, arguments, aten, changes_dtype, is_traced, value
+from bridge.passes.graph import CONVERSIONS, CUTS, SAME_ORDER, arguments, aten, changes_dtype, is_traced, value
 
 
 class Axis(NamedTuple):
@@ -74,7 +74,7 @@ def _is_move(node: Node) -> bool:
 
 
 def _is_cut(node: Any) -> bool:
-    return isinstance(node, Node) and node.target in _CUTS
+    return isinstance(node, Node) and node.target in CUTS
 
 
 def _group(axes: Any) -> Group:
@@ -188,13 +188,6 @@ def _cut(axes: Axes, dim: int, start: Any, extent: Any) -> Axes | None:
     return None
 
 
-_CUTS = {
-    aten.split.Tensor,
-    aten.split.sizes,
-    aten.split_with_sizes.default,
-    aten.chunk.default,
-    aten.unbind.int,
-}
 _MOVES: dict[Any, Callable[[Axes, Node], Axes | None]] = {
     **dict.fromkeys(SAME_ORDER | CONVERSIONS, _reshape),
     aten.permute.default: _permute,

@@ -45,6 +45,14 @@ SAME_ORDER = {
     aten.reshape_as.default,
     aten.view_as.default,
 }
+# Those that cut a tensor into several.
+CUTS = {
+    aten.split.Tensor,
+    aten.split.sizes,
+    aten.split_with_sizes.default,
+    aten.chunk.default,
+    aten.unbind.int,
+}
 _ORIGIN = ("stack_trace", "nn_module_stack")
 
 

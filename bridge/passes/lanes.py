@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.fx import Node
 
-from bridge.passes.graph import CONVERSIONS, SAME_ORDER, arguments, changes_dtype, is_traced, same_extents, value
+from bridge.passes.graph import CONVERSIONS, CUTS, SAME_ORDER, arguments, changes_dtype, is_traced, same_extents, value
 
 aten = torch.ops.aten
 Index = tuple[int, ...]
@@ -229,7 +229,7 @@ def _repeat_interleave(node: Node, given: Given, index: Index) -> Lane | None:
 def _of_several(node: Node, index: Index) -> Lane | None:
     """A result of an operator that cuts a tensor into several."""
     whole, place = node.args
-    if not isinstance(whole, Node) or not isinstance(place, int) or whole.target not in _CUTS:
+    if not isinstance(whole, Node) or not isinstance(place, int) or whole.target not in CUTS:
         return None
     given = arguments(whole)
     rank = node.meta["val"].dim()
@@ -243,13 +243,6 @@ def _of_several(node: Node, index: Index) -> Lane | None:
     return Lane(given["self"], _at(index, axis, sum(sizes) + index[axis]))
 
 
-_CUTS = {
-    aten.split.Tensor,
-    aten.split.sizes,
-    aten.split_with_sizes.default,
-    aten.chunk.default,
-    aten.unbind.int,
-}
 _MOVES: dict[Any, Callable[[Node, Given, Index], Lane | None]] = {
     **dict.fromkeys(SAME_ORDER, _reshape),
     **dict.fromkeys(CONVERSIONS, _convert),

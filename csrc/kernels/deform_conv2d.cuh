@@ -209,6 +209,14 @@ std::vector<int> deform_conv2d_choices(DeformConv2dArguments<T> const& a, int ca
   return choices;
 }
 
+// How a variant that has tiles cuts a convolution.
+template <class T>
+DeformConv2dPlan plan_of(DeformConv2dArguments<T> const& a, DeformConv2dVariant<T> const& variant) {
+  DeformConv2dPlan plan = deform_conv2d_plan(a, variant.channels, variant.positions);
+  plan.parts = variant.parts, plan.fragments = variant.fragments;
+  return plan;
+}
+
 struct DeformConv2dChoice {
   int variant;
   DeformConv2dPlan plan;
@@ -224,8 +232,7 @@ DeformConv2dChoice deform_conv2d_choice(DeformConv2dArguments<T> const& a, std::
   for (int choice : choices) {
     auto const& variant = deform_conv2d_variants<T>()[choice];
     if (variant.channels == 0) continue;
-    DeformConv2dPlan plan = deform_conv2d_plan(a, variant.channels, variant.positions);
-    plan.parts = variant.parts, plan.fragments = variant.fragments;
+    DeformConv2dPlan plan = plan_of(a, variant);
     int64_t const blocks = plan.blocks(a.batch);
     int64_t const most = variant.channels == kSplitChannels ? std::max<int64_t>(kSplitBlocks / blocks, 1) : 1;
     for (int splits = 1; splits <= std::min<int64_t>(most, plan.stages() / kLeastStages + 1); ++splits) {

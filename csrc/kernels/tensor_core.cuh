@@ -137,8 +137,8 @@ __device__ inline void synchronize_some(int number, int threads) {
 #define BRIDGE_D32(d, i) BRIDGE_D16(d, i), BRIDGE_D16(d, i + 16)
 #define BRIDGE_D64(d, i) BRIDGE_D32(d, i), BRIDGE_D32(d, i + 32)
 // sum[64 × N] of a warpgroup += a[64 × 32 bytes] b[N × 32 bytes]^T; a thread holds N / 2 of the sums. b lies in shared
-// memory; a too, or in registers, as mma.sync has it: rows 16 warp + lane / 4 and that plus 8 of the warpgroup's 64,
-// two elements 2 (lane % 4) on in each half of the 32 bytes.
+// memory; a in registers, as mma.sync has it: rows 16 warp + lane / 4 and that plus 8 of the warpgroup's 64, two
+// elements 2 (lane % 4) on in each half of the 32 bytes.
 template <class T, int N>
 struct Wgmma;
 
@@ -167,25 +167,20 @@ struct Wgmma;
   "%120, %121, %122, %123, %124, %125, %126, %127"
 #define BRIDGE_WGMMA_NAME(n, name) \
   "{ .reg .pred add; setp.eq.u32 add, 0, 0; wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." name "." name " {"
-#define BRIDGE_WGMMA_N(type, name, n, registers, shared_operands, register_operands, ...)            \
-  template <>                                                                                        \
-  struct Wgmma<type, n> {                                                                            \
-    static __device__ void add(float (&sum)[n / 2], uint64_t a, uint64_t b) {                        \
-      asm volatile(BRIDGE_WGMMA_NAME(n, name) registers "}, " shared_operands ", add, 1, 1, 0, 0; }" \
-                   : __VA_ARGS__                                                                     \
-                   : "l"(a), "l"(b));                                                                \
-    }                                                                                                \
-    static __device__ void add(float (&sum)[n / 2], uint32_t const (&a)[4], uint64_t b) {            \
-      asm volatile(BRIDGE_WGMMA_NAME(n, name) registers "}, " register_operands ", add, 1, 1, 0; }"  \
-                   : __VA_ARGS__                                                                     \
-                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                            \
-    }                                                                                                \
+#define BRIDGE_WGMMA_N(type, name, n, registers, operands, ...)                            \
+  template <>                                                                              \
+  struct Wgmma<type, n> {                                                                  \
+    static __device__ void add(float (&sum)[n / 2], uint32_t const (&a)[4], uint64_t b) {  \
+      asm volatile(BRIDGE_WGMMA_NAME(n, name) registers "}, " operands ", add, 1, 1, 0; }" \
+                   : __VA_ARGS__                                                           \
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                  \
+    }                                                                                      \
   };
-#define BRIDGE_WGMMA_ALL(type, name)                                                                                \
-  BRIDGE_WGMMA_N(type, name, 64, BRIDGE_REGISTERS_32, "%32, %33", "{%32, %33, %34, %35}, %36", BRIDGE_D32(sum, 0))  \
-  BRIDGE_WGMMA_N(type, name, 128, BRIDGE_REGISTERS_64, "%64, %65", "{%64, %65, %66, %67}, %68", BRIDGE_D64(sum, 0)) \
-  BRIDGE_WGMMA_N(type, name, 256, BRIDGE_REGISTERS_128, "%128, %129", "{%128, %129, %130, %131}, %132",             \
-                 BRIDGE_D64(sum, 0), BRIDGE_D64(sum, 64))
+#define BRIDGE_WGMMA_ALL(type, name)                                                                          \
+  BRIDGE_WGMMA_N(type, name, 64, BRIDGE_REGISTERS_32, "{%32, %33, %34, %35}, %36", BRIDGE_D32(sum, 0))        \
+  BRIDGE_WGMMA_N(type, name, 128, BRIDGE_REGISTERS_64, "{%64, %65, %66, %67}, %68", BRIDGE_D64(sum, 0))       \
+  BRIDGE_WGMMA_N(type, name, 256, BRIDGE_REGISTERS_128, "{%128, %129, %130, %131}, %132", BRIDGE_D64(sum, 0), \
+                 BRIDGE_D64(sum, 64))
 BRIDGE_WGMMA_ALL(half, "f16")
 BRIDGE_WGMMA_ALL(bfloat16, "bf16")
 #undef BRIDGE_WGMMA_ALL

@@ -1,21 +1,9 @@
+#include "../device.h"
 #include "../kernels/deform_conv2d.cuh"
 #include "../op.h"
 
 namespace bridge {
 namespace {
-
-struct Device {
-  int capability = 0, multiprocessors = 0;  // 0: there is none
-};
-
-Device current_device() {
-  int device = 0, major = 0, minor = 0, multiprocessors = 0;
-  bool const known = cudaGetDevice(&device) == cudaSuccess &&
-                     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
-                     cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess &&
-                     cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device) == cudaSuccess;
-  return known ? Device{10 * major + minor, multiprocessors} : Device{};
-}
 
 struct DeformConv2d final : Op {
   static constexpr char const* name = "deform_conv2d";
@@ -61,10 +49,7 @@ struct DeformConv2d final : Op {
       auto const a = arguments<T>(in, out);
       if (!fits_tiles(a)) return cudaSuccess;
       for (auto const& variant : deform_conv2d_variants<T>()) {
-        if (!variant.channels) continue;
-        auto plan = deform_conv2d_plan(a, variant.channels, variant.positions);
-        plan.parts = variant.parts;
-        bytes = std::max(bytes, deform_conv2d_workspace(a, plan));
+        if (variant.channels) bytes = std::max(bytes, deform_conv2d_workspace(a, plan_of(a, variant)));
       }
       return cudaSuccess;
     });
@@ -164,15 +149,9 @@ struct DeformConv2d final : Op {
   void check_positions(Shape const* in, Dim out_height, Dim out_width) const {
     Shape const &x = in[0], &offset = in[1], &weight = in[2], &bias = in[3], &mask = in[4];
     Shape const expected{x[0], offset[1], out_height, out_width};
-    require_same("offset", offset, expected);
-    if (mask.present()) require_same("mask", mask, {x[0], floor_div(offset[1], 2), out_height, out_width});
-    if (bias.present()) require_same("bias", bias, {weight[0]});
-  }
-
-  static void require_same(char const* tensor, Shape const& shape, Shape const& expected) {
-    bool same = shape.rank == expected.rank;
-    for (int axis = 0; same && axis < shape.rank; ++axis) same = may_equal(shape[axis], expected[axis]);
-    require(same, "deform_conv2d: ", tensor, " has shape ", shape, ", expected ", expected);
+    require_shape(name, "offset", offset, expected);
+    if (mask.present()) require_shape(name, "mask", mask, {x[0], floor_div(offset[1], 2), out_height, out_width});
+    if (bias.present()) require_shape(name, "bias", bias, {weight[0]});
   }
 
   template <class T>

@@ -17,7 +17,8 @@ struct MsDeformAttn final : MsDeformAttnOp {
   void shapes(Shape const* in, Shape* out) const override {
     Shape const &locations = in[3], &weights = in[4];
     out[0] = check_shapes(name, in, "attention_weights", weights);
-    check_same(name, "sampling_locations", locations, {weights[0], weights[1], weights[2], weights[3], weights[4], 2});
+    require_shape(name, "sampling_locations", locations,
+                  {weights[0], weights[1], weights[2], weights[3], weights[4], 2});
   }
 
   cudaError_t run(Tensor const* in, Tensor const* out, void*, cudaStream_t stream) const override {
@@ -25,8 +26,8 @@ struct MsDeformAttn final : MsDeformAttnOp {
       using T = decltype(tag);
       MsDeformAttnLocations<T> const locations{in[3].data, in[4].data, in[3].dtype == DType::kFloat32,
                                                in[4].dtype == DType::kFloat32};
-      return launch_ms_deform_attn(arguments<T>(in, in[4], out[0]), locations, tactic != kExact, multiprocessors(),
-                                   stream);
+      return launch_ms_deform_attn(arguments<T>(in, in[4], out[0]), locations, tactic != kExact,
+                                   current_device().multiprocessors, stream);
     });
   }
 };

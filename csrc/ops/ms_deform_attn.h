@@ -1,6 +1,7 @@
 // What the two ops of multi-scale deformable attention share: checks, and how their kernels are called.
 #pragma once
 
+#include "../device.h"
 #include "../kernels/ms_deform_attn_gather.cuh"
 #include "../op.h"
 
@@ -32,9 +33,9 @@ struct MsDeformAttnOp : Op {
     check(op, value.rank == 4, "value has shape ", value, ", expected [batch, positions, heads, head_dim]");
     check(op, points.rank == 5, name, " has shape ", points, ", expected [batch, queries, heads, levels, points]");
     Dim const batch = value[0], heads = value[2], levels = points[3];
-    check_same(op, name, points, {batch, points[1], heads, levels, points[4]});
-    check_same(op, "spatial_shapes", shapes, {levels, 2});
-    check_same(op, "level_start_index", starts, {levels});
+    require_shape(op, name, points, {batch, points[1], heads, levels, points[4]});
+    require_shape(op, "spatial_shapes", shapes, {levels, 2});
+    require_shape(op, "level_start_index", starts, {levels});
     Dim const samples = levels * points[4], channels = heads * value[3];
     check(op, may_exceed(samples, 0) && !surely_exceeds(samples, kMsDeformAttnMaxSamples), "there are ", levels,
           " levels of ", points[4], " points, expected 1 to ", kMsDeformAttnMaxSamples, " in all");
@@ -45,12 +46,6 @@ struct MsDeformAttnOp : Op {
     check(op, !surely_exceeds(elements, INT32_MAX), "value has ", elements,
           " elements an image, expected fewer than 2^31");
     return {batch, points[1], channels};
-  }
-
-  static void check_same(char const* op, char const* tensor, Shape const& shape, Shape const& expected) {
-    bool same = shape.rank == expected.rank;
-    for (int axis = 0; same && axis < shape.rank; ++axis) same = may_equal(shape[axis], expected[axis]);
-    check(op, same, tensor, " has shape ", shape, ", expected ", expected);
   }
 
   template <class T>
@@ -65,13 +60,6 @@ struct MsDeformAttnOp : Op {
     a.heads = extent(value[2]), a.head_dim = extent(value[3]);
     a.levels = extent(points[3]), a.points = extent(points[4]);
     return a;
-  }
-
-  static int multiprocessors() {
-    int device = 0, count = 0;
-    bool const known = cudaGetDevice(&device) == cudaSuccess &&
-                       cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) == cudaSuccess;
-    return known ? count : 0;
   }
 
  private:

@@ -17,9 +17,9 @@ struct MsDeformAttnFused final : MsDeformAttnOp {
   void shapes(Shape const* in, Shape* out) const override {
     Shape const &references = in[3], &offsets = in[4], &logits = in[5];
     out[0] = check_shapes(name, in, "attention_logits", logits);
-    check_same(name, "sampling_offsets", offsets, {logits[0], logits[1], logits[2], logits[3], logits[4], 2});
+    require_shape(name, "sampling_offsets", offsets, {logits[0], logits[1], logits[2], logits[3], logits[4], 2});
     bool const boxes = references.rank == 4 && may_equal(references[3], 4);
-    check_same(name, "reference_points", references, {logits[0], logits[1], logits[3], boxes ? 4 : 2});
+    require_shape(name, "reference_points", references, {logits[0], logits[1], logits[3], boxes ? 4 : 2});
   }
 
   cudaError_t run(Tensor const* in, Tensor const* out, void*, cudaStream_t stream) const override {
@@ -28,8 +28,8 @@ struct MsDeformAttnFused final : MsDeformAttnOp {
       auto is_float = [&](int i) { return in[i].dtype == DType::kFloat32; };
       MsDeformAttnOffsets<T> const offsets{in[3].data,  in[4].data,  in[5].data,   is_float(3),
                                            is_float(4), is_float(5), in[3][3] == 4};
-      return launch_ms_deform_attn_fused(arguments<T>(in, in[5], out[0]), offsets, tactic != kExact, multiprocessors(),
-                                         stream);
+      return launch_ms_deform_attn_fused(arguments<T>(in, in[5], out[0]), offsets, tactic != kExact,
+                                         current_device().multiprocessors, stream);
     });
   }
 };

@@ -1,0 +1,21 @@
+// The GPU that ops run on.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+namespace bridge {
+
+struct Device {
+  int capability = 0, multiprocessors = 0;  // 0: there is none
+};
+
+inline Device current_device() {
+  int device = 0, major = 0, minor = 0, multiprocessors = 0;
+  bool const known = cudaGetDevice(&device) == cudaSuccess &&
+                     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+                     cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess &&
+                     cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device) == cudaSuccess;
+  return known ? Device{10 * major + minor, multiprocessors} : Device{};
+}
+
+}  // namespace bridge
