@@ -2,6 +2,7 @@
 
     python tests/sanitize.py [OP ...]                              the calls alone
     python tests/sanitize.py --tools memcheck,initcheck [OP ...]   the same under these tools, one after the other
+    python tests/sanitize.py --tools racecheck --jobs 8 [OP ...]   in 8 processes at a time, each with its share
 
 The calls are the samples that the tests share: each in every dtype, by every tactic that computes it on this GPU, with
 inputs aligned and not. Inputs are made on the CPU and copied, and every tensor has memory of its own: so a tool sees
@@ -9,6 +10,7 @@ who wrote what, and no kernel but bridge's runs. Outputs are copied back, which 
 """
 
 import argparse
+import itertools
 import os
 import re
 import shutil
@@ -17,6 +19,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -41,20 +44,28 @@ CALLS = re.compile(r"^(\d+) calls$", re.MULTILINE)
 # The calls
 
 
-def run(names: Sequence[str]) -> int:
-    """Runs all calls of these ops, and says each before it runs; returns how many there were."""
+Call = tuple[str, Op, Sequence, dict, int, bool]  # what to say of it, and what `call` takes
+
+
+def run(names: Sequence[str], share: int = 0, shares: int = 1) -> int:
+    """Runs one of equal shares of the calls, and says each before it runs; returns how many there were."""
     count = 0
+    for what, *how in itertools.islice(calls(names), share, None, shares):
+        print(what, flush=True)
+        call(*how)
+        count += 1
+    return count
+
+
+def calls(names: Sequence[str]) -> Iterator[Call]:
     for name in names:
         for label, args, kwargs in samples_of(name):
             for dtype in dtypes_of(name):
                 given = cast(args, dtype)
                 for tactic in tactics(OPS[name], given, kwargs):
                     for aligned in (True, False):
-                        what = f"tactic {tactic}, {'aligned' if aligned else 'not aligned'}"
-                        print(f"{name}, {dtype}, {what}: {label}", flush=True)
-                        call(OPS[name], given, kwargs, tactic, aligned)
-                        count += 1
-    return count
+                        what = f"{name}, {dtype}, tactic {tactic}, {'aligned' if aligned else 'not aligned'}: {label}"
+                        yield what, OPS[name], given, kwargs, tactic, aligned
 
 
 def samples_of(name: str) -> list[Sample]:
@@ -111,15 +122,23 @@ def sanitizer(environ: dict[str, str]) -> str:
     return found
 
 
-def check(tool: str, names: Sequence[str]) -> bool:
-    """Runs the calls under a tool, prints a line, and returns whether it found nothing."""
+def check(tool: str, names: Sequence[str], jobs: int = 1) -> bool:
+    """Runs the calls under a tool in so many processes at once, prints a line of each, and returns whether it found
+    nothing in any."""
     LOGS.mkdir(parents=True, exist_ok=True)
-    log, started = LOGS / f"{tool}.log", time.monotonic()
-    command = [sanitizer(dict(os.environ)), "--tool", tool, *OPTIONS, sys.executable, __file__, *names]
+    with ThreadPoolExecutor(jobs) as pool:
+        return all(list(pool.map(lambda job: check_share(tool, names, job, jobs), range(jobs))))
+
+
+def check_share(tool: str, names: Sequence[str], share: int, shares: int) -> bool:
+    which = f"{tool}-{share + 1}-of-{shares}" if shares > 1 else tool
+    log, started = LOGS / f"{which}.log", time.monotonic()
+    command = [sanitizer(dict(os.environ)), "--tool", tool, *OPTIONS, sys.executable, __file__]
+    command += ["--share", f"{share + 1}/{shares}", *names]
     with log.open("wb") as file:
         code = subprocess.run(command, env=os.environ | ENVIRONMENT, stdout=file, stderr=subprocess.STDOUT).returncode
     found, text = judge(code, log.read_text(errors="replace"))
-    print(f"{tool:10} {text}, {time.monotonic() - started:.0f} s{'' if found else f'; see {log}'}", flush=True)
+    print(f"{which:10} {text}, {time.monotonic() - started:.0f} s{'' if found else f'; see {log}'}", flush=True)
     return found
 
 
@@ -148,6 +167,19 @@ def _names(text: str) -> list[str]:
     return names
 
 
+def _share(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"a share is as 2/8, the second of eight, not {text!r}")
+    return int(found[1]) - 1, int(found[2])
+
+
+def _jobs(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"jobs are 1 or more, not {text!r}")
+    return int(text)
+
+
 def _ops(names: Sequence[str]) -> Iterator[str]:
     for name in names or sorted(OPS):
         if name not in OPS:
@@ -159,15 +191,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ops", nargs="*", metavar="OP", help="default: all")
     parser.add_argument("--tools", type=_names, default=[], metavar="TOOL,TOOL", help=f"of {', '.join(TOOLS)}")
+    parser.add_argument("--jobs", type=_jobs, default=1, metavar="N", help="processes of a tool at a time")
+    parser.add_argument(
+        "--share", type=_share, default=(0, 1), metavar="I/N", help="only every N-th call, from the I-th"
+    )
     options = parser.parse_args(argv)
     try:
         names = list(_ops(options.ops))
         if not torch.cuda.is_available():
             raise RuntimeError("kernels run on a CUDA GPU, and there is none")
         if options.tools:
-            found_nothing = [check(tool, names) for tool in options.tools]
+            found_nothing = [check(tool, names, options.jobs) for tool in options.tools]
             return 0 if all(found_nothing) else 1
-        print(f"{run(names)} calls")
+        print(f"{run(names, *options.share)} calls")
     except (ValueError, RuntimeError, FileNotFoundError) as error:
         print(f"sanitize: {error}", file=sys.stderr)
         return 2

@@ -62,10 +62,37 @@ def test_one_line_a_tool_and_a_log(tmp_path, monkeypatch, capsys):
         "initcheck  none in 412 calls",
     ]
     log = (tmp_path / "logs" / "initcheck.log").read_text()
-    assert log.startswith("1 --tool initcheck") and log.splitlines()[0].endswith("sanitize.py rope")
+    assert log.startswith("1 --tool initcheck") and log.splitlines()[0].endswith("sanitize.py --share 1/1 rope")
+    assert sanitize.main(["--tools", "racecheck", "--jobs", "3"]) == 0
+    assert sum("none in 412 calls" in line for line in capsys.readouterr().out.splitlines()) == 3
+    assert "--share 2/3" in (tmp_path / "logs" / "racecheck-2-of-3.log").read_text()
     tool.write_text("#!/bin/sh\nexit 3\n")
     assert sanitize.main(["--tools", "memcheck"]) == 1
     assert "broke off with exit code 3: it wrote nothing" in capsys.readouterr().out
+
+
+def test_shares_are_all_calls_once(monkeypatch, capsys):
+    monkeypatch.setattr(sanitize, "call", lambda *how: None)
+    counts = [sanitize.run(["rope", "roi_align"], share, 4) for share in range(4)]
+    parts = capsys.readouterr().out.splitlines()
+    assert sanitize.run(["rope", "roi_align"]) == sum(counts) == len(parts) and max(counts) - min(counts) <= 1
+    assert sorted(capsys.readouterr().out.splitlines()) == sorted(parts)
+
+
+def test_one_share_that_finds_something_is_enough(tmp_path, monkeypatch, capsys):
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text(f'#!/bin/sh\nprintf "{CLEAN}"\ncase "$*" in *2/3*) exit 86;; esac\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(sanitize, "LOGS", tmp_path / "logs")
+    assert not sanitize.check("racecheck", ["rope"], jobs=3)
+    assert "racecheck-2-of-3 in 412 calls, exit code 86" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wrong", [["--share", "0/3"], ["--share", "4/3"], ["--share", "x"], ["--jobs", "0"]])
+def test_shares_that_are_none(wrong):
+    with pytest.raises(SystemExit):
+        sanitize.main(wrong)
 
 
 def test_wrong_names_and_what_is_missing(tmp_path, monkeypatch, capsys):
