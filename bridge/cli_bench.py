@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("ops", nargs="*", metavar="OP", help="default: every op that has workloads")
     parser.add_argument("--workload", action="append", default=[], metavar="TEXT", help="those with this in their name")
-    parser.add_argument("--growth", action="store_true", help="also the series of growing sizes")
+    parser.add_argument("--growth", action="store_true", help="also series of growing sizes, beside --peers alone")
     parser.add_argument("--peers", nargs="*", metavar="PEER", help="only these; none given: no peer at all")
     parser.add_argument("--json", metavar="FILE", help="write what was measured")
     parser.add_argument("--plot", metavar="FILE.png", help="draw growing sizes and a roofline; needs matplotlib")
@@ -100,7 +100,8 @@ def _ops(options: argparse.Namespace) -> int:
         before = baseline.load(options.baseline, measure.gpu(), chosen) if options.baseline else None
         if options.record:
             baseline.check_complete((w.op, w.name, w.dtype) for w in chosen)
-        result = measure.run(chosen, others, lambda so_far: _note(so_far, options.json))
+        named = options.peers is not None
+        result = measure.run(chosen, others, lambda so_far: _note(so_far, options.json), beside_growth=named)
     print(report.table(result))
     if options.plot:
         plots.plot(result, options.plot)

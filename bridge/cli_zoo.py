@@ -3,19 +3,26 @@
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from bridge.errors import BridgeError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags."""
     add = parser.add_argument
-    add("--filter", default="", metavar="TEXT", help="those with this in their name")
+    add("--filter", nargs="+", default=[""], metavar="TEXT", help="those with one of these in their name")
     add("--full", action="store_true", help="in their real sizes, not in those of the tests")
     add("--target", metavar="SM", help="build for this GPU, and run nothing; default: this machine's, or sm86")
     add("--json", metavar="FILE", help="write what came of each, after each")
-    add("--against", metavar="FILE", help="measure nothing: show or record this run")
+    add(
+        "--against",
+        nargs="+",
+        metavar="FILE",
+        help="measure nothing: show or record this run; of several the last one's row of each model",
+    )
     add("--record", action="store_true", help="write the table to README.md beside the models")
     add("--models", type=Path, metavar="FOLDER", help="of the scripts; default: the one beside the package")
     add(
@@ -40,11 +47,23 @@ def run(options: argparse.Namespace) -> int:
         for entry in entries.find(scripts, options.filter):
             print(f"{entry.name}: {' '.join(entry.flags(options.full))}")
         return 0
-    result = json.loads(Path(options.against).read_text()) if options.against else _measured(options, scripts)
+    result = _merged(options.against) if options.against else _measured(options, scripts)
     if options.record:
         (scripts / "README.md").write_text(table.markdown(result))
     print(table.text(result))
     return 0 if table.good(result) else 1
+
+
+def _merged(paths: Sequence[str]) -> dict[str, Any]:
+    """One run of several. BridgeError: they are not of the same GPU, versions and sizes."""
+    first, *others = [json.loads(Path(path).read_text()) for path in paths]
+    rows = {row["model"]: row for row in first["rows"]}
+    for path, other in zip(paths[1:], others, strict=True):
+        for name in ("gpu", "driver", "versions", "full"):
+            if other.get(name) != first.get(name):
+                raise BridgeError(f"{path} has {name} {other.get(name)}, {paths[0]} {first.get(name)}: two tables")
+        rows |= {row["model"]: row for row in other["rows"]}
+    return {**first, "date": max(run["date"] for run in (first, *others)), "rows": list(rows.values())}
 
 
 def _measured(options: argparse.Namespace, scripts: Path) -> dict[str, Any]:

@@ -250,6 +250,54 @@ def test_a_peer_that_is_not_installed_is_reported(monkeypatch):
     }
 
 
+def test_a_peer_is_compared_with_ours(monkeypatch):
+    workload = Rope("rope", "x", "float32", batch=2, seq=3, heads=(4, 2), head_dim=8)
+    args, settings = workload.arguments(torch.device("cpu"))
+    before = [t.clone() for t in args]
+    monkeypatch.setattr(measure, "time_call", lambda call, arguments: Timing(1.0, 1.0, 1.0, 0.0))
+
+    def measured(answer, **changes):
+        return measure._peer(peers.Peer("p", "rope", lambda *_: answer, **changes), workload, args, settings)
+
+    def ours(given):
+        return measure.OPS["rope"].overload(*given, **settings)
+
+    def over_its_arguments(given):
+        q, k = ours(given)
+        given[0].fill_(7), given[1].fill_(7)
+        return q.flatten(0, 1), 1.25 * k.flatten(0, 1)
+
+    found = measured(over_its_arguments)
+    assert 0.2 < found["difference"] <= 0.25 + 1e-6 and found["us"] == 1
+    assert all(map(torch.equal, args, before))
+    assert "computes something else" in measured(lambda given: tuple(given[:2]))["missing"]
+    assert "computes something else" in measured(lambda given: tuple(t * float("nan") for t in ours(given)))["missing"]
+    assert "not [[2, 3, 4, 8], [2, 3, 2, 8]]" in measured(lambda given: ours(given)[:1])["missing"]
+    assert "difference" not in measured(lambda given: None, bound=True)
+
+
+def test_a_peer_that_ignores_strides_gets_none():
+    (peer,) = (peer for peer in peers.select(["mmcv"]) if peer.op == "deform_conv2d")
+    workload = next(w for w in WORKLOADS if w.name == "small, channels-last")
+    assert "channels-last" in measure._peer(peer, workload, [], {})["missing"]
+
+
+def test_growth_has_the_peers_that_are_named_alone(capsys, monkeypatch):
+    beside = []
+    monkeypatch.setattr(measure, "run", lambda *rest, beside_growth: beside.append(beside_growth) or recorded())
+    command(capsys, "relu", "--growth")
+    command(capsys, "relu", "--growth", "--peers", "eager")
+    assert beside == [False, True]
+    monkeypatch.undo()
+    monkeypatch.setattr(measure, "gpu", lambda: "NVIDIA A GPU")
+    for name, value in (("measure_ceilings", dict), ("environment", dict), ("refreshed", lambda *_: {})):
+        monkeypatch.setattr(measure, name, value)
+    monkeypatch.setattr(measure, "measure_workload", lambda workload, others, _: (workload.group, len(others)))
+    chosen = workloads.select(["rope"], [], ("default", "growth"))
+    rows = measure.run(chosen, peers.PEERS, lambda _: None, beside_growth=False)["rows"]
+    assert set(rows) == {("default", len(peers.PEERS)), ("growth", 0)}
+
+
 # Tables, baselines
 
 
@@ -258,6 +306,8 @@ def test_the_table_shows_times_peers_and_what_is_missing():
     text = report.table(run)
     assert "NVIDIA A GPU, driver 1.2, 2026-01-02" in text and "4.00 TB/s" in text
     assert "80%" in text and "eager 200.0 (2.00x)" in text
+    far = row(peers={"mmcv": {"us": 150.0, "bound": False, "difference": 0.31}})
+    assert "mmcv 150.0 (1.50x, differs by 0.31)" in report.table(recorded(far))
     assert "mmcv: not installed" in text and "WRONG: relu, wrong, float16" in text
 
 

@@ -136,7 +136,7 @@ def test_engines_against_eager(entry, monkeypatch):
 @pytest.mark.gpu(engines=True)
 @needs_models
 def test_every_way_is_measured():
-    (entry,) = entries.find(MODELS, "relu_net")
+    (entry,) = entries.find(MODELS, ["relu_net"])
     row = measure.measure(entry, entry.small, None, lambda row: None)
     assert list(row["ways"]) == ["bridge", "eager", "inductor", "torch_tensorrt"]
     for name in ("bridge", "eager", "inductor"):
@@ -158,7 +158,7 @@ def test_scripts_are_read_and_not_run(tmp_path):
     script(tmp_path, "b", "import nothing_of_that_name")
     first, second = entries.find(tmp_path)
     assert (first.name, second.name, second.small, second.full) == ("a, p", "a", ("--x", "a b"), ())
-    assert entries.find(tmp_path, "p") == [first]
+    assert entries.find(tmp_path, ["p", "no such"]) == [first]
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_scripts_are_read_and_not_run(tmp_path):
 def test_tables_that_are_none(tmp_path, text, message):
     script(tmp_path, "a", text)
     with pytest.raises(entries.ZooError, match=message):
-        entries.find(tmp_path, "nothing" if "holds" in message else "")
+        entries.find(tmp_path, ["nothing" if "holds" in message else ""])
 
 
 # Processes
@@ -194,7 +194,7 @@ def test_failures_are_rows(tmp_path):
     assert wrong.startswith("ModelFileError:") and "got ['--a']" in wrong
     assert "Traceback" in (tmp_path / "wrong.log").read_text()
     assert kept == [1, 2] and json.loads(json.dumps(result)) == result
-    slow = run.run(entries.find(tmp_path, "wrong"), run.Settings(limit=0.5), lambda *_: None)
+    slow = run.run(entries.find(tmp_path, ["wrong"]), run.Settings(limit=0.5), lambda *_: None)
     assert [row["failed"] for row in slow["rows"]] == ["not done after 0.5 s"]
     late = run.run(entries.find(tmp_path), run.Settings(within=1e-9), lambda *_: None)
     assert {row["failed"] for row in late["rows"]} == {"not begun: 1e-09 s were over"}
@@ -289,8 +289,24 @@ def test_a_run_of_another_machine_is_recorded(tmp_path, capsys):
     assert (tmp_path / "README.md").read_text() == table.markdown(RESULT)
 
 
+def test_later_runs_of_a_model_take_the_place_of_earlier_ones(tmp_path, capsys):
+    first, later, other = (tmp_path / f"{name}.json" for name in ("first", "later", "other"))
+    first.write_text(json.dumps(RESULT))
+    row = RESULT["rows"][0]
+    ways = row["ways"] | {"inductor": {"us": 7000.0, "graph_breaks": 0}}
+    rows = [{**row, "ways": ways}, {**row, "model": "three", "ways": ways}]
+    later.write_text(json.dumps({**RESULT, "date": "2026-01-03", "rows": rows}))
+    other.write_text(json.dumps({**RESULT, "gpu": "NVIDIA Another"}))
+    cli.main(["zoo", "--models", str(tmp_path), "--against", str(first), str(later)])
+    lines = capsys.readouterr().out.splitlines()
+    assert "2026-01-03" in lines[0] and [line.split()[0] for line in lines[3:6]] == ["one", "two", "three"]
+    assert " 7 " in lines[3] and "failed" not in lines[3]
+    assert cli.main(["zoo", "--models", str(tmp_path), "--against", str(first), str(other)]) == 1
+    assert "has gpu NVIDIA Another" in capsys.readouterr().err
+
+
 def test_command_line(capsys):
-    assert cli.main(["zoo", "--list", "--filter", "detr"]) == 0
+    assert cli.main(["zoo", "--list", "--filter", "detr", "no such"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines] == ["deformable_detr", "rt_detr"] and "--hidden 32" in lines[0]
     assert cli.main(["zoo", "--filter", "nothing"]) == 1

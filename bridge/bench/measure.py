@@ -20,20 +20,25 @@ from bridge.timing import Timing, time_call
 SCHEMA = 1
 _COLD = 3  # times the L2 cache, for the arguments that launches take in turn
 _MOST_SETS = 64
+_ANOTHER = 0.5  # of the largest value: a peer that differs by more computes something else
 
 
 def run(
-    workloads: Iterable[Workload], peers: Sequence[Peer], progress: Callable[[dict[str, Any]], None]
+    workloads: Iterable[Workload],
+    peers: Sequence[Peer],
+    progress: Callable[[dict[str, Any]], None],
+    beside_growth: bool = True,
 ) -> dict[str, Any]:
     """Everything that was measured, as JSON values; `progress` gets what there is so far after each workload.
 
-    RuntimeError: there is no GPU.
+    beside_growth: whether series of growing sizes have peers, too. RuntimeError: there is no GPU.
     """
     gpu()
     ceilings = measure_ceilings()
     result: dict[str, Any] = {"schema": SCHEMA, **environment(), "ceilings": ceilings, "rows": []}
     for workload in workloads:
-        result["rows"].append(measure_workload(workload, peers, refreshed(workload, ceilings)))
+        others = peers if beside_growth or workload.group != "growth" else ()
+        result["rows"].append(measure_workload(workload, others, refreshed(workload, ceilings)))
         torch.cuda.empty_cache()
         progress(result)
     return result
@@ -135,13 +140,33 @@ def _cold(call: Callable[[list[Any]], Any], workload: Workload, args: list[Any])
 
 
 def _peer(peer: Peer, workload: Workload, args: list[Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Its times, and how far its result is from ours; or why there are none."""
     try:
-        return {**_times(time_call(peer.prepare(workload, settings), [args])), "bound": peer.bound}
+        call = peer.prepare(workload, settings)
+        differs = {} if peer.bound else {"difference": _difference(call, workload, args, settings)}
+        return {**_times(time_call(call, [args])), **differs, "bound": peer.bound}
     except Missing as reason:
         return {"missing": str(reason)}
     except Exception as error:  # of any kind: another project's failure must not end the run
         torch.cuda.synchronize()
         return {"missing": f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"}
+
+
+def _difference(
+    call: Callable[[list[Any]], Any], workload: Workload, args: list[Any], settings: dict[str, Any]
+) -> float:
+    """Largest difference between a peer's result and ours, as a fraction of ours; some write over their arguments.
+
+    Missing: it computes something else.
+    """
+    ours = outputs_of(OPS[workload.op].overload(*args, **settings))
+    theirs = outputs_of(call([t.clone() if isinstance(t, Tensor) else t for t in args]))
+    if [t.numel() for t in theirs] != [t.numel() for t in ours]:
+        raise Missing(f"its results have shapes {[list(t.shape) for t in theirs]}, not {[list(t.shape) for t in ours]}")
+    found = [float((b.reshape(a.shape) - a).abs().max() / a.abs().max()) for a, b in zip(ours, theirs, strict=True)]
+    if not max(found) <= _ANOTHER:
+        raise Missing(f"its result differs by {max(found):.2g} of the largest value: it computes something else")
+    return max(found)
 
 
 def _times(timing: Timing) -> dict[str, float]:

@@ -105,7 +105,8 @@ def _token_major(module: str, name: str) -> Callable[[Workload, dict[str, Any]],
 
         def call(args: list[Any]) -> Any:
             q, k = (tensor.flatten(0, 1).flatten(1) for tensor in args[:2])
-            return apply(positions, q, k, workload.head_dim, cache(args), is_neox=not workload.interleaved)
+            results = apply(positions, q, k, workload.head_dim, cache(args), is_neox=not workload.interleaved)
+            return (q, k) if results is None else results  # one of them writes over its arguments
 
         return call
 
@@ -113,6 +114,7 @@ def _token_major(module: str, name: str) -> Callable[[Workload, dict[str, Any]],
 
 
 def _liger(workload: Workload, settings: dict[str, Any]) -> Call:
+    """It wants heads before tokens as a view of tokens before heads, and copies what lies otherwise, as here."""
     assert isinstance(workload, Rope)
     apply = _import("liger_kernel.ops.rope", "LigerRopeFunction").apply
     if workload.layout != "bhsd" or workload.interleaved:
@@ -151,6 +153,8 @@ def _roi_align_in_torch(workload: Workload, settings: dict[str, Any]) -> Call:
 
 def _mmcv(workload: Workload, settings: dict[str, Any]) -> Call:
     assert isinstance(workload, DeformConv2d)
+    if workload.channels_last:
+        raise Missing("it takes a channels-last feature map for one that is not")
     apply = _import("mmcv.ops.modulated_deform_conv", "modulated_deform_conv2d")
     extents = [settings[name] for name in ("stride", "padding", "dilation")]
 

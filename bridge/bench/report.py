@@ -7,6 +7,7 @@ from bridge.table import columns
 
 _SLOWER = 0.05  # than the baseline, beyond its spread, is a regression
 _LAUNCH_BOUND_US = 5.0  # below it a microsecond more is noise
+_DIFFERS = 0.05  # of the largest value: what is worth a word beside a peer's time
 Key = tuple[str, str, str]
 
 
@@ -38,7 +39,7 @@ def _dtypes(ceilings: Mapping[str, float]) -> list[str]:
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     peers = [
-        f"{name} {peer['us']:.1f} ({peer['us'] / row['us']:.2f}x{', a bound' if peer['bound'] else ''})"
+        f"{name} {peer['us']:.1f} ({peer['us'] / row['us']:.2f}x{_remark(peer)})"
         for name, peer in row["peers"].items()
         if "us" in peer
     ]
@@ -53,6 +54,13 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{row['pytorch_error']:.1e}",
         "; ".join(peers),
     )
+
+
+def _remark(peer: Mapping[str, Any]) -> str:
+    if peer["bound"]:
+        return ", a bound"
+    difference = peer.get("difference", 0.0)
+    return f", differs by {difference:.2g}" if difference > _DIFFERS else ""
 
 
 def key_of(row: Mapping[str, Any]) -> Key:

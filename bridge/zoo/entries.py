@@ -11,7 +11,7 @@ A script that is part of it has, beside its `bridge_model(argv)`, a list ZOO of 
 
 import ast
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,13 +57,16 @@ def folder() -> Path:
     return found
 
 
-def find(scripts: Path, text: str = "") -> list[Entry]:
-    """The entries whose name holds `text`, in their order. ZooError: there is none."""
+def find(scripts: Path, texts: Sequence[str] = ("",)) -> list[Entry]:
+    """The entries whose name holds one of `texts`, in their order. ZooError: there is none."""
     found = [entry for path in sorted(scripts.glob("*.py")) for entry in of_script(path)]
-    chosen = sorted((entry for entry in found if text in entry.name), key=lambda entry: entry.rank)
+    chosen = sorted(
+        (entry for entry in found if any(text in entry.name for text in texts)), key=lambda entry: entry.rank
+    )
     if not chosen:
         there = ", ".join(entry.name for entry in found) or f"no script in {scripts} has a list {TABLE}"
-        raise ZooError(f"no model's name holds {text!r}; there are {there}" if found else there)
+        wanted = " or ".join(map(repr, texts))
+        raise ZooError(f"no model's name holds {wanted}; there are {there}" if found else there)
     return chosen
 
 
