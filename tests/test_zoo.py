@@ -1,5 +1,6 @@
 """bridge zoo: the models in models/, their engines without a GPU, and what is made of failures."""
 
+import dataclasses
 import importlib
 import json
 import os
@@ -11,7 +12,8 @@ import pytest
 import torch
 
 from bridge import cli
-from bridge.zoo import entries, measure, run, table
+from bridge.timing import Timing
+from bridge.zoo import entries, measure, memory, run, table
 from bridge.zoo.turns import Turns
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -138,10 +140,11 @@ def test_engines_against_eager(entry, monkeypatch):
 def test_every_way_is_measured():
     (entry,) = entries.find(MODELS, ["relu_net"])
     row = measure.measure(entry, entry.small, None, lambda row: None)
-    assert list(row["ways"]) == ["bridge", "eager", "inductor", "torch_tensorrt"]
-    for name in ("bridge", "eager", "inductor"):
+    assert list(row["ways"]) == ["bridge", "eager", "native", "inductor", "torch_tensorrt"]
+    for name in ("bridge", "eager", "native", "inductor"):
         way = row["ways"][name]
         assert 0 < way["low_us"] <= way["us"] <= way["high_us"], (name, way)
+        assert memory.used() is None or 0 < way["memory_mib"] < 10_000, (name, way)
     theirs = row["ways"]["torch_tensorrt"]
     assert "failed" in theirs or (theirs["us"] > 0 and theirs["engines"] + theirs["graph_breaks"] > 0)
 
@@ -254,8 +257,10 @@ RESULT = {
                 "bridge": {
                     **{"us": 1234.0, "cuda_graph": {"us": 900.0}, "error": 1e-3, "graph_error": 0.0, "engines": 1},
                     **{"graph_breaks": 0, "plugins": {"rope": 2}, "target": "sm90", "tensorrt": "tensorrt_rtx 1.7"},
+                    "memory_mib": 512,
                 },
-                "eager": {"us": 2e4},
+                "eager": {"us": 2e4, "memory_mib": 768},
+                "native": {"us": 1500.0},
                 "inductor": {"failed": "RuntimeError: a | b"},
                 "torch_tensorrt": {"us": 3000.0, "engines": 3, "graph_breaks": 2},
             },
@@ -265,19 +270,56 @@ RESULT = {
 }
 
 
+def test_the_memory_of_a_process():
+    assert memory.of_process(["7, 100", "12, 600", "7, 20"], 7) == 120
+    assert memory.of_process(["12, 600"], 7) is None and memory.of_process([], 7) is None
+    assert memory.of_process(["7, [N/A]"], 7) is None and memory.of_process(["No devices were found"], 7) is None
+
+
+def test_memory_is_not_known_without_the_driver(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert memory.used() is None
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho '{os.getpid()}, 42'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    assert memory.used() == 42
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    assert memory.used() is None
+
+
+def test_memory_of_a_way(monkeypatch):
+    """What the process had before does not count; weights that the way shares with the model do."""
+    model = torch.nn.Linear(1024, 1024, bias=False)
+    subject = measure.Subject(ZOO[0], measure.Model(model, (), {}, None), None, None, Turns(), used=100)
+    monkeypatch.setattr(measure, "time_loop", lambda call: Timing(1.0, 1.0, 1.0, 0.0))
+    monkeypatch.setattr(memory, "used", lambda: 150)
+    assert subject.timing(model)["memory_mib"] == 50
+    assert subject.timing(model, own_weights=False)["memory_mib"] == 54
+    assert "memory_mib" not in dataclasses.replace(subject, used=None).timing(model)
+    monkeypatch.setattr(memory, "used", lambda: None)
+    assert "memory_mib" not in subject.timing(model)
+
+
 def test_tables():
     cells = dict(zip(table.HEADER, table.cells(RESULT["rows"][0]), strict=True))
     assert cells == {
         **{"model": "one", "parameters": "1.5 M", "plugin layers": "2 rope", "engines": "1", "graph breaks": "0"},
         **{"graph error": "0", "error": "1.0e-03", "eager": "20", "Inductor": "failed", "bridge": "1.23"},
-        **{"torch_tensorrt": "3 (3 engines, 2 breaks)", "with a CUDA graph": "0.9"},
+        **{"torch_tensorrt": "3 (3 engines, 2 breaks)", "native layers": "1.5", "with a CUDA graph": "0.9"},
     }
+    assert table.memory(RESULT)[1:] == [("one", "768", "", "", "", "512")]
+    without = [{**row, "ways": {}} for row in RESULT["rows"]]
+    assert table.memory({**RESULT, "rows": without}) == [] and "GPU memory, MiB" in table.text(RESULT)
+    assert "memory" not in table.markdown({**RESULT, "rows": without})
     assert table.where(RESULT).startswith("NVIDIA A GPU, driver 1.2, torch 2.11, tensorrt_rtx 1.7, 2026-01-02, full")
     assert table.failed(RESULT) == ["one, inductor: RuntimeError: a | b", "two: not begun"]
     assert not table.good(RESULT) and table.good({**RESULT, "rows": RESULT["rows"][:1]})
     markdown = table.markdown(RESULT)
-    rows = [line for line in markdown.splitlines() if line.startswith("|")]
-    assert len(rows) == 4 and {line.replace("\\|", "").count("|") for line in rows} == {len(table.HEADER) + 1}
+    rows = [line for line in markdown.partition("## GPU memory")[0].splitlines() if line.startswith("|")]
+    assert (
+        len(rows) == 4
+        and "| one | 768 |  |  |  | 512 |" in markdown
+        and {line.replace("\\|", "").count("|") for line in rows} == {len(table.HEADER) + 1}
+    )
     assert "- one: `--x 1`, a size, float16, 2x3 and 4" in markdown and "- two: not begun" in markdown
 
 

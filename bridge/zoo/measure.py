@@ -1,9 +1,11 @@
-"""One model: its engine, and on a GPU its results and times beside eager, Inductor and torch_tensorrt alone."""
+"""One model: its engine, and on a GPU results, times and memory of it, beside those of eager, Inductor, torch_tensorrt
+alone, and one engine without bridge's kernels."""
 
+import gc
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from bridge.passes import rewrite, selected
 from bridge.pipeline import Session
 from bridge.timing import Timing, time_loop
 from bridge.torch_tensorrt_door import engines_of
+from bridge.zoo import memory
 from bridge.zoo.entries import Entry
 from bridge.zoo.turns import Turns
 
@@ -29,13 +32,15 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Subject:
-    """A model in the middle of being measured. program: as torch.export captured it, once for all."""
+    """A model in the middle of being measured. program: as torch.export captured it, once for all. used: MiB of GPU
+    memory that the process had before this way, the model's weights among them."""
 
     entry: Entry
     model: Model
     program: ExportedProgram
     target: str | None
     turns: Turns
+    used: int | None = None
 
     @property
     def runs(self) -> bool:
@@ -48,12 +53,22 @@ class Subject:
 
     def error(self, function: Callable[..., Any]) -> float:
         """Largest difference from eager, as a fraction of each result's largest value."""
-        return difference(self.call(function), self.call(self.model.model), self.entry.unordered)
+        found = difference(self.call(function), self.call(self.model.model), self.entry.unordered)
+        torch.cuda.empty_cache()  # eager's memory is not this way's
+        return found
 
-    def timing(self, function: Callable[..., Any]) -> Row:
-        """The time of a call, alone on the machine."""
+    def timing(self, function: Callable[..., Any], own_weights: bool = True) -> Row:
+        """The time of a call, alone on the machine, and the MiB of GPU memory that it took to have it.
+
+        own_weights: `function` has its own; else it uses the model's, which count for it, too.
+        """
         with self.turns.alone():
-            return _times(time_loop(lambda: self.call(function)))
+            found = _times(time_loop(lambda: self.call(function)))
+            used = memory.used()
+        if used is None or self.used is None:
+            return found
+        shared = 0 if own_weights else _weight_bytes(self.model.model) // 2**20
+        return found | {"memory_mib": used - self.used + shared}
 
 
 @torch.no_grad()
@@ -73,10 +88,10 @@ def measure(
             program = export(model.model, model.args, model.kwargs, model.dynamic_shapes)
     subject = Subject(entry, model, program, target, turns)
     for name, way in _WAYS.items():
-        if subject.runs or name == "bridge":
+        if name == "bridge" or (subject.runs and (name != "native" or row["ways"]["bridge"].get("plugins"))):
             row["ways"][name] = {"running": True}
             keep(row)
-            row["ways"][name] = _tried(way, subject)
+            row["ways"][name] = _tried(way, replace(subject, used=memory.used() if subject.runs else None))
             keep(row)
     return row
 
@@ -103,6 +118,10 @@ def _placed(model: Model, target: str | None) -> Model:
     return Model(model.model.cuda(), args, kwargs, model.dynamic_shapes)
 
 
+def _weight_bytes(model: torch.nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+
+
 def _facts(model: Model) -> Row:
     parameters = list(model.model.parameters())
     return {
@@ -119,6 +138,7 @@ def _tried(way: Callable[..., Row], *args: Any) -> Row:
         logger.info("%s failed", way.__name__.strip("_"), exc_info=True)
         return {"failed": first_line(error)}
     finally:
+        gc.collect()
         torch.cuda.empty_cache()
 
 
@@ -162,8 +182,18 @@ def _with_cuda_graph(subject: Subject, compiled: bridge.CompiledModule) -> Row:
     return subject.timing(replayed)
 
 
+def _native(subject: Subject) -> Row:
+    """One engine without bridge's kernels: the model's own code as layers, and ops as TensorRT's layers."""
+    with subject.turns.working():
+        start = time.monotonic()
+        compiled = bridge.compile(subject.program, passes=False, lowering="native", cache=False, progress=False)
+        found: Row = {"seconds": time.monotonic() - start, "engines": 1, "layers": len(compiled.layers)}
+        found["error"] = subject.error(compiled)
+    return found | subject.timing(compiled)
+
+
 def _eager(subject: Subject) -> Row:
-    return subject.timing(subject.model.model)
+    return subject.timing(subject.model.model, own_weights=False)
 
 
 def _inductor(subject: Subject) -> Row:
@@ -177,7 +207,7 @@ def _inductor(subject: Subject) -> Row:
         compiled = torch.compile(subject.model.model)
         found: Row = {"error": subject.error(compiled), "seconds": time.monotonic() - start}
         found["graph_breaks"] = sum(counters["graph_break"].values())
-    return found | subject.timing(compiled)
+    return found | subject.timing(compiled, own_weights=False)
 
 
 def _torch_tensorrt(subject: Subject) -> Row:
@@ -217,4 +247,10 @@ def _times(timing: Timing) -> Row:
     return {"us": timing.us, **{f"{name}_us": value for name, value in asdict(timing).items() if name != "us"}}
 
 
-_WAYS = {"bridge": _bridge, "eager": _eager, "inductor": _inductor, "torch_tensorrt": _torch_tensorrt}
+_WAYS = {
+    "bridge": _bridge,
+    "eager": _eager,
+    "native": _native,
+    "inductor": _inductor,
+    "torch_tensorrt": _torch_tensorrt,
+}

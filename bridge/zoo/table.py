@@ -8,8 +8,12 @@ from bridge.table import columns
 Row = Mapping[str, Any]
 HEADER = (
     *("model", "parameters", "plugin layers", "engines", "graph breaks", "graph error", "error"),
-    *("eager", "Inductor", "torch_tensorrt", "bridge", "with a CUDA graph"),
+    *("eager", "Inductor", "torch_tensorrt", "native layers", "bridge", "with a CUDA graph"),
 )
+_WAYS = {name: name for name in ("eager", "Inductor", "torch_tensorrt")} | {
+    "native": "native layers",
+    "bridge": "bridge",
+}
 _INTRODUCTION = """# Models
 
 Scripts that read from top to bottom, one family a file. Each takes `--weights FILE`, `--dtype`, `--target`, `--batch`,
@@ -20,8 +24,14 @@ measures it. `bridge zoo` compiles all of those that have a list `ZOO`; `bridge 
 _LEGEND = """
 Weights are random. Times are milliseconds a call, CPU included, medians; engines and graph breaks are bridge's, and
 those of torch_tensorrt without bridge stand beside its time, by its Python runtime where its C++ one was made for
-another TensorRT-RTX. "graph error" is what bridge's graph rewrites change in the eager result, "error" the engine's
-difference from eager, both as a fraction of the largest value of a result.
+another TensorRT-RTX. "native layers" is one engine without bridge's kernels: its graph rewrites are off, and ops that a
+model has become layers of TensorRT's own where it has any. "graph error" is what bridge's graph rewrites change in the
+eager result, "error" the engine's difference from eager, both as a fraction of the largest value of a result.
+"""
+_MEMORY = """
+## GPU memory
+
+MiB that the process took for the weights and the calls of each way, by PyTorch, TensorRT and libraries together.
 """
 
 
@@ -29,7 +39,9 @@ def text(result: Mapping[str, Any]) -> str:
     """For a terminal."""
     failures = failed(result)
     table = columns([HEADER, *map(cells, result["rows"])], indent=0)
-    return "\n".join([where(result), "", table, *(["", "what failed", *failures] if failures else [])])
+    used = memory(result)
+    memories = ["", "GPU memory, MiB", columns(used, indent=0)] if used else []
+    return "\n".join([where(result), "", table, *memories, *(["", "what failed", *failures] if failures else [])])
 
 
 def markdown(result: Mapping[str, Any]) -> str:
@@ -40,7 +52,10 @@ def markdown(result: Mapping[str, Any]) -> str:
         for row in result["rows"]
     ]
     failures = [f"- {line}" for line in failed(result)] or ["Nothing."]
-    parts = [where(result) + ".", _LEGEND, *lines, "", "## Configurations", "", *flags, "", "## What failed", ""]
+    parts = [where(result) + ".", _LEGEND, *lines]
+    if used := memory(result):
+        parts += [_MEMORY, _line(used[0]), _line(["---"] * len(used[0])), *map(_line, used[1:])]
+    parts += ["", "## Configurations", "", *flags, "", "## What failed", ""]
     return _INTRODUCTION + "\n".join([*parts, *failures]) + "\n"
 
 
@@ -74,9 +89,20 @@ def cells(row: Row) -> tuple[str, ...]:
         _time(ways.get("eager", {})),
         _time(ways.get("inductor", {})) + (f" ({breaks} breaks)" if breaks else ""),
         _time(theirs) + pieces,
+        _time(ways.get("native", {})),
         _time(ours) or _time(row),
         _time(ours.get("cuda_graph", {})),
     )
+
+
+def memory(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The MiB of each way, a model a row after a heading; empty where none was measured."""
+    rows = []
+    for row in result["rows"]:
+        ways = [row.get("ways", {}).get(name, {}) for name in _WAYS]
+        if any("memory_mib" in way for way in ways):
+            rows.append((row["model"], *(str(way.get("memory_mib", "")) for way in ways)))
+    return [("model", *_WAYS.values()), *rows] if rows else []
 
 
 def failed(result: Mapping[str, Any]) -> list[str]:
