@@ -30,6 +30,8 @@ __device__ void pack_weight(DeformConv2dArguments<T> const& a, DeformConv2dPlan 
   }
   if constexpr (std::is_same_v<T, float>) {
     if (plan.parts == 2) {
+#pragma unroll
+      for (float& value : packet.lane) value = isnan(value) ? nanf("") : value;
       auto& bits = reinterpret_cast<uint4&>(packet);
       uint4 const low = split_off(bits);
       if (tiles % 2) bits = low;

@@ -10,8 +10,7 @@ namespace bridge {
 constexpr int kWarpgroup = 128;  // threads
 
 // kChannels: output channels of a tile. Positions are 128, 64 for each multiplying warpgroup. kParts: as in
-// SplitProduct; a float that is not split is rounded to TF32. kBuffers: halves of a stage's corners that a thread has
-// room for.
+// SplitProduct; a float that is not split is rounded to TF32. kBuffers: rows whose corners a thread has room for.
 template <class T, int kChannels_, int kParts_ = 1>
 struct RegisterTile {
   static constexpr bool kRounds = std::is_same_v<T, float> && kParts_ == 1;
@@ -80,8 +79,8 @@ struct RegisterRows {
   ChunkSource source;               // of the half that comes first; the other is 64 bytes before or after
   SampleCorners<T> const* corners;  // of the next stage to locate
   SampleCorners<T> upcoming[2], at[2];
-  uint4 corner[Tile::kBuffers][2][4];  // on their way: [half, in turn][row]
-  uint4 sampled[2][2];                 // [which half comes first][row]
+  uint4 corner[Tile::kBuffers][2][4];  // on their way: [row, in turn][which half comes first]
+  uint4 sampled[2][2];                 // [row][which half comes first]
 
   __device__ explicit RegisterRows(ChunkSource const& source) : source(source) {}
 
@@ -94,50 +93,46 @@ struct RegisterRows {
     for (int i = 0; i < 2; ++i) upcoming[i] = corners[8 * i];
     corners += Tile::kPositions;
   }
-  // Asks for the corners that were located last: all of them, or the second half when the first has been sampled.
+  // Asks for the corners that were located last: of both rows, or of the second one when the first has been sampled.
   __device__ void load() {
 #pragma unroll
     for (int i = 0; i < 2; ++i) at[i] = upcoming[i];
-    load_half(0);
-    if constexpr (Tile::kBuffers == 1) sample_half(0);
-    load_half(1);
+    load_row(0);
+    if constexpr (Tile::kBuffers == 1) sample_row(0);
+    load_row(1);
   }
-  __device__ void load_half(int which) {
+  __device__ void load_row(int row) {
+    auto& to = corner[row % Tile::kBuffers];
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        auto const address = reinterpret_cast<uintptr_t>(source.corner(upcoming[i], j)) ^ which * kRowBytes / 2;
-        corner[which % Tile::kBuffers][i][j] = __ldg(reinterpret_cast<uint4 const*>(address));
-      }
+    for (int j = 0; j < 4; ++j) {
+      auto const address = reinterpret_cast<uintptr_t>(source.corner(upcoming[row], j));
+      to[0][j] = __ldg(reinterpret_cast<uint4 const*>(address));
+      to[1][j] = __ldg(reinterpret_cast<uint4 const*>(address ^ kRowBytes / 2));
     }
   }
   // Interpolates between what `load` asked for.
   __device__ void sample() {
-    if constexpr (Tile::kBuffers == 2) sample_half(0);
-    sample_half(1);
+    if constexpr (Tile::kBuffers == 2) sample_row(0);
+    sample_row(1);
   }
-  __device__ void sample_half(int which) {
+  __device__ void sample_row(int row) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i)
-      sampled[which][i] = interpolate<T, Tile::kRounds>(corner[which % Tile::kBuffers][i], at[i]);
+    for (int which = 0; which < 2; ++which)
+      sampled[row][which] = interpolate<T, Tile::kRounds>(corner[row % Tile::kBuffers][which], at[row]);
   }
   // What wgmma takes for each step, of each part of the samples.
-  __device__ void arrange(uint32_t (&fragment)[Tile::kParts][4][4]) {
-    if constexpr (Tile::kParts == 2) {
-      uint4 const rest[2][2] = {{split_off(sampled[0][0]), split_off(sampled[0][1])},
-                                {split_off(sampled[1][0]), split_off(sampled[1][1])}};
-      arrange(fragment[1], rest);
-    }
-    arrange(fragment[0], sampled);
-  }
-  static __device__ void arrange(uint32_t (&fragment)[4][4], uint4 const (&sampled)[2][2]) {
+  __device__ void arrange(uint32_t (&fragment)[Tile::kParts][4][4]) const {
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
       bool const first = (step / 2 == 1) == (odd() == 1);
-      uint4 const low = first ? sampled[0][0] : sampled[1][0], high = first ? sampled[0][1] : sampled[1][1];
-      fragment[step][0] = step % 2 ? low.z : low.x, fragment[step][1] = step % 2 ? high.z : high.x;
-      fragment[step][2] = step % 2 ? low.w : low.y, fragment[step][3] = step % 2 ? high.w : high.y;
+      uint4 const low = first ? sampled[0][0] : sampled[0][1], high = first ? sampled[1][0] : sampled[1][1];
+      auto& whole = fragment[0][step];
+      whole[0] = step % 2 ? low.z : low.x, whole[1] = step % 2 ? high.z : high.x;
+      whole[2] = step % 2 ? low.w : low.y, whole[3] = step % 2 ? high.w : high.y;
+      if constexpr (Tile::kParts == 2) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) fragment[1][step][i] = split_off(whole[i]);
+      }
     }
   }
 };

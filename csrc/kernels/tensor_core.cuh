@@ -1,6 +1,8 @@
 // Instructions of the tensor cores and of asynchronous copies that CUDA C++ does not spell (PTX ISA 8.0).
 #pragma once
 
+#include <cfloat>
+
 #include "vec.cuh"
 
 namespace bridge {
@@ -47,19 +49,18 @@ __device__ inline float round_to_tf32(float value) {
   return __uint_as_float(bits);
 }
 
-// Leaves of four floats what TF32 holds of them, toward zero, and returns the rest. Of a number that is not zero the
-// rest is not zero either, and has its sign: then an infinite factor of both gives no NaN.
+// Leaves of a float what TF32 holds of it, toward zero, and returns the rest. Of a number that is not zero the rest is
+// not zero either, and has its sign: then an infinite factor of both gives no NaN. A NaN must be as arithmetic makes
+// it.
+__device__ inline uint32_t split_off(uint32_t& bits) {
+  float const whole = __uint_as_float(bits);
+  bits &= 0xffffe000;
+  float const difference = whole - __uint_as_float(bits);  // NaN where the number is not finite
+  float const least = copysignf(fminf(fabsf(whole), FLT_MIN), whole);
+  return __float_as_uint(fabsf(difference) > 0.f ? difference : least);
+}
 __device__ inline uint4 split_off(uint4& value) {
-  uint4 rest;
-  auto const split = [](uint32_t& bits, uint32_t& low) {
-    float const whole = __uint_as_float(bits);
-    bits = isnan(whole) ? 0x7fffe000 : bits & 0xffffe000;
-    float const difference = whole - __uint_as_float(bits);
-    uint32_t const least = whole == 0.f ? 0 : (bits & 0x80000000) | 0x00800000;
-    low = fabsf(difference) > 0.f ? __float_as_uint(difference) : least;  // it is NaN where the number is not finite
-  };
-  split(value.x, rest.x), split(value.y, rest.y), split(value.z, rest.z), split(value.w, rest.w);
-  return rest;
+  return {split_off(value.x), split_off(value.y), split_off(value.z), split_off(value.w)};
 }
 
 // ---- wgmma, of compute capability 9.0 alone ---------------------------------------------------
