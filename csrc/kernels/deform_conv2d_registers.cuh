@@ -206,10 +206,9 @@ __device__ void multiply_gathered(DeformConv2dArguments<T> const& a, DeformConv2
     int const slot = i % Tile::kStages;
     bool const more = i + 1 < stages;
     if (more) locate();
-    if (Tile::kParts == 2) rows.sample();  // while the tensor cores work; others have no registers for both
+    rows.sample();  // which may go on while the tensor cores work
     product.finish();
     if (i > 0 && threadIdx.x % kWarpgroup == 0) shared.empty[(i - 1) % Tile::kStages].arrive();
-    if (Tile::kParts == 1) rows.sample();
     uint32_t fragment[Tile::kParts][4][4];
     rows.arrange(fragment);
     shared.full[slot].wait(i / Tile::kStages % 2);
