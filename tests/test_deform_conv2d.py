@@ -9,7 +9,7 @@ import bridge
 from bridge import native
 from bridge.errors import OpInputError
 from bridge.op import OPS
-from bridge.testing import cast, check_cuda, check_export
+from bridge.testing import cast, check_cuda, check_export, poisoned
 
 
 # torchvision takes no empty batch.
@@ -140,6 +140,20 @@ def test_cuda_bad_input(args, text):
 
 
 # Kernels: the direct one, and those whose tiles fit; a number that does not fit leaves the choice to the op.
+KERNELS = {torch.float32: 11, torch.float16: 7, torch.bfloat16: 7}
+TF32_KERNELS = range(3, 9)  # of float32's, those that round
+EVERY_KERNEL = [
+    pytest.param(dtype, number, id=f"{dtype} {number}")
+    for dtype in (torch.float32, torch.float16)
+    for number in range(KERNELS[dtype])
+]
+
+
+def by_kernel(number, *args, **kwargs):
+    """A call by that kernel, with rounding to TF32 allowed where it rounds."""
+    rounds = args[0].dtype == torch.float32 and number in TF32_KERNELS
+    with native.tactic("deform_conv2d", number):
+        return bridge.deform_conv2d(*args, **kwargs, allow_tf32=rounds)
 
 
 @pytest.mark.gpu
@@ -148,32 +162,30 @@ def test_cuda_bad_input(args, text):
     ("args", "kwargs"), [pytest.param(*rest, id=label) for label, *rest in LARGE["deform_conv2d"]()]
 )
 def test_every_kernel_is_the_reference(args, kwargs, dtype):
-    for number in range(-1, 8):
+    for number in range(-1, KERNELS[dtype] + 1):
         with native.tactic("deform_conv2d", number):
             check_cuda(OPS["deform_conv2d"], dtype, *args, **kwargs)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("number", range(7))
-def test_infinities_stay_in_their_group(number):
+@pytest.mark.parametrize(("dtype", "number"), EVERY_KERNEL)
+def test_infinities_stay_in_their_group(dtype, number):
     args = deform_conv2d_arguments(1, 64, (8, 8), 64, groups=2, padding=(1, 1), mask=False)
-    x, offset, weight, bias, _ = cast(args, torch.float16, "cuda")
+    x, offset, weight, bias, _ = cast(args, dtype, "cuda")
     x[:, 32:] = math.inf
     offset[:, :, 3, 4] = 1000.0  # nothing there but zeros
-    with native.tactic("deform_conv2d", number):
-        y = bridge.deform_conv2d(x, offset, weight, bias, padding=1)
+    y = by_kernel(number, x, offset, weight, bias, padding=1)
     assert y[:, :32].isfinite().all() and not y[:, 32:].isfinite().all()
     torch.testing.assert_close(y[0, :, 3, 4], bias)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("number", range(7))
-def test_a_nan_offset_shows_in_its_position_alone(number):
+@pytest.mark.parametrize(("dtype", "number"), EVERY_KERNEL)
+def test_a_nan_offset_shows_in_its_position_alone(dtype, number):
     args = deform_conv2d_arguments(2, 64, (9, 9), 64, padding=(1, 1))
-    x, offset, weight, bias, mask = cast(args, torch.float16, "cuda")
+    x, offset, weight, bias, mask = cast(args, dtype, "cuda")
     offset[1, 4, 1, 2] = math.nan
-    with native.tactic("deform_conv2d", number):
-        y = bridge.deform_conv2d(x, offset, weight, bias, mask, padding=1)
+    y = by_kernel(number, x, offset, weight, bias, mask, padding=1)
     assert y[1, :, 1, 2].isnan().all() and y.isnan().sum() == 64
 
 
@@ -211,21 +223,28 @@ def test_the_plugins_tactics_are_timed_under_its_attributes():
 
 
 @pytest.mark.gpu
-def test_every_tactic_of_the_plugin_is_the_reference():
+@pytest.mark.parametrize(
+    ("dtype", "rounds"), [(torch.float16, False), (torch.float32, False), (torch.float32, True)], ids=str
+)
+def test_every_tactic_of_the_plugin_is_the_reference(dtype, rounds):
     args, result = tensor_core_arguments()
     expected = bridge.deform_conv2d(*(t.float() for t in args), padding=1)
-    given, actual = [t.cuda() for t in args], result.cuda()
-    plugin = Plugin(Plugin.create("deform_conv2d", {"padding": [1, 1]}))
+    given, actual = [t.to("cuda", dtype) for t in args], result.to("cuda", dtype)
+    plugin = Plugin(Plugin.create("deform_conv2d", {"padding": [1, 1], "allow_tf32": rounds}))
     assert plugin.configure(given, [actual]) == 0 and plugin.shape_change(given, [actual]) == 0
     scratch = torch.empty(plugin.workspace(given, [actual]), dtype=torch.uint8, device="cuda")
     tactics = plugin.tactics()
     assert len(tactics) > 3 and min(tactics) > 0
+    if torch.cuda.get_device_capability() == (9, 0):  # which has every kernel
+        asked = [n for n in range(KERNELS[dtype]) if dtype != torch.float32 or rounds or n not in TF32_KERNELS]
+        assert tactics == [1, *(number + 2 for number in asked)]
     for tactic in [0, *tactics]:
         actual.fill_(math.nan)
         assert plugin.set_tactic(tactic) == 0
         stream = torch.cuda.current_stream().cuda_stream
         assert plugin.enqueue(given, [actual], stream, scratch) == 0
-        torch.testing.assert_close(actual.cpu().float(), expected, rtol=1e-2, atol=1e-2)
+        near = 1e-4 if dtype == torch.float32 and not rounds else 1e-2
+        torch.testing.assert_close(actual.cpu().float(), expected, rtol=near, atol=near)
 
 
 def test_a_tactic_is_of_an_op_that_exists():
@@ -234,26 +253,28 @@ def test_a_tactic_is_of_an_op_that_exists():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("number", range(7))
+@pytest.mark.parametrize(("dtype", "number"), EVERY_KERNEL)
 @pytest.mark.parametrize("channels", [64, 40], ids=["as it is", "padded"])
-def test_channels_last_is_the_same(channels, number):
+def test_channels_last_is_the_same(channels, dtype, number):
     args = deform_conv2d_arguments(2, channels, (9, 13), 32, padding=(1, 1))
-    x, *others = cast(args, torch.float16, "cuda")
+    x, *others = cast(args, dtype, "cuda")
     shifted = torch.empty(x.numel() + 8, dtype=x.dtype, device="cuda")[8:].view(2, 9, 13, channels).permute(0, 3, 1, 2)
     shifted.copy_(x)
-    with native.tactic("deform_conv2d", number):
-        expected = bridge.deform_conv2d(x, *others, padding=1)
-        for last in (x.to(memory_format=torch.channels_last), shifted):
-            assert torch.equal(bridge.deform_conv2d(last, *others, padding=1), expected)
+    expected = by_kernel(number, x, *others, padding=1)
+    for last in (x.to(memory_format=torch.channels_last), shifted):
+        assert torch.equal(by_kernel(number, last, *others, padding=1), expected)
+
+
+NARROW_OR_UNEVEN = [(64, 16, 1), (48, 12, 2), (72, 1, 1), (100, 1, 1)]  # channels, groups, offset groups
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(("channels", "groups", "offset_groups"), [(64, 16, 1), (48, 12, 2), (72, 1, 1), (100, 1, 1)])
+@pytest.mark.parametrize(("channels", "groups", "offset_groups"), NARROW_OR_UNEVEN)
 def test_narrow_groups_and_uneven_channels_by_every_kernel(channels, groups, offset_groups, dtype):
     options = {"groups": groups, "offset_groups": offset_groups, "padding": (1, 0), "stride": (1, 2)}
     args = deform_conv2d_arguments(2, channels, (9, 11), 48, **options)
-    for number in range(-1, 7):
+    for number in range(-1, KERNELS[dtype]):
         with native.tactic("deform_conv2d", number):
             check_cuda(OPS["deform_conv2d"], dtype, *args, padding=[1, 0], stride=[1, 2])
 
@@ -275,16 +296,38 @@ def test_tf32_rounds_where_it_is_asked_for():
     assert error() < 5e-6 and 2e-5 < error(allow_tf32=True) < 2e-3
 
 
+def tf32_samples():
+    options = {"padding": (1, 0), "stride": (1, 2)}
+    narrow = [
+        (sizes, deform_conv2d_arguments(2, sizes[0], (9, 11), 48, groups=sizes[1], offset_groups=sizes[2], **options))
+        for sizes in NARROW_OR_UNEVEN
+    ]
+    return [
+        *LARGE["deform_conv2d"](),
+        *((str(sizes), args, {name: list(pair) for name, pair in options.items()}) for sizes, args in narrow),
+    ]
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize(("args", "kwargs"), [pytest.param(*rest, id=label) for label, *rest in tf32_samples()])
+def test_every_kernel_that_rounds_to_tf32_is_near_the_reference(args, kwargs):
+    exact = bridge.deform_conv2d(*cast(args, torch.float64), **kwargs)
+    given = cast(args, device="cuda")
+    for number in TF32_KERNELS:
+        with poisoned():
+            y = by_kernel(number, *given, **kwargs).cpu().double()
+        assert (y - exact).abs().max() < 2e-3 * exact.abs().max(), number
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("number", range(KERNELS[torch.float32]))
 def test_infinities_and_nan_pass_through_float32_kernels(number):
     args = deform_conv2d_arguments(1, 32, (6, 6), 16, kernel=(1, 1), mask=False)
     x, offset, weight, bias, _ = cast(args, device="cuda")
     offset.zero_()
     weight.copy_(weight.sign() * 0.5)  # exact in TF32: nothing is left of it
     x[0, 3, 1, 1], x[0, 5, 1, 4], x[0, 7, 4, 1] = math.inf, -math.inf, math.nan
-    with native.tactic("deform_conv2d", number):
-        y = bridge.deform_conv2d(x, offset, weight, bias)
+    y = by_kernel(number, x, offset, weight, bias)
     assert torch.equal(y[0, :, 1, 1], weight[:, 3, 0, 0] * math.inf)
     assert torch.equal(y[0, :, 1, 4], weight[:, 5, 0, 0] * -math.inf)
     assert y[0, :, 4, 1].isnan().all()

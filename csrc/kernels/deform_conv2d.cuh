@@ -131,13 +131,12 @@ struct FusedKernel {
   static constexpr size_t kShared =
       std::max(sizeof(DeformConv2dShared<T, Product>), sizeof(ResultTile<T, Product::kPositions, Product::kChannels>));
 };
-template <class T, int kChannels>
+template <class T, int kChannels, int kParts = 1>
 struct RegisterKernel {
-  using Tile = RegisterTile<kChannels>;
+  using Tile = RegisterTile<T, kChannels, kParts>;
   static constexpr auto kFunction = deform_conv2d_register_kernel<T, Tile>;
   static constexpr int kThreads = Tile::kThreads;
-  static constexpr size_t kShared =
-      std::max(sizeof(RegisterShared<Tile>), sizeof(ResultTile<T, Tile::kPositions, Tile::kChannels>));
+  static constexpr size_t kShared = sizeof(RegisterShared<Tile>);
 };
 
 template <class T, class Kernel>
@@ -192,6 +191,15 @@ inline std::vector<DeformConv2dVariant<float>> const& deform_conv2d_variants() {
        launch_fused<float, FusedKernel<float, WarpProduct<float, 64, 128>>>},
       {"tf32 128x128", 80, false, 128, 128, 1, 1.89, 1, false, true,
        launch_fused<float, FusedKernel<float, WarpProduct<float, 128, 128>>>},
+      {"wgmma tf32 128x64", 90, true, 128, 64, 1, 0.85, 1, true, true, launch_fused<float, RegisterKernel<float, 64>>},
+      {"wgmma tf32 128x128", 90, true, 128, 128, 1, 0.95, 1, true, true,
+       launch_fused<float, RegisterKernel<float, 128>>},
+      {"wgmma tf32 128x256", 90, true, 128, 256, 1, 1.25, 1, true, true,
+       launch_fused<float, RegisterKernel<float, 256>>},
+      {"wgmma split 128x64", 90, true, 128, 64, 1, 1.1, 2, true, false,
+       launch_fused<float, RegisterKernel<float, 64, 2>>},
+      {"wgmma split 128x128", 90, true, 128, 128, 1, 1.5, 2, true, false,
+       launch_fused<float, RegisterKernel<float, 128, 2>>},
   };
   return variants;
 }

@@ -183,9 +183,9 @@ struct StageRange {
 
 // Where this block's sums go, when several blocks share a tile.
 template <class T>
-__device__ float* partial_sums(PackedOperands<T> const& packed, DeformConv2dPlan const& plan) {
+__device__ float* partial_sums(PackedOperands<T> const& packed, int tile_size) {
   int64_t const tile = (int64_t(blockIdx.z) * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
-  return packed.sums + tile * plan.tile_size();
+  return packed.sums + tile * tile_size;
 }
 
 // Adds the sums of the blocks that share a tile. Grid: x over tiles of positions, y over tiles of output channels, z
@@ -254,7 +254,7 @@ __global__ void __launch_bounds__(Product::kThreads) deform_conv2d_fused_kernel(
   }
 
   if (plan.splits > 1) {
-    float* const sums = partial_sums(packed, plan);
+    float* const sums = partial_sums(packed, Product::kPositions * Product::kChannels);
     product.each([&](int position, int channel, float sum) { sums[channel * Product::kPositions + position] = sum; });
     return;
   }

@@ -20,7 +20,7 @@ __device__ void pack_weight(DeformConv2dArguments<T> const& a, DeformConv2dPlan 
   Vec<T, kLanes<T>> packet;
 #pragma unroll
   for (int lane = 0; lane < kLanes<T>; ++lane) {
-    int64_t const in_segment = depth + (plan.fragments ? fragment_channel(first + lane) : first + lane);
+    int64_t const in_segment = depth + (plan.fragments ? fragment_channel<T>(first + lane) : first + lane);
     int64_t const channel = segment * plan.segment + in_segment;
     bool const valid =
         out < plan.group_out && in_segment < plan.segment && channel / plan.own_channels == out / plan.own_out;
@@ -30,9 +30,14 @@ __device__ void pack_weight(DeformConv2dArguments<T> const& a, DeformConv2dPlan 
   }
   if constexpr (std::is_same_v<T, float>) {
     if (plan.parts == 2) {
+#pragma unroll
+      for (float& value : packet.lane) value = isnan(value) ? nanf("") : value;
       auto& bits = reinterpret_cast<uint4&>(packet);
       uint4 const low = split_off(bits);
       if (tiles % 2) bits = low;
+    } else {
+#pragma unroll
+      for (float& value : packet.lane) value = round_to_tf32(value);
     }
   }
   reinterpret_cast<Vec<T, kLanes<T>>*>(packed)[item] = packet;

@@ -18,10 +18,13 @@ constexpr int kDepth = kRowBytes / sizeof(T);  // input channels of a row
 // The chunk of 16 bytes in which a tile keeps chunk `chunk` of row `row`: rows that are read together use all banks.
 __host__ __device__ inline int swizzled(int row, int chunk) { return chunk ^ (row & 7); }
 
-// The channel at place `k` of a row of weights whose samples are in registers: a thread that gathers 8 channels in a
-// row then holds what wgmma wants of it, for two instructions of 16 channels.
-__host__ __device__ inline int fragment_channel(int k) {
-  return k / 32 * 32 + k % 8 / 2 * 8 + k % 32 / 16 * 4 + k % 16 / 8 * 2 + k % 2;
+// The channel at place `k` of a row of weights whose samples are in registers: a thread that gathers 16 bytes of
+// channels in a row then holds what wgmma wants of it, 4 bytes in each half of the 32 bytes of two instructions.
+template <class T>
+__host__ __device__ constexpr int fragment_channel(int k) {
+  constexpr int kInWord = 4 / sizeof(T);
+  int const word = k / kInWord;
+  return (word / 16 * 16 + word % 4 * 4 + word % 16 / 8 * 2 + word % 8 / 4) * kInWord + k % kInWord;
 }
 
 // How a convolution is cut. The sum over channels and taps is cut into stages: one tap of up to kDepth channels that
@@ -109,8 +112,8 @@ __device__ SampleCorners<T> sample_corners(DeformConv2dArguments<T> const& a, Ou
 }
 
 // What a fused kernel reads, and where it writes sums when several blocks share a tile. weight: [group, tile, stage,
-// tile_channels rows of kRowBytes], swizzled; corners: [tile of positions, offset group, tap, position]; x: [batch,
-// height, width, plan.pixel]; zeros: [kDepth]; sums: [split, tile, channel, position].
+// part, tile_channels rows of kRowBytes], swizzled; corners: [tile of positions, offset group, tap, position]; x:
+// [batch, height, width, plan.pixel]; zeros: [kDepth]; sums: [split, tile, channel, position].
 template <class T>
 struct PackedOperands {
   T* weight;

@@ -1,6 +1,8 @@
 // Instructions of the tensor cores and of asynchronous copies that CUDA C++ does not spell (PTX ISA 8.0).
 #pragma once
 
+#include <cfloat>
+
 #include "vec.cuh"
 
 namespace bridge {
@@ -47,19 +49,18 @@ __device__ inline float round_to_tf32(float value) {
   return __uint_as_float(bits);
 }
 
-// Leaves of four floats what TF32 holds of them, toward zero, and returns the rest. Of a number that is not zero the
-// rest is not zero either, and has its sign: then an infinite factor of both gives no NaN.
+// Leaves of a float what TF32 holds of it, toward zero, and returns the rest. Of a number that is not zero the rest is
+// not zero either, and has its sign: then an infinite factor of both gives no NaN. A NaN must be as arithmetic makes
+// it.
+__device__ inline uint32_t split_off(uint32_t& bits) {
+  float const whole = __uint_as_float(bits);
+  bits &= 0xffffe000;
+  float const difference = whole - __uint_as_float(bits);  // NaN where the number is not finite
+  float const least = copysignf(fminf(fabsf(whole), FLT_MIN), whole);
+  return __float_as_uint(fabsf(difference) > 0.f ? difference : least);
+}
 __device__ inline uint4 split_off(uint4& value) {
-  uint4 rest;
-  auto const split = [](uint32_t& bits, uint32_t& low) {
-    float const whole = __uint_as_float(bits);
-    bits = isnan(whole) ? 0x7fffe000 : bits & 0xffffe000;
-    float const difference = whole - __uint_as_float(bits);
-    bool const some = difference != 0.f && !isnan(difference);
-    low = some ? __float_as_uint(difference) : whole == 0.f ? 0 : (bits & 0x80000000) | 0x00800000;
-  };
-  split(value.x, rest.x), split(value.y, rest.y), split(value.z, rest.z), split(value.w, rest.w);
-  return rest;
+  return {split_off(value.x), split_off(value.y), split_off(value.z), split_off(value.w)};
 }
 
 // ---- wgmma, of compute capability 9.0 alone ---------------------------------------------------
@@ -78,6 +79,12 @@ __device__ inline uint64_t matrix_descriptor(uint32_t shared) {
 __device__ inline void publish_to_wgmma() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 __device__ inline void begin_wgmma() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ inline void commit_wgmma() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+// What follows reads these registers after what comes before, such as a wait for wgmma to write them.
+template <int kCount>
+__device__ inline void hold_registers(float (&value)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(value[i])::"memory");
+}
 // Waits until no more than kPending groups are under way.
 template <int kPending>
 __device__ inline void wait_for_wgmma() {
@@ -136,9 +143,9 @@ __device__ inline void synchronize_some(int number, int threads) {
 #define BRIDGE_D16(d, i) BRIDGE_D4(d, i), BRIDGE_D4(d, i + 4), BRIDGE_D4(d, i + 8), BRIDGE_D4(d, i + 12)
 #define BRIDGE_D32(d, i) BRIDGE_D16(d, i), BRIDGE_D16(d, i + 16)
 #define BRIDGE_D64(d, i) BRIDGE_D32(d, i), BRIDGE_D32(d, i + 32)
-// sum[64 × N] of a warpgroup += a[64 × 32 bytes] b[N × 32 bytes]^T; a thread holds N / 2 of the sums. b lies in shared
-// memory; a in registers, as mma.sync has it: rows 16 warp + lane / 4 and that plus 8 of the warpgroup's 64, two
-// elements 2 (lane % 4) on in each half of the 32 bytes.
+// sum[64 × N] of a warpgroup += a[64 × 32 bytes] b[N × 32 bytes]^T, or = where it does not add; a thread holds N / 2 of
+// the sums. b lies in shared memory; a in registers, as mma.sync has it: rows 16 warp + lane / 4 and that plus 8 of the
+// warpgroup's 64, the 4 bytes at 4 (lane % 4) of each half of the 32 bytes. float is taken as TF32.
 template <class T, int N>
 struct Wgmma;
 
@@ -165,27 +172,28 @@ struct Wgmma;
   "%104, %105, %106, %107, %108, %109, %110, %111, " \
   "%112, %113, %114, %115, %116, %117, %118, %119, " \
   "%120, %121, %122, %123, %124, %125, %126, %127"
-#define BRIDGE_WGMMA_NAME(n, name) \
-  "{ .reg .pred add; setp.eq.u32 add, 0, 0; wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." name "." name " {"
-#define BRIDGE_WGMMA_N(type, name, n, registers, operands, ...)                            \
-  template <>                                                                              \
-  struct Wgmma<type, n> {                                                                  \
-    static __device__ void add(float (&sum)[n / 2], uint32_t const (&a)[4], uint64_t b) {  \
-      asm volatile(BRIDGE_WGMMA_NAME(n, name) registers "}, " operands ", add, 1, 1, 0; }" \
-                   : __VA_ARGS__                                                           \
-                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                  \
-    }                                                                                      \
+#define BRIDGE_WGMMA_N(type, depth, name, end, n, registers, a0_a3, b_desc, adds_, ...)                                \
+  template <>                                                                                                          \
+  struct Wgmma<type, n> {                                                                                              \
+    static __device__ void add(float (&sum)[n / 2], uint32_t const (&a)[4], uint64_t b, bool adds = true) {            \
+      asm volatile("{ .reg .pred adds; setp.ne.u32 adds, " adds_ ", 0; wgmma.mma_async.sync.aligned.m64n" #n "k" depth \
+                   ".f32." name "." name " {" registers "}, {" a0_a3 "}, " b_desc ", adds, 1, 1" end "; }"             \
+                   : __VA_ARGS__                                                                                       \
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(adds)));                              \
+    }                                                                                                                  \
   };
-#define BRIDGE_WGMMA_ALL(type, name)                                                                          \
-  BRIDGE_WGMMA_N(type, name, 64, BRIDGE_REGISTERS_32, "{%32, %33, %34, %35}, %36", BRIDGE_D32(sum, 0))        \
-  BRIDGE_WGMMA_N(type, name, 128, BRIDGE_REGISTERS_64, "{%64, %65, %66, %67}, %68", BRIDGE_D64(sum, 0))       \
-  BRIDGE_WGMMA_N(type, name, 256, BRIDGE_REGISTERS_128, "{%128, %129, %130, %131}, %132", BRIDGE_D64(sum, 0), \
-                 BRIDGE_D64(sum, 64))
-BRIDGE_WGMMA_ALL(half, "f16")
-BRIDGE_WGMMA_ALL(bfloat16, "bf16")
+#define BRIDGE_WGMMA_ALL(type, depth, name, end)                                                              \
+  BRIDGE_WGMMA_N(type, depth, name, end, 64, BRIDGE_REGISTERS_32, "%32, %33, %34, %35", "%36", "%37",         \
+                 BRIDGE_D32(sum, 0))                                                                          \
+  BRIDGE_WGMMA_N(type, depth, name, end, 128, BRIDGE_REGISTERS_64, "%64, %65, %66, %67", "%68", "%69",        \
+                 BRIDGE_D64(sum, 0))                                                                          \
+  BRIDGE_WGMMA_N(type, depth, name, end, 256, BRIDGE_REGISTERS_128, "%128, %129, %130, %131", "%132", "%133", \
+                 BRIDGE_D64(sum, 0), BRIDGE_D64(sum, 64))
+BRIDGE_WGMMA_ALL(half, "16", "f16", ", 0")  // the end: b is not transposed, which TF32 cannot be
+BRIDGE_WGMMA_ALL(bfloat16, "16", "bf16", ", 0")
+BRIDGE_WGMMA_ALL(float, "8", "tf32", "")
 #undef BRIDGE_WGMMA_ALL
 #undef BRIDGE_WGMMA_N
-#undef BRIDGE_WGMMA_NAME
 #undef BRIDGE_REGISTERS_32
 #undef BRIDGE_REGISTERS_64
 #undef BRIDGE_REGISTERS_128
