@@ -38,6 +38,7 @@ OPTIONS = ["--error-exitcode", "86", "--print-limit", "1000"]
 ENVIRONMENT = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: (\d+) (?:errors?|hazards?)")
 KERNEL = re.compile(r"\bbridge::(\w+_kernel)\b")
+SETTINGS = {"deform_conv2d": {"allow_tf32": True}}  # with which large calls are made once more, by other kernels
 CALLS = re.compile(r"^(\d+) calls$", re.MULTILINE)
 
 
@@ -69,7 +70,10 @@ def calls(names: Sequence[str]) -> Iterator[Call]:
 
 
 def samples_of(name: str) -> list[Sample]:
-    return [*SAMPLES.get(name, list)(), *LARGE.get(name, list)()]
+    large = LARGE.get(name, list)()
+    settings = SETTINGS.get(name, {})
+    others = [(f"{label}, {settings}", args, kwargs | settings) for label, args, kwargs in large if settings]
+    return [*SAMPLES.get(name, list)(), *large, *others]
 
 
 def dtypes_of(name: str) -> list[torch.dtype | None]:

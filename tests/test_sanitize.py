@@ -20,7 +20,10 @@ CLEAN = "412 calls\n========= ERROR SUMMARY: 0 errors\n"
 
 def test_samples_of_every_op_are_found():
     assert set(LARGE) | set(SAMPLES) == set(OPS) and not any(OPS[name].counted for name in SAMPLES)
-    assert len(sanitize.samples_of("deform_conv2d")) == len(SAMPLES["deform_conv2d"]()) + len(LARGE["deform_conv2d"]())
+    assert len(sanitize.samples_of("deform_conv2d")) == len(SAMPLES["deform_conv2d"]()) + 2 * len(
+        LARGE["deform_conv2d"]()
+    )
+    assert sanitize.samples_of("deform_conv2d")[-1][2]["allow_tf32"]
     assert len(sanitize.samples_of("relu")) == len(SAMPLES["relu"]())
     assert sanitize.dtypes_of("rope") == [torch.float32, torch.float16, torch.bfloat16]
 
