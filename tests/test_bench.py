@@ -66,6 +66,8 @@ def test_bytes_and_operations_by_hand():
 
     roi_align = RoiAlign("roi_align", "x", "float16", channels=8, size=(5, 6), count=3, output_size=2)
     assert roi_align.bytes() == 2 * (2 * 8 * 30 + 3 * 8 * 4) + 3 * 5 * 4
+    few = RoiAlign("roi_align", "x", "float32", channels=3, count=2, output_size=2, sampling_ratio=1)
+    assert few.bytes() == 4 * 3 * (4 * 2 * 4 + 2 * 4) + 2 * 5 * 4
 
 
 def test_regions_lie_in_the_map_and_in_every_image():
@@ -400,6 +402,16 @@ def test_a_run_is_recorded_and_compared_with(capsys, tmp_path, baselines):
     assert code == 1 and out.count("the baseline 100.00 us") == 1
 
 
+@pytest.mark.parametrize("path", sorted(baseline.FOLDER.glob("*.json")), ids=lambda path: path.stem)
+def test_baselines_in_bridge_are_whole_runs(path):
+    run = baseline.load(baseline.RECORDED, json.loads(path.read_text())["gpu"])
+    assert baseline.path_of(run["gpu"]) == path and report.regressions(run, run) == []
+    keys = [report.key_of(row) for row in run["rows"]]
+    baseline.check_complete(keys)
+    assert len(set(keys)) == len(keys) and all(row["right"] and row["us"] > 0 for row in run["rows"])
+    assert set(run["ceilings"]) == set(CEILINGS) and run["gpu"] in report.table(run)
+
+
 def test_only_what_was_chosen_is_compared(baselines):
     baseline.record(complete())
     chosen = workloads.select(["rope"])
@@ -457,6 +469,14 @@ def test_each_series_is_drawn_with_its_floor():
         "rope",
         "side",
     )
+
+
+def test_a_series_says_what_else_its_rows_have_in_common():
+    names = ["regions 8, NCHW", "regions 1, NCHW", "regions 1, channels-last", "stage 4, one image", "decode, 4"]
+    found = plots.growth([row(name, op="roi_align") for name in names])
+    assert list(found) == [("roi_align", "regions")]
+    assert [size for size, _ in found["roi_align", "regions"].pop("float16, NCHW")] == [1, 8]
+    assert not found["roi_align", "regions"]
 
 
 @needs_matplotlib

@@ -211,6 +211,8 @@ def test_what_was_under_way_failed():
     }
     assert run._settled({"model": "m"}, "killed") == {"model": "m", "failed": "killed"}
     assert run._settled({"model": "m", "failed": "first"}, "killed")["failed"] == "first"
+    done = {"model": "m", "ways": {"bridge": {"us": 1.0}}}
+    assert run._settled({**done, "complete": True}, "not done after 300 s") == done
 
 
 def test_who_measures_is_alone(tmp_path):
@@ -261,8 +263,8 @@ RESULT = {
                 },
                 "eager": {"us": 2e4, "memory_mib": 768},
                 "native": {"us": 1500.0},
-                "inductor": {"failed": "RuntimeError: a | b"},
-                "torch_tensorrt": {"us": 3000.0, "engines": 3, "graph_breaks": 2},
+                "inductor": {"failed": "RuntimeError: a | b", "memory_mib": 1024},
+                "torch_tensorrt": {"us": 3000.0, "engines": 3, "graph_breaks": 2, "memory_mib": 640},
             },
         },
         {"model": "two", "argv": [], "failed": "not begun"},
@@ -306,10 +308,12 @@ def test_tables():
         **{"graph error": "0", "error": "1.0e-03", "eager": "20", "Inductor": "failed", "bridge": "1.23"},
         **{"torch_tensorrt": "3 (3 engines, 2 breaks)", "native layers": "1.5", "with a CUDA graph": "0.9"},
     }
-    assert table.memory(RESULT)[1:] == [("one", "768", "", "", "", "512")]
+    assert table.memory(RESULT)[1:] == [("one", "768", "1024", "640", "", "512")]
     without = [{**row, "ways": {}} for row in RESULT["rows"]]
     assert table.memory({**RESULT, "rows": without}) == [] and "GPU memory, MiB" in table.text(RESULT)
     assert "memory" not in table.markdown({**RESULT, "rows": without})
+    late = {"ways": {"torch_tensorrt": {"failed": f"{table.NOT_DONE} after 5 s"}}, "model": "late"}
+    assert dict(zip(table.HEADER, table.cells(late), strict=True))["torch_tensorrt"] == "not done"
     assert table.where(RESULT).startswith("NVIDIA A GPU, driver 1.2, torch 2.11, tensorrt_rtx 1.7, 2026-01-02, full")
     assert table.failed(RESULT) == ["one, inductor: RuntimeError: a | b", "two: not begun"]
     assert not table.good(RESULT) and table.good({**RESULT, "rows": RESULT["rows"][:1]})
@@ -317,7 +321,7 @@ def test_tables():
     rows = [line for line in markdown.partition("## GPU memory")[0].splitlines() if line.startswith("|")]
     assert (
         len(rows) == 4
-        and "| one | 768 |  |  |  | 512 |" in markdown
+        and "| one | 768 | 1024 | 640 |  | 512 |" in markdown
         and {line.replace("\\|", "").count("|") for line in rows} == {len(table.HEADER) + 1}
     )
     assert "- one: `--x 1`, a size, float16, 2x3 and 4" in markdown and "- two: not begun" in markdown

@@ -1,12 +1,14 @@
 """A run of the bench as a picture: growing sizes with their floors, and rooflines. Needs matplotlib, and no GPU."""
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 Row = Mapping[str, Any]
 Series = dict[tuple[str, str], dict[str, list[tuple[int, Row]]]]
+_SIZE = re.compile(r"([a-z]+) (\d+)(, .*)?")
 _COLUMNS = 3
 _MARKERS = {"float32": "s", "float16": "o", "bfloat16": "^"}
 _LINES = {"float32": "-", "float16": "--", "bfloat16": ":"}
@@ -42,7 +44,6 @@ def draw(run: Mapping[str, Any]) -> Any:
     for axis, panel in zip(axes.flat, panels, strict=False):
         panel(axis)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize="small")
     for axis in axes.flat[len(panels) :]:
         axis.remove()
     figure.suptitle(f"{run['gpu']}, {run['date']}")
@@ -52,10 +53,13 @@ def draw(run: Mapping[str, Any]) -> Any:
 
 def _panels(run: Mapping[str, Any]) -> list[Callable[[Any], None]]:
     found: list[Callable[[Any], None]] = []
-    for (op, unit), dtypes in growth(run["rows"]).items():
-        found.append(partial(_draw_growth, op=op, unit=unit, dtypes=dtypes))
-    products = [row for row in run["rows"] if row["flops"]]
-    others = [row for row in run["rows"] if not row["flops"]]
+    series = growth(run["rows"])
+    for (op, unit), kinds in series.items():
+        found.append(partial(_draw_growth, op=op, unit=unit, kinds=kinds))
+    drawn = {id(row) for kinds in series.values() for points in kinds.values() for _, row in points}
+    rest = [row for row in run["rows"] if id(row) not in drawn]
+    products = [row for row in rest if row["flops"]]
+    others = [row for row in rest if not row["flops"]]
     if products:
         found.append(partial(_draw_roofline, rows=products, ceilings=run["ceilings"]))
     if others:
@@ -64,29 +68,37 @@ def _panels(run: Mapping[str, Any]) -> list[Callable[[Any], None]]:
 
 
 def growth(rows: Sequence[Row]) -> Series:
-    """Rows whose workload is a word and a number: by op and word, then by dtype, in the order of the number."""
+    """Rows whose workload is a word and a number: by op and word, then by dtype and what follows the number, in the
+    order of the number. One row alone is no series."""
     series: Series = {}
     for row in rows:
-        unit, _, size = row["workload"].rpartition(" ")
-        if unit.isalpha() and size.isdigit():
-            series.setdefault((row["op"], unit), {}).setdefault(row["dtype"], []).append((int(size), row))
-    for dtypes in series.values():
-        for points in dtypes.values():
+        if found := _SIZE.fullmatch(row["workload"]):
+            unit, size, rest = found.groups(default="")
+            kinds = series.setdefault((row["op"], unit), {})
+            kinds.setdefault(row["dtype"] + rest, []).append((int(size), row))
+    for kinds in series.values():
+        for kind in [kind for kind, points in kinds.items() if len(points) == 1]:
+            del kinds[kind]
+        for points in kinds.values():
             points.sort(key=lambda point: point[0])
-    return series
+    return {name: kinds for name, kinds in series.items() if kinds}
 
 
-def _draw_growth(axis: Any, op: str, unit: str, dtypes: Mapping[str, Sequence[tuple[int, Row]]]) -> None:
-    for dtype, points in dtypes.items():
+def _draw_growth(axis: Any, op: str, unit: str, kinds: Mapping[str, Sequence[tuple[int, Row]]]) -> None:
+    for kind, points in kinds.items():
         sizes = [size for size, _ in points]
-        (ours,) = axis.loglog(sizes, [row["us"] for _, row in points], "o-", label=f"bridge, {dtype}")
+        (ours,) = axis.loglog(sizes, [row["us"] for _, row in points], "o-", label=f"bridge, {kind}")
         floor = [row["floor_us"] for _, row in points]
-        axis.loglog(sizes, floor, "--", color=ours.get_color(), label=f"floor, {dtype}")
+        axis.loglog(sizes, floor, "--", color=ours.get_color(), label=f"floor, {kind}")
         for name in dict.fromkeys(name for _, row in points for name in row["peers"]):
             known = [(size, row["peers"][name]["us"]) for size, row in points if "us" in row["peers"].get(name, {})]
             if known:
-                axis.loglog(*zip(*known, strict=True), ".-", linewidth=0.8, label=f"{name}, {dtype}")
+                axis.loglog(*zip(*known, strict=True), ".-", linewidth=0.8, label=f"{name}, {kind}")
     axis.set(title=op, xlabel=unit, ylabel="us")
+    ticks = sorted({size for points in kinds.values() for size, _ in points})
+    axis.set_xticks(ticks, [str(size) for size in ticks])
+    axis.minorticks_off()
+    axis.legend(fontsize="small", loc="upper left")
 
 
 def _draw_roofline(axis: Any, rows: Sequence[Row], ceilings: Mapping[str, float]) -> None:
@@ -100,6 +112,7 @@ def _draw_roofline(axis: Any, rows: Sequence[Row], ceilings: Mapping[str, float]
         axis.loglog(spots, roof, f"k{_LINES.get(dtype, '-')}", linewidth=1, label=f"ceiling, {dtype}")
     _scatter(axis, rows, intensities, [row["flops"] / row["us"] / 1e6 for row in rows])
     axis.set(title="roofline", xlabel="operations of products a byte", ylabel="TFLOP/s")
+    axis.legend(fontsize="x-small", loc="lower right")
 
 
 def _draw_bandwidth(axis: Any, rows: Sequence[Row], ceilings: Mapping[str, float]) -> None:
@@ -111,6 +124,7 @@ def _draw_bandwidth(axis: Any, rows: Sequence[Row], ceilings: Mapping[str, float
     axis.loglog(spots, [min(copy, spot / launch) / 1e6 for spot in spots], "k-", linewidth=1, label="copy and launch")
     _scatter(axis, rows, sizes, [row["bytes"] / row["us"] / 1e6 for row in rows])
     axis.set(title="ops without products", xlabel="bytes, each counted once", ylabel="TB/s")
+    axis.legend(fontsize="x-small", loc="lower right")
 
 
 def _scatter(axis: Any, rows: Sequence[Row], places: Sequence[float], heights: Sequence[float]) -> None:

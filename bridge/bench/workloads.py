@@ -239,8 +239,10 @@ class RoiAlign(Workload):
         return [x, rois], settings | {"sampling_ratio": self.sampling_ratio}
 
     def bytes(self) -> int:
-        """x, rois and the result."""
-        x = self.batch * self.channels * self.size[0] * self.size[1]
+        """x, or as much as few regions can touch; rois; and the result."""
+        bins = self.output_size**2
+        samples = self.count * bins * self.sampling_ratio**2 if self.sampling_ratio > 0 else self.size[0] * self.size[1]
+        x = self.channels * min(self.batch * self.size[0] * self.size[1], 4 * samples)
         return (x + self.count * self.channels * self.output_size**2) * self.element + self.count * 5 * 4
 
 

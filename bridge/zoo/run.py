@@ -21,6 +21,7 @@ import torch
 import bridge
 from bridge.bench.measure import environment
 from bridge.zoo.entries import Entry
+from bridge.zoo.table import NOT_DONE
 
 SCHEMA = 1
 Result = dict[str, Any]
@@ -85,6 +86,8 @@ def _row(entry: Entry, settings: Settings, seconds: float, folder: Path) -> dict
 
 def _settled(row: dict[str, Any], reason: str | None) -> dict[str, Any]:
     """The row of a process that ended before its time, for that reason: what was under way failed by it."""
+    if row.pop("complete", False):
+        return row
     ways = row.get("ways", {})
     running = [name for name, way in ways.items() if "running" in way]
     for name in running:
@@ -107,7 +110,7 @@ def _child(arguments: Sequence[str], seconds: float, log: Path, environ: Mapping
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
-            return f"not done after {seconds:.3g} s"
+            return f"{NOT_DONE} after {seconds:.3g} s"
         finally:
             _end(process)
     lines = log.read_text(errors="replace").split("\n")

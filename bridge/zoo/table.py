@@ -6,13 +6,14 @@ from typing import Any
 from bridge.table import columns
 
 Row = Mapping[str, Any]
+NOT_DONE = "not done"  # how the reasons begin of what ended with its time
 HEADER = (
     *("model", "parameters", "plugin layers", "engines", "graph breaks", "graph error", "error"),
     *("eager", "Inductor", "torch_tensorrt", "native layers", "bridge", "with a CUDA graph"),
 )
-_WAYS = {name: name for name in ("eager", "Inductor", "torch_tensorrt")} | {
-    "native": "native layers",
-    "bridge": "bridge",
+_WAYS = {
+    **{"eager": "eager", "inductor": "Inductor", "torch_tensorrt": "torch_tensorrt"},
+    **{"native": "native layers", "bridge": "bridge"},
 }
 _INTRODUCTION = """# Models
 
@@ -26,7 +27,8 @@ Weights are random. Times are milliseconds a call, CPU included, medians; engine
 those of torch_tensorrt without bridge stand beside its time, by its Python runtime where its C++ one was made for
 another TensorRT-RTX. "native layers" is one engine without bridge's kernels: its graph rewrites are off, and ops that a
 model has become layers of TensorRT's own where it has any. "graph error" is what bridge's graph rewrites change in the
-eager result, "error" the engine's difference from eager, both as a fraction of the largest value of a result.
+eager result, "error" the engine's difference from eager, both as a fraction of the largest value of a result. "not
+done": the time for the model was over, in which it also waited for others while they measured.
 """
 _MEMORY = """
 ## GPU memory
@@ -41,7 +43,9 @@ def text(result: Mapping[str, Any]) -> str:
     table = columns([HEADER, *map(cells, result["rows"])], indent=0)
     used = memory(result)
     memories = ["", "GPU memory, MiB", columns(used, indent=0)] if used else []
-    return "\n".join([where(result), "", table, *memories, *(["", "what failed", *failures] if failures else [])])
+    return "\n".join(
+        [where(result), "", table, *memories, *(["", "what failed, or was not done", *failures] if failures else [])]
+    )
 
 
 def markdown(result: Mapping[str, Any]) -> str:
@@ -55,7 +59,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     parts = [where(result) + ".", _LEGEND, *lines]
     if used := memory(result):
         parts += [_MEMORY, _line(used[0]), _line(["---"] * len(used[0])), *map(_line, used[1:])]
-    parts += ["", "## Configurations", "", *flags, "", "## What failed", ""]
+    parts += ["", "## Configurations", "", *flags, "", "## What failed, or was not done", ""]
     return _INTRODUCTION + "\n".join([*parts, *failures]) + "\n"
 
 
@@ -127,7 +131,9 @@ def _count(parameters: int) -> str:
 
 
 def _time(way: Row) -> str:
-    return "failed" if "failed" in way else f"{way['us'] / 1e3:.3g}" if "us" in way else ""
+    if "failed" in way:
+        return "not done" if way["failed"].startswith(NOT_DONE) else "failed"
+    return f"{way['us'] / 1e3:.3g}" if "us" in way else ""
 
 
 def _error(value: float | None) -> str:

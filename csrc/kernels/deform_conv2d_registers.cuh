@@ -15,6 +15,7 @@ template <class T, int kChannels_, int kParts_ = 1>
 struct RegisterTile {
   static constexpr bool kRounds = std::is_same_v<T, float> && kParts_ == 1;
   static constexpr int kPositions = 128, kChannels = kChannels_, kParts = kParts_;
+  static constexpr bool kSamplesEarly = std::is_same_v<T, float>;  // measured: 16-bit types lose a per cent by it
   static constexpr int kBuffers = kParts == 2 && kChannels > 64 ? 1 : 2;
   using Result = ResultTile<T, kPositions, kChannels>;
   static constexpr int kStageBytes = kParts * kChannels * kRowBytes;
@@ -206,9 +207,10 @@ __device__ void multiply_gathered(DeformConv2dArguments<T> const& a, DeformConv2
     int const slot = i % Tile::kStages;
     bool const more = i + 1 < stages;
     if (more) locate();
-    rows.sample();  // which may go on while the tensor cores work
+    if constexpr (Tile::kSamplesEarly) rows.sample();  // while the tensor cores work
     product.finish();
     if (i > 0 && threadIdx.x % kWarpgroup == 0) shared.empty[(i - 1) % Tile::kStages].arrive();
+    if constexpr (!Tile::kSamplesEarly) rows.sample();
     uint32_t fragment[Tile::kParts][4][4];
     rows.arrange(fragment);
     shared.full[slot].wait(i / Tile::kStages % 2);
