@@ -51,12 +51,18 @@ def test_a_tool_is_judged_by_all_that_it_says(code, output, verdict):
     assert sanitize.judge(code, output) == verdict
 
 
-def test_one_line_a_tool_and_a_log(tmp_path, monkeypatch, capsys):
-    tool = tmp_path / "compute-sanitizer"
-    tool.write_text(f'#!/bin/sh\necho "$PYTORCH_NO_CUDA_MEMORY_CACHING $*"\nprintf "{CLEAN}"\n')
-    tool.chmod(0o755)
+@pytest.fixture
+def tool(tmp_path, monkeypatch):
+    """The script that is found as compute-sanitizer; logs go beside it."""
+    script = tmp_path / "compute-sanitizer"
+    script.touch(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setattr(sanitize, "LOGS", tmp_path / "logs")
+    return script
+
+
+def test_one_line_a_tool_and_a_log(tool, tmp_path, monkeypatch, capsys):
+    tool.write_text(f'#!/bin/sh\necho "$PYTORCH_NO_CUDA_MEMORY_CACHING $*"\nprintf "{CLEAN}"\n')
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert sanitize.main(["--tools", "memcheck,initcheck", "rope"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -82,12 +88,8 @@ def test_shares_are_all_calls_once(monkeypatch, capsys):
     assert sorted(capsys.readouterr().out.splitlines()) == sorted(parts)
 
 
-def test_one_share_that_finds_something_is_enough(tmp_path, monkeypatch, capsys):
-    tool = tmp_path / "compute-sanitizer"
+def test_one_share_that_finds_something_is_enough(tool, capsys):
     tool.write_text(f'#!/bin/sh\nprintf "{CLEAN}"\ncase "$*" in *2/3*) exit 86;; esac\n')
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setattr(sanitize, "LOGS", tmp_path / "logs")
     assert not sanitize.check("racecheck", ["rope"], jobs=3)
     assert "racecheck-2-of-3 in 412 calls, exit code 86" in capsys.readouterr().out
 

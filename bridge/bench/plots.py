@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -76,12 +77,11 @@ def growth(rows: Sequence[Row]) -> Series:
             unit, size, rest = found.groups(default="")
             kinds = series.setdefault((row["op"], unit), {})
             kinds.setdefault(row["dtype"] + rest, []).append((int(size), row))
-    for kinds in series.values():
-        for kind in [kind for kind, points in kinds.items() if len(points) == 1]:
-            del kinds[kind]
-        for points in kinds.values():
-            points.sort(key=lambda point: point[0])
-    return {name: kinds for name, kinds in series.items() if kinds}
+    sorted_by_size = {
+        name: {kind: sorted(points, key=itemgetter(0)) for kind, points in kinds.items() if len(points) > 1}
+        for name, kinds in series.items()
+    }
+    return {name: kinds for name, kinds in sorted_by_size.items() if kinds}
 
 
 def _draw_growth(axis: Any, op: str, unit: str, kinds: Mapping[str, Sequence[tuple[int, Row]]]) -> None:

@@ -240,10 +240,10 @@ class RoiAlign(Workload):
 
     def bytes(self) -> int:
         """x, or as much as few regions can touch; rois; and the result."""
-        bins = self.output_size**2
-        samples = self.count * bins * self.sampling_ratio**2 if self.sampling_ratio > 0 else self.size[0] * self.size[1]
-        x = self.channels * min(self.batch * self.size[0] * self.size[1], 4 * samples)
-        return (x + self.count * self.channels * self.output_size**2) * self.element + self.count * 5 * 4
+        pixels, bins = self.batch * self.size[0] * self.size[1], self.count * self.output_size**2
+        if self.sampling_ratio > 0:
+            pixels = min(pixels, 4 * bins * self.sampling_ratio**2)
+        return (pixels + bins) * self.channels * self.element + self.count * 5 * 4
 
 
 def _roi_align() -> Iterable[Workload]:

@@ -7,14 +7,14 @@ from bridge.table import columns
 
 Row = Mapping[str, Any]
 NOT_DONE = "not done"  # how the reasons begin of what ended with its time
-HEADER = (
-    *("model", "parameters", "plugin layers", "engines", "graph breaks", "graph error", "error"),
-    *("eager", "Inductor", "torch_tensorrt", "native layers", "bridge", "with a CUDA graph"),
-)
 _WAYS = {
     **{"eager": "eager", "inductor": "Inductor", "torch_tensorrt": "torch_tensorrt"},
     **{"native": "native layers", "bridge": "bridge"},
 }
+HEADER = (
+    *("model", "parameters", "plugin layers", "engines", "graph breaks", "graph error", "error"),
+    *(*_WAYS.values(), "with a CUDA graph"),
+)
 _INTRODUCTION = """# Models
 
 Scripts that read from top to bottom, one family a file. Each takes `--weights FILE`, `--dtype`, `--target`, `--batch`,
