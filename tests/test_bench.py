@@ -274,6 +274,8 @@ def test_a_peer_is_compared_with_ours(monkeypatch):
     assert all(map(torch.equal, args, before))
     assert "computes something else" in measured(lambda given: tuple(given[:2]))["missing"]
     assert "computes something else" in measured(lambda given: tuple(t * float("nan") for t in ours(given)))["missing"]
+    late = measured(lambda given: (ours(given)[0], ours(given)[1] * float("nan")))
+    assert "computes something else" in late["missing"]
     assert "not [[2, 3, 4, 8], [2, 3, 2, 8]]" in measured(lambda given: ours(given)[:1])["missing"]
     assert "difference" not in measured(lambda given: None, bound=True)
 

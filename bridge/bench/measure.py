@@ -163,7 +163,8 @@ def _difference(
     theirs = outputs_of(call([t.clone() if isinstance(t, Tensor) else t for t in args]))
     if [t.numel() for t in theirs] != [t.numel() for t in ours]:
         raise Missing(f"its results have shapes {[list(t.shape) for t in theirs]}, not {[list(t.shape) for t in ours]}")
-    worst = max(float((b.reshape(a.shape) - a).abs().max() / a.abs().max()) for a, b in zip(ours, theirs, strict=True))
+    found = [float((b.reshape(a.shape) - a).abs().max() / a.abs().max()) for a, b in zip(ours, theirs, strict=True)]
+    worst = torch.tensor(found, dtype=torch.float64).max().item()  # NaN where one of them is
     if not worst <= _ANOTHER:
         raise Missing(f"its result differs by {worst:.2g} of the largest value: it computes something else")
     return worst
