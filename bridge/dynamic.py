@@ -15,7 +15,8 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from bridge.assumptions import check_condition, conditions
-from bridge.dynamo import evaluate, is_dynamic
+from bridge.dynamo import evaluate
+from bridge.numbers import is_dynamic
 from bridge.profile import UNBOUNDED
 from bridge.tensorrt.engine_file import TensorSpec
 
