@@ -65,7 +65,8 @@ class CompiledGraph:
         self._name = name
         self._graph = graph
         self._lock = threading.Lock()
-        self._example = [args[place] for place in lifted.inputs]
+        # Tensors of our own, for torch.export takes mark_dynamic's marks off those that it is given.
+        self._example = [args[place].detach() for place in lifted.inputs]
         self._dims = dimensions(lifted.fakes, session.config.growth)
         program = self._export()
         specs = input_specs(program)

@@ -154,6 +154,21 @@ def test_mark_dynamic_gives_the_range():
     assert (spec.min, spec.opt, spec.max) == ((2, 2, 32), (4, 7, 32), (10, 512, 32))
 
 
+def test_tensors_marked_alike_share_an_engine(on_cpu):
+    model = Attention()
+    fast = compiled(model)
+    for batch, length in ((4, 7), (2, 30), (8, 3)):
+        x, ids = torch.randn(batch, length, 32), positions(batch, length)
+        for tensor in (x, ids):
+            torch._dynamo.mark_dynamic(tensor, 0, min=2, max=8)
+            torch._dynamo.mark_dynamic(tensor, 1, min=2, max=64)
+        torch.testing.assert_close(fast(x, ids), model(x, ids))
+        assert x._dynamo_dynamic_indices == {0, 1}, "the caller's tensors stay marked"
+    report = bridge.report(fast)
+    assert [spec.max for spec in report.engines[0].inputs] == [(8, 64, 32), (8, 64)]
+    assert len(report.engines) == 1 and not report.recompiles
+
+
 def test_growth_bounds_what_no_one_bounded(on_cpu):
     fast = compiled(Attention(), dynamic=True, growth=4)
     fast(torch.randn(2, 8, 32), positions(2, 8))

@@ -1,5 +1,4 @@
-"""Dynamic shapes at the doors of torch.compile: what is passed beside tensors, what an engine is built for, and how often
-one is built."""
+"""Dynamic shapes at the doors of torch.compile: what is passed beside tensors, and what engines are built for."""
 
 from collections import Counter
 from importlib.util import find_spec
