@@ -5,6 +5,7 @@ torch.export's own conditions add becomes guards of torch.compile, so that a cal
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,27 @@ def dimensions(fakes: Sequence[Tensor], growth: int) -> tuple[dict[int, Any], ..
         {axis: dim for axis, extent in enumerate(fake.shape) if (dim := _dim(extent, dims, limits)) is not None}
         for fake in fakes
     )
+
+
+def fix_named(fakes: Sequence[Tensor], dims: Sequence[dict[int, Any]], refusal: str) -> list[tuple[int, int]]:
+    """Fixes, with a guard, each dimension that torch.export names in its refusal of `dims`, and takes it out of them.
+
+    Returns (input, axis) of each; none where it names none, and the trouble is another one.
+    """
+    named = set(re.findall(_NAME, refusal))
+    found = [
+        (place, axis)
+        for place, axes in enumerate(dims)
+        for axis, dim in axes.items()
+        if named.intersection(re.findall(_NAME, dim.__name__))
+    ]
+    for place, axis in found:
+        int(fakes[place].shape[axis])
+        del dims[place][axis]
+    return found
+
+
+_NAME = r"\bd\d+_\w+"  # of a Dim, as `_dim` makes it; that of a multiple is 2*d0_s1
 
 
 def _limits(fakes: Sequence[Tensor], growth: int) -> dict[sympy.Symbol, int]:

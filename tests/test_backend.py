@@ -194,6 +194,36 @@ def test_conditions_of_the_model_become_guards(on_cpu):
         fast(torch.randn(3, 9))
 
 
+class Ends(nn.Module):
+    """Its ends are treated apart, which torch.export does not capture for the lengths that torch.compile allows."""
+
+    def forward(self, x):
+        mask = x.new_zeros(x.shape[1])
+        mask[:-7], mask[-3:] = 1.0, 2.0
+        return bridge.relu(x) + mask
+
+
+@pytest.mark.parametrize("dynamic", [True, None])
+def test_what_torch_export_refuses_to_vary_is_fixed_and_told(on_cpu, caplog, dynamic):
+    model = Ends()
+    fast = compiled(model, dynamic=dynamic)
+    for shape in ((2, 20), (3, 20), (5, 30), (4, 20)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(fast(x), model(x))
+    inputs = [engine.inputs[0] for engine in bridge.report(fast).engines]
+    assert [(spec.min[1], spec.max[1]) for spec in inputs] == [(20, 20)] * (1 if dynamic else 2) + [(30, 30)]
+    assert inputs[-2].dynamic, "the batch"
+    assert "engine is for x.shape[1] = 30 alone" in caplog.text and "mark_static" in caplog.text
+
+
+def test_what_is_marked_and_refused_is_an_error(caplog):
+    x = torch.randn(2, 20)
+    torch._dynamo.mark_dynamic(x, 1)
+    with pytest.raises(Exception, match=r"You marked L\['x'\].size\(\)\[1\] as dynamic"):
+        compiled(Ends())(x)
+    assert "engine is for x.shape[1] = 20 alone" in caplog.text
+
+
 @torch._dynamo.config.patch(recompile_limit=3)
 def test_the_recompile_limit_is_an_error_not_a_silent_return_to_pytorch(on_cpu):
     fast = compiled(Convolutional(), dynamic=False)
