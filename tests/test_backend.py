@@ -13,10 +13,9 @@ from torch import nn
 from torch._dynamo.exc import BackendCompilerFailed
 
 import bridge
-from bridge import backend, partition
+from bridge import backend
 from bridge.backend import bridge_backend
 from bridge.errors import EngineError, EngineInputError
-from bridge.tensorrt.input_check import InputCheck
 
 OPTIONS = {"target": "sm86", "cache": False}
 
@@ -27,36 +26,6 @@ def fresh():
     with torch.no_grad():
         yield
     torch._dynamo.reset()
-
-
-@pytest.fixture
-def on_cpu(monkeypatch):
-    """Engines are built, and their inputs checked, but PyTorch computes their results."""
-    programs = {}
-
-    def remember(compile_something):
-        def wrapper(program, *args):
-            built = compile_something(program, *args)
-            programs[id(built.file)] = program
-            return built
-
-        return wrapper
-
-    class Stand:
-        def __init__(self, file, **settings):
-            program = programs[id(file)]
-            self.file = file
-            self.check = InputCheck(file.inputs, torch.device("cpu"))
-            self.run = program.module(check_guards=False) if hasattr(program, "module") else copy.deepcopy(program)
-
-        def __call__(self, *inputs):
-            self.check.check(inputs)
-            return tuple(self.run(*inputs))
-
-    monkeypatch.setattr(backend, "compile_program", remember(backend.compile_program))
-    monkeypatch.setattr(partition, "compile_module", remember(partition.compile_module))
-    monkeypatch.setattr(backend, "CompiledModule", Stand)
-    monkeypatch.setattr(partition, "CompiledModule", Stand)
 
 
 def compiled(model, *, dynamic=None, **options):
