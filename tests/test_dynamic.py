@@ -154,6 +154,17 @@ def test_attention_beside_a_plugin_is_one_engine(dynamic):
     assert shapes == [[-1, 4, -1, 8]] * 2
 
 
+@needs_torch_tensorrt
+@without_a_gpu
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_llama_as_it_stands_by_torch_tensorrt(llama, dynamic):
+    """torch_tensorrt leaves concatenations with an empty cache to PyTorch, so that there are several engines."""
+    with door.cross_compile(TARGET) as engines, pytest.raises(EngineError, match="this engine was built for sm86"):
+        by_torch_tensorrt(llama.half(), dynamic)(torch.randint(0, VOCABULARY, (2, 16)))
+    plugins = [layer["op"] for engine in engines for layer in door.layers_of(engine) if layer["op"]]
+    assert plugins == ["rope"] * 2
+
+
 @pytest.mark.gpu(engines=True)
 def test_marked_shapes_on_the_gpu_equal_eager(device):
     model = Heads(written_out=True).half()
