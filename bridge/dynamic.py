@@ -60,8 +60,9 @@ def _limits(fakes: Sequence[Tensor], growth: int) -> dict[sympy.Symbol, int]:
     """The greatest value of each symbol that has no upper bound of its own."""
     limits: dict[sympy.Symbol, int] = {}
     for fake in fakes:
-        free = {symbol: env for extent in fake.shape for symbol, env in _symbols(extent) if _upper(env, symbol) is None}
-        for symbol, env in free.items():
+        pairs = [pair for extent in fake.shape for pair in _symbols(extent)]
+        free = [(symbol, env) for symbol, env in pairs if _upper(env, symbol) is None]  # that of a square image twice
+        for symbol, env in free:
             limit = 2 ** math.ceil(math.log2(_hint(env, symbol) * growth ** (1 / len(free))))
             limits[symbol] = min(limit, limits.get(symbol, limit), UNBOUNDED)
     return limits

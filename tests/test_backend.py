@@ -148,6 +148,13 @@ def test_growth_bounds_what_no_one_bounded(on_cpu):
     assert [spec.max for spec in bridge.report(fast).engines[1].inputs] == [(4, 64, 32), (4, 64)]
 
 
+def test_growth_bounds_the_elements_where_axes_share_an_extent(on_cpu):
+    """torch.compile takes extents that are alike in the example for one."""
+    fast = compiled(nn.ReLU(), dynamic=True)
+    fast(torch.randn(2, 8, 8))
+    assert bridge.report(fast).engines[0].inputs[0].max == (8, 32, 32)
+
+
 class Quarters(nn.Module):
     def forward(self, x):
         return bridge.relu(x.view(x.shape[0], x.shape[1] // 4, 4).sum(2), 0.1), x.reshape(-1, 8)
