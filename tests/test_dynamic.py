@@ -117,6 +117,9 @@ def test_numbers_beside_tensors_are_found_in_them_or_fixed(how):
         for rows in (2, 4, 3):
             args, kwargs = reshaped_arguments(rows, mark=how == "marked")
             torch.testing.assert_close(fast(*args, **kwargs), model(*args, **kwargs))
+    report = bridge.report(fast)
+    assert len(report.graphs) == 3 and len(report.recompiles) == 2, "for each value of the integer"
+    assert Counter(node.operator for node in report.torch_nodes)["bridge.relu.default"] == 9
 
 
 class Heads(nn.Module):
@@ -146,12 +149,16 @@ class Heads(nn.Module):
 def test_attention_beside_a_plugin_is_one_engine(dynamic):
     x = torch.randn(2, 7, 32, dtype=torch.half)
     with door.cross_compile(TARGET) as engines, pytest.raises(EngineError, match="this engine was built for sm86"):
-        by_torch_tensorrt(Heads().half(), dynamic)(x=x if dynamic else marked(x, 0, 1))
+        fast = by_torch_tensorrt(Heads().half(), dynamic)
+        fast(x=x if dynamic else marked(x, 0, 1))
     (engine,) = engines
     counts = Counter(layer["op"] or layer["type"] for layer in door.layers_of(engine))
     assert counts["rope"] == 1 and counts["ATTENTION_INPUT"] == 1
     shapes = [output["shape"] for layer in door.layers_of(engine) if layer["op"] for output in layer["outputs"]]
     assert shapes == [[-1, 4, -1, 8]] * 2
+    report = bridge.report(fast)
+    assert [found.engine for found in report.engines] == engines and report.plugin_counts() == {"rope": 1}
+    assert (len(report.graphs), report.recompiles, report.torch_nodes) == (1, [], []) and "rope" in str(report)
 
 
 @needs_torch_tensorrt
@@ -168,9 +175,9 @@ def test_llama_as_it_stands_by_torch_tensorrt(llama, dynamic):
 @pytest.mark.gpu(engines=True)
 def test_marked_shapes_on_the_gpu_equal_eager(device):
     model = Heads(written_out=True).half()
-    with door.cross_compile() as engines:
-        fast = by_torch_tensorrt(model, None)
-        for shape in ((2, 7, 32), (5, 64, 32), (3, 2, 32)):
-            x = marked(torch.randn(shape, device=device, dtype=torch.half), 0, 1)
-            torch.testing.assert_close(fast(x=x), model(x=x), atol=2e-2, rtol=2e-2)
-    assert len(engines) == 1
+    fast = by_torch_tensorrt(model, None)
+    for shape in ((2, 7, 32), (5, 64, 32), (3, 2, 32)):
+        x = marked(torch.randn(shape, device=device, dtype=torch.half), 0, 1)
+        torch.testing.assert_close(fast(x=x), model(x=x), atol=2e-2, rtol=2e-2)
+    report = bridge.report(fast)
+    assert len(report.engines) == 1 and report.plugin_counts() == {"rope": 1} and not report.recompiles

@@ -32,10 +32,13 @@ from bridge.tensorrt.plugin import plugins_for
 Rows = list[dict[str, Any]]
 
 
-def integrate(flavour: Flavour, rewrite: Callable[[Graph], Rows]) -> contextlib.ExitStack:
+def integrate(
+    flavour: Flavour, rewrite: Callable[[Graph], Rows], record: Callable[[GraphModule, GraphModule], None]
+) -> contextlib.ExitStack:
     """Changes torch_tensorrt, which is imported; closing what it returns puts back all that was there.
 
     rewrite: applied to every graph that torch_tensorrt lowers, in place; returns what it did, for bridge.report.
+    record: told every graph of torch.compile and what its backend made of it.
     LibraryError: there is no plugin library, or another one is loaded. AttributeError, ImportError: this version of
     torch_tensorrt is not like those that bridge knows.
     """
@@ -54,7 +57,7 @@ def integrate(flavour: Flavour, rewrite: Callable[[Graph], Rows]) -> contextlib.
             base: _interpreter_class(base, flavour),
             _conversion.interpret_module_to_result: _interpret(_conversion.interpret_module_to_result),
             _compiler.compile_module: left_behind.watch_partition(_compiler.compile_module),
-            backends._pretraced_backend: left_behind.watch_backend(_without_numbers(backends._pretraced_backend)),
+            backends._pretraced_backend: left_behind.watch_backend(_backend(backends._pretraced_backend, record)),
         }
         for original, ours in theirs.items():
             # The class keeps its name where it is defined: bridge's own interpreter derives from it there.
@@ -131,7 +134,7 @@ def _interpret(original: Callable[..., Any]) -> Callable[..., Any]:
     return interpret
 
 
-def _without_numbers(original: Callable[..., Any]) -> Callable[..., Any]:
+def _backend(original: Callable[..., Any], record: Callable[[GraphModule, GraphModule], None]) -> Callable[..., Any]:
     """The body of torch_tensorrt's backend for torch.compile, which calls it with graphs that take numbers.
 
     That of 2.11 fails for an extent of a tensor in a list or dictionary, as transformers' models have them, takes other
@@ -141,7 +144,12 @@ def _without_numbers(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def backend(gm: Any, sample_inputs: Any, *args: Any, **kwargs: Any) -> Any:
         take_numbers(gm, sample_inputs)
-        return original(gm, sample_inputs, *args, **kwargs)
+        result = original(gm, sample_inputs, *args, **kwargs)
+        try:
+            record(gm, result)
+        except Exception:  # a result that is not understood must not end a compile that is not bridge's
+            logger.debug("what torch_tensorrt made of a graph is not recorded", exc_info=True)
+        return result
 
     return backend
 
