@@ -12,6 +12,7 @@ import sympy
 import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
+from torch.utils._sympy.functions import Max, Min
 from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from bridge.errors import ExportError
@@ -28,11 +29,11 @@ def check_assumptions(program: ExportedProgram) -> None:
 
 
 def conditions(program: ExportedProgram) -> Iterator[tuple[Node, sympy.Basic]]:
-    """Every condition on extents, once, with a node that needs it."""
+    """Every condition on extents, once, with a node that needs it; but for those that hold for all extents."""
     seen = set()
     for node in program.graph.find_nodes(op="call_function", target=_ASSERT):
         condition = _condition(node)
-        if condition is not None and condition not in seen:
+        if condition is not None and condition not in seen and not _always(condition):
             seen.add(condition)
             yield node, condition
 
@@ -53,6 +54,11 @@ def _condition(node: Node) -> sympy.Basic | None:
     """The condition of an assertion on extents; None for one on values, which says nothing of shapes."""
     value = node.args[0].meta.get("val") if isinstance(node.args[0], Node) else node.args[0]
     return value.node.expr if isinstance(value, torch.SymBool) else None
+
+
+def _always(condition: sympy.Basic) -> bool:
+    """Whether it holds for whatever extents, such as min(8 * s, 16 * s) == 8 * s: torch's minimum does not compare."""
+    return condition.replace(Min, sympy.Min).replace(Max, sympy.Max) == True  # noqa: E712
 
 
 def _counterexample(condition: sympy.Basic, ranges: Mapping[Any, Any]) -> dict[sympy.Symbol, int] | None:

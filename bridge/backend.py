@@ -15,7 +15,7 @@ from bridge import dynamo, log, partition
 from bridge.capture import export
 from bridge.compiled import CompiledModule
 from bridge.config import Config
-from bridge.dynamic import add_guards, dimensions
+from bridge.dynamic import add_guards, dimensions, fix_named
 from bridge.dynamo import Frame, Lifted, Number
 from bridge.errors import ExportError, GraphBreakError
 from bridge.foreign import targets
@@ -65,7 +65,8 @@ class CompiledGraph:
         self._name = name
         self._graph = graph
         self._lock = threading.Lock()
-        self._example = [args[place] for place in lifted.inputs]
+        # Tensors of our own, for torch.export takes mark_dynamic's marks off those that it is given.
+        self._example = [args[place].detach() for place in lifted.inputs]
         self._dims = dimensions(lifted.fakes, session.config.growth)
         program = self._export()
         specs = input_specs(program)
@@ -109,8 +110,25 @@ class CompiledGraph:
         self._runs = [_Run(weights, call), *others][:_MOST_WEIGHTS]
 
     def _export(self) -> ExportedProgram:
-        with log.step("export"):
-            return export(self._lifted.module, self._example, {}, self._dims if any(self._dims) else None)
+        try:
+            with log.step("export"):
+                return export(self._lifted.module, self._example, {}, self._dims if any(self._dims) else None)
+        except ExportError as error:
+            fixed = fix_named(self._lifted.fakes, self._dims, str(error))
+            if not fixed:
+                raise
+            self._tell_fixed(fixed)
+        return self._export()
+
+    def _tell_fixed(self, fixed: Sequence[tuple[int, int]]) -> None:
+        names = [node.name for node in self._lifted.module.graph.find_nodes(op="placeholder")]
+        extents = [f"{names[place]}.shape[{axis}] = {self._example[place].shape[axis]}" for place, axis in fixed]
+        log.logger.warning(
+            "%s: its engine is for %s alone, and other extents get one of their own: torch.export cannot capture it for"
+            " several. torch._dynamo.mark_static, or dynamic=False, saves the time of trying",
+            self._name,
+            ", ".join(extents),
+        )
 
     def _compile(self, program: ExportedProgram, specs: Mapping[str, TensorSpec]) -> Callable[..., Any]:
         _refuse_training(program)

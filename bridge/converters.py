@@ -20,6 +20,7 @@ from bridge.tensorrt.attention import SDPA, convert_attention, fits_layer
 from bridge.tensorrt.fields import Call
 from bridge.tensorrt.flavour import Flavour
 from bridge.tensorrt.layers import Layers
+from bridge.tensorrt.partial_writes import COPY, REMAINDER, convert_copy, convert_remainder, is_of_number
 from bridge.tensorrt.plugin import DirectPlugins, Plugins
 from bridge.tensorrt.slices import SLICE, convert_slice, is_of_values
 
@@ -90,7 +91,8 @@ hold, refresh, release = _registry.hold, _registry.refresh, _registry.release
 @contextlib.contextmanager
 def own_conversion(flavour: Flavour) -> Iterator[None]:
     """Around a lowering and conversion by bridge itself: torch_tensorrt converts bridge's ops, and what bridge converts
-    otherwise (attention, where). Outside, torch_tensorrt's own compile keeps its behaviour, its settings included.
+    otherwise (attention, slices, writes to a part, remainders of extents, where). Outside, torch_tensorrt's own compile
+    keeps its behaviour, its settings included.
 
     For one thread at a time.
     """
@@ -99,13 +101,15 @@ def own_conversion(flavour: Flavour) -> Iterator[None]:
     from torch_tensorrt.dynamo.conversion._ConverterRegistry import DYNAMO_ATEN_CONVERTERS as table
 
     hold()
-    before = {target: table.get(target) for target in (SDPA, SLICE)}
+    before = {target: table.get(target) for target in (SDPA, SLICE, COPY, REMAINDER)}
     settings, disallowed = DYNAMO_CONVERTERS.compilation_settings, DYNAMO_CONVERTERS.disallowed_targets
     try:
         with flavours.converting(flavour):
             table.update({target: list(entries or ()) for target, entries in before.items()})  # copies: put back below
             _add_converter(SDPA, _fits_attention, convert_attention)
             _add_converter(SLICE, _fits_slice, _convert_slice)
+            _add_converter(COPY, _fits_copy, _convert_copy)
+            _add_converter(REMAINDER, _fits_remainder, _convert_remainder)
             yield
     finally:
         for target, entries in before.items():
@@ -142,9 +146,31 @@ def _fits_slice(node: Node, settings: Any = None) -> bool:
     return shims.in_own_conversion() and is_of_values(node)
 
 
+def _fits_copy(node: Node, settings: Any = None) -> bool:
+    return shims.in_own_conversion() and is_of_number(node)
+
+
+def _fits_remainder(node: Node, settings: Any = None) -> bool:
+    return shims.in_own_conversion()
+
+
 def _convert_slice(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
-    layers = Layers(flavours.detect().trt(), ctx.net, f"[SLICE]-[{name}]", _conversion(ctx).constants)
-    return convert_slice(layers, args, kwargs)
+    return convert_slice(_layers(ctx, f"[SLICE]-[{name}]"), args, kwargs)
+
+
+def _convert_copy(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
+    from torch_tensorrt.dynamo.conversion.converter_utils import get_trt_tensor
+
+    part, number = (get_trt_tensor(ctx, value, f"{name}_{place}") for place, value in enumerate(args[:2]))
+    return convert_copy(_layers(ctx, f"[COPY]-[{name}]"), part, number)
+
+
+def _convert_remainder(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
+    return convert_remainder(_layers(ctx, f"[REMAINDER]-[{name}]"), *args)
+
+
+def _layers(ctx: Any, name: str) -> Layers:
+    return Layers(flavours.detect().trt(), ctx.net, name, _conversion(ctx).constants)
 
 
 def convert(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:

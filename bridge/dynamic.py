@@ -5,6 +5,7 @@ torch.export's own conditions add becomes guards of torch.compile, so that a cal
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,8 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from bridge.assumptions import check_condition, conditions
-from bridge.dynamo import evaluate, is_dynamic
+from bridge.dynamo import evaluate
+from bridge.numbers import is_dynamic
 from bridge.profile import UNBOUNDED
 from bridge.tensorrt.engine_file import TensorSpec
 
@@ -33,12 +35,34 @@ def dimensions(fakes: Sequence[Tensor], growth: int) -> tuple[dict[int, Any], ..
     )
 
 
+def fix_named(fakes: Sequence[Tensor], dims: Sequence[dict[int, Any]], refusal: str) -> list[tuple[int, int]]:
+    """Fixes, with a guard, each dimension that torch.export names in its refusal of `dims`, and takes it out of them.
+
+    Returns (input, axis) of each; none where it names none, and the trouble is another one.
+    """
+    named = set(re.findall(_NAME, refusal))
+    found = [
+        (place, axis)
+        for place, axes in enumerate(dims)
+        for axis, dim in axes.items()
+        if named.intersection(re.findall(_NAME, dim.__name__))
+    ]
+    for place, axis in found:
+        int(fakes[place].shape[axis])
+        del dims[place][axis]
+    return found
+
+
+_NAME = r"\bd\d+_\w+"  # of a Dim, as `_dim` makes it; that of a multiple is 2*d0_s1
+
+
 def _limits(fakes: Sequence[Tensor], growth: int) -> dict[sympy.Symbol, int]:
     """The greatest value of each symbol that has no upper bound of its own."""
     limits: dict[sympy.Symbol, int] = {}
     for fake in fakes:
-        free = {symbol: env for extent in fake.shape for symbol, env in _symbols(extent) if _upper(env, symbol) is None}
-        for symbol, env in free.items():
+        pairs = [pair for extent in fake.shape for pair in _symbols(extent)]
+        free = [(symbol, env) for symbol, env in pairs if _upper(env, symbol) is None]  # that of a square image twice
+        for symbol, env in free:
             limit = 2 ** math.ceil(math.log2(_hint(env, symbol) * growth ** (1 / len(free))))
             limits[symbol] = min(limit, limits.get(symbol, limit), UNBOUNDED)
     return limits

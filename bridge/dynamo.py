@@ -8,15 +8,15 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any, TypeGuard
+from typing import Any
 
 import sympy
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
-from torch.fx.experimental.symbolic_shapes import guard_scalar
 
 from bridge.errors import ExportError
+from bridge.numbers import fix_float, is_dynamic, is_float, replace_number
 
 _RESUMED = "torch_dynamo_resume_in_"
 _REGISTRIES = ("_modules", "_parameters", "_buffers")  # of torch.nn.Module, in the names of sources
@@ -172,8 +172,8 @@ def lift(gm: GraphModule, args: Sequence[Any]) -> Lifted:
             raise ExportError(f"the graph takes {_source(node)} = {value!r}, a {type(value).__name__}; pass a tensor")
         elif node.meta.get("tensor_dict", {}).get("_dynamo_static_input_type"):
             _bake(lifted, node, place, value)
-        elif _is_python_float(node):
-            _fix_float(node)
+        elif is_float(node):
+            fix_float(node)
         else:
             _rename(node, taken)
             lifted.inputs.append(place)
@@ -183,17 +183,12 @@ def lift(gm: GraphModule, args: Sequence[Any]) -> Lifted:
             if is_dynamic(extent) and extent.node.expr.is_Symbol:
                 symbols.setdefault(extent.node.expr, (place, axis))
     for node, number in numbers:
-        _compute(lifted, node, number)
+        replace_number(node, number)
     _split_outputs(lifted, symbols)
     graph.lint()
     lifted.module.recompile()
     lifted.module.eval()
     return lifted
-
-
-def is_dynamic(extent: Any) -> TypeGuard[torch.SymInt]:
-    """Whether an extent is an expression in symbols, not a number."""
-    return isinstance(extent, torch.SymInt) and not extent.node.expr.is_number
 
 
 def _bake(lifted: Lifted, node: Node, place: int, value: Tensor) -> None:
@@ -210,47 +205,6 @@ def _bake(lifted: Lifted, node: Node, place: int, value: Tensor) -> None:
     attribute.meta = dict(node.meta)
     node.replace_all_uses_with(attribute)
     node.graph.erase_node(node)
-
-
-def _is_python_float(node: Node) -> bool:
-    """Whether an argument is a float of the model, such as a momentum, which torch.compile may pass as a tensor."""
-    memo = getattr(node.meta["example_value"], "item_memo", None)
-    return isinstance(memo, torch.SymFloat) and all(user.target == "item" for user in node.users)
-
-
-def _fix_float(node: Node) -> None:
-    """Replaces a float that the graph takes by its value, which becomes a guard: an engine has no such input."""
-    for user in list(node.users):
-        user.replace_all_uses_with(guard_scalar(node.meta["example_value"].item_memo))  # type: ignore[arg-type]
-        node.graph.erase_node(user)
-    node.graph.erase_node(node)
-
-
-def _compute(lifted: Lifted, node: Node, number: torch.SymInt) -> None:
-    """Replaces a number that the graph takes: by the extent that it is, else by its value, which becomes a guard."""
-    if node.users:
-        found = _extent_of(lifted, number)
-        if found is None:
-            node.replace_all_uses_with(int(number))  # type: ignore[arg-type]
-        else:
-            with node.graph.inserting_after(node.graph.find_nodes(op="placeholder")[-1]):
-                extent = node.graph.call_function(torch.ops.aten.sym_size.int, found)
-            extent.meta = {key: node.meta[key] for key in ("example_value", "stack_trace") if key in node.meta}
-            node.replace_all_uses_with(extent)
-    node.graph.erase_node(node)
-
-
-def _extent_of(lifted: Lifted, number: torch.SymInt) -> tuple[Node, int] | None:
-    nodes = [node for node in lifted.module.graph.find_nodes(op="placeholder") if _is_tensor(node)]
-    for node, fake in zip(nodes, lifted.fakes, strict=True):
-        for axis, extent in enumerate(fake.shape):
-            if is_dynamic(extent) and extent.node.expr == number.node.expr:
-                return node, axis
-    return None
-
-
-def _is_tensor(node: Node) -> bool:
-    return isinstance(node.meta.get("example_value"), Tensor)
 
 
 def _split_outputs(lifted: Lifted, symbols: Mapping[sympy.Symbol, tuple[int, int | None]]) -> None:

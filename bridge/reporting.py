@@ -118,7 +118,8 @@ class Report:
 
 
 def report(compiled: Any) -> Report:
-    """What became of a model that torch.compile(backend="bridge"), bridge.compile or torch_tensorrt.compile compiled.
+    """What became of a model that bridge.compile, torch_tensorrt.compile or torch.compile compiled, the latter with the
+    backend "bridge" or "torch_tensorrt".
 
     With torch.compile a graph appears when it was compiled, in the first call.
 
@@ -128,7 +129,7 @@ def report(compiled: Any) -> Report:
         name = str(compiled.file.metadata.get("model"))
         return Report((Graph(name, engines=[compiled.file], from_cache=[compiled.from_cache]),))
     if isinstance(compiled, GraphModule) and any(map(_is_torch_tensorrt, compiled.modules())):
-        return Report((_of_torch_tensorrt(compiled),))
+        return Report((_of_torch_tensorrt(Graph("torch_tensorrt"), compiled),))
     owner = dynamo.owner_of(compiled)
     if owner is None:
         raise TypeError(
@@ -153,8 +154,15 @@ def _is_torch_tensorrt(module: Any) -> bool:
     return isinstance(getattr(module, "serialized_engine", None), (bytes, bytearray))
 
 
-def _of_torch_tensorrt(module: GraphModule) -> Graph:
-    graph = Graph("torch_tensorrt", passes=built.passes_of(module))
+def record_torch_tensorrt(gm: GraphModule, module: GraphModule) -> None:
+    """Keeps what torch_tensorrt's backend is about to return for a graph of torch.compile."""
+    frame = dynamo.current_frame(gm)
+    graph = Graph(str(frame), frame.compile_id, graph_break=frame.graph_break)
+    record(dynamo.owner_of_current_graph(), _of_torch_tensorrt(graph, module))
+
+
+def _of_torch_tensorrt(graph: Graph, module: GraphModule) -> Graph:
+    graph.passes = built.passes_of(module)
     for name, part in module.named_modules():
         if _is_torch_tensorrt(part):
             engine = bytes(part.serialized_engine)

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from torch.fx import Graph
+from torch.fx import Graph, GraphModule
 
 from bridge.errors import BridgeError, FlavourError
 from bridge.log import logger
@@ -136,7 +136,7 @@ def _integrate(flavour: Flavour) -> None:
         try:
             from bridge.tensorrt.integration import integrate
 
-            _changes = integrate(flavour, _rewrite)
+            _changes = integrate(flavour, _rewrite, _record)
         except Exception as error:  # the import of torch_tensorrt is the user's and must go on
             version = flavour.torch_tensorrt_version
             logger.warning("torch_tensorrt %s will not convert bridge's ops: %s", version, error)
@@ -147,6 +147,12 @@ def _rewrite(graph: Graph) -> list[dict[str, Any]]:
     from bridge.passes import rewrite_graph, selected
 
     return [outcome.row() for outcome in rewrite_graph(graph, selected(_passes))]
+
+
+def _record(gm: GraphModule, result: GraphModule) -> None:
+    from bridge.reporting import record_torch_tensorrt
+
+    record_torch_tensorrt(gm, result)
 
 
 _FINDER = import_hook.Finder(TORCH_TENSORRT, _around)

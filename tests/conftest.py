@@ -1,5 +1,6 @@
 """What tests share: the skip of gpu tests, and an engine file that no GPU was needed for."""
 
+import copy
 import functools
 import random
 import signal
@@ -7,10 +8,12 @@ import signal
 import pytest
 import torch
 
+from bridge import backend, partition
 from bridge.errors import EngineError, FlavourError, TargetError
 from bridge.tensorrt import trial
 from bridge.tensorrt.engine_file import EngineFile, OutputSpec, TensorSpec
 from bridge.tensorrt.flavour import detect
+from bridge.tensorrt.input_check import InputCheck
 
 # A shell's background job ignores Ctrl-C, and so would its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -57,6 +60,36 @@ def device():
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
     return torch.device("cuda", torch.cuda.current_device())
+
+
+@pytest.fixture
+def on_cpu(monkeypatch):
+    """torch.compile(backend="bridge") builds engines and checks their inputs, but PyTorch computes their results."""
+    programs = {}
+
+    def remember(compile_something):
+        def wrapper(program, *args):
+            built = compile_something(program, *args)
+            programs[id(built.file)] = program
+            return built
+
+        return wrapper
+
+    class Stand:
+        def __init__(self, file, **settings):
+            program = programs[id(file)]
+            self.file = file
+            self.check = InputCheck(file.inputs, torch.device("cpu"))
+            self.run = program.module(check_guards=False) if hasattr(program, "module") else copy.deepcopy(program)
+
+        def __call__(self, *inputs):
+            self.check.check(inputs)
+            return tuple(self.run(*inputs))
+
+    monkeypatch.setattr(backend, "compile_program", remember(backend.compile_program))
+    monkeypatch.setattr(partition, "compile_module", remember(partition.compile_module))
+    monkeypatch.setattr(backend, "CompiledModule", Stand)
+    monkeypatch.setattr(partition, "CompiledModule", Stand)
 
 
 @pytest.fixture(scope="session")

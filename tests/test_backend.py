@@ -13,10 +13,9 @@ from torch import nn
 from torch._dynamo.exc import BackendCompilerFailed
 
 import bridge
-from bridge import backend, partition
+from bridge import backend
 from bridge.backend import bridge_backend
 from bridge.errors import EngineError, EngineInputError
-from bridge.tensorrt.input_check import InputCheck
 
 OPTIONS = {"target": "sm86", "cache": False}
 
@@ -27,36 +26,6 @@ def fresh():
     with torch.no_grad():
         yield
     torch._dynamo.reset()
-
-
-@pytest.fixture
-def on_cpu(monkeypatch):
-    """Engines are built, and their inputs checked, but PyTorch computes their results."""
-    programs = {}
-
-    def remember(compile_something):
-        def wrapper(program, *args):
-            built = compile_something(program, *args)
-            programs[id(built.file)] = program
-            return built
-
-        return wrapper
-
-    class Stand:
-        def __init__(self, file, **settings):
-            program = programs[id(file)]
-            self.file = file
-            self.check = InputCheck(file.inputs, torch.device("cpu"))
-            self.run = program.module(check_guards=False) if hasattr(program, "module") else copy.deepcopy(program)
-
-        def __call__(self, *inputs):
-            self.check.check(inputs)
-            return tuple(self.run(*inputs))
-
-    monkeypatch.setattr(backend, "compile_program", remember(backend.compile_program))
-    monkeypatch.setattr(partition, "compile_module", remember(partition.compile_module))
-    monkeypatch.setattr(backend, "CompiledModule", Stand)
-    monkeypatch.setattr(partition, "CompiledModule", Stand)
 
 
 def compiled(model, *, dynamic=None, **options):
@@ -154,6 +123,21 @@ def test_mark_dynamic_gives_the_range():
     assert (spec.min, spec.opt, spec.max) == ((2, 2, 32), (4, 7, 32), (10, 512, 32))
 
 
+def test_tensors_marked_alike_share_an_engine(on_cpu):
+    model = Attention()
+    fast = compiled(model)
+    for batch, length in ((4, 7), (2, 30), (8, 3)):
+        x, ids = torch.randn(batch, length, 32), positions(batch, length)
+        for tensor in (x, ids):
+            torch._dynamo.mark_dynamic(tensor, 0, min=2, max=8)
+            torch._dynamo.mark_dynamic(tensor, 1, min=2, max=64)
+        torch.testing.assert_close(fast(x, ids), model(x, ids))
+        assert x._dynamo_dynamic_indices == {0, 1}, "the caller's tensors stay marked"
+    report = bridge.report(fast)
+    assert [spec.max for spec in report.engines[0].inputs] == [(8, 64, 32), (8, 64)]
+    assert len(report.engines) == 1 and not report.recompiles
+
+
 def test_growth_bounds_what_no_one_bounded(on_cpu):
     fast = compiled(Attention(), dynamic=True, growth=4)
     fast(torch.randn(2, 8, 32), positions(2, 8))
@@ -162,6 +146,13 @@ def test_growth_bounds_what_no_one_bounded(on_cpu):
     assert len(bridge.report(fast).engines) == 1
     fast(torch.randn(2, 17, 32), positions(2, 17))  # beyond the range: a guard, not an error
     assert [spec.max for spec in bridge.report(fast).engines[1].inputs] == [(4, 64, 32), (4, 64)]
+
+
+def test_growth_bounds_the_elements_where_axes_share_an_extent(on_cpu):
+    """torch.compile takes extents that are alike in the example for one."""
+    fast = compiled(nn.ReLU(), dynamic=True)
+    fast(torch.randn(2, 8, 8))
+    assert bridge.report(fast).engines[0].inputs[0].max == (8, 32, 32)
 
 
 class Quarters(nn.Module):
@@ -177,6 +168,36 @@ def test_conditions_of_the_model_become_guards(on_cpu):
         torch.testing.assert_close(fast(x), model(x))
     with pytest.raises(Exception, match=r"shape|view|reshape"):
         fast(torch.randn(3, 9))
+
+
+class Ends(nn.Module):
+    """Its ends are treated apart, which torch.export does not capture for the lengths that torch.compile allows."""
+
+    def forward(self, x):
+        mask = x.new_zeros(x.shape[1])
+        mask[:-7], mask[-3:] = 1.0, 2.0
+        return bridge.relu(x) + mask
+
+
+@pytest.mark.parametrize("dynamic", [True, None])
+def test_what_torch_export_refuses_to_vary_is_fixed_and_told(on_cpu, caplog, dynamic):
+    model = Ends()
+    fast = compiled(model, dynamic=dynamic)
+    for shape in ((2, 20), (3, 20), (5, 30), (4, 20)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(fast(x), model(x))
+    inputs = [engine.inputs[0] for engine in bridge.report(fast).engines]
+    assert [(spec.min[1], spec.max[1]) for spec in inputs] == [(20, 20)] * (1 if dynamic else 2) + [(30, 30)]
+    assert inputs[-2].dynamic, "the batch"
+    assert "engine is for x.shape[1] = 30 alone" in caplog.text and "mark_static" in caplog.text
+
+
+def test_what_is_marked_and_refused_is_an_error(caplog):
+    x = torch.randn(2, 20)
+    torch._dynamo.mark_dynamic(x, 1)
+    with pytest.raises(Exception, match=r"You marked L\['x'\].size\(\)\[1\] as dynamic"):
+        compiled(Ends())(x)
+    assert "engine is for x.shape[1] = 20 alone" in caplog.text
 
 
 @torch._dynamo.config.patch(recompile_limit=3)

@@ -36,6 +36,30 @@ def test_views_that_say_the_same_otherwise():
         assert decompositions.as_strided(x, size, stride, offset) is NotImplemented
 
 
+def test_empty_tensors_of_one_dimension_leave_a_concatenation():
+    x, empty = torch.randn(2, 3, 4), torch.tensor([])
+    for tensors, dim in (([empty, x], -2), ([x, empty, x, empty], 1), ([empty, x[:0]], 0)):
+        found = decompositions.cat(tensors, dim)
+        assert torch.equal(found, torch.cat(tensors, dim)) and found.data_ptr() != x.data_ptr()
+    for tensors in ([x, x], [x[:0], x], [empty, empty], [empty, x[0, 0]], [empty.double(), x]):
+        assert decompositions.cat(tensors) is NotImplemented
+
+
+class Growing(torch.nn.Module):
+    """A cache that begins empty, as transformers' do."""
+
+    def forward(self, x):
+        cache = torch.tensor([], dtype=x.dtype)
+        return torch.cat([cache, x.relu()], dim=-2)
+
+
+def test_a_cache_that_begins_empty_in_an_engine():
+    shapes = {"x": {1: torch.export.Dim("length", min=1, max=4)}}
+    compiled = bridge.compile(Growing().eval(), (torch.randn(2, 3, 4),), dynamic_shapes=shapes, target="sm86")
+    assert compiled.outputs[0].shape == (2, -1, 4)
+    assert "CONCATENATION" not in {layer["type"] for layer in compiled.layers}
+
+
 class Pooled(torch.nn.Module):
     """Pooling by torch's composite operators: those of channels-last maps are views by strides."""
 

@@ -108,8 +108,8 @@ def test_models_become_one_engine(torch_tensorrt, build_here, model, dynamic):
 def test_models_become_one_engine_by_torch_compile(build_here, model):
     eager, args, _ = make(model)
     torch._dynamo.reset()
-    if len(args) == 1:  # torch_tensorrt 2.11 mixes up the graph's inputs where two of them have dynamic dimensions
-        torch._dynamo.mark_dynamic(args[0], 0, min=1, max=8)
+    for tensor in args:
+        torch._dynamo.mark_dynamic(tensor, 0, min=1, max=8)
     options = OPTIONS | {"pass_through_build_failures": True}
     with build_here() as engines, torch.no_grad():
         compiled = torch.compile(eager, backend="torch_tensorrt", options=options)

@@ -12,6 +12,7 @@ from torch._guards import detect_fake_mode
 from torch._ops import OpOverload
 from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
+from torch.fx.passes.shape_prop import TensorMetadata
 
 aten = torch.ops.aten
 # Operators that convert to another dtype, or may; and those that keep the elements and their order.
@@ -226,7 +227,7 @@ class Editor:
         inputs = self.graph.find_nodes(op="placeholder")
         max([*node.all_input_nodes, *inputs[-1:]]).append(node)
         node.meta = {key: like.meta[key] for key in _ORIGIN if key in like.meta}
-        node.meta["val"] = _trace(node) if result is None else result
+        node.meta |= _described(_trace(node) if result is None else result)
         return node
 
     def once(
@@ -257,7 +258,7 @@ class Editor:
         """One of the results of a call."""
         with self.graph.inserting_after(call):
             node = self.graph.call_function(operator.getitem, (call, index))
-        node.meta = {**call.meta, "val": call.meta["val"][index]}
+        node.meta = {**call.meta, **_described(call.meta["val"][index])}
         return node
 
     def sort(self) -> None:
@@ -275,6 +276,14 @@ class Editor:
                 missing[user] -= 1
                 if not missing[user]:
                     heapq.heappush(ready, places[user])
+
+
+def _described(value: Any) -> dict[str, Any]:
+    """What a node's meta says of its value. Some of torch_tensorrt reads a tensor's shape from the second alone."""
+    if not isinstance(value, Tensor):
+        return {"val": value}
+    known = TensorMetadata(value.shape, value.dtype, False, value.stride(), None, False, {})
+    return {"val": value, "tensor_meta": known}
 
 
 def _trace(node: Node) -> Any:

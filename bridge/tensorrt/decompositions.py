@@ -13,6 +13,7 @@ from bridge.tensorrt.attention import SDPA
 _FLASH_ON_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _AS_STRIDED = torch.ops.aten.as_strided.default
 _AVG_POOL = torch.ops.aten.avg_pool2d.default
+_CAT = torch.ops.aten.cat.default
 _BATCH_NORM = torch.ops.aten._native_batch_norm_legit_no_training.default
 
 
@@ -27,7 +28,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         table.pop(getattr(torch.ops.aten, name).default, None)
     for op in OPS.values():
         table.pop(op.overload, None)
-    return table | {_AS_STRIDED: as_strided, _AVG_POOL: avg_pool2d, _BATCH_NORM: batch_norm}
+    return table | {_AS_STRIDED: as_strided, _AVG_POOL: avg_pool2d, _BATCH_NORM: batch_norm, _CAT: cat}
 
 
 def batch_norm(
@@ -87,6 +88,18 @@ def avg_pool2d(
     if not ceil_mode or not all(_known_equal(extent, 0) for extent in left):
         return NotImplemented
     return _AVG_POOL(x, windows, steps, pads, False, count_include_pad, divisor_override)
+
+
+def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Without the empty tensors of one dimension that PyTorch lets stand beside tensors of more, and TensorRT does not.
+
+    transformers' caches of keys and values begin with one.
+    """
+    kept = [tensor for tensor in tensors if tensor.dim() != 1 or not _known_equal(tensor.shape[0], 0)]
+    others = {tensor.dtype for tensor in tensors} - {tensor.dtype for tensor in kept}
+    if len(kept) in (0, len(tensors)) or others or kept[0].dim() == 1:
+        return NotImplemented
+    return _CAT(kept, dim) if len(kept) > 1 else kept[0].clone()
 
 
 def _pair(values: Sequence[int]) -> list[int]:

@@ -17,12 +17,13 @@ from bridge import converters, foreign, native
 from bridge.converters import Conversion
 from bridge.errors import BridgeError, BuildError
 from bridge.log import logger
+from bridge.numbers import take_numbers
 from bridge.source import model_line
 from bridge.tensorrt import built, cross, inventory, left_behind, shims
 from bridge.tensorrt.calls import find_calls
 from bridge.tensorrt.flavour import TORCH_TENSORRT, Flavour, release
 from bridge.tensorrt.graph_hash import hash_arguments
-from bridge.tensorrt.interpreter import as_declared
+from bridge.tensorrt.interpreter import as_declared, with_extents
 from bridge.tensorrt.library import load_library
 from bridge.tensorrt.messages import describe_errors
 from bridge.tensorrt.patches import replace, replace_everywhere
@@ -31,10 +32,13 @@ from bridge.tensorrt.plugin import plugins_for
 Rows = list[dict[str, Any]]
 
 
-def integrate(flavour: Flavour, rewrite: Callable[[Graph], Rows]) -> contextlib.ExitStack:
+def integrate(
+    flavour: Flavour, rewrite: Callable[[Graph], Rows], record: Callable[[GraphModule, GraphModule], None]
+) -> contextlib.ExitStack:
     """Changes torch_tensorrt, which is imported; closing what it returns puts back all that was there.
 
     rewrite: applied to every graph that torch_tensorrt lowers, in place; returns what it did, for bridge.report.
+    record: told every graph of torch.compile and what its backend made of it.
     LibraryError: there is no plugin library, or another one is loaded. AttributeError, ImportError: this version of
     torch_tensorrt is not like those that bridge knows.
     """
@@ -53,7 +57,7 @@ def integrate(flavour: Flavour, rewrite: Callable[[Graph], Rows]) -> contextlib.
             base: _interpreter_class(base, flavour),
             _conversion.interpret_module_to_result: _interpret(_conversion.interpret_module_to_result),
             _compiler.compile_module: left_behind.watch_partition(_compiler.compile_module),
-            backends._pretraced_backend: left_behind.watch_backend(backends._pretraced_backend),
+            backends._pretraced_backend: left_behind.watch_backend(_backend(backends._pretraced_backend, record)),
         }
         for original, ours in theirs.items():
             # The class keeps its name where it is defined: bridge's own interpreter derives from it there.
@@ -130,6 +134,26 @@ def _interpret(original: Callable[..., Any]) -> Callable[..., Any]:
     return interpret
 
 
+def _backend(original: Callable[..., Any], record: Callable[[GraphModule, GraphModule], None]) -> Callable[..., Any]:
+    """The body of torch_tensorrt's backend for torch.compile, which calls it with graphs that take numbers.
+
+    That of 2.11 fails for an extent of a tensor in a list or dictionary, as transformers' models have them, takes other
+    arguments away where two tensors have dynamic extents, and cannot trace integers and floats.
+    """
+
+    @functools.wraps(original)
+    def backend(gm: Any, sample_inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        take_numbers(gm, sample_inputs)
+        result = original(gm, sample_inputs, *args, **kwargs)
+        try:
+            record(gm, result)
+        except Exception:  # a result that is not understood must not end a compile that is not bridge's
+            logger.debug("what torch_tensorrt made of a graph is not recorded", exc_info=True)
+        return result
+
+    return backend
+
+
 def _hash(original: Callable[..., str]) -> Callable[..., str]:
     """The key of the engine cache, which by itself leaves out the arguments of the operators."""
 
@@ -163,7 +187,11 @@ def _interpreter_class(base: Any, flavour: Flavour) -> type:
                 return super().run_node(n)
             try:
                 value = super().run_node(n)
-                return as_declared(self.ctx.net, value, n.meta.get("val")) if n in self._bridge_inputs else value
+                if n.op != "call_function" and n not in self._bridge_inputs:
+                    return value
+                # Attention takes no values of unknown extents beside the queries and keys that a plugin gives.
+                declare = as_declared if n in self._bridge_inputs else with_extents
+                return declare(self.ctx.net, value, n.meta.get("val"))
             except BridgeError:
                 raise
             except Exception as error:

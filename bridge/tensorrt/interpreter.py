@@ -1,6 +1,6 @@
 """Runs a lowered graph through torch_tensorrt's converters, into a network of our own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -131,10 +131,26 @@ def as_declared(network: Any, value: Any, declared: Any) -> Any:
 
     ValueError: a converter made integers of floats, which no cast brings back, or a tensor of another rank.
     """
+    return _each(value, declared, lambda *pair: _as_declared(network, *pair))
+
+
+def with_extents(network: Any, value: Any, declared: Any) -> Any:
+    """The tensors of a node with the extents that the graph knows to be fixed, where they have its rank."""
+    return _each(
+        value, declared, lambda x, y: _with_extents(network, x, tuple(y.shape)) if len(x.shape) == y.dim() else x
+    )
+
+
+def _each(value: Any, declared: Any, change: Callable[[Any, torch.Tensor], Any]) -> Any:
+    """A node's results with `change` made of every tensor of the network and what the graph declares it to be."""
     if isinstance(value, (list, tuple)) and isinstance(declared, (list, tuple)) and len(value) == len(declared):
-        return type(value)(as_declared(network, *pair) for pair in zip(value, declared, strict=True))
+        return type(value)(_each(*pair, change) for pair in zip(value, declared, strict=True))
     if not hasattr(value, "is_network_input") or not isinstance(declared, torch.Tensor):
         return value
+    return change(value, declared)
+
+
+def _as_declared(network: Any, value: Any, declared: torch.Tensor) -> Any:
     value = _with_extents(network, value, tuple(declared.shape))
     found, wanted = dtypes.from_trt(value.dtype), dtypes.from_torch(declared.dtype)
     if found is None or wanted is None or found == wanted or (found.name, wanted.name) == ("int32", "int64"):

@@ -1,0 +1,69 @@
+"""Writes to a part of a tensor with dynamic extents, and remainders of extents."""
+
+from importlib.util import find_spec
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.export import Dim
+
+import bridge
+from bridge.tensorrt import build, flavour
+from bridge.tensorrt.layers import Layers
+from bridge.tensorrt.partial_writes import convert_remainder
+
+pytestmark = pytest.mark.skipif(find_spec("torch_tensorrt") is None, reason="needs torch_tensorrt")
+
+
+@pytest.mark.parametrize("b", [1, 3, 7, 64])
+def test_remainders_are_pythons(b):
+    """TensorRT itself works out what a tensor's extent is that follows from constants."""
+    here, constants = flavour.detect(), []
+    builder, network = build.create_network(here)
+    layers = Layers(here.trt(), network, "remainder", constants)
+    one = layers.constant([1.0])
+    for a in range(-20, 21):
+        rest = convert_remainder(layers, a, layers.constant([b], "int64"))
+        # One more, for an extent of 0 says little.
+        shape = layers.expand(one, [layers.add(rest, layers.constant([1], "int64"))]).shape
+        assert tuple(shape) == (a % b + 1,), (a, b)
+    del builder
+
+
+class Masked(nn.Module):
+    """A mask of numbers, as attention in windows has it, and a padding to a whole number of windows."""
+
+    def forward(self, x):
+        mask = torch.zeros_like(x)
+        mask[1:3] = 2.0
+        mask[:, 4:] = 1
+        return F.pad(x + mask, (0, (7 - x.shape[1]) % 7))
+
+
+def compiled(**dims):
+    shapes = {"x": {int(axis[1:]): dim for axis, dim in dims.items()}}
+    return bridge.compile(Masked().eval(), (torch.randn(5, 9),), dynamic_shapes=shapes, target="sm86", cache=False)
+
+
+def test_numbers_are_written_to_a_part_of_dynamic_extents():
+    engine = compiled(d0=Dim("rows", min=4, max=8))
+    assert engine.outputs[0].shape == (-1, 14)
+    scattered = [layer["outputs"][0] for layer in engine.layers if layer["type"] == "SCATTER"]
+    assert [(output["shape"], output["dtype"]) for output in scattered] == [([-1, 9], "float32")] * 2
+
+
+def test_a_padding_by_a_remainder_is_converted_by_bridge():
+    engine = compiled(d1=Dim("columns", min=6, max=40))
+    assert engine.outputs[0].shape == (5, -1)
+    assert any("[REMAINDER]" in layer["name"] for layer in engine.layers)
+
+
+@pytest.mark.gpu(engines=True)
+def test_every_extent_on_the_gpu_equals_eager(device):
+    model, x = Masked().eval(), torch.randn(5, 9, device=device)
+    shapes = {"x": {0: Dim("rows", min=4, max=8), 1: Dim("columns", min=6, max=40)}}
+    engine = bridge.compile(model, (x,), dynamic_shapes=shapes)
+    for rows, columns in ((4, 6), (5, 7), (8, 40), (6, 13), (7, 14)):
+        x = torch.randn(rows, columns, device=device)
+        torch.testing.assert_close(engine(x), model(x))
