@@ -2,6 +2,7 @@
 layers of TensorRT's own."""
 
 import contextlib
+import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,9 @@ from bridge.tensorrt.layers import Layers
 from bridge.tensorrt.partial_writes import COPY, REMAINDER, convert_copy, convert_remainder, is_of_number
 from bridge.tensorrt.plugin import DirectPlugins, Plugins
 from bridge.tensorrt.slices import SLICE, convert_slice, is_of_values
+
+# What torch_tensorrt 2.11 says it converts for fixed shapes alone, by layers that ask for no extent.
+_OF_ANY_SHAPE = (torch.ops.aten.gather.default, torch.ops.aten.log1p.default)
 
 
 @dataclass
@@ -91,8 +95,8 @@ hold, refresh, release = _registry.hold, _registry.refresh, _registry.release
 @contextlib.contextmanager
 def own_conversion(flavour: Flavour) -> Iterator[None]:
     """Around a lowering and conversion by bridge itself: torch_tensorrt converts bridge's ops, and what bridge converts
-    otherwise (attention, slices, writes to a part, remainders of extents, where). Outside, torch_tensorrt's own compile
-    keeps its behaviour, its settings included.
+    otherwise (attention, slices, writes to a part, remainders of extents, where), or for dynamic shapes too (gather,
+    log1p). Outside, torch_tensorrt's own compile keeps its behaviour, its settings included.
 
     For one thread at a time.
     """
@@ -101,7 +105,7 @@ def own_conversion(flavour: Flavour) -> Iterator[None]:
     from torch_tensorrt.dynamo.conversion._ConverterRegistry import DYNAMO_ATEN_CONVERTERS as table
 
     hold()
-    before = {target: table.get(target) for target in (SDPA, SLICE, COPY, REMAINDER)}
+    before = {target: table.get(target) for target in (SDPA, SLICE, COPY, REMAINDER, *_OF_ANY_SHAPE)}
     settings, disallowed = DYNAMO_CONVERTERS.compilation_settings, DYNAMO_CONVERTERS.disallowed_targets
     try:
         with flavours.converting(flavour):
@@ -110,6 +114,8 @@ def own_conversion(flavour: Flavour) -> Iterator[None]:
             _add_converter(SLICE, _fits_slice, _convert_slice)
             _add_converter(COPY, _fits_copy, _convert_copy)
             _add_converter(REMAINDER, _fits_remainder, _convert_remainder)
+            for free in _OF_ANY_SHAPE:
+                table[free] = [dataclasses.replace(entry, supports_dynamic_shapes=True) for entry in table[free]]
             yield
     finally:
         for target, entries in before.items():

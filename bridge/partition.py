@@ -14,12 +14,12 @@ from bridge import reporting
 from bridge.compiled import CompiledModule
 from bridge.errors import BridgeError
 from bridge.foreign import targets
-from bridge.pipeline import Session, compile_module, conversion_settings
+from bridge.pipeline import Session, compile_module, lowered
 from bridge.profile import input_spec
 from bridge.source import model_line, operator_name
 from bridge.tensorrt.calls import lacking_dtype, tensor_of, tensors_of
 from bridge.tensorrt.engine_file import TensorSpec
-from bridge.tensorrt.lower import lower, refusal
+from bridge.tensorrt.lower import refusal
 
 _LEAST_NODES = 3  # of an engine, unless it holds one of bridge's ops
 
@@ -36,8 +36,7 @@ def compile_parts(
     Engines, and the nodes that are left to PyTorch, are added to `record`.
     ExportError: the program writes to its inputs or buffers.
     """
-    settings = conversion_settings()
-    module = lower(program, specs, settings)
+    module, settings = lowered(program, specs)
     reasons = _reasons(module)
     for call in _partition(module, reasons):
         part = module.get_submodule(str(call.target))

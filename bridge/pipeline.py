@@ -19,7 +19,7 @@ from bridge import log, lowering_memory, native, structure
 from bridge.cache import EngineCache
 from bridge.cache_key import NoKeyError, engine_key, environment
 from bridge.config import Config
-from bridge.converters import Conversion, own_conversion
+from bridge.converters import Conversion, own_conversion, refresh
 from bridge.errors import BuildError, ExportError
 from bridge.lowering import Choice, choose
 from bridge.lowering_memory import Measurement
@@ -37,6 +37,7 @@ from bridge.tensorrt.lower import check_supported, lower
 from bridge.tensorrt.messages import take_errors
 from bridge.tensorrt.plugin import plugins_for
 from bridge.tensorrt.target import resolve_target
+from bridge.upsampling import of_any_channels
 
 # The settings that an engine depends on; the others say how it is called, kept or reported.
 _BUILD_SETTINGS = ("optimization_level", "workspace_size", "tf32")
@@ -71,7 +72,7 @@ class Session:
         torch.export and torch_tensorrt keep state in globals. The lock is torch.compile's own: a thread that comes
         from there holds it already, and a second lock could be taken in the other order.
         """
-        with compile_lock, quiet.quiet_logs(), gpu.without_gpu(), own_conversion(self.flavour):
+        with compile_lock, quiet.quiet_logs(), gpu.without_gpu(), of_any_channels(), own_conversion(self.flavour):
             yield
 
 
@@ -134,7 +135,17 @@ def compile_module(
     return _cached(module, tensors, specs, session, metadata, {}, make)
 
 
-def conversion_settings() -> Any:
+def lowered(program: ExportedProgram, specs: Mapping[str, TensorSpec]) -> tuple[GraphModule, Any]:
+    """The program's graph as torch_tensorrt's converters take it, and the settings that it was lowered with.
+
+    ExportError, UnsupportedOpError, BuildError: as `lower` has them.
+    """
+    settings = _conversion_settings()
+    refresh()  # the capture may have imported a library whose operators are bridge's, such as torchvision
+    return lower(program, specs, settings), settings
+
+
+def _conversion_settings() -> Any:
     """torch_tensorrt's settings; some versions lack some of them."""
     from torch_tensorrt.dynamo._settings import CompilationSettings
     from torch_tensorrt.dynamo.conversion import DYNAMO_CONVERTERS
@@ -209,9 +220,8 @@ def _inner_graphs(module: GraphModule) -> dict[str, GraphModule]:
 def _build(program: ExportedProgram, specs: Mapping[str, TensorSpec], session: Session) -> EngineFile:
     started = time.monotonic()
     take_errors(session.flavour)  # of earlier work
-    settings = conversion_settings()
     with log.step("lowering"):
-        module = lower(program, specs, settings)
+        module, settings = lowered(program, specs)
         check_supported(module, session.flavour)
     used = {node.target: specs[node.target] for node in module.graph.find_nodes(op="placeholder") if node.users}
     output_map, names = _flatten_outputs(module, program, list(used))

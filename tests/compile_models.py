@@ -48,11 +48,15 @@ class Attention(nn.Module):
         q, k = bridge.rope(q, k, self.cos, self.sin, position_ids)
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2).flatten(2)
 
-    @staticmethod
-    def example(dtype):
+    @classmethod
+    def example(cls, dtype):
         shapes = {0: BATCH, 1: LENGTH}
-        ids = torch.arange(7).repeat(2, 1)
-        return (torch.randn(2, 7, 32, dtype=dtype), ids), {"x": shapes, "position_ids": shapes}
+        return (torch.randn(2, 7, 32, dtype=dtype), *cls.rest((2, 7))), {"x": shapes, "position_ids": shapes}
+
+    @staticmethod
+    def rest(shape):
+        """The other inputs for an x of a shape."""
+        return (torch.arange(shape[1]).repeat(shape[0], 1),)
 
 
 class Deformable(nn.Module):
@@ -115,11 +119,16 @@ class Regions(nn.Module):
     def forward(self, x, rois):
         return self.head(bridge.roi_align(self.body(x), rois, (2, 3), 0.5, sampling_ratio=2, aligned=True))
 
+    @classmethod
+    def example(cls, dtype):
+        return (torch.randn(2, 3, 16, 12, dtype=dtype), *cls.rest((2,))), {"x": {0: BATCH}, "rois": {0: BATCH}}
+
     @staticmethod
-    def example(dtype):
+    def rest(shape):
         """A region an image, so that there is one dynamic extent alone."""
-        rois = torch.tensor([[0, 2.0, 3.0, 9.0, 8.0], [1, -1.0, 4.5, 12.0, 20.0]])
-        return (torch.randn(2, 3, 16, 12, dtype=dtype), rois), {"x": {0: BATCH}, "rois": {0: BATCH}}
+        boxes = torch.tensor([[2.0, 3.0, 9.0, 8.0], [-1.0, 4.5, 12.0, 20.0]])
+        images = torch.arange(shape[0])
+        return (torch.cat((images[:, None], boxes[images % 2]), 1),)
 
 
 class Structured(nn.Module):

@@ -23,7 +23,7 @@ import bridge, torch
 
 class Net(torch.nn.Module):
     def forward(self, x):
-        return bridge.relu(bridge.relu(x @ x, 0.1), float("inf"))
+        return bridge.relu(bridge.relu(x @ x, 0.1).abs() + 1, float("inf"))
 
 def bridge_model(argv):
     if "--fail" in argv:
@@ -240,6 +240,10 @@ def test_errors_are_of_the_worst_tensor():
     assert lowerings.largest_error(expected, expected) == 0.0
     assert math.isnan(lowerings.largest_error([torch.tensor(math.nan), actual["b"]], [torch.ones(()), expected["b"]]))
     assert lowerings.largest_error(torch.ones(2), torch.zeros(2)) == 1.0
+    infinite = torch.tensor([math.inf, -math.inf, 2.0])
+    assert lowerings.largest_error(infinite, infinite) == 0.0
+    assert lowerings.largest_error(infinite + torch.tensor([0.0, 0.0, 0.5]), infinite) == 0.25
+    assert lowerings.largest_error(-infinite, infinite) == math.inf
 
 
 @pytest.mark.parametrize("exported", [False, True])

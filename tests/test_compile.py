@@ -11,7 +11,10 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from compile_models import Attention, Convolutional, Deformable, MultiScale, Regions, Structured
+import torch.nn.functional as F
+from compile_models import BATCH, Attention, Convolutional, Deformable, MultiScale, Regions, Structured
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim
 
 import bridge
@@ -253,10 +256,64 @@ def test_engines_are_as_close_to_float32_as_eager_is(model, dtype, lowering, dev
     rounding = {torch.float32: 2e-3, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}[dtype]
     for shape in shapes_of(compiled.inputs[0]):
         x = torch.randn(shape, device=device).to(dtype)
-        rest = [torch.arange(shape[1], device=device).repeat(shape[0], 1)] if len(args) > 1 else []
+        rest = [tensor.to(device) for tensor in model.rest(shape)] if len(args) > 1 else []
         expected = exact(x.cpu().double(), *(tensor.cpu() for tensor in rest)).to(device)
         allowed = 2 * (eager(x, *rest) - expected).abs().max() + rounding * expected.abs().max()
         assert (compiled(x, *rest) - expected).abs().max() <= allowed, shape
+
+
+class Picked(nn.Module):
+    """Operators whose converters torch_tensorrt keeps to fixed shapes."""
+
+    def forward(self, x, places):
+        return torch.gather(torch.log1p(x), 1, places)
+
+    @staticmethod
+    def rest(shape):
+        return torch.arange(shape[0] * 3).view(-1, 3) % shape[1]
+
+    @classmethod
+    def compiled(cls, **settings):
+        rows, columns = Dim("rows", min=1, max=8), Dim("columns", min=3, max=64)
+        args, shapes = (torch.rand(4, 6), cls.rest((4, 6))), {"x": {0: rows, 1: columns}, "places": {0: rows}}
+        return bridge.compile(cls().eval(), args, dynamic_shapes=shapes, **settings)
+
+
+def test_a_gather_from_dynamic_extents():
+    compiled = Picked.compiled(target="sm86")
+    assert "GATHER" in [layer["type"] for layer in compiled.layers]
+    assert compiled.outputs[0].shape == (-1, 3)
+
+
+@pytest.mark.gpu(engines=True)
+def test_a_gather_from_dynamic_extents_equals_eager(device):
+    compiled = Picked.compiled()
+    for shape in ((4, 6), (1, 3), (8, 64)):
+        args = torch.rand(shape, device=device), Picked.rest(shape).to(device)
+        torch.testing.assert_close(compiled(*args), Picked()(*args))
+
+
+class Masks(nn.Module):
+    """Masks of images, made smaller where channels stand, as Deformable DETR does it."""
+
+    def forward(self, masks):
+        return F.interpolate(masks[None].float(), size=(5, 7)).to(torch.bool)[0]
+
+
+def test_on_a_gpu_nearest_upsampling_does_not_bound_a_batch():
+    with FakeTensorMode():
+        masks = torch.ones(2, 10, 12, dtype=torch.bool, device="cuda")
+    compiled = bridge.compile(Masks().eval(), (masks,), dynamic_shapes={"masks": {0: BATCH}}, target="sm86")
+    assert (compiled.inputs[0].min[0], compiled.inputs[0].max[0]) == (1, 8) and compiled.outputs[0].shape == (-1, 5, 7)
+
+
+@pytest.mark.gpu(engines=True)
+def test_nearest_upsampling_of_any_batch_equals_eager(device):
+    masks = torch.rand(2, 10, 12, device=device) > 0.5
+    compiled = bridge.compile(Masks().eval(), (masks,), dynamic_shapes={"masks": {0: BATCH}})
+    for batch in (1, 3, 4, 8):
+        masks = torch.rand(batch, 10, 12, device=device) > 0.5
+        assert torch.equal(compiled(masks), Masks()(masks)), batch
 
 
 @pytest.mark.gpu(engines=True)

@@ -2,7 +2,10 @@
 
 import contextlib
 import random
+import subprocess
+import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -167,6 +170,19 @@ def test_torchvisions_roi_align_becomes_the_plugin_at_every_door(torch_tensorrt)
     with torch.no_grad(), pytest.raises(EngineError, match="no CUDA GPU") if target else contextlib.nullcontext():
         compiled(*args)
     assert bridge.report(compiled).plugin_counts() == {"roi_align": 2}
+
+
+@needs_torch_tensorrt
+def test_torchvision_may_be_imported_by_the_model_alone():
+    """While it is captured, after bridge has looked for operators that it knows."""
+    code = (
+        "import sys, bridge; from test_foreign import Heads; assert 'torchvision' not in sys.modules\n"
+        "found = bridge.compile(Heads().eval(), Heads.example(), dynamic_shapes=Heads.shapes(), target='sm86')\n"
+        "assert found.plugin_counts() == {'roi_align': 2}, found.plugin_counts()"
+    )
+    folder = str(Path(__file__).parent)
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_bins_that_depend_on_shapes_are_refused():

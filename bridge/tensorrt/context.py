@@ -10,7 +10,7 @@ from bridge.errors import EngineError, EngineInputError
 from bridge.tensorrt import streams
 from bridge.tensorrt.found import Found
 from bridge.tensorrt.input_check import InputCheck
-from bridge.tensorrt.messages import describe_errors
+from bridge.tensorrt.messages import describe_errors, take_errors
 
 if TYPE_CHECKING:
     from bridge.tensorrt.engine import Engine
@@ -161,11 +161,19 @@ class Context:
             raise EngineError(f"TensorRT did not run the engine on shapes {_spell(shapes)}{self._reasons()}")
 
     def _provide_scratch(self, captured: bool) -> None:
-        size = self.native.update_device_memory_size_for_shapes()
+        size = self._scratch_size()
         if captured or self._scratch is None or self._scratch.numel() < size:
             self._scratch = torch.empty(max(size, 1), dtype=torch.uint8, device=self._device)
         self.native.set_device_memory(self._scratch.data_ptr(), size)
         self._has_scratch = True
+
+    def _scratch_size(self) -> int:
+        """Bytes for the shapes of this call; for all shapes where TensorRT cannot tell, as before a run that finds
+        extents out which depend on values, and which layers that TensorRT-RTX 1.6.1 fuses need to know."""
+        take_errors(self._engine.flavour)
+        size = self.native.update_device_memory_size_for_shapes()
+        failed = size == 0 and take_errors(self._engine.flavour)
+        return self._engine.native.device_memory_size_v2 if failed else size
 
     def _kept(self) -> list[Tensor]:
         """What this context keeps for later calls, which may be on other streams."""
