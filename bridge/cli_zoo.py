@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.errors import BridgeError
+from bridge.zoo.table import WAYS, not_done
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--against",
         nargs="+",
         metavar="FILE",
-        help="measure nothing: show or record this run; of several the last one's row of each model",
+        help="measure nothing: show or record this run; of several the last one's times of each model",
     )
     add("--record", action="store_true", help="write the table to README.md beside the models")
     add("--models", type=Path, metavar="FOLDER", help="of the scripts; default: the one beside the package")
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=float, default=900.0, metavar="SECONDS", help="for one model")
     add("--within", type=float, metavar="SECONDS", help="for all: what is not done then is left out, and said")
     add("--logs", type=Path, metavar="FOLDER", help="keep what each model's process says, tracebacks included")
+    add("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY", help=f"only these of {', '.join(WAYS)}")
     add("--list", action="store_true", help="list the models")
 
 
@@ -62,8 +64,17 @@ def _merged(paths: Sequence[str]) -> dict[str, Any]:
         for name in ("gpu", "driver", "versions", "full"):
             if other.get(name) != first.get(name):
                 raise BridgeError(f"{path} has {name} {other.get(name)}, {paths[0]} {first.get(name)}: two tables")
-        rows |= {row["model"]: row for row in other["rows"]}
+        rows |= {row["model"]: _with_earlier(row, rows.get(row["model"], {})) for row in other["rows"]}
     return {**first, "date": max(run["date"] for run in (first, *others)), "rows": list(rows.values())}
+
+
+def _with_earlier(row: dict[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's row and, of an earlier one of the same flags, what this one has no result of."""
+    if row.get("argv") != earlier.get("argv"):
+        return row
+    done = {name: way for name, way in row.get("ways", {}).items() if not not_done(way)}
+    ways = {**row.get("ways", {}), **earlier.get("ways", {}), **done}
+    return {**{name: value for name, value in earlier.items() if name != "failed"}, **row, "ways": ways}
 
 
 def _measured(options: argparse.Namespace, scripts: Path) -> dict[str, Any]:
@@ -72,7 +83,9 @@ def _measured(options: argparse.Namespace, scripts: Path) -> dict[str, Any]:
     from bridge.zoo import entries, run
 
     target = options.target or (None if torch.cuda.is_available() else "sm86")
-    settings = run.Settings(options.full, target, options.jobs, options.limit, options.within, options.logs)
+    settings = run.Settings(
+        options.full, target, options.jobs, options.limit, options.within, options.logs, options.ways
+    )
     if options.logs:
         options.logs.mkdir(parents=True, exist_ok=True)
 

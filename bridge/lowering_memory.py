@@ -20,6 +20,7 @@ from bridge.tensorrt.flavour import Flavour
 
 _FORMAT = 1
 _NAME = "lowerings.json"
+_ROUNDING = 0.1  # of the largest value; TensorRT-RTX 1.6.1 was seen to be wrong by 1.6 where it fused layers
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Measurement:
     """One kind of call, measured in a model both ways.
 
     kind: as bridge.lowering.kind_of spells it. plugin_us, native_us: median microseconds of a run of the whole engine.
-    lowering: the faster, or the default where the difference is within the noise, in microseconds. measured: the date.
+    lowering: the faster, or the default where the difference is within the noise, in microseconds; the plugin where
+    results disagree. measured: the date. difference: of the two engines' results, as a fraction of the largest value.
     """
 
     kind: str
@@ -41,6 +43,12 @@ class Measurement:
     tensorrt: str
     bridge: str
     measured: str
+    difference: float = 0.0
+
+    @property
+    def agrees(self) -> bool:
+        """Whether native layers computed what the plugin did, as far as rounding allows in a whole model."""
+        return self.difference <= _ROUNDING
 
     @property
     def tie(self) -> bool:
@@ -53,6 +61,8 @@ class Measurement:
         times = {PLUGIN: self.plugin_us, NATIVE: self.native_us}
         other = NATIVE if self.lowering == PLUGIN else PLUGIN
         note = ", within the noise: the default" if self.tie else ""
+        if not self.agrees:
+            note = f"; native layers gave other results, by {self.difference:.2g} of the largest value: the plugin"
         return (
             f"measured {times[self.lowering]:.1f} µs a run of the engine, {times[other]:.1f} µs as {other}, "
             f"on {self.gpu}{note}"

@@ -14,6 +14,7 @@ from bridge import log, lowering, lowering_memory, lowerings
 from bridge.compiled import CompiledModule
 from bridge.compiler import Captured, capture, settle
 from bridge.config import Config
+from bridge.difference import largest_error
 from bridge.errors import EngineError, TargetError
 from bridge.lowering_memory import Measurement
 from bridge.lowerings import NATIVE, PLUGIN
@@ -39,7 +40,7 @@ class Tuning:
                 item.kind,
                 f"{item.plugin_us:.1f}",
                 f"{item.native_us:.1f}",
-                item.lowering + (" (tie)" if item.tie else ""),
+                item.lowering + (" (results differ)" if not item.agrees else " (tie)" if item.tie else ""),
             )
             for item in self.measurements
         ]
@@ -63,7 +64,8 @@ def tune(
     For each kind of call (op, attributes, dtypes, shapes rounded up to powers of two) that `lowering` leaves to
     "auto", two engines are built: with the plugin and with TensorRT's own layers there, all other calls as they are by
     default. They are timed on the example arguments. Later compilations for this GPU, with this TensorRT and this
-    bridge, take the faster for calls of that kind, or the default where the difference is within the noise.
+    bridge, take the faster for calls of that kind, or the default where the difference is within the noise; and the
+    plugin, with a warning, where the results of the two engines are further apart than rounding explains.
 
     Arguments: those of bridge.compile; the model is not changed, and no engine is returned.
 
@@ -134,7 +136,8 @@ def compile_as(captured: Captured, session: Session, ways: Mapping[str, str]) ->
 def _measure(
     files: Sequence[CompiledModule], inputs: list[Tensor], kind: str, op: str, session: Session
 ) -> Measurement:
-    plugin, native = compare([Engine(compiled.file) for compiled in files], inputs)
+    engines = [Engine(compiled.file) for compiled in files]
+    plugin, native = compare(engines, inputs)
     found = Measurement(
         kind=kind,
         lowering=PLUGIN if plugin.us < native.us else NATIVE,
@@ -147,7 +150,11 @@ def _measure(
         tensorrt=session.flavour.version,
         bridge=bridge.__version__,
         measured=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        difference=largest_error(engines[1](*inputs), engines[0](*inputs)),
     )
+    if not found.agrees:
+        log.logger.warning("%s: native layers gave other results than the plugin, which is kept: %s", kind, found.why)
+        return replace(found, lowering=PLUGIN)
     return replace(found, lowering=lowerings.default(op, session.flavour.name).lowering) if found.tie else found
 
 

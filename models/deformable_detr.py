@@ -19,8 +19,7 @@ ZOO = [
     {
         "small": "--height 64 --width 96 --layers 1 --decoder-layers 2 --hidden 32 --heads 4 --queries 10"
         " --backbone-width 8 --depths 1 1 1 1",
-        # On a GPU torch.export tells less than 4 channels from more where it upsamples: of the mask, images are those.
-        "full": "--max-batch 3",
+        "full": "",
         "about": "ResNet-50",
         "rank": 2,
     }

@@ -12,6 +12,7 @@ import bridge
 from bridge import cli, tuner
 from bridge.bench import engine, kernels, layers, lowerings
 from bridge.config import Config
+from bridge.difference import largest_error
 from bridge.lowering_memory import Measurement, remember
 from bridge.model_file import Model
 from bridge.tensorrt import flavour
@@ -236,14 +237,14 @@ def test_auto_may_be_slower_by_the_noise():
 def test_errors_are_of_the_worst_tensor():
     expected = {"a": torch.tensor([1.0, -4.0]), "b": (torch.tensor([2.0]), None), "c": torch.zeros(0)}
     actual = {"a": torch.tensor([1.0, -4.4]), "b": (torch.tensor([2.5]), None), "c": torch.zeros(0)}
-    assert lowerings.largest_error(actual, expected) == pytest.approx(0.25)
-    assert lowerings.largest_error(expected, expected) == 0.0
-    assert math.isnan(lowerings.largest_error([torch.tensor(math.nan), actual["b"]], [torch.ones(()), expected["b"]]))
-    assert lowerings.largest_error(torch.ones(2), torch.zeros(2)) == 1.0
+    assert largest_error(actual, expected) == pytest.approx(0.25)
+    assert largest_error(expected, expected) == 0.0
+    assert math.isnan(largest_error([torch.tensor(math.nan), actual["b"]], [torch.ones(()), expected["b"]]))
+    assert largest_error(torch.ones(2), torch.zeros(2)) == 1.0
     infinite = torch.tensor([math.inf, -math.inf, 2.0])
-    assert lowerings.largest_error(infinite, infinite) == 0.0
-    assert lowerings.largest_error(infinite + torch.tensor([0.0, 0.0, 0.5]), infinite) == 0.25
-    assert lowerings.largest_error(-infinite, infinite) == math.inf
+    assert largest_error(infinite, infinite) == 0.0
+    assert largest_error(infinite + torch.tensor([0.0, 0.0, 0.5]), infinite) == 0.25
+    assert largest_error(-infinite, infinite) == math.inf
 
 
 @pytest.mark.parametrize("exported", [False, True])

@@ -45,6 +45,43 @@ def test_empty_tensors_of_one_dimension_leave_a_concatenation():
         assert decompositions.cat(tensors) is NotImplemented
 
 
+WHOLE = {"stride": [2], "padding": [0], "dilation": [1], "transposed": False, "output_padding": [0], "groups": 1}
+
+
+@pytest.mark.parametrize("window", [(3,), (2, 3), (1, 5), (2, 1, 2)])
+@pytest.mark.parametrize("bias", [None, torch.randn(5)])
+def test_a_window_over_the_whole_map_is_a_product(window, bias):
+    x, weight = torch.randn(4, 6, *window), torch.randn(5, 6, *window)
+    given = {name: value * len(window) if isinstance(value, list) else value for name, value in WHOLE.items()}
+    found = decompositions.convolution(x, weight, bias, **given)
+    torch.testing.assert_close(found, torch.ops.aten.convolution(x, weight, bias, **given))
+    assert found.shape == (4, 5, *[1] * len(window))
+
+
+@pytest.mark.parametrize(
+    ("size", "weight", "changes"),
+    [
+        ((6, 2, 3), (5, 6, 2, 2), {}),
+        ((6, 1, 1), (5, 6, 1, 1), {}),
+        ((6, 2, 3), (5, 6, 2, 3), {"padding": [0, 1]}),
+        ((6, 2, 3), (4, 3, 2, 3), {"groups": 2}),
+        ((6, 2, 3), (6, 5, 2, 3), {"transposed": True}),
+        ((6, 2, 3), (5, 6, 2, 3), {"dilation": [2, 2], "padding": [1, 2]}),
+    ],
+)
+def test_other_convolutions_are_left(size, weight, changes):
+    given = {name: value * 2 if isinstance(value, list) else value for name, value in WHOLE.items()} | changes
+    assert decompositions.convolution(torch.randn(4, *size), torch.randn(weight), None, **given) is NotImplemented
+
+
+def test_a_window_over_the_whole_map_in_an_engine():
+    model = torch.nn.Conv2d(6, 5, (2, 3)).eval()
+    batch = torch.export.Dim("batch", min=1, max=8)
+    compiled = bridge.compile(model, (torch.randn(2, 6, 2, 3),), dynamic_shapes=({0: batch},), target="sm86")
+    types = [layer["type"] for layer in compiled.layers]
+    assert "MATRIX_MULTIPLY" in types and "CONVOLUTION" not in types and compiled.outputs[0].shape == (-1, 5, 1, 1)
+
+
 class Growing(torch.nn.Module):
     """A cache that begins empty, as transformers' do."""
 

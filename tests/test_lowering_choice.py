@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import logging
+import math
 import subprocess
 import sys
 from collections import Counter
@@ -220,6 +221,9 @@ def test_measured_before_default_and_after_what_is_asked_for():
     assert choice.why.startswith("the default: ")
     tie = replace(measurement("relu"), lowering="plugin", noise_us=5.0)
     assert tie.why.endswith("12.3 µs as native, on NVIDIA A10, within the noise: the default")
+    wrong = replace(measurement("relu"), lowering="plugin", difference=1.6)
+    assert wrong.why.endswith("; native layers gave other results, by 1.6 of the largest value: the plugin")
+    assert not replace(wrong, difference=math.nan).agrees
 
 
 def test_what_is_remembered_holds_for_one_gpu_target_and_version():
@@ -317,7 +321,7 @@ def test_tuning_without_a_gpu_is_an_error(monkeypatch):
         bridge.tune(Convolutional().eval(), Convolutional.example(torch.float32)[0])
 
 
-def test_tuning_builds_both_and_remembers_the_faster(monkeypatch):
+def test_tuning_builds_both_and_remembers_the_faster(monkeypatch, caplog):
     """Without a GPU: the engines are built, and their times made up."""
     from bridge import tuner
     from bridge.timing import Timing
@@ -333,7 +337,18 @@ def test_tuning_builds_both_and_remembers_the_faster(monkeypatch):
     monkeypatch.setattr(tuner, "_check_target", lambda target: None)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA A10")  # of a target that is not here
     monkeypatch.setattr(tuner, "example_inputs", lambda *rest: [])
-    monkeypatch.setattr(tuner, "Engine", lambda file: type("Engine", (), {"file": file}))
+
+    class Engine:
+        results = (torch.ones(2),) * 4
+
+        def __init__(self, file):
+            self.file = file
+
+        def __call__(self):
+            result, *Engine.results = Engine.results
+            return result
+
+    monkeypatch.setattr(tuner, "Engine", Engine)
     monkeypatch.setattr(tuner, "compare", compare)
     model = Convolutional().eval().half()
     tuning = bridge.tune(model, args, dynamic_shapes=dynamic_shapes, target="sm86")
@@ -342,6 +357,12 @@ def test_tuning_builds_both_and_remembers_the_faster(monkeypatch):
     assert "20.0    10.0    native" in str(tuning) and "plugin (tie)" in str(tuning)
     engine = bridge.compile(model, args, dynamic_shapes=dynamic_shapes, target="sm86")
     assert [row["lowering"] for row in bridge.report(engine).lowerings] == ["native", "plugin"]
+    given.clear()
+    Engine.results = torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0]), torch.ones(2), torch.ones(2)
+    with caplog.at_level(logging.WARNING, "bridge"):
+        tuning = bridge.tune(model, args, dynamic_shapes=dynamic_shapes, target="sm86")
+    assert [item.lowering for item in tuning.measurements] == ["plugin", "plugin"]
+    assert "plugin (results differ)" in str(tuning) and "other results, by 0.33 of the largest value" in caplog.text
     left = bridge.tune(model, args, dynamic_shapes=dynamic_shapes, target="sm86", lowering="plugin")
     assert not left.measurements and set(left.left_out.values()) == {'the setting asks for "plugin"'}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bridge import cli
+from bridge import cli, cli_zoo
 from bridge.timing import Timing
 from bridge.zoo import entries, measure, memory, run, table
 from bridge.zoo.turns import Turns
@@ -349,6 +349,35 @@ def test_later_runs_of_a_model_take_the_place_of_earlier_ones(tmp_path, capsys):
     assert " 7 " in lines[3] and "failed" not in lines[3]
     assert cli.main(["zoo", "--models", str(tmp_path), "--against", str(first), str(other)]) == 1
     assert "has gpu NVIDIA Another" in capsys.readouterr().err
+
+
+def test_ways_that_a_later_run_has_no_result_of_are_kept(tmp_path, capsys):
+    first, later, changed = (tmp_path / f"{name}.json" for name in ("first", "later", "changed"))
+    row = {**RESULT["rows"][0], "failed": "not done after 9 s"}
+    first.write_text(json.dumps({**RESULT, "rows": [row]}))
+    ways = {"eager": {"us": 7000.0}, "inductor": {"failed": "not done after 3 s"}, "native": {"failed": "RuntimeError"}}
+    later.write_text(json.dumps({**RESULT, "rows": [{"model": "one", "argv": row["argv"], "ways": ways}]}))
+    found = cli_zoo._merged([str(first), str(later)])["rows"]
+    assert found == [
+        {
+            **{name: value for name, value in row.items() if name != "failed"},
+            "ways": {**row["ways"], "eager": ways["eager"], "native": ways["native"]},
+        }
+    ]
+    other = {"model": "one", "argv": ["--another"], "ways": ways}
+    changed.write_text(json.dumps({**RESULT, "rows": [other]}))
+    assert cli_zoo._merged([str(first), str(changed)])["rows"] == [other]
+
+
+@needs_models
+def test_single_ways_are_measured(tmp_path, capsys):
+    arguments = ["zoo", "--filter", "relu_net", "--target", "sm86", "--json", str(tmp_path / "zoo.json")]
+    assert cli.main([*arguments, "--ways", "eager", "torch_tensorrt"]) == 0
+    (row,) = json.loads((tmp_path / "zoo.json").read_text())["rows"]
+    assert row["ways"] == {} and row["parameters"] > 0  # what runs needs a GPU
+    with pytest.raises(SystemExit):
+        cli.main([*arguments, "--ways", "onnx"])
+    assert "invalid choice: 'onnx'" in capsys.readouterr().err
 
 
 def test_command_line(capsys):

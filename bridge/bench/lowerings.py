@@ -15,6 +15,7 @@ from bridge.bench.measure import environment
 from bridge.compiled import CompiledModule
 from bridge.compiler import capture
 from bridge.config import Config
+from bridge.difference import largest_error
 from bridge.lowerings import NATIVE, PLUGIN
 from bridge.model_file import Model
 from bridge.pipeline import Session
@@ -111,21 +112,6 @@ def _errors(model: Model, engines: Mapping[str, CompiledModule]) -> dict[str, fl
     else:
         expected = model.model.cuda()(*args, **kwargs)
     return {way: largest_error(engine(*args, **kwargs), expected) for way, engine in engines.items()}
-
-
-def largest_error(actual: Any, expected: Any) -> float:
-    """Of all tensors of a result: the largest difference, as a fraction of the largest value of that tensor."""
-    pairs = zip(pytree.tree_leaves(actual), pytree.tree_leaves(expected), strict=True)
-    errors = [_error(ours, theirs) for ours, theirs in pairs if isinstance(theirs, torch.Tensor) and theirs.numel()]
-    return torch.tensor([0.0, *errors]).max().item()  # NaN where one of them is
-
-
-def _error(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    ours, theirs = actual.cpu().double(), expected.cpu().double()
-    differences = (ours - theirs).abs().masked_fill(ours == theirs, 0.0)  # infinities of one sign do not differ
-    difference = differences.max().item()
-    scale = theirs.abs().masked_fill(~theirs.isfinite(), 0.0).max().item()
-    return difference / scale if scale else difference
 
 
 def table(result: Mapping[str, Any]) -> str:

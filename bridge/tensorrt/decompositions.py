@@ -14,6 +14,7 @@ _FLASH_ON_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.defau
 _AS_STRIDED = torch.ops.aten.as_strided.default
 _AVG_POOL = torch.ops.aten.avg_pool2d.default
 _CAT = torch.ops.aten.cat.default
+_CONVOLUTION = torch.ops.aten.convolution.default
 _BATCH_NORM = torch.ops.aten._native_batch_norm_legit_no_training.default
 
 
@@ -28,7 +29,13 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         table.pop(getattr(torch.ops.aten, name).default, None)
     for op in OPS.values():
         table.pop(op.overload, None)
-    return table | {_AS_STRIDED: as_strided, _AVG_POOL: avg_pool2d, _BATCH_NORM: batch_norm, _CAT: cat}
+    return table | {
+        _AS_STRIDED: as_strided,
+        _AVG_POOL: avg_pool2d,
+        _BATCH_NORM: batch_norm,
+        _CAT: cat,
+        _CONVOLUTION: convolution,
+    }
 
 
 def batch_norm(
@@ -88,6 +95,30 @@ def avg_pool2d(
     if not ceil_mode or not all(_known_equal(extent, 0) for extent in left):
         return NotImplemented
     return _AVG_POOL(x, windows, steps, pads, False, count_include_pad, divisor_override)
+
+
+def convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """Where the window is as large as the map, a product of matrices: [N, C, *window] to [N, out, 1, ...].
+
+    TensorRT-RTX 1.6.1 leaves the bias of such a convolution out for other images than the first, where their number is
+    dynamic and the dtype has 16 bits (seen on an H200).
+    """
+    window = weight.shape[2:]
+    whole = x.dim() == weight.dim() and all(map(_known_equal, x.shape[2:], window)) and any(n > 1 for n in window)
+    if not whole or transposed or groups != 1 or any(padding) or any(step != 1 for step in dilation):
+        return NotImplemented
+    product = torch.nn.functional.linear(x.flatten(1), weight.flatten(1), bias)
+    return product.reshape(*product.shape, *[1] * len(window))
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:

@@ -28,7 +28,8 @@ def main(task: dict[str, Any], output: Path) -> None:
             file.write(json.dumps(so_far).encode())
 
     try:
-        keep(measure(entry, task["argv"], task["target"], keep, Turns(Path(task["lock"]))) | {"complete": True})
+        turns = Turns(Path(task["lock"]))
+        keep(measure(entry, task["argv"], task["target"], keep, turns, task["ways"]) | {"complete": True})
     except Exception as error:  # of any kind: it is the model's result
         logger.info("%s failed", entry.name, exc_info=True)
         keep({**row, "model": entry.name, "failed": first_line(error)})

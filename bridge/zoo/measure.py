@@ -14,9 +14,9 @@ from torch.utils import _pytree as pytree
 
 import bridge
 from bridge import model_file
-from bridge.bench.lowerings import largest_error
 from bridge.capture import export
 from bridge.config import Config
+from bridge.difference import largest_error
 from bridge.log import logger
 from bridge.model_file import Model
 from bridge.passes import rewrite, selected
@@ -25,6 +25,7 @@ from bridge.timing import Timing, time_loop
 from bridge.torch_tensorrt_door import engines_of
 from bridge.zoo import memory
 from bridge.zoo.entries import Entry
+from bridge.zoo.table import WAYS
 from bridge.zoo.turns import Turns
 
 Row = dict[str, Any]
@@ -73,11 +74,17 @@ class Subject:
 
 @torch.no_grad()
 def measure(
-    entry: Entry, argv: Sequence[str], target: str | None, keep: Callable[[Row], None], turns: Turns | None = None
+    entry: Entry,
+    argv: Sequence[str],
+    target: str | None,
+    keep: Callable[[Row], None],
+    turns: Turns | None = None,
+    ways: Sequence[str] = tuple(WAYS),
 ) -> Row:
     """What came of one model, made for the flags `argv`, as JSON values; `keep` gets what there is after each way.
 
-    A way that fails says so under "failed". Errors of the script, and of torch.export, are the caller's.
+    ways: of table.WAYS; "native" not for a model in which bridge, measured too, found none of its ops. A way that fails
+    says so under "failed". Errors of the script, and of torch.export, are the caller's.
     """
     turns = turns or Turns()
     with turns.working():
@@ -88,7 +95,8 @@ def measure(
             program = export(model.model, model.args, model.kwargs, model.dynamic_shapes)
     subject = Subject(entry, model, program, target, turns)
     for name, way in _WAYS.items():
-        if name == "bridge" or (subject.runs and (name != "native" or row["ways"]["bridge"].get("plugins"))):
+        has_plugins = row["ways"].get("bridge", {"plugins": True}).get("plugins")
+        if name in ways and (name == "bridge" or (subject.runs and (name != "native" or has_plugins))):
             row["ways"][name] = {"running": True}
             keep(row)
             row["ways"][name] = _tried(way, replace(subject, used=memory.used() if subject.runs else None))

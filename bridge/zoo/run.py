@@ -21,7 +21,7 @@ import torch
 import bridge
 from bridge.bench.measure import environment
 from bridge.zoo.entries import Entry
-from bridge.zoo.table import NOT_DONE
+from bridge.zoo.table import NOT_DONE, WAYS
 
 SCHEMA = 1
 Result = dict[str, Any]
@@ -30,7 +30,8 @@ Result = dict[str, Any]
 @dataclass(frozen=True)
 class Settings:
     """full: the real sizes. target: as in Config. jobs: models at a time, whose measuring waits for the others' work.
-    limit, within: seconds for one model, and for all of them. logs: a folder for what the processes say."""
+    limit, within: seconds for one model, and for all of them. logs: a folder for what the processes say. ways: of
+    table.WAYS, those to measure."""
 
     full: bool = False
     target: str | None = None
@@ -38,6 +39,7 @@ class Settings:
     limit: float = 900.0
     within: float | None = None
     logs: Path | None = None
+    ways: Sequence[str] = tuple(WAYS)
 
 
 def run(entries: Sequence[Entry], settings: Settings, keep: Callable[[Result, Mapping[str, Any]], None]) -> Result:
@@ -78,6 +80,7 @@ def _row(entry: Entry, settings: Settings, seconds: float, folder: Path) -> dict
     if seconds <= 0:
         return {**unknown, "failed": f"not begun: {settings.within:.3g} s were over"}
     task = {"path": str(entry.path), "name": entry.name, "argv": argv, "target": settings.target, "lock": str(lock)}
+    task |= {"ways": list(settings.ways)}
     start = time.monotonic()
     reason = _child([json.dumps(task), str(output)], seconds, log, _environ(settings.jobs))
     row = json.loads(output.read_text()) if output.exists() else unknown

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <type_traits>
 
 #include "vec.cuh"
 
@@ -13,8 +14,9 @@ struct RopeStrides {
   int64_t batch;
   uint32_t seq, head;
 
-  __device__ int64_t offset(int64_t b, uint32_t s, uint32_t h) const {
-    return b * batch + static_cast<int64_t>(uint64_t(s) * seq + uint64_t(h) * head);
+  template <class Offset>
+  __device__ Offset offset(Offset b, uint32_t s, uint32_t h) const {
+    return b * Offset(batch) + Offset(s) * seq + Offset(h) * head;
   }
 };
 
@@ -26,8 +28,9 @@ struct RopeTensor {
   RopeStrides in_strides, out_strides;
 };
 
-// cos, sin: [table_batch, table_rows, table_width]; position_ids: [ids_batch, seq] or null.
-// table_width is rotary_dim / 2, or rotary_dim with a value for each element.
+// cos, sin: [batch or 1, table_rows, table_width]; position_ids: [batch or 1, seq] or null, with tables for all of the
+// batch. table_width is rotary_dim / 2, or rotary_dim with a value for each element. table_step, ids_step: elements
+// from one batch element to the next, none where it has nothing of its own.
 template <class T, class Table>
 struct RopeArguments {
   RopeTensor<T> tensor[2];  // q, k
@@ -38,17 +41,15 @@ struct RopeArguments {
   bool heads_first;  // of two tokens and two heads, tokens lie closer together
   int64_t batch;
   int seq, head_dim, rotary_dim, heads_q, heads;  // heads: of q and k
-  int64_t table_batch, table_rows, table_width, ids_batch;
+  uint32_t table_width;
+  int64_t table_rows, table_step, ids_step;
 };
 
-// Row of the tables for one token, or -1 where its position id is outside them.
 template <class T, class Table>
-__device__ int64_t rope_table_row(RopeArguments<T, Table> const& a, int64_t b, uint32_t s) {
-  if (!a.position_ids) return (a.table_batch == 1 ? 0 : b * a.table_rows) + s;
-  int64_t const i = (a.ids_batch == 1 ? 0 : b * a.seq) + s;
-  int64_t const id = a.wide_ids ? static_cast<int64_t const*>(a.position_ids)[i]
-                                : int64_t(static_cast<int32_t const*>(a.position_ids)[i]);
-  return id >= 0 && id < a.table_rows ? id : -1;
+__device__ int64_t rope_position(RopeArguments<T, Table> const& a, uint64_t b, uint32_t s) {
+  uint64_t const i = b * a.ids_step + s;
+  return a.wide_ids ? static_cast<int64_t const*>(a.position_ids)[i]
+                    : int64_t(static_cast<int32_t const*>(a.position_ids)[i]);
 }
 
 constexpr int kRopeThreads = 512;
@@ -59,16 +60,26 @@ struct alignas(kAligned ? alignof(Vec<T, N>) : alignof(T)) RopePacket {
   T lane[N];
 };
 
+// What a kernel is for. kAny: nothing need be aligned, and loops take what a grid cannot hold. The others access 16
+// bytes at once, or half of that. kMany: tokens that fill a GPU. kFew, kFewGathered: so few that a thread's way to its
+// loads is most of the time, with offsets of 32 bits; without position ids and with them.
+enum class RopeScale { kAny, kMany, kFew, kFewGathered };
+
 // How a kernel is made. kPackets: 2 for half-split pairs, whose two elements lie in two packets of N, half of
 // rotary_dim apart; 1 for interleaved ones, which lie side by side in one. kFull: tables have a value for each element.
-// kHeads: of a thread.
-template <int kLanes, bool kAligned_, int kPackets_, bool kFull_, int kHeads_>
+// kHeads: of a thread. kGathers: there may be position ids.
+template <class T, RopeScale kScale, int kPackets_, bool kFull_>
 struct RopeWay {
-  static constexpr int N = kLanes, kPackets = kPackets_, kHeads = kHeads_;
-  static constexpr bool kAligned = kAligned_, kFull = kFull_, kInterleaved = kPackets == 1;
+  static constexpr bool kAligned = kScale != RopeScale::kAny, kFull = kFull_, kGathers = kScale != RopeScale::kFew;
+  static constexpr bool kFew = kScale == RopeScale::kFew || kScale == RopeScale::kFewGathered;
+  static constexpr int kPackets = kPackets_, kHeads = kScale == RopeScale::kMany ? 2 : 1;
+  static constexpr bool kInterleaved = kPackets == 1;
+  static constexpr int N = !kAligned ? (kInterleaved ? 2 : 1) : kAccessBytes / sizeof(T) / (kFew ? 2 : 1);
   // Table entries for a packet: interleaved pairs share those of a table of half width.
   static constexpr int kEntries = kInterleaved && !kFull ? N / 2 : N, kTables = kFull ? kPackets : 1;
-  static constexpr int kCopied = kAligned ? N : 1;  // elements that a thread copies where nothing is rotated
+  static constexpr int kCopied = kAligned ? N : 1;   // elements that a thread copies where nothing is rotated
+  static constexpr int64_t kMost = kFew ? 64 : 256;  // threads of a block
+  using Offset = std::conditional_t<kFew, uint32_t, uint64_t>;
 };
 
 // The elements of a head are divided into units: first those that are rotated, then those that are copied.
@@ -92,12 +103,20 @@ struct RopeEntries {
   Packet cosine[Way::kTables], sine[Way::kTables];
   bool known;
 
+  using Offset = typename Way::Offset;
+
   template <class T>
-  __device__ void load(RopeArguments<T, Table> const& a, int64_t b, uint32_t s, int first) {
-    int64_t const row = rope_table_row(a, b, s);
-    known = row >= 0;
-    if (!known) return;
-    int64_t const at = row * a.table_width + (Way::kInterleaved && !Way::kFull ? first / 2 : first);
+  __device__ void load(RopeArguments<T, Table> const& a, Offset b, uint32_t s, uint32_t first) {
+    Offset at = Way::kInterleaved && !Way::kFull ? first / 2 : first;
+    known = true;
+    if (Way::kGathers && a.position_ids) {
+      int64_t const id = rope_position(a, b, s);
+      known = id >= 0 && id < a.table_rows;
+      if (!known) return;
+      at += Offset(id) * a.table_width;
+    } else {
+      at += b * Offset(a.table_step) + Offset(s) * a.table_width;
+    }
 #pragma unroll
     for (int i = 0; i < Way::kTables; ++i) {
       cosine[i] = *reinterpret_cast<Packet const*>(a.cos + at + i * (a.rotary_dim / 2));
@@ -129,41 +148,75 @@ __device__ void rope_rotate(RopePacket<T, Way::N, Way::kAligned> (&packet)[Way::
   }
 }
 
-// One unit of a thread's heads, `step` apart: their loads are on their way at once, and table entries serve them all.
-template <class Way, class T, class Table>
-__device__ void rope_unit(RopeArguments<T, Table> const& a, int64_t b, uint32_t s, int first_head, int step, int unit,
-                          RopeUnits<Way> const& units) {
-  using Packet = RopePacket<T, Way::N, Way::kAligned>;
-  constexpr int kLast = Way::kPackets - 1;
-  bool const rotates = unit < units.rotated;
-  int const half_dim = a.rotary_dim / 2, first = units.first(unit);
-  RopeEntries<Way, Table> entries;
-  if (rotates) entries.load(a, b, s, first);
-  Packet packet[Way::kHeads][Way::kPackets];
+// An element of a thread's heads, `step` apart: from where to where. The last head stands for those that are none.
+template <class Way, class T>
+struct RopePlaces {
+  T const* in[Way::kHeads];
   T* out[Way::kHeads];
+  bool exists[Way::kHeads];
+
+  using Offset = typename Way::Offset;
+
+  template <class Table>
+  __device__ RopePlaces(RopeArguments<T, Table> const& a, Offset b, uint32_t s, int first_head, int step, int element) {
+#pragma unroll
+    for (int j = 0; j < Way::kHeads; ++j) {
+      exists[j] = j == 0 || first_head + j * step < a.heads;
+      int const head = j == 0 ? first_head : min(first_head + j * step, a.heads - 1), in_k = head >= a.heads_q;
+      RopeTensor<T> const& tensor = a.tensor[in_k];
+      uint32_t const h = in_k ? head - a.heads_q : head;
+      in[j] = tensor.in + (tensor.in_strides.template offset<Offset>(b, s, h) + element);
+      out[j] = tensor.out + (tensor.out_strides.template offset<Offset>(b, s, h) + element);
+    }
+  }
+};
+
+// All loads are on their way at once, those that wait for a position id last; table entries serve all heads.
+template <class Way, class T, class Table>
+__device__ void rope_rotated_unit(RopeArguments<T, Table> const& a, typename Way::Offset b, uint32_t s, int first_head,
+                                  int step, int element) {
+  using Packet = RopePacket<T, Way::N, Way::kAligned>;
+  RopePlaces<Way, T> const places(a, b, s, first_head, step, element);
+  int const half_dim = a.rotary_dim / 2;
+  Packet packet[Way::kHeads][Way::kPackets];
 #pragma unroll
   for (int j = 0; j < Way::kHeads; ++j) {
-    int const head = min(first_head + j * step, a.heads - 1), in_k = head >= a.heads_q;
-    RopeTensor<T> const& tensor = a.tensor[in_k];
-    uint32_t const h = in_k ? head - a.heads_q : head;
-    T const* const in = tensor.in + tensor.in_strides.offset(b, s, h) + first;
-    out[j] = tensor.out + tensor.out_strides.offset(b, s, h) + first;
-    if (Way::kAligned || rotates)
-      packet[j][0] = *reinterpret_cast<Packet const*>(in);
-    else
-      packet[j][0].lane[0] = *in;
-    if (kLast && rotates) packet[j][kLast] = *reinterpret_cast<Packet const*>(in + half_dim);
+#pragma unroll
+    for (int i = 0; i < Way::kPackets; ++i)
+      packet[j][i] = *reinterpret_cast<Packet const*>(places.in[j] + i * half_dim);
   }
+  RopeEntries<Way, Table> entries;
+  entries.load(a, b, s, element);
 #pragma unroll
   for (int j = 0; j < Way::kHeads; ++j) {
-    if (rotates) rope_rotate<Way, T>(packet[j], entries);
-    if (first_head + j * step >= a.heads) break;
-    if (Way::kAligned || rotates)
-      *reinterpret_cast<Packet*>(out[j]) = packet[j][0];
-    else
-      *out[j] = packet[j][0].lane[0];
-    if (kLast && rotates) *reinterpret_cast<Packet*>(out[j] + half_dim) = packet[j][kLast];
+    rope_rotate<Way, T>(packet[j], entries);
+    if (!places.exists[j]) break;
+#pragma unroll
+    for (int i = 0; i < Way::kPackets; ++i) *reinterpret_cast<Packet*>(places.out[j] + i * half_dim) = packet[j][i];
   }
+}
+
+template <class Way, class T, class Table>
+__device__ void rope_copied_unit(RopeArguments<T, Table> const& a, typename Way::Offset b, uint32_t s, int first_head,
+                                 int step, int element) {
+  using Packet = RopePacket<T, Way::kCopied, Way::kAligned>;
+  RopePlaces<Way, T> const places(a, b, s, first_head, step, element);
+  Packet packet[Way::kHeads];
+#pragma unroll
+  for (int j = 0; j < Way::kHeads; ++j) packet[j] = *reinterpret_cast<Packet const*>(places.in[j]);
+#pragma unroll
+  for (int j = 0; j < Way::kHeads; ++j) {
+    if (places.exists[j]) *reinterpret_cast<Packet*>(places.out[j]) = packet[j];
+  }
+}
+
+template <class Way, class T, class Table>
+__device__ void rope_unit(RopeArguments<T, Table> const& a, typename Way::Offset b, uint32_t s, int first_head,
+                          int step, int unit, RopeUnits<Way> const& units) {
+  if (unit < units.rotated)
+    rope_rotated_unit<Way>(a, b, s, first_head, step, units.first(unit));
+  else
+    rope_copied_unit<Way>(a, b, s, first_head, step, units.first(unit));
 }
 
 // Block: x over units, y over heads, z over tokens. Grid: x over tokens, y over heads, z over the batch; strided where
@@ -177,7 +230,7 @@ __global__ void __launch_bounds__(kRopeThreads) rope_kernel(RopeArguments<T, Tab
   if constexpr (Way::kAligned) {
     if (first_head < a.heads) rope_unit<Way>(a, blockIdx.z, s, first_head, step, threadIdx.x, units);
   } else {
-    for (int64_t b = blockIdx.z; b < a.batch; b += gridDim.z) {
+    for (uint64_t b = blockIdx.z; b < static_cast<uint64_t>(a.batch); b += gridDim.z) {
       for (int head = first_head; head < a.heads; head += Way::kHeads * step) {
         for (int unit = threadIdx.x; unit < units.count; unit += blockDim.x)
           rope_unit<Way>(a, b, s, head, step, unit, units);
@@ -186,20 +239,21 @@ __global__ void __launch_bounds__(kRopeThreads) rope_kernel(RopeArguments<T, Tab
   }
 }
 
-// A block covers what lies together in memory: all heads of a token, or many tokens of a head.
+// A block covers what lies together in memory: heads of a token, or tokens of a head; in as many threads as a way
+// wants, or twice as many where a token has so many heads.
 template <class Way, class T, class Table>
 struct RopeGrid {
-  static constexpr int64_t kMaxGrid = 65535, kMaxDepth = 64, kMost = kRopeThreads / 2;
+  static constexpr int64_t kMaxGrid = 65535, kMaxDepth = 64, kMost = Way::kMost;
   int64_t slots, units, x, y, z;
 
   explicit RopeGrid(RopeArguments<T, Table> const& a)
       : slots(ceil_divide(a.heads, Way::kHeads)), units(RopeUnits<Way>(a.head_dim, a.rotary_dim).count) {
-    x = std::min(std::max<int64_t>(units, 1), kMost);
-    y = std::min(slots, kRopeThreads / x);
+    x = std::min(std::max<int64_t>(units, 1), int64_t(kRopeThreads) / 2);
+    y = std::min(slots, std::max<int64_t>(2 * kMost / x, 1));
     z = std::min({int64_t(a.seq), kMaxDepth, std::max<int64_t>(kMost / (x * y), 1)});
     if (!a.heads_first) return;
-    z = std::min({int64_t(a.seq), kMaxDepth, kMost / x});
-    y = std::min(slots, kMost / (x * z));
+    z = std::min({int64_t(a.seq), kMaxDepth, std::max<int64_t>(kMost / x, 1)});
+    y = std::min(slots, std::max<int64_t>(kMost / (x * z), 1));
   }
   bool covers(RopeArguments<T, Table> const& a) const {
     return units <= x && ceil_divide(slots, y) <= kMaxGrid && a.batch <= kMaxGrid;
@@ -214,19 +268,42 @@ struct RopeGrid {
   }
 };
 
-// Two heads a thread where there are tokens enough to fill a GPU.
-template <int N, bool kAligned, int kPackets, class T, class Table>
-cudaError_t launch_rope_lanes(RopeArguments<T, Table> const& a, cudaStream_t stream) {
+// Whether there are few tokens, and offsets of 32 bits reach all that a kernel reads and writes.
+template <class T, class Table>
+bool rope_is_small(RopeArguments<T, Table> const& a) {
   constexpr int64_t kManyElements = int64_t(1) << 22;
-  bool const many = kAligned && a.batch * a.seq * a.heads * a.head_dim >= kManyElements;
-  bool const full = a.table_width != a.rotary_dim / 2;
-  if constexpr (kAligned) {
-    if (many)
-      return full ? RopeGrid<RopeWay<N, kAligned, kPackets, true, 2>, T, Table>(a).launch(a, stream)
-                  : RopeGrid<RopeWay<N, kAligned, kPackets, false, 2>, T, Table>(a).launch(a, stream);
+  auto reaches = [&](RopeStrides const& strides, int64_t heads) {
+    int64_t const last = (a.batch - 1) * strides.batch + int64_t(a.seq - 1) * strides.seq + (heads - 1) * strides.head;
+    return last + a.head_dim <= std::numeric_limits<uint32_t>::max();
+  };
+  for (RopeTensor<T> const& tensor : a.tensor) {
+    int64_t const heads = &tensor == a.tensor ? a.heads_q : a.heads - a.heads_q;
+    if (!reaches(tensor.in_strides, heads) || !reaches(tensor.out_strides, heads)) return false;
   }
-  return full ? RopeGrid<RopeWay<N, kAligned, kPackets, true, 1>, T, Table>(a).launch(a, stream)
-              : RopeGrid<RopeWay<N, kAligned, kPackets, false, 1>, T, Table>(a).launch(a, stream);
+  int64_t const tables = a.batch * a.table_step + a.table_rows * a.table_width;
+  return tables <= std::numeric_limits<uint32_t>::max() && a.batch * a.seq * a.heads * a.head_dim < kManyElements;
+}
+
+template <RopeScale kScale, int kPackets, class T, class Table>
+cudaError_t launch_rope_as(RopeArguments<T, Table> const& a, cudaStream_t stream) {
+  return a.table_width != uint32_t(a.rotary_dim) / 2
+             ? RopeGrid<RopeWay<T, kScale, kPackets, true>, T, Table>(a).launch(a, stream)
+             : RopeGrid<RopeWay<T, kScale, kPackets, false>, T, Table>(a).launch(a, stream);
+}
+
+template <RopeScale kScale, int kPackets, class T, class Table>
+bool rope_covers(RopeArguments<T, Table> const& a) {
+  return RopeGrid<RopeWay<T, kScale, kPackets, false>, T, Table>(a).covers(a);
+}
+
+template <int kPackets, class T, class Table>
+cudaError_t launch_rope_pairs(RopeArguments<T, Table> const& a, bool wide, cudaStream_t stream) {
+  if (wide && rope_is_small(a) && rope_covers<RopeScale::kFew, kPackets>(a)) {
+    return a.position_ids ? launch_rope_as<RopeScale::kFewGathered, kPackets>(a, stream)
+                          : launch_rope_as<RopeScale::kFew, kPackets>(a, stream);
+  }
+  return wide && rope_covers<RopeScale::kMany, kPackets>(a) ? launch_rope_as<RopeScale::kMany, kPackets>(a, stream)
+                                                            : launch_rope_as<RopeScale::kAny, kPackets>(a, stream);
 }
 
 template <class T, class Table>
@@ -235,16 +312,12 @@ cudaError_t launch_rope(RopeArguments<T, Table> const& a, bool interleaved, cuda
   constexpr int kLanes = kAccessBytes / sizeof(T);
   bool wide = a.head_dim % kLanes == 0 && (interleaved ? a.rotary_dim : a.rotary_dim / 2) % kLanes == 0 &&
               aligned(a.cos) && aligned(a.sin);
-  wide = wide && RopeGrid<RopeWay<kLanes, true, 2, false, 1>, T, Table>(a).covers(a) &&
-         RopeGrid<RopeWay<kLanes, true, 1, false, 1>, T, Table>(a).covers(a);
   for (RopeTensor<T> const& tensor : a.tensor) {
     RopeStrides const& strides = tensor.in_strides;
     wide = wide && aligned(tensor.in) && aligned(tensor.out) && strides.batch % kLanes == 0 &&
            strides.seq % kLanes == 0 && strides.head % kLanes == 0;
   }
-  if (interleaved)
-    return wide ? launch_rope_lanes<kLanes, true, 1>(a, stream) : launch_rope_lanes<2, false, 1>(a, stream);
-  return wide ? launch_rope_lanes<kLanes, true, 2>(a, stream) : launch_rope_lanes<1, false, 2>(a, stream);
+  return interleaved ? launch_rope_pairs<1>(a, wide, stream) : launch_rope_pairs<2>(a, wide, stream);
 }
 
 }  // namespace bridge

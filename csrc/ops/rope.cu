@@ -113,9 +113,9 @@ struct Rope final : Op {
     a.batch = q[0], a.seq = static_cast<int>(q[seq_axis()]), a.head_dim = static_cast<int>(q[3]);
     a.rotary_dim = rotary_dim ? static_cast<int>(rotary_dim) : a.head_dim;
     a.heads_q = static_cast<int>(q[head_axis()]), a.heads = a.heads_q + static_cast<int>(k[head_axis()]);
-    a.table_batch = cos.rank == 3 ? cos[0] : 1;
-    a.table_rows = cos[cos.rank - 2], a.table_width = cos[cos.rank - 1];
-    a.ids_batch = ids.present() ? ids[0] : 1;
+    a.table_rows = cos[cos.rank - 2], a.table_width = static_cast<uint32_t>(cos[cos.rank - 1]);
+    a.table_step = cos.rank == 3 && cos[0] > 1 ? a.table_rows * a.table_width : 0;
+    a.ids_step = ids.present() && ids[0] > 1 ? a.seq : 0;
     return launch_rope(a, interleaved, stream);
   }
 };
