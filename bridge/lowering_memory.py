@@ -20,7 +20,7 @@ from bridge.tensorrt.flavour import Flavour
 
 _FORMAT = 1
 _NAME = "lowerings.json"
-_ROUNDING = 0.1  # of the largest value; TensorRT-RTX 1.6.1 was seen to be wrong by 1.6 where it fused layers
+ROUNDING = 0.1  # of the largest value; TensorRT-RTX 1.6.1 was seen to be wrong by 1.6 where it fused layers
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Measurement:
     @property
     def agrees(self) -> bool:
         """Whether native layers computed what the plugin did, as far as rounding allows in a whole model."""
-        return self.difference <= _ROUNDING
+        return self.difference <= ROUNDING
 
     @property
     def tie(self) -> bool:

@@ -222,16 +222,24 @@ def test_an_engine_is_measured_by_kernel_and_layer(capsys, tmp_path, model_path)
 
 
 def test_auto_may_be_slower_by_the_noise():
-    ways = ("plugin", "native", "auto")
-    assert lowerings.verdict(dict(zip(ways, map(timing, (20.0, 10.0, 10.1)), strict=True))) == {
+    ways, errors = ("plugin", "native", "auto"), {"plugin": 0.0, "native": 1e-2}
+    assert lowerings.verdict(dict(zip(ways, map(timing, (20.0, 10.0, 10.1)), strict=True)), errors) == {
         "better": "native",
         "noise_us": pytest.approx(0.2),
         "auto_is_best": True,
     }
-    slow = lowerings.verdict(dict(zip(ways, map(timing, (10.0, 20.0, 10.3)), strict=True)))
+    slow = lowerings.verdict(dict(zip(ways, map(timing, (10.0, 20.0, 10.3)), strict=True)), errors)
     assert slow["better"] == "plugin" and not slow["auto_is_best"]
-    noisy = lowerings.verdict(dict(zip(ways, (timing(10.0), timing(20.0), timing(10.3, 1.0)), strict=True)))
+    noisy = lowerings.verdict(dict(zip(ways, (timing(10.0), timing(20.0), timing(10.3, 1.0)), strict=True)), errors)
     assert noisy["auto_is_best"]
+
+
+@pytest.mark.parametrize("error", [1.5, math.inf, math.nan])
+def test_what_is_wrong_is_not_the_better(error):
+    times = {"plugin": timing(20.0), "native": timing(10.0), "auto": timing(20.1)}
+    found = lowerings.verdict(times, {"plugin": 1e-3, "native": error})
+    assert found["better"] == "plugin" and found["auto_is_best"]
+    assert lowerings.verdict(times, {"plugin": error, "native": error})["better"] == "native"
 
 
 def test_errors_are_of_the_worst_tensor():
@@ -360,4 +368,7 @@ def test_lowerings_are_measured(capsys, tmp_path, model_path):
     (model,) = json.loads(path.read_text())["models"]
     assert set(model["lowerings"]) == {"plugin", "native", "auto"} and len(model["tuning"]) == 1
     for row in model["lowerings"].values():
-        assert 1 < row["low_us"] <= row["us"] <= row["high_us"] and row["error"] < 1e-2
+        assert 1 < row["low_us"] <= row["us"] <= row["high_us"]
+    assert model["lowerings"]["plugin"]["error"] < 1e-2 and model["lowerings"]["auto"]["error"] < 1e-2
+    # TensorRT-RTX 1.6.1 is wrong where it fuses this product with an activation; then the plugin is to be kept.
+    assert model["lowerings"]["native"]["error"] < 1e-2 or model["tuning"][0]["lowering"] == "plugin"

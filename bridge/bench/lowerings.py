@@ -16,6 +16,7 @@ from bridge.compiled import CompiledModule
 from bridge.compiler import capture
 from bridge.config import Config
 from bridge.difference import largest_error
+from bridge.lowering_memory import ROUNDING
 from bridge.lowerings import NATIVE, PLUGIN
 from bridge.model_file import Model
 from bridge.pipeline import Session
@@ -68,7 +69,7 @@ def _measure(model: Model, versions: dict[str, str]) -> dict[str, Any]:
         "lowerings": {
             way: _row(timing, engines[way], errors[way]) for way, timing in zip(engines, timings, strict=True)
         },
-        **verdict(dict(zip(engines, timings, strict=True))),
+        **verdict(dict(zip(engines, timings, strict=True)), errors),
     }
 
 
@@ -85,9 +86,13 @@ def build(model: Model, config: Config) -> dict[str, CompiledModule]:
     return engines
 
 
-def verdict(timings: Mapping[str, Timing]) -> dict[str, Any]:
-    """Which of the two is faster, and whether auto is slower than that by more than the noise."""
-    better = min((PLUGIN, NATIVE), key=lambda way: timings[way].us)
+def verdict(timings: Mapping[str, Timing], errors: Mapping[str, float]) -> dict[str, Any]:
+    """Which of the two is faster, and whether auto is slower than that by more than the noise.
+
+    One whose results are wrong, by `errors`, is not the faster.
+    """
+    right = [way for way in (PLUGIN, NATIVE) if errors[way] <= ROUNDING]
+    better = min(right or (PLUGIN, NATIVE), key=lambda way: timings[way].us)
     least = noise(timings[AUTO], timings[better])
     return {"better": better, "noise_us": least, "auto_is_best": timings[AUTO].us <= timings[better].us + least}
 

@@ -13,8 +13,11 @@ from bridge.lowerings import PLUGIN, Default
 from bridge.tensorrt.fields import Call
 from bridge.tensorrt.layers import Layers
 
-_UNMEASURED = "TensorRT could fuse activation layers with their neighbours, but no measurement says so yet"
-DEFAULTS = {"tensorrt": Default(PLUGIN, _UNMEASURED), "tensorrt_rtx": Default(PLUGIN, _UNMEASURED)}
+_REASON = (
+    "TensorRT fuses activation layers with their neighbours, which was faster in one model and wrong in another (H200,"
+    " TensorRT-RTX 1.6.1); bridge.tune measures both, and compares their results"
+)
+DEFAULTS = {"tensorrt": Default(PLUGIN, _REASON), "tensorrt_rtx": Default(PLUGIN, _REASON)}
 
 
 def refuse(call: Call, trt: ModuleType) -> str | None:

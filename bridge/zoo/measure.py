@@ -2,10 +2,12 @@
 alone, and one engine without bridge's kernels."""
 
 import gc
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -151,8 +153,8 @@ def _tried(way: Callable[..., Row], *args: Any) -> Row:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error is, in a line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """What an error is, in a line; files are named from the current folder on."""
+    lines = [line.strip() for line in str(error).replace(f"{Path.cwd()}{os.sep}", "").splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
