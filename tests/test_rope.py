@@ -208,3 +208,17 @@ def test_cuda_many_tokens_are_the_reference():
             check_cuda(
                 OPS["rope"], torch.float16, q, k, angles.cos(), angles.sin(), interleaved=interleaved, layout="bshd"
             )
+
+
+@pytest.mark.gpu
+def test_cuda_few_tokens_that_lie_far_apart():
+    """Further than offsets of 32 bits reach, which the kernel for few tokens has."""
+    gap, shape = 2**32 + 64, (2, 3, 1, 64)
+    if torch.cuda.mem_get_info()[0] < 12 * 2**30:
+        pytest.skip("needs 12 GiB of GPU memory")
+    q = torch.empty(gap + 1024, dtype=torch.float16, device="cuda").as_strided(shape, (gap, 64, 64, 1))
+    q.copy_(torch.randn(shape))
+    k, angles = torch.randn(shape).to(q), _angles(1, 3, 32)[0].cuda()
+    far = bridge.rope(q, k, angles.cos(), angles.sin(), layout="bshd")
+    dense = bridge.rope(q.contiguous(), k.contiguous(), angles.cos(), angles.sin(), layout="bshd")
+    assert all(torch.equal(a, b) for a, b in zip(far, dense, strict=True))
