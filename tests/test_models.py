@@ -14,7 +14,7 @@ from bridge.passes import rewrite, selected
 from bridge.profile import input_specs
 from bridge.tensorrt import gpu
 from bridge.tensorrt.flavour import detect
-from bridge.tensorrt.lower import count_ops, lower
+from bridge.tensorrt.lower import count_ops
 
 MODELS = Path(__file__).parents[1] / "models"
 LLAMA = [
@@ -99,18 +99,18 @@ def test_one_engine_with_the_plugin_layers_expected(script, name, flags, plugins
 @pytest.mark.parametrize(("name", "flags", "plugins", "shapes"), [*CASES, *LOWERED])
 def test_lowered_graph_is_the_model(script, name, flags, plugins, shapes):
     """What is converted, run by PyTorch, gives what the model gives: before any kernel, lowering is right."""
-    from bridge.pipeline import conversion_settings
+    from bridge.pipeline import lowered
 
     model, args, kwargs, dynamic_shapes = script(name).bridge_model([*flags, "--dtype", "float32"])
     program, _ = rewrite(export(model, args, kwargs, dynamic_shapes), selected(True))
     detect().torch_tensorrt()
     with gpu.without_gpu():
-        lowered = lower(program, input_specs(program), conversion_settings())
-    assert count_ops(lowered.graph) == plugins
+        module, _ = lowered(program, input_specs(program))
+    assert count_ops(module.graph) == plugins
     for shape in shapes:
         given = random_input(args[0], shape)
         with torch.no_grad():
-            actual, expected = lowered(given), model(given)
+            actual, expected = module(given), model(given)
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
