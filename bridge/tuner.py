@@ -153,8 +153,9 @@ def _measure(
         difference=largest_error(engines[1](*inputs), engines[0](*inputs)),
     )
     if not found.agrees:
-        log.logger.warning("%s: native layers gave other results than the plugin, which is kept: %s", kind, found.why)
-        return replace(found, lowering=PLUGIN)
+        found = replace(found, lowering=PLUGIN)
+        log.logger.warning("%s: %s", kind, found.why)
+        return found
     return replace(found, lowering=lowerings.default(op, session.flavour.name).lowering) if found.tie else found
 
 

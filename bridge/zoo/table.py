@@ -7,9 +7,12 @@ from bridge.table import columns
 
 Row = Mapping[str, Any]
 NOT_DONE = "not done"  # how the reasons begin of what ended with its time
-WAYS = {
-    **{"eager": "eager", "inductor": "Inductor", "torch_tensorrt": "torch_tensorrt"},
-    **{"native": "native layers", "bridge": "bridge"},
+WAYS = {  # as the JSON and the flags name them, and in headings
+    "eager": "eager",
+    "inductor": "Inductor",
+    "torch_tensorrt": "torch_tensorrt",
+    "native": "native layers",
+    "bridge": "bridge",
 }
 HEADER = (
     *("model", "parameters", "plugin layers", "engines", "graph breaks", "graph error", "error"),
