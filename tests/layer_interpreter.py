@@ -13,25 +13,43 @@ from torch import Tensor
 from bridge.tensorrt import dtypes
 
 
-def interpret(trt: Any, network: Any, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-    """The network's outputs. inputs: by the names of the network's."""
+def interpret(
+    trt: Any, network: Any, inputs: Mapping[str, Tensor], calls: Mapping[str, Any] | None = None
+) -> list[Tensor]:
+    """The network's outputs. inputs: by the names of the network's. calls: of plugin layers, by their names."""
     layers = [network.get_layer(index) for index in range(network.num_layers)]
-    makers = {layer.get_output(0).name: layer for layer in layers}
+    makers = {layer.get_output(i).name: layer for layer in layers for i in range(layer.num_outputs)}
     values = dict(inputs)
+
+    def evaluate(layer: Any) -> None:
+        kind = layer.type.name
+        if kind not in _EVALUATE:
+            raise NotImplementedError(f"the interpreter has no {kind} layer")
+        operands = [value(layer.get_input(i)) for i in range(layer.num_inputs)]  # before it has another class
+        outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
+        if kind == "PLUGIN_V3":
+            results = _plugin((calls or {})[layer.name], operands)
+        else:
+            layer.__class__ = getattr(trt, _CLASSES[kind])
+            results = _EVALUATE[kind](trt, layer, *operands)
+        for tensor, result in zip(outputs, results if isinstance(results, tuple) else (results,), strict=True):
+            _check(tensor, result)
+            values[tensor.name] = result
 
     def value(tensor: Any) -> Tensor | None:
         if tensor is None:
             return None
         if tensor.name not in values:
-            layer = makers[tensor.name]
-            kind = layer.type.name
-            operands = [value(layer.get_input(i)) for i in range(layer.num_inputs)]  # before it has another class
-            layer.__class__ = getattr(trt, _CLASSES[kind])
-            values[tensor.name] = _EVALUATE[kind](trt, layer, *operands)
-            _check(tensor, values[tensor.name])
+            evaluate(makers[tensor.name])
         return values[tensor.name]
 
     return [value(network.get_output(i)) for i in range(network.num_outputs)]
+
+
+def _plugin(call: Any, operands: list[Tensor]) -> Any:
+    """What the op's reference makes of the tensors that are present."""
+    given = iter(operands)
+    return call.op.run(*(next(given) if present else None for present in call.tensors), **call.attributes)
 
 
 def _check(tensor: Any, value: Tensor) -> None:
@@ -130,7 +148,13 @@ def _rotary_embedding(trt: Any, layer: Any, x: Tensor, cos: Tensor, sin: Tensor,
     return torch.cat((joined.to(x.dtype), x[..., rotary:]), -1)
 
 
-_EVALUATE: dict[str, Callable[..., Tensor]] = {
+def _identity(trt: Any, layer: Any, x: Tensor) -> Tensor:
+    return x
+
+
+_EVALUATE: dict[str, Callable[..., Any]] = {
+    "PLUGIN_V3": _plugin,
+    "IDENTITY": _identity,
     "ACTIVATION": _activation,
     "ELEMENTWISE": _elementwise,
     "CONSTANT": _constant,
