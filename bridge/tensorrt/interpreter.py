@@ -85,6 +85,8 @@ def _interpreter_class(flavour: Flavour) -> type:
             Interpreter.run(self, enable_io_processing=False)
 
         def run_node(self, node: Node) -> Any:
+            if node.op == "placeholder" and node.target not in self._inputs:
+                return None  # unused, or a literal, which the graph holds where it is used
             try:
                 with self.placement.of(node):
                     value = super().run_node(node)
@@ -96,9 +98,7 @@ def _interpreter_class(flavour: Flavour) -> type:
                 raise BuildError(f"{what}\n  {model_line(node)}{describe_errors(flavour)}") from error
 
         def placeholder(self, target: str, args: Any, kwargs: Any) -> Any:
-            spec = self._inputs.get(target)
-            if spec is None:  # unused, or a literal, which the graph holds where it is used
-                return None
+            spec = self._inputs[target]
             shape = [low if low == high else -1 for low, high in zip(spec.min, spec.max, strict=True)]
             if spec.dynamic:
                 self.profile.set_shape(target, spec.min, spec.opt, spec.max)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 
@@ -36,7 +37,7 @@ def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: 
         warnings.simplefilter("ignore", FutureWarning)  # torch copies its own deprecated classes
         decomposed = program.run_decompositions(decompositions())
         _refuse_mutation(decomposed)
-        module = decomposed.module(check_guards=False)
+        module = _without_writes(decomposed)
     expected = count_ops(module.graph)
     expand_attention(module)
     module = post_lowering(remove_detach(module, settings), settings)
@@ -77,12 +78,44 @@ def _reached(start: Node, neighbours: Callable[[Node], Any]) -> set[Node]:
 
 
 def _refuse_mutation(program: ExportedProgram) -> None:
-    mutated = [spec.target for spec in program.graph_signature.output_specs if spec.kind.name.endswith("_MUTATION")]
+    """Raises ExportError for writes that outlive the call; a buffer that each call writes before it reads may stay."""
+    unread = _overwritten(program)
+    mutated = [spec.target for spec in _mutations(program) if spec.target not in unread]
     if mutated:
         raise ExportError(
             f"the model writes to {', '.join(map(repr, mutated))}; an engine only reads its inputs and weights."
             " Return the new value as an output instead, and write no in-place operation on an input or a buffer."
         )
+
+
+def _mutations(program: ExportedProgram) -> list[Any]:
+    return [spec for spec in program.graph_signature.output_specs if spec.kind.name.endswith("_MUTATION")]
+
+
+def _overwritten(program: ExportedProgram) -> set[str]:
+    """The weights that a functional program writes whole without a look at what they held."""
+    signature = program.graph_signature
+    weights = {**signature.inputs_to_buffers, **signature.inputs_to_parameters}
+    nodes = {node.name: node for node in program.graph.find_nodes(op="placeholder")}
+    return {target for name, target in weights.items() if all(_overwrites(user, nodes[name]) for user in nodes[name].users)}
+
+
+def _overwrites(user: Node, buffer: Node) -> bool:
+    """copy(buffer, value): the value in the buffer's shape and dtype."""
+    return user.target is torch.ops.aten.copy.default and user.all_input_nodes.count(buffer) == 1 and user.args[0] is buffer
+
+
+def _without_writes(program: ExportedProgram) -> GraphModule:
+    """The program as a module that leaves its buffers as they are."""
+    specs, writes = program.graph_signature.output_specs, _mutations(program)
+    if writes:
+        kept = [place for place, spec in enumerate(specs) if spec not in writes]
+        results = program.graph.output_node().args[0]
+        program.graph.output_node().args = (tuple(results[place] for place in kept),)  # type: ignore[index]
+        program.graph_signature.output_specs = [specs[place] for place in kept]
+        program.graph.eliminate_dead_code()
+        program.graph_module.recompile()
+    return program.module(check_guards=False)
 
 
 def check_supported(module: GraphModule, flavour: Flavour) -> None:
