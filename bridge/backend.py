@@ -15,9 +15,9 @@ from bridge import dynamo, log, partition, strict
 from bridge.capture import export
 from bridge.compiled import CompiledModule
 from bridge.config import Config
-from bridge.dynamic import add_guards, dimensions, fix_named
+from bridge.dynamic import add_guards, dimensions, fix, fix_named
 from bridge.dynamo import Lifted, Number
-from bridge.errors import ExportError
+from bridge.errors import ExportError, SpecializedError
 from bridge.pipeline import Session, compile_program, describe, rewrite
 from bridge.profile import input_specs
 from bridge.reporting import Graph, record
@@ -71,11 +71,8 @@ class CompiledGraph:
         # Tensors of our own, for torch.export takes mark_dynamic's marks off those that it is given.
         self._example = [args[place].detach() for place in lifted.inputs]
         self._dims = dimensions(lifted.fakes, session.config.growth)
-        program = self._export()
-        specs = input_specs(program)
-        add_guards(lifted.fakes, program, specs)
         self._runs: list[_Run] = []
-        self._keep(self._weights(args), self._compile(program, specs))
+        self._keep(self._weights(args), self._compile_guarded())
         self._example = [_shape_only(tensor) for tensor in self._example]
 
     def __call__(self, *args: Any) -> Sequence[Any]:
@@ -113,6 +110,24 @@ class CompiledGraph:
         others = [run for run in self._runs if not all(map(operator.is_, weights, run.weights))]
         self._runs = [_Run(weights, call), *others][:_MOST_WEIGHTS]
 
+    def _compile_guarded(self) -> Callable[..., Any]:
+        """Compiles, and guards what the engine takes for granted; extents that torch fixes get a guard and no range."""
+        program = self._export()
+        specs = input_specs(program)
+        add_guards(self._lifted.fakes, program, specs)
+        try:
+            return self._compile(program, specs)
+        except SpecializedError as error:
+            names = self._input_names()
+            fixed = [(names.index(name), axis) for name, axis in error.dimensions]
+            fix(self._lifted.fakes, fixed)
+            self._dims = dimensions(self._lifted.fakes, self._session.config.growth)
+            self._tell_fixed(fixed)
+        return self._compile_guarded()
+
+    def _input_names(self) -> list[str]:
+        return [node.name for node in self._lifted.module.graph.find_nodes(op="placeholder")]
+
     def _export(self) -> ExportedProgram:
         try:
             with log.step("export"):
@@ -125,7 +140,7 @@ class CompiledGraph:
         return self._export()
 
     def _tell_fixed(self, fixed: Sequence[tuple[int, int]]) -> None:
-        names = [node.name for node in self._lifted.module.graph.find_nodes(op="placeholder")]
+        names = self._input_names()
         extents = [f"{names[place]}.shape[{axis}] = {self._example[place].shape[axis]}" for place, axis in fixed]
         log.logger.warning(
             "%s: its engine is for %s alone, and other extents get one of their own: torch.export cannot capture it for"

@@ -47,10 +47,16 @@ def fix_named(fakes: Sequence[Tensor], dims: Sequence[dict[int, Any]], refusal: 
         for axis, dim in axes.items()
         if named.intersection(re.findall(_NAME, dim.__name__))
     ]
+    fix(fakes, found)
     for place, axis in found:
-        int(fakes[place].shape[axis])
         del dims[place][axis]
     return found
+
+
+def fix(fakes: Sequence[Tensor], dimensions: Sequence[tuple[int, int]]) -> None:
+    """Guards that each dimension, an (input, axis), has the example's extent."""
+    for place, axis in dimensions:
+        int(fakes[place].shape[axis])  # whoever asks a symbolic extent for its number makes a guard
 
 
 _NAME = r"\bd\d+_\w+"  # of a Dim, as `_dim` makes it; that of a multiple is 2*d0_s1

@@ -276,7 +276,7 @@ def _split_outputs(lifted: Lifted, symbols: Mapping[sympy.Symbol, tuple[int, int
             tensors.append(result)
         else:
             lifted.outputs.append(("literal", example if isinstance(result, Node) else result))
-    output.args = (tuple(tensors),)  # dead code stays: in this graph a write in place has no users, and torch.export sees it
+    output.args = (tuple(tensors),)  # no code is dead: here a write in place has no users, and torch.export sees it
 
 
 def _rename(node: Node, taken: set[str]) -> None:

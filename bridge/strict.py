@@ -28,8 +28,8 @@ def refuse_breaks(frame: Frame) -> None:
         )
     if frame.skipped is not None:
         raise GraphBreakError(
-            f"torch.compile does not trace {frame.skipped}, which would run in PyTorch, and compiles only {frame}, which"
-            f' it calls. TORCH_LOGS="graph_breaks" says why; change that function, {_FALLBACK}'
+            f"torch.compile does not trace {frame.skipped}, which would run in PyTorch; it compiles only {frame},"
+            f' called from there. TORCH_LOGS="graph_breaks" says why; change that function, {_FALLBACK}'
         )
 
 
@@ -77,8 +77,8 @@ class Call(contextlib.AbstractContextManager["Call"]):
             raise GraphBreakError(
                 "this call ran in PyTorch: torch.compile traced no graph of it, so there is no engine. It does so in"
                 " silence where a function is excluded from tracing (torch._dynamo.disable, torch.compiler.disable),"
-                " holds a lock or another context manager that it does not know, resizes tensors or takes sparse ones, and"
-                " where Module.compile() is called on a layer of torch.nn itself (torch.compile(layer) traces it)."
+                " holds a lock or another context manager that it does not know, resizes tensors or takes sparse ones,"
+                " and where Module.compile() is called on a layer of torch.nn itself (torch.compile(layer) traces it)."
                 f' TORCH_LOGS="graph_breaks" says why; change that function, {_FALLBACK}'
             )
 

@@ -10,7 +10,7 @@ from torch import nn
 import bridge
 
 STEPS = {}
-"""Steps by name: each takes the module, the tensors so far and three numbers to choose by, and adds or writes tensors."""
+"""Steps by name: each takes the module, its tensors so far and three numbers to choose by; it adds or writes some."""
 
 
 def step(function):

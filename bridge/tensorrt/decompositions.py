@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from bridge.op import OPS
+from bridge.tensorrt import partial_writes
 from bridge.tensorrt.attention import SDPA
 
 _FLASH_ON_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
@@ -35,6 +36,8 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         _BATCH_NORM: batch_norm,
         _CAT: cat,
         _CONVOLUTION: convolution,
+        torch.ops.aten.slice_scatter.default: partial_writes.slice_scatter,
+        torch.ops.aten.select_scatter.default: partial_writes.select_scatter,
     }
 
 

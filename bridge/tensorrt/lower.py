@@ -10,7 +10,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 
-from bridge.errors import BuildError, ExportError, UnsupportedOpError
+from bridge.errors import BuildError, ExportError, SpecializedError, UnsupportedOpError
 from bridge.foreign import targets
 from bridge.source import model_line, operator_name
 from bridge.tensorrt import calls, dtypes, slices
@@ -28,7 +28,8 @@ def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: 
     Raises:
         ExportError: the model writes to its inputs or buffers.
         UnsupportedOpError: attention with dropout.
-        BuildError: a pass lost a bridge op, or fixed a dynamic dimension.
+        SpecializedError: torch or a pass fixed a dynamic dimension.
+        BuildError: a pass lost a bridge op.
     """
     from torch_tensorrt.dynamo.lowering import post_lowering
     from torch_tensorrt.dynamo.lowering.passes.remove_detach import remove_detach
@@ -50,12 +51,20 @@ def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: 
 
 def _check_dynamic(graph: Graph, inputs: Mapping[str, TensorSpec]) -> None:
     """A pass that looks at an extent's value makes torch take the extent for fixed from then on."""
+    fixed = []
     for node in graph.find_nodes(op="placeholder"):
         spec = inputs.get(node.target)
         for axis, (low, high) in enumerate(zip(spec.min, spec.max, strict=True) if spec else ()):
             extent = node.meta["val"].shape[axis]
             if low != high and (isinstance(extent, int) or extent.node.expr.is_number):
-                raise BuildError(f"lowering fixed dimension {axis} of {node.target!r}, {low} to {high}, to {extent}")
+                fixed.append((str(node.target), axis, f"{node.target}.shape[{axis}], {low} to {high}, at {extent}"))
+    if fixed:
+        raise SpecializedError(
+            f"torch fixes {'; '.join(text for *_, text in fixed)}, while it takes the model apart: an operator there"
+            " looks at the extent's value, as writes to the results of unbind() do. Leave the dimension out of"
+            " dynamic_shapes, or write that operation in another way.",
+            [(name, axis) for name, axis, _ in fixed],
+        )
 
 
 def count_ops(graph: Graph) -> collections.Counter[str]:
@@ -97,12 +106,12 @@ def _overwritten(program: ExportedProgram) -> set[str]:
     signature = program.graph_signature
     weights = {**signature.inputs_to_buffers, **signature.inputs_to_parameters}
     nodes = {node.name: node for node in program.graph.find_nodes(op="placeholder")}
-    return {target for name, target in weights.items() if all(_overwrites(user, nodes[name]) for user in nodes[name].users)}
+    return {weights[name] for name in weights if all(_overwrites(user, nodes[name]) for user in nodes[name].users)}
 
 
 def _overwrites(user: Node, buffer: Node) -> bool:
     """copy(buffer, value): the value in the buffer's shape and dtype."""
-    return user.target is torch.ops.aten.copy.default and user.all_input_nodes.count(buffer) == 1 and user.args[0] is buffer
+    return user.target is torch.ops.aten.copy.default and user.args[0] is buffer and user.args[1] is not buffer
 
 
 def _without_writes(program: ExportedProgram) -> GraphModule:
@@ -111,7 +120,7 @@ def _without_writes(program: ExportedProgram) -> GraphModule:
     if writes:
         kept = [place for place, spec in enumerate(specs) if spec not in writes]
         results = program.graph.output_node().args[0]
-        program.graph.output_node().args = (tuple(results[place] for place in kept),)  # type: ignore[index]
+        program.graph.output_node().args = (tuple(results[place] for place in kept),)
         program.graph_signature.output_specs = [specs[place] for place in kept]
         program.graph.eliminate_dead_code()
         program.graph_module.recompile()
