@@ -14,7 +14,17 @@ from typing import Any, NamedTuple
 import torch
 from torch.fx import Node
 
-from bridge.passes.graph import CONVERSIONS, CUTS, SAME_ORDER, arguments, changes_dtype, is_traced, same_extents, value
+from bridge.passes.graph import (
+    CONVERSIONS,
+    CUTS,
+    SAME_ORDER,
+    arguments,
+    changes_dtype,
+    first_index,
+    is_traced,
+    same_extents,
+    value,
+)
 
 aten = torch.ops.aten
 Index = tuple[int, ...]
@@ -138,14 +148,14 @@ def _numbers(extents: Sequence[Any]) -> bool:
 
 
 def _slice(node: Node, given: Given, index: Index) -> Lane | None:
-    source, start, stride = given["self"], given["start"] or 0, given["step"]
+    source, stride = given["self"], given["step"]
     axis = _axis(node, index, given["dim"], node.meta["val"].dim())
     if axis < 0:
         return Lane(source, index) if same_extents(shape(source), shape(node)) else None
-    extent = shape(source)[given["dim"] % node.meta["val"].dim()]
-    if not _numbers((start, stride, extent)):
+    dim = given["dim"] % node.meta["val"].dim()
+    start = first_index(given["start"], shape(source)[dim], shape(node)[dim])
+    if not _numbers((start, stride)):
         return None
-    start = min(max(start + extent if start < 0 else start, 0), extent)
     return Lane(source, _at(index, axis, start + stride * index[axis]))
 
 

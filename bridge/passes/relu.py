@@ -17,6 +17,7 @@ from torch.fx import Graph, Node
 from bridge.op import OPS
 from bridge.passes.constants import Constants
 from bridge.passes.graph import Editor, arguments, aten, between, canonical, value, written
+from bridge.passes.layout import LayoutError
 from bridge.passes.outcome import Outcome
 
 NAME = "relu"
@@ -44,20 +45,22 @@ def apply(graph: Graph, constants: Constants) -> list[Outcome]:
     outcomes = []
     inner: set[Node] = set()
     for node in reversed(list(graph.nodes)):
-        activation = None if node in inner else _read(node, same)
-        if activation is None or activation.operators == 1:
-            continue
-        inner |= between(node, (activation.x,)) - {activation.x}
         try:
+            activation = None if node in inner else _read(node, same)
+            if activation is None or activation.operators == 1:
+                continue
+            inner |= between(node, (activation.x,)) - {activation.x}
             _check(activation, touched & ({node, activation.x} | inner))
-        except Declined as reason:
+            limit = None if math.isinf(activation.limit) else activation.limit
+            args = (activation.x, activation.slope, limit)
+            editor.replace(node, editor.call(OPS[NAME].overload, args, node))
+        except (Declined, LayoutError) as reason:
             outcomes.append(Outcome.at(node, NAME, False, str(reason)))
-            continue
-        limit = None if math.isinf(activation.limit) else activation.limit
-        args = (activation.x, activation.slope, limit)
-        node.replace_all_uses_with(editor.call(OPS[NAME].overload, args, node, result=node.meta["val"]))
-        what = f"bridge.relu, negative_slope={activation.slope:g}, max_value={activation.limit:g}"
-        outcomes.append(Outcome.at(node, NAME, True, what))
+        except Exception as error:  # code of a kind that nobody thought of must not end the compile
+            outcomes.append(Outcome.failed(node, NAME, error))
+        else:
+            what = f"bridge.relu, negative_slope={activation.slope:g}, max_value={activation.limit:g}"
+            outcomes.append(Outcome.at(node, NAME, True, what))
     if outcomes:
         editor.sort()
     return outcomes[::-1]
