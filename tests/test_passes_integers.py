@@ -14,7 +14,7 @@ from bridge.passes import rewrite
 LEVELS = ((2, 2), (1, 2))  # of 6 positions
 
 
-def attention(second, shape=(1, 2)):
+def attention(second):
     """Deformable attention to two levels of value [N, S, H D]. second: the second, as [N, height, width, H, D]."""
 
     def attend(value, locations, logits):
@@ -69,7 +69,8 @@ def test_other_positions_are_no_level(cut):
 def test_a_part_of_a_map_is_no_level(axis):
     """Rows or columns of a larger map: the op knows no pitch of rows, nor a start within one."""
     shape = (3, 2) if axis == 1 else (2, 3)
-    write = attention(lambda value: value.unflatten(1, shape).narrow(axis, 1, 2))
+    part = (slice(None),) * axis + (slice(1, 3),)
+    write = attention(lambda value: value.unflatten(1, shape)[part])
     program = export(write, of_levels(levels=LEVELS))
     found, (outcome,) = rewrite(program, ["ms_deform_attn"])
     assert found is program and "a level is not cut from [N, S, H, D]" in outcome.what

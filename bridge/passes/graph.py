@@ -63,7 +63,8 @@ CUTS = {
     aten.chunk.default,
     aten.unbind.int,
 }
-_ORIGIN = ("stack_trace", "nn_module_stack")
+# What says where in the model a node comes from.
+ORIGIN = ("stack_trace", "nn_module_stack")
 
 
 def arguments(node: Node) -> dict[str, Any]:
@@ -171,11 +172,12 @@ def _freeze(argument: Any, found: dict[Node, Node]) -> Hashable:
 def written(graph: Graph) -> set[Node]:
     """The nodes whose memory an in-place operator writes to: what they held may not be what they hold later."""
     owners = {node: _owner(node) for node in graph.nodes}
-    touched = {owners[target] for node in graph.nodes for target in _targets_of_writes(node)}
+    touched = {owners[target] for node in graph.nodes for target in targets_of_writes(node)}
     return {node for node, owner in owners.items() if owner in touched}
 
 
-def _targets_of_writes(node: Node) -> list[Node]:
+def targets_of_writes(node: Node) -> list[Node]:
+    """The arguments that a node writes to."""
     if not isinstance(node.target, OpOverload) or not node.target._schema.is_mutable or is_copy(node):
         return []
     given = arguments(node)
@@ -259,7 +261,7 @@ class Editor:
             raise
         inputs = self.graph.find_nodes(op="placeholder")
         max([*node.all_input_nodes, *inputs[-1:]]).append(node)
-        node.meta = {key: like.meta[key] for key in _ORIGIN if key in like.meta}
+        node.meta = {key: like.meta[key] for key in ORIGIN if key in like.meta}
         node.meta |= _described(result)
         return node
 

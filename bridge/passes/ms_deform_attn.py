@@ -21,7 +21,7 @@ from bridge.passes.attention import Attention, Declined, find_attention, find_sa
 from bridge.passes.constants import Constants
 from bridge.passes.graph import Editor, aten, between, canonical, written
 from bridge.passes.layout import LayoutError
-from bridge.passes.outcome import Outcome
+from bridge.passes.outcome import WRITTEN, Outcome
 from bridge.passes.sampling import Sampling, find_sampling
 
 NAME = "ms_deform_attn"
@@ -56,7 +56,7 @@ def _find_and_replace(
         return None
     attention = find_attention(node, samplers, same)
     if touched & between(attention.root, (attention.value, attention.locations, attention.weights)):
-        raise Declined("the model writes in place to a tensor that it is computed from")
+        raise Declined(WRITTEN)
     sampling = find_sampling(attention.locations, attention.weights, attention.levels, attention.extents, constants)
     fused = sampling is not None and _fits(sampling, attention, touched)
     _replace(editor, attention, sampling if fused else None)

@@ -8,6 +8,9 @@ from torch.fx import Node
 from bridge.log import logger
 from bridge.source import model_line, module_path
 
+# Why a place is declined whose tensors are not what the nodes say.
+WRITTEN = "the model writes in place to a tensor that it is computed from"
+
 
 def describe_failure(error: Exception) -> str:
     """Why a place stays as it is where the pass itself met an error that it did not foresee; the log has the rest."""

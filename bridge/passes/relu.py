@@ -18,7 +18,7 @@ from bridge.op import OPS
 from bridge.passes.constants import Constants
 from bridge.passes.graph import Editor, arguments, aten, between, canonical, value, written
 from bridge.passes.layout import LayoutError
-from bridge.passes.outcome import Outcome
+from bridge.passes.outcome import WRITTEN, Outcome
 
 NAME = "relu"
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -70,7 +70,7 @@ def _check(activation: Activation, touched: set[Node]) -> None:
     if activation.slope == 0:
         raise Declined("its slope is 0, and for -inf bridge.relu gives NaN, where the model gives 0")
     if touched:
-        raise Declined("the model writes in place to a tensor that it is computed from")
+        raise Declined(WRITTEN)
 
 
 def _read(node: Node, same: dict[Node, Node]) -> Activation | None:

@@ -18,7 +18,7 @@ from bridge.op import OPS
 from bridge.passes.constants import Constants
 from bridge.passes.graph import Editor, canonical, is_copy, value, written
 from bridge.passes.layout import LayoutError
-from bridge.passes.outcome import Outcome, describe_failure
+from bridge.passes.outcome import WRITTEN, Outcome, describe_failure
 from bridge.passes.rotation import Declined, Rotation, find_rotation
 from bridge.passes.sums import Reader
 from bridge.passes.tables import LAYOUTS, Placer, TableError
@@ -54,7 +54,7 @@ def _find_all(graph: Graph, touched: set[Node]) -> tuple[list[Rotation], dict[No
         try:
             rotation = find_rotation(reader, root)
             if rotation is not None and reader.seen & touched:
-                raise Declined("the model writes in place to a tensor that it is computed from")
+                raise Declined(WRITTEN)
         except (Declined, TableError) as reason:
             declined[root] = str(reason)
             continue
