@@ -23,13 +23,12 @@ import contextlib
 import hashlib
 import json
 import os
-import stat
 import struct
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from bridge.errors import EngineFileError
-from bridge.files import replacing
+from bridge.files import open_regular, replacing
 
 MAGIC = b"\x89BRIDGE\n"
 FORMAT = 2
@@ -51,13 +50,16 @@ _OTHER_FILES = (
 )
 
 
-def write(path: str | os.PathLike[str], header: dict[str, Any], payload: bytes) -> None:
-    """Write the file whole or not at all: one that exists at `path` stays until the new one is complete."""
+def write(path: str | os.PathLike[str], header: dict[str, Any], payload: bytes, private: bool = False) -> None:
+    """Write the file whole or not at all: one that exists at `path` stays until the new one is complete.
+
+    private: no other user may read it.
+    """
     encoded = _encode(header)
     preamble = _PREAMBLE.pack(MAGIC, FORMAT, len(encoded), len(payload))
     try:
         path = Path(os.path.realpath(path))
-        with replacing(path) as file:
+        with replacing(path, private) as file:
             digest = hashlib.sha256()
             for part in (preamble, encoded, payload):
                 digest.update(part)
@@ -70,7 +72,7 @@ def write(path: str | os.PathLike[str], header: dict[str, Any], payload: bytes) 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], bytes]:
     """(header, payload) of a file that is complete and undamaged; the payload is held in memory once."""
     try:
-        with _open_regular(path) as file:
+        with open_regular(path) as file:
             preamble = _read_preamble(file, os.fstat(file.fileno()).st_size)
             _, version, header_size, payload_size = _PREAMBLE.unpack(preamble)
             header = file.read(header_size)
@@ -94,18 +96,6 @@ def _encode(header: dict[str, Any]) -> bytes:
             f"what is known of the engine takes {len(encoded):,} bytes of at most {_LARGEST_HEADER:,}"
         )
     return encoded
-
-
-def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # or it would wait on a pipe
-    except ValueError as error:
-        raise EngineFileError(f"cannot read it: no file can have that name: {error}") from error
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(mode):
-        return os.fdopen(descriptor, "rb")
-    os.close(descriptor)
-    raise EngineFileError("is a directory, not an engine file" if stat.S_ISDIR(mode) else "is no regular file")
 
 
 def _read_preamble(file: BinaryIO, size: int) -> bytes:

@@ -129,14 +129,17 @@ class EngineFile:
         if "input_map" in self.metadata:
             _check_arguments(self.metadata, self.in_spec, len(self.inputs))
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file whole or not at all: an existing file at `path` stays until the new one is complete."""
+    def save(self, path: str | os.PathLike[str], private: bool = False) -> None:
+        """Write the file whole or not at all: an existing file at `path` stays until the new one is complete.
+
+        private: no other user may read it.
+        """
         header = {name: getattr(self, name) for name in _FIELDS if name != "engine"}
         for name in ("inputs", "outputs"):
             header[name] = [asdict(spec) for spec in header[name]]
         for name in ("in_spec", "out_spec"):
             header[name] = header[name].as_json()
-        container.write(path, header, self.engine)
+        container.write(path, header, self.engine, private)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "EngineFile":

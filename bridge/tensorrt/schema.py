@@ -53,6 +53,13 @@ def name(value: Any, what: str) -> None:
         fail(what, value, f"at most {_LONGEST_NAME} printable characters")
 
 
+def line(value: Any, what: str) -> None:
+    """Text of any length without control characters."""
+    text(value, what)
+    if not value.isprintable():
+        fail(what, value, "printable characters")
+
+
 def of(kind: type) -> Check:
     """A value of that type."""
     return lambda value, what: of_type(value, kind, what)
@@ -97,6 +104,12 @@ def seconds(value: Any, what: str) -> None:
     """A time that a clock could have measured."""
     if type(value) not in (int, float) or not (0 <= value < 1e9 and math.isfinite(value)):
         fail(what, value, "a number of seconds")
+
+
+def measured(value: Any, what: str) -> None:
+    """A number that was measured: floating-point, perhaps infinite or NaN."""
+    if type(value) not in (int, float) or (type(value) is int and abs(value) > INT64_MAX):
+        fail(what, value, "a number")
 
 
 def optional(check: Check) -> Check:
