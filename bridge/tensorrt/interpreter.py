@@ -12,6 +12,7 @@ from bridge.converters import Conversion
 from bridge.errors import BridgeError, BuildError
 from bridge.source import model_line
 from bridge.tensorrt import dtypes
+from bridge.tensorrt.broadcasts import drop_repeats
 from bridge.tensorrt.calls import tensor_of
 from bridge.tensorrt.engine_file import TensorSpec
 from bridge.tensorrt.flavour import Flavour
@@ -48,6 +49,7 @@ def fill_network(
     """
     interpreter = _interpreter_class(flavour)(module, settings, builder, network, conversion, inputs, outputs)
     interpreter.run_graph()
+    drop_repeats(flavour.trt(), network)
     dynamic = any(spec.dynamic for spec in inputs.values())
     nodes = interpreter.placement.nodes()
     log_nodes(nodes, conversion.layers)
