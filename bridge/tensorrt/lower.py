@@ -18,6 +18,7 @@ from bridge.tensorrt.attention import expand_attention
 from bridge.tensorrt.decompositions import decompositions
 from bridge.tensorrt.engine_file import TensorSpec
 from bridge.tensorrt.flavour import Flavour
+from bridge.tensorrt.float_extents import make_integer
 
 _SHOWN_LINES = 3  # of each operator without a converter
 
@@ -42,6 +43,7 @@ def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: 
         expected = count_ops(module.graph)
         expand_attention(module)
         module = post_lowering(remove_detach(module, settings), settings)
+        make_integer(module, program.range_constraints)
     found = count_ops(module.graph)
     if found != expected:
         raise BuildError(f"lowering changed the number of bridge's ops from {dict(expected)} to {dict(found)}")
