@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from bridge.assumptions import check_condition, conditions
+from bridge.assumptions import broken, check_condition
 from bridge.dynamo import evaluate
 from bridge.numbers import is_dynamic
 from bridge.profile import UNBOUNDED
@@ -132,11 +132,11 @@ def add_guards(fakes: Sequence[Tensor], program: ExportedProgram, specs: Mapping
                 _guard(extent >= low and extent <= high, f"{low} <= {extent} <= {high}")
                 if is_dynamic(inner) and inner.node.expr.is_Symbol:
                     sizes[inner.node.expr] = extent
-    for node, condition in conditions(program):
-        if condition.free_symbols <= sizes.keys():
-            _guard(evaluate(condition, sizes), str(condition))
+    for condition in broken(program):
+        if condition.expression.free_symbols <= sizes.keys():
+            _guard(evaluate(condition.expression, sizes), str(condition.expression))
         else:
-            check_condition(program, node, condition)
+            check_condition(program, condition)
 
 
 def _guard(holds: bool | torch.SymBool, condition: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 
+from bridge.assumptions import asked_in_lowering
 from bridge.errors import BuildError, ExportError, SpecializedError, UnsupportedOpError
 from bridge.foreign import targets
 from bridge.source import model_line, operator_name
@@ -18,6 +19,7 @@ from bridge.tensorrt.attention import expand_attention
 from bridge.tensorrt.decompositions import decompositions
 from bridge.tensorrt.engine_file import TensorSpec
 from bridge.tensorrt.flavour import Flavour
+from bridge.tensorrt.float_extents import make_integer
 
 _SHOWN_LINES = 3  # of each operator without a converter
 
@@ -26,7 +28,8 @@ def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: 
     """torch_tensorrt's decompositions and graph passes, with bridge's ops left whole. inputs: by placeholder's name.
 
     Raises:
-        ExportError: the model writes to its inputs or buffers.
+        ExportError: the model writes to its inputs or buffers, or an operator is taken apart in a way that does not
+            hold for all extents.
         UnsupportedOpError: attention with dropout.
         SpecializedError: torch or a pass fixed a dynamic dimension.
         BuildError: a pass lost a bridge op.
@@ -34,14 +37,15 @@ def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: 
     from torch_tensorrt.dynamo.lowering import post_lowering
     from torch_tensorrt.dynamo.lowering.passes.remove_detach import remove_detach
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), asked_in_lowering(program):
         warnings.simplefilter("ignore", FutureWarning)  # torch copies its own deprecated classes
         decomposed = program.run_decompositions(decompositions())
         _refuse_mutation(decomposed)
         module = _without_writes(decomposed)
-    expected = count_ops(module.graph)
-    expand_attention(module)
-    module = post_lowering(remove_detach(module, settings), settings)
+        expected = count_ops(module.graph)
+        expand_attention(module)
+        module = post_lowering(remove_detach(module, settings), settings)
+        make_integer(module, program.range_constraints)
     found = count_ops(module.graph)
     if found != expected:
         raise BuildError(f"lowering changed the number of bridge's ops from {dict(expected)} to {dict(found)}")
