@@ -14,7 +14,7 @@ from bridge.assumptions import asked_in_lowering
 from bridge.errors import BuildError, ExportError, SpecializedError, UnsupportedOpError
 from bridge.foreign import targets
 from bridge.source import model_line, operator_name
-from bridge.tensorrt import calls, dtypes, slices
+from bridge.tensorrt import calls, dtypes, ordering, scattering, slices
 from bridge.tensorrt.attention import expand_attention
 from bridge.tensorrt.decompositions import decompositions
 from bridge.tensorrt.engine_file import TensorSpec
@@ -156,9 +156,15 @@ def refusal(node: Node) -> str | None:
 
     if node.op not in ("call_function", "call_method", "call_module"):
         return None
-    if (reason := slices.refuse(node)) is not None:
-        return reason
-    converter = DYNAMO_CONVERTERS.get(node)
+    for rule in (slices.refuse, ordering.refuse, scattering.refuse):
+        if (reason := rule(node)) is not None:
+            return reason
+    try:
+        converter = DYNAMO_CONVERTERS.get(node)
+    except (
+        Exception
+    ) as error:  # the check of a converter, torch_tensorrt's or a user's, that does not understand the node
+        return f"its converter cannot tell whether it takes these arguments: {type(error).__name__}: {error}"
     if converter is None:
         if node.target in targets() and (reason := calls.refuse(node)) is not None:
             return reason
