@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bridge.tensorrt.known_extents import most
+from bridge.tensorrt.bounds import most
 from bridge.tensorrt.scattering import MOST_COMPARISONS
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from bridge.op import OPS
 from bridge.tensorrt import counting, grouped, ordering, partial_writes, pooling, scattering
 from bridge.tensorrt.attention import SDPA
-from bridge.tensorrt.known_extents import known_equal
+from bridge.tensorrt.bounds import known_equal
 
 _FLASH_ON_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _AS_STRIDED = torch.ops.aten.as_strided.default

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from bridge.tensorrt.known_extents import known, most
+from bridge.tensorrt.bounds import known, most
 
 aten = torch.ops.aten
 MOST_K = 3840  # of a TopK layer
@@ -47,8 +47,8 @@ def topk(x: Tensor, k: Any, dim: int = -1, largest: bool = True, sorted: bool = 
         values, indices = torch.topk(x.int(), k, dim, largest)
         return values.bool(), indices
     if not known(k) or k > MOST_K:
-        values, indices = _sort(x, dim, largest)
-        return (values, indices) if values is NotImplemented else (values.narrow(dim, 0, k), indices.narrow(dim, 0, k))
+        ordered = _sort(x, dim, largest)
+        return ordered if ordered is NotImplemented else (ordered[0].narrow(dim, 0, k), ordered[1].narrow(dim, 0, k))
     if x.dim() == 1:
         return tuple(each.squeeze(0) for each in torch.topk(x.unsqueeze(0), k, 1, largest))  # type: ignore[return-value]
     if dim % x.dim() < x.dim() - 4:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridge.tensorrt.known_extents import known_equal
+from bridge.tensorrt.bounds import known_equal
 from bridge.tensorrt.ordering import first_place
 from bridge.tensorrt.windows import Axis, Windows, adaptive_windows, before
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from bridge.tensorrt.known_extents import known_equal, most
+from bridge.tensorrt.bounds import known_equal, most
 
 aten = torch.ops.aten
 MOST_COMPARISONS = 2**28

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bridge.pooled_extents import windows as windows_of
-from bridge.tensorrt.known_extents import known, known_equal
+from bridge.tensorrt.bounds import known, known_equal
 
 
 @dataclass(frozen=True)
