@@ -50,6 +50,7 @@ def _ours() -> dict[Any, Callable[..., Any]]:
         _BATCH_NORM: batch_norm,
         _CAT: cat,
         _CONVOLUTION: convolution,
+        torch.ops.prims.broadcast_in_dim.default: broadcast_in_dim,
         torch.ops.aten.slice_scatter.default: partial_writes.slice_scatter,
         torch.ops.aten.select_scatter.default: partial_writes.select_scatter,
         aten.addbmm.default: addbmm,
@@ -96,6 +97,14 @@ def addbmm(x: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1
     product = torch.bmm(a, b).sum(0)
     product = product if alpha == 1 else product * alpha
     return product if beta == 0 else product + (x if beta == 1 else x * beta)
+
+
+def broadcast_in_dim(x: Tensor, shape: Sequence[int], axes: Sequence[int]) -> Tensor:
+    """x with its dimensions at `axes` of a shape, repeated along the others; torch takes std apart with it."""
+    placed = [1] * len(shape)
+    for axis, extent in zip(axes, x.shape, strict=True):
+        placed[axis] = extent
+    return x.reshape(placed).expand(shape)
 
 
 def batch_norm(

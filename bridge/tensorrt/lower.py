@@ -20,6 +20,7 @@ from bridge.tensorrt.decompositions import decompositions
 from bridge.tensorrt.engine_file import TensorSpec
 from bridge.tensorrt.flavour import Flavour
 from bridge.tensorrt.float_extents import make_integer
+from bridge.unbinding import select_unbound
 
 _SHOWN_LINES = 3  # of each operator without a converter
 
@@ -39,7 +40,7 @@ def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: 
 
     with warnings.catch_warnings(), asked_in_lowering(program):
         warnings.simplefilter("ignore", FutureWarning)  # torch copies its own deprecated classes
-        decomposed = program.run_decompositions(decompositions())
+        decomposed = select_unbound(program).run_decompositions(decompositions())
         _refuse_mutation(decomposed)
         module = _without_writes(decomposed)
         expected = count_ops(module.graph)
@@ -65,7 +66,7 @@ def _check_dynamic(graph: Graph, inputs: Mapping[str, TensorSpec]) -> None:
     if fixed:
         raise SpecializedError(
             f"torch fixes {'; '.join(text for *_, text in fixed)}, while it takes the model apart: an operator there"
-            " looks at the extent's value, as writes to the results of unbind() do. Leave the dimension out of"
+            " looks at the extent's value. Leave the dimension out of"
             " dynamic_shapes, or write that operation in another way.",
             [(name, axis) for name, axis, _ in fixed],
         )
