@@ -34,7 +34,7 @@ def input_spec(name: str, value: torch.Tensor, ranges: Mapping[sympy.Expr, Any])
     dtype = dtypes.from_torch(value.dtype)
     if dtype is None:
         advice = "convert the model and its inputs with .float()" if value.dtype == torch.float64 else "convert it"
-        raise ExportError(f"input {name!r} is {value.dtype}, which TensorRT does not take; {advice}")
+        raise ExportError(f"input {name!r} is {dtypes.lacking(value.dtype)}; {advice}")
     extents = [_extents(f"input {name!r}, dimension {axis}", extent, ranges) for axis, extent in enumerate(value.shape)]
     least, tuned, greatest = zip(*extents, strict=True) if extents else ((), (), ())
     return TensorSpec(name, dtype.name, least, tuned, greatest)

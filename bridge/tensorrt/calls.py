@@ -51,7 +51,7 @@ def lacking_dtype(node: Node) -> str | None:
     """That a node takes or gives a dtype that TensorRT has not; or None."""
     for tensor in tensors_of([node, *node.all_input_nodes]):
         if dtypes.from_torch(tensor.dtype) is None:
-            return f"it takes or gives {tensor.dtype}, which TensorRT lacks"
+            return f"it takes or gives {dtypes.lacking(tensor.dtype)}"
     return None
 
 
@@ -104,7 +104,9 @@ def _dtype(tensor: torch.Tensor, what: str, node: Node) -> DType:
     dtype = dtypes.from_torch(tensor.dtype)
     if dtype is None:
         known = ", ".join(row.name for row in dtypes.DTYPES)
-        raise UnsupportedOpError(f"{what} is {tensor.dtype}, which TensorRT lacks; it has {known}; {model_line(node)}")
+        raise UnsupportedOpError(
+            f"{what} is {dtypes.lacking(tensor.dtype)}; an engine holds {known}; {model_line(node)}"
+        )
     return dtype
 
 

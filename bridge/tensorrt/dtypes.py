@@ -54,6 +54,14 @@ def from_torch(dtype: torch.dtype) -> DType | None:
     return _BY_TORCH.get(dtype)
 
 
+def lacking(dtype: torch.dtype) -> str:
+    """A dtype without a row, and why it has none: "torch.float64, which TensorRT lacks"."""
+    return f"{dtype}, which {'bridge does not convert yet' if dtype in _TENSORRT_ALONE else 'TensorRT lacks'}"
+
+
+_TENSORRT_ALONE = (torch.float8_e4m3fn, torch.float8_e8m0fnu, torch.float4_e2m1fn_x2)
+
+
 def from_trt(dtype: Any) -> DType | None:
     """The row of a member of trt.DataType, None where torch has none like it."""
     return _BY_TRT.get(dtype.name)
