@@ -18,6 +18,7 @@ from bridge.op import Op
 from bridge.tensorrt import calls, shims
 from bridge.tensorrt import flavour as flavours
 from bridge.tensorrt.attention import SDPA, convert_attention, fits_layer
+from bridge.tensorrt.cumulative import CUMSUM, convert_cumsum
 from bridge.tensorrt.fields import Call
 from bridge.tensorrt.flavour import Flavour
 from bridge.tensorrt.layers import Layers
@@ -26,7 +27,7 @@ from bridge.tensorrt.plugin import DirectPlugins, Plugins
 from bridge.tensorrt.slices import SLICE, convert_slice, is_of_values
 
 # What torch_tensorrt 2.11 says it converts for fixed shapes alone, by layers that ask for no extent.
-_OF_ANY_SHAPE = (torch.ops.aten.gather.default, torch.ops.aten.log1p.default)
+_OF_ANY_SHAPE = (torch.ops.aten.gather.default, torch.ops.aten.log1p.default, torch.ops.aten.clone.default)
 
 
 @dataclass
@@ -95,8 +96,8 @@ hold, refresh, release = _registry.hold, _registry.refresh, _registry.release
 @contextlib.contextmanager
 def own_conversion(flavour: Flavour) -> Iterator[None]:
     """Around a lowering and conversion by bridge itself: torch_tensorrt converts bridge's ops, and what bridge converts
-    otherwise (attention, slices, writes to a part, remainders of extents, where), or for dynamic shapes too (gather,
-    log1p). Outside, torch_tensorrt's own compile keeps its behaviour, its settings included.
+    otherwise (attention, slices, writes to a part, remainders of extents, sums), or for dynamic shapes too (gather,
+    log1p, clone). Outside, torch_tensorrt's own compile keeps its behaviour, its settings included.
 
     For one thread at a time.
     """
@@ -105,7 +106,7 @@ def own_conversion(flavour: Flavour) -> Iterator[None]:
     from torch_tensorrt.dynamo.conversion._ConverterRegistry import DYNAMO_ATEN_CONVERTERS as table
 
     hold()
-    before = {target: table.get(target) for target in (SDPA, SLICE, COPY, REMAINDER, *_OF_ANY_SHAPE)}
+    before = {target: table.get(target) for target in (SDPA, SLICE, COPY, REMAINDER, CUMSUM, *_OF_ANY_SHAPE)}
     settings, disallowed = DYNAMO_CONVERTERS.compilation_settings, DYNAMO_CONVERTERS.disallowed_targets
     try:
         with flavours.converting(flavour):
@@ -114,6 +115,7 @@ def own_conversion(flavour: Flavour) -> Iterator[None]:
             _add_converter(SLICE, _fits_slice, _convert_slice)
             _add_converter(COPY, _fits_copy, _convert_copy)
             _add_converter(REMAINDER, _fits_remainder, _convert_remainder)
+            _add_converter(CUMSUM, _fits_cumsum, _convert_cumsum)
             for free in _OF_ANY_SHAPE:
                 table[free] = [dataclasses.replace(entry, supports_dynamic_shapes=True) for entry in table[free]]
             yield
@@ -160,6 +162,10 @@ def _fits_remainder(node: Node, settings: Any = None) -> bool:
     return shims.in_own_conversion()
 
 
+def _fits_cumsum(node: Node, settings: Any = None) -> bool:
+    return shims.in_own_conversion()
+
+
 def _convert_slice(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
     return convert_slice(_layers(ctx, f"[SLICE]-[{name}]"), args, kwargs)
 
@@ -173,6 +179,12 @@ def _convert_copy(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[st
 
 def _convert_remainder(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
     return convert_remainder(_layers(ctx, f"[REMAINDER]-[{name}]"), *args)
+
+
+def _convert_cumsum(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
+    from torch_tensorrt.dynamo.conversion.converter_utils import get_trt_tensor
+
+    return convert_cumsum(_layers(ctx, f"[CUMSUM]-[{name}]"), get_trt_tensor(ctx, args[0], name), args[1])
 
 
 def _layers(ctx: Any, name: str) -> Layers:

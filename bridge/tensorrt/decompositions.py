@@ -9,12 +9,16 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from bridge.op import OPS
 from bridge.tensorrt.attention import SDPA
+from bridge.tensorrt.cumulative import CUMSUM, cumsum
+from bridge.tensorrt.indexing import INDEX, index
+from bridge.tensorrt.promotion import promoted
 
 _FLASH_ON_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _AS_STRIDED = torch.ops.aten.as_strided.default
 _AVG_POOL = torch.ops.aten.avg_pool2d.default
 _CAT = torch.ops.aten.cat.default
 _CONVOLUTION = torch.ops.aten.convolution.default
+_SOFTPLUS = torch.ops.aten.softplus.default
 _BATCH_NORM = torch.ops.aten._native_batch_norm_legit_no_training.default
 
 
@@ -29,13 +33,17 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         table.pop(getattr(torch.ops.aten, name).default, None)
     for op in OPS.values():
         table.pop(op.overload, None)
-    return table | {
+    ours = {
         _AS_STRIDED: as_strided,
         _AVG_POOL: avg_pool2d,
         _BATCH_NORM: batch_norm,
         _CAT: cat,
         _CONVOLUTION: convolution,
+        CUMSUM: cumsum,
+        INDEX: index,
+        _SOFTPLUS: softplus,
     }
+    return promoted(table | ours)
 
 
 def batch_norm(
@@ -131,6 +139,16 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     if len(kept) in (0, len(tensors)) or others or kept[0].dim() == 1:
         return NotImplemented
     return _CAT(kept, dim) if len(kept) > 1 else kept[0].clone()
+
+
+def softplus(x: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
+    """x itself beyond a threshold, which torch_tensorrt ignores. At 20 both are equal within float32's precision."""
+    if threshold >= _SAME_SOFTPLUS:
+        return NotImplemented
+    return torch.where(x * beta > threshold, x, _SOFTPLUS(x, beta, _SAME_SOFTPLUS))
+
+
+_SAME_SOFTPLUS = 20
 
 
 def _pair(values: Sequence[int]) -> list[int]:

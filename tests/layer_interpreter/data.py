@@ -1,5 +1,6 @@
 """Layers that move elements, or make them of nothing but a shape."""
 
+import ctypes
 from typing import Any
 
 import torch
@@ -14,8 +15,28 @@ def _constant(trt: Any, layer: Any) -> Tensor:
 
 
 def constant(weights: Any, shape: tuple[int, ...]) -> Tensor:
-    """weights: a NumPy array that shares TensorRT's memory."""
+    """weights: a NumPy array that shares TensorRT's memory, or TensorRT's own of a dtype that NumPy lacks."""
+    if hasattr(weights, "nbytes") and not hasattr(weights, "copy"):
+        return _of_address(weights).reshape(shape)
     return torch.from_numpy(weights.copy()).reshape(shape)
+
+
+class _Weights(ctypes.Structure):
+    """nvinfer1::Weights"""
+
+    _fields_ = (("type", ctypes.c_int32), ("values", ctypes.c_void_p), ("count", ctypes.c_int64))
+
+
+def _of_address(weights: Any) -> Tensor:
+    """bfloat16 weights. Python is not told where they are: pybind11 keeps the address of the C++ object after the two
+    words that begin every Python object."""
+    address = ctypes.c_void_p.from_address(id(weights) + 2 * ctypes.sizeof(ctypes.c_void_p)).value
+    inner = _Weights.from_address(address)
+    require(weights.dtype.name == "BF16" and inner.count == weights.size, f"weights of {weights.dtype}")
+    if not inner.count:
+        return torch.empty(0, dtype=torch.bfloat16)
+    values = (ctypes.c_int16 * inner.count).from_address(inner.values)
+    return torch.frombuffer(values, dtype=torch.bfloat16).clone()
 
 
 @layer("SHAPE")
@@ -111,7 +132,7 @@ def _concatenation(trt: Any, layer: Any, *tensors: Tensor) -> Tensor:
 def _index(layer: Any, indices: Tensor, extents: list[int], known: list[int]) -> Tensor:
     """Indices that count from the end made positive; the documentation leaves them undefined of a dynamic axis."""
     require(indices.dtype in (torch.int32, torch.int64), f"indices of {indices.dtype}")
-    indices, sizes = indices.long(), torch.tensor(extents)
+    indices, sizes = indices.long(), torch.tensor(extents if len(extents) > 1 else extents[0])
     if (indices < 0).any():
         require(-1 not in known, f"a negative index into a dynamic axis: {layer.name}")
     return torch.where(indices < 0, indices + sizes, indices)
