@@ -203,12 +203,14 @@ def _outcome_of(error: Exception) -> str:
 
 def _difference(found: Any, expected: Any, rounded: bool) -> str:
     """How a result differs from PyTorch's; rounded: TensorRT may compute products with fewer bits."""
-    dtypes = {leaf.dtype for leaf in pytree.tree_leaves(expected) if isinstance(leaf, Tensor)}
-    rtol, atol = max((_TOLERANCES.get(dtype, (0.0, 0.0)) for dtype in dtypes), default=(0.0, 0.0))
-    if rounded:
-        rtol, atol = (max(value, 1e-2) if value else 0.0 for value in (rtol, atol))
     try:
-        assert_same(found, expected, rtol=rtol, atol=atol)
+        mine, theirs = pytree.tree_flatten(found), pytree.tree_flatten(expected)
+        assert mine[1] == theirs[1], f"{mine[1]}, expected {theirs[1]}"
+        for pair in zip(mine[0], theirs[0], strict=True):
+            rtol, atol = _TOLERANCES.get(getattr(pair[1], "dtype", None), (0.0, 0.0))
+            if rounded and rtol:
+                rtol, atol = max(rtol, 1e-2), max(atol, 1e-2)
+            assert_same(*pair, rtol=rtol, atol=atol)
     except AssertionError as error:
         return str(error)
     return ""

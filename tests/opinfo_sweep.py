@@ -51,7 +51,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--static", action="store_true", help="fixed extents, and no weights, alone")
     parser.add_argument("--json", help="file for every case's outcome")
     parser.add_argument("--engines", action="store_true", help="build engines for this GPU and run them")
-    parser.add_argument("--build", action="store_true", help="build, too, what is evaluated on the CPU")
+    parser.add_argument("--no-build", action="store_true", help="do not build what is evaluated on the CPU")
     parser.add_argument("--seconds", type=int, default=_SECONDS, help="time for one operator")
     parser.add_argument("--at-once", type=int, default=8, help="operators in one model")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -62,7 +62,7 @@ def _work(options: argparse.Namespace) -> int:
     """Judges the operators whose names come in, some on each line."""
     report, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no result
     table = {op.full_name: op for op in operators()}
-    judge = Judge(engines=options.engines, builds=options.build)
+    judge = Judge(engines=options.engines, builds=not options.no_build)
     dtypes = [getattr(torch, name) for name in options.dtypes] if options.dtypes else None
     for line in sys.stdin:
         chosen = [case for name in line.split() for case in cases(table[name], options.samples, dtypes)]
