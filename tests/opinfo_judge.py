@@ -50,20 +50,21 @@ class Verdict:
 @dataclass(frozen=True)
 class Judge:
     """engines: engines are built for this machine's GPU and run there; else networks are evaluated on the CPU, and
-    built for `target` where `builds` says so."""
+    built for `target` where `builds` says so. marks: which extents vary (MARKS), the next where one is refused."""
 
     engines: bool = False
     builds: bool = True
     target: str | None = "sm86"
+    marks: tuple[str, ...] = MARKS
 
     def judge(self, cases: Sequence[Case]) -> Iterator[Verdict]:
         with self._running():
-            for marks in (None, *MARKS):
+            for marks in (None, *self.marks):
                 chosen = [case for case in cases if case.dynamic == (marks is not None)]
                 refused: list[Case] = []
                 for start in range(0, len(chosen), _AT_ONCE):
                     for case, verdict in self._together(chosen[start : start + _AT_ONCE], marks):
-                        again = verdict.outcome == REFUSED and marks not in (None, MARKS[-1])
+                        again = verdict.outcome == REFUSED and marks not in (None, self.marks[-1])
                         if again and _NEVER not in verdict.detail:  # may be for what else was marked
                             refused.append(case)
                         else:

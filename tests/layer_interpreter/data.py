@@ -227,7 +227,7 @@ def _fill(
     dtype = {trt.float32: torch.float32, trt.int32: torch.int32, trt.int64: torch.int64}[layer.get_output(0).dtype]
     first = torch.tensor(layer.alpha) if alpha is None else alpha
     steps = torch.tensor([layer.beta]) if beta is None else beta.reshape(-1)
-    require(alpha is None or alpha.dtype == dtype, f"fill of {dtype} from {first.dtype}")
+    require((alpha is None) == (beta is None) and first.dtype == steps.dtype, f"fill from {first.dtype} {steps.dtype}")
     require(steps.numel() == len(extents), f"fill of {len(extents)} dimensions by {steps.numel()} steps")
     result = first.reshape([1] * len(extents))
     for axis, (extent, step) in enumerate(zip(extents, steps, strict=True)):
