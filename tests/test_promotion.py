@@ -31,6 +31,10 @@ _CASES: dict[str, Callable[..., Any]] = {
     "cumulative sums of one dtype": lambda i, n, b, f, h, at: (h.cumsum(1), n.cumsum(1, dtype=torch.int32)),
     "one index": lambda i, n, b, f, h, at: (i[at], i[:, at], f[torch.tensor([-1, 0])]),
     "several indices": lambda i, n, b, f, h, at: (i[at, at], i[torch.tensor([0, 1]), torch.tensor([-1, -2])]),
+    "resizing by factors": lambda i, n, b, f, h, at: tuple(
+        torch.nn.functional.interpolate(f.nan_to_num(posinf=3.0)[None, None].expand(1, 1, -1, 3), **settings)
+        for settings in ({"scale_factor": 1.7}, {"scale_factor": (2, 1.4), "mode": "bilinear"}, {"scale_factor": 2.0})
+    ),
     "softplus": lambda i, n, b, f, h, at: (torch.nn.functional.softplus(f, 2.0, 1.0), torch.nn.functional.softplus(f)),
 }
 

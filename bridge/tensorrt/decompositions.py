@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bridge.op import OPS
-from bridge.tensorrt import counting, grouped, ordering, partial_writes, pooling, scattering
+from bridge.tensorrt import counting, grouped, ordering, partial_writes, pooling, resizing, scattering
 from bridge.tensorrt.attention import SDPA
 from bridge.tensorrt.bounds import known_equal
 from bridge.tensorrt.cumulative import CUMSUM, cumsum
@@ -54,6 +54,7 @@ def _ours() -> dict[Any, Callable[..., Any]]:
         _BATCH_NORM: batch_norm,
         _CAT: cat,
         _CONVOLUTION: convolution,
+        **resizing.by_factors(),
         CUMSUM: cumsum,
         INDEX: index,
         _SOFTPLUS: softplus,
