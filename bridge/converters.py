@@ -18,6 +18,7 @@ from bridge.op import Op
 from bridge.tensorrt import calls, shims
 from bridge.tensorrt import flavour as flavours
 from bridge.tensorrt.attention import SDPA, convert_attention, fits_layer
+from bridge.tensorrt.cumulative import CUMSUM, convert_cumsum
 from bridge.tensorrt.extents import RULES, Rule
 from bridge.tensorrt.fields import Call
 from bridge.tensorrt.flavour import Flavour
@@ -27,7 +28,7 @@ from bridge.tensorrt.plugin import DirectPlugins, Plugins
 from bridge.tensorrt.slices import SLICE, convert_slice, is_of_values
 
 # What torch_tensorrt 2.11 says it converts for fixed shapes alone, by layers that ask for no extent.
-_OF_ANY_SHAPE = (torch.ops.aten.gather.default, torch.ops.aten.log1p.default)
+_OF_ANY_SHAPE = (torch.ops.aten.gather.default, torch.ops.aten.log1p.default, torch.ops.aten.clone.default)
 
 
 @dataclass
@@ -96,8 +97,8 @@ hold, refresh, release = _registry.hold, _registry.refresh, _registry.release
 @contextlib.contextmanager
 def own_conversion(flavour: Flavour) -> Iterator[None]:
     """Around a lowering and conversion by bridge itself: torch_tensorrt converts bridge's ops, and what bridge converts
-    otherwise (attention, slices, writes to a part, arithmetic on extents), or for dynamic shapes too (gather,
-    log1p). Outside, torch_tensorrt's own compile keeps its behaviour, its settings included.
+    otherwise (attention, slices, writes to a part, sums, arithmetic on extents), or for dynamic shapes too (gather,
+    log1p, clone). Outside, torch_tensorrt's own compile keeps its behaviour, its settings included.
 
     For one thread at a time.
     """
@@ -166,11 +167,18 @@ def _convert_copy(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[st
     return convert_copy(_layers(ctx, f"[COPY]-[{name}]"), part, number)
 
 
+def _convert_cumsum(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
+    from torch_tensorrt.dynamo.conversion.converter_utils import get_trt_tensor
+
+    return convert_cumsum(_layers(ctx, f"[CUMSUM]-[{name}]"), get_trt_tensor(ctx, args[0], name), args[1])
+
+
 # Operator, which of its nodes, and the converter, beside the rules for extents.
 _OWN: tuple[tuple[Any, Callable[[Node], bool], Callable[..., Any]], ...] = (
     (SDPA, fits_layer, convert_attention),
     (SLICE, is_of_values, _convert_slice),
     (COPY, is_of_number, _convert_copy),
+    (CUMSUM, lambda node: True, _convert_cumsum),
 )
 
 
