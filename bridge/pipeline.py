@@ -17,7 +17,8 @@ from torch.utils import _pytree as pytree
 import bridge
 from bridge import log, lowering_memory, native, structure
 from bridge.cache import EngineCache
-from bridge.cache_key import NoKeyError, engine_key, environment
+from bridge.cache_key import engine_key, environment
+from bridge.code_key import NoKeyError
 from bridge.config import Config
 from bridge.converters import Conversion, own_conversion, refresh
 from bridge.errors import BuildError, ExportError
@@ -26,6 +27,7 @@ from bridge.lowering_memory import Measurement
 from bridge.lowerings import NATIVE
 from bridge.passes import Outcome, selected
 from bridge.passes import rewrite as apply_passes
+from bridge.surroundings import surroundings
 from bridge.tensorrt import build, gpu, inventory, quiet
 from bridge.tensorrt.calls import find_calls, fitting_calls
 from bridge.tensorrt.engine_file import EngineFile, TensorSpec
@@ -196,6 +198,7 @@ def _cached(
     }
     try:
         with log.step("cache key"):
+            everything["surroundings"] = surroundings(module.graph)
             key = engine_key(module.graph, tensors, everything)
     except NoKeyError as error:
         log.logger.info("not cached: %s", error)
