@@ -25,10 +25,12 @@ from bridge.errors import BuildError, ExportError
 from bridge.lowering import Choice, choose
 from bridge.lowering_memory import Measurement
 from bridge.lowerings import NATIVE
+from bridge.names import without_conditions, writable
 from bridge.passes import Outcome, selected
 from bridge.passes import rewrite as apply_passes
+from bridge.pooled_extents import of_any_extents
 from bridge.surroundings import surroundings
-from bridge.tensorrt import build, gpu, inventory, quiet
+from bridge.tensorrt import build, gpu, inventory, pytrees, quiet
 from bridge.tensorrt.calls import find_calls, fitting_calls
 from bridge.tensorrt.engine_file import EngineFile, TensorSpec
 from bridge.tensorrt.fields import VERSION, Call
@@ -74,7 +76,10 @@ class Session:
         torch.export and torch_tensorrt keep state in globals. The lock is torch.compile's own: a thread that comes
         from there holds it already, and a second lock could be taken in the other order.
         """
-        with compile_lock, quiet.quiet_logs(), gpu.without_gpu(), of_any_channels(), own_conversion(self.flavour):
+        with contextlib.ExitStack() as stack:
+            for within in (compile_lock, quiet.quiet_logs(), gpu.without_gpu(), of_any_channels(), of_any_extents()):
+                stack.enter_context(within)
+            stack.enter_context(own_conversion(self.flavour))
             yield
 
 
@@ -88,7 +93,8 @@ class Built:
 
 def rewrite(program: ExportedProgram, session: Session) -> tuple[ExportedProgram, list[Outcome]]:
     """The program after the passes that the settings ask for, and what they did; the one given stays as it is."""
-    with log.step("passes") as note:
+    program = writable(program)
+    with log.step("passes") as note, without_conditions(program):
         program, outcomes = apply_passes(program, selected(session.config.passes))
         note(f"{sum(outcome.replaced for outcome in outcomes)} of {len(outcomes)} places rewritten")
     return program, outcomes
@@ -307,8 +313,8 @@ def _flat(arguments: list[str], results: int) -> structure.Structure:
     in_spec = pytree.tree_structure((tuple(range(len(arguments))), {}))
     out_spec = pytree.tree_structure(tuple(range(results)))
     return structure.Structure(
-        in_spec=pytree.treespec_dumps(in_spec),
-        out_spec=pytree.treespec_dumps(out_spec),
+        in_spec=pytrees.of_spec(in_spec),
+        out_spec=pytrees.of_spec(out_spec),
         arguments=arguments,
         input_map=list(range(len(arguments))),
         output_map=list(range(results)),
