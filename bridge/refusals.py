@@ -26,6 +26,11 @@ _HINTS = (
         " Dim that is a multiple, such as 8 * Dim(...)",
     ),
     (
+        r"has no attribute `",
+        "torch.export finds parameters and modules by names with dots between them; if one of the model's own names has"
+        " a dot in it, give it another",
+    ),
+    (
         r"\d+ active drivers|JITFunction|@triton\.jit",
         "the model launches a Triton kernel by itself, which torch.export cannot follow; put the launch into a function"
         " under @torch.library.triton_op or custom_op, with a fake implementation, so that it is an operator",

@@ -14,6 +14,7 @@ from bridge.assumptions import asked_in_lowering
 from bridge.errors import BuildError, ExportError, SpecializedError, UnsupportedOpError
 from bridge.foreign import targets
 from bridge.native import MAX_RANK
+from bridge.names import without_conditions, writable
 from bridge.source import model_line, operator_name
 from bridge.tensorrt import calls, dtypes, ordering, scattering, slices
 from bridge.tensorrt.attention import expand_attention
@@ -39,7 +40,8 @@ def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: 
     from torch_tensorrt.dynamo.lowering import post_lowering
     from torch_tensorrt.dynamo.lowering.passes.remove_detach import remove_detach
 
-    with warnings.catch_warnings(), asked_in_lowering(program):
+    program = writable(program)
+    with warnings.catch_warnings(), asked_in_lowering(program), without_conditions(program):
         warnings.simplefilter("ignore", FutureWarning)  # torch copies its own deprecated classes
         decomposed = select_unbound(program).run_decompositions(decompositions())
         _refuse_mutation(decomposed)
