@@ -11,6 +11,7 @@ from torch._guards import tracing
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
+import bridge.imported  # noqa: F401  (first: Ctrl-C must not end what it imports half way)
 from bridge import dynamo, log, partition
 from bridge.capture import export
 from bridge.compiled import CompiledModule

@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parse(sys.argv[1:] if argv is None else argv)
     try:
         code = options.run(options)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that exit does not flush into it again
@@ -62,9 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int, debug: bool) -> int:
-    if debug:
+    if debug and log.has_stderr():
         traceback.print_exc()
-    print(f"bridge: {message}", file=sys.stderr)
+    log.say(f"bridge: {message}")
     return code
 
 
@@ -217,7 +218,7 @@ def _compile(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace, text: str) -> None:
     if not options.quiet:
-        print(f"[bridge] {text}", file=sys.stderr, flush=True)
+        log.say(f"[bridge] {text}")
 
 
 def _summary(output: Path, compiled: "bridge.CompiledModule") -> str:

@@ -2,10 +2,10 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
+from bridge import log
 from bridge.errors import BridgeError
 
 
@@ -41,10 +41,10 @@ def run(options: argparse.Namespace) -> int:
     except (BridgeError, BrokenPipeError):
         raise  # some are of the kinds below, and have exit codes of their own
     except ValueError as error:
-        print(f"bridge: {error}", file=sys.stderr)
+        log.say(f"bridge: {error}")
         return 2
     except (RuntimeError, ImportError, OSError) as error:
-        print(f"bridge: {error}", file=sys.stderr)
+        log.say(f"bridge: {error}")
         return 7
 
 
@@ -122,7 +122,7 @@ def _recorded(result: dict[str, Any]) -> str:
 def _note(result: dict[str, Any], path: str | None) -> None:
     """Says what was measured last, and writes all that there is."""
     row = result["rows"][-1]
-    print(f"{row['op']}, {row['workload']}, {row['dtype']}: {row['us']:.1f} us", file=sys.stderr)
+    log.say(f"{row['op']}, {row['workload']}, {row['dtype']}: {row['us']:.1f} us")
     _keep(result, path)
 
 

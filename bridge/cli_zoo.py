@@ -2,11 +2,11 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bridge import log
 from bridge.errors import BridgeError
 from bridge.zoo.table import WAYS, not_done
 
@@ -91,7 +91,7 @@ def _measured(options: argparse.Namespace, scripts: Path) -> dict[str, Any]:
 
     def keep(so_far: Mapping[str, Any], row: Mapping[str, Any]) -> None:
         said = row.get("failed") or {name: way.get("failed", "done") for name, way in row["ways"].items()}
-        print(f"{row['model']}: {said}, {row.get('wall_seconds', 0):.0f} s", file=sys.stderr, flush=True)
+        log.say(f"{row['model']}: {said}, {row.get('wall_seconds', 0):.0f} s")
         if options.json:
             Path(options.json).write_text(json.dumps(so_far, indent=1) + "\n")
 
