@@ -7,6 +7,7 @@ from typing import Any
 
 from bridge import log
 from bridge.errors import BridgeError
+from bridge.files import read_object
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +92,7 @@ def _ops(options: argparse.Namespace) -> int:
         plots.pyplot()  # before minutes are spent on what it cannot draw
     others = [] if options.peers == [] else peers.select(options.peers or [])
     if options.against:
-        result = json.loads(Path(options.against).read_text())
+        result = read_object(options.against, "run of `bridge bench`")
         if "rows" not in result:
             print(_recorded(result))
             return 0

@@ -8,6 +8,7 @@ from typing import Any
 
 from bridge import log
 from bridge.errors import BridgeError
+from bridge.files import read_object
 from bridge.zoo.table import WAYS, not_done
 
 
@@ -57,8 +58,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _merged(paths: Sequence[str]) -> dict[str, Any]:
-    """One run of several. BridgeError: they are not of the same GPU, versions and sizes."""
-    first, *others = [json.loads(Path(path).read_text()) for path in paths]
+    """One run of several. BridgeError: a file holds none, or they are not of the same GPU, versions and sizes."""
+    try:
+        first, *others = [read_object(path, "run of `bridge zoo`") for path in paths]
+    except (OSError, ValueError) as error:
+        raise BridgeError(str(error)) from error
     rows = {row["model"]: row for row in first["rows"]}
     for path, other in zip(paths[1:], others, strict=True):
         for name in ("gpu", "driver", "versions", "full"):

@@ -14,6 +14,7 @@ from fuzz_files import valid
 
 import bridge
 from bridge import cli
+from bridge.bench.baseline import FOLDER, path_of
 from bridge.cache import EngineCache, folder_of
 from bridge.errors import EngineError, EngineFileError, EngineInputError
 from bridge.tensorrt import container
@@ -269,3 +270,19 @@ def test_what_a_model_gives_is_refused_when_it_cannot_be_written(tmp_path):
         dataclasses.replace(valid(), metadata={"model": 5})
     with pytest.raises(EngineFileError, match="a number of at most 64 bits"):
         dataclasses.replace(valid(), output_map=[{"literal": 2**70}, *valid().output_map[1:]])
+
+
+@pytest.mark.parametrize("content", ["", "[" * 100_000, "[]", '{"rows": ', "\x00", "5" * 5000])
+def test_files_of_measurements_that_hold_none_are_refused(tmp_path, capsys, content):
+    path = tmp_path / "run.json"
+    path.write_text(content)
+    for command, code in ((["bench", "--against", str(path)], 2), (["zoo", "--against", str(path)], 1)):
+        assert cli.main(command) == code
+        err = capsys.readouterr().err
+        assert f"bridge: {path} is no run of `bridge " in err and "should not happen" not in err
+
+
+def test_a_file_of_measurements_names_no_folder():
+    for gpu in ("../../elsewhere", "/etc/passwd", "a\0b", "..", "NVIDIA H200"):
+        assert path_of(gpu).parent == FOLDER and "/" not in path_of(gpu).name and "\0" not in path_of(gpu).name
+    assert path_of("NVIDIA H200").is_file()
