@@ -16,6 +16,7 @@ Results go to stdout, progress and errors to stderr. What a model file is, bridg
 """
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -43,6 +44,7 @@ _EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
+    _show_everything()
     options = _parse(sys.argv[1:] if argv is None else argv)
     try:
         code = options.run(options)
@@ -60,6 +62,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         hint = "" if options.debug else "\nThis should not happen; --debug shows where."
         return _fail(f"{type(error).__name__}: {error}{hint}", 1, options.debug)
+
+
+def _show_everything() -> None:
+    """Lets the terminal's encoding lack letters of what is printed: they are shown as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(message: str, code: int, debug: bool) -> int:

@@ -18,7 +18,8 @@ def model_line(node: Node) -> str:
     inside = [frame for frame in frames if not frame[0].startswith(_NOT_THE_MODEL)] or frames
     if inside:
         file, line, function, code = inside[-1]
-        return f"{file}:{line} in {function}" + (f": {code}" if code else "")
+        found = f"{file}:{line} in {function}" + (f": {code}" if code else "")
+        return found.encode(errors="backslashreplace").decode()  # a path need not be text
     path = module_path(node)
     return f"in module {path}" if path else "at an unknown line"
 

@@ -3,6 +3,7 @@
 import ctypes
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import struct
@@ -17,6 +18,7 @@ from bridge import cli
 from bridge.bench.baseline import FOLDER, path_of
 from bridge.cache import EngineCache, folder_of
 from bridge.errors import EngineError, EngineFileError, EngineInputError
+from bridge.source import model_line
 from bridge.tensorrt import container
 from bridge.tensorrt.soname import alias_image
 
@@ -212,6 +214,21 @@ def test_control_characters_of_names_reach_no_terminal(tmp_path, capsys, header)
         assert "owned" in text or "Größe" not in text
         assert not [letter for letter in text if letter != "\n" and not letter.isprintable()], repr(text)
     assert json.loads(shown[5])["model"] == ESCAPES  # for scripts it is what it was
+
+
+def test_a_terminal_that_lacks_letters_shows_escapes(tmp_path, monkeypatch, header):
+    path = write(tmp_path / "a.engine", header)
+    for option in ("--layers", "--json"):
+        written = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+        assert cli.main(["explain", str(path), option]) == 0
+        assert b"Gr\\xf6\\xdfe" in written.getvalue()
+
+
+def test_a_models_path_need_not_be_text():
+    node = torch.fx.Graph().placeholder("x")
+    node.meta["stack_trace"] = '  File "/home/\udcff/model.py", line 3, in forward\n    return x\n'
+    assert model_line(node) == "/home/\\udcff/model.py:3 in forward: return x"
 
 
 def test_a_huge_sparse_file_is_refused_before_it_is_read(tmp_path, monkeypatch):

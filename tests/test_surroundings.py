@@ -1,11 +1,13 @@
 """What a process may be without, and still compile: patience of its user, stderr, a folder for temporary files."""
 
+import errno
 import io
 import logging
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import types
 from importlib.util import find_spec
@@ -13,6 +15,7 @@ from importlib.util import find_spec
 import pytest
 
 from bridge import Config, cli, interrupts, log
+from bridge.cache import EngineCache
 from bridge.tensorrt import flavour, progress, quiet
 
 compiles = pytest.mark.skipif(find_spec("torch_tensorrt") is None, reason="needs torch_tensorrt")
@@ -37,7 +40,6 @@ class Interrupt:
     def find_spec(self, name, path=None, target=None):
         if name in self.names:
             self.names.remove(name)
-            print('interrupted at', name, file=sys.stderr)
             os.kill(os.getpid(), signal.SIGINT)
 
 sys.meta_path.insert(0, Interrupt())
@@ -50,7 +52,7 @@ def compile():
             return bridge.relu(x * 2)
     if sys.argv[1] == "ahead":
         return bridge.compile(Net().eval(), (torch.ones(2, 3),), target="sm86", cache=False)
-    model = torch.compile(Net().eval(), backend="bridge", options={"target": "sm86", "cache": False})
+    model = torch.compile(Net().eval(), backend="bridge", options={"target": "sm86"})
     with torch.no_grad(), contextlib.suppress(bridge.errors.EngineError):  # there may be no GPU to run it on
         model(torch.ones(2, 3))
     return bridge.report(model)
@@ -63,32 +65,36 @@ while True:
     except KeyboardInterrupt:
         interruptions += 1
 print(interruptions, Interrupt.names, found)
+print(os.readlink("/proc/self/fd/2"))
 """
 
 
 @compiles
-@pytest.mark.parametrize(
-    ("door", "modules"),
-    [
-        (
-            "ahead",
-            [
-                "bridge.ops.rope",
-                "torch._dynamo.convert_frame",
-                "tensorrt_rtx",
-                "onnx",
-                "torch_tensorrt.dynamo.lowering",
-            ],
-        ),
-        ("backend", ["bridge.pipeline", "torch_tensorrt.dynamo.conversion.aten_ops_converters"]),
-    ],
-)
-def test_a_process_that_was_interrupted_in_its_imports_compiles(door, modules):
-    child = python(INTERRUPTED, door, *modules)
+def test_a_process_that_was_interrupted_in_its_imports_compiles():
+    modules = [
+        "bridge.ops.rope",
+        "torch._dynamo.convert_frame",
+        "tensorrt_rtx",
+        "onnx",
+        "torch_tensorrt.dynamo.lowering",
+    ]
+    child = python(INTERRUPTED, "ahead", *modules)
     assert child.returncode == 0, child.stderr[-3000:]
-    count, left, *found = child.stdout.split(maxsplit=2)
-    assert int(count) >= 2 and left == "[]"
-    assert "1 relu" in " ".join(found)
+    count, left, found = child.stdout.split(maxsplit=2)
+    assert int(count) >= 3 and left == "[]" and "plugins: 1 relu" in found
+
+
+@compiles
+def test_so_does_one_that_has_no_stderr_by_the_door_of_torch_compile(tmp_path):
+    """And what its libraries print is not written into the cached engine, which could have got stderr's number."""
+    modules = ["bridge.pipeline", "torch_tensorrt.dynamo.conversion.aten_ops_converters"]
+    child = python(INTERRUPTED, "backend", *modules, shell="2>&-", BRIDGE_CACHE_DIR=str(tmp_path), BRIDGE_LOG="debug")
+    assert child.returncode == 0
+    count, left, found = child.stdout.split(maxsplit=2)
+    assert int(count) == 2 and left == "[]" and "plugin layers  1 relu" in found
+    assert child.stdout.splitlines()[-1] == "/dev/null"
+    cache = EngineCache(tmp_path, 1 << 30)
+    assert len(cache.entries()) == 1 and cache.verify() == {}
 
 
 def test_ctrl_c_is_answered_when_the_import_is_done():
@@ -134,25 +140,6 @@ def test_other_threads_import_as_they_did():
 
 # stderr
 
-WITHOUT_STDERR = """
-import os, sys, torch, bridge
-assert sys.stderr is None
-class Net(torch.nn.Module):
-    def forward(self, x):
-        return bridge.relu(x * 2)
-bridge.log.show(10)
-settings = dict(target="sm86")
-print(bridge.compile(Net().eval(), (torch.ones(2, 3),), **settings).from_cache)
-print(bridge.compile(Net().eval(), (torch.ones(2, 3),), progress=True, **settings).from_cache)
-print(os.readlink("/proc/self/fd/2"))
-"""
-
-
-@compiles
-def test_a_process_without_stderr_compiles_and_keeps_what_it_built(tmp_path):
-    child = python(WITHOUT_STDERR, shell="2>&-", BRIDGE_CACHE_DIR=str(tmp_path / "cache"))
-    assert (child.returncode, child.stdout) == (0, "False\nTrue\n/dev/null\n")
-
 
 def unusable(kind):
     """A stderr that nothing can be written to."""
@@ -193,24 +180,19 @@ def test_nothing_is_written_where_there_is_no_stderr(kind, monkeypatch):
 
 # Temporary files
 
-WITHOUT_FOLDER = """
-import tempfile, torch, bridge
-def none():
-    raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
-bridge.compile  # torch's own imports
-tempfile._get_default_tempdir, tempfile.tempdir = none, None
-try:
-    bridge.compile(torch.nn.ReLU().eval(), (torch.ones(2),), target="sm86")
-except bridge.errors.FlavourError as error:
-    print(error)
-"""
-
 
 @compiles
-def test_no_folder_for_temporary_files_is_an_error_that_says_so():
-    child = python(WITHOUT_FOLDER)
-    assert "No usable temporary directory found" in child.stdout, child.stderr[-3000:]
-    assert "set TMPDIR to a folder that can be written to" in child.stdout
+def test_no_folder_for_temporary_files_is_an_error_that_says_so(monkeypatch):
+    def none():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp', '/var/tmp']")
+
+    monkeypatch.setattr(tempfile, "_get_default_tempdir", none)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    found = flavour.detect()
+    with pytest.raises(flavour.FlavourError) as caught:
+        flavour._import_torch_tensorrt.__wrapped__(found)  # as in a process that has not imported it yet
+    assert "No usable temporary directory found in ['/tmp', '/var/tmp']" in str(caught.value)
+    assert "set TMPDIR to a folder that can be written to" in str(caught.value)
 
 
 def test_a_folder_for_temporary_files_that_is_full_or_holds_no_programs(monkeypatch):
