@@ -26,6 +26,7 @@ from bridge.lowering_memory import Measurement
 from bridge.lowerings import NATIVE
 from bridge.passes import Outcome, selected
 from bridge.passes import rewrite as apply_passes
+from bridge.pooled_extents import of_any_extents
 from bridge.tensorrt import build, gpu, inventory, pytrees, quiet
 from bridge.tensorrt.calls import find_calls, fitting_calls
 from bridge.tensorrt.engine_file import EngineFile, TensorSpec
@@ -72,7 +73,10 @@ class Session:
         torch.export and torch_tensorrt keep state in globals. The lock is torch.compile's own: a thread that comes
         from there holds it already, and a second lock could be taken in the other order.
         """
-        with compile_lock, quiet.quiet_logs(), gpu.without_gpu(), of_any_channels(), own_conversion(self.flavour):
+        with contextlib.ExitStack() as stack:
+            for within in (compile_lock, quiet.quiet_logs(), gpu.without_gpu(), of_any_channels(), of_any_extents()):
+                stack.enter_context(within)
+            stack.enter_context(own_conversion(self.flavour))
             yield
 
 
