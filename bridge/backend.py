@@ -27,6 +27,7 @@ from bridge.tensorrt.engine_file import TensorSpec
 _MOST_WEIGHTS = 8  # sets of weights for which one graph keeps engines
 
 
+@log.some_stderr()
 def bridge_backend(
     gm: GraphModule, example_inputs: Sequence[Any], *, options: Mapping[str, Any] | None = None, mode: str | None = None
 ) -> Callable[..., Any]:

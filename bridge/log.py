@@ -79,6 +79,21 @@ def has_stderr() -> bool:
     return sys.stderr is not None and not getattr(sys.stderr, "closed", False)
 
 
+@contextlib.contextmanager
+def some_stderr() -> Iterator[None]:
+    """Within it sys.stderr can be written to, which logging, warnings and torch do without asking."""
+    if has_stderr():
+        yield
+        return
+    before = sys.stderr
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123 (no path)
+        sys.stderr = nowhere
+        try:
+            yield
+        finally:
+            sys.stderr = before
+
+
 def to_terminal() -> bool:
     """Whether stderr is a terminal."""
     return has_stderr() and hasattr(sys.stderr, "isatty") and sys.stderr.isatty()

@@ -13,7 +13,9 @@ import types
 from importlib.util import find_spec
 
 import pytest
+import torch
 
+import bridge
 from bridge import Config, cli, interrupts, log
 from bridge.cache import EngineCache
 from bridge.tensorrt import flavour, progress, quiet
@@ -176,6 +178,21 @@ def test_nothing_is_written_where_there_is_no_stderr(kind, monkeypatch):
     assert report.step("b")
     report.close()
     assert cli.main(["explain", "/nowhere"]) == 5
+
+
+@compiles
+@pytest.mark.parametrize("kind", ["none", "closed", "broken"])
+def test_warnings_of_a_compile_stop_none_without_stderr(kind, tmp_path, monkeypatch):
+    class Net(torch.nn.Module):
+        def forward(self, x):
+            return bridge.relu(x)
+
+    (tmp_path / "file").write_text("in the way")
+    stderr = unusable(kind)
+    monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.setattr(log.logger, "propagate", False)  # to pytest, so that logging itself writes
+    module = bridge.compile(Net().eval(), (torch.ones(2),), target="sm86", cache_dir=str(tmp_path / "file" / "cache"))
+    assert module.plugin_counts() == {"relu": 1} and sys.stderr is stderr
 
 
 # Temporary files
