@@ -32,7 +32,8 @@ def line_of_trace(trace: str) -> str:
     if not inside:
         return ""
     file, number, function, code = inside[-1]
-    return f"{file}:{number} in {function}" + (f": {code}" if code else "")
+    found = f"{file}:{number} in {function}" + (f": {code}" if code else "")
+    return found.encode(errors="backslashreplace").decode()  # a path need not be text
 
 
 def is_the_models(file: str) -> bool:
