@@ -8,6 +8,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+from bridge import op_tensors
 from bridge.errors import ExportError
 
 _MODE_DEPENDENT = (torch.nn.modules.dropout._DropoutNd, torch.nn.modules.batchnorm._BatchNorm, torch.nn.RReLU)
@@ -60,11 +61,20 @@ def export(
     if not isinstance(args, (tuple, list)):
         raise TypeError(f"args is a {type(args).__name__}, expected a tuple of the model's arguments")
     _refuse_training(model)
+    _refuse_forms(args, kwargs or {})
     try:
         with torch.no_grad():
             return _export(model, *_distinct(tuple(args), dict(kwargs or {})), dynamic_shapes)
     except Exception as error:  # torch.export raises what the model raises, and several kinds of its own
         raise ExportError(f"torch.export cannot capture {type(model).__name__}: {_explain(error)}") from error
+
+
+def _refuse_forms(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Sparse and nested tensors among the arguments, which torch.export fails at in many ways."""
+    for path, value in pytree.tree_flatten_with_path((tuple(args), dict(kwargs)))[0]:
+        if isinstance(value, torch.Tensor) and (reason := op_tensors.refuse(value)) is not None:
+            place = pytree.keystr(path[1:])
+            raise ExportError(f"{'args' if path[0].idx == 0 else 'kwargs'}{place} {reason}")
 
 
 def _export(

@@ -142,12 +142,13 @@ def tactic(op: str, number: int) -> Iterator[None]:
     if path is None:
         raise LibraryError(f"{TORCH_LIBRARY} is not in {', '.join(map(str, library_directories()))}")
     library = ctypes.CDLL(str(path))
-    if library.bridge_force_tactic(op.encode(), number):
+    before = ctypes.c_int32()
+    if library.bridge_force_tactic(op.encode(), number, ctypes.byref(before)):
         raise ValueError(f"no op is called {op!r}; there are {', '.join(sorted(OPS))}")
     try:
         yield
     finally:
-        library.bridge_force_tactic(op.encode(), -1)
+        library.bridge_force_tactic(op.encode(), before, None)
 
 
 class _Field(ctypes.Structure):
@@ -163,19 +164,19 @@ class _Fields(ctypes.Structure):
     _fields_ = [("count", ctypes.c_int32), ("fields", ctypes.POINTER(_Field))]
 
 
-_FLOAT32, _CHAR, _INT64 = 1, 6, 10  # TensorRT's plugin field types
+_FLOAT64, _CHAR, _INT64 = 2, 6, 10  # TensorRT's plugin field types
 
 
 def _field(name: str, value: Any) -> tuple[_Field, Any]:
     """A plugin field, and the buffer that it points to."""
     if isinstance(value, str):
         buffer: Any = ctypes.create_string_buffer(value.encode())
-        kind, length = _CHAR, len(value)
+        kind, length = _CHAR, len(value.encode())
     else:
         values = list(value) if isinstance(value, Sequence) else [value]
         floating = any(isinstance(item, float) for item in values)
-        buffer = ((ctypes.c_float if floating else ctypes.c_int64) * len(values))(*values)
-        kind, length = (_FLOAT32 if floating else _INT64), len(values)
+        buffer = ((ctypes.c_double if floating else ctypes.c_int64) * len(values))(*values)
+        kind, length = (_FLOAT64 if floating else _INT64), len(values)
     return _Field(name.encode(), ctypes.cast(buffer, ctypes.c_void_p), kind, length), buffer
 
 

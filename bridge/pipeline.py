@@ -26,6 +26,7 @@ from bridge.lowering_memory import Measurement
 from bridge.lowerings import NATIVE
 from bridge.passes import Outcome, selected
 from bridge.passes import rewrite as apply_passes
+from bridge.profile import naming_empty
 from bridge.tensorrt import build, gpu, inventory, quiet
 from bridge.tensorrt.calls import find_calls, fitting_calls
 from bridge.tensorrt.engine_file import EngineFile, TensorSpec
@@ -252,7 +253,8 @@ def _convert(
         _check_plugins(layers, plugins)
         note(f"{len(layers)} layers, {len(plugins)} of them plugins")
     with log.step(f"build for {session.target}") as note:
-        engine = build.build_engine(flavour, builder, network, filling.profile, session.target, session.config)
+        with naming_empty(inputs):
+            engine = build.build_engine(flavour, builder, network, filling.profile, session.target, session.config)
         note(f"{len(engine):,} bytes")
     return EngineFile(
         engine=engine,

@@ -60,7 +60,38 @@ def test_dtypes_that_tensorrt_lacks_are_named():
         errors.UnsupportedOpError, lambda model, x: (x.double() * 2).float()
     )
     text = refused(errors.ExportError, lambda model, x: x + 1, x=torch.randn(2, 4).double())
-    assert "input 'x' is torch.float64, which TensorRT does not take; convert the model and its inputs" in text
+    assert "input 'x' is torch.float64, which TensorRT lacks; convert the model and its inputs" in text
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_dtypes_are_said_to_be_lacking_where_they_do(dtype):
+    """TensorRT has one of the two, and bridge does not convert it."""
+    who = "bridge does not convert" if dtype == torch.float8_e4m3fn else "TensorRT lacks"
+    text = refused(errors.UnsupportedOpError, lambda model, x: (x * 2).to(dtype).float())
+    assert f"its result is {dtype}, which {who}" in text
+    text = refused(errors.ExportError, lambda model, x: x.float() + 1, x=torch.ones(2, 4).to(dtype))
+    assert f"input 'x' is {dtype}, which {who}; convert it before the model" in text
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested")
+def test_arguments_without_strides_are_refused():
+    ragged = [torch.ones(2), torch.ones(3)]
+    forms = {
+        "is a sparse_coo tensor, expected a dense one; call to_dense() on it": torch.eye(2).to_sparse(),
+        "is a nested tensor": torch.nested.nested_tensor(ragged),
+        "is a nested tensor, ": torch.nested.nested_tensor(ragged, layout=torch.jagged),
+        "has 9 dimensions": torch.zeros(2, 1, 1, 1, 1, 1, 1, 1, 1),
+    }
+    for text, x in forms.items():
+        assert refused(errors.ExportError, lambda model, x: x + 1, x=x).startswith(f"args[0] {text}")
+    with pytest.raises(errors.ExportError, match=r"kwargs\['x'\] is a sparse_csr tensor"):
+        model = Model(lambda model, x: x).eval()
+        bridge.compile(model, (), {"x": torch.eye(2).to_sparse_csr()}, target="sm86")
+
+
+def test_inputs_without_elements_are_named_where_tensorrt_refuses_them():
+    text = refused(errors.BuildError, lambda model, x: x * 2, x=torch.zeros(0, 3))
+    assert "nothing to do for the input 'x' of shape (0, 3): give an example with elements" in text
 
 
 def test_dropout_in_attention_is_refused():

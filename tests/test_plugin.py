@@ -76,7 +76,7 @@ def test_narrow_integers_are_taken():
         ("relu", {"slope": 0.5}, 'unknown plugin field "slope"'),
         ("relu", {"negative_slope": 1}, "negative_slope has plugin field type 10, expected FLOAT32"),
         ("rope", {"rotary_dim": [1, 2]}, "rotary_dim has 2 values, expected 1"),
-        ("relu", {"negative_slope": [0.5] * 4}, "negative_slope has 4 values, expected at most 3"),
+        ("relu", {"negative_slope": [0.5] * 4}, "negative_slope has 4 values, expected 1"),
         ("rope", {"layout": "x" * 20000}, "layout has 20000 values, expected at most 16384"),
         ("deform_conv2d", {"stride": [1, 2, 3]}, "stride has 3 values, expected at most 2"),
     ],

@@ -48,10 +48,10 @@ def _counted_elsewhere(node: Node) -> str | None:
 
 
 def lacking_dtype(node: Node) -> str | None:
-    """That a node takes or gives a dtype that TensorRT has not; or None."""
+    """That a node takes or gives a dtype that an engine has not; or None."""
     for tensor in tensors_of([node, *node.all_input_nodes]):
         if dtypes.from_torch(tensor.dtype) is None:
-            return f"it takes or gives {tensor.dtype}, which TensorRT lacks"
+            return f"it takes or gives {tensor.dtype}, {dtypes.absence(tensor.dtype)}"
     return None
 
 
@@ -104,7 +104,8 @@ def _dtype(tensor: torch.Tensor, what: str, node: Node) -> DType:
     dtype = dtypes.from_torch(tensor.dtype)
     if dtype is None:
         known = ", ".join(row.name for row in dtypes.DTYPES)
-        raise UnsupportedOpError(f"{what} is {tensor.dtype}, which TensorRT lacks; it has {known}; {model_line(node)}")
+        why = dtypes.absence(tensor.dtype)
+        raise UnsupportedOpError(f"{what} is {tensor.dtype}, {why}; there are {known}; {model_line(node)}")
     return dtype
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy
 
+from bridge import float32
 from bridge.op import Op
 from bridge.tensorrt.dtypes import DType
 
@@ -49,7 +50,19 @@ class Field:
         """The value as the buffer that TensorRT reads."""
         if self.kind.numpy is numpy.int8:
             return numpy.frombuffer(self.value.encode(), dtype=numpy.int8)
-        return numpy.atleast_1d(numpy.array(self.value, dtype=self.kind.numpy))
+        return numpy.atleast_1d(numpy.array(self._narrow(), dtype=self.kind.numpy))
+
+    def onnx(self) -> tuple[Any, str]:
+        """The value as an ONNX attribute, and its type."""
+        value = self._narrow()
+        return value, "FLOATS" if isinstance(value, list) and self.kind.onnx == "FLOAT" else self.kind.onnx
+
+    def _narrow(self) -> Any:
+        """A number that float32 does not hold is several that add up to it: fields lose nothing of an attribute."""
+        if self.kind.onnx != "FLOAT":
+            return self.value
+        found = float32.parts(self.value)
+        return found if len(found) > 1 else found[0]
 
 
 @dataclass(frozen=True)

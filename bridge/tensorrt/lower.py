@@ -119,7 +119,7 @@ def refusal(node: Node) -> str | None:
         known = DYNAMO_CONVERTERS.get_unvalidated(node.target) is not None
         dtype = getattr(node.meta.get("val"), "dtype", None)
         if known and dtype is not None and dtypes.from_torch(dtype) is None:
-            return f"its result is {dtype}, which TensorRT lacks"
+            return f"its result is {dtype}, {dtypes.absence(dtype)}"
         return "its converter refuses these arguments or shapes" if known else "it has no converter"
     data_dependent = len(converter) > 2 and converter[2].get("requires_output_allocator", False)
     return "the shape of its result depends on values, not on shapes" if data_dependent else None
