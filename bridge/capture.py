@@ -71,10 +71,10 @@ def export(
 
 def _refuse_forms(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Sparse and nested tensors among the arguments, which torch.export fails at in many ways."""
-    for path, value in pytree.tree_flatten_with_path((tuple(args), dict(kwargs)))[0]:
-        if isinstance(value, torch.Tensor) and (reason := op_tensors.refuse(value)) is not None:
-            place = pytree.keystr(path[1:])
-            raise ExportError(f"{'args' if path[0].idx == 0 else 'kwargs'}{place} {reason}")
+    for name, given in (("args", tuple(args)), ("kwargs", dict(kwargs))):
+        for path, value in pytree.tree_flatten_with_path(given)[0]:
+            if isinstance(value, torch.Tensor) and (reason := op_tensors.refuse(value)) is not None:
+                raise ExportError(f"{name}{pytree.keystr(path)} {reason}")
 
 
 def _export(

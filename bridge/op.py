@@ -46,6 +46,9 @@ _ATTRIBUTE_TYPES: dict[Any, str] = {
 }
 
 
+_PYTHON_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "bool": (bool,), "str": (str,)}
+
+
 def require(condition: bool, message: str) -> None:
     """Raises OpInputError with ``message`` unless ``condition`` holds; for checks in references."""
     if not condition:
@@ -90,6 +93,15 @@ class Attribute:
     def unlimited(self) -> bool:
         """Whether the default is infinity, which a schema spells ``float? name=None``."""
         return self.type == "float" and isinstance(self.default, float) and math.isinf(self.default)
+
+    def fits_default(self) -> bool:
+        """Whether the default is of the type; torch would make an int of 1.5."""
+        if self.default is None:
+            return True
+        kind = self.type.partition("[")[0]
+        several = self.type.endswith("[]") or (kind != self.type and not isinstance(self.default, int))
+        values = self.default if several else (self.default,)
+        return isinstance(values, (tuple, list)) and all(type(value) in _PYTHON_TYPES[kind] for value in values)
 
     def spell(self) -> str:
         """The parameter as a schema spells it."""
@@ -142,7 +154,10 @@ class Op:
             self.optional |= {parameter.name} if optional else set()
         elif hint in _ATTRIBUTE_TYPES:
             default = None if parameter.default is inspect.Parameter.empty else parameter.default
-            self.attributes.append(Attribute(parameter.name, _ATTRIBUTE_TYPES[hint], default))
+            attribute = Attribute(parameter.name, _ATTRIBUTE_TYPES[hint], default)
+            if not attribute.fits_default():
+                raise OpDefinitionError(f"{where}: its default is {default!r}, expected {attribute.type}")
+            self.attributes.append(attribute)
         else:
             known = "Tensor, Tensor | None, int, float, bool, str, Pair, Sequence[int] or Sequence[float]"
             raise OpDefinitionError(f"{where}: annotated {hint!r}, expected {known}")
@@ -251,7 +266,10 @@ class Op:
     def register(self) -> None:
         """Makes ``torch.ops.bridge.<name>``: schema, CPU and fake implementation, derivatives."""
         tags = (torch.Tag.pt2_compliant_tag, *((torch.Tag.dynamic_output_shape,) if self.counted else ()))
-        _library.define(self.spell_schema(), tags=tags)
+        try:
+            _library.define(self.spell_schema(), tags=tags)
+        except RuntimeError as error:  # such as a name that another library of these ops has
+            raise OpDefinitionError(f"op {self.name}: torch does not take {self.spell_schema()}: {error}") from error
         _library.impl(self.name, self.run, "CPU")
         torch.library.register_fake(self.qualified_name, self.fake, lib=_library)
         for key in REFUSED_KEYS:

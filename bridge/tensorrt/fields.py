@@ -71,7 +71,8 @@ class Call:
 
     name: of the FX node. tensors: (dtype, shape in the example) of each tensor parameter, None where it is absent.
     outputs: the dtype of each. shapes: of each tensor parameter, -1 where an extent is dynamic; () where that is not
-    known. line: of the model. constant: the tensors that are constants of the engine.
+    known. line: of the model. constant: the tensors that are constants of the engine. results: the shape of each
+    output, as `shapes` has them; () where that is not known.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Call:
     shapes: tuple[tuple[int, ...] | None, ...] = ()
     line: str = ""
     constant: frozenset[str] = frozenset()
+    results: tuple[tuple[int, ...], ...] = ()
 
     def extents(self, parameter: str) -> tuple[int, ...]:
         """The shape of a tensor that is present, -1 where an extent is dynamic."""
