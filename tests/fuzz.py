@@ -6,13 +6,18 @@ A finding is printed with its seed and number, and the exit code is 1.
 import argparse
 import sys
 
+import fuzz_children
+
 
 def plugins(arguments: argparse.Namespace) -> int:
     """The plugin library's C++ interface, one collection of fields a case; see fuzz_plugins.py."""
-    import fuzz_children
     import fuzz_plugins
 
-    result = fuzz_children.run(fuzz_plugins.run_case, arguments.seed, arguments.count)
+    return _run(fuzz_plugins.run_case, arguments)
+
+
+def _run(case: fuzz_children.Case, arguments: argparse.Namespace) -> int:
+    result = fuzz_children.run(case, arguments.seed, arguments.count, chunk=5000)
     for finding in result.findings:
         print(finding)
     for what, count in sorted(result.outcomes.items()):
@@ -21,11 +26,18 @@ def plugins(arguments: argparse.Namespace) -> int:
     return 1 if result.findings else 0
 
 
+def ops(arguments: argparse.Namespace) -> int:
+    """The ops through torch, one call a case; see fuzz_ops.py."""
+    import fuzz_ops
+
+    return _run(fuzz_ops.run_case, arguments)
+
+
 def main() -> int:
     """Parses the command line, and runs what it asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for run in (plugins,):
+    for run in (plugins, ops):
         command = commands.add_parser(run.__name__, help=run.__doc__)
         command.add_argument("--count", type=int, default=480_000)
         command.add_argument("--seed", type=int, default=0)

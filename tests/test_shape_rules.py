@@ -13,7 +13,7 @@ from torch import nn
 from torch.export import Dim
 
 import bridge
-from bridge import native
+from bridge import doctor, native
 from bridge.errors import BuildError, UnsupportedOpError
 from bridge.op import OPS
 from bridge.tensorrt import shape_rules
@@ -163,6 +163,12 @@ def test_an_op_without_a_kernel_stops_only_the_models_that_use_it(tripled):
     assert "bridge.tripled.default (1 use): it has no kernel in " in text and "forward: return torch.ops" in text
     assert f"it is defined in {__file__}" in text and str(native.plugin_library()) in text
     assert "call the function without @bridge.op" in text and "write csrc/ops/tripled.cu" in text
+
+
+def test_an_op_without_a_kernel_is_not_missed_in_the_libraries(tripled):
+    assert "tripled" in OPS and "tripled" not in native.own_ops()
+    native.check_schemas(native.own_ops(), native.plugin_schemas())
+    assert doctor._schemas().endswith("their schemas match the ops")
 
 
 def test_an_op_without_a_kernel_may_stay_in_pytorch(tripled):
