@@ -215,6 +215,6 @@ def infer_shapes(
         len(message),
     )
     if failed:
-        raise OpInputError(message.value.decode())
+        raise OpInputError(message.value.decode(errors="replace"))
     rows = [out_extents[i * MAX_RANK : (i + 1) * MAX_RANK] for i in range(op.num_outputs)]
     return [tuple(row[:rank]) for row, rank in zip(rows, out_ranks, strict=True)]

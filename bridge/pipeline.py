@@ -26,8 +26,9 @@ from bridge.lowering_memory import Measurement
 from bridge.lowerings import NATIVE
 from bridge.passes import Outcome, selected
 from bridge.passes import rewrite as apply_passes
+from bridge.pooled_extents import of_any_extents
 from bridge.profile import naming_empty
-from bridge.tensorrt import build, gpu, inventory, quiet
+from bridge.tensorrt import build, gpu, inventory, pytrees, quiet
 from bridge.tensorrt.calls import find_calls, fitting_calls
 from bridge.tensorrt.engine_file import EngineFile, TensorSpec
 from bridge.tensorrt.fields import VERSION, Call
@@ -73,7 +74,10 @@ class Session:
         torch.export and torch_tensorrt keep state in globals. The lock is torch.compile's own: a thread that comes
         from there holds it already, and a second lock could be taken in the other order.
         """
-        with compile_lock, quiet.quiet_logs(), gpu.without_gpu(), of_any_channels(), own_conversion(self.flavour):
+        with contextlib.ExitStack() as stack:
+            for within in (compile_lock, quiet.quiet_logs(), gpu.without_gpu(), of_any_channels(), of_any_extents()):
+                stack.enter_context(within)
+            stack.enter_context(own_conversion(self.flavour))
             yield
 
 
@@ -306,8 +310,8 @@ def _flat(arguments: list[str], results: int) -> structure.Structure:
     in_spec = pytree.tree_structure((tuple(range(len(arguments))), {}))
     out_spec = pytree.tree_structure(tuple(range(results)))
     return structure.Structure(
-        in_spec=pytree.treespec_dumps(in_spec),
-        out_spec=pytree.treespec_dumps(out_spec),
+        in_spec=pytrees.of_spec(in_spec),
+        out_spec=pytrees.of_spec(out_spec),
         arguments=arguments,
         input_map=list(range(len(arguments))),
         output_map=list(range(results)),

@@ -1,7 +1,7 @@
 """Engines without a GPU: the network that a door fills is evaluated on the CPU, and its results compared with eager.
 
 Within `interpreted()` bridge.compile and torch.compile(backend="bridge") go their whole way, to the network; instead of
-building it, a call evaluates its layers (see layer_interpreter.py), and plugin layers by their op's reference.
+building it, a call evaluates its layers (see layer_interpreter/), and plugin layers by their op's reference.
 """
 
 import contextlib

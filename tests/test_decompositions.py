@@ -12,23 +12,6 @@ from bridge.tensorrt import decompositions
 pytestmark = pytest.mark.skipif(find_spec("torch_tensorrt") is None, reason="needs torch_tensorrt")
 
 
-@pytest.mark.parametrize(
-    ("size", "kernel", "stride", "padding"),
-    [((8, 6), 2, 2, 0), ((9, 7), 3, 2, 0), ((8, 5), (2, 3), (2, 1), 0), ((6, 6), 2, None, 0), ((7, 7), 3, 1, 1)],
-)
-def test_pooling_that_rounding_up_does_not_change(size, kernel, stride, padding):
-    x = torch.randn(2, 3, *size)
-    pair = [[n] * 2 if isinstance(n, int) else [*n] for n in (kernel, padding)]
-    steps = [] if stride is None else [stride] * 2 if isinstance(stride, int) else [*stride]
-    found = decompositions.avg_pool2d(x, pair[0], steps, pair[1], True)
-    assert torch.equal(found, F.avg_pool2d(x, kernel, stride, padding, ceil_mode=True))
-
-
-def test_pooling_that_it_changes_or_does_not_round_up_is_left():
-    assert decompositions.avg_pool2d(torch.randn(1, 1, 7, 8), [2], [2], [0], True) is NotImplemented
-    assert decompositions.avg_pool2d(torch.randn(1, 1, 8, 8), [2], [2], [0], False) is NotImplemented
-
-
 def test_views_that_say_the_same_otherwise():
     x = torch.randn(4, 5, 1, 1)
     assert torch.equal(decompositions.as_strided(x, (4, 5, 1, 1), (5, 1, 5, 5)), x)

@@ -1,18 +1,19 @@
 """Which operators are taken apart before conversion, and into what."""
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from bridge.op import OPS
+from bridge.tensorrt import counting, grouped, ordering, partial_writes, pooling, scattering
 from bridge.tensorrt.attention import SDPA
+from bridge.tensorrt.bounds import known_equal
 
 _FLASH_ON_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _AS_STRIDED = torch.ops.aten.as_strided.default
-_AVG_POOL = torch.ops.aten.avg_pool2d.default
 _CAT = torch.ops.aten.cat.default
 _CONVOLUTION = torch.ops.aten.convolution.default
 _BATCH_NORM = torch.ops.aten._native_batch_norm_legit_no_training.default
@@ -29,13 +30,72 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         table.pop(getattr(torch.ops.aten, name).default, None)
     for op in OPS.values():
         table.pop(op.overload, None)
-    return table | {
+    return {**_of_torch(table), **table, **_ours()}
+
+
+def _of_torch(table: Mapping[Any, Any]) -> dict[Any, Callable[..., Any]]:
+    """PyTorch's own, of functional operators that torch_tensorrt neither converts nor takes apart."""
+    from torch_tensorrt.dynamo.conversion import DYNAMO_CONVERTERS
+
+    left = torch._decomp.core_aten_decompositions().items()
+    converted = DYNAMO_CONVERTERS.keys() | table.keys()
+    return {op: theirs for op, theirs in left if op.namespace == "aten" and op not in converted}
+
+
+def _ours() -> dict[Any, Callable[..., Any]]:
+    """Each returns NotImplemented for what it leaves as it is."""
+    aten = torch.ops.aten
+    table: dict[Any, Callable[..., Any]] = {
         _AS_STRIDED: as_strided,
-        _AVG_POOL: avg_pool2d,
         _BATCH_NORM: batch_norm,
         _CAT: cat,
         _CONVOLUTION: convolution,
+        torch.ops.aten.slice_scatter.default: partial_writes.slice_scatter,
+        torch.ops.aten.select_scatter.default: partial_writes.select_scatter,
+        aten.addbmm.default: addbmm,
+        aten._grouped_mm.default: grouped.grouped_mm,
+        aten.histc.default: counting.histc,
+        aten.index_add.default: scattering.index_add,
+        aten.index_put.default: scattering.index_put,
+        aten.index_reduce.default: scattering.index_reduce,
+        aten.put.default: scattering.put,
+        aten.scatter.src: scattering.scatter,
+        aten.scatter.value: scattering.scatter_value,
+        aten.scatter.reduce: scattering.scatter_by_name,
+        aten.scatter.value_reduce: scattering.scatter_by_name,
+        aten.scatter_add.default: scattering.scatter_add,
+        aten.scatter_reduce.two: scattering.scatter_reduce,
+        aten.sort.default: ordering.sort,
+        aten.sort.stable: ordering.stable_sort,
+        aten.topk.default: ordering.topk,
+        aten.kthvalue.default: ordering.kthvalue,
+        aten.median.default: ordering.median,
+        aten.median.dim: ordering.median_dim,
+        aten.nanmedian.default: ordering.nanmedian,
+        aten.nanmedian.dim: ordering.nanmedian_dim,
+        aten.max.dim: ordering.max_dim,
+        aten.min.dim: ordering.min_dim,
+        aten.argmax.default: ordering.argmax,
+        aten.argmin.default: ordering.argmin,
+        aten._adaptive_avg_pool2d.default: pooling.adaptive_avg_pool,
+        aten._adaptive_avg_pool3d.default: pooling.adaptive_avg_pool,
+        aten.adaptive_max_pool2d.default: pooling.adaptive_max_pool,
+        aten.adaptive_max_pool3d.default: pooling.adaptive_max_pool,
+        aten.avg_pool2d.default: functools.partial(pooling.avg_pool, rank=2),
+        aten.avg_pool3d.default: functools.partial(pooling.avg_pool, rank=3),
+        aten.max_pool2d_with_indices.default: functools.partial(pooling.max_pool_with_indices, rank=2),
+        aten.max_pool3d_with_indices.default: functools.partial(pooling.max_pool_with_indices, rank=3),
     }
+    if hasattr(torch.ops.transformers, "grouped_mm_fallback"):  # once its mixtures of experts are imported
+        table[torch.ops.transformers.grouped_mm_fallback.default] = grouped.grouped_mm_fallback
+    return table
+
+
+def addbmm(x: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """x times beta plus the sum of a batch of products times alpha."""
+    product = torch.bmm(a, b).sum(0)
+    product = product if alpha == 1 else product * alpha
+    return product if beta == 0 else product + (x if beta == 1 else x * beta)
 
 
 def batch_norm(
@@ -68,33 +128,15 @@ def as_strided(x: Tensor, size: Sequence[int], stride: Sequence[int], storage_of
 
     PyTorch's adaptive pooling makes one, whose strides of extents of 1 say in which order the other ones are.
     """
-    same = len(size) == x.dim() and all(map(_known_equal, size, x.shape))
+    same = len(size) == x.dim() and all(map(known_equal, size, x.shape))
     if not same or storage_offset:
         return NotImplemented
     moves = [
         ours
         for ours, extent in zip(zip(stride, x.stride(), strict=True), size, strict=True)
-        if not _known_equal(extent, 1)
+        if not known_equal(extent, 1)
     ]
-    return torch.ops.aten.alias(x) if all(_known_equal(*pair) for pair in moves) else NotImplemented
-
-
-def avg_pool2d(
-    x: Tensor,
-    kernel_size: Sequence[int],
-    stride: Sequence[int] = (),
-    padding: Sequence[int] = (0,),
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Tensor:
-    """Where windows fit a whole number of times, rounding up is rounding down, which has a converter."""
-    pads, windows = _pair(padding), _pair(kernel_size)
-    steps = _pair(stride) if stride else windows
-    left = [(n + 2 * p - k) % s for n, p, k, s in zip(x.shape[-2:], pads, windows, steps, strict=True)]
-    if not ceil_mode or not all(_known_equal(extent, 0) for extent in left):
-        return NotImplemented
-    return _AVG_POOL(x, windows, steps, pads, False, count_include_pad, divisor_override)
+    return torch.ops.aten.alias(x) if all(known_equal(*pair) for pair in moves) else NotImplemented
 
 
 def convolution(
@@ -114,7 +156,7 @@ def convolution(
     dynamic and the dtype has 16 bits (seen on an H200).
     """
     window = weight.shape[2:]
-    whole = x.dim() == weight.dim() and all(map(_known_equal, x.shape[2:], window)) and any(n > 1 for n in window)
+    whole = x.dim() == weight.dim() and all(map(known_equal, x.shape[2:], window)) and any(n > 1 for n in window)
     if not whole or transposed or groups != 1 or any(padding) or any(step != 1 for step in dilation):
         return NotImplemented
     product = torch.nn.functional.linear(x.flatten(1), weight.flatten(1), bias)
@@ -126,17 +168,8 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
 
     transformers' caches of keys and values begin with one.
     """
-    kept = [tensor for tensor in tensors if tensor.dim() != 1 or not _known_equal(tensor.shape[0], 0)]
+    kept = [tensor for tensor in tensors if tensor.dim() != 1 or not known_equal(tensor.shape[0], 0)]
     others = {tensor.dtype for tensor in tensors} - {tensor.dtype for tensor in kept}
     if len(kept) in (0, len(tensors)) or others or kept[0].dim() == 1:
         return NotImplemented
     return _CAT(kept, dim) if len(kept) > 1 else kept[0].clone()
-
-
-def _pair(values: Sequence[int]) -> list[int]:
-    return [values[0], values[-1]]
-
-
-def _known_equal(a: Any, b: Any) -> bool:
-    """For every value that dynamic extents may have; no assumption about them is made."""
-    return statically_known_true(a == b)
