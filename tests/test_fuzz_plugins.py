@@ -15,7 +15,7 @@ def test_any_call_ends_in_a_documented_way():
     result = fuzz_children.run(fuzz_plugins.run_case, seed=16, count=3000)
     assert not result.findings, "\n".join(result.findings)
     for what in ("create", "configure", "format", "dtypes", "shapes", "shape change"):  # neither is out of reach
-        assert result.outcomes[f"{what} taken"] > 50 and result.outcomes[f"{what} refused"] > 50
+        assert result.outcomes[f"{what} taken"] > 20 and result.outcomes[f"{what} refused"] > 20
 
 
 def test_a_crash_a_failure_and_a_hang_are_findings():
