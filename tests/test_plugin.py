@@ -1,6 +1,7 @@
 """The plugins as TensorRT sees them: creation, fields, formats, clones, execution."""
 
 import ctypes
+import math
 import struct
 from typing import Any
 
@@ -51,9 +52,11 @@ def test_fields_survive_a_round_trip(name):
         if kind == 6:
             assert data.decode() == value
             continue
+        if kind == 1:  # float32 values that add up to the number
+            assert math.fsum(struct.unpack(f"{len(data) // 4}f", data)) == value
+            continue
         values = list(value) if isinstance(value, tuple | list) else [value]
-        found = struct.unpack(f"{len(values)}{'f' if kind == 1 else 'q'}", data)
-        assert found == pytest.approx([float(v) if kind == 1 else int(v) for v in values])
+        assert struct.unpack(f"{len(values)}q", data) == tuple(int(v) for v in values)
     assert plugin.clone().serialized() == held and plugin.attach().serialized() == held
 
 
