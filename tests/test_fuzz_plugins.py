@@ -130,10 +130,13 @@ def test_counts_and_arrays_that_are_not_there(capfd):
     assert call(plugin.build, 0, c_int32, None, 3, None, 1, types=[c_void_p, c_int32] * 2) != 0
 
 
-def test_negative_extents_are_refused_at_run_time_alone():
+def test_extents_that_are_not_known_are_refused_by_enqueue_alone(capfd):
     plugin = make("relu")
     unknown = [tensor(-1, 3)], [tensor(-1, 3)]
-    assert configure(plugin, *unknown) == 0 and shape_change(plugin, *unknown) != 0
+    assert configure(plugin, *unknown) == 0 and shape_change(plugin, *unknown) == 0
+    assert enqueue(plugin, *unknown) != 0
+    assert "an input has an extent that is not known" in capfd.readouterr().err
+    assert enqueue(plugin, [tensor(0, 3)], [tensor(-1, 3)]) == 0  # now it is, and there is nothing to do
 
 
 @pytest.mark.parametrize("times", [1, 2])
