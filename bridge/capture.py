@@ -11,6 +11,7 @@ from torch.export import ExportedProgram
 from torch.fx.experimental import _config as symbolic_config
 from torch.utils import _pytree as pytree
 
+from bridge import op_tensors
 from bridge.assumptions import broken, environment, note
 from bridge.errors import ExportError
 from bridge.questions import recorded
@@ -43,12 +44,20 @@ def export(
     if not isinstance(args, (tuple, list)):
         raise TypeError(f"args is a {type(args).__name__}, expected a tuple of the model's arguments")
     _refuse_training(model)
-    _refuse_layouts(args, kwargs)
+    _refuse_forms(args, kwargs or {})
     try:
         with torch.no_grad(), quiet_capture():
             return _export(model, *_distinct(tuple(args), dict(kwargs or {})), dynamic_shapes)
     except Exception as error:  # torch.export raises what the model raises, and several kinds of its own
         raise ExportError(f"torch.export cannot capture {type(model).__name__}: {explain(error)}") from error
+
+
+def _refuse_forms(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Sparse and nested tensors among the arguments, which torch.export fails at in many ways."""
+    for name, given in (("args", tuple(args)), ("kwargs", dict(kwargs))):
+        for path, value in pytree.tree_flatten_with_path(given)[0]:
+            if isinstance(value, torch.Tensor) and (reason := op_tensors.refuse(value)) is not None:
+                raise ExportError(f"{name}{pytree.keystr(path)} {reason}")
 
 
 def _export(
@@ -151,16 +160,6 @@ def _distinct(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any,
         return leaf
 
     return pytree.tree_map(distinct, (args, kwargs))
-
-
-def _refuse_layouts(args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> None:
-    for path, leaf in pytree.tree_flatten_with_path((tuple(args), dict(kwargs or {})))[0]:
-        if isinstance(leaf, Tensor) and (leaf.is_nested or leaf.layout != torch.strided):
-            kind = "nested" if leaf.is_nested else str(leaf.layout)
-            where = "".join(map(str, path[1:])) or "the example"
-            raise ExportError(
-                f"argument {where} is a {kind} tensor; an engine takes dense ones: pass x.to_dense(), or padded tensors"
-            )
 
 
 def _refuse_training(model: torch.nn.Module) -> None:

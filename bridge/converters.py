@@ -15,7 +15,7 @@ from torch.fx import Node
 from bridge import foreign, lowerings
 from bridge.errors import BuildError
 from bridge.op import Op
-from bridge.tensorrt import calls, shims
+from bridge.tensorrt import calls, shape_rules, shims
 from bridge.tensorrt import flavour as flavours
 from bridge.tensorrt.attention import SDPA, convert_attention, fits_layer
 from bridge.tensorrt.cumulative import CUMSUM, convert_cumsum
@@ -190,7 +190,7 @@ def convert(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any
     """Adds the layer or layers of one call; returns its output tensor, or a tuple of them.
 
     ctx: torch_tensorrt's ConversionContext. Arguments: ITensors, and torch tensors for constants.
-    BuildError: TensorRT refuses the plugin, or a tensor is given as a number.
+    BuildError: TensorRT refuses the plugin, or infers another shape than the graph has; or a tensor is a number.
     """
     op, values, attributes = foreign.bind(target, args, kwargs)
     conversion = _conversion(ctx)
@@ -207,6 +207,8 @@ def convert(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any
         if call is not None:
             conversion.layers[layer.name] = call
         outputs = tuple(layer.get_output(index) for index in range(op.num_outputs))
+    if call is not None:
+        shape_rules.check_network(call, [tuple(output.shape) for output in outputs])
     return outputs[0] if op.num_outputs == 1 else outputs
 
 

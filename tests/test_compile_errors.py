@@ -63,6 +63,37 @@ def test_dtypes_that_tensorrt_lacks_are_named():
     assert "input 'x' is torch.float64, which TensorRT lacks; convert the model and its inputs" in text
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_dtypes_are_said_to_be_lacking_where_they_do(dtype):
+    """TensorRT has one of the two, and bridge does not convert it."""
+    who = "bridge does not convert" if dtype == torch.float8_e4m3fn else "TensorRT lacks"
+    text = refused(errors.UnsupportedOpError, lambda model, x: (x * 2).to(dtype).float())
+    assert f"its result is {dtype}, which {who}" in text
+    text = refused(errors.ExportError, lambda model, x: x.float() + 1, x=torch.ones(2, 4).to(dtype))
+    assert f"input 'x' is {dtype}, which {who}; convert it before the model" in text
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested")
+def test_arguments_without_strides_are_refused():
+    ragged = [torch.ones(2), torch.ones(3)]
+    forms = {
+        "is a sparse_coo tensor, expected a dense one; call to_dense() on it": torch.eye(2).to_sparse(),
+        "is a nested tensor": torch.nested.nested_tensor(ragged),
+        "is a nested tensor, ": torch.nested.nested_tensor(ragged, layout=torch.jagged),
+        "has 9 dimensions": torch.zeros(2, 1, 1, 1, 1, 1, 1, 1, 1),
+    }
+    for text, x in forms.items():
+        assert refused(errors.ExportError, lambda model, x: x + 1, x=x).startswith(f"args[0] {text}")
+    with pytest.raises(errors.ExportError, match=r"kwargs\['x'\] is a sparse_csr tensor"):
+        model = Model(lambda model, x: x).eval()
+        bridge.compile(model, (), {"x": torch.eye(2).to_sparse_csr()}, target="sm86")
+
+
+def test_inputs_without_elements_are_named_where_tensorrt_refuses_them():
+    text = refused(errors.BuildError, lambda model, x: x * 2, x=torch.zeros(0, 3))
+    assert "nothing to do for the input 'x' of shape (0, 3): give an example with elements" in text
+
+
 def test_dropout_in_attention_is_refused():
     text = refused(
         errors.UnsupportedOpError,
@@ -222,13 +253,6 @@ def test_calls_with_another_literal_are_refused():
 # What torch or TensorRT says by itself, in words that tell what to do
 
 
-def test_float8_is_what_bridge_lacks_not_tensorrt():
-    text = refused(errors.UnsupportedOpError, lambda model, x: x.to(torch.float8_e4m3fn).float() + 1)
-    assert "its result is torch.float8_e4m3fn, which bridge does not convert yet" in text
-    text = refused(errors.ExportError, lambda model, x: x.float(), x=torch.zeros(2, 3).to(torch.float8_e4m3fn))
-    assert "input 'x' is torch.float8_e4m3fn, which bridge does not convert yet" in text
-
-
 def test_nine_dimensions_are_refused_before_tensorrt_sees_them():
     text = refused(errors.UnsupportedOpError, lambda model, x: bridge.relu(x.view(*[1] * 7, *x.shape)).sum())
     assert "it has a tensor of 9 dimensions; TensorRT takes 8" in text and f"{__file__}:" in text
@@ -244,14 +268,6 @@ def test_nine_dimensions_are_refused_before_tensorrt_sees_them():
 )
 def test_operators_that_no_engine_has_say_why(function, reason):
     assert reason in refused(errors.UnsupportedOpError, function)
-
-
-@pytest.mark.parametrize("layout", ["sparse", "nested"])
-def test_tensors_that_are_not_dense_are_refused_by_argument(layout):
-    dense = torch.eye(3)
-    x = dense.to_sparse() if layout == "sparse" else torch.nested.nested_tensor([dense], layout=torch.jagged)
-    text = refused(errors.ExportError, lambda model, x: x * 2, x=x)
-    assert "argument [0] is a " in text and layout in text and "an engine takes dense ones" in text
 
 
 def test_what_the_model_raises_is_named_with_its_line():

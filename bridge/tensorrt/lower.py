@@ -13,8 +13,8 @@ from torch.fx import Graph, GraphModule, Node
 from bridge.assumptions import asked_in_lowering
 from bridge.errors import BuildError, ExportError, SpecializedError, UnsupportedOpError
 from bridge.foreign import targets
-from bridge.native import MAX_RANK
 from bridge.names import without_conditions, writable
+from bridge.native import MAX_RANK
 from bridge.source import model_line, operator_name
 from bridge.tensorrt import calls, dtypes, ordering, scattering, slices
 from bridge.tensorrt.attention import expand_attention
@@ -180,7 +180,7 @@ def refusal(node: Node) -> str | None:
         known = DYNAMO_CONVERTERS.get_unvalidated(node.target) is not None
         dtype = getattr(node.meta.get("val"), "dtype", None)
         if known and dtype is not None and dtypes.from_torch(dtype) is None:
-            return f"its result is {dtypes.lacking(dtype)}"
+            return f"its result is {dtype}, {dtypes.absence(dtype)}"
         return "its converter refuses these arguments or shapes" if known else "it has no converter"
     data_dependent = len(converter) > 2 and converter[2].get("requires_output_allocator", False)
     return "the shape of its result depends on values, not on shapes" if data_dependent else None
