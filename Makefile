@@ -8,6 +8,7 @@
 #   make wheel    a wheel for every supported GPU, in dist/
 #   make kernels  registers, spills and shared memory of every kernel, for every supported GPU
 #   make sanitize every kernel under compute-sanitizer, tool by tool; needs a GPU, and minutes
+#   make fuzz     many changed engine files: only documented errors come out of them; takes minutes
 #   make format   rewrite the sources as `make check` wants them
 #   make clean    remove build products; `make distclean` removes .venv too
 #
@@ -17,6 +18,7 @@
 #   EXTRAS                     of pyproject.toml, comma separated
 #   BRIDGE_CUDA_ARCHITECTURES  GPUs to compile for; default: the one present, else 86 (wheel: all)
 #   SANITIZE                   what `make sanitize` runs, as in SANITIZE='--tools racecheck rope'
+#   FUZZ                       what `make fuzz` runs, as in FUZZ='files --count 1000 --seed 7'
 #   BRIDGE_CUDA=pip            the CUDA compiler of the Python index, even where there is an nvcc
 
 PYTHON ?= python3
@@ -45,7 +47,7 @@ endef
 
 LEAN := 10.15.1.29 11.4.0.106
 
-.PHONY: demo test check build lean wheel kernels sanitize format clean distclean FORCE
+.PHONY: demo test check build lean wheel kernels sanitize fuzz format clean distclean FORCE
 .DELETE_ON_ERROR:
 
 demo: build
@@ -89,6 +91,11 @@ SANITIZE ?= --tools memcheck,racecheck,initcheck,synccheck
 
 sanitize: build
 	$(BIN)/python tests/sanitize.py $(SANITIZE)
+
+FUZZ ?= files --count 40000 --seed 1
+
+fuzz: build
+	$(BIN)/python tests/fuzz.py $(FUZZ)
 
 clean:
 	rm -rf build dist $(STAMPS)/build .mypy_cache .pytest_cache .ruff_cache

@@ -1,59 +1,135 @@
-"""What an exported program takes for granted about its dynamic dimensions, against what they may be.
+"""What a program takes for granted about its dynamic dimensions, against what they may be.
 
-torch.export writes a condition that it cannot prove into the graph, as an assertion for run time. An engine has no
-assertions, so each is checked here, for the whole range of its dimensions.
+torch.export traces with the example's extents. Each condition that it met on the way is checked here for the whole range
+of its dimensions, whether torch kept it as an assertion in the graph, as a guard, or not at all: an engine has neither.
 """
 
-import itertools
-from collections.abc import Iterator, Mapping
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sympy
 import torch
 from torch.export import ExportedProgram
-from torch.fx import Node
+from torch.fx import GraphModule, Node
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._sympy.functions import Max, Min
 from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from bridge.errors import ExportError
+from bridge.log import logger
+from bridge.questions import Condition, kept_by, recorded
 from bridge.source import model_line
+from bridge.symbolic import counterexample
 
 _ASSERT = torch.ops.aten._assert_scalar.default
-_MOST_POINTS = 4096  # evaluated for one condition; a larger range is sampled evenly, with its ends
+_NOTED = "bridge.conditions"  # in a graph module's meta: what was recorded as it was captured
 
 
 def check_assumptions(program: ExportedProgram) -> None:
     """Raises ExportError naming a condition that some extents within the ranges break, and those extents."""
-    for node, condition in conditions(program):
-        check_condition(program, node, condition)
+    for condition in broken(program):
+        check_condition(program, condition)
 
 
-def conditions(program: ExportedProgram) -> Iterator[tuple[Node, sympy.Basic]]:
-    """Every condition on extents, once, with a node that needs it; but for those that hold for all extents."""
+def note(program: ExportedProgram, asked: Sequence[Condition]) -> None:
+    """Keeps with a program the conditions under which it was captured."""
+    program.graph_module.meta[_NOTED] = list(asked)
+
+
+def conditions(program: ExportedProgram) -> Iterator[Condition]:
+    """Every condition on extents, once; but for those that hold for all extents."""
+    env = environment(program.graph_module)
+    noted = program.graph_module.meta.get(_NOTED, [])
     seen = set()
-    for node in program.graph.find_nodes(op="call_function", target=_ASSERT):
-        condition = _condition(node)
-        if condition is not None and condition not in seen and not _always(condition):
-            seen.add(condition)
-            yield node, condition
+    for condition in (*_asserted(program), *_squeezed(program), *noted, *(kept_by(env) if env is not None else ())):
+        expression = condition.expression.xreplace(env.replacements) if env is not None else condition.expression
+        if expression not in seen and not _always(expression):
+            seen.add(expression)
+            yield dataclasses.replace(condition, expression=expression)
 
 
-def check_condition(program: ExportedProgram, node: Node, condition: sympy.Basic) -> None:
-    """Raises ExportError where the condition of a node is broken within the ranges."""
-    values = _counterexample(condition, program.range_constraints)
+def broken(program: ExportedProgram) -> list[Condition]:
+    """The conditions that do not hold for all extents within the ranges, but those that torch took for known."""
+    every = [condition for condition in conditions(program) if not condition.known]
+    return [condition for condition in every if _counterexample(program, condition) is not None]
+
+
+def warn_of_ones(program: ExportedProgram) -> None:
+    """Tells where the model asks whether an extent is 0 or 1 that may be: torch.export takes it for 2 or more.
+
+    Most models ask so in order to spare themselves work, and their engine is right for 1 too.
+    """
+    asked = {c.line: c for c in conditions(program) if c.known and _counterexample(program, c) is not None}
+    if asked:
+        names = _names(program)
+        lines = "".join(f"\n  {_spell(one.expression, names)}: {line}" for line, one in asked.items())
+        logger.warning(
+            "the engine is made for dynamic extents of 2 or more, and was not compared with the model for less, where"
+            " these lines may take another way; if results differ there, give the dimension min=2:%s",
+            lines,
+        )
+
+
+def check_condition(program: ExportedProgram, condition: Condition) -> None:
+    """Raises ExportError where a condition is broken within the ranges."""
+    values = _counterexample(program, condition)
     if values is not None:
         names = _names(program)
         extents = ", ".join(f"{names.get(symbol, symbol)} = {value}" for symbol, value in values.items())
         raise ExportError(
-            f"the model holds for {_spell(condition, names)} alone, but dynamic_shapes allows {extents}"
-            f" ({model_line(node)}); narrow the range, or use a Dim that fits, such as 8 * Dim(...)"
+            f"the model was captured for {_spell(condition.expression, names)} alone, but dynamic_shapes allows {extents}"
+            f" ({condition.line}); {_way_out(condition.expression)}"
         )
 
 
-def _condition(node: Node) -> sympy.Basic | None:
-    """The condition of an assertion on extents; None for one on values, which says nothing of shapes."""
-    value = node.args[0].meta.get("val") if isinstance(node.args[0], Node) else node.args[0]
-    return value.node.expr if isinstance(value, torch.SymBool) else None
+@contextlib.contextmanager
+def asked_in_lowering(program: ExportedProgram) -> Iterator[None]:
+    """Around a lowering: raises ExportError where it took something for granted that does not hold for all extents.
+
+    torch keeps no guard that is made after the capture.
+    """
+    env = environment(program.graph_module)
+    with recorded(by_model=False) as questions, torch._dynamo.config.patch(do_not_emit_runtime_asserts=True):
+        yield
+    for condition in questions.of(env) if env is not None else ():
+        expression = condition.expression.xreplace(env.replacements)
+        if not _always(expression):
+            check_condition(program, Condition(expression, condition.line))
+
+
+def environment(module: GraphModule) -> ShapeEnv | None:
+    """What knows the symbols of a graph; None where it has none."""
+    for node in module.graph.nodes:
+        value = node.meta.get("val")
+        extents: tuple[Any, ...] = tuple(value.shape) if isinstance(value, torch.Tensor) else (value,)
+        for extent in extents:
+            if isinstance(extent, torch.SymInt) and extent.node.expr.free_symbols:
+                return extent.node.shape_env
+    return None
+
+
+def _asserted(program: ExportedProgram) -> Iterator[Condition]:
+    """Of assertions on extents, with the line of a node that needs them; one on values says nothing of shapes."""
+    for node in program.graph.find_nodes(op="call_function", target=_ASSERT):
+        value = node.args[0].meta.get("val") if isinstance(node.args[0], Node) else node.args[0]
+        if isinstance(value, torch.SymBool):
+            yield Condition(value.node.expr, model_line(node))
+
+
+def _squeezed(program: ExportedProgram) -> Iterator[Condition]:
+    """A dynamic dimension of 1 is dropped where the model squeezes it, but not in a program."""
+    for node in program.graph.nodes:
+        if node.target in _SQUEEZES and isinstance(node.args[0], Node):
+            shape = node.args[0].meta["val"].shape
+            chosen = node.args[1] if len(node.args) > 1 else range(len(shape))
+            for axis in [chosen] if isinstance(chosen, int) else chosen:
+                if shape and isinstance(shape[axis], torch.SymInt):
+                    yield Condition(sympy.Ne(shape[axis].node.expr, 1), model_line(node), known=True)
+
+
+_SQUEEZES = (torch.ops.aten.squeeze.default, torch.ops.aten.squeeze.dim, torch.ops.aten.squeeze.dims)
 
 
 def _always(condition: sympy.Basic) -> bool:
@@ -61,23 +137,12 @@ def _always(condition: sympy.Basic) -> bool:
     return condition.replace(Min, sympy.Min).replace(Max, sympy.Max) == True  # noqa: E712
 
 
-def _counterexample(condition: sympy.Basic, ranges: Mapping[Any, Any]) -> dict[sympy.Symbol, int] | None:
-    symbols = sorted(condition.free_symbols, key=str)
+def _counterexample(program: ExportedProgram, condition: Condition) -> dict[sympy.Symbol, int] | None:
+    ranges = program.range_constraints
+    symbols = condition.expression.free_symbols
     if any(symbol not in ranges or symbol_is_type(symbol, SymT.UNBACKED_INT) for symbol in symbols):
         return None  # of a value, not of an extent of an input
-    points = int(_MOST_POINTS ** (1 / max(len(symbols), 1)))
-    for values in itertools.product(*(_points(ranges[symbol], points) for symbol in symbols)):
-        known = dict(zip(symbols, values, strict=True))
-        if condition.xreplace({symbol: sympy.Integer(value) for symbol, value in known.items()}) == False:  # noqa: E712
-            return known
-    return None
-
-
-def _points(bounds: Any, count: int) -> Iterator[int]:
-    low, high = int(bounds.lower), int(bounds.upper)
-    step = max(1, (high - low) // max(count - 1, 1))
-    yield from range(low, high, step)
-    yield high
+    return counterexample(condition.expression, ranges)
 
 
 def _names(program: ExportedProgram) -> dict[sympy.Symbol, str]:
@@ -92,5 +157,17 @@ def _names(program: ExportedProgram) -> dict[sympy.Symbol, str]:
     return names
 
 
-def _spell(condition: sympy.Basic, names: Mapping[sympy.Symbol, str]) -> str:
+def _spell(condition: sympy.Basic, names: dict[sympy.Symbol, str]) -> str:
     return str(condition.xreplace({symbol: sympy.Symbol(name) for symbol, name in names.items()}))
+
+
+def _way_out(condition: sympy.Basic) -> str:
+    if any(type(part).__name__ in _FROM_FLOATS for part in sympy.preorder_traversal(condition)):
+        return (
+            "compute that extent with integers, such as x.shape[2] // 2, or with torch.sym_int, math.floor or"
+            " math.ceil instead of int(); or narrow the range"
+        )
+    return "narrow the range, or use a Dim that fits, such as 8 * Dim(...)"
+
+
+_FROM_FLOATS = ("TruncToInt", "FloorToInt", "CeilToInt", "RoundToInt", "ToFloat", "IntTrueDiv", "FloatTrueDiv")

@@ -11,14 +11,13 @@ from torch._guards import tracing
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
-from bridge import dynamo, log, partition
+from bridge import dynamo, log, partition, strict
 from bridge.capture import export
 from bridge.compiled import CompiledModule
 from bridge.config import Config
-from bridge.dynamic import add_guards, dimensions, fix_named
-from bridge.dynamo import Frame, Lifted, Number
-from bridge.errors import ExportError, GraphBreakError
-from bridge.foreign import targets
+from bridge.dynamic import add_guards, dimensions, fix, fix_named
+from bridge.dynamo import Lifted, Number
+from bridge.errors import ExportError, SpecializedError
 from bridge.pipeline import Session, compile_program, describe, rewrite
 from bridge.profile import input_specs
 from bridge.reporting import Graph, record
@@ -39,21 +38,25 @@ def bridge_backend(
     to, builds another one. Extents that no one bounded get a bound (Config.growth), beyond which there is a recompile.
 
     Raises:
-        GraphBreakError: the function has a graph break, or was compiled too often, unless fallback is set.
+        GraphBreakError: the function has a graph break, or was compiled too often, unless fallback is set; or, from a
+            call of what torch.compile returned, no engine ran in it.
         UnsupportedOpError, ExportError, BuildError: as bridge.compile has them.
         TypeError, ValueError: an option that does not exist, or a value that it does not take.
     """
     session = Session.of(_config(options, mode))
     frame = dynamo.current_frame(gm)
     if not session.config.fallback:
-        _refuse_breaks(frame)
-        _refuse_recompiles(frame)
+        strict.refuse_breaks(frame)
+        strict.refuse_recompiles(frame)
     _refuse_gradients(gm, example_inputs)
     graph = Graph(str(frame), frame.compile_id, graph_break=frame.graph_break)
     with session.converting(), tracing(None):
         compiled = CompiledGraph(session, dynamo.lift(gm, example_inputs), example_inputs, frame.function, graph)
     record(dynamo.owner_of_current_graph(), graph)
     return compiled
+
+
+strict.watch(bridge_backend)
 
 
 class CompiledGraph:
@@ -68,15 +71,13 @@ class CompiledGraph:
         # Tensors of our own, for torch.export takes mark_dynamic's marks off those that it is given.
         self._example = [args[place].detach() for place in lifted.inputs]
         self._dims = dimensions(lifted.fakes, session.config.growth)
-        program = self._export()
-        specs = input_specs(program)
-        add_guards(lifted.fakes, program, specs)
         self._runs: list[_Run] = []
-        self._keep(self._weights(args), self._compile(program, specs))
+        self._keep(self._weights(args), self._compile_guarded())
         self._example = [_shape_only(tensor) for tensor in self._example]
 
     def __call__(self, *args: Any) -> Sequence[Any]:
         """The graph's results."""
+        strict.engine_runs()
         run = self._run_for(self._weights(args))
         results = run(*[args[place] for place in self._lifted.inputs])
         if self._lifted.plain:
@@ -109,6 +110,24 @@ class CompiledGraph:
         others = [run for run in self._runs if not all(map(operator.is_, weights, run.weights))]
         self._runs = [_Run(weights, call), *others][:_MOST_WEIGHTS]
 
+    def _compile_guarded(self) -> Callable[..., Any]:
+        """Compiles, and guards what the engine takes for granted; extents that torch fixes get a guard and no range."""
+        program = self._export()
+        specs = input_specs(program)
+        add_guards(self._lifted.fakes, program, specs)
+        try:
+            return self._compile(program, specs)
+        except SpecializedError as error:
+            names = self._input_names()
+            fixed = [(names.index(name), axis) for name, axis in error.dimensions]
+            fix(self._lifted.fakes, fixed)
+            self._dims = dimensions(self._lifted.fakes, self._session.config.growth)
+            self._tell_fixed(fixed)
+        return self._compile_guarded()
+
+    def _input_names(self) -> list[str]:
+        return [node.name for node in self._lifted.module.graph.find_nodes(op="placeholder")]
+
     def _export(self) -> ExportedProgram:
         try:
             with log.step("export"):
@@ -121,7 +140,7 @@ class CompiledGraph:
         return self._export()
 
     def _tell_fixed(self, fixed: Sequence[tuple[int, int]]) -> None:
-        names = [node.name for node in self._lifted.module.graph.find_nodes(op="placeholder")]
+        names = self._input_names()
         extents = [f"{names[place]}.shape[{axis}] = {self._example[place].shape[axis]}" for place, axis in fixed]
         log.logger.warning(
             "%s: its engine is for %s alone, and other extents get one of their own: torch.export cannot capture it for"
@@ -169,33 +188,6 @@ def _config(options: Mapping[str, Any] | None, mode: str | None) -> Config:
     return Config().with_settings(settings)
 
 
-def _refuse_breaks(frame: Frame) -> None:
-    reason = frame.graph_break or ("it goes on after a graph break" if frame.resumed else None)
-    if reason is not None:
-        raise GraphBreakError(
-            f"torch.compile cut {frame} into several graphs: {reason}\n{_way_out(reason)}, or pass"
-            ' options={"fallback": True} to run what lies between the engines in PyTorch.'
-        )
-
-
-def _way_out(reason: str) -> str:
-    """torch.compile breaks a graph where the shape of a result depends on values, unless it is told not to."""
-    counted = [str(target) for target, op in targets().items() if op.counted]
-    if any(f"`{target}`" in reason for target in counted):
-        return "Set torch._dynamo.config.capture_dynamic_output_shape_ops = True, which keeps it in the graph"
-    return "Rewrite that line"
-
-
-def _refuse_recompiles(frame: Frame) -> None:
-    limit = torch._dynamo.config.recompile_limit
-    if frame.attempt >= limit - 1:
-        raise GraphBreakError(
-            f"torch.compile traced {frame} {frame.attempt + 1} times, and would from now on run it in PyTorch without a"
-            f" word (torch._dynamo.config.recompile_limit is {limit}). TORCH_LOGS=recompiles says why: give"
-            " torch.compile dynamic=True, mark dimensions with torch._dynamo.mark_dynamic, or raise that limit."
-        )
-
-
 def _refuse_gradients(gm: GraphModule, args: Sequence[Any]) -> None:
     if not torch.is_grad_enabled():
         return
@@ -222,4 +214,4 @@ def _result(output: Any, results: Sequence[Any], args: Sequence[Any]) -> Any:
 
 def _shape_only(tensor: Tensor) -> Tensor:
     """A tensor like it that holds one element."""
-    return torch.empty(1, dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+    return torch.empty((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)

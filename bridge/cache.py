@@ -2,20 +2,22 @@
 
 An entry is an ordinary engine file, <folder>/engines/<key>.engine, written whole or not at all. Whoever builds it holds
 the lock of its key, <key>.lock, which dies with its process. Entries that were not used for longest go first.
+
+An engine holds code for the GPU, so what another user has written is never taken: the folder of the entries is this
+user's (or the administrator's) and no one else can write to it or look into it; otherwise there is no cache.
 """
 
 import contextlib
-import fcntl
 import os
 import re
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bridge.config import Config
 from bridge.errors import EngineFileError
-from bridge.files import locked
+from bridge.files import is_temporary, own_folder, remove_abandoned
+from bridge.locks import locked
 from bridge.log import logger
 from bridge.table import size
 from bridge.tensorrt.engine_file import EngineFile
@@ -27,7 +29,8 @@ _DEFAULT_SIZE = 20 << 30
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 _KEY = "cache_key"  # in the metadata of an entry
-_ABANDONED = 24 * 3600  # seconds after which a temporary file belongs to a writer that is dead
+_ENTRY = re.compile(r"([0-9a-f]{64})\.engine")
+_LOCK = re.compile(r"[0-9a-f]{64}\.lock")
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class EngineCache:
 
         What `build` raises, this raises.
         """
+        if not self._is_usable():
+            return build(), False
         found = self._take(key)
         if found is not None:
             return found, True
@@ -91,9 +96,9 @@ class EngineCache:
 
         keep: the key of an entry that stays.
         """
-        for path in self._files("*.tmp") + self._files("*.lock"):
-            if _age(path) > _ABANDONED:
-                self._discard_lock(path) if path.suffix == ".lock" else self._remove(path)
+        for path in [*self._paths(self._engines), *self._paths(self.folder)]:
+            if is_temporary(path.name) or _LOCK.fullmatch(path.name):
+                remove_abandoned(path)
         limit = self.limit if limit is None else limit
         entries = self.entries()
         total = sum(entry.size for entry in entries)
@@ -129,12 +134,12 @@ class EngineCache:
 
     def _take(self, key: str) -> EngineFile | None:
         path = self.path(key)
-        if not path.exists():
+        if not os.path.lexists(path):
             return None
         try:
             file = self._read(key)
         except EngineFileError as error:
-            if path.exists():  # or another process has removed it just now
+            if os.path.lexists(path):  # or another process has removed it just now
                 logger.warning("the cached engine is not usable and is built again: %s", error)
                 self._remove(path)
             return None
@@ -146,8 +151,7 @@ class EngineCache:
     def _keep(self, key: str, file: EngineFile) -> None:
         path = self.path(key)
         try:
-            self._engines.mkdir(parents=True, exist_ok=True)
-            file.save(path)
+            file.save(path, private=True)
             written = path.stat().st_size
         except (OSError, EngineFileError) as error:
             self._warn(error)
@@ -166,30 +170,38 @@ class EngineCache:
         """One at a time builds a key. Where the folder or its file system has no locks, everyone builds."""
         with contextlib.ExitStack() as stack:
             try:
-                self._engines.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(self._engines / f"{key}.lock", "another process builds the same engine"))
             except OSError as error:
                 self._warn(error)
             yield
 
-    def _discard_lock(self, path: Path) -> None:
-        """Removes a lock that no one holds."""
-        with contextlib.suppress(OSError):
-            descriptor = os.open(path, os.O_RDWR)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
-            finally:
-                os.close(descriptor)
+    def _is_usable(self) -> bool:
+        """Whether the folder is there and this user's; made or mended if need be."""
+        try:
+            own_folder(self.folder)
+            own_folder(self._engines, private=True)
+        except OSError as error:
+            self._warn(error)
+            return False
+        return True
 
     def _scan(self) -> Iterator[Entry]:
-        for path in self._files("*.engine"):
-            with contextlib.suppress(FileNotFoundError):  # removed by another process since
-                found = path.stat()
-                yield Entry(path.stem, path, found.st_size, found.st_mtime)
+        for path in self._paths(self._engines):
+            match = _ENTRY.fullmatch(path.name)
+            with contextlib.suppress(OSError):  # removed by another process since, or of no use
+                if match:
+                    found = path.stat()
+                    yield Entry(match[1], path, found.st_size, found.st_mtime)
 
-    def _files(self, pattern: str) -> list[Path]:
-        return list(self._engines.glob(pattern)) if self._engines.is_dir() else []
+    def _paths(self, folder: Path) -> list[Path]:
+        """What is in a folder; nothing where there is none."""
+        try:
+            return list(folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            self._warn(error)
+            return []
 
     def _remove(self, path: Path) -> bool:
         try:
@@ -212,7 +224,7 @@ def folder_of(setting: str | None) -> Path:
     """The folder that a setting, or the environment, names."""
     named = setting or os.environ.get(FOLDER_VARIABLE)
     if named:
-        return Path(named).expanduser()
+        return Path(os.path.expanduser(named))  # noqa: PTH111 (Path.expanduser may raise)
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 (Path.home may raise)
     return Path(home) / "bridge"
 
@@ -229,9 +241,3 @@ def parse_size(text: str, what: str) -> int:
     if match is None or match[2].lower() not in _UNITS or not float(match[1]):
         raise ValueError(f'{what} is {text!r}; expected a size such as "20GiB", "500MB" or a number of bytes')
     return int(float(match[1]) * _UNITS[match[2].lower()])
-
-
-def _age(path: Path) -> float:
-    with contextlib.suppress(OSError):
-        return time.time() - path.stat().st_mtime
-    return 0.0

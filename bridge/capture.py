@@ -2,21 +2,28 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.export import ExportedProgram
+from torch.fx.experimental import _config as symbolic_config
 from torch.utils import _pytree as pytree
 
+from bridge.assumptions import broken, environment, note
 from bridge.errors import ExportError
+from bridge.questions import recorded
+from bridge.tensorrt.slices import depends_on_values
 
 _MODE_DEPENDENT = (torch.nn.modules.dropout._DropoutNd, torch.nn.modules.batchnorm._BatchNorm, torch.nn.RReLU)
 _SHOWN_LAYERS = 5
 
 # Pattern in torch's message → what to do about it; the first that matches is shown.
+_OF_SMALL_EXAMPLE = r"specialized it to be a constant \([01]\)"
 _HINTS = (
     (
-        r"specialized it to be a constant \([01]\)",
+        _OF_SMALL_EXAMPLE,
         "torch.export takes an extent of 0 or 1 for fixed; give an example whose dynamic dimensions have 2 or more",
     ),
     (
@@ -70,21 +77,90 @@ def export(
 def _export(
     model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any
 ) -> ExportedProgram:
-    """torch.export refuses conditions that it cannot prove, such as min(32 * s, 64 * s) == 32 * s; if that is the
-    trouble they are left in the program, for check_assumptions."""
-    try:
-        return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
-    except torch._dynamo.exc.UserError as error:
-        if "Not all values of" not in str(error):
-            raise
-    return torch.export.export(
-        model,
-        args,
-        kwargs,
-        dynamic_shapes=dynamic_shapes,
-        strict=False,
-        prefer_deferred_runtime_asserts_over_guards=True,
-    )
+    """The first program that holds for all extents; else the first there is, for check_assumptions to tell of."""
+    fallback, refusal = None, None
+    for attempt in _ATTEMPTS if dynamic_shapes else _ATTEMPTS[:1]:
+        try:
+            program = attempt.export(model, args, kwargs, dynamic_shapes)
+        except Exception as error:
+            if refusal is None and not _about_extents(error):
+                raise
+            refusal = refusal or error
+            continue
+        if not broken(program) and not (attempt.counts and _counted(program)):
+            return program
+        fallback = fallback or program
+    if fallback is None:
+        assert refusal is not None
+        raise refusal
+    return fallback
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A manner of capture.
+
+    deferred: conditions that torch.export cannot prove, such as min(32 * s, 64 * s) == 32 * s, are no reason to refuse.
+    general: torch asks less of extents, as it does of those that depend on values; at times that makes such ones.
+    strict: torch._dynamo follows the model's code, so that int() of an extent is no question.
+    """
+
+    deferred: bool = True
+    general: bool = False
+    strict: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """Whether extents may come out that depend on values where none do."""
+        return self.general
+
+    def export(self, model: torch.nn.Module, args: Any, kwargs: Any, dynamic_shapes: Any) -> ExportedProgram:
+        """The program, with every condition that was met noted."""
+        emitted = torch._dynamo.config.do_not_emit_runtime_asserts or self.deferred  # they are noted here
+        with (
+            recorded() as questions,
+            symbolic_config.patch(backed_size_oblivious=self.general),
+            torch._dynamo.config.patch(do_not_emit_runtime_asserts=emitted),
+        ):
+            program = torch.export.export(
+                model,
+                args,
+                kwargs,
+                dynamic_shapes=dynamic_shapes,
+                strict=self.strict,
+                prefer_deferred_runtime_asserts_over_guards=self.deferred,
+            )
+        env = environment(program.graph_module)
+        note(program, questions.of(env) if env is not None else [])
+        return program
+
+
+_ATTEMPTS = (
+    _Attempt(deferred=False),
+    _Attempt(),
+    _Attempt(general=True),
+    _Attempt(strict=True),
+    _Attempt(general=True, strict=True),
+)
+
+
+def _about_extents(error: Exception) -> bool:
+    """Whether torch.export refuses what the model asks of its extents, of which another attempt may ask less."""
+    return any(part in str(error) for part in _OF_EXTENTS) and not re.search(_OF_SMALL_EXAMPLE, str(error))
+
+
+_OF_EXTENTS = (
+    "Constraints violated",
+    "Specializations unexpectedly required",
+    "variables cannot be used as inputs to control flow",
+    "Cannot create Dim with inconsistent",
+)
+
+
+def _counted(program: ExportedProgram) -> bool:
+    """Whether the extent of some tensor depends on values."""
+    values = (node.meta.get("val") for node in program.graph.nodes)
+    return any(depends_on_values(extent) for value in values if isinstance(value, Tensor) for extent in value.shape)
 
 
 def _distinct(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -16,7 +16,6 @@ Results go to stdout, progress and errors to stderr. What a model file is, bridg
 """
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -26,6 +25,7 @@ from pathlib import Path
 
 import bridge
 from bridge import cli_bench, cli_cache, cli_zoo, errors, log, model_file
+from bridge.table import as_json
 
 _NOTHING_WORKS, _USAGE, _INTERRUPTED = 1, 2, 130
 _BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
@@ -113,7 +113,7 @@ def _doctor(options: argparse.Namespace) -> int:
     from bridge.doctor import examine
 
     report = examine()
-    print(_dump(report.as_json()) if options.json else report)
+    print(as_json(report.as_json()) if options.json else report)
     return 0 if report.usable else _NOTHING_WORKS
 
 
@@ -130,7 +130,7 @@ def _ops(options: argparse.Namespace) -> int:
 
     rows = op_table.rows([options.op] if options.op else None)
     if options.json:
-        print(_dump(rows))
+        print(as_json(rows))
     else:
         print(op_table.detail(rows[0]) if options.op else op_table.text(rows))
     return 0
@@ -252,16 +252,12 @@ def _explain(options: argparse.Namespace) -> int:
     from bridge.tensorrt.engine_file import EngineFile
 
     file = EngineFile.load(options.file)
-    print(_dump(describe(file)) if options.json else explain(file, every_layer=options.layers, nodes=options.nodes))
+    print(as_json(describe(file)) if options.json else explain(file, every_layer=options.layers, nodes=options.nodes))
     return 0
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON")
-
-
-def _dump(value: object) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
 
 
 _COMMANDS = {

@@ -1,7 +1,6 @@
 """`bridge cache`: what is in the engine cache, and how to be rid of it."""
 
 import argparse
-import json
 import sys
 import time
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from bridge.cache import EngineCache, Entry, default_size, folder_of, parse_size
 from bridge.errors import EngineFileError
 from bridge.placed import plugin_counts
-from bridge.table import columns, size
+from bridge.table import as_json, columns, printable, size
 from bridge.tensorrt.engine_file import EngineFile
 
 _SHOWN = 12  # characters of a key
@@ -41,7 +40,7 @@ def _ls(cache: EngineCache, options: argparse.Namespace) -> int:
     total = sum(row["size"] for row in rows)
     if options.json:
         summary = {"folder": str(cache.folder), "limit": cache.limit, "size": total, "engines": rows}
-        print(json.dumps(summary, indent=2, ensure_ascii=False))
+        print(as_json(summary))
         return 0
     if rows:
         headings = ("key", "model", "target", "flavour", "plugins", "size", "last used")
@@ -90,7 +89,7 @@ def _prune(cache: EngineCache, options: argparse.Namespace) -> int:
 def _verify(cache: EngineCache, options: argparse.Namespace) -> int:
     faults = cache.verify()
     for name, fault in faults.items():
-        print(f"{name}: {fault}")
+        print(f"{printable(name)}: {printable(fault)}")
     if faults and options.repair:
         print(_removed(cache.clear([name.removesuffix(".engine") for name in faults])))
         return 0

@@ -13,6 +13,7 @@ from torch import Tensor
 from bridge import log
 from bridge.placed import plugin_counts
 from bridge.structure import Structure
+from bridge.table import printable
 from bridge.tensorrt.engine_file import EngineFile, OutputSpec, TensorSpec
 
 
@@ -64,8 +65,9 @@ class CompiledModule:
 
     def __repr__(self) -> str:
         plugins = ", ".join(f"{count} {name}" for name, count in self.plugin_counts().items()) or "none"
+        model = printable(str(self.file.metadata.get("model")))
         return (
-            f"CompiledModule({self.file.metadata.get('model')}, {self.file.target}, {len(self.engine):,} bytes, "
+            f"CompiledModule({model}, {self.file.target}, {len(self.engine):,} bytes, "
             f"{len(self.layers)} layers, plugins: {plugins})"
         )
 

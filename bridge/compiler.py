@@ -8,7 +8,7 @@ import torch
 from torch.export import ExportedProgram
 
 from bridge import log
-from bridge.assumptions import check_assumptions
+from bridge.assumptions import check_assumptions, warn_of_ones
 from bridge.capture import export
 from bridge.compiled import CompiledModule, load
 from bridge.config import Config
@@ -92,6 +92,7 @@ def capture(
         program = export(model, args, kwargs, dynamic_shapes)
     specs = input_specs(program)
     check_assumptions(program)
+    warn_of_ones(program)
     program, outcomes = rewrite(program, session)
     exported = isinstance(model, ExportedProgram)
     name = "ExportedProgram" if exported else type(model).__name__

@@ -18,10 +18,11 @@ from bridge.op import Op
 from bridge.tensorrt import calls, shims
 from bridge.tensorrt import flavour as flavours
 from bridge.tensorrt.attention import SDPA, convert_attention, fits_layer
+from bridge.tensorrt.extents import RULES, Rule
 from bridge.tensorrt.fields import Call
 from bridge.tensorrt.flavour import Flavour
 from bridge.tensorrt.layers import Layers
-from bridge.tensorrt.partial_writes import COPY, REMAINDER, convert_copy, convert_remainder, is_of_number
+from bridge.tensorrt.partial_writes import COPY, convert_copy, is_of_number
 from bridge.tensorrt.plugin import DirectPlugins, Plugins
 from bridge.tensorrt.slices import SLICE, convert_slice, is_of_values
 
@@ -95,7 +96,7 @@ hold, refresh, release = _registry.hold, _registry.refresh, _registry.release
 @contextlib.contextmanager
 def own_conversion(flavour: Flavour) -> Iterator[None]:
     """Around a lowering and conversion by bridge itself: torch_tensorrt converts bridge's ops, and what bridge converts
-    otherwise (attention, slices, writes to a part, remainders of extents, where), or for dynamic shapes too (gather,
+    otherwise (attention, slices, writes to a part, arithmetic on extents), or for dynamic shapes too (gather,
     log1p). Outside, torch_tensorrt's own compile keeps its behaviour, its settings included.
 
     For one thread at a time.
@@ -105,15 +106,14 @@ def own_conversion(flavour: Flavour) -> Iterator[None]:
     from torch_tensorrt.dynamo.conversion._ConverterRegistry import DYNAMO_ATEN_CONVERTERS as table
 
     hold()
-    before = {target: table.get(target) for target in (SDPA, SLICE, COPY, REMAINDER, *_OF_ANY_SHAPE)}
+    own = [*_OWN, *((rule.target, *_by_rule(rule)) for rule in RULES)]
+    before = {target: table.get(target) for target in (*(target for target, _, _ in own), *_OF_ANY_SHAPE)}
     settings, disallowed = DYNAMO_CONVERTERS.compilation_settings, DYNAMO_CONVERTERS.disallowed_targets
     try:
         with flavours.converting(flavour):
             table.update({target: list(entries or ()) for target, entries in before.items()})  # copies: put back below
-            _add_converter(SDPA, _fits_attention, convert_attention)
-            _add_converter(SLICE, _fits_slice, _convert_slice)
-            _add_converter(COPY, _fits_copy, _convert_copy)
-            _add_converter(REMAINDER, _fits_remainder, _convert_remainder)
+            for target, fits, converter in own:
+                _add_converter(target, _in_own_conversion(fits), converter)
             for free in _OF_ANY_SHAPE:
                 table[free] = [dataclasses.replace(entry, supports_dynamic_shapes=True) for entry in table[free]]
             yield
@@ -144,20 +144,15 @@ def _fits_plugin(node: Node, settings: Any = None) -> bool:
     return calls.refuse(node) is None
 
 
-def _fits_attention(node: Node, settings: Any = None) -> bool:
-    return shims.in_own_conversion() and fits_layer(node)
+def _in_own_conversion(fits: Callable[[Node], bool]) -> Callable[..., bool]:
+    return lambda node, settings=None: shims.in_own_conversion() and fits(node)
 
 
-def _fits_slice(node: Node, settings: Any = None) -> bool:
-    return shims.in_own_conversion() and is_of_values(node)
+def _by_rule(rule: Rule) -> tuple[Callable[[Node], bool], Callable[..., Any]]:
+    def convert(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
+        return rule.convert(_layers(ctx, f"[{rule.title}]-[{name}]"), args, kwargs)
 
-
-def _fits_copy(node: Node, settings: Any = None) -> bool:
-    return shims.in_own_conversion() and is_of_number(node)
-
-
-def _fits_remainder(node: Node, settings: Any = None) -> bool:
-    return shims.in_own_conversion()
+    return rule.fits, convert
 
 
 def _convert_slice(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
@@ -171,8 +166,12 @@ def _convert_copy(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[st
     return convert_copy(_layers(ctx, f"[COPY]-[{name}]"), part, number)
 
 
-def _convert_remainder(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
-    return convert_remainder(_layers(ctx, f"[REMAINDER]-[{name}]"), *args)
+# Operator, which of its nodes, and the converter, beside the rules for extents.
+_OWN: tuple[tuple[Any, Callable[[Node], bool], Callable[..., Any]], ...] = (
+    (SDPA, fits_layer, convert_attention),
+    (SLICE, is_of_values, _convert_slice),
+    (COPY, is_of_number, _convert_copy),
+)
 
 
 def _layers(ctx: Any, name: str) -> Layers:

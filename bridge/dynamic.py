@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from bridge.assumptions import check_condition, conditions
+from bridge.assumptions import broken, check_condition
 from bridge.dynamo import evaluate
 from bridge.numbers import is_dynamic
 from bridge.profile import UNBOUNDED
@@ -47,10 +47,16 @@ def fix_named(fakes: Sequence[Tensor], dims: Sequence[dict[int, Any]], refusal: 
         for axis, dim in axes.items()
         if named.intersection(re.findall(_NAME, dim.__name__))
     ]
+    fix(fakes, found)
     for place, axis in found:
-        int(fakes[place].shape[axis])
         del dims[place][axis]
     return found
+
+
+def fix(fakes: Sequence[Tensor], dimensions: Sequence[tuple[int, int]]) -> None:
+    """Guards that each dimension, an (input, axis), has the example's extent."""
+    for place, axis in dimensions:
+        int(fakes[place].shape[axis])  # whoever asks a symbolic extent for its number makes a guard
 
 
 _NAME = r"\bd\d+_\w+"  # of a Dim, as `_dim` makes it; that of a multiple is 2*d0_s1
@@ -126,11 +132,11 @@ def add_guards(fakes: Sequence[Tensor], program: ExportedProgram, specs: Mapping
                 _guard(extent >= low and extent <= high, f"{low} <= {extent} <= {high}")
                 if is_dynamic(inner) and inner.node.expr.is_Symbol:
                     sizes[inner.node.expr] = extent
-    for node, condition in conditions(program):
-        if condition.free_symbols <= sizes.keys():
-            _guard(evaluate(condition, sizes), str(condition))
+    for condition in broken(program):
+        if condition.expression.free_symbols <= sizes.keys():
+            _guard(evaluate(condition.expression, sizes), str(condition.expression))
         else:
-            check_condition(program, node, condition)
+            check_condition(program, condition)
 
 
 def _guard(holds: bool | torch.SymBool, condition: str) -> None:

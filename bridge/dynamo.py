@@ -3,11 +3,15 @@
 All that bridge reads of torch._dynamo's own structures is read here.
 """
 
+import contextlib
 import re
+import sys
+import sysconfig
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import sympy
@@ -28,6 +32,7 @@ class Frame:
 
     compile_id: torch's "frame/attempt", such as "0/1"; attempt counts the graphs of one function from 0.
     graph_break: why the graph ends before the function does, with the line, or None. resumed: it starts after one.
+    skipped: the function of the model that calls it and runs in Python, or None.
     """
 
     function: str
@@ -37,6 +42,7 @@ class Frame:
     attempt: int
     graph_break: str | None
     resumed: bool
+    skipped: str | None = None
 
     def __str__(self) -> str:
         return f"{self.function} ({self.file}:{self.line})"
@@ -55,7 +61,56 @@ def current_frame(gm: GraphModule) -> Frame:
         attempt=getattr(compile_id, "frame_compile_id", None) or 0,
         graph_break=_spell_break(reason) if reason is not None and reason.graph_break else None,
         resumed=code.co_name.startswith(_RESUMED),
+        skipped=_caller_in_python(),
     )
+
+
+def _caller_in_python() -> str | None:
+    """The innermost function of the model that runs in Python now, below the call of what torch.compile returned."""
+    found, frame = None, sys._getframe()
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "compile_wrapper" and code.co_filename == _EVAL_FRAME:
+            return found
+        if found is None and not code.co_filename.startswith(_NOT_THE_MODEL):
+            found = f"{code.co_name} ({code.co_filename}:{code.co_firstlineno})"
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+_EVAL_FRAME = torch._dynamo.eval_frame.__file__
+_NOT_THE_MODEL = (
+    str(Path(torch.__file__).parent),
+    str(Path(__file__).parent),
+    sysconfig.get_path("stdlib"),
+    "<",  # code that has no file
+)
+
+
+def recompile_limit() -> int:
+    """How often torch.compile traces a function before it gives it up."""
+    return int(torch._dynamo.config.recompile_limit)
+
+
+def traces() -> bool:
+    """Whether calls are traced here as a rule; torch.compiler.set_stance may ask for eager ones."""
+    return bool(torch._dynamo.eval_frame._stance.stance == "default")
+
+
+def watch_calls(context: Callable[[Any, Any], Callable[[], Any] | None]) -> None:
+    """Enters a context around each call of a model that torch.compile compiles from now on.
+
+    context: given the backend and its options (None: there are none), it returns what makes the context, or None.
+    torch asks its wrapper of a backend for the attribute, and copies none from the backend itself.
+    """
+    from torch._dynamo.repro.after_dynamo import WrapBackendDebug
+
+    def backend_ctx_ctor(wrapper: Any) -> Callable[[], Any]:
+        given = wrapper._torchdynamo_orig_backend
+        options = getattr(given, "kwargs", {}).get("options")
+        return context(getattr(given, "compiler_fn", given), options) or contextlib.nullcontext
+
+    WrapBackendDebug.backend_ctx_ctor = property(backend_ctx_ctor)  # type: ignore[attr-defined]
 
 
 def owner_of_current_graph() -> Any:
@@ -221,8 +276,7 @@ def _split_outputs(lifted: Lifted, symbols: Mapping[sympy.Symbol, tuple[int, int
             tensors.append(result)
         else:
             lifted.outputs.append(("literal", example if isinstance(result, Node) else result))
-    output.args = (tuple(tensors),)
-    lifted.module.graph.eliminate_dead_code()
+    output.args = (tuple(tensors),)  # no code is dead: here a write in place has no users, and torch.export sees it
 
 
 def _rename(node: Node, taken: set[str]) -> None:

@@ -1,5 +1,7 @@
 """The exceptions users meet. Each message says what was wrong, with the value, and what to do."""
 
+from collections.abc import Sequence
+
 
 class BridgeError(Exception):
     """Base of every error that bridge raises on purpose."""
@@ -27,6 +29,14 @@ class UnsupportedOpError(BridgeError, NotImplementedError):
 
 class ExportError(BridgeError, RuntimeError):
     """torch.export could not capture the model, or its dynamic shapes contradict it."""
+
+
+class SpecializedError(ExportError):
+    """Torch fixed dimensions that were to be dynamic. dimensions: (input, axis) of each."""
+
+    def __init__(self, message: str, dimensions: Sequence[tuple[str, int]]) -> None:
+        super().__init__(message)
+        self.dimensions = tuple(dimensions)
 
 
 class BuildError(BridgeError, RuntimeError):

@@ -11,6 +11,7 @@ from bridge.table import columns, size
 from bridge.tensorrt.engine_file import EngineFile
 from bridge.tensorrt.fields import TENSORS_FIELD
 
+_LONGEST = 100  # characters of a node's name, beside each of its layers
 _WRITERS = ("bridge", "torch", "torch_tensorrt")
 
 
@@ -145,7 +146,7 @@ def _layers(file: EngineFile) -> str:
 
 
 def _origin(layer: Mapping[str, Any], origins: Mapping[str, str]) -> list[str]:
-    return [f"of {origins[layer['name']]}" if layer["name"] in origins else ""] if origins else []
+    return [f"of {origins[layer['name']][:_LONGEST]}" if layer["name"] in origins else ""] if origins else []
 
 
 def _results(layer: Mapping[str, Any]) -> str:

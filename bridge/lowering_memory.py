@@ -6,20 +6,23 @@ or not at all, by one process at a time. One that is damaged is ignored, with a 
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import bridge
 from bridge.cache import folder_of
 from bridge.config import Config
-from bridge.files import locked, replacing
+from bridge.files import own_folder, read_own, replacing
+from bridge.locks import locked
 from bridge.log import logger
 from bridge.lowerings import NATIVE, PLUGIN
+from bridge.tensorrt import schema
 from bridge.tensorrt.flavour import Flavour
 
 _FORMAT = 1
 _NAME = "lowerings.json"
+_LARGEST = 16 << 20  # bytes
 ROUNDING = 0.1  # of the largest value; TensorRT-RTX 1.6.1 was seen to be wrong by 1.6 where it fused layers
 
 
@@ -91,11 +94,11 @@ def recall(config: Config, flavour: Flavour, target: str, gpu: str | None) -> di
 def remember(config: Config, measurements: Sequence[Measurement]) -> None:
     """Adds measurements, in place of older ones of the same. OSError: the folder cannot be written to."""
     path = path_of(config)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    own_folder(path.parent)
     with locked(path.with_suffix(".lock"), "another process writes down what it measured"):
         merged = {_identity(item): item for item in [*_read(path), *measurements]}
         content = {"format": _FORMAT, "measurements": [asdict(item) for item in merged.values()]}
-        with replacing(path) as file:
+        with replacing(path, private=True) as file:
             file.write(json.dumps(content, indent=1).encode())
 
 
@@ -105,25 +108,31 @@ def _identity(item: Measurement) -> tuple[str, ...]:
 
 def _read(path: Path) -> list[Measurement]:
     try:
-        content = json.loads(path.read_text("utf-8"))
-        if content["format"] != _FORMAT:
-            raise ValueError(f"its format is {content['format']!r}, expected {_FORMAT}")
-        return [_measurement(item) for item in content["measurements"]]
+        content = json.loads(read_own(path, _LARGEST).decode())
+        schema.of_type(content, dict, "it")
+        if content.get("format") != _FORMAT:
+            schema.fail("its format", content.get("format"), str(_FORMAT))
+        _MEASUREMENTS(content.get("measurements"), "measurements")
+        return [Measurement(**item) for item in content["measurements"]]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError, MemoryError) as error:
         what = f"{type(error).__name__}: {error}"
         logger.warning("%s is ignored, it holds no measurements (%s); bridge.tune writes a new one", path, what)
         return []
 
 
-def _measurement(values: Any) -> Measurement:
-    item = Measurement(**values)
-    for field in fields(Measurement):
-        value = getattr(item, field.name)
-        fits = isinstance(value, str) if field.type in (str, "str") else isinstance(value, (int, float))
-        if not fits:
-            raise TypeError(f"{field.name} is {value!r}")
-    if item.lowering not in (PLUGIN, NATIVE):
-        raise ValueError(f"lowering is {item.lowering!r}")
-    return item
+def _lowering(value: Any, what: str) -> None:
+    if value not in (PLUGIN, NATIVE):
+        schema.fail(what, value, f"{PLUGIN} or {NATIVE}")
+
+
+# The fields of a measurement; one that this bridge does not know makes it another bridge's, which is ignored.
+_TIMES = ("plugin_us", "native_us", "noise_us")
+_TEXTS = ("kind", "gpu", "target", "flavour", "tensorrt", "bridge", "measured")
+_MEASUREMENTS = schema.sequence(
+    schema.record(
+        {**dict.fromkeys(_TEXTS, schema.line), **dict.fromkeys(_TIMES, schema.measured), "lowering": _lowering},
+        {"difference": schema.measured},
+    )
+)

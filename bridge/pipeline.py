@@ -27,7 +27,7 @@ from bridge.lowerings import NATIVE
 from bridge.passes import Outcome, selected
 from bridge.passes import rewrite as apply_passes
 from bridge.pooled_extents import of_any_extents
-from bridge.tensorrt import build, gpu, inventory, quiet
+from bridge.tensorrt import build, gpu, inventory, pytrees, quiet
 from bridge.tensorrt.calls import find_calls, fitting_calls
 from bridge.tensorrt.engine_file import EngineFile, TensorSpec
 from bridge.tensorrt.fields import VERSION, Call
@@ -308,8 +308,8 @@ def _flat(arguments: list[str], results: int) -> structure.Structure:
     in_spec = pytree.tree_structure((tuple(range(len(arguments))), {}))
     out_spec = pytree.tree_structure(tuple(range(results)))
     return structure.Structure(
-        in_spec=pytree.treespec_dumps(in_spec),
-        out_spec=pytree.treespec_dumps(out_spec),
+        in_spec=pytrees.of_spec(in_spec),
+        out_spec=pytrees.of_spec(out_spec),
         arguments=arguments,
         input_map=list(range(len(arguments))),
         output_map=list(range(results)),

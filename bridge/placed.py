@@ -8,6 +8,7 @@ from bridge.table import columns
 from bridge.tensorrt.engine_file import EngineFile
 
 _MOST_MODULES = 40  # rows of the table of modules, which goes as deep as they allow
+_DEEPEST = 32  # parts of a module's path that are looked at
 _WITHOUT_LAYERS = ("placeholder", "get_attr", "output")
 _COUNTS = ("nodes", "layers", "plugin layers")
 _UNKNOWN = "this file does not say which node became which layers; compile the model again"
@@ -73,13 +74,13 @@ def _shown(found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 def _depth(paths: Sequence[str]) -> int:
     """The greatest number of parts of a path at which there are few modules, at least 1."""
-    deepest = max((path.count(".") + 1 for path in paths), default=1)
+    deepest = min(max((path.count(".") + 1 for path in paths), default=1), _DEEPEST)
     fitting = [d for d in range(1, deepest + 1) if len({_prefix(path, d) for path in paths}) <= _MOST_MODULES]
     return max(fitting, default=1)
 
 
 def _prefix(path: str, depth: int) -> str:
-    return ".".join(path.split(".")[:depth])
+    return ".".join(path.split(".", depth)[:depth])
 
 
 def _count(path: str, group: Sequence[Mapping[str, Any]], plugins: set[str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from bridge.explain import lowering_counts, lowerings, pass_counts, shape
 from bridge.explain import passes as passes_of
 from bridge.placed import plugin_counts
 from bridge.source import model_line, operator_name
-from bridge.table import columns, size
+from bridge.table import columns, printable, size
 from bridge.tensorrt import built
 from bridge.tensorrt.engine_file import EngineFile
 
@@ -126,7 +126,7 @@ def report(compiled: Any) -> Report:
     TypeError: it was compiled by none of them.
     """
     if isinstance(compiled, CompiledModule):
-        name = str(compiled.file.metadata.get("model"))
+        name = printable(str(compiled.file.metadata.get("model")))
         return Report((Graph(name, engines=[compiled.file], from_cache=[compiled.from_cache]),))
     if isinstance(compiled, GraphModule) and any(map(_is_torch_tensorrt, compiled.modules())):
         return Report((_of_torch_tensorrt(Graph("torch_tensorrt"), compiled),))
@@ -218,7 +218,7 @@ def _engine(file: EngineFile | TorchTensorRTEngine, cached: bool) -> str:
     return (
         f"  engine for {file.target}, {size(len(file.engine))}, {len(file.layers)} layers, {source};"
         f" plugins: {_counts(plugin_counts(file.layers))}\n    inputs: {inputs}"
-        + "".join(f"\n    {count} {lowering}: {why}" for count, lowering, why in rows)
+        + "".join(f"\n    {count} {lowering}: {printable(why)}" for count, lowering, why in rows)
     )
 
 

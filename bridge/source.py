@@ -14,13 +14,21 @@ _NOT_THE_MODEL = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 def model_line(node: Node) -> str:
     """The line of the model that made a node, as `file:line in function: code`; its module where no line is known."""
-    frames = _frames(node.meta.get("stack_trace") or "")
-    inside = [frame for frame in frames if not frame[0].startswith(_NOT_THE_MODEL)] or frames
-    if inside:
-        file, line, function, code = inside[-1]
-        return f"{file}:{line} in {function}" + (f": {code}" if code else "")
+    line = line_of_trace(node.meta.get("stack_trace") or "")
+    if line:
+        return line
     path = module_path(node)
     return f"in module {path}" if path else "at an unknown line"
+
+
+def line_of_trace(trace: str) -> str:
+    """The innermost line of the model in a stack trace as torch.fx records it; "" where there is no line."""
+    frames = _frames(trace)
+    inside = [frame for frame in frames if not frame[0].startswith(_NOT_THE_MODEL)] or frames
+    if not inside:
+        return ""
+    file, number, function, code = inside[-1]
+    return f"{file}:{number} in {function}" + (f": {code}" if code else "")
 
 
 def module_path(node: Node) -> str:

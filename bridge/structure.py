@@ -17,7 +17,9 @@ from torch.utils import _pytree as pytree
 
 from bridge.errors import EngineError, EngineInputError, ExportError
 from bridge.tensorrt.engine_file import EngineFile
+from bridge.tensorrt.pytrees import Tree, of_spec, to_spec
 
+_LONGEST_NAME = 256
 UNUSED: dict[str, Any] = {"unused": True}
 
 
@@ -25,14 +27,14 @@ UNUSED: dict[str, Any] = {"unused": True}
 class Structure:
     """Of one engine, as its file keeps it.
 
-    in_spec, out_spec: pytrees of ((args), {kwargs}) and of the result, as text.
+    in_spec, out_spec: pytrees of ((args), {kwargs}) and of the result.
     arguments: names of the top-level arguments, positional ones first.
     input_map: for each leaf of the arguments the index of an engine input, {"literal": value} or {"unused": True}.
     output_map: for each leaf of the result the index of an engine output, {"literal": value} or {"input": index}.
     """
 
-    in_spec: str
-    out_spec: str
+    in_spec: Tree
+    out_spec: Tree
     arguments: list[str]
     input_map: list[Any]
     output_map: list[Any]
@@ -78,7 +80,13 @@ class Structure:
         if self._container is not None:
             return self._container(outputs)
         leaves = [_result(entry, inputs, outputs) for entry in self.output_map]
-        return pytree.tree_unflatten(leaves, self._out_spec)
+        try:
+            return pytree.tree_unflatten(leaves, self._out_spec)
+        except Exception as error:  # a class of the model's package, which may be another version of it
+            raise EngineError(
+                f"the result cannot be put together as {self._out_spec}: {type(error).__name__}: {error}; the class is"
+                " not as it was when the model was compiled, so compile it again"
+            ) from error
 
     def _by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         if len(args) > len(self.arguments):
@@ -109,18 +117,18 @@ class Structure:
 
     @functools.cached_property
     def _argument_specs(self) -> list[pytree.TreeSpec]:
-        args, kwargs = _load(self.in_spec).children()
+        args, kwargs = to_spec(self.in_spec).children()
         return [*args.children(), *kwargs.children()]
 
     @functools.cached_property
     def _out_spec(self) -> pytree.TreeSpec:
-        return _load(self.out_spec)
+        return to_spec(self.out_spec)
 
 
 def of_program(program: ExportedProgram, inputs: Sequence[str], output_map: list[Any]) -> Structure:
     """The structure of an exported program, whose engine has `inputs` (names of placeholders) in that order.
 
-    ExportError: an argument or the result holds a class that torch cannot write down.
+    ExportError: an argument or the result holds a class that a file cannot have.
     """
     in_spec, out_spec = program.call_spec.in_spec, program.call_spec.out_spec
     places = {name: index for index, name in enumerate(inputs)}
@@ -129,7 +137,7 @@ def of_program(program: ExportedProgram, inputs: Sequence[str], output_map: list
         if spec.kind.name == "USER_INPUT":
             literal = isinstance(spec.arg, torch.export.graph_signature.ConstantArgument)
             entries.append({"literal": spec.arg.value} if literal else places.get(spec.arg.name, UNUSED))
-    return Structure(_dump(in_spec), _dump(out_spec), _argument_names(program, in_spec), entries, output_map)
+    return Structure(of_spec(in_spec), of_spec(out_spec), _argument_names(program, in_spec), entries, output_map)
 
 
 def _argument_names(program: ExportedProgram, in_spec: pytree.TreeSpec) -> list[str]:
@@ -137,7 +145,11 @@ def _argument_names(program: ExportedProgram, in_spec: pytree.TreeSpec) -> list[
     signature = program.module_call_graph[0].signature
     names = signature.forward_arg_names if signature is not None else None
     positional = names[: args.num_children] if names else [f"args_{index}" for index in range(args.num_children)]
-    return [*positional, *kwargs.context]
+    found = [*positional, *kwargs.context]
+    for name in found:
+        if not isinstance(name, str) or not name.isprintable() or len(name) > _LONGEST_NAME:
+            raise ExportError(f"the model's argument {name!r} has a name that is no identifier; give it another one")
+    return found
 
 
 def output_names(out_spec: pytree.TreeSpec, taken: Sequence[str]) -> list[str]:
@@ -145,8 +157,9 @@ def output_names(out_spec: pytree.TreeSpec, taken: Sequence[str]) -> list[str]:
     used, names = set(taken), []
     for index, path in enumerate(_paths(out_spec)):
         parts = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in path]
-        keyed = any(not part.isdigit() for part in parts)
-        name = "_".join(parts) if keyed else f"output{index}"
+        joined = "_".join(parts)
+        keyed = any(part and not part.isdigit() for part in parts) and joined.isprintable()
+        name = joined if keyed and len(joined) <= _LONGEST_NAME else f"output{index}"
         name = f"output{name}" if name[0].isdigit() else name
         while name in used:
             name = f"{name}_output"
@@ -182,24 +195,6 @@ def _leaves(name: str, spec: pytree.TreeSpec, given: Mapping[str, Any], entries:
 
 
 def _same(value: Any, literal: Any) -> bool:
-    return type(value) is type(literal) and value == literal
-
-
-def _dump(spec: pytree.TreeSpec) -> str:
-    try:
-        return pytree.treespec_dumps(spec)
-    except NotImplementedError as error:
-        raise ExportError(
-            f"the model takes or returns a class that cannot be written to a file: {error}; register it with"
-            " torch.export.register_dataclass or with a serialized_type_name, or return tensors in tuples and dicts"
-        ) from error
-
-
-def _load(text: str) -> pytree.TreeSpec:
-    try:
-        return pytree.treespec_loads(text)
-    except NotImplementedError as error:
-        raise EngineError(
-            f"the model takes or returns a class that is not known in this process: {error}; import the package that"
-            " defines it, such as transformers, before calling the model"
-        ) from error
+    if type(value) is not type(literal):
+        return False
+    return value == literal or (value != value and literal != literal)  # NaN is NaN

@@ -1,6 +1,10 @@
-"""Text tables for the command line."""
+"""Text for people and scripts: tables, sizes, JSON, and names from files without the control characters in them."""
 
+import json
+import re
 from collections.abc import Iterable, Sequence
+
+_WIDEST = 200  # of a cell that the others of its column are aligned with
 
 
 def columns(rows: Iterable[Sequence[object]], indent: int = 2) -> str:
@@ -8,11 +12,11 @@ def columns(rows: Iterable[Sequence[object]], indent: int = 2) -> str:
 
     A cell that holds control characters, as a name in an engine file may, is shown as a Python string.
     """
-    cells = [[_printable(str(cell)) for cell in row] for row in rows]
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
     widths = [0] * max((len(row) for row in cells), default=0)
     for row in cells:
         for index, cell in enumerate(row[:-1]):
-            widths[index] = max(widths[index], len(cell))
+            widths[index] = max(widths[index], min(len(cell), _WIDEST))
     return "\n".join((" " * indent + _line(row, widths)).rstrip() for row in cells)
 
 
@@ -20,8 +24,20 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(cell.ljust(width) for cell, width in zip(row, [*widths[: len(row) - 1], 0], strict=True))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """The text; as a Python string if it holds control characters, which a terminal would obey."""
     return text if text.isprintable() else repr(text)
+
+
+def as_json(value: object) -> str:
+    """JSON for scripts, which a terminal shows as it is. ValueError: it holds infinities or NaN."""
+    written = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    return re.sub(r"[^\n -~]", _escaped, written)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    letter = match[0]
+    return letter if letter.isprintable() else json.dumps(letter)[1:-1]
 
 
 def size(count: int) -> str:

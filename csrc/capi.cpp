@@ -10,7 +10,7 @@ namespace {
 
 // Copies as much as fits, always terminated.
 void copy_text(std::string const& text, char* buffer, int32_t size) {
-  if (size <= 0) return;
+  if (size <= 0 || !buffer) return;
   size_t const length = std::min<size_t>(text.size(), size - 1);
   std::memcpy(buffer, text.data(), length);
   buffer[length] = '\0';
@@ -29,6 +29,7 @@ std::vector<bridge::Shape> read_shapes(size_t count, int32_t const* ranks, int64
   for (size_t i = 0; i < count; ++i) {
     if (ranks[i] < 0) continue;
     shapes[i].rank = 0;
+    bridge::require(ranks[i] == 0 || extents, "extents are null");
     for (int32_t d = 0; d < ranks[i]; ++d) shapes[i].append(*extents++);
   }
   return shapes;
@@ -58,6 +59,7 @@ BRIDGE_EXPORT int32_t bridge_infer_shapes(char const* name, bridge::trt::FieldCo
                                           int32_t const* ranks, int64_t const* extents, int32_t* out_ranks,
                                           int64_t* out_extents, char* message, int32_t message_size) {
   try {
+    bridge::require(name && ranks && out_ranks && out_extents, "an argument is null");
     bridge::OpType const* type = bridge::find_op(name);
     bridge::require(type != nullptr, "there is no op \"", name, "\"");
     std::unique_ptr<bridge::Op> const op = type->create();

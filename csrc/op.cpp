@@ -1,5 +1,6 @@
 #include "op.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace bridge {
@@ -12,27 +13,22 @@ struct Overloaded : Cases... {
 template <class... Cases>
 Overloaded(Cases...) -> Overloaded<Cases...>;
 
-int64_t floor_divide(int64_t a, int64_t b) {
-  int64_t const quotient = a / b;
-  return quotient - ((a % b != 0) && ((a < 0) != (b < 0)));
-}
-
 int64_t evaluate(DimOp op, int64_t a, int64_t b) {
   switch (op) {
     case DimOp::kSum:
-      return a + b;
+      return (Size(a) + b).value();
     case DimOp::kSub:
-      return a - b;
+      return (Size(a) - b).value();
     case DimOp::kProd:
-      return a * b;
+      return (Size(a) * b).value();
     case DimOp::kMax:
       return a > b ? a : b;
     case DimOp::kMin:
       return a < b ? a : b;
     case DimOp::kFloorDiv:
-      return b == 0 ? 0 : floor_divide(a, b);
+      return floor_div(Size(a), b).value();
     case DimOp::kCeilDiv:
-      return b == 0 ? 0 : -floor_divide(-a, b);
+      return ceil_div(Size(a), b).value();
   }
   return 0;
 }
@@ -168,7 +164,18 @@ void check_dtypes(OpType const& type, Tensor const* inputs) {
   }
 }
 
+void require_size(OpType const& type, Shape const& shape) {
+  constexpr int64_t kWidest = sizeof(int64_t);  // bytes of an element
+  Size bytes = kWidest;
+  for (int axis = 0; axis < shape.rank; ++axis) {
+    if (!shape[axis].known()) continue;
+    require(shape[axis].value() >= 0, type.name, ": a tensor has shape ", shape, ", with a negative extent");
+    bytes = bytes * std::max<int64_t>(shape[axis].value(), 1);
+  }
+}
+
 std::vector<Shape> infer_shapes(OpType const& type, Op const& op, std::vector<Shape> const& inputs) {
+  for (Shape const& input : inputs) require_size(type, input);
   std::vector<Shape> outputs(type.outputs.size());
   op.shapes(inputs.data(), outputs.data());
   for (Shape const& output : outputs) {
@@ -176,6 +183,7 @@ std::vector<Shape> infer_shapes(OpType const& type, Op const& op, std::vector<Sh
       require(may_exceed(output[axis], -1), type.name, ": output shape ", output, " has a negative extent for input ",
               inputs[0]);
     }
+    require_size(type, output);
   }
   return outputs;
 }

@@ -15,6 +15,8 @@
 #include <variant>
 #include <vector>
 
+#include "checked.h"
+
 namespace bridge {
 
 constexpr int kMaxRank = 8;
@@ -138,16 +140,16 @@ struct Tensor {
   // Elements from one index of a dimension to the next; not of channels-last tensors.
   int64_t stride(int axis) const {
     if (layout == Layout::kStrided) return strides[axis];
-    int64_t step = 1;
-    for (int inner = axis + 1; inner < rank; ++inner) step *= sizes[inner];
-    return step;
+    Size step = 1;
+    for (int inner = axis + 1; inner < rank; ++inner) step = step * sizes[inner];
+    return step.value();
   }
   bool present() const { return rank >= 0; }
   int64_t operator[](int axis) const { return sizes[axis]; }
   int64_t numel() const {
-    int64_t count = 1;
-    for (int axis = 0; axis < rank; ++axis) count *= sizes[axis];
-    return count;
+    Size count = 1;
+    for (int axis = 0; axis < rank; ++axis) count = count * sizes[axis];
+    return count.value();
   }
 };
 
@@ -209,7 +211,8 @@ struct Op {
   virtual std::vector<Attribute> attributes() { return {}; }
   // Output shapes, and every check of the inputs (require). Extents may be expressions or unknown.
   virtual void shapes(Shape const* inputs, Shape* outputs) const = 0;
-  // Bytes of scratch memory for inputs of these sizes (data pointers are null).
+  // Bytes of scratch memory for tensors of these sizes (data pointers are null). A builder may ask before it knows
+  // extents, with 0 in their place, which `shapes` would refuse; and so it may for `tactics`.
   virtual size_t workspace(Tensor const* /*inputs*/, Tensor const* /*outputs*/) const { return 0; }
   // Ways to compute tensors of these sizes on the current device, as numbers that stay; empty where there is but one.
   virtual std::vector<int> tactics(Tensor const* /*inputs*/, Tensor const* /*outputs*/) const { return {}; }
@@ -268,7 +271,9 @@ std::string accepted_dtypes(Param const& param, DType first);
 void check_dtypes(OpType const& type, Tensor const* inputs);
 // The dtype of an output: that of the first input, or the only one its parameter allows.
 DType output_dtype(Param const& output, DType first);
-// Runs `shapes` on numbers. Throws when a check fails or an output extent would be negative.
+// That bytes, indices and strides of a tensor fit 64 bits, with extents of 0 counted as 1; throws otherwise.
+void require_size(OpType const& type, Shape const& shape);
+// Runs `shapes` on numbers. Throws when a check fails, an extent is negative, or bytes of a tensor overflow 64 bits.
 std::vector<Shape> infer_shapes(OpType const& type, Op const& op, std::vector<Shape> const& inputs);
 
 }  // namespace bridge

@@ -4,11 +4,29 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <set>
 
 namespace bridge {
 namespace {
 
+// A field says itself how long it is. No attribute is longer than this, whatever the field says.
+constexpr int32_t kMostValues = 1 << 14;
+// The most float32 values that it takes to add up to a double.
+constexpr int32_t kMostParts = 3;
+
+void require_length(trt::Field const& field, int32_t least, int32_t most) {
+  require(field.length >= least && field.length <= most, "field ", field.name, " has ", field.length,
+          " values, expected ", least == most ? "" : "at most ", most);
+}
+
+[[noreturn]] void wrong_type(trt::Field const& field, char const* expected) {
+  require(false, "field ", field.name, " has plugin field type ", field.type, ", expected ", expected);
+  std::abort();
+}
+
 std::string text_of(trt::Field const& field) {
+  if (field.type != trt::kFieldChar) wrong_type(field, "CHAR");
+  require_length(field, 0, kMostValues);
   std::string text(static_cast<char const*>(field.data), field.length);
   return text.substr(0, text.find('\0'));  // some callers count the terminator
 }
@@ -24,12 +42,8 @@ std::vector<Value> widen(trt::Field const& field) {
   return values;
 }
 
-[[noreturn]] void wrong_type(trt::Field const& field, char const* expected) {
-  require(false, "field ", field.name, " has plugin field type ", field.type, ", expected ", expected);
-  std::abort();
-}
-
-std::vector<int64_t> integers(trt::Field const& field) {
+std::vector<int64_t> integers(trt::Field const& field, int32_t least, int32_t most) {
+  require_length(field, least, most);
   switch (field.type) {
     case trt::kFieldInt64:
       return widen<int64_t, int64_t>(field);
@@ -42,7 +56,8 @@ std::vector<int64_t> integers(trt::Field const& field) {
   }
 }
 
-std::vector<double> numbers(trt::Field const& field) {
+std::vector<double> numbers(trt::Field const& field, int32_t least, int32_t most) {
+  require_length(field, least, most);
   switch (field.type) {
     case trt::kFieldFloat32:
       return widen<float, double>(field);
@@ -53,31 +68,33 @@ std::vector<double> numbers(trt::Field const& field) {
   }
 }
 
-template <class List>
-auto only(trt::Field const& field, List const& values) {
-  require(values.size() == 1, "field ", field.name, " has ", values.size(), " values, expected 1");
-  return values[0];
-}
-
 struct Reader {
   trt::Field const& field;
 
-  void operator()(int64_t* value) const { *value = only(field, integers(field)); }
-  void operator()(bool* value) const { *value = only(field, integers(field)) != 0; }
-  void operator()(double* value) const { *value = only(field, numbers(field)); }
-  void operator()(std::vector<int64_t>* value) const { *value = integers(field); }
-  void operator()(std::vector<double>* value) const { *value = numbers(field); }
-  void operator()(std::string* value) const {
-    if (field.type != trt::kFieldChar) wrong_type(field, "CHAR");
-    *value = text_of(field);
+  void operator()(int64_t* value) const { *value = integers(field, 1, 1)[0]; }
+  void operator()(bool* value) const { *value = integers(field, 1, 1)[0] != 0; }
+  void operator()(double* value) const {
+    std::vector<double> const parts = numbers(field, 1, kMostParts);
+    *value = std::accumulate(parts.begin(), parts.end(), 0.0);
   }
+  void operator()(std::vector<int64_t>* value) const { *value = integers(field, 0, kMostValues); }
+  void operator()(std::vector<double>* value) const { *value = numbers(field, 0, kMostValues); }
+  void operator()(std::string* value) const { *value = text_of(field); }
   void operator()(Pair* value) const {
-    std::vector<int64_t> const values = integers(field);
-    require(values.size() == 1 || values.size() == 2, "field ", field.name, " has ", values.size(),
-            " values, expected 2");
+    std::vector<int64_t> const values = integers(field, 1, 2);
     *value = {values.front(), values.back()};
   }
 };
+
+// The float32 values that add up to a number, greatest first.
+std::vector<float> parts_of(double value) {
+  std::vector<float> parts;
+  do {
+    parts.push_back(static_cast<float>(value));
+    value -= parts.back();
+  } while (value != 0 && std::isfinite(value) && parts.size() < kMostParts);
+  return parts;
+}
 
 std::vector<std::string> split(std::string const& names) {
   std::vector<std::string> parts;
@@ -91,9 +108,12 @@ std::vector<std::string> split(std::string const& names) {
 std::string read_fields(OpType const& type, Op& op, trt::FieldCollection const* collection) {
   std::string inputs;
   std::vector<Attribute> const attributes = op.attributes();
+  std::set<std::string> given;
+  require(!collection || collection->count <= 0 || collection->fields, type.name, ": the plugin fields are null");
   for (int32_t i = 0; collection && i < collection->count; ++i) {
     trt::Field const& field = collection->fields[i];
     require(field.name && field.data, type.name, ": a plugin field has no name or no data");
+    require(given.insert(field.name).second, type.name, ": the plugin field ", field.name, " is given twice");
     if (!std::strcmp(field.name, kTensorsField)) {
       inputs = text_of(field);
       continue;
@@ -152,8 +172,8 @@ void FieldStorage::add(Attribute const& attribute) {
   auto integers = [&](int64_t const* values, size_t count) {
     add(attribute.name, trt::kFieldInt64, values, count * sizeof(int64_t), static_cast<int32_t>(count));
   };
-  auto floats = [&](double const* values, size_t count) {
-    std::vector<float> const narrow(values, values + count);
+  auto floats = [&](std::vector<float> const& narrow) {
+    size_t const count = narrow.size();
     add(attribute.name, trt::kFieldFloat32, narrow.data(), count * sizeof(float), static_cast<int32_t>(count));
   };
   struct Writer {
@@ -163,14 +183,14 @@ void FieldStorage::add(Attribute const& attribute) {
     char const* name;
 
     void operator()(int64_t* v) const { ints(v, 1); }
-    void operator()(double* v) const { numbers(v, 1); }
+    void operator()(double* v) const { numbers(parts_of(*v)); }
     void operator()(bool* v) const {
       int64_t const value = *v;
       ints(&value, 1);
     }
     void operator()(Pair* v) const { ints(v->data(), v->size()); }
     void operator()(std::vector<int64_t>* v) const { ints(v->data(), v->size()); }
-    void operator()(std::vector<double>* v) const { numbers(v->data(), v->size()); }
+    void operator()(std::vector<double>* v) const { numbers({v->begin(), v->end()}); }
     void operator()(std::string* v) const {
       storage.add(name, trt::kFieldChar, v->data(), v->size(), static_cast<int32_t>(v->size()));
     }

@@ -13,7 +13,8 @@ namespace bridge {
 // order. A tensor marked with "=" never changes: it is a constant of the network, and the engine is not refitted.
 constexpr char const* kTensorsField = "tensors";
 
-// Sets the attributes that the collection names; throws for an unknown name or a value of the wrong type or length.
+// Sets the attributes that the collection names; throws for a name that is unknown or given twice, or a value of the
+// wrong type or length. A number may come as up to three float32 values that add up to it: ONNX has nothing wider.
 // Returns the value of the field `tensors`, empty when there is none.
 std::string read_fields(OpType const& type, Op& op, trt::FieldCollection const* collection);
 

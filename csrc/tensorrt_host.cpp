@@ -1,4 +1,5 @@
 // TensorRT as a host: every op of the table as an IPluginV3, in the namespace "bridge".
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <map>
@@ -49,7 +50,7 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
   trt::PluginV3* clone() noexcept override {
     return guard<trt::PluginV3*>("clone", nullptr, [&] {
       auto* copy = new Plugin(type_, type_.clone(*op_), inputs_);
-      copy->slots_ = slots_;
+      copy->current_ = current_;
       copy->tactics_ = tactics_;
       copy->timing_id_ = timing_id_;
       return copy;
@@ -69,7 +70,8 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
   int32_t configure(trt::DynamicTensorDesc const* in, int32_t num_in, trt::DynamicTensorDesc const* out,
                     int32_t num_out) noexcept override {
     return guard("configurePlugin", 1, [&] {
-      check(num_in, [&](int i) { return in[i].desc; });
+      require_tensors(in, num_in, out, num_out);
+      check(num_in, [&](int i) -> trt::TensorDesc const& { return in[i].desc; });
       Tensors const largest = largest_tensors(in, num_in, out, num_out);
       tactics_ = op_->tactics(largest.inputs.data(), largest.outputs.data());
       timing_id_ = timing_id();
@@ -84,7 +86,7 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
     return tactics_.empty() ? 0 : static_cast<int32_t>(tactics_.size()) + kOwnChoice;
   }
   int32_t valid_tactics(int32_t* tactics, int32_t count) noexcept override {
-    if (count != num_tactics()) return 1;
+    if (count != num_tactics() || (count > 0 && !tactics)) return 1;
     for (int i = 0; i < count; ++i) tactics[i] = i == 0 ? kOwnChoice : tactics_[i - 1] + kOwnChoice + 1;
     return 0;
   }
@@ -96,7 +98,7 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
 
   int32_t output_dtypes(int32_t* out, int32_t num_out, int32_t const* in, int32_t num_in) const noexcept override {
     return guard("getOutputDataTypes", 1, [&] {
-      require(num_in >= 1 && num_out == num_outputs(), "got ", num_in, " inputs and ", num_out, " outputs");
+      require_tensors(in, num_in, out, num_out);
       for (int i = 0; i < num_out; ++i)
         out[i] = is_count(i) ? trt::kInt64 : to_trt(output_dtype(type_.outputs[i], from_trt(in[0])));
       return 0;
@@ -106,13 +108,16 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
   int32_t output_shapes(trt::DimsExprs const* in, int32_t num_in, trt::DimsExprs const*, int32_t, trt::DimsExprs* out,
                         int32_t num_out, trt::ExprBuilder& builder) noexcept override {
     return guard("getOutputShapes", 1, [&] {
-      require(num_out == num_outputs(), "got ", num_out, " outputs, expected ", num_outputs());
+      require_tensors(in, num_in, out, num_out);
       BuilderExpressions expressions(builder);
       std::vector<Shape> inputs(type_.inputs.size()), outputs(type_.outputs.size());
       std::vector<int> const slots = input_slots(type_, inputs_, num_in);
       for (int i = 0; i < num_in; ++i) {
         inputs[slots[i]].rank = 0;
-        for (int d = 0; d < in[i].rank; ++d) inputs[slots[i]].append(Dim::expression(&expressions, in[i].extent[d]));
+        for (int d = 0; d < checked_rank(in[i].rank); ++d) {
+          require(in[i].extent[d] != nullptr, "input ", i, " has no expression for its dimension ", d);
+          inputs[slots[i]].append(Dim::expression(&expressions, in[i].extent[d]));
+        }
       }
       op_->shapes(inputs.data(), outputs.data());
       for (size_t i = 0; i < outputs.size(); ++i) {
@@ -134,20 +139,22 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
   }
 
   bool supports_format(int32_t position, trt::DynamicTensorDesc const* in_out, int32_t num_in,
-                       int32_t) noexcept override {
+                       int32_t num_out) noexcept override {
     return guard("supportsFormatCombination", false, [&] {
+      require_tensors(in_out, num_in, in_out, num_out);
+      require(position >= 0 && position < num_in + num_out, "there is no tensor ", position);
       trt::TensorDesc const& desc = in_out[position].desc;
       if (is_count(position - num_in)) return desc.format == trt::kLinear && desc.dtype == trt::kInt64;
       Param const& param = position < num_in ? type_.inputs[input_slots(type_, inputs_, num_in)[position]]
                                              : type_.outputs.at(position - num_in);
-      bool const fits = desc.format == trt::kLinear || (param.also == Layout::kChannelsLast && is_channels_last(desc));
-      return fits && accepts(param.types, from_trt(desc.dtype), from_trt(in_out[0].desc.dtype));
+      return takes_format(param, desc) && accepts(param.types, from_trt(desc.dtype), from_trt(in_out[0].desc.dtype));
     });
   }
 
   size_t workspace_size(trt::DynamicTensorDesc const* in, int32_t num_in, trt::DynamicTensorDesc const* out,
                         int32_t num_out) const noexcept override {
     return guard("getWorkspaceSize", size_t(0), [&] {
+      require_tensors(in, num_in, out, num_out);
       Tensors const largest = largest_tensors(in, num_in, out, num_out);
       return op_->workspace(largest.inputs.data(), largest.outputs.data());
     });
@@ -156,10 +163,11 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
   // PluginRuntime
   int32_t on_shape_change(trt::TensorDesc const* in, int32_t num_in, trt::TensorDesc const* out,
                           int32_t num_out) noexcept override {
+    current_ = {};
     return guard("onShapeChange", 1, [&] {
-      slots_ = input_slots(type_, inputs_, num_in);
-      check(num_in, [&](int i) { return in[i]; });
-      make_room(in, out, num_out);
+      require_tensors(in, num_in, out, num_out);
+      take_shapes(in, num_in, out);
+      make_room();
       return 0;
     });
   }
@@ -167,23 +175,18 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
   int32_t enqueue(trt::TensorDesc const* in, trt::TensorDesc const* out, void const* const* inputs,
                   void* const* outputs, void* workspace, cudaStream_t stream) noexcept override {
     return guard("enqueue", 1, [&] {
-      std::vector<Tensor> ins = inputs_of(in, inputs), outs;
+      require(!current_.in.empty(), "there was no onShapeChange before it, or it was refused");
+      require(in && out && inputs && outputs, "tensors are null");
+      if (!current_.is_of(in, out)) take_shapes(in, static_cast<int32_t>(current_.in.size()), out);
+      Tensors& tensors = current_.tensors;
+      for (size_t i = 0; i < current_.in.size(); ++i)
+        set_data(tensors.inputs[current_.slots[i]], const_cast<void*>(inputs[i]));
       bool empty = true;
-      std::vector<Shape> const shapes = type_.counts().empty() ? std::vector<Shape>() : infer_shapes(ins);
-      for (int i = 0; i < num_outputs(); ++i) {
-        outs.push_back(to_tensor(out[i].dims, out[i], outputs[i]));
-        if (is_count(i)) continue;
-        if (type_.outputs[i].counted) outs.back().sizes[0] = shapes[i][0].value();  // TensorRT does not say
-        empty = empty && outs.back().numel() == 0;
+      for (size_t i = 0; i < tensors.outputs.size(); ++i) {
+        set_data(tensors.outputs[i], outputs[i]);
+        empty = empty && (is_count(static_cast<int32_t>(i)) || tensors.outputs[i].numel() == 0);
       }
-      cudaError_t status = cudaSuccess;
-      if (!empty) {
-        op_->derived_memory = derived_memory(ins, outs, stream);
-        status = op_->run(ins.data(), outs.data(), workspace, stream);
-      } else {
-        for (size_t i = type_.outputs.size(); i < outs.size() && status == cudaSuccess; ++i)
-          status = cudaMemsetAsync(outs[i].data, 0, sizeof(int64_t), stream);
-      }
+      cudaError_t const status = empty ? clear_counts(stream) : run(workspace, stream);
       require(status == cudaSuccess, cudaGetErrorName(status), ": ", cudaGetErrorString(status));
       return 0;
     });
@@ -205,16 +208,6 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
   // Whether an output is none of the op's own, but the extent of one that is counted.
   bool is_count(int32_t output) const { return output >= static_cast<int32_t>(type_.outputs.size()); }
 
-  std::vector<Shape> infer_shapes(std::vector<Tensor> const& inputs) const {
-    std::vector<Shape> shapes(inputs.size());
-    for (size_t i = 0; i < inputs.size(); ++i) {
-      if (!inputs[i].present()) continue;
-      shapes[i].rank = 0;
-      for (int d = 0; d < inputs[i].rank; ++d) shapes[i].append(inputs[i][d]);
-    }
-    return bridge::infer_shapes(type_, *op_, shapes);
-  }
-
   struct Tensors {
     std::vector<Tensor> inputs, outputs;
   };
@@ -224,34 +217,91 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
                           int32_t num_out) const {
     Tensors tensors{std::vector<Tensor>(type_.inputs.size()), {}};
     std::vector<int> const slots = input_slots(type_, inputs_, num_in);
-    for (int i = 0; i < num_in; ++i) tensors.inputs[slots[i]] = to_tensor(in[i].max, in[i].desc, nullptr);
-    for (int i = 0; i < num_out; ++i) tensors.outputs.push_back(to_tensor(out[i].max, out[i].desc, nullptr));
+    auto largest = [&](trt::DynamicTensorDesc const& each) {
+      require_size(type_, to_shape(each.max));
+      return to_tensor(each.max, each.desc, nullptr);
+    };
+    for (int i = 0; i < num_in; ++i) tensors.inputs[slots[i]] = largest(in[i]);
+    for (int i = 0; i < num_out; ++i) tensors.outputs.push_back(largest(out[i]));
     return tensors;
   }
 
-  // The op's inputs, by on_shape_change's slots. data: their addresses, or null.
-  std::vector<Tensor> inputs_of(trt::TensorDesc const* in, void const* const* data) const {
-    std::vector<Tensor> found(type_.inputs.size());
-    for (size_t i = 0; i < slots_.size(); ++i)
-      found[slots_[i]] = to_tensor(in[i].dims, in[i], data ? const_cast<void*>(data[i]) : nullptr);
-    return found;
+  // What on_shape_change was told, and how the op sees it.
+  struct Current {
+    std::vector<trt::TensorDesc> in, out;
+    std::vector<int> slots;  // where each tensor given stands in the signature
+    Tensors tensors;
+    Op::Derived derived;
+
+    bool is_of(trt::TensorDesc const* inputs, trt::TensorDesc const* outputs) const {
+      return std::equal(in.begin(), in.end(), inputs, same_desc) &&
+             std::equal(out.begin(), out.end(), outputs, same_desc);
+    }
+  };
+
+  // Checks the shapes of a run, and keeps them. Those of outputs are the op's own: TensorRT does not tell all of them.
+  void take_shapes(trt::TensorDesc const* in, int32_t num_in, trt::TensorDesc const* out) {
+    Current next;
+    next.slots = input_slots(type_, inputs_, num_in);
+    next.in.assign(in, in + num_in), next.out.assign(out, out + num_outputs());
+    for (int i = 0; i < num_in; ++i) require_format(type_.inputs[next.slots[i]], in[i]);
+    std::vector<Shape> const shapes = check(num_in, [&](int i) -> trt::TensorDesc const& { return in[i]; });
+    next.tensors.inputs.resize(type_.inputs.size());
+    for (int i = 0; i < num_in; ++i) next.tensors.inputs[next.slots[i]] = to_tensor(in[i].dims, in[i], nullptr);
+    for (int i = 0; i < num_outputs(); ++i) {
+      Tensor tensor = to_tensor(out[i].dims, out[i], nullptr);
+      DType const expected = is_count(i) ? DType::kInt64 : output_dtype(type_.outputs[i], from_trt(in[0].dtype));
+      require(tensor.dtype == expected, "output ", i, " is ", dtype_name(tensor.dtype), ", expected ",
+              dtype_name(expected));
+      if (!is_count(i)) {
+        require_format(type_.outputs[i], out[i]);
+        tensor.rank = shapes[i].rank;
+        for (int d = 0; d < tensor.rank; ++d) tensor.sizes[d] = shapes[i][d].value();
+      }
+      next.tensors.outputs.push_back(tensor);
+    }
+    current_ = std::move(next);
+  }
+
+  static void require_format(Param const& param, trt::TensorDesc const& desc) {
+    require(takes_format(param, desc), param.name, " comes in format ", desc.format, ", which it is not taken in");
+    for (int d = 0; d < checked_rank(desc.dims.rank); ++d)
+      require(desc.dims.extent[d] >= 0 || param.counted, param.name, " has the extent ", desc.dims.extent[d]);
+  }
+
+  static void set_data(Tensor& tensor, void* data) {
+    require(data || tensor.numel() == 0, "a tensor of ", tensor.numel(), " elements is null");
+    tensor.data = data;
+  }
+
+  cudaError_t run(void* workspace, cudaStream_t stream) {
+    std::vector<Tensor> const &ins = current_.tensors.inputs, &outs = current_.tensors.outputs;
+    op_->derived_memory = derived_memory(ins, outs, stream);
+    return op_->run(ins.data(), outs.data(), workspace, stream);
+  }
+
+  // Of outputs without elements.
+  cudaError_t clear_counts(cudaStream_t stream) {
+    cudaError_t status = cudaSuccess;
+    std::vector<Tensor> const& outs = current_.tensors.outputs;
+    for (size_t i = type_.outputs.size(); i < outs.size() && status == cudaSuccess; ++i)
+      status = cudaMemsetAsync(outs[i].data, 0, sizeof(int64_t), stream);
+    return status;
   }
 
   // Memory for what the op derives from an input that never changes, where it is of no known way yet.
-  void make_room(trt::TensorDesc const* in, trt::TensorDesc const* out, int32_t num_out) {
-    derived_ = {};
+  void make_room() {
     char const* const input = op_->derived_from();
     if (!input || !is_constant(inputs_, input)) return;
-    std::vector<Tensor> ins = inputs_of(in, nullptr), outs;
-    for (int i = 0; i < num_out; ++i) outs.push_back(to_tensor(out[i].dims, out[i], nullptr));
-    derived_ = op_->derived(ins.data(), outs.data());
-    if (derived_.bytes && !kept_.count(derived_.way)) kept_.try_emplace(derived_.way, derived_.bytes);
+    Op::Derived const found = op_->derived(current_.tensors.inputs.data(), current_.tensors.outputs.data());
+    if (found.bytes && !kept_.count(found.way)) kept_.try_emplace(found.way, found.bytes);
+    current_.derived = found;
   }
 
   // What was derived for these sizes; null where the op must do it itself. A stream that is captured would write it in
   // every replay, and not before.
   void const* derived_memory(std::vector<Tensor> const& ins, std::vector<Tensor> const& outs, cudaStream_t stream) {
-    auto const found = derived_.bytes ? kept_.find(derived_.way) : kept_.end();
+    auto const found = current_.derived.bytes ? kept_.find(current_.derived.way) : kept_.end();
     if (found == kept_.end() || !found->second.data()) return nullptr;
     DeviceMemory& memory = found->second;
     cudaStreamCaptureStatus capture = cudaStreamCaptureStatusActive;
@@ -265,6 +315,7 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
   // What tactics' times depend on beside shapes and dtypes: the op with its attributes.
   std::string timing_id() {
     std::ostringstream text;
+    text.precision(17);
     text << kNamespace << "::" << type_.name << ' ' << kVersion << '(' << inputs_;
     auto write = [&](auto const* value) {
       using Value = std::decay_t<decltype(*value)>;
@@ -282,8 +333,18 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
     return text.str();
   }
 
+  // Arrays and counts as an interface gets them.
+  void require_tensors(void const* in, int32_t num_in, void const* out, int32_t num_out) const {
+    require(num_out == num_outputs(), type_.name, ": got ", num_out, " outputs, expected ", num_outputs());
+    auto const most = static_cast<int32_t>(type_.inputs.size());
+    require(num_in <= most, type_.name, ": got ", num_in, " tensors, expected at most ", most);
+    require(num_in >= 1, type_.name, ": got ", num_in, " tensors, expected 1 or more");
+    require(in && out, "tensors are null");
+  }
+
+  // Checks dtypes, shapes and sizes; returns the outputs' shapes.
   template <class Desc>
-  int32_t check(int32_t num_in, Desc&& desc) const {
+  std::vector<Shape> check(int32_t num_in, Desc&& desc) const {
     std::vector<Shape> shapes(type_.inputs.size());
     std::vector<Tensor> tensors(type_.inputs.size());
     std::vector<int> const slots = input_slots(type_, inputs_, num_in);
@@ -292,18 +353,16 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
       tensors[slots[i]] = to_tensor(desc(i).dims, desc(i), nullptr);
     }
     check_dtypes(type_, tensors.data());
-    bridge::infer_shapes(type_, *op_, shapes);
-    return 0;
+    return infer_shapes(type_, *op_, shapes);
   }
 
   OpType const& type_;
   std::unique_ptr<Op> op_;
   std::string inputs_;        // the field `tensors`
-  std::vector<int> slots_;    // where each tensor given stands in the signature; set by on_shape_change
+  Current current_;           // set by on_shape_change; without tensors where it was refused
   std::vector<int> tactics_;  // the op's numbers of them, and what names their times; set by configure
   std::string timing_id_;
   FieldStorage storage_;
-  Op::Derived derived_;               // of the shapes there are, set by on_shape_change
   std::map<int, DeviceMemory> kept_;  // by way; of this context alone
 };
 

@@ -1,6 +1,7 @@
 // Dtypes, tensors, shapes and shape expressions of TensorRT as those of the op table.
 #pragma once
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "op.h"
@@ -42,9 +43,15 @@ inline int32_t to_trt(DType dtype) {
   }
 }
 
+inline int checked_rank(int32_t rank) {
+  require(rank >= 0 && rank <= kMaxRank, "a tensor has ", rank, " dimensions, expected 0 to ", kMaxRank);
+  return rank;
+}
+
+// Extents that are not known yet count as 0.
 inline Tensor to_tensor(trt::Dims const& dims, trt::TensorDesc const& desc, void* data) {
-  Tensor tensor{data, from_trt(desc.dtype), dims.rank};
-  for (int i = 0; i < dims.rank; ++i) tensor.sizes[i] = dims.extent[i];
+  Tensor tensor{data, from_trt(desc.dtype), checked_rank(dims.rank)};
+  for (int i = 0; i < dims.rank; ++i) tensor.sizes[i] = std::max<int64_t>(dims.extent[i], 0);
   if (desc.format != trt::kLinear) tensor.layout = Layout::kChannelsLast;
   return tensor;
 }
@@ -58,10 +65,20 @@ inline bool is_channels_last(trt::TensorDesc const& desc) {
          desc.dims.extent[1] > 0 && desc.dims.extent[1] % 8 == 0;
 }
 
+inline bool takes_format(Param const& param, trt::TensorDesc const& desc) {
+  return desc.format == trt::kLinear || (param.also == Layout::kChannelsLast && is_channels_last(desc));
+}
+
+inline bool same_desc(trt::TensorDesc const& a, trt::TensorDesc const& b) {
+  return a.dtype == b.dtype && a.format == b.format && a.dims.rank == b.dims.rank &&
+         std::equal(a.dims.extent, a.dims.extent + a.dims.rank, b.dims.extent);
+}
+
 inline Shape to_shape(trt::Dims const& dims) {
   Shape shape;
   shape.rank = 0;
-  for (int i = 0; i < dims.rank; ++i) shape.append(dims.extent[i] < 0 ? Dim::unknown() : Dim(dims.extent[i]));
+  for (int i = 0; i < checked_rank(dims.rank); ++i)
+    shape.append(dims.extent[i] < 0 ? Dim::unknown() : Dim(dims.extent[i]));
   return shape;
 }
 

@@ -7,10 +7,11 @@ import signal
 
 import pytest
 import torch
+from torch.utils._pytree import tree_structure
 
 from bridge import backend, partition
 from bridge.errors import EngineError, FlavourError, TargetError
-from bridge.tensorrt import trial
+from bridge.tensorrt import pytrees, trial
 from bridge.tensorrt.engine_file import EngineFile, OutputSpec, TensorSpec
 from bridge.tensorrt.flavour import detect
 from bridge.tensorrt.input_check import InputCheck
@@ -126,8 +127,7 @@ def make_engine_file():
                     "outputs": [{"name": "y", "dtype": "bfloat16", "shape": [-1, 3, -1]}],
                 },
             ],
-            "in_spec": "[1, {}]",
-            "out_spec": "[1, {}]",
+            "in_spec": pytrees.Tree(),
             "output_map": [0, {"literal": None}, {"literal": 1.5}, {"input": 1}],
             "metadata": {
                 "bridge": "0.1.0",
@@ -137,6 +137,8 @@ def make_engine_file():
                 "parameters": 7,
             },
         }
-        return EngineFile(**(values | changes))
+        values |= changes
+        values.setdefault("out_spec", pytrees.of_spec(tree_structure([0] * len(values["output_map"]))))
+        return EngineFile(**values)
 
     return make

@@ -4,6 +4,8 @@ The slots are those of csrc/tensorrt_abi.h. With it plugins run without TensorRT
 """
 
 import ctypes
+import functools
+import struct
 from collections.abc import Sequence
 from ctypes import POINTER, Structure, byref, c_bool, c_char_p, c_float, c_int32, c_int64, c_size_t, c_void_p
 from typing import Any
@@ -64,6 +66,7 @@ def call(this: int, slot: int, result: Any, *arguments: Any, types: Sequence[Any
     return function(this, *arguments)
 
 
+@functools.cache
 def creators() -> dict[str, int]:
     """Address of every creator in the plugin library, by plugin name."""
     library = ctypes.CDLL(str(native.plugin_library()))
@@ -171,3 +174,97 @@ class Plugin:
         scratch = None if workspace is None else workspace.data_ptr()
         given = (descs(inputs, formats), descs(outputs), addresses(inputs), addresses(outputs), scratch, stream)
         return call(self.runtime, 2, c_int32, *given, types=[c_void_p] * 6)
+
+
+# What no TensorRT would do, for tests/fuzz_plugins.py: nothing here is checked.
+
+
+def delete(this: int) -> None:
+    """Destroys the object at address `this`."""
+    call(this, 3 - FIRST, None)
+
+
+def _packed(rows: Sequence[bytes]) -> Any:
+    """One row after the other, and room for some more."""
+    data = b"".join(rows)
+    return (ctypes.c_char * (len(data) + 8 * ctypes.sizeof(DynamicDesc))).from_buffer_copy(
+        data + bytes(8 * ctypes.sizeof(DynamicDesc))
+    )
+
+
+def _dims_bytes(extents: Sequence[int], rank: int) -> bytes:
+    return struct.pack("i4x8q", rank, *[*extents, *[0] * 8][:8])
+
+
+def _desc_bytes(row: Sequence[Any]) -> bytes:
+    extents, rank, dtype, format = row
+    return _dims_bytes(extents, rank) + struct.pack("iif4x", dtype, format, 1.0)
+
+
+def pack_tensors(rows: Sequence[Sequence[Any]]) -> Any:
+    """Descriptors of [extents, rank, dtype, format]; the rank need not be that of the extents."""
+    return _packed([_desc_bytes(row) for row in rows])
+
+
+def pack_dynamic(rows: Sequence[Sequence[Any]], largest: Sequence[Sequence[Any]]) -> Any:
+    """The same for a build, with the greatest extents of the profile."""
+    return _packed(
+        [
+            _desc_bytes(row) + _dims_bytes(*row[:2]) + _dims_bytes(*most[:2]) + _dims_bytes(*row[:2])
+            for row, most in zip(rows, largest, strict=True)
+        ]
+    )
+
+
+def pack_exprs(shapes: Sequence[tuple[Sequence[int], int]], nulls: bool = False) -> Any:
+    """Symbolic shapes: (extents, rank), whose extents are handles for which `Builder` has no meaning."""
+    rows = [struct.pack("i4x8Q", rank, *[0 if nulls else 16 + 16 * i for i in range(8)]) for _, rank in shapes]
+    return _packed(rows)
+
+
+def pack_fields(rows: Sequence[tuple[Any, Any, int | None, int | None]], address: int | None = 0) -> Any:
+    """Fields of (name, value, type, length): None for a type or length is the value's own, `address` None is null."""
+    fields, kept = [], []
+    for name, value, kind, length in rows:
+        field, buffer = native._field("x", [0] if value is None else value)
+        # Room for as many values of any type.
+        room = 8 * max(field.length, 16)
+        spare = (ctypes.c_char * room).from_buffer_copy(bytes(buffer).ljust(room, b"\0")[:room])
+        kept.append(spare)
+        data = None if value is None else ctypes.cast(spare, c_void_p)
+        fields.append(
+            native._Field(
+                None if name is None else name.encode(),
+                data,
+                field.type if kind is None else kind,
+                field.length if length is None else length,
+            )
+        )
+    array = (native._Field * max(len(fields), 1))(*fields)
+    collection = native._Fields(len(fields), array if address is not None else None)
+    collection.kept = kept
+    return collection
+
+
+class Builder:
+    """An IExprBuilder whose expressions are numbers without meaning; where it refuses, they are null."""
+
+    def __init__(self, refuses: bool = False) -> None:
+        self._next = 1 << 20
+
+        def make(*_: Any) -> int:
+            self._next += 16
+            return 0 if refuses else self._next
+
+        kinds = [
+            ctypes.CFUNCTYPE(c_void_p, c_void_p),
+            ctypes.CFUNCTYPE(c_void_p, c_void_p),
+            ctypes.CFUNCTYPE(c_void_p, c_void_p, c_int64),
+            ctypes.CFUNCTYPE(c_void_p, c_void_p, c_int32, c_void_p, c_void_p),
+            ctypes.CFUNCTYPE(c_void_p, c_void_p, c_int32, c_void_p, c_void_p),
+        ]
+        self._functions = [kind(make) for kind in kinds]
+        self._table = (c_void_p * 5)(*(ctypes.cast(function, c_void_p).value for function in self._functions))
+        self._object = (c_void_p * 1)(ctypes.addressof(self._table))
+        self._handle = (c_void_p * 2)(None, ctypes.addressof(self._object))
+        self.address = ctypes.addressof(self._handle)

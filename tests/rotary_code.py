@@ -116,6 +116,14 @@ def tables_of_their_own(x, angles):
     return x * (cos + 1) + rotate_half(x) * torch.cat((sin[..., :5], cos[..., 5:]), -1).sigmoid().flip(-1)
 
 
+def tables_of_other_rows(x, angles):
+    """The second of a pair turned by the angle of the next position."""
+    longer = torch.cat((angles, angles[:, :1]), 1)
+    turns = torch.cat((longer[:, :-1], longer[:, 1:]), -1)
+    cos, sin = by_head([turns.cos().to(x.dtype), turns.sin().to(x.dtype)])
+    return x * cos + rotate_half(x) * sin
+
+
 def rolled_tables(x, angles):
     cos, sin = by_head([table.to(x.dtype) for table in full(angles)])
     return x * torch.cat((cos[..., 1:], cos[..., :1]), -1) + rotate_half(x) * sin
@@ -129,7 +137,7 @@ def swapped_tables(x, angles):
 
 WHOLE = [
     swapped_tables,
-    tables_of_their_own, rolled_tables,
+    tables_of_their_own, rolled_tables, tables_of_other_rows,
     hugging_face, in_float32, with_chunks, with_split_and_stack, backward_rotation, subtracted, gptj,
     interleaved_tables_of_angles, llama_complex, complex_of_parts, deepseek, expanded_tables,
 ]  # fmt: skip

@@ -246,12 +246,21 @@ def test_weights_written_to_make_another_engine(on_cpu, caplog):
 
 
 def test_modules_of_one_class_share_a_graph_but_no_weights(on_cpu):
-    layers = [nn.Linear(8, 8), nn.Linear(8, 8)]
+    layers = [Layer(), Layer()]
     for layer in layers:
         layer.eval().compile(backend=bridge_backend, options=OPTIONS)
     x = torch.randn(3, 8)
     for layer in [*layers, *layers]:
-        torch.testing.assert_close(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
+        torch.testing.assert_close(layer(x), nn.functional.linear(x, layer.linear.weight, layer.linear.bias))
+
+
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.linear(x)
 
 
 # Strict

@@ -239,7 +239,7 @@ def test_a_read_only_or_full_folder_costs_a_warning(cache, build, monkeypatch, c
     from bridge.tensorrt import container
 
     @contextlib.contextmanager
-    def replacing(path):
+    def replacing(path, private):
         raise OSError(code, os.strerror(code))
         yield
 

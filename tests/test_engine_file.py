@@ -202,10 +202,12 @@ def test_pipe_does_not_block(tmp_path):
 
 
 def test_newer_format_names_the_version_that_reads_it(saved):
-    content = with_header(saved, {"metadata": {"bridge": "9.3"}}, version=2)
-    assert "format 2 is newer than this bridge reads (1); bridge 9.3 wrote it" in damaged(saved, content)
+    content = with_header(saved, {"metadata": {"bridge": "9.3"}}, version=3)
+    assert "format 3 is newer than this bridge reads (2); bridge 9.3 wrote it" in damaged(saved, content)
     assert "a newer bridge reads it: update bridge" in damaged(saved, with_header(saved, b"\xff", version=7))
-    assert "format 0 is older" in damaged(saved, with_header(saved, {}, version=0))
+    for older in (0, 1):  # 1 has pytrees as torch writes them, which may name what shall be imported
+        words = f"format {older} is older than this bridge reads (2); compile the model again"
+        assert words in damaged(saved, with_header(saved, {}, version=older))
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}"])

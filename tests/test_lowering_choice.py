@@ -5,6 +5,7 @@ import fcntl
 import json
 import logging
 import math
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -290,7 +291,15 @@ def test_a_file_written_by_hand_decides(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"format": 2}', '{"format": 1, "measurements": [{"kind": 1}]}', "\x00\xff"]
+    "content",
+    [
+        *("", "{", "[]", "5", '{"format": 2}', '{"format": 1, "measurements": 5}', '{"format": 1}', "\x00\xff"),
+        '{"format": 1, "measurements": [{"kind": 1}]}',
+        pytest.param("[" * 100_000, id="deep"),
+        pytest.param('{"format": 1, "measurements": [' + "[" * 900 + "]" * 900 + "]}", id="deep measurements"),
+        pytest.param(" " * (17 << 20), id="large"),
+        pytest.param('{"format": ' + "9" * 5000 + "}", id="a number of 5000 digits"),
+    ],
 )
 def test_a_damaged_file_is_ignored_with_a_warning(content, caplog):
     config, found = Config(), flavour.detect()
@@ -302,9 +311,40 @@ def test_a_damaged_file_is_ignored_with_a_warning(content, caplog):
     assert str(path) in caplog.text and "ignored" in caplog.text
     lowering_memory.remember(config, [measurement("a")])
     assert list(lowering_memory.recall(config, found, "sm86", None)) == ["a"]
-    wrong = vars(measurement("a")) | {"plugin_us": "fast"}
-    path.write_text(json.dumps({"format": 1, "measurements": [wrong]}))
-    assert lowering_memory.recall(config, found, "sm86", None) == {}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"plugin_us": "fast"}, {"plugin_us": 10**400}, {"plugin_us": True}, {"noise_us": None}, {"difference": []}),
+        *({"kind": ["a"]}, {"lowering": "fast"}, {"lowering": {}}, {"gpu": "A10\x1b[2J"}, {"gpu": "\ud800"}),
+        *({"measured": 2026}, {"another bridge": "knows"}),
+    ],
+    ids=lambda wrong: f"{next(iter(wrong))}",
+)
+def test_measurements_of_wrong_types_are_ignored_with_a_warning(wrong, caplog):
+    path = lowering_memory.path_of(Config())
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"format": 1, "measurements": [vars(measurement("a")) | wrong]}))
+    assert lowering_memory.recall(Config(), flavour.detect(), "sm86", None) == {}
+    assert "ignored" in caplog.text and "\x1b" not in caplog.text
+
+
+def test_what_is_no_file_of_this_user_is_ignored_and_not_waited_for(monkeypatch, caplog):
+    path = lowering_memory.path_of(Config())
+    path.parent.mkdir(parents=True)
+    os.mkfifo(path)
+    assert lowering_memory.recall(Config(), flavour.detect(), "sm86", None) == {} and "no regular file" in caplog.text
+    assert compiled().plugin_counts() == {"relu": 2}
+    path.unlink()
+    path.mkdir()
+    assert lowering_memory.recall(Config(), flavour.detect(), "sm86", None) == {} and "is a directory" in caplog.text
+    path.rmdir()
+    lowering_memory.remember(Config(), [measurement("a")])
+    uid = os.geteuid()
+    os.chown(path, 12345 if uid == 0 else -1, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
+    assert lowering_memory.recall(Config(), flavour.detect(), "sm86", None) == {} and "belongs to user" in caplog.text
 
 
 def test_choices_are_part_of_the_cache_key():

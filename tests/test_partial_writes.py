@@ -10,8 +10,8 @@ from torch.export import Dim
 
 import bridge
 from bridge.tensorrt import build, flavour
+from bridge.tensorrt.extents import remainder
 from bridge.tensorrt.layers import Layers
-from bridge.tensorrt.partial_writes import convert_remainder
 
 pytestmark = pytest.mark.skipif(find_spec("torch_tensorrt") is None, reason="needs torch_tensorrt")
 
@@ -24,7 +24,7 @@ def test_remainders_are_pythons(b):
     layers = Layers(here.trt(), network, "remainder", constants)
     one = layers.constant([1.0])
     for a in range(-20, 21):
-        rest = convert_remainder(layers, a, layers.constant([b], "int64"))
+        rest = remainder(layers, a, layers.constant([b], "int64"))
         # One more, for an extent of 0 says little.
         shape = layers.expand(one, [layers.add(rest, layers.constant([1], "int64"))]).shape
         assert tuple(shape) == (a % b + 1,), (a, b)
@@ -56,7 +56,7 @@ def test_numbers_are_written_to_a_part_of_dynamic_extents():
 def test_a_padding_by_a_remainder_is_converted_by_bridge():
     engine = compiled(d1=Dim("columns", min=6, max=40))
     assert engine.outputs[0].shape == (5, -1)
-    assert any("[REMAINDER]" in layer["name"] for layer in engine.layers)
+    assert any("[MOD]" in layer["name"] for layer in engine.layers)
 
 
 @pytest.mark.gpu(engines=True)

@@ -186,4 +186,4 @@ def test_torch_tensorrt_goes_on_where_a_pass_fails(torch_tensorrt, monkeypatch, 
 
     monkeypatch.setattr("bridge.passes.PASSES", (Pass("rope", fail),))
     assert bridge.report(compile_theirs(torch_tensorrt)).plugin_counts() == {}
-    assert "left a graph of torch_tensorrt's as it is: no such graph" in caplog.text
+    assert "pass rope left a graph as it is: no such graph" in caplog.text

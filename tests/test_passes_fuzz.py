@@ -76,7 +76,130 @@ def attention(seed):
     return attend, (torch.randn(2, 8, 2, 2), torch.rand(2, 2, 2, 2, 2, 2), torch.rand(2, 2, 2, 2, 2))
 
 
-@pytest.mark.parametrize(("make", "name"), [(rotation, "rope"), (attention, "ms_deform_attn")])
+def halves_by_chance(rng, x):
+    """Both halves of x, their ends spelt in many ways; now and then other lanes than that."""
+    width = x.shape[-1]
+    half = width // 2
+    first = [
+        lambda: x[..., :half],
+        lambda: x[..., -width:-half],
+        lambda: x[..., -99:half],
+        lambda: x.narrow(-1, -width, half),
+        lambda: x.split([half, half], -1)[-2],
+        lambda: x.unflatten(-1, (2, -1)).select(-2, -2),
+        lambda: x.view(*x.shape[:-1], 2, -1).unbind(-2)[0],
+        lambda: x.permute(0, -1, 1, -2)[:, :-half].permute(0, 2, -1, -3),
+        lambda: x.transpose(-1, -3)[:, :half].transpose(3, 1),
+    ]
+    second = [
+        lambda: x[..., half:],
+        lambda: x[..., -half:],
+        lambda: x[..., -half:99],
+        lambda: x.narrow(3, -half, half),
+        lambda: x.chunk(2, -1)[-1],
+        lambda: x.unflatten(-1, (-1, half)).select(3, -1),
+        lambda: x[..., 1:][..., half - 1 :],
+    ]
+    others = [
+        lambda: x[..., 1 : half + 1],
+        lambda: x[..., -half - 1 : -1],
+        lambda: x[..., -half:].flip(-1),
+        lambda: x.roll(1, -1)[..., -half:],
+        lambda: x.unflatten(-1, (-1, 2)).select(-1, -1),
+        lambda: x[..., -half::][..., [-1, 0, 1, 2]],
+        lambda: x.contiguous().as_strided((*x.shape[:-1], half), x.contiguous().stride(), 1),
+    ]
+    return [rng.choice(others if rng.random() < 0.12 else ways)() for ways in (first, second)]
+
+
+def rotation_of_slices(seed):
+    """A rotation whose halves and rows are cut out by numbers that are spelt by chance, or off by one."""
+
+    def rotate(x, angles):
+        rng = random.Random(seed)
+        count = x.shape[2]
+
+        def turns():
+            ways = [
+                lambda: angles[:, :count],
+                lambda: angles[:, -count - 1 : -1],
+                lambda: angles[:, 1:],
+                lambda: angles[:, -count:],
+                lambda: angles.narrow(1, -count, count),
+                lambda: angles[:, ::2][:, :count],
+            ]
+            return rng.choice(ways)() if rng.random() < 0.4 else angles[:, :count]
+
+        full = torch.cat((turns(), turns()), -1)
+        first, second = halves_by_chance(rng, x)
+        return x * full.cos().unsqueeze(1) + torch.cat((-second, first), -1) * full.sin()[:, None]
+
+    return rotate, (torch.randn(2, 3, 5, 8), torch.randn(2, 10, 4))
+
+
+def level_by_chance(rng, value, start, shape):
+    """A level of value [N, S, H, D] as [N, height width, H, D], its ends spelt in many ways; or other positions."""
+    total, (height, width) = value.shape[1], shape
+    count = height * width
+    end = start + count
+    ways = [
+        lambda: value[:, start:end],
+        lambda: value[:, start - total : end],
+        lambda: value[:, start - total : end - total or None],
+        lambda: value.narrow(1, start - total, count),
+        lambda: value[:, start:][:, :count],
+        lambda: value[:, max(start - 1, 0) :][:, -(total - start) :][:, :count],
+        lambda: value.split([start, count, total - end], -3)[-2],
+        lambda: value.transpose(1, -1)[..., start - total : end].transpose(-1, 1),
+    ]
+    others = [
+        lambda: value[:, start - total - 1 :][:, :count],
+        lambda: value.flip(1)[:, start:end],
+        lambda: value[:, ::2][:, :count],
+        lambda: value.unflatten(1, (2, -1))[:, :, -width:].flatten(1, 2)[:, :count],
+        lambda: value.unflatten(1, (-1, 2))[:, -height:].flatten(1, 2)[:, -count:],
+        lambda: value.roll(1, 1)[:, start:end],
+    ]
+    return rng.choice(others if rng.random() < 0.2 else ways)()
+
+
+def attention_of_slices(seed):
+    """Deformable attention whose levels are cut out by numbers that are spelt by chance, or are others."""
+
+    def attend(value, locations, weights):
+        rng = random.Random(seed)
+        samples = []
+        for level in range(2):
+            shape = rng.choice([(2, 2), (1, 2), (2, 1), (1, 1)])
+            start = rng.randrange(8 - 4)
+            part = level_by_chance(rng, value, start, shape)
+            maps = part.permute(0, -2, -1, 1).reshape(4, -1, *shape)
+            place = rng.choice([level, level - 2]) if rng.random() < 0.9 else 1 - level
+            picks = [
+                lambda place=place: locations.select(3, place),
+                lambda place=place: locations.unbind(-3)[place],
+                lambda place=place: locations.narrow(3, place, 1).squeeze(-3),
+                lambda place=place: locations[:, :, :, place:][:, :, :, 0],
+            ]
+            grid = (2 * rng.choice(picks)() - 1).transpose(1, -3).flatten(0, -4)
+            samples.append(F.grid_sample(maps, grid, align_corners=False))
+        joined = torch.stack(samples, rng.choice([-2, 3])).flatten(*rng.choice([(-2, -1), (3, 4)]))
+        weights = weights.transpose(1, -3).reshape(4, 1, 2, 4) if rng.random() < 0.1 else weights
+        weights = weights if weights.dim() == 4 else weights.transpose(1, -3).flatten(0, -4).flatten(-2).unsqueeze(-3)
+        return (joined * weights).sum(rng.choice([-1, 3])).view(2, -1, 2).transpose(-1, 1)
+
+    return attend, (torch.randn(2, 8, 2, 2), torch.rand(2, 2, 2, 2, 2, 2), torch.rand(2, 2, 2, 2, 2))
+
+
+KINDS = [
+    (rotation, "rope"),
+    (rotation_of_slices, "rope"),
+    (attention, "ms_deform_attn"),
+    (attention_of_slices, "ms_deform_attn"),
+]
+
+
+@pytest.mark.parametrize(("make", "name"), KINDS)
 def test_what_is_replaced_is_the_same(make, name):
     torch.manual_seed(0)
     replaced = 0

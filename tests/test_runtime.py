@@ -21,6 +21,7 @@ from bridge.tensorrt.contexts import Contexts
 from bridge.tensorrt.engine import Engine
 from bridge.tensorrt.flavour import Flavour
 from bridge.tensorrt.input_check import InputCheck
+from bridge.tensorrt.pytrees import of_spec
 from bridge.tensorrt.replay import GRAPHS
 
 pytree = torch.utils._pytree
@@ -34,8 +35,8 @@ class Small(torch.nn.Module):
 def structure(args, kwargs, result, input_map=None, output_map=None):
     leaves, outputs = len(pytree.tree_leaves((args, kwargs))), len(pytree.tree_leaves(result))
     return Structure(
-        pytree.treespec_dumps(pytree.tree_structure((args, kwargs))),
-        pytree.treespec_dumps(pytree.tree_structure(result)),
+        of_spec(pytree.tree_structure((args, kwargs))),
+        of_spec(pytree.tree_structure(result)),
         [f"a{index}" for index in range(len(args))] + list(kwargs),
         list(range(leaves)) if input_map is None else input_map,
         list(range(outputs)) if output_map is None else output_map,
@@ -133,11 +134,11 @@ def made(monkeypatch):
 
 
 def identity(make_engine_file, **settings):
-    spec = pytree.treespec_dumps(pytree.tree_structure(((1,), {})))
+    spec = of_spec(pytree.tree_structure(((1,), {})))
     file = make_engine_file(
         inputs=INPUTS[:1],
         in_spec=spec,
-        out_spec=pytree.treespec_dumps(pytree.tree_structure(1)),
+        out_spec=of_spec(pytree.tree_structure(1)),
         output_map=[0],
         metadata={"arguments": ["x"], "input_map": [0]},
     )

@@ -15,8 +15,9 @@ from torch.fx import Graph, GraphModule
 from bridge.log import logger
 from bridge.passes import ms_deform_attn, relu, rope
 from bridge.passes.constants import Constants
-from bridge.passes.graph import remove_unused
-from bridge.passes.outcome import Outcome
+from bridge.passes.functional import functional, may_hide_something
+from bridge.passes.graph import remove_unused, sort
+from bridge.passes.outcome import WRITTEN, Outcome, describe_failure
 
 __all__ = ["PASSES", "Outcome", "Pass", "rewrite", "rewrite_graph", "selected"]
 
@@ -53,7 +54,7 @@ def rewrite_graph(graph: Graph, names: Iterable[str], inputs: Mapping[str, Any] 
     """
     wanted = set(names)
     constants = Constants(graph, inputs)
-    outcomes = [outcome for each in PASSES if each.name in wanted for outcome in each.apply(graph, constants)]
+    outcomes = [outcome for each in PASSES if each.name in wanted for outcome in _apply(each, graph, constants)]
     for outcome in outcomes:
         what = outcome.what if outcome.replaced else f"not replaced: {outcome.what}"
         logger.info("pass %s: %s; %s", outcome.name, what, outcome.line)
@@ -63,10 +64,40 @@ def rewrite_graph(graph: Graph, names: Iterable[str], inputs: Mapping[str, Any] 
     return outcomes
 
 
+def _apply(each: Pass, graph: Graph, constants: Constants) -> list[Outcome]:
+    """What a pass did. One that fails has replaced each place wholly or not at all."""
+    try:
+        return each.apply(graph, constants)
+    except Exception as error:  # a graph that is not understood must not end a compile
+        sort(graph)
+        logger.warning("pass %s left a graph as it is: %s", each.name, error)
+        return [Outcome(each.name, False, describe_failure(error), "at an unknown line", "")]
+
+
 def rewrite(program: ExportedProgram, names: Sequence[str]) -> tuple[ExportedProgram, list[Outcome]]:
-    """The program with these passes applied; the one that is given stays as it is, and is returned if none fits."""
+    """The program with these passes applied; the one that is given stays as it is, and is returned if none fits.
+
+    Where in-place writes stand in the way, the program that is returned has none.
+    """
     if not names:
         return program, []
+    found, outcomes = _rewrite(program, names)
+    if may_hide_something(program.graph) or any(outcome.what == WRITTEN for outcome in outcomes):
+        without = _functional(program)
+        again, anew = _rewrite(without, names)
+        return (program if again is without else again), anew
+    return found, outcomes
+
+
+def _functional(program: ExportedProgram) -> ExportedProgram:
+    try:
+        return functional(program)
+    except Exception as error:  # the lowering functionalises too, and tells of what it cannot
+        logger.info("passes: the model's in-place writes stay: %s", describe_failure(error))
+        return program
+
+
+def _rewrite(program: ExportedProgram, names: Sequence[str]) -> tuple[ExportedProgram, list[Outcome]]:
     module = GraphModule(program.graph_module, program.graph.__deepcopy__())
     module.meta = dict(program.graph_module.meta)
     signature = copy.deepcopy(program.graph_signature)

@@ -147,7 +147,8 @@ def _is_level(found: Axes, base: Axes, height: Any, width: Any) -> bool:
     n, _, h, d = base.names
     longer = [not (isinstance(extent, int) and extent == 1) for extent in (height, width)]
     rows = ["s0", "s1"] if all(longer) else ["s" if each else "" for each in longer]
-    return found.names == [n + h, d, *rows] and found.picked.keys() <= {"s"}
+    cut = found.picked.keys() | found.ranges.keys()
+    return found.names == [n + h, d, *rows] and cut <= {"s"}
 
 
 def _start(found: Axes) -> Any:
@@ -176,7 +177,9 @@ def _find_locations(sampler: Node, level: int, extents: dict[str, Any]) -> Node:
 
 
 def _picks(found: Axes, level: int, count: int) -> bool:
-    return not found.ranges and dict(found.picked) == ({"l": level} if count > 1 else {})
+    if found.ranges or found.picked.keys() != ({"l"} if count > 1 else set()):
+        return False
+    return all(isinstance(index, int) and index == level for index in found.picked.values())
 
 
 def _unscaled(node: Node) -> Node | None:
@@ -212,9 +215,10 @@ def _sum_axes(total: Node, samplers: Samplers, extents: dict[str, Any]) -> Axes:
     elif joined.target in _JOINS:
         dim = arguments(joined)["dim"] % 4
         names[dim] = "l" + names[dim]
-    found = follow(name_axes(names, extents), sources(samplers.samples)[:-1][::-1])
+    axes = name_axes(names, extents)
+    found = follow(axes, sources(samplers.samples)[:-1][::-1]) if axes.describes(joined) else None
     dims = _summed_dims(total)
-    if found is None or [found.names[dim] for dim in dims] not in _orders(extents):
+    if found is None or not found.whole or [found.names[dim] for dim in dims] not in _orders(extents):
         raise Declined("the sum is not over the levels and points of samples that are joined in their order")
     return found
 
@@ -242,7 +246,7 @@ def _find_weights(samplers: Samplers, summed: Axes, extents: dict[str, Any]) -> 
         for names in (["n", "q", "h", "l", "p"], ["n", "q", "h", "lp"]):
             axes = _fit(node, names, extents)
             found = None if axes is None else follow(axes, chain[:place][::-1])
-            if found is not None and found.groups == wanted and not found.picked and not found.ranges:
+            if found is not None and found.groups == wanted and found.whole:
                 return node
     raise Declined("the samples are not multiplied by weights of [N, Q, H, L, P]")
 
@@ -253,7 +257,7 @@ def _find_root(total: Node, summed: Axes, extents: dict[str, Any]) -> Node:
     kept = tuple(group for dim, group in enumerate(summed.groups) if dim not in dims)
     axes, root = Axes(kept), total
     wanted = name_axes(["n", "q", "hd"], extents).groups
-    while axes.groups != wanted:
+    while axes.groups != wanted or not axes.whole:
         users = list(root.users)
         found = follow(axes, users) if len(users) == 1 else None
         if found is None:

@@ -12,7 +12,18 @@ from typing import Any, NamedTuple
 from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from bridge.passes.graph import CONVERSIONS, CUTS, SAME_ORDER, arguments, aten, changes_dtype, is_traced, value
+from bridge.passes.graph import (
+    CONVERSIONS,
+    CUTS,
+    SAME_ORDER,
+    arguments,
+    aten,
+    changes_dtype,
+    first_index,
+    is_traced,
+    same_extents,
+    value,
+)
 
 
 class Axis(NamedTuple):
@@ -28,7 +39,7 @@ Group = tuple[Axis, ...]
 @dataclass(frozen=True)
 class Axes:
     """The dimensions of a tensor. picked: the index of axes of which one is left. ranges: (start, extent) of axes of
-    which a part is left."""
+    which a part is left. Both are counted from the axis's first element, 0, whatever was cut before."""
 
     groups: tuple[Group, ...]
     picked: Mapping[str, int] = field(default_factory=dict)
@@ -38,6 +49,15 @@ class Axes:
     def names(self) -> list[str]:
         """The axes of each dimension, one letter each: ["nh", "d"]."""
         return ["".join(axis.name for axis in group) for group in self.groups]
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing was cut off."""
+        return not self.picked and not self.ranges
+
+    def describes(self, node: Node) -> bool:
+        """Whether a node's extents are those of the groups."""
+        return same_extents([_product(group) for group in self.groups], node.meta["val"].shape)
 
 
 def name_axes(names: Sequence[str], extents: Mapping[str, Any]) -> Axes:
@@ -59,7 +79,7 @@ def follow(axes: Axes, path: Sequence[Node]) -> Axes | None:
     for node in path:
         move = _MOVES.get(node.target, _take) if _is_move(node) else None
         found = None if move is None else move(axes, node)
-        if found is None:
+        if found is None or not found.describes(node):
             return None
         axes = found
     return axes
@@ -138,8 +158,16 @@ def _slice(axes: Axes, node: Node) -> Axes | None:
     before, after = given["self"].meta["val"].shape[given["dim"]], node.meta["val"].shape[given["dim"]]
     if _equal(before, after):
         return axes
-    start = given["start"] or 0
-    return _cut(axes, given["dim"], start, after) if given["step"] == 1 else None
+    start = first_index(given["start"], before, after)
+    return None if start is None or given["step"] != 1 else _cut(axes, given["dim"], start, after)
+
+
+def _narrow(axes: Axes, node: Node) -> Axes | None:
+    given = arguments(node)
+    dim = given["dim"]
+    before, after = given["self"].meta["val"].shape[dim], node.meta["val"].shape[dim]
+    start = first_index(given["start"], before, after)
+    return None if start is None else axes if _equal(before, after) else _cut(axes, dim, start, after)
 
 
 def _select(axes: Axes, node: Node) -> Axes | None:
@@ -168,7 +196,14 @@ def _pick(axes: Axes, dim: int, index: int, extent: Any) -> Axes | None:
         return replace(axes, groups=tuple(groups))
     if len(group) > 1 or not isinstance(extent, int):
         return None
-    return replace(axes, groups=tuple(groups), picked={**axes.picked, group[0].name: index % extent})
+    return _picked(axes, groups, group[0].name, index % extent)
+
+
+def _picked(axes: Axes, groups: Sequence[Group], name: str, index: Any) -> Axes:
+    """One of the axis is left, where the groups are these; counted from the axis's own first element."""
+    ranges = dict(axes.ranges)
+    first, _ = ranges.pop(name, (0, None))
+    return Axes(tuple(groups), {**axes.picked, name: first + index}, ranges)
 
 
 def _cut(axes: Axes, dim: int, start: Any, extent: Any) -> Axes | None:
@@ -177,14 +212,16 @@ def _cut(axes: Axes, dim: int, start: Any, extent: Any) -> Axes | None:
     group = groups[dim]
     if len(group) == 1 and isinstance(extent, int) and extent == 1 and isinstance(start, int):
         groups[dim] = ()
-        return replace(axes, groups=tuple(groups), picked={**axes.picked, group[0].name: start})
-    if len(group) == 1 and group[0].name not in axes.ranges:
-        groups[dim] = _group([Axis(group[0].name, extent)])
-        return replace(axes, groups=tuple(groups), ranges={**axes.ranges, group[0].name: (start, extent)})
+        return _picked(axes, groups, group[0].name, start)
+    if len(group) == 1:
+        name = group[0].name
+        first, _ = axes.ranges.get(name, (0, None))
+        groups[dim] = _group([Axis(name, extent)])
+        return replace(axes, groups=tuple(groups), ranges={**axes.ranges, name: (first + start, extent)})
     if len(group) == 2 and _equal(group[1].extent, extent) and isinstance(extent, int) and isinstance(start, int):
         groups[dim] = group[1:]
         place, rest = divmod(start, extent)
-        return None if rest else replace(axes, groups=tuple(groups), picked={**axes.picked, group[0].name: place})
+        return None if rest else _picked(axes, groups, group[0].name, place)
     return None
 
 
@@ -193,5 +230,6 @@ _MOVES: dict[Any, Callable[[Axes, Node], Axes | None]] = {
     aten.permute.default: _permute,
     aten.transpose.int: _transpose,
     aten.slice.Tensor: _slice,
+    aten.narrow.default: _narrow,
     aten.select.int: _select,
 }

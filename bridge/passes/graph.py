@@ -14,6 +14,15 @@ from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.fx.passes.shape_prop import TensorMetadata
 
+from bridge.passes.layout import (
+    LayoutError,
+    allow_other_strides,
+    depends_on_strides,
+    lie_alike,
+    order_of,
+    strides_of,
+)
+
 aten = torch.ops.aten
 # Operators that convert to another dtype, or may; and those that keep the elements and their order.
 CONVERSIONS = {
@@ -54,7 +63,8 @@ CUTS = {
     aten.chunk.default,
     aten.unbind.int,
 }
-_ORIGIN = ("stack_trace", "nn_module_stack")
+# What says where in the model a node comes from.
+ORIGIN = ("stack_trace", "nn_module_stack")
 
 
 def arguments(node: Node) -> dict[str, Any]:
@@ -79,6 +89,26 @@ def is_traced(node: Node) -> bool:
 def same_extents(some: Sequence[Any], others: Sequence[Any]) -> bool:
     """Whether two shapes are equal whatever the symbols in them stand for."""
     return len(some) == len(others) and all(statically_known_true(a == b) for a, b in zip(some, others, strict=True))
+
+
+def number(argument: Any) -> Any:
+    """An integer argument of a call; as it was traced, where the graph computes it."""
+    return argument.meta.get("val") if isinstance(argument, Node) else argument
+
+
+def first_index(start: Any, extent: Any, taken: Any) -> Any:
+    """Where a slice begins, counted from 0; None where that is not known for every extent.
+
+    start: as the call has it: None, negative, or beyond the end. taken: how many elements the slice has.
+    """
+    start = 0 if start is None else number(start)
+    if start is None:  # computed, but not traced
+        return None
+    if isinstance(start, int) and isinstance(extent, int):
+        return min(max(start + extent if start < 0 else start, 0), extent)
+    if statically_known_true(start >= 0):
+        return start if (isinstance(start, int) and start == 0) or statically_known_true(taken >= 1) else None
+    return extent + start if statically_known_true(taken == -start) else None
 
 
 def changes_dtype(node: Node) -> bool:
@@ -142,11 +172,12 @@ def _freeze(argument: Any, found: dict[Node, Node]) -> Hashable:
 def written(graph: Graph) -> set[Node]:
     """The nodes whose memory an in-place operator writes to: what they held may not be what they hold later."""
     owners = {node: _owner(node) for node in graph.nodes}
-    touched = {owners[target] for node in graph.nodes for target in _targets_of_writes(node)}
+    touched = {owners[target] for node in graph.nodes for target in targets_of_writes(node)}
     return {node for node, owner in owners.items() if owner in touched}
 
 
-def _targets_of_writes(node: Node) -> list[Node]:
+def targets_of_writes(node: Node) -> list[Node]:
+    """The arguments that a node writes to."""
     if not isinstance(node.target, OpOverload) or not node.target._schema.is_mutable or is_copy(node):
         return []
     given = arguments(node)
@@ -220,15 +251,42 @@ class Editor:
         args: tuple[Any, ...],
         like: Node,
         kwargs: Mapping[str, Any] | None = None,
-        result: Any = None,
     ) -> Node:
-        """A call of an operator. result: what it gives, where that is known."""
+        """A call of an operator."""
         node = self.graph.create_node("call_function", target, args, dict(kwargs or {}))
+        try:
+            result = _trace(node)
+        except Exception:
+            self.graph.erase_node(node)
+            raise
         inputs = self.graph.find_nodes(op="placeholder")
         max([*node.all_input_nodes, *inputs[-1:]]).append(node)
-        node.meta = {key: like.meta[key] for key in _ORIGIN if key in like.meta}
-        node.meta |= _described(_trace(node) if result is None else result)
+        node.meta = {key: like.meta[key] for key in ORIGIN if key in like.meta}
+        node.meta |= _described(result)
         return node
+
+    def replace(self, root: Node, result: Node) -> None:
+        """Lets all that uses `root` use `result`, of the same elements, whatever its strides are.
+
+        LayoutError: something depends on the strides, and they cannot be those of `root`.
+        """
+        if not lie_alike(result, root):
+            if depends_on_strides(root, written(self.graph)):
+                result = self._lay_out(result, root)
+            else:
+                allow_other_strides(root)
+        root.replace_all_uses_with(result)
+
+    def _lay_out(self, result: Node, root: Node) -> Node:
+        """The result with the strides of `root`."""
+        order = order_of(root)
+        back = [order.index(dim) for dim in range(len(order))]
+        moved = self.call(aten.permute.default, (result, order), root)
+        dense = self.call(aten.clone.default, (moved,), root, {"memory_format": torch.contiguous_format})
+        found = self.call(aten.permute.default, (dense, back), root)
+        if not lie_alike(found, root):
+            raise LayoutError(f"something depends on its strides {strides_of(root)}, which are not those of a copy")
+        return found
 
     def once(
         self, target: OpOverload, args: tuple[Any, ...], like: Node, kwargs: Mapping[str, Any] | None = None
@@ -263,19 +321,24 @@ class Editor:
 
     def sort(self) -> None:
         """Brings every node behind its arguments; others keep their order."""
-        places = {node: place for place, node in enumerate(self.graph.nodes)}
-        missing = {node: len(node.all_input_nodes) for node in places}
-        ready = [place for node, place in places.items() if not missing[node]]
-        nodes = list(places)
-        output = self.graph.output_node()
-        while ready:
-            node = nodes[heapq.heappop(ready)]
-            if node is not output:
-                output.prepend(node)
-            for user in node.users:
-                missing[user] -= 1
-                if not missing[user]:
-                    heapq.heappush(ready, places[user])
+        sort(self.graph)
+
+
+def sort(graph: Graph) -> None:
+    """Brings every node of a graph behind its arguments; others keep their order."""
+    places = {node: place for place, node in enumerate(graph.nodes)}
+    missing = {node: len(node.all_input_nodes) for node in places}
+    ready = [place for node, place in places.items() if not missing[node]]
+    nodes = list(places)
+    output = graph.output_node()
+    while ready:
+        node = nodes[heapq.heappop(ready)]
+        if node is not output:
+            output.prepend(node)
+        for user in node.users:
+            missing[user] -= 1
+            if not missing[user]:
+                heapq.heappush(ready, places[user])
 
 
 def _described(value: Any) -> dict[str, Any]:

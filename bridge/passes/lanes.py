@@ -14,7 +14,17 @@ from typing import Any, NamedTuple
 import torch
 from torch.fx import Node
 
-from bridge.passes.graph import CONVERSIONS, CUTS, SAME_ORDER, arguments, changes_dtype, is_traced, same_extents, value
+from bridge.passes.graph import (
+    CONVERSIONS,
+    CUTS,
+    SAME_ORDER,
+    arguments,
+    changes_dtype,
+    first_index,
+    is_traced,
+    same_extents,
+    value,
+)
 
 aten = torch.ops.aten
 Index = tuple[int, ...]
@@ -138,14 +148,14 @@ def _numbers(extents: Sequence[Any]) -> bool:
 
 
 def _slice(node: Node, given: Given, index: Index) -> Lane | None:
-    source, start, stride = given["self"], given["start"] or 0, given["step"]
+    source, stride = given["self"], given["step"]
     axis = _axis(node, index, given["dim"], node.meta["val"].dim())
     if axis < 0:
         return Lane(source, index) if same_extents(shape(source), shape(node)) else None
-    extent = shape(source)[given["dim"] % node.meta["val"].dim()]
-    if not _numbers((start, stride, extent)):
+    dim = given["dim"] % node.meta["val"].dim()
+    start = first_index(given["start"], shape(source)[dim], shape(node)[dim])
+    if not _numbers((start, stride)):
         return None
-    start = min(max(start + extent if start < 0 else start, 0), extent)
     return Lane(source, _at(index, axis, start + stride * index[axis]))
 
 
@@ -190,6 +200,45 @@ def _cat(node: Node, given: Given, index: Index) -> Lane | None:
 def _stack(node: Node, given: Given, index: Index) -> Lane | None:
     axis = _axis(node, index, given["dim"], node.meta["val"].dim())
     return None if axis < 0 else Lane(given["tensors"][index[axis]], (*index[:axis], *index[axis + 1 :]))
+
+
+def _slice_scatter(node: Node, given: Given, index: Index) -> Lane | None:
+    """x with a slice of it written over, as x[..., ::2] = y does."""
+    rank = node.meta["val"].dim()
+    axis, dim, stride = _axis(node, index, given["dim"], rank), given["dim"] % rank, given["step"]
+    source = given["src"]
+    start, taken = first_index(given["start"], shape(node)[dim], shape(source)[dim]), shape(source)[dim]
+    if axis < 0 or not _numbers((start, taken, stride)) or _dtype(source) != _dtype(node):
+        return None
+    place, rest = divmod(index[axis] - start, stride)
+    if rest or not 0 <= place < taken:
+        return _of_same_dtype(node, given["self"], index)
+    return Lane(source, _at(index, axis, place))
+
+
+def _select_scatter(node: Node, given: Given, index: Index) -> Lane | None:
+    rank = node.meta["val"].dim()
+    axis, place, extent = _axis(node, index, given["dim"], rank), given["index"], shape(node)[given["dim"] % rank]
+    if axis < 0 or not _numbers((place, extent)) or _dtype(given["src"]) != _dtype(node):
+        return None
+    if index[axis] != place % extent:
+        return _of_same_dtype(node, given["self"], index)
+    return Lane(given["src"], (*index[:axis], *index[axis + 1 :]))
+
+
+def _written_over(node: Node, given: Given, index: Index) -> Lane | None:
+    """All of a tensor, written over."""
+    source = given["src"]
+    fits = value(source) is not None and same_extents(shape(source), shape(node))
+    return _of_same_dtype(node, source, index) if fits else None
+
+
+def _of_same_dtype(node: Node, source: Node, index: Index) -> Lane | None:
+    return Lane(source, index) if _dtype(source) == _dtype(node) else None
+
+
+def _dtype(node: Node) -> torch.dtype:
+    return node.meta["val"].dtype
 
 
 def _permute(node: Node, given: Given, index: Index) -> Lane | None:
@@ -254,6 +303,9 @@ _MOVES: dict[Any, Callable[[Node, Given, Index], Lane | None]] = {
     aten.cat.default: _cat,
     aten.concat.default: _cat,
     aten.stack.default: _stack,
+    aten.slice_scatter.default: _slice_scatter,
+    aten.select_scatter.default: _select_scatter,
+    aten.copy.default: _written_over,
     aten.permute.default: _permute,
     aten.transpose.int: _transpose,
     aten.repeat.default: _repeat,

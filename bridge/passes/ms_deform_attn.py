@@ -11,6 +11,8 @@ is replaced together with the views that make [N, Q, H D] of it. Coordinates are
 the model computes them in its own dtype.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch.fx import Graph, Node
 
@@ -18,7 +20,8 @@ from bridge.op import OPS
 from bridge.passes.attention import Attention, Declined, find_attention, find_samplers
 from bridge.passes.constants import Constants
 from bridge.passes.graph import Editor, aten, between, canonical, written
-from bridge.passes.outcome import Outcome
+from bridge.passes.layout import LayoutError
+from bridge.passes.outcome import WRITTEN, Outcome
 from bridge.passes.sampling import Sampling, find_sampling
 
 NAME = "ms_deform_attn"
@@ -31,25 +34,34 @@ def apply(graph: Graph, constants: Constants) -> list[Outcome]:
     editor = Editor(graph)
     outcomes = []
     for node in list(graph.find_nodes(op="call_function", target=aten.sum.dim_IntList)):
-        samplers = find_samplers(node)
-        if samplers is None:
-            continue
         try:
-            attention = find_attention(node, samplers, same)
-            if touched & between(attention.root, (attention.value, attention.locations, attention.weights)):
-                raise Declined("the model writes in place to a tensor that it is computed from")
-        except Declined as reason:
+            what = _find_and_replace(editor, node, same, touched, constants)
+        except (Declined, LayoutError) as reason:
             outcomes.append(Outcome.at(node, NAME, False, str(reason)))
-            continue
-        sampling = find_sampling(attention.locations, attention.weights, attention.levels, attention.extents, constants)
-        fused = sampling is not None and _fits(sampling, attention, touched)
-        _replace(editor, attention, sampling if fused else None)
-        levels = ", ".join(f"{height}x{width}" for height, width in attention.levels)
-        op = "ms_deform_attn_fused" if fused else "ms_deform_attn"
-        outcomes.append(Outcome.at(node, NAME, True, f"bridge.{op} over levels of {levels}"))
+        except Exception as error:  # code of a kind that nobody thought of must not end the compile
+            outcomes.append(Outcome.failed(node, NAME, error))
+        else:
+            outcomes += [Outcome.at(node, NAME, True, what)] if what else []
     if outcomes:
         editor.sort()
     return outcomes
+
+
+def _find_and_replace(
+    editor: Editor, node: Node, same: Mapping[Node, Node], touched: set[Node], constants: Constants
+) -> str | None:
+    """What is in the place of a sum now; None where it is no sum of samples. Declined, LayoutError: it is another."""
+    samplers = find_samplers(node)
+    if samplers is None:
+        return None
+    attention = find_attention(node, samplers, same)
+    if touched & between(attention.root, (attention.value, attention.locations, attention.weights)):
+        raise Declined(WRITTEN)
+    sampling = find_sampling(attention.locations, attention.weights, attention.levels, attention.extents, constants)
+    fused = sampling is not None and _fits(sampling, attention, touched)
+    _replace(editor, attention, sampling if fused else None)
+    levels = ", ".join(f"{height}x{width}" for height, width in attention.levels)
+    return f"bridge.{'ms_deform_attn_fused' if fused else 'ms_deform_attn'} over levels of {levels}"
 
 
 def _fits(sampling: Sampling, attention: Attention, touched: set[Node]) -> bool:
@@ -78,8 +90,7 @@ def _replace(editor: Editor, attention: Attention, sampling: Sampling | None) ->
             _unfold(editor, sampling.offsets, [count, points, 2], 6),
             _unfold(editor, sampling.logits, [count, points], 5),
         ]
-    call = editor.call(op.overload, (*args, *rest), root, result=root.meta["val"])
-    root.replace_all_uses_with(call)
+    editor.replace(root, editor.call(op.overload, (*args, *rest), root))
 
 
 def _of_every_level(editor: Editor, references: Node, count: int) -> Node:

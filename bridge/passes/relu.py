@@ -17,7 +17,8 @@ from torch.fx import Graph, Node
 from bridge.op import OPS
 from bridge.passes.constants import Constants
 from bridge.passes.graph import Editor, arguments, aten, between, canonical, value, written
-from bridge.passes.outcome import Outcome
+from bridge.passes.layout import LayoutError
+from bridge.passes.outcome import WRITTEN, Outcome
 
 NAME = "relu"
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -44,20 +45,22 @@ def apply(graph: Graph, constants: Constants) -> list[Outcome]:
     outcomes = []
     inner: set[Node] = set()
     for node in reversed(list(graph.nodes)):
-        activation = None if node in inner else _read(node, same)
-        if activation is None or activation.operators == 1:
-            continue
-        inner |= between(node, (activation.x,)) - {activation.x}
         try:
+            activation = None if node in inner else _read(node, same)
+            if activation is None or activation.operators == 1:
+                continue
+            inner |= between(node, (activation.x,)) - {activation.x}
             _check(activation, touched & ({node, activation.x} | inner))
-        except Declined as reason:
+            limit = None if math.isinf(activation.limit) else activation.limit
+            args = (activation.x, activation.slope, limit)
+            editor.replace(node, editor.call(OPS[NAME].overload, args, node))
+        except (Declined, LayoutError) as reason:
             outcomes.append(Outcome.at(node, NAME, False, str(reason)))
-            continue
-        limit = None if math.isinf(activation.limit) else activation.limit
-        args = (activation.x, activation.slope, limit)
-        node.replace_all_uses_with(editor.call(OPS[NAME].overload, args, node, result=node.meta["val"]))
-        what = f"bridge.relu, negative_slope={activation.slope:g}, max_value={activation.limit:g}"
-        outcomes.append(Outcome.at(node, NAME, True, what))
+        except Exception as error:  # code of a kind that nobody thought of must not end the compile
+            outcomes.append(Outcome.failed(node, NAME, error))
+        else:
+            what = f"bridge.relu, negative_slope={activation.slope:g}, max_value={activation.limit:g}"
+            outcomes.append(Outcome.at(node, NAME, True, what))
     if outcomes:
         editor.sort()
     return outcomes[::-1]
@@ -67,7 +70,7 @@ def _check(activation: Activation, touched: set[Node]) -> None:
     if activation.slope == 0:
         raise Declined("its slope is 0, and for -inf bridge.relu gives NaN, where the model gives 0")
     if touched:
-        raise Declined("the model writes in place to a tensor that it is computed from")
+        raise Declined(WRITTEN)
 
 
 def _read(node: Node, same: dict[Node, Node]) -> Activation | None:

@@ -17,7 +17,8 @@ from torch.fx import Graph, Node
 from bridge.op import OPS
 from bridge.passes.constants import Constants
 from bridge.passes.graph import Editor, canonical, is_copy, value, written
-from bridge.passes.outcome import Outcome
+from bridge.passes.layout import LayoutError
+from bridge.passes.outcome import WRITTEN, Outcome, describe_failure
 from bridge.passes.rotation import Declined, Rotation, find_rotation
 from bridge.passes.sums import Reader
 from bridge.passes.tables import LAYOUTS, Placer, TableError
@@ -34,7 +35,7 @@ def apply(graph: Graph, constants: Constants) -> list[Outcome]:
     editor = Editor(graph)
     placer = Placer(editor)
     results: dict[Node, Node] = {}  # of rotations, which may be rotated again
-    outcomes = [_replace(editor, placer, group, results) for group in _join(rotations, bool(touched))]
+    outcomes = [_try_to_replace(editor, placer, group, results) for group in _join(rotations, bool(touched))]
     if rotations:
         editor.sort()
     return outcomes + [Outcome.at(node, NAME, False, reason) for node, reason in declined.items()]
@@ -53,9 +54,12 @@ def _find_all(graph: Graph, touched: set[Node]) -> tuple[list[Rotation], dict[No
         try:
             rotation = find_rotation(reader, root)
             if rotation is not None and reader.seen & touched:
-                raise Declined("the model writes in place to a tensor that it is computed from")
+                raise Declined(WRITTEN)
         except (Declined, TableError) as reason:
             declined[root] = str(reason)
+            continue
+        except Exception as error:  # code of a kind that nobody thought of must not end the compile
+            declined[root] = describe_failure(error)
             continue
         if rotation is not None:
             found.insert(0, rotation)
@@ -130,30 +134,38 @@ def _depends(later: Rotation, earlier: Rotation) -> bool:
     return False
 
 
+def _try_to_replace(editor: Editor, placer: Placer, group: Sequence[Rotation], results: dict[Node, Node]) -> Outcome:
+    try:
+        return _replace(editor, placer, group, results)
+    except (TableError, LayoutError) as reason:
+        return Outcome.at(group[0].root, NAME, False, str(reason))
+    except Exception as error:  # what the op refuses, among others
+        return Outcome.failed(group[0].root, NAME, error)
+
+
 def _replace(editor: Editor, placer: Placer, group: Sequence[Rotation], results: dict[Node, Node]) -> Outcome:
-    """Puts one call in the place of one rotation or two. results: for what was replaced, what stands in its place."""
+    """Puts one call in the place of one rotation or two. results: for what was replaced, what stands in its place.
+
+    TableError, LayoutError: it cannot.
+    """
     first = group[0]
     root, layout = first.root, first.layout
     dtype, rank, width = root.meta["val"].dtype, root.meta["val"].dim(), root.meta["val"].shape[-1]
-    try:
-        cos, sin = (placer.table(table, layout, dtype) for table in (first.cos, first.sin))
-    except TableError as reason:
-        return Outcome.at(root, NAME, False, str(reason))
+    cos, sin = (placer.table(table, layout, dtype) for table in (first.cos, first.sin))
     sin = editor.once(torch.ops.aten.neg.default, (sin,), root) if first.backward else sin
     inputs = [_input(editor, rotation, results.get(rotation.x, rotation.x), dtype) for rotation in group]
     if len(inputs) == 1:
         inputs.append(editor.once(torch.ops.aten.slice.Tensor, (inputs[0], LAYOUTS[layout][0], 0, 1), root))
     rotary = 0 if first.rotary == width else first.rotary
     args = (*inputs, cos, sin, None, first.pairing.interleaved, rotary, layout)
-    values = tuple(node.meta["val"] for node in inputs)
-    call = editor.call(OPS[NAME].overload, args, root, result=values)
+    call = editor.call(OPS[NAME].overload, args, root)
     for index, rotation in enumerate(group):
         result = editor.item(call, index)
         if first.pairing.regrouped:
             result = _regroup(editor, result, width)
         if rank == 3:
             result = editor.call(torch.ops.aten.squeeze.dim, (result, 0), rotation.root)
-        rotation.root.replace_all_uses_with(result)
+        editor.replace(rotation.root, result)
         results[rotation.root] = result
     return Outcome.at(root, NAME, True, _describe(first, len(group), width))
 

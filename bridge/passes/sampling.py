@@ -49,7 +49,7 @@ def _sum_of(locations: Node, extents: Mapping[str, Any]) -> Node:
     names = shapes.get(chain[-1].meta["val"].dim())
     wanted = name_axes(shapes[locations.meta["val"].dim()], extents)
     found = None if names is None else follow(name_axes(names, extents), chain[:-1][::-1])
-    whole = found is not None and found.groups == wanted.groups and not found.picked and not found.ranges
+    whole = found is not None and found.groups == wanted.groups and found.whole
     return chain[-1] if whole else locations
 
 
@@ -64,7 +64,7 @@ def _find_logits(weights: Node, extents: Mapping[str, Any]) -> Node | None:
     wanted = name_axes(["n", "q", "h", "l", "p"], extents) if weights.meta["val"].dim() == 5 else axes
     found = follow(axes, chain[:-1][::-1])
     same_dtype = logits.meta["val"].dtype == softmax.meta["val"].dtype
-    return logits if found is not None and found.groups == wanted.groups and same_dtype else None
+    return logits if found is not None and found.groups == wanted.groups and found.whole and same_dtype else None
 
 
 def _find_offsets(
@@ -163,4 +163,5 @@ def _find_references(node: Any, start: int, rank: int, extents: Mapping[str, Any
 def _range(found: Axes) -> int | None:
     if found.picked or found.ranges.keys() - {"c"}:
         return None
-    return int(found.ranges.get("c", (0, 2))[0])
+    start = found.ranges.get("c", (0, 2))[0]
+    return start if isinstance(start, int) else None

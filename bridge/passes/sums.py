@@ -63,7 +63,9 @@ class Reader:
 
     def equal(self, a: Lane, b: Lane) -> bool:
         """Whether two lanes of one tensor hold the same number, as those of `cat((angles, angles)).cos()` do."""
-        a, b = self._origin(a), self._origin(b)
+        (a, rows), (b, other_rows) = self._origin(a), self._origin(b)
+        if rows != other_rows:  # of other rows, whatever lanes they are
+            return False
         if a == b:
             return True
         if a.node is not b.node or len(a.at) != len(b.at) or not _is_pointwise(a.node):
@@ -92,12 +94,22 @@ class Reader:
         narrow, wide = (source, node) if _is_exact(node, source) else (node, source)
         return _dtype(narrow) == self._rounded and torch.promote_types(_dtype(narrow), _dtype(wide)) == _dtype(wide)
 
-    def _origin(self, lane: Lane) -> Lane:
-        while (moved := step(lane) or row_source(lane)) is not None:
+    def _origin(self, lane: Lane) -> tuple[Lane, list[str]]:
+        """Where a lane comes from through moves, and through cuts and repetitions of rows, which are spelt out."""
+        rows: list[str] = []
+        while True:
             self.seen.add(lane.node)
+            moved = step(lane)
+            if moved is None and (moved := row_source(lane)) is not None:
+                rows.append(self._spell(lane.node))
+            if moved is None:
+                return Lane(self.same[lane.node], lane.at), rows
             lane = moved
-        self.seen.add(lane.node)
-        return Lane(self.same[lane.node], lane.at)
+
+    def _spell(self, node: Node) -> str:
+        """What a call does to its first argument: equal for calls that do the same."""
+        given = (node.args[1:], node.kwargs)
+        return f"{node.target}{torch.fx.map_arg(given, lambda argument: self.same[argument].name)}"
 
     def _back(self, lane: Lane) -> Factor | None:
         self.seen.add(lane.node)

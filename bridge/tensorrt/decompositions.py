@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bridge.op import OPS
-from bridge.tensorrt import counting, grouped, ordering, pooling, scattering
+from bridge.tensorrt import counting, grouped, ordering, partial_writes, pooling, scattering
 from bridge.tensorrt.attention import SDPA
 from bridge.tensorrt.bounds import known_equal
 
@@ -83,6 +83,8 @@ def _ours() -> dict[Any, Callable[..., Any]]:
         aten.avg_pool3d.default: functools.partial(pooling.avg_pool, rank=3),
         aten.max_pool2d_with_indices.default: functools.partial(pooling.max_pool_with_indices, rank=2),
         aten.max_pool3d_with_indices.default: functools.partial(pooling.max_pool_with_indices, rank=3),
+        aten.slice_scatter.default: partial_writes.slice_scatter,
+        aten.select_scatter.default: partial_writes.select_scatter,
     }
     if hasattr(torch.ops.transformers, "grouped_mm_fallback"):  # once its mixtures of experts are imported
         table[torch.ops.transformers.grouped_mm_fallback.default] = grouped.grouped_mm_fallback

@@ -1,19 +1,58 @@
 """The engine file: TensorRT's engine bytes with all that is needed to explain, check and run them.
 
-The classes here say what it holds, and check it wherever it comes from; container.py says how it lies on disk.
-Keys of a header that a reader does not know are ignored.
+The classes here say what it holds, and check it wherever it comes from: what has been made of a file has the types and
+bounds that its users rely on. container.py says how it lies on disk. Keys of a header that a reader does not know are
+ignored.
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bridge.errors import EngineFileError
-from bridge.tensorrt import container, dtypes
+from bridge.tensorrt import container, dtypes, pytrees, schema
+from bridge.tensorrt.pytrees import Tree
 
 DTYPES = tuple(row.name for row in dtypes.DTYPES)
 
-_INT64_MAX = 2**63 - 1
+_MOST_DIMENSIONS = 64
+_TENSOR = schema.record(
+    {"name": schema.text, "dtype": schema.name, "shape": schema.sequence(schema.integer(-1), _MOST_DIMENSIONS)}
+)
+_LAYER = schema.record(
+    {"name": schema.text, "type": schema.name},
+    {
+        "op": schema.optional(schema.name),
+        "attributes": schema.mapping(schema.scalar_or_list),
+        "inputs": schema.sequence(schema.text),
+        "outputs": schema.sequence(_TENSOR),
+    },
+)
+_NODE = {"name": schema.text, "op": schema.name, "module": schema.text, "layers": schema.sequence(schema.text)}
+_LOWERING = {"node": schema.text, "op": schema.name, "kind": schema.text, "lowering": schema.name, "why": schema.text}
+_PASS = {
+    "pass": schema.name,
+    "replaced": schema.flag,
+    "what": schema.text,
+    "line": schema.text,
+    "module": schema.text,
+}
+# What bridge writes into the metadata; each may be missing. Others are kept, and read by nothing.
+_METADATA: dict[str, schema.Check] = {
+    "model": schema.optional(schema.text),
+    "parameters": schema.optional(schema.integer(0)),
+    "bridge": schema.optional(schema.name),
+    "torch": schema.optional(schema.name),
+    "torch_tensorrt": schema.optional(schema.name),
+    "build_seconds": schema.optional(schema.seconds),
+    "cache_key": schema.name,
+    "arguments": schema.sequence(schema.name),
+    "input_map": schema.of(list),
+    "nodes": schema.sequence(schema.record(_NODE)),
+    "lowerings": schema.sequence(schema.record(_LOWERING)),
+    "passes": schema.sequence(schema.record(_PASS)),
+}
 
 
 @dataclass(frozen=True)
@@ -61,9 +100,10 @@ class EngineFile:
     """An engine and everything known about it.
 
     A layer has "name", "type" and, as far as known, "op", "attributes", "inputs" (names) and "outputs" (name, dtype,
-    shape). `plugins` is op name → plugin version. `in_spec` and `out_spec` are pytrees, as treespec_dumps writes them.
-    `layers`, `output_map` and `metadata` hold JSON values only: a tuple comes back as a list. For each leaf of the
-    model's output, `output_map` has the index of an engine output, {"literal": value} or {"input": index}.
+    shape). `plugins` is op name → plugin version. `in_spec` and `out_spec` say which containers hold the leaves of
+    ((arguments), {keyword arguments}) and of the result. `layers`, `output_map` and `metadata` hold JSON values only: a
+    tuple comes back as a list. For each leaf of the model's output, `output_map` has the index of an engine output,
+    {"literal": value} or {"input": index}.
     """
 
     engine: bytes = field(repr=False)
@@ -74,47 +114,32 @@ class EngineFile:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[OutputSpec, ...]
     layers: list[dict[str, Any]] = field(repr=False)
-    in_spec: str = field(repr=False)
-    out_spec: str = field(repr=False)
+    in_spec: Tree = field(repr=False)
+    out_spec: Tree = field(repr=False)
     output_map: list[Any]
     metadata: dict[str, Any]
 
     def __post_init__(self) -> None:
-        for name, kind in _FIELD_TYPES.items():
-            _check_type(getattr(self, name), kind, name)
-        _check_items(self.inputs, TensorSpec, "inputs")
-        _check_items(self.outputs, OutputSpec, "outputs")
-        _check_items(self.layers, dict, "layers")
-        _check_items([layer.get("name") for layer in self.layers], str, "the name of layers")
-        _check_items([layer.get("type") for layer in self.layers], str, "the type of layers")
-        _check_items(self.plugins.values(), str, "plugins")
+        for name, check in _FIELDS.items():
+            check(getattr(self, name), name)
         for leaf, entry in enumerate(self.output_map):
-            self._check_output_entry(leaf, entry)
+            _check_output(entry, f"output_map[{leaf}]", len(self.inputs), len(self.outputs))
+        _check_count("output_map", self.output_map, self.out_spec)
+        schema.record({}, _METADATA)(self.metadata, "metadata")
+        if "input_map" in self.metadata:
+            _check_arguments(self.metadata, self.in_spec, len(self.inputs))
 
-    def _check_output_entry(self, leaf: int, entry: Any) -> None:
-        match entry:
-            case bool():
-                valid = False
-            case int():
-                valid = 0 <= entry < len(self.outputs)
-            case {"input": int(index)} if len(entry) == 1:
-                valid = 0 <= index < len(self.inputs)
-            case {"literal": None | bool() | int() | float() | str()}:
-                valid = len(entry) == 1
-            case _:
-                valid = False
-        if not valid:
-            raise EngineFileError(
-                f"output_map[{leaf}] is {entry!r}; expected the index of one of {len(self.outputs)} outputs, "
-                f'{{"input": index of one of {len(self.inputs)} inputs}} or {{"literal": value}}'
-            )
+    def save(self, path: str | os.PathLike[str], private: bool = False) -> None:
+        """Write the file whole or not at all: an existing file at `path` stays until the new one is complete.
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file whole or not at all: an existing file at `path` stays until the new one is complete."""
-        header = {name: getattr(self, name) for name in _FIELD_TYPES if name != "engine"}
-        header["inputs"] = [asdict(spec) for spec in self.inputs]
-        header["outputs"] = [asdict(spec) for spec in self.outputs]
-        container.write(path, header, self.engine)
+        private: no other user may read it.
+        """
+        header = {name: getattr(self, name) for name in _FIELDS if name != "engine"}
+        for name in ("inputs", "outputs"):
+            header[name] = [asdict(spec) for spec in header[name]]
+        for name in ("in_spec", "out_spec"):
+            header[name] = header[name].as_json()
+        container.write(path, header, self.engine, private)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "EngineFile":
@@ -126,65 +151,126 @@ class EngineFile:
 
     @classmethod
     def _from_header(cls, header: dict[str, Any], engine: bytes) -> "EngineFile":
-        fields = {name: header[name] for name in _FIELD_TYPES if name != "engine" and name in header}
-        missing = [name for name in _FIELD_TYPES if name != "engine" and name not in header]
+        fields = {name: header[name] for name in _FIELDS if name != "engine" and name in header}
+        missing = [name for name in _FIELDS if name != "engine" and name not in header]
         if missing:
             raise EngineFileError(f"bad header: it lacks {', '.join(missing)}")
         try:
             fields["inputs"] = _specs(TensorSpec, header["inputs"], "inputs")
             fields["outputs"] = _specs(OutputSpec, header["outputs"], "outputs")
+            fields["in_spec"] = pytrees.of_json(header["in_spec"], "in_spec")
+            fields["out_spec"] = pytrees.of_json(header["out_spec"], "out_spec")
+            schema.of_type(header["metadata"], dict, "metadata")
+            for name in header["metadata"].keys() - _METADATA.keys():
+                schema.plain(header["metadata"][name], f"metadata[{schema.shown(name)}]")
             return cls(engine=engine, **fields)
         except EngineFileError as error:
             raise EngineFileError(f"bad header: {error}") from error
 
 
-_FIELD_TYPES: dict[str, type] = {
-    "engine": bytes,
-    "flavour": str,
-    "tensorrt_version": str,
-    "target": str,
-    "plugins": dict,
-    "inputs": tuple,
-    "outputs": tuple,
-    "layers": list,
-    "in_spec": str,
-    "out_spec": str,
-    "output_map": list,
-    "metadata": dict,
+def _tuple_of(kind: type) -> schema.Check:
+    def check(values: Any, what: str) -> None:
+        schema.of_type(values, tuple, what)
+        schema.sequence(schema.of(kind))(values, what)
+
+    return check
+
+
+_FIELDS: dict[str, schema.Check] = {
+    "engine": schema.of(bytes),
+    "flavour": schema.name,
+    "tensorrt_version": schema.name,
+    "target": schema.name,
+    "plugins": schema.mapping(schema.name),
+    "inputs": _tuple_of(TensorSpec),
+    "outputs": _tuple_of(OutputSpec),
+    "layers": schema.sequence(_LAYER),
+    "in_spec": schema.of(Tree),
+    "out_spec": schema.of(Tree),
+    "output_map": schema.of(list),
+    "metadata": schema.of(dict),
 }
 
 
-def _check_type(value: Any, kind: type, what: str) -> None:
-    if not isinstance(value, kind):
-        raise EngineFileError(f"{what} must be {kind.__name__}, not {type(value).__name__}")
+def _check_output(entry: Any, what: str, inputs: int, outputs: int) -> None:
+    match entry:
+        case bool():
+            valid = False
+        case int():
+            valid = 0 <= entry < outputs
+        case {"input": int(index)} if len(entry) == 1 and not isinstance(index, bool):
+            valid = 0 <= index < inputs
+        case {"literal": None | bool() | int() | float() | str() as value} if len(entry) == 1:
+            schema.scalar(value, what)
+            valid = True
+        case _:
+            valid = False
+    if not valid:
+        schema.fail(
+            what,
+            entry,
+            f"the index of one of {outputs} outputs, "
+            f'{{"input": index of one of {inputs} inputs}} or {{"literal": value}}',
+        )
 
 
-def _check_items(values: Any, kind: type, what: str) -> None:
-    for index, value in enumerate(values):
-        _check_type(value, kind, f"{what}[{index}]")
+def _check_input(entry: Any, what: str) -> None:
+    match entry:
+        case {"literal": None | bool() | int() | float() | str() as value} if len(entry) == 1:
+            schema.scalar(value, what)
+        case {"unused": True} if len(entry) == 1:
+            pass
+        case _:
+            schema.fail(what, entry, 'the index of an input, {"literal": value} or {"unused": true}')
+
+
+def _check_arguments(metadata: Mapping[str, Any], in_spec: Tree, inputs: int) -> None:
+    """Whether every leaf of the arguments has its entry, every input its leaf, and every argument its name."""
+    entries, names = metadata["input_map"], metadata.get("arguments", [])
+    places = [entry for entry in entries if type(entry) is int]
+    for leaf, entry in enumerate(entries):
+        if type(entry) is not int:
+            _check_input(entry, f"input_map[{leaf}]")
+    if sorted(places) != list(range(inputs)):
+        schema.fail("input_map", entries, f"the index of each of {inputs} inputs, once")
+    _check_count("input_map", entries, in_spec)
+    if [child.kind for child in in_spec.children] not in (["tuple", "dict"], ["list", "dict"]):
+        schema.fail("in_spec", in_spec, "a tuple of the arguments and the dict of the keyword arguments")
+    expected = sum(len(child.children) for child in in_spec.children)
+    if len(names) != expected or len(set(names)) != expected:
+        schema.fail("arguments", names, f"{expected} names, one for each argument")
+
+
+def _check_count(what: str, entries: list[Any], tree: Tree) -> None:
+    if len(entries) != tree.leaves:
+        schema.fail(f"the length of {what}", len(entries), f"{tree.leaves}, the leaves of its pytree")
 
 
 def _check_tensor(spec: TensorSpec | OutputSpec, what: str) -> None:
-    _check_type(spec.name, str, f"the name of an {what}")
-    _check_type(spec.dtype, str, f"{what} {spec.name!r}: dtype")
+    schema.name(spec.name, f"the name of an {what}")
+    schema.of_type(spec.dtype, str, f"{what} {spec.name!r}: dtype")
     if spec.dtype not in DTYPES:
-        raise EngineFileError(f"{what} {spec.name!r}: dtype {spec.dtype!r} is none of {', '.join(DTYPES)}")
+        raise EngineFileError(f"{what} {spec.name!r}: dtype {schema.shown(spec.dtype)} is none of {', '.join(DTYPES)}")
 
 
 def _check_extents(extents: Any, least: int, what: str) -> None:
-    _check_type(extents, tuple, what)
+    schema.of_type(extents, tuple, what)
+    if len(extents) > _MOST_DIMENSIONS:
+        schema.fail(f"the rank of {what}", len(extents), f"at most {_MOST_DIMENSIONS}")
     for extent in extents:
-        if type(extent) is not int or not least <= extent <= _INT64_MAX:
-            raise EngineFileError(f"{what} is {extents}; every extent must be an integer of at least {least}")
+        if type(extent) is not int or not least <= extent <= schema.INT64_MAX:
+            raise EngineFileError(
+                f"{what} is {schema.shown(extents)}; every extent must be an integer of at least {least}"
+            )
 
 
 def _specs(kind: type, entries: Any, what: str) -> tuple[Any, ...]:
-    _check_type(entries, list, what)
+    schema.of_type(entries, list, what)
     return tuple(_spec(kind, entry, f"{what}[{index}]") for index, entry in enumerate(entries))
 
 
 def _spec(kind: type, entry: Any, what: str) -> Any:
-    _check_type(entry, dict, what)
+    schema.of_type(entry, dict, what)
     names = tuple(kind.__dataclass_fields__)  # type: ignore[attr-defined]
     missing = [name for name in names if name not in entry]
     if missing:

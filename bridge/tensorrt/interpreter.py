@@ -12,6 +12,7 @@ from bridge.converters import Conversion
 from bridge.errors import BridgeError, BuildError
 from bridge.source import model_line
 from bridge.tensorrt import dtypes
+from bridge.tensorrt.broadcasts import drop_repeats
 from bridge.tensorrt.calls import tensor_of
 from bridge.tensorrt.engine_file import TensorSpec
 from bridge.tensorrt.flavour import Flavour
@@ -48,6 +49,7 @@ def fill_network(
     """
     interpreter = _interpreter_class(flavour)(module, settings, builder, network, conversion, inputs, outputs)
     interpreter.run_graph()
+    drop_repeats(flavour.trt(), network)
     dynamic = any(spec.dynamic for spec in inputs.values())
     nodes = interpreter.placement.nodes()
     log_nodes(nodes, conversion.layers)
@@ -85,6 +87,8 @@ def _interpreter_class(flavour: Flavour) -> type:
             Interpreter.run(self, enable_io_processing=False)
 
         def run_node(self, node: Node) -> Any:
+            if node.op == "placeholder" and node.target not in self._inputs:
+                return None  # unused, or a literal, which the graph holds where it is used
             try:
                 with self.placement.of(node):
                     value = super().run_node(node)
@@ -96,9 +100,7 @@ def _interpreter_class(flavour: Flavour) -> type:
                 raise BuildError(f"{what}\n  {model_line(node)}{describe_errors(flavour)}") from error
 
         def placeholder(self, target: str, args: Any, kwargs: Any) -> Any:
-            spec = self._inputs.get(target)
-            if spec is None:  # unused, or a literal, which the graph holds where it is used
-                return None
+            spec = self._inputs[target]
             shape = [low if low == high else -1 for low, high in zip(spec.min, spec.max, strict=True)]
             if spec.dynamic:
                 self.profile.set_shape(target, spec.min, spec.opt, spec.max)

@@ -6,10 +6,12 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 
-from bridge.errors import BuildError, ExportError, UnsupportedOpError
+from bridge.assumptions import asked_in_lowering
+from bridge.errors import BuildError, ExportError, SpecializedError, UnsupportedOpError
 from bridge.foreign import targets
 from bridge.source import model_line, operator_name
 from bridge.tensorrt import calls, dtypes, ordering, scattering, slices
@@ -17,6 +19,7 @@ from bridge.tensorrt.attention import expand_attention
 from bridge.tensorrt.decompositions import decompositions
 from bridge.tensorrt.engine_file import TensorSpec
 from bridge.tensorrt.flavour import Flavour
+from bridge.tensorrt.float_extents import make_integer
 
 _SHOWN_LINES = 3  # of each operator without a converter
 
@@ -25,21 +28,24 @@ def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: 
     """torch_tensorrt's decompositions and graph passes, with bridge's ops left whole. inputs: by placeholder's name.
 
     Raises:
-        ExportError: the model writes to its inputs or buffers.
+        ExportError: the model writes to its inputs or buffers, or an operator is taken apart in a way that does not
+            hold for all extents.
         UnsupportedOpError: attention with dropout.
-        BuildError: a pass lost a bridge op, or fixed a dynamic dimension.
+        SpecializedError: torch or a pass fixed a dynamic dimension.
+        BuildError: a pass lost a bridge op.
     """
     from torch_tensorrt.dynamo.lowering import post_lowering
     from torch_tensorrt.dynamo.lowering.passes.remove_detach import remove_detach
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), asked_in_lowering(program):
         warnings.simplefilter("ignore", FutureWarning)  # torch copies its own deprecated classes
         decomposed = program.run_decompositions(decompositions())
         _refuse_mutation(decomposed)
-        module = decomposed.module(check_guards=False)
-    expected = count_ops(module.graph)
-    expand_attention(module)
-    module = post_lowering(remove_detach(module, settings), settings)
+        module = _without_writes(decomposed)
+        expected = count_ops(module.graph)
+        expand_attention(module)
+        module = post_lowering(remove_detach(module, settings), settings)
+        make_integer(module, program.range_constraints)
     found = count_ops(module.graph)
     if found != expected:
         raise BuildError(f"lowering changed the number of bridge's ops from {dict(expected)} to {dict(found)}")
@@ -49,12 +55,20 @@ def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: 
 
 def _check_dynamic(graph: Graph, inputs: Mapping[str, TensorSpec]) -> None:
     """A pass that looks at an extent's value makes torch take the extent for fixed from then on."""
+    fixed = []
     for node in graph.find_nodes(op="placeholder"):
         spec = inputs.get(node.target)
         for axis, (low, high) in enumerate(zip(spec.min, spec.max, strict=True) if spec else ()):
             extent = node.meta["val"].shape[axis]
             if low != high and (isinstance(extent, int) or extent.node.expr.is_number):
-                raise BuildError(f"lowering fixed dimension {axis} of {node.target!r}, {low} to {high}, to {extent}")
+                fixed.append((str(node.target), axis, f"{node.target}.shape[{axis}], {low} to {high}, at {extent}"))
+    if fixed:
+        raise SpecializedError(
+            f"torch fixes {'; '.join(text for *_, text in fixed)}, while it takes the model apart: an operator there"
+            " looks at the extent's value, as writes to the results of unbind() do. Leave the dimension out of"
+            " dynamic_shapes, or write that operation in another way.",
+            [(name, axis) for name, axis, _ in fixed],
+        )
 
 
 def count_ops(graph: Graph) -> collections.Counter[str]:
@@ -77,12 +91,44 @@ def _reached(start: Node, neighbours: Callable[[Node], Any]) -> set[Node]:
 
 
 def _refuse_mutation(program: ExportedProgram) -> None:
-    mutated = [spec.target for spec in program.graph_signature.output_specs if spec.kind.name.endswith("_MUTATION")]
+    """Raises ExportError for writes that outlive the call; a buffer that each call writes before it reads may stay."""
+    unread = _overwritten(program)
+    mutated = [spec.target for spec in _mutations(program) if spec.target not in unread]
     if mutated:
         raise ExportError(
             f"the model writes to {', '.join(map(repr, mutated))}; an engine only reads its inputs and weights."
             " Return the new value as an output instead, and write no in-place operation on an input or a buffer."
         )
+
+
+def _mutations(program: ExportedProgram) -> list[Any]:
+    return [spec for spec in program.graph_signature.output_specs if spec.kind.name.endswith("_MUTATION")]
+
+
+def _overwritten(program: ExportedProgram) -> set[str]:
+    """The weights that a functional program writes whole without a look at what they held."""
+    signature = program.graph_signature
+    weights = {**signature.inputs_to_buffers, **signature.inputs_to_parameters}
+    nodes = {node.name: node for node in program.graph.find_nodes(op="placeholder")}
+    return {weights[name] for name in weights if all(_overwrites(user, nodes[name]) for user in nodes[name].users)}
+
+
+def _overwrites(user: Node, buffer: Node) -> bool:
+    """copy(buffer, value): the value in the buffer's shape and dtype."""
+    return user.target is torch.ops.aten.copy.default and user.args[0] is buffer and user.args[1] is not buffer
+
+
+def _without_writes(program: ExportedProgram) -> GraphModule:
+    """The program as a module that leaves its buffers as they are."""
+    specs, writes = program.graph_signature.output_specs, _mutations(program)
+    if writes:
+        kept = [place for place, spec in enumerate(specs) if spec not in writes]
+        results = program.graph.output_node().args[0]
+        program.graph.output_node().args = (tuple(results[place] for place in kept),)
+        program.graph_signature.output_specs = [specs[place] for place in kept]
+        program.graph.eliminate_dead_code()
+        program.graph_module.recompile()
+    return program.module(check_guards=False)
 
 
 def check_supported(module: GraphModule, flavour: Flavour) -> None:

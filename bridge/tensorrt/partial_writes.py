@@ -1,19 +1,19 @@
 """Writes to a part of a tensor, such as mask[-3:] = 1, where its extents are dynamic.
 
-PyTorch makes a copy of the value, of the part's shape, and finds the part's indices by remainders of extents.
+PyTorch makes a copy of the value, of the part's shape. The part is then scattered into the tensor; torch_tensorrt's
+decompositions of that fix the other extents to the example's.
 """
 
-import operator
 from typing import Any
 
-import numpy
 import torch
+from torch import Tensor
 from torch.fx import Node
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from bridge.tensorrt.layers import Layers
 
 COPY = torch.ops.aten.copy.default
-REMAINDER = operator.mod
 
 
 def is_of_number(node: Node) -> bool:
@@ -28,18 +28,24 @@ def convert_copy(layers: Layers, part: Any, number: Any) -> Any:
     return layers.expand(single, layers.extents(part))
 
 
-def convert_remainder(layers: Layers, a: Any, b: Any) -> Any:
-    """a % b of extents and numbers, with the sign of b as in Python; torch_tensorrt gives it that of a.
+def slice_scatter(x: Tensor, source: Tensor, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Tensor:
+    """x with source in the place of x[start:end:step] along a dimension."""
+    count = source.shape[dim]
+    if statically_known_true(count == x.shape[dim]):
+        return source.clone()
+    if statically_known_true(count == 0):
+        return x.clone()
+    before = torch.ops.aten.slice(x, dim, None, start or 0)
+    first = before.shape[dim]
+    if step == 1:
+        return torch.cat((before, source, torch.ops.aten.slice(x, dim, first + count)), dim)
+    places = torch.arange(x.shape[dim], device=x.device) - first
+    rows = torch.div(places, step, rounding_mode="floor")
+    written = (places >= 0) & (rows < count) & (rows * step == places)
+    spread = source.index_select(dim, rows.clamp(0, count - 1))
+    return torch.where(written.view([-1 if axis == dim % x.dim() else 1 for axis in range(x.dim())]), spread, x)
 
-    Right whether TensorRT rounds the quotient of integers down or towards zero.
-    """
-    dividend, divisor = (layers.cast(_tensor(layers, value), layers.trt.DataType.INT64) for value in (a, b))
-    rest = dividend
-    for shift in (None, divisor):
-        rest = rest if shift is None else layers.add(rest, shift)
-        rest = layers.subtract(rest, layers.multiply(layers.elementwise("FLOOR_DIV", rest, divisor), divisor))
-    return rest
 
-
-def _tensor(layers: Layers, value: Any) -> Any:
-    return layers.constant([value], numpy.int64) if isinstance(value, int) else value
+def select_scatter(x: Tensor, source: Tensor, dim: int, index: int) -> Tensor:
+    """x with source in the place of one element of a dimension."""
+    return slice_scatter(x, source.unsqueeze(dim), dim, index)

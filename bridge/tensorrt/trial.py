@@ -8,6 +8,7 @@ from bridge.tensorrt.build import build_engine, create_network
 from bridge.tensorrt.engine import Engine
 from bridge.tensorrt.engine_file import EngineFile, OutputSpec, TensorSpec
 from bridge.tensorrt.flavour import Flavour
+from bridge.tensorrt.pytrees import Tree
 from bridge.tensorrt.target import resolve_target
 
 
@@ -31,8 +32,8 @@ def build(flavour: Flavour, target: str | None = None) -> EngineFile:
         inputs=(TensorSpec("x", "float32", (2,), (2,), (2,)),),
         outputs=(OutputSpec("y", "float32", (2,)),),
         layers=[],
-        in_spec="",
-        out_spec="",
+        in_spec=Tree(),
+        out_spec=Tree(),
         output_map=[0],
         metadata={},
     )

@@ -37,7 +37,7 @@ PositionTile position_tile(DeformConv2dArguments<T> const& a, int positions) {
   PositionTile best{};
   for (int width_log2 : {4, 3, 5, 6}) {
     int const width = 1 << width_log2, height = positions / width;
-    auto cut = [](int extent, int tile) { return static_cast<int>(ceil_divide(extent, tile)); };
+    auto cut = [](int extent, int tile) { return to_int(ceil_divide(extent, tile)); };
     PositionTile const tiles{width_log2, cut(a.out_height, height), cut(a.out_width, width)};
     if (best.rows == 0 || tiles.count(1) < best.count(1)) best = tiles;
   }
@@ -64,13 +64,14 @@ DeformConv2dPlan deform_conv2d_plan(DeformConv2dArguments<T> const& a, int tile_
   plan.own_channels = a.channels / a.groups, plan.own_out = a.out_channels / a.groups;
   plan.group_channels = a.channels / plan.groups, plan.group_out = a.out_channels / plan.groups;
   plan.segment = std::gcd(plan.group_channels, a.channels / a.offset_groups);
-  plan.segments = static_cast<int>(plan.group_channels / plan.segment);
-  plan.chunks = static_cast<int>(ceil_divide(plan.segment, kDepth<T>));
-  plan.tiles = static_cast<int>(ceil_divide(plan.group_out, tile_channels));
-  plan.pixel = plan.groups * plan.segments * plan.chunks * kDepth<T>;
+  plan.segments = to_int(plan.group_channels / plan.segment);
+  plan.chunks = to_int(ceil_divide(plan.segment, kDepth<T>));
+  plan.tiles = to_int(ceil_divide(plan.group_out, tile_channels));
+  to_int((Size(plan.segments) * plan.chunks * plan.taps).value());  // the stages
+  plan.pixel = (Size(plan.groups) * plan.segments * plan.chunks * kDepth<T>).value();
   plan.as_it_is = a.channels_last && plan.pixel == a.channels && aligned(a.x, kRowBytes);
   plan.offset_groups = a.offset_groups, plan.splits = 1, plan.split_stages = plan.stages(), plan.parts = 1;
-  plan.segments_per_offset_group = static_cast<int>(a.channels / a.offset_groups / plan.segment);
+  plan.segments_per_offset_group = to_int(a.channels / a.offset_groups / plan.segment);
   return plan;
 }
 
@@ -80,13 +81,13 @@ bool fits_tiles(DeformConv2dArguments<T> const& a) {
   bool const filled = a.batch > 0 && a.channels > 0 && a.out_channels > 0 && a.plane() > 0 && a.out_plane() > 0;
   if (!filled || a.taps() < 1 || a.groups < 1 || a.offset_groups < 1) return false;
   DeformConv2dPlan const plan = deform_conv2d_plan(a, 64, 128);
-  constexpr int64_t kMaxIndex = (int64_t(1) << 31) - 1, kMaxGridY = 65535;
-  return 2 * plan.segment >= kDepth<T> && plan.group_out >= 16 && a.batch * a.plane() <= kMaxIndex &&
-         a.width <= kMaxIndex / (plan.pixel * int64_t(sizeof(T))) && packed_corners<T>(plan, a.batch) <= kMaxIndex &&
-         plan.groups * plan.tiles <= kMaxGridY && plan.segments * plan.chunks <= kMaxIndex / plan.taps;
+  constexpr int64_t kMaxIndex = (int64_t(1) << 31) - 1;
+  return 2 * plan.segment >= kDepth<T> && plan.group_out >= 16 && Size(a.batch) * a.plane() <= kMaxIndex &&
+         Size(plan.pixel) * a.width * sizeof(T) <= kMaxIndex && packed_corners<T>(plan, a.batch) <= kMaxIndex &&
+         Size(plan.groups) * plan.tiles <= kMaxGridY;
 }
 
-inline size_t align_up(size_t bytes) { return (bytes + 255) / 256 * 256; }
+inline Size align_up(Size bytes) { return floor_div(bytes + 255, 256) * 256; }
 
 constexpr int kSplitBlocks = 264;     // no more blocks than this share tiles
 constexpr int kSplitChannels = 64;    // of tiles that blocks may share
@@ -105,9 +106,10 @@ size_t deform_conv2d_workspace(DeformConv2dArguments<T> const& a, DeformConv2dPl
                                PackedOperands<T>* packed = nullptr, void* memory = nullptr) {
   constexpr size_t kSums = sizeof(float) * kSplitBlocks * kSplitChannels * kSplitPositions, kZeros = 256;
   static_assert(kZeros >= kRowBytes);
-  size_t const weight = align_up(packed_weight_bytes<T>(plan));
-  size_t const corners = align_up(packed_corners<T>(plan, a.batch) * sizeof(SampleCorners<T>));
-  size_t const x = align_up(a.batch * a.plane() * plan.pixel * sizeof(T));  // also where this x needs none
+  size_t const weight = align_up(packed_weight_bytes<T>(plan)).bytes();
+  size_t const corners = align_up(Size(packed_corners<T>(plan, a.batch)) * sizeof(SampleCorners<T>)).bytes();
+  // Also where this x needs none.
+  size_t const x = align_up(Size(a.batch) * a.plane() * plan.pixel * sizeof(T)).bytes();
   if (packed) {
     auto* const bytes = static_cast<char*>(memory);
     packed->zeros = reinterpret_cast<T*>(bytes);
@@ -116,7 +118,7 @@ size_t deform_conv2d_workspace(DeformConv2dArguments<T> const& a, DeformConv2dPl
     packed->corners = reinterpret_cast<SampleCorners<T>*>(bytes + kZeros + kSums + weight);
     packed->x = plan.as_it_is ? const_cast<T*>(a.x) : reinterpret_cast<T*>(bytes + kZeros + kSums + weight + corners);
   }
-  return kZeros + kSums + weight + corners + x;
+  return (Size(kZeros + kSums) + weight + corners + x).bytes();
 }
 
 template <class T>

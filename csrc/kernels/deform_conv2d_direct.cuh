@@ -135,7 +135,6 @@ template <class T>
 cudaError_t launch_deform_conv2d_direct(DeformConv2dArguments<T> const& a, cudaStream_t stream) {
   int64_t const positions = a.batch * a.out_height * a.out_width;
   if (positions == 0 || a.out_channels == 0) return cudaSuccess;
-  constexpr int64_t kMaxGridX = (int64_t(1) << 31) - 1, kMaxGridY = 65535;
   int64_t const channel_tiles = ceil_divide(a.out_channels / a.groups, kTileChannels);
   dim3 const grid(static_cast<unsigned>(std::min(ceil_divide(positions, kTilePositions), kMaxGridX)),
                   static_cast<unsigned>(std::min(channel_tiles * a.groups, kMaxGridY)));

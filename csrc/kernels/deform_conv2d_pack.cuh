@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(kPackThreads) deform_conv2d_pack_kernel(Deform
 
 template <class T>
 int64_t packed_corners(DeformConv2dPlan const& plan, int64_t batch) {
-  return plan.positions.count(batch) * plan.offset_groups * plan.taps * plan.tile_positions;
+  return (Size(plan.positions.count(batch)) * plan.offset_groups * plan.taps * plan.tile_positions).value();
 }
 
 template <class T>
@@ -173,6 +173,7 @@ template <class T>
 cudaError_t launch_deform_conv2d_pack_weight(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan, T* packed,
                                              cudaStream_t stream) {
   auto const items = static_cast<int64_t>(packed_weight_bytes<T>(plan) / kAccessBytes);
+  if (ceil_divide(items, kPackThreads) > kMaxGridX) return cudaErrorInvalidValue;
   auto const blocks = static_cast<unsigned>(ceil_divide(items, kPackThreads));
   deform_conv2d_pack_weight_kernel<<<blocks, kPackThreads, 0, stream>>>(a, plan, packed, items);
   return cudaGetLastError();
@@ -181,12 +182,15 @@ cudaError_t launch_deform_conv2d_pack_weight(DeformConv2dArguments<T> const& a, 
 template <class T>
 cudaError_t launch_deform_conv2d_pack(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan,
                                       PackedOperands<T> const& packed, cudaStream_t stream) {
-  auto blocks_of = [](int64_t items) { return static_cast<unsigned>(ceil_divide(items, kPackThreads)); };
   int64_t const weight_items = a.packed_weight ? 0 : packed_weight_bytes<T>(plan) / kAccessBytes;
   int64_t const corner_items = packed_corners<T>(plan, a.batch);
   int64_t const runs = plan.as_it_is ? 0 : plan.pixel / kDepth<T>;
-  int64_t const pixel_blocks = a.batch * ceil_divide(a.plane(), kPackPixels) * runs;
-  PackBlocks const blocks{blocks_of(weight_items), blocks_of(corner_items), static_cast<unsigned>(pixel_blocks)};
+  int64_t const weight_blocks = ceil_divide(weight_items, kPackThreads);
+  int64_t const corner_blocks = ceil_divide(corner_items, kPackThreads);
+  int64_t const pixel_blocks = (Size(a.batch) * ceil_divide(a.plane(), kPackPixels) * runs).value();
+  if (Size(weight_blocks) + corner_blocks + pixel_blocks > kMaxGridX) return cudaErrorInvalidValue;
+  PackBlocks const blocks{static_cast<unsigned>(weight_blocks), static_cast<unsigned>(corner_blocks),
+                          static_cast<unsigned>(pixel_blocks)};
   bool const wide = aligned(a.x) && a.plane() % kLanes<T> == 0;
   deform_conv2d_pack_kernel<T><<<blocks.weight + blocks.corners + blocks.pixels, kPackThreads, 0, stream>>>(
       a, plan, packed, blocks, weight_items, corner_items, wide);

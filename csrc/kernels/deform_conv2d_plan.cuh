@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "../checked.h"
 #include "deform_conv2d_arguments.cuh"
 
 namespace bridge {
@@ -125,7 +126,7 @@ struct PackedOperands {
 
 template <class T>
 size_t packed_weight_bytes(DeformConv2dPlan const& plan) {
-  return size_t(plan.groups) * plan.tiles * plan.stages() * plan.parts * plan.tile_channels * kRowBytes;
+  return (Size(plan.groups) * plan.tiles * plan.stages() * plan.parts * plan.tile_channels * kRowBytes).bytes();
 }
 
 }  // namespace bridge

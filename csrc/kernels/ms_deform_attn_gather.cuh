@@ -6,6 +6,7 @@
 // A block takes queries that follow one another in one head, whose samples lie close together, so that they meet in L1.
 #pragma once
 
+#include <limits>
 #include <type_traits>
 
 #include "ms_deform_attn_points.cuh"
@@ -231,6 +232,8 @@ cudaError_t launch_ms_deform_attn(MsDeformAttnArguments<T> const& a, Source cons
   constexpr int kLanes = kAccessBytes / sizeof(T);
   bool const wide = a.head_dim % kLanes == 0 && aligned(a.value) && aligned(a.out) && source.aligned_pairs();
   auto const plan = ms_deform_attn_plan(a, wide ? kLanes : 1, multiprocessors);
+  constexpr int kMost = std::numeric_limits<int>::max();  // that a block and a lane count to
+  if (ceil_divide(plan.units, plan.blocks) > kMost || a.queries > kMost - kWarpSize) return cudaErrorInvalidValue;
   auto const packing = source.alike() ? kernels.alike : kernels.packed;
   auto const kernel = wide ? (packed ? packing : kernels.exact) : kernels.narrow;
   kernel<<<plan.blocks, plan.warps * kWarpSize, ms_deform_attn_shared(plan, a.samples()), stream>>>(a, plan, source);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "../checked.h"
 #include "vec.cuh"
 
 namespace bridge {
@@ -48,7 +49,7 @@ MsDeformAttnPlan ms_deform_attn_plan(MsDeformAttnArguments<T> const& a, int lane
   for (plan.group = plan.channels;; plan.group *= 2) {
     plan.queries = kWarpSize / plan.group, plan.parts = plan.group / plan.channels;
     plan.query_tiles = static_cast<int>(ceil_divide(a.queries, plan.queries));
-    plan.units = int64_t(a.batch) * a.heads * plan.channel_tiles * plan.query_tiles;
+    plan.units = (Size(a.batch) * a.heads * plan.channel_tiles * plan.query_tiles).value();
     bool const divisible = plan.group < kWarpSize && plan.group < a.samples();
     if (!divisible || plan.units >= kFewWarps * processors) break;
   }

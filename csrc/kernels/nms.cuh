@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "../checked.h"
 #include "vec.cuh"
 
 namespace bridge {
@@ -36,10 +37,10 @@ struct NmsScratch {
   uint64_t* dropped;  // [count, words]
 
   static size_t bytes(int64_t count) {
-    int64_t const words = ceil_divide(count, kNmsWord);
-    return count * sizeof(float4) + order_bytes(count) + count * words * sizeof(uint64_t);
+    Size const dropped = Size(count) * ceil_div(Size(count), kNmsWord) * sizeof(uint64_t);
+    return (Size(count) * sizeof(float4) + order_bytes(count) + dropped).bytes();
   }
-  static size_t order_bytes(int64_t count) { return ceil_divide(count, 4) * 4 * sizeof(int); }
+  static size_t order_bytes(int64_t count) { return (ceil_div(Size(count), 4) * 4 * sizeof(int)).bytes(); }
   NmsScratch(void* memory, int64_t count)
       : boxes(static_cast<float4*>(memory)),
         order(reinterpret_cast<int*>(boxes + count)),
@@ -147,10 +148,10 @@ __global__ void __launch_bounds__(kNmsScanThreads) nms_scan_kernel(NmsArguments<
 
 template <class T, class S>
 cudaError_t launch_nms(NmsArguments<T, S> const& a, void* memory, cudaStream_t stream) {
-  constexpr int64_t kMaxGrid = 65535;
+  if (!memory) return cudaErrorInvalidValue;
   NmsScratch const scratch(memory, a.count);
   auto const words = static_cast<unsigned>(a.words());
-  dim3 const pairs(words, static_cast<unsigned>(std::min<int64_t>(words, kMaxGrid)));
+  dim3 const pairs(words, static_cast<unsigned>(std::min<int64_t>(words, kMaxGridY)));
   auto const blocks = static_cast<unsigned>(ceil_divide(a.count, kNmsRankThreads));
   size_t const shared = words * sizeof(uint64_t);
   cudaError_t const status = cudaFuncSetAttribute(nms_scan_kernel<T, S>, cudaFuncAttributeMaxDynamicSharedMemorySize,

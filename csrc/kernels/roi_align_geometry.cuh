@@ -46,7 +46,7 @@ struct RoiAxis {
     return isfinite(start) && isfinite(bin) && (!adaptive || samples <= kRoiAlignMostSamples);
   }
   // Samples of an adaptive grid are more than half a pixel apart: no more than these lie on the map.
-  __device__ int most() const { return 2 * extent + 8; }
+  __device__ int most() const { return 2 * min(extent, 1 << 24) + 8; }  // there are no more than 2^24
   __device__ bool skips() const { return adaptive && samples > float(most()); }
   // The samples of a bin that are looked at are `count`, from `first` on; of any bin they are `longest` at most.
   __device__ int longest() const { return skips() ? most() : static_cast<int>(fmaxf(samples, 0.f)); }

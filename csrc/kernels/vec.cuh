@@ -12,6 +12,7 @@ using half = __half;
 using bfloat16 = __nv_bfloat16;
 
 constexpr int kAccessBytes = 16;
+constexpr int64_t kMaxGridX = (int64_t(1) << 31) - 1, kMaxGridY = 65535;  // blocks of a launch, on any GPU
 
 // N lanes, aligned for the widest access that they allow.
 template <class T, int N>
@@ -42,6 +43,6 @@ inline bool aligned(void const* pointer, size_t bytes = kAccessBytes) {
   return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
 }
 
-inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t ceil_divide(int64_t a, int64_t b) { return a / b + (a % b > 0); }
 
 }  // namespace bridge

@@ -38,6 +38,8 @@ struct DeformConv2d final : Op {
     }
     check_plane("the feature map", x[2], x[3]);
     check_plane("the output", out_height, out_width);
+    check_plane("the kernel", weight[2], weight[3]);
+    for (int axis : {0, 1}) check_plane("the padded feature map", x[2 + axis] + 2 * padding[axis], 1);
     check_positions(in, out_height, out_width);
     out[0] = {x[0], weight[0], out_height, out_width};
   }
@@ -158,20 +160,20 @@ struct DeformConv2d final : Op {
   DeformConv2dArguments<T> arguments(Tensor const* in, Tensor const* out) const {
     Tensor const &x = in[0], &offset = in[1], &weight = in[2], &bias = in[3], &mask = in[4], &y = out[0];
     auto data = [](Tensor const& tensor) { return tensor.present() ? static_cast<T const*>(tensor.data) : nullptr; };
-    auto extent = [](int64_t value) { return static_cast<int>(value); };
     DeformConv2dArguments<T> a{};
     a.x = data(x), a.offset = data(offset), a.weight = data(weight), a.bias = data(bias), a.mask = data(mask);
     a.y = static_cast<T*>(y.data);
     a.batch = x[0], a.channels = x[1], a.out_channels = weight[0];
-    a.height = extent(x[2]), a.width = extent(x[3]), a.out_height = extent(y[2]), a.out_width = extent(y[3]);
-    a.kernel_h = extent(weight[2]), a.kernel_w = extent(weight[3]);
-    a.stride_h = extent(stride[0]), a.stride_w = extent(stride[1]);
-    a.padding_h = extent(padding[0]), a.padding_w = extent(padding[1]);
-    a.dilation_h = extent(dilation[0]), a.dilation_w = extent(dilation[1]);
+    a.height = to_int(x[2]), a.width = to_int(x[3]), a.out_height = to_int(y[2]), a.out_width = to_int(y[3]);
+    a.kernel_h = to_int(weight[2]), a.kernel_w = to_int(weight[3]);
+    a.stride_h = to_int(stride[0]), a.stride_w = to_int(stride[1]);
+    a.padding_h = to_int(padding[0]), a.padding_w = to_int(padding[1]);
+    a.dilation_h = to_int(dilation[0]), a.dilation_w = to_int(dilation[1]);
     a.tf32 = allow_tf32, a.channels_last = x.layout == Layout::kChannelsLast;
     // A builder may ask before extents are known, with numbers that `shapes` would refuse.
-    a.groups = extent(x[1] / std::max<int64_t>(weight[1], 1));
-    a.offset_groups = extent(offset[1] / std::max<int64_t>(2 * weight[2] * weight[3], 1));
+    int64_t const taps = to_int((Size(weight[2]) * weight[3]).value());
+    a.groups = to_int(x[1] / std::max<int64_t>(weight[1], 1));
+    a.offset_groups = to_int(offset[1] / std::max<int64_t>(2 * taps, 1));
     return a;
   }
 };

@@ -50,15 +50,14 @@ struct MsDeformAttnOp : Op {
 
   template <class T>
   static MsDeformAttnArguments<T> arguments(Tensor const* in, Tensor const& points, Tensor const& out) {
-    auto extent = [](int64_t value) { return static_cast<int>(value); };
     Tensor const& value = in[0];
     MsDeformAttnArguments<T> a{};
     a.value = static_cast<T const*>(value.data), a.out = static_cast<T*>(out.data);
     a.spatial_shapes = in[1].data, a.wide_shapes = in[1].dtype == DType::kInt64;
     a.level_start_index = in[2].data, a.wide_starts = in[2].dtype == DType::kInt64;
-    a.batch = extent(value[0]), a.queries = extent(points[1]), a.positions = extent(value[1]);
-    a.heads = extent(value[2]), a.head_dim = extent(value[3]);
-    a.levels = extent(points[3]), a.points = extent(points[4]);
+    a.batch = to_int(value[0]), a.queries = to_int(points[1]), a.positions = to_int(value[1]);
+    a.heads = to_int(value[2]), a.head_dim = to_int(value[3]);
+    a.levels = to_int(points[3]), a.points = to_int(points[4]);
     return a;
   }
 

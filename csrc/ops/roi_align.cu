@@ -1,4 +1,5 @@
 #include <cmath>
+#include <limits>
 
 #include "../kernels/roi_align.cuh"
 #include "../op.h"
@@ -31,11 +32,13 @@ struct RoiAlign final : Op {
       require(extent >= 1 && extent <= kMost, "roi_align: output_size is ", output_size[0], " x ", output_size[1],
               ", expected 1 to ", kMost);
     }
-    require(std::isfinite(spatial_scale), "roi_align: spatial_scale is ", spatial_scale, ", expected a finite number");
+    require(std::abs(spatial_scale) <= std::numeric_limits<float>::max(), "roi_align: spatial_scale is ", spatial_scale,
+            ", expected a finite number of float32");
     require(sampling_ratio <= kMost, "roi_align: sampling_ratio is ", sampling_ratio, ", expected at most ", kMost);
     require(x.rank == 4, "roi_align: x must have 4 dimensions, got shape ", x);
     require(rois.rank == 2 && may_equal(rois[1], 5), "roi_align: rois has shape ", rois, ", expected [rois, 5]");
     constexpr int64_t kTooMany = int64_t(1) << 31;
+    require(!x[0].known() || x[0].value() < kTooMany, "roi_align: x has ", x[0], " images, 2^31 or more");
     require(!x[1].known() || x[1].value() < kTooMany, "roi_align: x has ", x[1], " channels, 2^31 or more");
     Dim const plane = x[2] * x[3];
     require(may_exceed(plane, 0) && (!plane.known() || plane.value() < kTooMany), "roi_align: the feature map of ",
@@ -62,10 +65,10 @@ struct RoiAlign final : Op {
         default:
           return cudaErrorInvalidValue;
       }
-      a.batch = x[0], a.channels = static_cast<int>(x[1]), a.count = rois[0];
-      a.height = static_cast<int>(x[2]), a.width = static_cast<int>(x[3]);
-      a.pooled_h = static_cast<int>(output_size[0]), a.pooled_w = static_cast<int>(output_size[1]);
-      a.sampling_ratio = static_cast<int>(std::max<int64_t>(sampling_ratio, 0));
+      a.batch = x[0], a.channels = to_int(x[1]), a.count = rois[0];
+      a.height = to_int(x[2]), a.width = to_int(x[3]);
+      a.pooled_h = to_int(output_size[0]), a.pooled_w = to_int(output_size[1]);
+      a.sampling_ratio = to_int(std::max<int64_t>(sampling_ratio, 0));
       a.spatial_scale = static_cast<float>(spatial_scale), a.aligned = aligned;
       a.channels_last = x.layout == Layout::kChannelsLast;
       return launch_roi_align(a, tactic == kDirect, stream);

@@ -48,7 +48,8 @@ struct Rope final : Op {
   }
 
  private:
-  static constexpr int64_t kMaxExtent = std::numeric_limits<int>::max();
+  // Of heads and of a head: kernels count both in int, in steps that must not overflow at the end.
+  static constexpr int64_t kMaxExtent = 1 << 30;
 
   void check_rotary_dim(Dim head_dim) const {
     require(rotary_dim >= 0 && rotary_dim % 2 == 0, "rope: rotary_dim is ", rotary_dim,
@@ -103,16 +104,17 @@ struct Rope final : Op {
   template <class T, class Table>
   cudaError_t launch(Tensor const* in, Tensor const* out, cudaStream_t stream) const {
     Tensor const &q = in[0], &k = in[1], &cos = in[2], &ids = in[4];
-    if (!fits(q) || !fits(k) || q[head_axis()] + k[head_axis()] > kMaxExtent) return cudaErrorInvalidValue;
+    if (!fits(q) || !fits(k) || !fits(out[0]) || !fits(out[1])) return cudaErrorInvalidValue;
+    if (q[head_axis()] + k[head_axis()] > kMaxExtent) return cudaErrorInvalidValue;
     RopeArguments<T, Table> a{};
     a.tensor[0] = pair<T>(q, out[0]), a.tensor[1] = pair<T>(k, out[1]);
     a.cos = static_cast<Table const*>(cos.data), a.sin = static_cast<Table const*>(in[3].data);
     a.position_ids = ids.present() ? ids.data : nullptr;
     a.wide_ids = ids.dtype == DType::kInt64;
     a.heads_first = heads_first();
-    a.batch = q[0], a.seq = static_cast<int>(q[seq_axis()]), a.head_dim = static_cast<int>(q[3]);
-    a.rotary_dim = rotary_dim ? static_cast<int>(rotary_dim) : a.head_dim;
-    a.heads_q = static_cast<int>(q[head_axis()]), a.heads = a.heads_q + static_cast<int>(k[head_axis()]);
+    a.batch = q[0], a.seq = to_int(q[seq_axis()]), a.head_dim = to_int(q[3]);
+    a.rotary_dim = rotary_dim ? to_int(rotary_dim) : a.head_dim;
+    a.heads_q = to_int(q[head_axis()]), a.heads = a.heads_q + to_int(k[head_axis()]);
     a.table_rows = cos[cos.rank - 2], a.table_width = static_cast<uint32_t>(cos[cos.rank - 1]);
     a.table_step = cos.rank == 3 && cos[0] > 1 ? a.table_rows * a.table_width : 0;
     a.ids_step = ids.present() && ids[0] > 1 ? a.seq : 0;

@@ -114,7 +114,7 @@ def _index(layer: Any, indices: Tensor, extents: list[int], known: list[int]) ->
     indices, sizes = indices.long(), torch.tensor(extents if indices.dim() else extents[0])
     if (indices < 0).any():
         require(-1 not in known, f"a negative index into a dynamic axis: {layer.name}")
-    return torch.where(indices < 0, indices + sizes, indices)
+    return torch.where(indices < 0, indices + sizes, indices).reshape(indices.shape)
 
 
 @layer("GATHER")

@@ -1,0 +1,148 @@
+"""Every operator of torch's OpInfo tables against PyTorch: which are right, which are refused, which are wrong.
+
+    python tests/opinfo_sweep.py                      # evaluates the networks on the CPU, and builds them
+    python tests/opinfo_sweep.py --filter 'pool|conv' --json pools.json
+    python tests/opinfo_sweep.py --engines            # on a GPU: builds engines, runs them
+
+Operators are judged in a process of their own, which is started anew where one of them ends or hangs it.
+"""
+
+import argparse
+import json
+import os
+import re
+import selectors
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from opinfo_judge import OUTCOMES, RAW, RIGHT, WRONG, Judge
+from opinfo_samples import cases, operators
+
+_SECONDS = 240  # of one operator
+
+
+def main() -> int:
+    options = _options()
+    if options.worker:
+        return _work(options)
+    names = [op.full_name for op in operators() if re.search(options.filter, op.full_name)]
+    rows: list[dict[str, str]] = []
+    started = time.monotonic()
+    for found in _judged(names, options):
+        rows += found
+        for name in dict.fromkeys(row["operator"] for row in found):
+            print(_line(name, [row for row in found if row["operator"] == name]), flush=True)
+        if options.json:
+            Path(options.json).write_text(json.dumps(rows, indent=1))
+    print(_summary(rows, time.monotonic() - started))
+    return int(any(row["outcome"] in (WRONG, RAW) for row in rows))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--filter", default="", help="regular expression for operators' names")
+    parser.add_argument("--samples", type=int, help="most samples of each dtype")
+    parser.add_argument("--dtypes", nargs="+", help="such as float32 int64; default: four of them")
+    parser.add_argument("--static", action="store_true", help="fixed extents, and no weights, alone")
+    parser.add_argument("--json", help="file for every case's outcome")
+    parser.add_argument("--engines", action="store_true", help="build engines for this GPU and run them")
+    parser.add_argument("--build", action="store_true", help="build, too, what is evaluated on the CPU")
+    parser.add_argument("--seconds", type=int, default=_SECONDS, help="time for one operator")
+    parser.add_argument("--at-once", type=int, default=8, help="operators in one model")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _work(options: argparse.Namespace) -> int:
+    """Judges the operators whose names come in, some on each line."""
+    report, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no result
+    table = {op.full_name: op for op in operators()}
+    judge = Judge(engines=options.engines, builds=options.build)
+    dtypes = [getattr(torch, name) for name in options.dtypes] if options.dtypes else None
+    for line in sys.stdin:
+        chosen = [case for name in line.split() for case in cases(table[name], options.samples, dtypes)]
+        chosen = [case for case in chosen if not (options.static and (case.dynamic or case.constants))]
+        print(json.dumps([verdict.row() for verdict in judge.judge(chosen)]), file=report, flush=True)
+    return 0
+
+
+def _judged(names: Sequence[str], options: argparse.Namespace) -> Iterator[list[dict[str, str]]]:
+    """Outcomes of some operators at a time; of each by itself where their process ends."""
+    pending = [list(names[start : start + options.at_once]) for start in range(0, len(names), options.at_once)]
+    worker = None
+    while pending:
+        group = pending.pop(0)
+        worker = worker or _Worker()
+        answer = worker.ask(" ".join(group), options.seconds * len(group))
+        if isinstance(answer, str):
+            worker.end()
+            worker = None
+            if len(group) > 1:
+                pending = [[name] for name in group] + pending
+                continue
+            answer = [{"operator": group[0], "case": group[0], "outcome": RAW, "detail": answer}]
+        yield answer
+    if worker:
+        worker.end()
+
+
+class _Worker:
+    """A process that judges operators."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "--worker", *sys.argv[1:]],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=None if os.environ.get("SWEEP_SHOW") else subprocess.DEVNULL,
+        )
+        assert self._process.stdout
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._process.stdout, selectors.EVENT_READ)
+        self._begun = False
+
+    def ask(self, names: str, seconds: float) -> list[dict[str, str]] | str:
+        """The verdicts on operators, or what became of the process."""
+        assert self._process.stdin and self._process.stdout
+        try:
+            self._process.stdin.write(f"{names}\n".encode())
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            return f"the process ended with {self._process.wait()}"
+        if not self._selector.select(seconds + (0 if self._begun else 60)):
+            return f"no answer within {seconds} s"
+        self._begun = True
+        line = self._process.stdout.readline()
+        return json.loads(line) if line else f"the process ended with {self._process.wait()}"
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def _line(name: str, rows: Sequence[dict[str, str]]) -> str:
+    counts = Counter(row["outcome"] for row in rows)
+    text = f"{name:45} {len(rows):4}" + "".join(f"  {kind} {counts[kind]}" for kind in OUTCOMES if counts[kind])
+    shown = next((row for row in rows if row["outcome"] in (WRONG, RAW)), None)
+    return text + (f"\n    {shown['case']}: {' '.join(shown['detail'].split())[:300]}" if shown else "")
+
+
+def _summary(rows: Sequence[dict[str, str]], seconds: float) -> str:
+    by_operator: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        by_operator[row["operator"]].add(row["outcome"])
+    samples = Counter(row["outcome"] for row in rows)
+    having: Counter[str] = Counter(kind for kinds in by_operator.values() for kind in kinds)
+    lines = [f"{'':14} {'operators':>10} {'samples':>8}", f"{'all':14} {len(by_operator):10} {len(rows):8}"]
+    lines += [f"{kind:14} {having[kind]:10} {samples[kind]:8}" for kind in OUTCOMES]
+    only = sum(kinds == {RIGHT} for kinds in by_operator.values())
+    return "\n".join([*lines, f"{'only right':14} {only:10}", f"{seconds:.0f} s"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

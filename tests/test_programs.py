@@ -1,0 +1,65 @@
+"""Programs that write in place, alias and branch: at every door their network computes what eager does."""
+
+import collections
+
+import pytest
+import torch
+from compile_models import BATCH
+from oracle import ahead, assert_same, interpreted, just_in_time
+from programs import STEPS, Program
+from torch import nn
+
+import bridge
+from bridge.errors import BridgeError, ExportError
+
+X = torch.randn(4, 6, 8, generator=torch.Generator().manual_seed(0))
+OTHER = torch.randn(5, 6, 8, generator=torch.Generator().manual_seed(1))
+RANDOM = 10  # programs of eight steps
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    torch._dynamo.reset()
+    with interpreted():
+        yield
+    torch._dynamo.reset()
+
+
+def check(model, compiled, *inputs):
+    for x in inputs:
+        assert_same(compiled(x.clone()), model(x.clone()), 1e-4, 1e-4)
+
+
+def static_ahead(model):
+    check(model, ahead(model, (X,)), X)
+
+
+def dynamic_ahead(model):
+    check(model, ahead(model, (X,), ({0: BATCH},)), X, OTHER)
+
+
+def static_in_time(model):
+    check(model, just_in_time(model, dynamic=False), X, OTHER)
+
+
+def dynamic_in_time(model):
+    compiled = just_in_time(model)
+    for x in (X, OTHER):
+        torch._dynamo.mark_dynamic(x, 0, min=2, max=16)
+    check(model, compiled, X, OTHER)
+
+
+DOORS = [static_ahead, dynamic_ahead, static_in_time, dynamic_in_time]
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_each_step_at_each_door(name):
+    """Two doors a step, in turns."""
+    turn = list(STEPS).index(name) % 2
+    for door in DOORS[turn::2]:
+        door(Program(1, [name]).eval())
+
+
+@pytest.mark.parametrize("seed", range(RANDOM))
+def test_random_programs(seed):
+    DOORS[(seed % 2) * 2 + 1](Program(seed).eval())
