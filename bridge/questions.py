@@ -24,7 +24,9 @@ from bridge.tensorrt.patches import replace
 
 _HERE = str(Path(__file__).parent)
 _TORCH = str(Path(torch.__file__).parent)
-_DRIVERS = tuple(str(Path(__file__).parent / name) for name in ("capture.py", "tensorrt/lower.py"))  # their callers' frames say nothing
+_DRIVERS = tuple(
+    str(Path(__file__).parent / name) for name in ("capture.py", "tensorrt/lower.py")
+)  # their callers' frames say nothing
 _DYNAMO = str(Path(torch.__file__).parent / "_dynamo")
 # Between a question of the model's code and the answer: SymInt and SymBool, and what they are made of.
 _SYMBOLIC = tuple(

@@ -45,7 +45,9 @@ def main() -> int:
         command.add_argument("--seed", type=int, default=1)
         command.set_defaults(run=run)
         if run is files:
-            command.add_argument("--command-line", type=int, default=10, help="every which file goes through bridge, too")
+            command.add_argument(
+                "--command-line", type=int, default=10, help="every which file goes through bridge, too"
+            )
     arguments = parser.parse_args()
     return arguments.run(arguments)
 

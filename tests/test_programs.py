@@ -1,16 +1,10 @@
 """Programs that write in place, alias and branch: at every door their network computes what eager does."""
 
-import collections
-
 import pytest
 import torch
 from compile_models import BATCH
 from oracle import ahead, assert_same, interpreted, just_in_time
 from programs import STEPS, Program
-from torch import nn
-
-import bridge
-from bridge.errors import BridgeError, ExportError
 
 X = torch.randn(4, 6, 8, generator=torch.Generator().manual_seed(0))
 OTHER = torch.randn(5, 6, 8, generator=torch.Generator().manual_seed(1))

@@ -50,6 +50,8 @@ def _ours() -> dict[Any, Callable[..., Any]]:
         _BATCH_NORM: batch_norm,
         _CAT: cat,
         _CONVOLUTION: convolution,
+        torch.ops.aten.slice_scatter.default: partial_writes.slice_scatter,
+        torch.ops.aten.select_scatter.default: partial_writes.select_scatter,
         aten.addbmm.default: addbmm,
         aten._grouped_mm.default: grouped.grouped_mm,
         aten.histc.default: counting.histc,
@@ -83,8 +85,6 @@ def _ours() -> dict[Any, Callable[..., Any]]:
         aten.avg_pool3d.default: functools.partial(pooling.avg_pool, rank=3),
         aten.max_pool2d_with_indices.default: functools.partial(pooling.max_pool_with_indices, rank=2),
         aten.max_pool3d_with_indices.default: functools.partial(pooling.max_pool_with_indices, rank=3),
-        aten.slice_scatter.default: partial_writes.slice_scatter,
-        aten.select_scatter.default: partial_writes.select_scatter,
     }
     if hasattr(torch.ops.transformers, "grouped_mm_fallback"):  # once its mixtures of experts are imported
         table[torch.ops.transformers.grouped_mm_fallback.default] = grouped.grouped_mm_fallback
