@@ -37,6 +37,11 @@ _HINTS = (
         " Dim that is a multiple, such as 8 * Dim(...)",
     ),
     (
+        r"(?is)data-dependent.*\bfor \w*expert\w* in\b",
+        "the model loops over the experts that tokens go to, which one engine cannot; for a model of transformers,"
+        ' model.set_experts_implementation("grouped_mm"), or "batched_mm", computes the same without that loop',
+    ),
+    (
         r"data-dependent",
         "the model branches on values of tensors, which one engine cannot; use torch.where, or compute both",
     ),
