@@ -40,6 +40,10 @@ _HINTS = (
         "an engine takes dense tensors alone; pass x.to_dense(), or padded tensors and their lengths",
     ),
 )
+_EXPERTS = (
+    "the model loops over the experts that tokens go to, which one engine cannot; for a model of transformers,"
+    ' model.set_experts_implementation("grouped_mm"), or "batched_mm", computes the same without that loop'
+)
 _DATA_DEPENDENT = r"data-dependent|DataDependent"
 _BRANCH = "the model branches on values of tensors, which one engine cannot; use torch.where, or compute both"
 _BRANCH_OF_LIBRARY = (
@@ -70,6 +74,8 @@ def _hint(text: str, frame: traceback.FrameSummary | None) -> str | None:
     found = next((hint for pattern, hint in _HINTS if re.search(pattern, text)), None)
     if found is not None or not re.search(_DATA_DEPENDENT, text):
         return found
+    if re.search(r"(?i)\bfor \w*expert\w* in\b", f"{text} {frame.line if frame is not None else ''}"):
+        return _EXPERTS
     library = frame.filename.rpartition("site-packages/")[2].partition("/")[0] if frame is not None else ""
     installed = frame is not None and "site-packages/" in frame.filename
     return _BRANCH_OF_LIBRARY.format(library=library) if installed else _BRANCH
