@@ -244,8 +244,11 @@ def _expand(layers: Layers, x: Any, size: Sequence[Any], **_: Any) -> Any:
 
 
 def _select(layers: Layers, x: Any, dim: int, index: Any) -> Any:
+    axis = dim % len(x.shape)
+    if isinstance(index, int) and index < 0:  # undefined for TensorRT, where the extent is dynamic
+        index = _elementwise("SUM")(layers, layers.extents(x)[axis], index)
     place = layers.reshape(_Numbers(layers).as_integer(index), [])
-    return layers.output(layers.network.add_gather(x, place, dim % len(x.shape)))
+    return layers.output(layers.network.add_gather(x, place, axis))
 
 
 def _has_number(place: int) -> Callable[[Node], bool]:
@@ -255,6 +258,12 @@ def _has_number(place: int) -> Callable[[Node], bool]:
         return isinstance(node.args[place], Node) and not isinstance(node.args[place].meta.get("val"), torch.Tensor)
 
     return fits
+
+
+def _selects_by_extent(node: Node) -> bool:
+    """Whether the index is computed from extents, or counts from the end of a dynamic dimension."""
+    x, dim, index = node.args
+    return isinstance(index, Node) or (index < 0 and isinstance(x.meta["val"].shape[dim], torch.SymInt))
 
 
 def _is_dynamic(node: Node) -> bool:
@@ -296,5 +305,5 @@ RULES = (
     Rule(_ATEN.scalar_tensor.default, _scalar_tensor, _has_number(0)),
     Rule(_ATEN.full.default, _full, _has_number(1)),
     Rule(_ATEN.expand.default, _expand, _is_dynamic),
-    Rule(_ATEN.select.int, _select, _has_number(2)),
+    Rule(_ATEN.select.int, _select, _selects_by_extent),
 )

@@ -19,6 +19,7 @@ from bridge.tensorrt.decompositions import decompositions
 from bridge.tensorrt.engine_file import TensorSpec
 from bridge.tensorrt.flavour import Flavour
 from bridge.tensorrt.float_extents import make_integer
+from bridge.tensorrt.promotion import promote
 
 _SHOWN_LINES = 3  # of each operator without a converter
 
@@ -44,6 +45,7 @@ def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: 
         expand_attention(module)
         module = post_lowering(remove_detach(module, settings), settings)
         make_integer(module, program.range_constraints)
+        promote(module)
     found = count_ops(module.graph)
     if found != expected:
         raise BuildError(f"lowering changed the number of bridge's ops from {dict(expected)} to {dict(found)}")

@@ -111,7 +111,7 @@ def _concatenation(trt: Any, layer: Any, *tensors: Tensor) -> Tensor:
 def _index(layer: Any, indices: Tensor, extents: list[int], known: list[int]) -> Tensor:
     """Indices that count from the end made positive; the documentation leaves them undefined of a dynamic axis."""
     require(indices.dtype in (torch.int32, torch.int64), f"indices of {indices.dtype}")
-    indices, sizes = indices.long(), torch.tensor(extents)
+    indices, sizes = indices.long(), extents[0] if len(extents) == 1 else torch.tensor(extents)
     if (indices < 0).any():
         require(-1 not in known, f"a negative index into a dynamic axis: {layer.name}")
     return torch.where(indices < 0, indices + sizes, indices)
