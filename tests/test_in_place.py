@@ -126,3 +126,27 @@ def test_strings_are_arguments():
     assert_same(compiled(X, factor, "max"), Scaled()(X, factor, "max"))
     with pytest.raises(bridge.errors.EngineInputError, match="mode is 'min'; the engine was compiled with 'max'"):
         compiled(X, factor, "min")
+
+
+class Caches(nn.Module):
+    """Keeps a table that it computes in an attribute, as transformers' long rotary embeddings do."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("inv_freq", torch.ones(8))
+        self.table = None
+
+    def forward(self, x):
+        if self.table is None:
+            self.table = torch.arange(8.0)
+        self.other = self.table + 1.0
+        self.inv_freq.copy_(torch.where(x.sum() > 0, self.table, self.other))
+        return bridge.relu(x * self.inv_freq, 0.1)
+
+
+@pytest.mark.parametrize("x", [X.abs(), -X.abs()], ids=["more", "less"])
+def test_a_model_that_keeps_tables_runs_after_it_was_captured(x):
+    model = Caches().eval()
+    compiled = ahead(model, (X,))
+    assert_same(compiled(x), model(x))
+    assert_same(just_in_time(model)(x), Caches()(x))
