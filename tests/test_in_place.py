@@ -49,9 +49,9 @@ WRITES = {
     "masked_fill_": lambda module, x, y: y.masked_fill_(y > 0, 2.0),
     "part": lambda module, x, y: y[:, 2:4].mul_(3.0),
     "assignment": lambda module, x, y: y.__setitem__((slice(None), 1), 4.0),
-    "index_add_": lambda module, x, y: y.index_add_(0, torch.tensor([0, 2, 0]), x),
-    "index_copy_": lambda module, x, y: y.index_copy_(0, torch.tensor([2, 1]), x[:2]),
-    "scatter_": lambda module, x, y: y.scatter_(1, torch.zeros(3, 1, dtype=torch.long), x[:, :1]),
+    "index_add_": lambda module, x, y: y.index_add_(0, torch.tensor([0, 2, 0], device=x.device), x),
+    "index_copy_": lambda module, x, y: y.index_copy_(0, torch.tensor([2, 1], device=x.device), x[:2]),
+    "scatter_": lambda module, x, y: y.scatter_(1, torch.zeros(3, 1, dtype=torch.long, device=x.device), x[:, :1]),
     "out": lambda module, x, y: torch.mul(x, 0.5, out=y),
     "buffer": overwrite_buffer,
 }
@@ -138,7 +138,7 @@ class Caches(nn.Module):
 
     def forward(self, x):
         if self.table is None:
-            self.table = torch.arange(8.0)
+            self.table = torch.arange(8.0, device=x.device)
         self.other = self.table + 1.0
         self.inv_freq.copy_(torch.where(x.sum() > 0, self.table, self.other))
         return bridge.relu(x * self.inv_freq, 0.1)
