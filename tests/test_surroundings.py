@@ -1,232 +1,256 @@
-"""What a process may be without, and still compile: patience of its user, stderr, a folder for temporary files."""
+"""What of the process an engine's key covers: others' converters, decompositions and passes, switches, variables."""
 
-import errno
-import io
-import logging
+import contextlib
+import functools
+import importlib.util
 import os
-import signal
 import subprocess
 import sys
-import tempfile
 import threading
-import types
-from importlib.util import find_spec
 
 import pytest
 import torch
+from oracle import interpreted
+from torch import nn
 
 import bridge
-from bridge import Config, cli, interrupts, log
-from bridge.cache import EngineCache
-from bridge.tensorrt import flavour, progress, quiet
+from bridge import code_key
+from bridge.cache_key import _spell
+from bridge.code_key import NoKeyError, Speller
+from bridge.converters import own_conversion
+from bridge.surroundings import surroundings
+from bridge.tensorrt import gpu
+from bridge.tensorrt.flavour import detect
 
-compiles = pytest.mark.skipif(find_spec("torch_tensorrt") is None, reason="needs torch_tensorrt")
-
-
-def python(code, *arguments, shell="", **variables):
-    """A fresh process that runs `code`; `shell` is appended to its command line."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | variables
-    command = ["sh", "-c", f'exec "$@" {shell}', "sh", sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+SINH = torch.ops.aten.sinh.default
+EMPTY = torch.fx.Graph()
 
 
-# Ctrl-C
+@pytest.fixture
+def converting():
+    pytest.importorskip("torch_tensorrt", reason="needs torch_tensorrt")
+    with gpu.without_gpu(), own_conversion(detect()):
+        yield
 
-INTERRUPTED = """
-import os, signal, sys, torch
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C
 
-class Interrupt:
-    names = sys.argv[2:]
+@contextlib.contextmanager
+def converter(function, target=SINH, **settings):
+    """A user's, as it stands in torch_tensorrt's table."""
+    from torch_tensorrt.dynamo.conversion import ConverterPriority, dynamo_tensorrt_converter
+    from torch_tensorrt.dynamo.conversion._ConverterRegistry import DYNAMO_ATEN_CONVERTERS as table
 
-    def find_spec(self, name, path=None, target=None):
-        if name in self.names:
-            self.names.remove(name)
-            os.kill(os.getpid(), signal.SIGINT)
-
-sys.meta_path.insert(0, Interrupt())
-import contextlib
-
-def compile():
-    import bridge
-    class Net(torch.nn.Module):
-        def forward(self, x):
-            return bridge.relu(x * 2)
-    if sys.argv[1] == "ahead":
-        return bridge.compile(Net().eval(), (torch.ones(2, 3),), target="sm86", cache=False)
-    model = torch.compile(Net().eval(), backend="bridge", options={"target": "sm86"})
-    with torch.no_grad(), contextlib.suppress(bridge.errors.EngineError):  # there may be no GPU to run it on
-        model(torch.ones(2, 3))
-    return bridge.report(model)
-
-interruptions = 0
-while True:
+    before = list(table.get(target, []))
+    settings = {"supports_dynamic_shapes": True, "priority": ConverterPriority.HIGH, **settings}
+    dynamo_tensorrt_converter(target, **settings)(function)
     try:
-        found = compile()
-        break
-    except KeyboardInterrupt:
-        interruptions += 1
-print(interruptions, Interrupt.names, found)
-print(os.readlink("/proc/self/fd/2"))
+        yield
+    finally:
+        table[target] = before
+
+
+def module(tmp_path, text, name="acme_converters"):
+    """A module of the user's."""
+    path = tmp_path / f"{name}.py"
+    path.write_text(text)
+    spec = importlib.util.spec_from_file_location(name, path)
+    found = importlib.util.module_from_spec(spec)
+    sys.modules[name] = found
+    spec.loader.exec_module(found)
+    return found
+
+
+def key_with(function, **settings):
+    with converter(function, **settings):
+        return surroundings(EMPTY)
+
+
+CODE = """
+import acme_helper
+from torch_tensorrt.dynamo.conversion import impl
+SCALE = {scale}
+class Settings:
+    factor = {factor}
+    def twice(self): return {twice} * self.factor
+settings = Settings()
+def helper(x): return x * SCALE
+def convert(ctx, target, args, kwargs, name, power={power}):
+    def inner(y): return helper(y) ** power + {constant}
+    return [inner(args[0]), acme_helper.bias, settings.twice()]
 """
+AS_IS = {"scale": 2, "factor": 1.5, "twice": 2, "power": 3, "constant": 4}
 
 
-@compiles
-def test_a_process_that_was_interrupted_in_its_imports_compiles():
-    modules = [
-        "bridge.ops.rope",
-        "torch._dynamo.convert_frame",
-        "tensorrt_rtx",
-        "onnx",
-        "torch_tensorrt.dynamo.lowering",
+@pytest.mark.parametrize("changed", [None, *AS_IS, "bias"])
+def test_what_a_converter_refers_to(converting, tmp_path, changed):
+    def of(values, bias):
+        module(tmp_path, f"bias = {bias}\nunused = {bias + 1}\n", "acme_helper")
+        return key_with(module(tmp_path, CODE.format(**values)).convert)
+
+    before = of(AS_IS, 1)
+    assert before != surroundings(EMPTY)
+    after = of(AS_IS if changed in (None, "bias") else AS_IS | {changed: 7}, 5 if changed == "bias" else 1)
+    assert (after == before) == (changed is None)
+
+
+def test_how_a_converter_is_registered(converting):
+    from torch_tensorrt.dynamo.conversion import ConverterPriority
+
+    def convert(ctx, target, args, kwargs, name):
+        return args[0]
+
+    def partial(number):
+        return functools.partial(convert, name=number)
+
+    keys = [
+        key_with(convert),
+        key_with(convert, capability_validator=lambda node, settings: True),
+        key_with(convert, capability_validator=lambda node, settings: False),
+        key_with(convert, supports_dynamic_shapes=False),
+        key_with(convert, target=torch.ops.aten.cosh.default),
+        key_with(partial(1)),
+        key_with(partial(2)),
+        key_with(torch.no_grad()(convert)),
+        key_with(convert, target=torch.ops.aten.relu.default, priority=ConverterPriority.HIGH),
+        key_with(convert, target=torch.ops.aten.relu.default, priority=ConverterPriority.STANDARD),
+        surroundings(EMPTY),
     ]
-    child = python(INTERRUPTED, "ahead", *modules)
-    assert child.returncode == 0, child.stderr[-3000:]
-    count, left, found = child.stdout.split(maxsplit=2)
-    assert int(count) >= 3 and left == "[]" and "plugins: 1 relu" in found
+    assert len(set(map(str, keys))) == len(keys)
 
 
-@compiles
-def test_so_does_one_that_has_no_stderr_by_the_door_of_torch_compile(tmp_path):
-    """And what its libraries print is not written into the cached engine, which could have got stderr's number."""
-    modules = ["bridge.pipeline", "torch_tensorrt.dynamo.conversion.aten_ops_converters"]
-    child = python(INTERRUPTED, "backend", *modules, shell="2>&-", BRIDGE_CACHE_DIR=str(tmp_path), BRIDGE_LOG="debug")
-    assert child.returncode == 0
-    count, left, found = child.stdout.split(maxsplit=2)
-    assert int(count) == 2 and left == "[]" and "plugin layers  1 relu" in found
-    assert child.stdout.splitlines()[-1] == "/dev/null"
-    cache = EngineCache(tmp_path, 1 << 30)
-    assert len(cache.entries()) == 1 and cache.verify() == {}
+def test_what_cannot_be_spelt_is_named(converting):
+    lock = threading.Lock()
+
+    def convert(ctx, target, args, kwargs, name):
+        with lock:
+            return args[0]
+
+    with pytest.raises(NoKeyError, match=r"the converter of aten\.sinh\.default: <unlocked _thread.lock"):
+        key_with(convert)
 
 
-def test_ctrl_c_is_answered_when_the_import_is_done():
-    done = []
-    with pytest.raises(KeyboardInterrupt), interrupts.deferred():
-        with interrupts.deferred():
-            os.kill(os.getpid(), signal.SIGINT)
-            done.append("inner")
-        done.append("outer")
-    assert done == ["inner", "outer"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    with interrupts.deferred():
-        pass
+def test_decompositions_and_passes(converting, monkeypatch):
+    from torch_tensorrt.dynamo.lowering import ATEN_POST_LOWERING_PASSES
+    from torch_tensorrt.dynamo.lowering._decompositions import TORCH_TRT_DECOMPOSITIONS
+
+    keys = [surroundings(EMPTY)]
+    for scale in (2, 3):
+        monkeypatch.setitem(TORCH_TRT_DECOMPOSITIONS, SINH, lambda x, scale=scale: x * scale)
+        keys.append(surroundings(EMPTY))
+    for name in ("a", "b"):
+        passes = [*ATEN_POST_LOWERING_PASSES.passes, functools.partial(print, name)]
+        monkeypatch.setattr(ATEN_POST_LOWERING_PASSES, "passes", passes)
+        keys.append(surroundings(EMPTY))
+    monkeypatch.setattr(ATEN_POST_LOWERING_PASSES, "passes", passes[:-3])
+    keys.append(surroundings(EMPTY))
+    assert len(set(map(str, keys))) == len(keys)
 
 
-def test_a_handler_of_the_application_is_called(monkeypatch):
-    called = []
-    before = signal.signal(signal.SIGINT, lambda *arguments: called.append(arguments))
+def test_switches_and_variables(converting, monkeypatch):
+    before = surroundings(EMPTY)
+    monkeypatch.setenv("PATH", "/somewhere")
+    assert surroundings(EMPTY) == before
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    keys = [before, surroundings(EMPTY)]
+    dtype = torch.get_default_dtype()
     try:
-        with interrupts.deferred():
-            os.kill(os.getpid(), signal.SIGINT)
-            assert not called
-        assert len(called) == 1 and called[0][0] == signal.SIGINT
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        with interrupts.deferred():
-            os.kill(os.getpid(), signal.SIGINT)
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        torch.set_default_dtype(torch.float64)
+        keys.append(surroundings(EMPTY))
     finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def test_other_threads_import_as_they_did():
-    found = []
-
-    def work():
-        with interrupts.deferred():
-            found.append(signal.getsignal(signal.SIGINT))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert found == [signal.default_int_handler]
-
-
-# stderr
-
-
-def unusable(kind):
-    """A stderr that nothing can be written to."""
-    if kind == "none":
-        return None
-    if kind == "closed":
-        stream = io.StringIO()
-        stream.close()
-        return stream
-    reading, writing = os.pipe()
-    os.close(reading)
-    return io.TextIOWrapper(io.FileIO(writing, "w"), write_through=True)
-
-
-@pytest.mark.parametrize("kind", ["none", "closed", "broken"])
-def test_nothing_is_written_where_there_is_no_stderr(kind, monkeypatch):
-    stderr = unusable(kind)
-    monkeypatch.setattr(sys, "stderr", stderr)
-    handlers = list(log.logger.handlers)
+        torch.set_default_dtype(dtype)
+    torch.use_deterministic_algorithms(True)
     try:
-        log.show(logging.INFO)
-        log.logger.warning("strange")
+        keys.append(surroundings(EMPTY))
     finally:
-        log.logger.handlers[:] = handlers
-        log.logger.propagate = True
-        log.logger.setLevel(logging.NOTSET)
-    log.say("hello")
-    assert not Config().reports_progress and not log.to_terminal()
-    with quiet.quiet_import():
-        os.write(2, b"")
-    _, report = progress.monitor(types.SimpleNamespace(IProgressMonitor=object), shown=True)
-    report.start("a", 2)
-    report.start("b", 2)
-    assert report.step("b")
-    report.close()
-    assert cli.main(["explain", "/nowhere"]) == 5
+        torch.use_deterministic_algorithms(False)
+    with torch.autocast("cpu", torch.bfloat16):
+        keys.append(surroundings(EMPTY))
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        keys.append(surroundings(EMPTY))
+    assert len(set(map(str, keys))) == len(keys)
 
 
-@compiles
-@pytest.mark.parametrize("kind", ["none", "closed", "broken"])
-def test_warnings_of_a_compile_stop_none_without_stderr(kind, tmp_path, monkeypatch):
-    class Net(torch.nn.Module):
-        def forward(self, x):
-            return bridge.relu(x)
-
-    (tmp_path / "file").write_text("in the way")
-    stderr = unusable(kind)
-    monkeypatch.setattr(sys, "stderr", stderr)
-    monkeypatch.setattr(log.logger, "propagate", False)  # to pytest, so that logging itself writes
-    module = bridge.compile(Net().eval(), (torch.ones(2),), target="sm86", cache_dir=str(tmp_path / "file" / "cache"))
-    assert module.plugin_counts() == {"relu": 1} and sys.stderr is stderr
-
-
-# Temporary files
+def test_operators_that_the_dispatcher_takes_apart(converting):
+    library = torch.library.Library("acme_surroundings", "DEF")
+    library.define("twice(Tensor x) -> Tensor")
+    library.impl("twice", lambda x: x * 2, "CompositeImplicitAutograd")
+    library.define("opaque(Tensor x) -> Tensor")
+    graph = torch.fx.Graph()
+    x = graph.placeholder("x")
+    graph.call_function(torch.ops.acme_surroundings.opaque.default, (x,))
+    surroundings(graph)
+    graph.call_function(torch.ops.acme_surroundings.twice.default, (x,))
+    with pytest.raises(NoKeyError, match=r"acme_surroundings\.twice\.default is made of other operators"):
+        surroundings(graph)
 
 
-@compiles
-def test_no_folder_for_temporary_files_is_an_error_that_says_so(monkeypatch):
-    def none():
-        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp', '/var/tmp']")
-
-    monkeypatch.setattr(tempfile, "_get_default_tempdir", none)
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    found = flavour.detect()
-    with pytest.raises(flavour.FlavourError) as caught:
-        flavour._import_torch_tensorrt.__wrapped__(found)  # as in a process that has not imported it yet
-    assert "No usable temporary directory found in ['/tmp', '/var/tmp']" in str(caught.value)
-    assert "set TMPDIR to a folder that can be written to" in str(caught.value)
+def test_text_is_the_same_in_every_process(tmp_path):
+    """Whatever hashes strings have, and whether constants are shared."""
+    text = "A = {'x', 'yy', 'zzz'}\nB = (1, 2)\ndef f(x):\n    return x in A, B, (1, 2)\n"
+    here = Speller().spell(module(tmp_path, text, "acme_text").f)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import acme_text; from bridge.code_key import Speller;"
+    code += "print(Speller().spell(acme_text.f))"
+    changed = os.environ | {"PYTHONHASHSEED": "7"}
+    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=changed)
+    assert there.stdout.strip() == here and "function<f" in here, there.stderr
 
 
-def test_a_folder_for_temporary_files_that_is_full_or_holds_no_programs(monkeypatch):
-    def refused(*rest, **more):
-        raise OSError("failed to map segment from shared object: Operation not permitted")
+def test_code_that_refers_to_itself_and_to_much(monkeypatch):
+    def first():
+        return second(), numbers
 
-    monkeypatch.setattr(flavour.soname, "provide", refused)
-    found = flavour.Flavour("tensorrt_rtx", "1.7.1.116", None)
-    with pytest.raises(flavour.FlavourError, match=r"failed to map segment.*; set TMPDIR to a folder .*\(not noexec\)"):
-        flavour._provide_parser_name(found)
+    def second():
+        return first()
+
+    numbers = [1.5, float("nan"), {"a": torch.ones(2), "b": torch.float16}, {3, 1}]
+    numbers.append(numbers)
+    text = Speller().spell(first)
+    assert text == Speller().spell(first) and "again:" in text
+    numbers[2]["a"] = torch.zeros(2)
+    assert Speller().spell(first) != text
+    monkeypatch.setattr(code_key, "_MOST", 3)
+    with pytest.raises(NoKeyError, match="more than 3 objects"):
+        Speller().spell(first)
 
 
-def test_imports_are_not_held_back_where_there_is_no_room(monkeypatch, capfd):
-    def full(*rest, **more):
-        raise OSError(28, "No space left on device")
+def test_lists_and_tuples_have_their_own_brackets():
+    assert _spell([1, (2, None), []]) == "[int:1, (int:2, NoneType:None), []]"
 
-    monkeypatch.setattr(quiet.tempfile, "TemporaryFile", full)
-    with quiet.quiet_import():
-        os.write(2, b"[Torch-TensorRT] hello\n")
-    assert capfd.readouterr().err == "[Torch-TensorRT] hello\n"
+
+class Sinh(nn.Module):
+    def forward(self, x):
+        return x.sinh() + 1
+
+
+def scaled(number):
+    def convert(ctx, target, args, kwargs, name):
+        import numpy
+        from torch_tensorrt.dynamo.conversion.converter_utils import get_trt_tensor
+
+        factor = get_trt_tensor(ctx, numpy.full((1, 1), number, numpy.float32), f"{name}_factor")
+        product = detect().trt().ElementWiseOperation.PROD
+        return ctx.net.add_elementwise(args[0], factor, product).get_output(0)
+
+    return convert
+
+
+def test_a_changed_converter_is_another_engine(caplog):
+    pytest.importorskip("torch_tensorrt", reason="needs torch_tensorrt")
+    with gpu.without_gpu():
+        detect().torch_tensorrt()
+    x, results, cached = torch.randn(2, 3), [], []
+    with interpreted():
+        for number in (2.0, 3.0, 2.0):
+            with converter(scaled(number)):
+                compiled = bridge.compile(Sinh().eval(), (x,), target="sm86")
+            results.append(compiled(x))
+            cached.append(compiled.from_cache)
+        lock = threading.Lock()
+        for _ in range(2):
+            with converter(lambda *args: scaled(5.0)(*args[:5]) if lock else None), caplog.at_level("INFO", "bridge"):
+                compiled = bridge.compile(Sinh().eval(), (x,), target="sm86")
+            torch.testing.assert_close(compiled(x), 5 * x + 1)
+            assert not compiled.from_cache
+    assert cached == [False, False, True]
+    for found, number in zip(results, (2, 3, 2), strict=True):
+        torch.testing.assert_close(found, number * x + 1)
+    assert "not cached: the converter of aten.sinh.default" in caplog.text

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bridge.bench.report import Key, key_of
-from bridge.bench.workloads import Workload, select
+from bridge.bench.workload import Workload
+from bridge.bench.workloads import select
 from bridge.files import read_object
 
 FOLDER = Path(__file__).parent / "baselines"

@@ -1,4 +1,4 @@
-"""Keeps what torch_tensorrt prints and logs for its own developers away from the user's terminal."""
+"""Keeps what torch and torch_tensorrt print and log for their own developers away from the user's terminal."""
 
 import contextlib
 import logging
@@ -6,12 +6,14 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from bridge import log
 
 _STDERR = 2
 _LOGGERS = ("torch_tensorrt", "torch_tensorrt [TensorRT Conversion Context]")
+# What torch logs of a capture that fails, with whole graphs, beside the exception that says it.
+_OF_CAPTURE = ("torch._guards", "torch.export", "torch.fx.experimental.symbolic_shapes", "torch._dynamo")
 
 
 @contextlib.contextmanager
@@ -29,7 +31,30 @@ def quiet_import() -> Iterator[None]:
 @contextlib.contextmanager
 def quiet_logs() -> Iterator[None]:
     """Silences torch_tensorrt's loggers, unless the user has set a level on them: what matters is raised."""
-    loggers = [logger for logger in map(logging.getLogger, _LOGGERS) if logger.level == logging.NOTSET]
+    with _silent(_LOGGERS):
+        yield
+
+
+@contextlib.contextmanager
+def quiet_capture() -> Iterator[None]:
+    """Silences torch.export: of a model that it refuses it logs the guards, and prints the graph up to there."""
+    from torch.export import _trace
+
+    before = vars(_trace).get("print")
+    _trace.print = lambda *args, **kwargs: None  # type: ignore[attr-defined]  # instead of the built-in function
+    try:
+        with _silent(_OF_CAPTURE):
+            yield
+    finally:
+        if before is None:
+            del _trace.print  # type: ignore[attr-defined]
+        else:
+            _trace.print = before  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def _silent(names: Sequence[str]) -> Iterator[None]:
+    loggers = [logger for logger in map(logging.getLogger, names) if logger.level == logging.NOTSET]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
