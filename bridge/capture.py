@@ -1,7 +1,9 @@
 """From a model to torch.export's program of it."""
 
+import contextlib
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +13,10 @@ from torch.export import ExportedProgram
 from torch.fx.experimental import _config as symbolic_config
 from torch.utils import _pytree as pytree
 
-from bridge.assumptions import broken, environment, note
+from bridge.assumptions import broken, note
 from bridge.errors import ExportError
 from bridge.questions import recorded
+from bridge.symbolic_arguments import OfExtents
 from bridge.tensorrt.slices import depends_on_values
 
 _MODE_DEPENDENT = (torch.nn.modules.dropout._DropoutNd, torch.nn.modules.batchnorm._BatchNorm, torch.nn.RReLU)
@@ -121,6 +124,8 @@ class _Attempt:
             recorded() as questions,
             symbolic_config.patch(backed_size_oblivious=self.general),
             torch._dynamo.config.patch(do_not_emit_runtime_asserts=emitted),
+            _quiet(),
+            contextlib.nullcontext() if self.strict else OfExtents(),
         ):
             program = torch.export.export(
                 model,
@@ -130,9 +135,22 @@ class _Attempt:
                 strict=self.strict,
                 prefer_deferred_runtime_asserts_over_guards=self.deferred,
             )
-        env = environment(program.graph_module)
-        note(program, questions.of(env) if env is not None else [])
+        note(program, questions)
         return program
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's own log of what it refuses; the error says it."""
+    loggers = [logging.getLogger(name) for name in ("torch._guards", "torch.utils._sympy.interp")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 _ATTEMPTS = (

@@ -18,7 +18,8 @@ from bridge.op import Op
 from bridge.tensorrt import calls, shims
 from bridge.tensorrt import flavour as flavours
 from bridge.tensorrt.attention import SDPA, convert_attention, fits_layer
-from bridge.tensorrt.extents import RULES, Rule
+from bridge.tensorrt.dynamic_tensors import TENSORS
+from bridge.tensorrt.extents import NUMBERS, Rule
 from bridge.tensorrt.fields import Call
 from bridge.tensorrt.flavour import Flavour
 from bridge.tensorrt.layers import Layers
@@ -106,7 +107,7 @@ def own_conversion(flavour: Flavour) -> Iterator[None]:
     from torch_tensorrt.dynamo.conversion._ConverterRegistry import DYNAMO_ATEN_CONVERTERS as table
 
     hold()
-    own = [*_OWN, *((rule.target, *_by_rule(rule)) for rule in RULES)]
+    own = [*_OWN, *((rule.target, *_by_rule(rule)) for rule in (*NUMBERS, *TENSORS))]
     before = {target: table.get(target) for target in (*(target for target, _, _ in own), *_OF_ANY_SHAPE)}
     settings, disallowed = DYNAMO_CONVERTERS.compilation_settings, DYNAMO_CONVERTERS.disallowed_targets
     try:
@@ -150,7 +151,10 @@ def _in_own_conversion(fits: Callable[[Node], bool]) -> Callable[..., bool]:
 
 def _by_rule(rule: Rule) -> tuple[Callable[[Node], bool], Callable[..., Any]]:
     def convert(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
-        return rule.convert(_layers(ctx, f"[{rule.title}]-[{name}]"), args, kwargs)
+        from torch_tensorrt.dynamo.conversion.converter_utils import get_trt_tensor
+
+        known = [get_trt_tensor(ctx, value, name) if isinstance(value, torch.Tensor) else value for value in args]
+        return rule.convert(_layers(ctx, f"[{rule.title}]-[{name}]"), known, kwargs)
 
     return rule.fits, convert
 

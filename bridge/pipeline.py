@@ -73,7 +73,14 @@ class Session:
         torch.export and torch_tensorrt keep state in globals. The lock is torch.compile's own: a thread that comes
         from there holds it already, and a second lock could be taken in the other order.
         """
-        with compile_lock, quiet.quiet_logs(), gpu.without_gpu(), of_any_channels(), of_any_map(), own_conversion(self.flavour):
+        with (
+            compile_lock,
+            quiet.quiet_logs(),
+            gpu.without_gpu(),
+            of_any_channels(),
+            of_any_map(),
+            own_conversion(self.flavour),
+        ):
             yield
 
 

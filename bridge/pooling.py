@@ -1,7 +1,7 @@
 """Pooling of maps with dynamic extents.
 
-torch finds the extent of the result by a division that asks whether there is a remainder, to round down where C would not;
-Python's does so of itself. The answer would be a condition on the map, such as an even height.
+torch finds the extent of the result by a division that asks whether there is a remainder, to round down where C would
+not; Python's does so of itself. The answer would be a condition on the map, such as an even height.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """Values of symbolic expressions in extents, at many points of their ranges at once.
 
-torch writes extents as sympy expressions with functions of its own, which follow Python: integers are exact, `//` and `%`
-round down, floats have 64 bits, and round() prefers even numbers. NumPy does the same.
+torch writes extents as sympy expressions with functions of its own, which follow Python: integers are exact, `//` and
+`%` round down, floats have 64 bits, and round() prefers even numbers. NumPy does the same.
 """
 
 import functools
@@ -59,7 +59,9 @@ def counterexample(condition: sympy.Basic, ranges: Mapping[Any, Any]) -> dict[sy
     symbols = sorted(condition.free_symbols, key=str)
     grid = points(symbols, ranges)
     try:
-        holds = numpy.broadcast_to(values(condition, grid), grid[symbols[0]].shape) if symbols else values(condition, {})
+        holds = (
+            numpy.broadcast_to(values(condition, grid), grid[symbols[0]].shape) if symbols else values(condition, {})
+        )
     except UnknownFunctionError:
         return _one_by_one(condition, symbols, ranges)
     broken = numpy.flatnonzero(numpy.logical_not(holds))
@@ -83,7 +85,9 @@ def _line(bounds: Any, count: int | None) -> numpy.ndarray:
     if count is None or high - low < count:
         return numpy.arange(low, high + 1, dtype=numpy.int64)
     first = numpy.arange(low, min(low + _FIRST, high + 1), dtype=numpy.int64)
-    return numpy.unique(numpy.concatenate((first, numpy.linspace(low, high, max(count - _FIRST, 2)).astype(numpy.int64))))
+    return numpy.unique(
+        numpy.concatenate((first, numpy.linspace(low, high, max(count - _FIRST, 2)).astype(numpy.int64)))
+    )
 
 
 def _to_int(rounded: Callable[..., Any]) -> Callable[..., Any]:

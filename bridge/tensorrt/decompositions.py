@@ -15,6 +15,11 @@ _AS_STRIDED = torch.ops.aten.as_strided.default
 _AVG_POOL = torch.ops.aten.avg_pool2d.default
 _CAT = torch.ops.aten.cat.default
 _CONVOLUTION = torch.ops.aten.convolution.default
+_REPEAT = torch.ops.aten.repeat.default
+_ROLL = torch.ops.aten.roll.default
+_LINEAR = torch.ops.aten.upsample_linear1d.vec
+_BILINEAR = torch.ops.aten.upsample_bilinear2d.vec
+_UNFOLD = torch.ops.aten.unfold.default
 _BATCH_NORM = torch.ops.aten._native_batch_norm_legit_no_training.default
 
 
@@ -35,6 +40,10 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         _BATCH_NORM: batch_norm,
         _CAT: cat,
         _CONVOLUTION: convolution,
+        _REPEAT: repeat,
+        _ROLL: roll,
+        _UNFOLD: unfold,
+        _LINEAR: upsample_linear1d,
     }
 
 
@@ -131,6 +140,49 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     if len(kept) in (0, len(tensors)) or others or kept[0].dim() == 1:
         return NotImplemented
     return _CAT(kept, dim) if len(kept) > 1 else kept[0].clone()
+
+
+def repeat(x: Tensor, repeats: Sequence[int]) -> Tensor:
+    """Dimension by dimension: PyTorch's own takes twice as many dimensions, of which TensorRT has eight."""
+    x = x.reshape(*[1] * (len(repeats) - x.dim()), *x.shape)
+    for axis, times in enumerate(repeats):
+        if not _known_equal(times, 1):
+            shape = x.shape
+            parts = x.unsqueeze(axis).expand(*shape[:axis], times, *shape[axis:])
+            x = parts.reshape(*shape[:axis], times * shape[axis], *shape[axis + 1 :])
+    return x.clone() if all(_known_equal(times, 1) for times in repeats) else x
+
+
+def roll(x: Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> Tensor:
+    """By extents: the end before the beginning."""
+    if not dims or all(isinstance(shift, int) for shift in shifts):
+        return NotImplemented
+    for shift, dim in zip(shifts, dims, strict=True):
+        moved = shift % x.shape[dim]
+        rest = x.shape[dim] - moved
+        x = _CAT([x.narrow(dim, rest, moved), x.narrow(dim, 0, rest)], dim)
+    return x
+
+
+def unfold(x: Tensor, dimension: int, size: int, step: int) -> Tensor:
+    """Windows of a dimension, as many slices as a window is long: [..., n, ...] to [..., windows, ..., size]."""
+    if x.dim() == 0 or not isinstance(size, int) or not isinstance(step, int):
+        return NotImplemented
+    axis = dimension % x.dim()
+    windows = (x.shape[axis] - size) // step + 1
+    parts = [x.narrow(axis, start, (windows - 1) * step + 1) for start in range(size)]
+    return torch.stack(
+        [part if step == 1 else part[(slice(None),) * axis + (slice(None, None, step),)] for part in parts], -1
+    )
+
+
+def upsample_linear1d(
+    x: Tensor, output_size: Sequence[int] | None, align_corners: bool, scale_factors: Sequence[float] | None
+) -> Tensor:
+    """As an image of one row, whose size may be dynamic: [N, C, W]."""
+    size = None if output_size is None else [1, *output_size]
+    scales = None if scale_factors is None else [1.0, *scale_factors]
+    return _BILINEAR(x.unsqueeze(2), size, align_corners, scales).squeeze(2)
 
 
 def _pair(values: Sequence[int]) -> list[int]:

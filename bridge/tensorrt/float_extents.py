@@ -1,7 +1,7 @@
-"""Integers that a model computes from extents by way of floats, such as int(h * 1.5), and sequences of a dynamic length.
+"""Integers computed from extents by way of floats, such as int(h * 1.5), and sequences of a dynamic length.
 
-An engine's floats are not Python's, so such a number is computed here for every value that the extents may have, with the
-model's own operations. It becomes (a * extent + b) // c where that gives the same for all of them, else a table.
+An engine's floats are not Python's, so such a number is computed here for every value that the extents may have, with
+the model's own operations. It becomes (a * extent + b) // c where that gives the same for all of them, else a table.
 """
 
 import itertools
@@ -29,7 +29,7 @@ def scaled(extent: int, factor: int, offset: int, divisor: int) -> int:
 
 
 def lookup(table: Sequence[Any], *places: tuple[Any, int, int]) -> Any:
-    """The value for extents in a table that has one row after the other. places: extent, least value and count of each."""
+    """The value for extents in a table with one row after the other. places: extent, least value and count of each."""
     index = 0
     for extent, low, count in places:
         index = index * count + extent - low
@@ -68,7 +68,9 @@ def make_integer(module: GraphModule, ranges: Any) -> None:
 def _replace_arange(node: Node, ranges: Any) -> None:
     start, end, step = (0, *node.args, 1) if len(node.args) == 1 else (*node.args, 1)[:3]
     with node.graph.inserting_before(node):
-        if all(isinstance(value, int) or not _is_float(value) for value in (start, end, step)) and isinstance(step, int):
+        if all(isinstance(value, int) or not _is_float(value) for value in (start, end, step)) and isinstance(
+            step, int
+        ):
             count = node.graph.call_function(steps, (start, end, step))
         else:
             count = _tabulate(node, (start, end, step), ranges)
@@ -85,7 +87,9 @@ def _count(start: Any, end: Any, step: Any) -> int:
 def _tabulate(node: Node, wanted: Any, ranges: Any) -> Node:
     """A node of the integer or condition `wanted`: a node of floats, or the start, end and step of an arange."""
     roots = wanted if isinstance(wanted, tuple) else (wanted,)
-    leaves = list(dict.fromkeys(leaf for root in roots if isinstance(root, Node) for leaf in _leaves(root, root is wanted)))
+    leaves = list(
+        dict.fromkeys(leaf for root in roots if isinstance(root, Node) for leaf in _leaves(root, root is wanted))
+    )
     bounds = [_bounds(leaf, ranges, node) for leaf in leaves]
     sizes = [high - low + 1 for low, high in bounds]
     graph = node.graph
@@ -107,7 +111,7 @@ def _tabulate(node: Node, wanted: Any, ranges: Any) -> Node:
 
 
 def _closed_form(values: numpy.ndarray, low: int) -> tuple[int, int, int] | None:
-    """(a, b, c) with (a * x + b) // c equal to the values for x from `low` on; None where there is none with a small c."""
+    """(a, b, c) with (a * x + b) // c equal to the values for x from `low` on; None where no small c gives that."""
     x = numpy.arange(low, low + len(values), dtype=numpy.int64)
     slope = (int(values[-1]) - int(values[0])) / max(len(values) - 1, 1)
     for divisor in _DIVISORS:
@@ -140,7 +144,9 @@ def _bounds(leaf: Node, ranges: Any, node: Node) -> tuple[int, int]:
     value = leaf.meta.get("val")
     bounds = bound_sympy(value.node.expr, dict(ranges)) if isinstance(value, torch.SymInt) else None
     if bounds is None or not (bounds.lower.is_Integer and bounds.upper.is_Integer):
-        raise UnsupportedOpError(f"{leaf.name} has no bounds, and a number follows from it by floats ({model_line(node)})")
+        raise UnsupportedOpError(
+            f"{leaf.name} has no bounds, and a number follows from it by floats ({model_line(node)})"
+        )
     return int(bounds.lower), int(bounds.upper)
 
 
@@ -157,4 +163,6 @@ def _is_number(node: Any, kinds: Any) -> bool:
 
 
 def _is_float(node: Any) -> bool:
-    return isinstance(node, float) or (isinstance(node, Node) and isinstance(node.meta.get("val"), (torch.SymFloat, float)))
+    return isinstance(node, float) or (
+        isinstance(node, Node) and isinstance(node.meta.get("val"), (torch.SymFloat, float))
+    )
