@@ -14,10 +14,11 @@ from torch.fx.experimental import _config as symbolic_config
 from torch.utils import _pytree as pytree
 
 from bridge import op_tensors
-from bridge.assumptions import broken, environment, note
+from bridge.assumptions import broken, note
 from bridge.errors import ExportError
 from bridge.questions import recorded
 from bridge.refusals import SMALL_EXAMPLE, explain
+from bridge.symbolic_arguments import OfExtents
 from bridge.tensorrt.quiet import quiet_capture
 from bridge.tensorrt.slices import depends_on_values
 
@@ -109,6 +110,7 @@ class _Attempt:
             recorded() as questions,
             symbolic_config.patch(backed_size_oblivious=self.general),
             torch._dynamo.config.patch(do_not_emit_runtime_asserts=emitted),
+            contextlib.nullcontext() if self.strict else OfExtents(),
         ):
             program = torch.export.export(
                 model,
@@ -118,8 +120,7 @@ class _Attempt:
                 strict=self.strict,
                 prefer_deferred_runtime_asserts_over_guards=self.deferred,
             )
-        env = environment(program.graph_module)
-        note(program, questions.of(env) if env is not None else [])
+        note(program, questions)
         return program
 
 

@@ -19,8 +19,8 @@ from bridge.tensorrt import calls, shape_rules, shims
 from bridge.tensorrt import flavour as flavours
 from bridge.tensorrt.attention import SDPA, convert_attention, fits_layer
 from bridge.tensorrt.cumulative import CUMSUM, convert_cumsum
-from bridge.tensorrt.extents import RULES as EXTENTS
-from bridge.tensorrt.extents import Rule
+from bridge.tensorrt.dynamic_tensors import TENSORS
+from bridge.tensorrt.extents import NUMBERS, Rule
 from bridge.tensorrt.fields import Call
 from bridge.tensorrt.flavour import Flavour
 from bridge.tensorrt.integers import RULES as INTEGERS
@@ -109,7 +109,7 @@ def own_conversion(flavour: Flavour) -> Iterator[None]:
     from torch_tensorrt.dynamo.conversion._ConverterRegistry import DYNAMO_ATEN_CONVERTERS as table
 
     hold()
-    own = [*_OWN, *((rule.target, *_by_rule(rule)) for rule in (*EXTENTS, *INTEGERS))]
+    own = [*_OWN, *((rule.target, *_by_rule(rule)) for rule in (*NUMBERS, *TENSORS, *INTEGERS))]
     before = {target: table.get(target) for target in (*(target for target, _, _ in own), *_OF_ANY_SHAPE)}
     settings, disallowed = DYNAMO_CONVERTERS.compilation_settings, DYNAMO_CONVERTERS.disallowed_targets
     try:

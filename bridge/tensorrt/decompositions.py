@@ -20,6 +20,11 @@ _AS_STRIDED = torch.ops.aten.as_strided.default
 _CAT = torch.ops.aten.cat.default
 _CONVOLUTION = torch.ops.aten.convolution.default
 _SOFTPLUS = torch.ops.aten.softplus.default
+_REPEAT = torch.ops.aten.repeat.default
+_ROLL = torch.ops.aten.roll.default
+_LINEAR = torch.ops.aten.upsample_linear1d.vec
+_BILINEAR = torch.ops.aten.upsample_bilinear2d.vec
+_UNFOLD = torch.ops.aten.unfold.default
 _BATCH_NORM = torch.ops.aten._native_batch_norm_legit_no_training.default
 
 
@@ -96,6 +101,10 @@ def _ours() -> dict[Any, Callable[..., Any]]:
         aten.avg_pool3d.default: functools.partial(pooling.avg_pool, rank=3),
         aten.max_pool2d_with_indices.default: functools.partial(pooling.max_pool_with_indices, rank=2),
         aten.max_pool3d_with_indices.default: functools.partial(pooling.max_pool_with_indices, rank=3),
+        _REPEAT: repeat,
+        _ROLL: roll,
+        _UNFOLD: unfold,
+        _LINEAR: upsample_linear1d,
     }
     if hasattr(torch.ops.transformers, "grouped_mm_fallback"):  # once its mixtures of experts are imported
         table[torch.ops.transformers.grouped_mm_fallback.default] = grouped.grouped_mm_fallback
@@ -211,6 +220,53 @@ def softplus(x: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
     if threshold >= _SAME_SOFTPLUS:
         return NotImplemented
     return torch.where(x * beta > threshold, x, _SOFTPLUS(x, beta, _SAME_SOFTPLUS))
+
+
+def repeat(x: Tensor, repeats: Sequence[int]) -> Tensor:
+    """Dimension by dimension: PyTorch's own takes twice as many dimensions, of which TensorRT has eight."""
+    x = x.reshape(*[1] * (len(repeats) - x.dim()), *x.shape)
+    for axis, times in enumerate(repeats):
+        if not known_equal(times, 1):
+            shape = x.shape
+            parts = x.unsqueeze(axis).expand(*shape[:axis], times, *shape[axis:])
+            x = parts.reshape(*shape[:axis], times * shape[axis], *shape[axis + 1 :])
+    return x.clone() if all(known_equal(times, 1) for times in repeats) else x
+
+
+def roll(x: Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> Tensor:
+    """By extents: the end before the beginning."""
+    if not dims or all(isinstance(shift, int) for shift in shifts):
+        return NotImplemented
+    for shift, dim in zip(shifts, dims, strict=True):
+        moved = shift % x.shape[dim]
+        rest = x.shape[dim] - moved
+        x = _CAT([x.narrow(dim, rest, moved), x.narrow(dim, 0, rest)], dim)
+    return x
+
+
+def unfold(x: Tensor, dimension: int, size: int, step: int) -> Tensor:
+    """Windows of a dimension, as many slices as a window is long: [..., n, ...] to [..., windows, ..., size]."""
+    if x.dim() == 0 or not isinstance(size, int) or not isinstance(step, int):
+        return NotImplemented
+    axis = dimension % x.dim()
+    windows = (x.shape[axis] - size) // step + 1
+    parts = [x.narrow(axis, start, (windows - 1) * step + 1) for start in range(size)]
+    return torch.stack(
+        [part if step == 1 else part[(slice(None),) * axis + (slice(None, None, step),)] for part in parts], -1
+    )
+
+
+def upsample_linear1d(
+    x: Tensor, output_size: Sequence[int] | None, align_corners: bool, scale_factors: Sequence[float] | None
+) -> Tensor:
+    """As an image of one row, whose size may be dynamic: [N, C, W]."""
+    size = None if output_size is None else [1, *output_size]
+    scales = None if scale_factors is None else [1.0, *scale_factors]
+    return _BILINEAR(x.unsqueeze(2), size, align_corners, scales).squeeze(2)
+
+
+def _pair(values: Sequence[int]) -> list[int]:
+    return [values[0], values[-1]]
 
 
 _SAME_SOFTPLUS = 20

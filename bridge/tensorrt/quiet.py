@@ -13,7 +13,13 @@ from bridge import log
 _STDERR = 2
 _LOGGERS = ("torch_tensorrt", "torch_tensorrt [TensorRT Conversion Context]")
 # What torch logs of a capture that fails, with whole graphs, beside the exception that says it.
-_OF_CAPTURE = ("torch._guards", "torch.export", "torch.fx.experimental.symbolic_shapes", "torch._dynamo")
+_OF_CAPTURE = (
+    "torch._guards",
+    "torch.export",
+    "torch.fx.experimental.symbolic_shapes",
+    "torch.utils._sympy.interp",
+    "torch._dynamo",
+)
 
 
 @contextlib.contextmanager
