@@ -15,13 +15,15 @@ from torch.fx import Node
 from bridge import foreign, lowerings
 from bridge.errors import BuildError
 from bridge.op import Op
-from bridge.tensorrt import calls, shims
+from bridge.tensorrt import calls, shape_rules, shims
 from bridge.tensorrt import flavour as flavours
 from bridge.tensorrt.attention import SDPA, convert_attention, fits_layer
 from bridge.tensorrt.cumulative import CUMSUM, convert_cumsum
-from bridge.tensorrt.extents import RULES, Rule
+from bridge.tensorrt.extents import RULES as EXTENTS
+from bridge.tensorrt.extents import Rule
 from bridge.tensorrt.fields import Call
 from bridge.tensorrt.flavour import Flavour
+from bridge.tensorrt.integers import RULES as INTEGERS
 from bridge.tensorrt.layers import Layers
 from bridge.tensorrt.partial_writes import COPY, convert_copy, is_of_number
 from bridge.tensorrt.plugin import DirectPlugins, Plugins
@@ -107,7 +109,7 @@ def own_conversion(flavour: Flavour) -> Iterator[None]:
     from torch_tensorrt.dynamo.conversion._ConverterRegistry import DYNAMO_ATEN_CONVERTERS as table
 
     hold()
-    own = [*_OWN, *((rule.target, *_by_rule(rule)) for rule in RULES)]
+    own = [*_OWN, *((rule.target, *_by_rule(rule)) for rule in (*EXTENTS, *INTEGERS))]
     before = {target: table.get(target) for target in (*(target for target, _, _ in own), *_OF_ANY_SHAPE)}
     settings, disallowed = DYNAMO_CONVERTERS.compilation_settings, DYNAMO_CONVERTERS.disallowed_targets
     try:
@@ -151,9 +153,16 @@ def _in_own_conversion(fits: Callable[[Node], bool]) -> Callable[..., bool]:
 
 def _by_rule(rule: Rule) -> tuple[Callable[[Node], bool], Callable[..., Any]]:
     def convert(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
-        return rule.convert(_layers(ctx, f"[{rule.title}]-[{name}]"), args, kwargs)
+        given = [_constant(ctx, value, f"{name}_{place}") for place, value in enumerate(args)]
+        return rule.convert(_layers(ctx, f"[{rule.title}]-[{name}]"), given, kwargs)
 
     return rule.fits, convert
+
+
+def _constant(ctx: Any, value: Any, name: str) -> Any:
+    from torch_tensorrt.dynamo.conversion.converter_utils import get_trt_tensor
+
+    return get_trt_tensor(ctx, value, name) if isinstance(value, (torch.Tensor, numpy.ndarray)) else value
 
 
 def _convert_slice(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
@@ -190,7 +199,7 @@ def convert(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any
     """Adds the layer or layers of one call; returns its output tensor, or a tuple of them.
 
     ctx: torch_tensorrt's ConversionContext. Arguments: ITensors, and torch tensors for constants.
-    BuildError: TensorRT refuses the plugin, or a tensor is given as a number.
+    BuildError: TensorRT refuses the plugin, or infers another shape than the graph has; or a tensor is a number.
     """
     op, values, attributes = foreign.bind(target, args, kwargs)
     conversion = _conversion(ctx)
@@ -207,6 +216,8 @@ def convert(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any
         if call is not None:
             conversion.layers[layer.name] = call
         outputs = tuple(layer.get_output(index) for index in range(op.num_outputs))
+    if call is not None:
+        shape_rules.check_network(call, [tuple(output.shape) for output in outputs])
     return outputs[0] if op.num_outputs == 1 else outputs
 
 

@@ -30,8 +30,6 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     table = dict(get_decompositions())
     table.pop(SDPA, None)
     table |= torch._decomp.get_decompositions([_FLASH_ON_CPU])  # in programs that were decomposed before they came here
-    for name in ("empty_permuted", "empty_strided"):  # torch_tensorrt's put their result on a GPU
-        table.pop(getattr(torch.ops.aten, name).default, None)
     for op in OPS.values():
         table.pop(op.overload, None)
     return promoted({**_of_torch(table), **table, **_ours()})
@@ -41,9 +39,10 @@ def _of_torch(table: Mapping[Any, Any]) -> dict[Any, Callable[..., Any]]:
     """PyTorch's own, of functional operators that torch_tensorrt neither converts nor takes apart."""
     from torch_tensorrt.dynamo.conversion import DYNAMO_CONVERTERS
 
-    left = torch._decomp.core_aten_decompositions().items()
+    known = dict(torch._decomp.core_aten_decompositions().items())
+    known |= torch._decomp.get_decompositions([torch.ops.aten.addmv])
     converted = DYNAMO_CONVERTERS.keys() | table.keys()
-    return {op: theirs for op, theirs in left if op.namespace == "aten" and op not in converted}
+    return {op: theirs for op, theirs in known.items() if op.namespace == "aten" and op not in converted}
 
 
 def _ours() -> dict[Any, Callable[..., Any]]:
@@ -54,12 +53,16 @@ def _ours() -> dict[Any, Callable[..., Any]]:
         _BATCH_NORM: batch_norm,
         _CAT: cat,
         _CONVOLUTION: convolution,
+        torch.ops.prims.broadcast_in_dim.default: broadcast_in_dim,
         **resizing.by_factors(),
         CUMSUM: cumsum,
         INDEX: index,
         _SOFTPLUS: softplus,
-        torch.ops.aten.slice_scatter.default: partial_writes.slice_scatter,
-        torch.ops.aten.select_scatter.default: partial_writes.select_scatter,
+        aten.slice_scatter.default: partial_writes.slice_scatter,
+        aten.select_scatter.default: partial_writes.select_scatter,
+        aten._softmax.default: softmax,
+        aten.empty_permuted.default: empty,
+        aten.empty_strided.default: empty,
         aten.addbmm.default: addbmm,
         aten._grouped_mm.default: grouped.grouped_mm,
         aten.histc.default: counting.histc,
@@ -99,11 +102,31 @@ def _ours() -> dict[Any, Callable[..., Any]]:
     return table
 
 
+def empty(size: Sequence[Any], order: Sequence[int], *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
+    """Something to write to. An engine's tensors have one layout; torch_tensorrt puts this one on a GPU."""
+    return torch.zeros(size, dtype=dtype)
+
+
+def softmax(x: Tensor, dim: int, half_to_float: bool) -> Tensor:
+    """Of a vector, or a single number: TensorRT's layer takes two dimensions or more."""
+    if x.dim() > 1:
+        return NotImplemented
+    return torch.softmax(x.reshape(1, -1), 1).reshape(x.shape)
+
+
 def addbmm(x: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """x times beta plus the sum of a batch of products times alpha."""
     product = torch.bmm(a, b).sum(0)
     product = product if alpha == 1 else product * alpha
     return product if beta == 0 else product + (x if beta == 1 else x * beta)
+
+
+def broadcast_in_dim(x: Tensor, shape: Sequence[int], axes: Sequence[int]) -> Tensor:
+    """x with its dimensions at `axes` of a shape, repeated along the others; torch takes std apart with it."""
+    placed = [1] * len(shape)
+    for axis, extent in zip(axes, x.shape, strict=True):
+        placed[axis] = extent
+    return x.reshape(placed).expand(shape)
 
 
 def batch_norm(
