@@ -1,12 +1,14 @@
 """From a model to torch.export's program of it."""
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 from torch.fx.experimental import _config as symbolic_config
 from torch.utils import _pytree as pytree
@@ -46,7 +48,7 @@ def export(
     _refuse_training(model)
     _refuse_forms(args, kwargs or {})
     try:
-        with torch.no_grad(), quiet_capture():
+        with torch.no_grad(), quiet_capture(), _attributes_kept(model):
             return _export(model, *_distinct(tuple(args), dict(kwargs or {})), dynamic_shapes)
     except Exception as error:  # torch.export raises what the model raises, and several kinds of its own
         raise ExportError(f"torch.export cannot capture {type(model).__name__}: {explain(error)}") from error
@@ -147,6 +149,22 @@ def _counted(program: ExportedProgram) -> bool:
     """Whether the extent of some tensor depends on values."""
     values = (node.meta.get("val") for node in program.graph.nodes)
     return any(depends_on_values(extent) for value in values if isinstance(value, Tensor) for extent in value.shape)
+
+
+@contextlib.contextmanager
+def _attributes_kept(model: torch.nn.Module) -> Iterator[None]:
+    """Takes off the model what its code kept in attributes while it was traced, such as transformers' tables of
+    frequencies: those tensors hold no values, and the model would not run any more."""
+    before = [(module, dict(vars(module))) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes in before:
+            for name, value in list(vars(module).items()):
+                if isinstance(value, FakeTensor) and name not in attributes:
+                    delattr(module, name)
+                elif isinstance(value, FakeTensor) and value is not attributes[name]:
+                    setattr(module, name, attributes[name])
 
 
 def _distinct(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -6,10 +6,8 @@ CUDA kernel and the TensorRT plugin come from ``csrc/ops/<name>.cu``; the loader
 """
 
 import inspect
-import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, wraps
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin, get_type_hints
@@ -19,12 +17,11 @@ from torch import Tensor
 
 from bridge import derivatives
 from bridge.errors import OpDefinitionError, OpInputError
+from bridge.op_attributes import ATTRIBUTE_TYPES, Attribute
+from bridge.op_attributes import Pair as Pair
 from bridge.op_tensors import REFUSED_KEYS, DTypes, check_tensors, dtypes_of
 
 NAMESPACE = "bridge"
-Pair: TypeAlias = int | tuple[int, int]
-"""One number for both spatial axes, or (height, width)."""
-
 _COUNTED = "counted"
 Counted: TypeAlias = Annotated[Tensor, _COUNTED]
 """A result whose first extent depends on values, see `unknown_extent`; csrc/op.h says `counted`."""
@@ -33,20 +30,6 @@ OPS: dict[str, "Op"] = {}
 """Every op defined so far, by name."""
 
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")
-
-# Python annotation → type in the schema. A parameter of any other type is a definition error.
-_ATTRIBUTE_TYPES: dict[Any, str] = {
-    int: "int",
-    float: "float",
-    bool: "bool",
-    str: "str",
-    Pair: "int[2]",
-    Sequence[int]: "int[]",
-    Sequence[float]: "float[]",
-}
-
-
-_PYTHON_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "bool": (bool,), "str": (str,)}
 
 
 def require(condition: bool, message: str) -> None:
@@ -81,49 +64,6 @@ def unknown_extent() -> Any:
     return torch.library.get_ctx().new_dynamic_size()
 
 
-@dataclass(frozen=True)
-class Attribute:
-    """A parameter that is no tensor: its name, its type in the schema and its default (None: it has none)."""
-
-    name: str
-    type: str
-    default: Any
-
-    @property
-    def unlimited(self) -> bool:
-        """Whether the default is infinity, which a schema spells ``float? name=None``."""
-        return self.type == "float" and isinstance(self.default, float) and math.isinf(self.default)
-
-    def fits_default(self) -> bool:
-        """Whether the default is of the type; torch would make an int of 1.5."""
-        if self.default is None:
-            return True
-        kind = self.type.partition("[")[0]
-        several = self.type.endswith("[]") or (kind != self.type and not isinstance(self.default, int))
-        values = self.default if several else (self.default,)
-        return isinstance(values, (tuple, list)) and all(type(value) in _PYTHON_TYPES[kind] for value in values)
-
-    def spell(self) -> str:
-        """The parameter as a schema spells it."""
-        if self.unlimited:
-            return f"float? {self.name}=None"
-        if self.default is None:
-            return f"{self.type} {self.name}"
-        default = f'"{self.default}"' if self.type == "str" else self.default
-        default = list(default) if isinstance(default, tuple) else default
-        return f"{self.type} {self.name}={default}"
-
-    def value(self, given: Any) -> Any:
-        """The plain Python value that ``given`` (an argument of a call or of a graph node) stands for."""
-        if self.type == "int[2]":
-            pair = (given, given) if isinstance(given, int) else tuple(given)
-            require(len(pair) in (1, 2), f"{self.name} has {len(pair)} values, expected one or two: {given}")
-            return pair * 2 if len(pair) == 1 else pair
-        if self.unlimited and given is None:
-            return self.default
-        return list(given) if self.type.endswith("[]") else given
-
-
 class Op:
     """An operator as its reference defines it. Made by :func:`op`; found in :data:`OPS`."""
 
@@ -152,9 +92,9 @@ class Op:
                 raise OpDefinitionError(f"{where}: tensors come before attributes")
             self.tensors.append(parameter.name)
             self.optional |= {parameter.name} if optional else set()
-        elif hint in _ATTRIBUTE_TYPES:
+        elif hint in ATTRIBUTE_TYPES:
             default = None if parameter.default is inspect.Parameter.empty else parameter.default
-            attribute = Attribute(parameter.name, _ATTRIBUTE_TYPES[hint], default)
+            attribute = Attribute(parameter.name, ATTRIBUTE_TYPES[hint], default)
             if not attribute.fits_default():
                 raise OpDefinitionError(f"{where}: its default is {default!r}, expected {attribute.type}")
             self.attributes.append(attribute)
@@ -236,8 +176,7 @@ class Op:
         check_tensors(self.name, self.tensors, self.dtypes, tensors)
         for attribute in self.attributes:
             value = attributes[attribute.name]
-            fits = isinstance(value, str) == (attribute.type == "str") and not isinstance(value, Tensor)
-            require(fits, f"{self.name}: {attribute.name} is {value!r}, expected {attribute.type}")
+            require(attribute.fits(value), f"{self.name}: {attribute.name} is {value!r}, expected {attribute.type}")
         return tensors, attributes
 
     def call_reference(self, *args: Any, **kwargs: Any) -> Any:

@@ -78,8 +78,9 @@ def check_tensors(op: str, names: Sequence[str], rules: Sequence[DTypes], tensor
             raise OpInputError(f"{what} is {tensor!r}, expected a tensor")
         if (reason := refuse(tensor)) is not None:
             raise OpInputError(f"{what} {reason}")
-        first = tensors[0].dtype
-        allowed = rule.of(first)
+        allowed = rule.of(tensors[0].dtype)
+        if tensor.is_cuda:
+            allowed = tuple(dtype for dtype in allowed if dtype != torch.float64) or _FLOATING
         if tensor.dtype not in allowed:
             raise OpInputError(f"{what} is {tensor.dtype}, expected {_spell(allowed)}")
 

@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from bridge.errors import EngineError, EngineInputError, ExportError
-from bridge.table import printable_lines
+from bridge.table import printable, printable_lines
 from bridge.tensorrt.engine_file import EngineFile
 from bridge.tensorrt.pytrees import Tree, of_spec, to_spec
 
@@ -96,8 +96,9 @@ class Structure:
         given = dict(zip(self.arguments, args, strict=False))
         wrong = [name for name in kwargs if name in given or name not in self.arguments]
         if wrong:
+            names = printable(", ".join(wrong))
             raise EngineInputError(
-                f"arguments given twice or not in the example: {', '.join(wrong)}; it had {', '.join(self.arguments)}"
+                f"arguments given twice or not in the example: {names}; it had {', '.join(self.arguments)}"
             )
         return given | dict(kwargs)
 

@@ -233,7 +233,7 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
     std::vector<int> slots;  // where each tensor given stands in the signature
     Tensors tensors;
     Op::Derived derived;
-    bool known = true;  // no extent of an input depends on what only runs
+    bool known = true;  // every extent of the inputs is a number
 
     bool is_of(trt::TensorDesc const* inputs, trt::TensorDesc const* outputs) const {
       return std::equal(in.begin(), in.end(), inputs, same_desc) &&

@@ -15,11 +15,14 @@ def files(arguments: argparse.Namespace) -> int:
     from fuzz_files import run
 
     started = time.monotonic()
-    outcomes = run(arguments.count or 40_000, arguments.seed, arguments.command_line)
+    findings: list[str] = []
+    outcomes = run(arguments.count or 40_000, arguments.seed, arguments.command_line, findings)
+    print("".join(f"{finding}\n" for finding in findings[:20]), end="")
     for outcome, count in outcomes.most_common():
-        print(f"{count:>8}  {outcome}")
-    print(f"{sum(outcomes.values()):>8}  in {time.monotonic() - started:.0f} s, nothing undocumented")
-    return 0
+        print(f"{count:10,} {outcome}")
+    seconds = time.monotonic() - started
+    print(f"{sum(outcomes.values()):,} files from seed {arguments.seed}: {len(findings)} findings, {seconds:.0f} s")
+    return 1 if findings else 0
 
 
 def plugins(arguments: argparse.Namespace) -> int:

@@ -134,6 +134,7 @@ def test_a_class_that_is_not_known_here_is_named_with_its_package(tmp_path, head
         {"metadata": {"passes": [{"pass": []}]}},
         {"metadata": {"input_map": [0], "arguments": 5}},
         {"metadata": {"input_map": [0, 5], "arguments": ["x", "y"]}},
+        {"metadata": {"arguments": ["x", "pair", "boxes", "mask", "other"]}},
         {"metadata": {"input_map": [{"literal": []}], "arguments": ["x"]}},
         {"metadata": {"other": [[[[[[[[[[[[[[[[[[0]]]]]]]]]]]]]]]]]]}},
         {"metadata": {"cache_key": 5}},

@@ -49,9 +49,9 @@ WRITES = {
     "masked_fill_": lambda module, x, y: y.masked_fill_(y > 0, 2.0),
     "part": lambda module, x, y: y[:, 2:4].mul_(3.0),
     "assignment": lambda module, x, y: y.__setitem__((slice(None), 1), 4.0),
-    "index_add_": lambda module, x, y: y.index_add_(0, torch.tensor([0, 2, 0]), x),
-    "index_copy_": lambda module, x, y: y.index_copy_(0, torch.tensor([2, 1]), x[:2]),
-    "scatter_": lambda module, x, y: y.scatter_(1, torch.zeros(3, 1, dtype=torch.long), x[:, :1]),
+    "index_add_": lambda module, x, y: y.index_add_(0, torch.tensor([0, 2, 0], device=x.device), x),
+    "index_copy_": lambda module, x, y: y.index_copy_(0, torch.tensor([2, 1], device=x.device), x[:2]),
+    "scatter_": lambda module, x, y: y.scatter_(1, torch.zeros(3, 1, dtype=torch.long, device=x.device), x[:, :1]),
     "out": lambda module, x, y: torch.mul(x, 0.5, out=y),
     "buffer": overwrite_buffer,
 }
@@ -126,3 +126,27 @@ def test_strings_are_arguments():
     assert_same(compiled(X, factor, "max"), Scaled()(X, factor, "max"))
     with pytest.raises(bridge.errors.EngineInputError, match="mode is 'min'; the engine was compiled with 'max'"):
         compiled(X, factor, "min")
+
+
+class Caches(nn.Module):
+    """Keeps a table that it computes in an attribute, as transformers' long rotary embeddings do."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("inv_freq", torch.ones(8))
+        self.table = None
+
+    def forward(self, x):
+        if self.table is None:
+            self.table = torch.arange(8.0, device=x.device)
+        self.other = self.table + 1.0
+        self.inv_freq.copy_(torch.where(x.sum() > 0, self.table, self.other))
+        return bridge.relu(x * self.inv_freq, 0.1)
+
+
+@pytest.mark.parametrize("x", [X.abs(), -X.abs()], ids=["more", "less"])
+def test_a_model_that_keeps_tables_runs_after_it_was_captured(x):
+    model = Caches().eval()
+    compiled = ahead(model, (X,))
+    assert_same(compiled(x), model(x))
+    assert_same(just_in_time(model)(x), Caches()(x))

@@ -94,6 +94,17 @@ def test_arguments_of_another_kind(args, kwargs, text):
         bridge.relu(*args, **kwargs)
 
 
+def test_float64_is_for_cpus():
+    """A fake tensor of a GPU stands for one, as in a capture."""
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        x = torch.empty(3, dtype=torch.float64, device="cuda")
+        with pytest.raises(OpInputError, match=r"x is torch.float64, expected torch.float32, .* or torch.bfloat16$"):
+            bridge.relu(x)
+        assert bridge.relu(x.float()).device.type == "cuda" and bridge.relu(x.cpu()).dtype == torch.float64
+
+
 def test_annotations():
     assert dtypes_of(torch.Tensor) is ANY and dtypes_of(torch.Tensor | None) is ANY
     assert dtypes_of(LikeFirst | None).of(torch.float16) == (torch.float16,)

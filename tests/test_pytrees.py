@@ -172,6 +172,8 @@ def test_errors_show_no_control_characters_of_contexts():
     arguments = pytrees.Tree("tuple", None, (pytrees.Tree("tuple", None, (inner,)), pytrees.Tree("dict", ())))
     tree = pytrees.Tree("registered", ("fuzz.Boxes", (("\x1b[2J",), ())), (pytrees.Tree(),))
     made = structure.Structure(arguments, tree, ["x"], [0], [0])
+    with pytest.raises(EngineInputError, match=r"not in the example: 'a\\x1b'; it had x"):
+        made.flatten((5,), {"a\x1b": 5})
     for refused in (lambda: made.flatten((5,), {}), lambda: made.unflatten((), [torch.zeros(1)])):
         with pytest.raises((EngineError, EngineInputError)) as caught:
             refused()

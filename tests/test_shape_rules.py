@@ -88,6 +88,28 @@ def test_a_rule_that_refuses_what_the_reference_takes_is_an_error(monkeypatch):
         rectified()
 
 
+def test_a_rule_is_believed_where_no_model_is_known_to_have_the_extents(monkeypatch):
+    """Extents that depend on values have no example; the rule may refuse any guess."""
+    infer = native.infer_shapes
+
+    def refuse(op, shapes, attributes):
+        if shapes[-1][0] != 3:
+            raise bridge.errors.OpInputError("roi_align: no")
+        return infer(op, shapes, attributes)
+
+    class Model(nn.Module):
+        def forward(self, x, boxes, scores):
+            kept = bridge.nms(boxes, scores, 0.5)
+            return bridge.roi_align(x, nn.functional.pad(boxes[kept], (1, 0)), 2)
+
+    monkeypatch.setattr(
+        native, "infer_shapes", lambda op, *rest: (refuse if op.name == "roi_align" else infer)(op, *rest)
+    )
+    args = torch.randn(1, 4, 9, 8), torch.rand(6, 4), torch.rand(6)
+    with interpreted():
+        ahead(Model().eval(), args)
+
+
 @pytest.mark.parametrize("found", [(1, 5, 7), (1, 7), (-1, 5, 7)])
 def test_shapes_that_the_network_infers_are_compared(found):
     call = dataclasses.replace(call_of_relu(), results=((1, 7, 5),))

@@ -43,12 +43,14 @@ def check(call: Call, tensors: Sequence[torch.Tensor | None], results: Sequence[
     """
     if (reason := lacking(call.op)) is not None:
         raise UnsupportedOpError(f"{call.op.name}: {reason}; {call.line or 'at an unknown line'}")
-    for number, extents in enumerate(_places([tensor for tensor in tensors if tensor is not None])):
+    for extents, certain in _places([tensor for tensor in tensors if tensor is not None]):
         shapes = [None if tensor is None else _shape(tensor, extents) for tensor in tensors]
+        if any(shape is not None and -1 in shape for shape in shapes):
+            continue
         try:
             found = native.infer_shapes(call.op, shapes, call.attributes)
         except OpInputError as error:
-            if number:  # guards of the graph may rule these extents out
+            if not certain:
                 continue
             raise BuildError(f"the plugin library refuses {call.op.name}: {error}{_where(call)}") from error
         for place, (mine, result) in enumerate(zip(found, results, strict=True)):
@@ -79,21 +81,24 @@ def _plugins(library: Path) -> frozenset[str]:
     return frozenset(native.plugin_schemas())
 
 
-def _places(tensors: Sequence[torch.Tensor]) -> Iterator[Extents]:
-    """The extents that are tried: what each symbol of the shapes is."""
+def _places(tensors: Sequence[torch.Tensor]) -> Iterator[tuple[Extents, bool]]:
+    """The extents that are tried: what each symbol of the shapes is; and whether a model has them for certain, which
+    guards of the graph may rule out for others than the example's."""
     extents: list[Any] = [extent for tensor in tensors for extent in tensor.shape]
     nodes = [extent.node for extent in extents if isinstance(extent, torch.SymInt)]
     envs = {symbol: node.shape_env for node in nodes for symbol in node.expr.free_symbols}
-    yield {symbol: sympy.Integer(_example(env).get(symbol, 2)) for symbol, env in envs.items()}
+    known = {symbol: _example(env).get(symbol) for symbol, env in envs.items()}
+    example = {symbol: sympy.Integer(2 if extent is None else extent) for symbol, extent in known.items()}
+    yield example, None not in known.values()
     if envs:
         ranges = {symbol: env.var_to_range[symbol] for symbol, env in envs.items()}
-        yield {symbol: _clipped(limits.lower) for symbol, limits in ranges.items()}
-        yield {symbol: _clipped(limits.upper) for symbol, limits in ranges.items()}
+        yield {symbol: _clipped(limits.lower) for symbol, limits in ranges.items()}, False
+        yield {symbol: _clipped(limits.upper) for symbol, limits in ranges.items()}, False
 
 
 def _example(env: Any) -> Mapping[sympy.Symbol, Any]:
     """The extents of the example; torch 2.11 gave the table another name."""
-    return getattr(env, "backed_var_to_val", None) or env.var_to_val
+    return env.backed_var_to_val if hasattr(env, "backed_var_to_val") else env.var_to_val
 
 
 def _clipped(limit: Any) -> sympy.Integer:
