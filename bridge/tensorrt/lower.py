@@ -18,7 +18,7 @@ from bridge.native import MAX_RANK
 from bridge.source import model_line, operator_name
 from bridge.tensorrt import calls, dtypes, ordering, scattering, slices
 from bridge.tensorrt.attention import expand_attention
-from bridge.tensorrt.decompositions import decompositions
+from bridge.tensorrt.decomposing import decomposed
 from bridge.tensorrt.engine_file import TensorSpec
 from bridge.tensorrt.flavour import Flavour
 from bridge.tensorrt.float_extents import make_integer
@@ -35,7 +35,7 @@ def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: 
             hold for all extents.
         UnsupportedOpError: attention with dropout.
         SpecializedError: torch or a pass fixed a dynamic dimension.
-        BuildError: a pass lost a bridge op.
+        BuildError: a decomposition fails, or a pass lost a bridge op.
     """
     from torch_tensorrt.dynamo.lowering import post_lowering
     from torch_tensorrt.dynamo.lowering.passes.remove_detach import remove_detach
@@ -43,9 +43,9 @@ def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: 
     program = writable(program)
     with warnings.catch_warnings(), asked_in_lowering(program), without_conditions(program):
         warnings.simplefilter("ignore", FutureWarning)  # torch copies its own deprecated classes
-        decomposed = select_unbound(program).run_decompositions(decompositions())
-        _refuse_mutation(decomposed)
-        module = _without_writes(decomposed)
+        taken_apart = decomposed(select_unbound(program))
+        _refuse_mutation(taken_apart)
+        module = _without_writes(taken_apart)
         expected = count_ops(module.graph)
         expand_attention(module)
         module = post_lowering(remove_detach(module, settings), settings)

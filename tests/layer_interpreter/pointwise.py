@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bridge.tensorrt import dtypes
-from layer_interpreter.table import broadcast, layer, require, same_kind, wide
+from layer_interpreter.table import LAYERS, broadcast, layer, require, same_kind, wide  # noqa: F401
 
 
 @layer("ACTIVATION")
