@@ -18,6 +18,7 @@ from bridge.op import Op
 from bridge.tensorrt import calls, shims
 from bridge.tensorrt import flavour as flavours
 from bridge.tensorrt.attention import SDPA, convert_attention, fits_layer
+from bridge.tensorrt.cumulative import CUMSUM, convert_cumsum, has_axis
 from bridge.tensorrt.extents import RULES, Rule
 from bridge.tensorrt.fields import Call
 from bridge.tensorrt.flavour import Flavour
@@ -166,11 +167,19 @@ def _convert_copy(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[st
     return convert_copy(_layers(ctx, f"[COPY]-[{name}]"), part, number)
 
 
+def _convert_cumsum(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
+    from torch_tensorrt.dynamo.conversion.converter_utils import get_trt_tensor
+
+    x = get_trt_tensor(ctx, args[0], f"{name}_terms")
+    return convert_cumsum(_layers(ctx, f"[CUMULATIVE]-[{name}]"), x, *args[1:], **kwargs)
+
+
 # Operator, which of its nodes, and the converter, beside the rules for extents.
 _OWN: tuple[tuple[Any, Callable[[Node], bool], Callable[..., Any]], ...] = (
     (SDPA, fits_layer, convert_attention),
     (SLICE, is_of_values, _convert_slice),
     (COPY, is_of_number, _convert_copy),
+    (CUMSUM, has_axis, _convert_cumsum),
 )
 
 
