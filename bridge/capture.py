@@ -68,7 +68,7 @@ def _export(
 ) -> ExportedProgram:
     """The first program that holds for all extents; else the first there is, for check_assumptions to tell of."""
     fallback, refusal = None, None
-    for attempt in _ATTEMPTS if dynamic_shapes else _ATTEMPTS[:1]:
+    for attempt in _attempts(model) if dynamic_shapes else _ATTEMPTS[:1]:
         try:
             program = attempt.export(model, args, kwargs, dynamic_shapes)
         except Exception as error:
@@ -131,6 +131,13 @@ _ATTEMPTS = (
     _Attempt(strict=True),
     _Attempt(general=True, strict=True),
 )
+
+
+def _attempts(model: torch.nn.Module) -> list[_Attempt]:
+    """A graph that torch.compile traced has no Python left to follow. Within torch.compile, a strict capture may free
+    what that is compiling with: SIGSEGV in torch 2.11."""
+    traced = isinstance(model, torch.fx.GraphModule)
+    return [attempt for attempt in _ATTEMPTS if not (traced and attempt.strict)]
 
 
 def _about_extents(error: Exception) -> bool:

@@ -1,4 +1,10 @@
-"""fallback=True: what engines can run goes into engines, the rest runs in PyTorch, and a report says which is which."""
+"""fallback=True: what engines can run goes into engines, the rest runs in PyTorch, and a report says which is which.
+
+Of a detector, backbone, heads and decoded boxes are one engine, up to the first line that takes elements by their
+values: a mask, torch.where with one argument, nonzero, nms. There torch.compile ends the graph; that line runs in
+PyTorch, and what follows it gets engines of its own. bridge.report names the line. By bridge.compile, or with
+torch._dynamo.config.capture_dynamic_output_shape_ops, nms is within the engine.
+"""
 
 import operator
 from collections.abc import Callable, Mapping

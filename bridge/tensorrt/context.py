@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bridge.errors import EngineError, EngineInputError
 from bridge.tensorrt import streams
+from bridge.tensorrt.capturable import likely_causes
 from bridge.tensorrt.found import Found
 from bridge.tensorrt.input_check import InputCheck
 from bridge.tensorrt.messages import describe_errors, take_errors
@@ -53,9 +54,11 @@ class Context:
         self.check_shapes_known()
         capturable = getattr(self.native, "is_stream_capturable", None)  # TensorRT-RTX alone can tell
         if capturable is not None and not capturable(stream):
+            causes = likely_causes(self._engine.file.layers)
             raise EngineError(
                 f"TensorRT cannot capture this engine into a CUDA graph for inputs of shapes"
-                f" {_spell(self._shapes or ())}; run it with cuda_graph=False{self._reasons()}"
+                f" {_spell(self._shapes or ())}{f', probably because {causes}' if causes else ''}; run it with"
+                f" cuda_graph=False{', or write the model without that' if causes else ''}{self._reasons()}"
             )
 
     def check_shapes_known(self) -> None:

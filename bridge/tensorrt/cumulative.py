@@ -1,6 +1,7 @@
 """Cumulative sums by TensorRT's layer of that name.
 
-torch_tensorrt makes a loop, whose sums are float32 whatever is summed, so that integers above 2^24 are rounded.
+torch_tensorrt makes a loop, whose sums are float32 whatever is summed, so that integers above 2^24 are rounded; and no
+CUDA graph can hold a loop. transformers' causal masks have a running sum, which tells packed sequences apart.
 """
 
 from typing import Any
@@ -15,9 +16,9 @@ CUMSUM = torch.ops.aten.cumsum.default
 
 
 def cumsum(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Any:
-    """The sums of a tensor that has the result's dtype, of integers int64; NotImplemented for one that has it."""
+    """The sums of a tensor of float32 or int64, rounded once to the result's dtype; NotImplemented for one of these."""
     result = dtype or (x.dtype if x.is_floating_point() else torch.int64)
-    summed = result if result.is_floating_point else torch.int64
+    summed = torch.float32 if result.is_floating_point else torch.int64
     if x.dim() == 0:
         return x.to(result, copy=True)
     if x.dtype == summed == result and dtype is None:

@@ -181,9 +181,27 @@ def refusal(node: Node) -> str | None:
         dtype = getattr(node.meta.get("val"), "dtype", None)
         if known and dtype is not None and dtypes.from_torch(dtype) is None:
             return f"its result is {dtype}, {dtypes.absence(dtype)}"
+        if _takes_by_values(node):
+            return _BY_VALUES
         return "its converter refuses these arguments or shapes" if known else "it has no converter"
     data_dependent = len(converter) > 2 and converter[2].get("requires_output_allocator", False)
-    return "the shape of its result depends on values, not on shapes" if data_dependent else None
+    return _BY_VALUES if data_dependent else None
+
+
+_BY_VALUES = (
+    "the shape of its result depends on values, not on shapes. Keep all elements and mark those that do not count, such"
+    " as boxes before nms by torch.where(scores > threshold, scores, -inf), and drop them after the engine; or have"
+    ' PyTorch run it between engines: torch.compile(model, backend="bridge", options={"fallback": True})'
+)
+
+
+def _takes_by_values(node: Node) -> bool:
+    """Whether a result has an extent of values where no argument has one: a selection by a mask, for instance."""
+    taken, made = (
+        any(slices.depends_on_values(extent) for tensor in calls.tensors_of(nodes) for extent in tensor.shape)
+        for nodes in (node.all_input_nodes, [node])
+    )
+    return made and not taken
 
 
 def _refuse_rank(node: Node) -> str | None:
@@ -201,9 +219,9 @@ def _refuse_values(node: Node) -> str | None:
 
 
 _OUTSIDE: dict[Any, str] = {
-    torch.ops.aten._local_scalar_dense.default: "it makes a Python number of a tensor's value (.item(), float(), bool());"
-    " return the tensor, or compute with it",
-    torch.ops.aten.nonzero.default: "the shape of its result depends on values",
+    torch.ops.aten._local_scalar_dense.default: "it makes a Python number of a tensor's value (.item(), float(),"
+    " bool()); return the tensor, or compute with it",
+    torch.ops.aten.nonzero.default: _BY_VALUES,
     torch.ops.aten.rand.default: "it draws random numbers; take them as an input",
     torch.ops.aten.randn.default: "it draws random numbers; take them as an input",
     torch.ops.aten.rand_like.default: "it draws random numbers; take them as an input",
