@@ -30,6 +30,7 @@ from bridge.names import without_conditions, writable
 from bridge.passes import Outcome, selected
 from bridge.passes import rewrite as apply_passes
 from bridge.pooled_extents import of_any_extents
+from bridge.profile import naming_empty
 from bridge.surroundings import surroundings
 from bridge.tensorrt import build, gpu, inventory, pytrees, quiet
 from bridge.tensorrt.calls import find_calls, fitting_calls
@@ -265,7 +266,8 @@ def _convert(
         _check_plugins(layers, plugins)
         note(f"{len(layers)} layers, {len(plugins)} of them plugins")
     with log.step(f"build for {session.target}") as note:
-        engine = build.build_engine(flavour, builder, network, filling.profile, session.target, session.config)
+        with naming_empty(inputs):
+            engine = build.build_engine(flavour, builder, network, filling.profile, session.target, session.config)
         note(f"{len(engine):,} bytes")
     return EngineFile(
         engine=engine,
