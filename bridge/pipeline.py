@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 import bridge
 from bridge import log, lowering_memory, native, structure
+from bridge.assumptions import asked_in_lowering
 from bridge.cache import EngineCache
 from bridge.cache_key import engine_key, environment
 from bridge.code_key import NoKeyError
@@ -93,9 +94,12 @@ class Built:
 
 
 def rewrite(program: ExportedProgram, session: Session) -> tuple[ExportedProgram, list[Outcome]]:
-    """The program after the passes that the settings ask for, and what they did; the one given stays as it is."""
+    """The program after the passes that the settings ask for, and what they did; the one given stays as it is.
+
+    ExportError: taking in-place writes out of it, or an op's shapes, fixed a dynamic dimension.
+    """
     program = writable(program)
-    with log.step("passes") as note, without_conditions(program):
+    with log.step("passes") as note, asked_in_lowering(program), without_conditions(program):
         program, outcomes = apply_passes(program, selected(session.config.passes))
         note(f"{sum(outcome.replaced for outcome in outcomes)} of {len(outcomes)} places rewritten")
     return program, outcomes
