@@ -11,44 +11,16 @@ from torch.export import ExportedProgram
 from torch.fx.experimental import _config as symbolic_config
 from torch.utils import _pytree as pytree
 
+from bridge import op_tensors
 from bridge.assumptions import broken, environment, note
 from bridge.errors import ExportError
 from bridge.questions import recorded
+from bridge.refusals import SMALL_EXAMPLE, explain
+from bridge.tensorrt.quiet import quiet_capture
 from bridge.tensorrt.slices import depends_on_values
 
 _MODE_DEPENDENT = (torch.nn.modules.dropout._DropoutNd, torch.nn.modules.batchnorm._BatchNorm, torch.nn.RReLU)
 _SHOWN_LAYERS = 5
-
-# Pattern in torch's message → what to do about it; the first that matches is shown.
-_OF_SMALL_EXAMPLE = r"specialized it to be a constant \([01]\)"
-_HINTS = (
-    (
-        _OF_SMALL_EXAMPLE,
-        "torch.export takes an extent of 0 or 1 for fixed; give an example whose dynamic dimensions have 2 or more",
-    ),
-    (
-        r"specialized it to be a constant",
-        "the model's code holds that dimension to the example's extent; change the line that does, or leave the"
-        " dimension out of dynamic_shapes",
-    ),
-    (
-        r"Constraints violated",
-        "the model's code restricts that dimension more than dynamic_shapes does; use the range that is suggested, or a"
-        " Dim that is a multiple, such as 8 * Dim(...)",
-    ),
-    (
-        r"(?is)data-dependent.*\bfor \w*expert\w* in\b",
-        "the model loops over the experts that tokens go to, which one engine cannot; for a model of transformers,"
-        ' model.set_experts_implementation("grouped_mm"), or "batched_mm", computes the same without that loop',
-    ),
-    (
-        r"data-dependent",
-        "the model branches on values of tensors, which one engine cannot; use torch.where, or compute both",
-    ),
-)
-_BOILERPLATE = re.compile(
-    r"(For (more|extended|C\+\+|debugging)|If you suspect|The error above|consider using|Caused by)"
-)
 
 
 def export(
@@ -72,11 +44,20 @@ def export(
     if not isinstance(args, (tuple, list)):
         raise TypeError(f"args is a {type(args).__name__}, expected a tuple of the model's arguments")
     _refuse_training(model)
+    _refuse_forms(args, kwargs or {})
     try:
-        with torch.no_grad():
+        with torch.no_grad(), quiet_capture():
             return _export(model, *_distinct(tuple(args), dict(kwargs or {})), dynamic_shapes)
     except Exception as error:  # torch.export raises what the model raises, and several kinds of its own
-        raise ExportError(f"torch.export cannot capture {type(model).__name__}: {_explain(error)}") from error
+        raise ExportError(f"torch.export cannot capture {type(model).__name__}: {explain(error)}") from error
+
+
+def _refuse_forms(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Sparse and nested tensors among the arguments, which torch.export fails at in many ways."""
+    for name, given in (("args", tuple(args)), ("kwargs", dict(kwargs))):
+        for path, value in pytree.tree_flatten_with_path(given)[0]:
+            if isinstance(value, torch.Tensor) and (reason := op_tensors.refuse(value)) is not None:
+                raise ExportError(f"{name}{pytree.keystr(path)} {reason}")
 
 
 def _export(
@@ -151,7 +132,7 @@ _ATTEMPTS = (
 
 def _about_extents(error: Exception) -> bool:
     """Whether torch.export refuses what the model asks of its extents, of which another attempt may ask less."""
-    return any(part in str(error) for part in _OF_EXTENTS) and not re.search(_OF_SMALL_EXAMPLE, str(error))
+    return any(part in str(error) for part in _OF_EXTENTS) and not re.search(SMALL_EXAMPLE, str(error))
 
 
 _OF_EXTENTS = (
@@ -187,10 +168,3 @@ def _refuse_training(model: torch.nn.Module) -> None:
         shown = ", ".join(layers[:_SHOWN_LAYERS]) + (", …" if len(layers) > _SHOWN_LAYERS else "")
         named = f" (its dropout and batch norm: {shown})" if layers else ""
         raise ExportError(f"{type(model).__name__} is in training mode{named}; call model.eval() first")
-
-
-def _explain(error: Exception) -> str:
-    text = re.sub(r" For more information, run with \S+", "", str(error)) or type(error).__name__
-    lines = [line for line in text.splitlines() if line.strip() and not _BOILERPLATE.match(line.strip())]
-    hint = next((hint for pattern, hint in _HINTS if re.search(pattern, text)), None)
-    return "\n".join(lines) + (f"\nWhat to do: {hint}." if hint else "")

@@ -15,9 +15,10 @@ from torch.fx import Node
 from bridge import foreign, lowerings
 from bridge.errors import BuildError
 from bridge.op import Op
-from bridge.tensorrt import calls, shims
+from bridge.tensorrt import calls, shape_rules, shims
 from bridge.tensorrt import flavour as flavours
 from bridge.tensorrt.attention import SDPA, convert_attention, fits_layer
+from bridge.tensorrt.cumulative import CUMSUM, convert_cumsum
 from bridge.tensorrt.extents import RULES as EXTENTS
 from bridge.tensorrt.extents import Rule
 from bridge.tensorrt.fields import Call
@@ -29,7 +30,7 @@ from bridge.tensorrt.plugin import DirectPlugins, Plugins
 from bridge.tensorrt.slices import SLICE, convert_slice, is_of_values
 
 # What torch_tensorrt 2.11 says it converts for fixed shapes alone, by layers that ask for no extent.
-_OF_ANY_SHAPE = (torch.ops.aten.gather.default, torch.ops.aten.log1p.default)
+_OF_ANY_SHAPE = (torch.ops.aten.gather.default, torch.ops.aten.log1p.default, torch.ops.aten.clone.default)
 
 
 @dataclass
@@ -98,8 +99,8 @@ hold, refresh, release = _registry.hold, _registry.refresh, _registry.release
 @contextlib.contextmanager
 def own_conversion(flavour: Flavour) -> Iterator[None]:
     """Around a lowering and conversion by bridge itself: torch_tensorrt converts bridge's ops, and what bridge converts
-    otherwise (attention, slices, writes to a part, arithmetic on extents), or for dynamic shapes too (gather,
-    log1p). Outside, torch_tensorrt's own compile keeps its behaviour, its settings included.
+    otherwise (attention, slices, writes to a part, sums, arithmetic on extents), or for dynamic shapes too (gather,
+    log1p, clone). Outside, torch_tensorrt's own compile keeps its behaviour, its settings included.
 
     For one thread at a time.
     """
@@ -175,11 +176,18 @@ def _convert_copy(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[st
     return convert_copy(_layers(ctx, f"[COPY]-[{name}]"), part, number)
 
 
+def _convert_cumsum(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
+    from torch_tensorrt.dynamo.conversion.converter_utils import get_trt_tensor
+
+    return convert_cumsum(_layers(ctx, f"[CUMSUM]-[{name}]"), get_trt_tensor(ctx, args[0], name), args[1])
+
+
 # Operator, which of its nodes, and the converter, beside the rules for extents.
 _OWN: tuple[tuple[Any, Callable[[Node], bool], Callable[..., Any]], ...] = (
     (SDPA, fits_layer, convert_attention),
     (SLICE, is_of_values, _convert_slice),
     (COPY, is_of_number, _convert_copy),
+    (CUMSUM, lambda node: True, _convert_cumsum),
 )
 
 
@@ -191,7 +199,7 @@ def convert(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any
     """Adds the layer or layers of one call; returns its output tensor, or a tuple of them.
 
     ctx: torch_tensorrt's ConversionContext. Arguments: ITensors, and torch tensors for constants.
-    BuildError: TensorRT refuses the plugin, or a tensor is given as a number.
+    BuildError: TensorRT refuses the plugin, or infers another shape than the graph has; or a tensor is a number.
     """
     op, values, attributes = foreign.bind(target, args, kwargs)
     conversion = _conversion(ctx)
@@ -208,6 +216,8 @@ def convert(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any
         if call is not None:
             conversion.layers[layer.name] = call
         outputs = tuple(layer.get_output(index) for index in range(op.num_outputs))
+    if call is not None:
+        shape_rules.check_network(call, [tuple(output.shape) for output in outputs])
     return outputs[0] if op.num_outputs == 1 else outputs
 
 

@@ -14,14 +14,7 @@ from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.fx.passes.shape_prop import TensorMetadata
 
-from bridge.passes.layout import (
-    LayoutError,
-    allow_other_strides,
-    depends_on_strides,
-    lie_alike,
-    order_of,
-    strides_of,
-)
+from bridge.passes.layout import Followers, LayoutError, lie_alike, order_of, strides_of
 
 aten = torch.ops.aten
 # Operators that convert to another dtype, or may; and those that keep the elements and their order.
@@ -244,6 +237,7 @@ class Editor:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self._known: dict[Hashable, Node] = {}
+        self._followers: Followers | None = None
 
     def call(
         self,
@@ -271,10 +265,11 @@ class Editor:
         LayoutError: something depends on the strides, and they cannot be those of `root`.
         """
         if not lie_alike(result, root):
-            if depends_on_strides(root, written(self.graph)):
+            self._followers = self._followers or Followers(self.graph, written(self.graph))
+            if self._followers.depend_on_strides(root):
                 result = self._lay_out(result, root)
             else:
-                allow_other_strides(root)
+                self._followers.allow_other_strides(root)
         root.replace_all_uses_with(result)
 
     def _lay_out(self, result: Node, root: Node) -> Node:

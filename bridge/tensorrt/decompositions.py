@@ -8,14 +8,18 @@ import torch
 from torch import Tensor
 
 from bridge.op import OPS
-from bridge.tensorrt import counting, grouped, ordering, partial_writes, pooling, scattering
+from bridge.tensorrt import counting, grouped, ordering, partial_writes, pooling, resizing, scattering
 from bridge.tensorrt.attention import SDPA
 from bridge.tensorrt.bounds import known_equal
+from bridge.tensorrt.cumulative import CUMSUM, cumsum
+from bridge.tensorrt.indexing import INDEX, index
+from bridge.tensorrt.promotion import promoted
 
 _FLASH_ON_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _AS_STRIDED = torch.ops.aten.as_strided.default
 _CAT = torch.ops.aten.cat.default
 _CONVOLUTION = torch.ops.aten.convolution.default
+_SOFTPLUS = torch.ops.aten.softplus.default
 _BATCH_NORM = torch.ops.aten._native_batch_norm_legit_no_training.default
 
 
@@ -28,7 +32,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     table |= torch._decomp.get_decompositions([_FLASH_ON_CPU])  # in programs that were decomposed before they came here
     for op in OPS.values():
         table.pop(op.overload, None)
-    return {**_of_torch(table), **table, **_ours()}
+    return promoted({**_of_torch(table), **table, **_ours()})
 
 
 def _of_torch(table: Mapping[Any, Any]) -> dict[Any, Callable[..., Any]]:
@@ -49,6 +53,11 @@ def _ours() -> dict[Any, Callable[..., Any]]:
         _BATCH_NORM: batch_norm,
         _CAT: cat,
         _CONVOLUTION: convolution,
+        torch.ops.prims.broadcast_in_dim.default: broadcast_in_dim,
+        **resizing.by_factors(),
+        CUMSUM: cumsum,
+        INDEX: index,
+        _SOFTPLUS: softplus,
         aten.slice_scatter.default: partial_writes.slice_scatter,
         aten.select_scatter.default: partial_writes.select_scatter,
         aten._softmax.default: softmax,
@@ -110,6 +119,14 @@ def addbmm(x: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1
     product = torch.bmm(a, b).sum(0)
     product = product if alpha == 1 else product * alpha
     return product if beta == 0 else product + (x if beta == 1 else x * beta)
+
+
+def broadcast_in_dim(x: Tensor, shape: Sequence[int], axes: Sequence[int]) -> Tensor:
+    """x with its dimensions at `axes` of a shape, repeated along the others; torch takes std apart with it."""
+    placed = [1] * len(shape)
+    for axis, extent in zip(axes, x.shape, strict=True):
+        placed[axis] = extent
+    return x.reshape(placed).expand(shape)
 
 
 def batch_norm(
@@ -187,3 +204,13 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     if len(kept) in (0, len(tensors)) or others or kept[0].dim() == 1:
         return NotImplemented
     return _CAT(kept, dim) if len(kept) > 1 else kept[0].clone()
+
+
+def softplus(x: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
+    """x itself beyond a threshold, which torch_tensorrt ignores. At 20 both are equal within float32's precision."""
+    if threshold >= _SAME_SOFTPLUS:
+        return NotImplemented
+    return torch.where(x * beta > threshold, x, _SOFTPLUS(x, beta, _SAME_SOFTPLUS))
+
+
+_SAME_SOFTPLUS = 20

@@ -21,9 +21,9 @@ _TENSOR = schema.record(
     {"name": schema.text, "dtype": schema.name, "shape": schema.sequence(schema.integer(-1), _MOST_DIMENSIONS)}
 )
 _LAYER = schema.record(
-    {"name": schema.text, "type": schema.name},
+    {"name": schema.text, "type": schema.word},
     {
-        "op": schema.optional(schema.name),
+        "op": schema.optional(schema.word),
         "attributes": schema.mapping(schema.scalar_or_list),
         "inputs": schema.sequence(schema.text),
         "outputs": schema.sequence(_TENSOR),

@@ -8,6 +8,7 @@ from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bridge.tensorrt import dtypes
@@ -80,9 +81,14 @@ class _Program:
         return LAYERS[node.kind](self._trt, node.layer, *operands)
 
     def _plugin(self, node: _Node, operands: list[Tensor | None]) -> Any:
-        """What the op's reference makes of the tensors that are present."""
+        """What the op's reference makes of the tensors that are present, and, of a counted op, how many it found."""
         call, given = self._calls[node.name], iter(operands)
-        return call.op.run(*(next(given) if present else None for present in call.tensors), **call.attributes)
+        results = call.op.run(*(next(given) if present else None for present in call.tensors), **call.attributes)
+        if not call.op.counted:
+            return results
+        dtype = dtypes.from_trt(node.outputs[-1].dtype).torch
+        results = results if isinstance(results, tuple) else (results,)
+        return (*results, *[torch.tensor(results[place].shape[0], dtype=dtype) for place in call.op.counted])
 
 
 def _check(tensor: Any, value: Tensor) -> None:
