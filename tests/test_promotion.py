@@ -35,6 +35,9 @@ _CASES: dict[str, Callable[..., Any]] = {
         torch.nn.functional.interpolate(f.nan_to_num(posinf=3.0)[None, None].expand(1, 1, -1, 3), **settings)
         for settings in ({"scale_factor": 1.7}, {"scale_factor": (2, 1.4), "mode": "bilinear"}, {"scale_factor": 2.0})
     ),
+    "resizing of one axis": lambda i, n, b, f, h, at: torch.nn.functional.interpolate(
+        f.nan_to_num(posinf=3.0)[None], scale_factor=1.7, mode="linear"
+    ),
     "softplus": lambda i, n, b, f, h, at: (torch.nn.functional.softplus(f, 2.0, 1.0), torch.nn.functional.softplus(f)),
 }
 

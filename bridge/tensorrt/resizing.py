@@ -4,7 +4,7 @@ PyTorch rounds the extents and keeps the factor for the coordinates. TensorRT's 
 for the factor (ResizeCoordinateTransformation), and torch_tensorrt asks for that.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,13 @@ def by_factors() -> dict[Any, Callable[..., Any]]:
     """Decompositions, PyTorch's own, of what TensorRT's layer would compute with another factor."""
     operators = [getattr(torch.ops.aten, name).vec for name in _NAMES.split()]
     theirs = torch._decomp.get_decompositions(operators)
+    theirs.setdefault(torch.ops.aten.upsample_linear1d.vec, _linear1d)  # torch 2.11 has no such row
     return {op: _unless_whole(op, theirs[op]) for op in operators if op in theirs}
+
+
+def _linear1d(x: Tensor, output_size: Any, align_corners: bool, scale_factors: Sequence[float]) -> Tensor:
+    bilinear = torch.ops.aten.upsample_bilinear2d.vec
+    return bilinear(x.unsqueeze(2), output_size, align_corners, [1.0, *scale_factors]).squeeze(2)
 
 
 def _unless_whole(op: Any, theirs: Callable[..., Any]) -> Callable[..., Any]:
