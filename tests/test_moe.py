@@ -94,7 +94,7 @@ def test_a_loop_over_experts_names_the_way_out():
 
 
 class Mixture(torch.nn.Module):
-    """By hand: x [tokens, 8], experts [4, 8, 8], each token's two best, weighted; and what stands beside such models."""
+    """By hand: x [tokens, 8], experts [4, 8, 8], each token's two best, weighted; and what stands beside."""
 
     def __init__(self):
         super().__init__()
