@@ -57,30 +57,23 @@ def test_products_with_sums():
 
 
 class Logits(torch.nn.Module):
-    def __init__(self, family, implementation=None):
+    def __init__(self, family, implementation="grouped_mm"):
         super().__init__()
         import transformers
 
         torch.manual_seed(0)
         config = getattr(transformers, f"{family}Config")(**SIZES, **OF_FAMILY[family])
         self.model = getattr(transformers, f"{family}ForCausalLM")(config)
-        if implementation is not None:
-            self.model.set_experts_implementation(implementation)
+        assert self.model.config._experts_implementation == "grouped_mm"  # what transformers takes by itself
+        self.model.set_experts_implementation(implementation)
 
     def forward(self, ids):
         return self.model(ids, use_cache=False).logits
 
 
-@pytest.mark.parametrize(
-    ("family", "dynamic_shapes", "implementation"),
-    [
-        ("Mixtral", ({1: LENGTH},), None),
-        ("Qwen3Moe", None, None),
-        ("Olmoe", None, "batched_mm"),
-    ],
-)
-def test_mixtures_of_transformers(family, dynamic_shapes, implementation):
-    model = Logits(family, implementation).eval()
+@pytest.mark.parametrize(("family", "dynamic_shapes"), [("Mixtral", ({1: LENGTH},)), ("Qwen3Moe", None)])
+def test_mixtures_of_transformers(family, dynamic_shapes):
+    model = Logits(family).eval()
     with oracle.interpreted():
         compiled = oracle.ahead(model, (torch.randint(30, (1, 7)),), dynamic_shapes)
         for length in [7] if dynamic_shapes is None else [7, 2, 32]:
@@ -89,7 +82,7 @@ def test_mixtures_of_transformers(family, dynamic_shapes, implementation):
 
 
 def test_a_mixture_by_torch_compile():
-    model, ids = Logits("Mixtral").eval(), torch.randint(30, (1, 7))
+    model, ids = Logits("Olmoe").eval(), torch.randint(30, (1, 7))
     torch._dynamo.reset()
     with oracle.interpreted():
         oracle.assert_same(oracle.just_in_time(model)(ids), model(ids), rtol=1e-4, atol=1e-4)
@@ -101,36 +94,38 @@ def test_a_loop_over_experts_names_the_way_out():
 
 
 class Mixture(torch.nn.Module):
-    """By hand: x [tokens, 8], each token's two best of 4 experts, weighted; and what stands beside such models."""
+    """By hand: x [tokens, 8], experts [4, 8, 8], each token's two best, weighted; and what stands beside."""
 
     def __init__(self):
         super().__init__()
         self.gate = torch.nn.Linear(8, 4)
-        self.experts = torch.nn.Parameter(torch.randn(4, 8, 8))
 
-    def forward(self, x):
+    def forward(self, x, experts):
         weights, chosen = self.gate(x).softmax(-1).topk(2)
         share = torch.zeros(x.shape[0], 4).scatter_add(1, chosen, weights)
-        product = torch.baddbmm(x.unsqueeze(0), x.expand(4, -1, -1), self.experts)
+        product = torch.baddbmm(x.unsqueeze(0), x.expand(4, -1, -1), experts)
         mixed = (product * share.t().unsqueeze(-1)).sum(0)
         ids, order = chosen.flatten().sort()
         ends = torch.histc(ids.float(), 4, 0, 3).cumsum(0).int()
-        rows = F.grouped_mm(x[order // 2], self.experts, offs=ends) * weights.flatten()[order].unsqueeze(1)
+        rows = F.grouped_mm(x[order // 2].bfloat16(), experts.bfloat16(), offs=ends)  # torch exports no other dtype
+        rows = rows.float() * weights.flatten()[order].unsqueeze(1)
         return mixed, F.glu(mixed, -1), torch.zeros_like(x).index_add_(0, order // 2, rows)
 
 
-@pytest.mark.parametrize("dynamic_shapes", [None, ({0: LENGTH},)], ids=["fixed", "dynamic"])
+@pytest.mark.parametrize("dynamic_shapes", [None, ({0: LENGTH}, None)], ids=["fixed", "dynamic"])
 def test_a_mixture_by_hand(dynamic_shapes):
-    model = Mixture().eval()
+    model, experts = Mixture().eval(), torch.randn(4, 8, 8)
     with oracle.interpreted():
-        compiled = oracle.ahead(model, (torch.randn(5, 8),), dynamic_shapes)
+        compiled = oracle.ahead(model, (torch.randn(5, 8), experts), dynamic_shapes)
         for tokens in [5] if dynamic_shapes is None else [5, 2, 32]:
             x = torch.randn(tokens, 8)
-            oracle.assert_same(compiled(x), model(x), rtol=1e-4, atol=1e-4)
+            oracle.assert_same(compiled(x, experts), model(x, experts), rtol=2e-2, atol=2e-2)  # of bfloat16
 
 
 def test_an_engine_of_a_mixture():
-    bridge.compile(Mixture().eval(), (torch.randn(5, 8),), dynamic_shapes=({0: LENGTH},), target="sm86")
+    inputs, shapes = (torch.randn(5, 8), torch.randn(4, 8, 8)), ({0: LENGTH}, None)
+    compiled = bridge.compile(Mixture().eval(), inputs, dynamic_shapes=shapes, target="sm86")
+    assert [output.shape for output in compiled.outputs] == [(-1, 8), (-1, 4), (-1, 8)]
 
 
 @pytest.mark.gpu(engines=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bridge.op import OPS
-from bridge.tensorrt import counting, grouped, ordering, partial_writes, pooling, resizing, scattering
+from bridge.tensorrt import bags, counting, grouped, ordering, partial_writes, pooling, resizing, scattering
 from bridge.tensorrt.attention import SDPA
 from bridge.tensorrt.bounds import known_equal
 from bridge.tensorrt.cumulative import CUMSUM, cumsum
@@ -66,11 +66,16 @@ def _ours() -> dict[Any, Callable[..., Any]]:
         aten.slice_scatter.default: partial_writes.slice_scatter,
         aten.select_scatter.default: partial_writes.select_scatter,
         aten._softmax.default: softmax,
+        aten.empty.memory_format: empty,
         aten.empty_permuted.default: empty,
         aten.empty_strided.default: empty,
         aten.addbmm.default: addbmm,
         aten._grouped_mm.default: grouped.grouped_mm,
+        aten._embedding_bag.default: bags.embedding_bag,
+        aten._embedding_bag_forward_only.default: bags.embedding_bag,
+        aten.bucketize.Tensor: counting.bucketize,
         aten.histc.default: counting.histc,
+        aten.searchsorted.Tensor: counting.searchsorted,
         aten.index_add.default: scattering.index_add,
         aten.index_put.default: scattering.index_put,
         aten.index_reduce.default: scattering.index_reduce,
@@ -111,8 +116,8 @@ def _ours() -> dict[Any, Callable[..., Any]]:
     return table
 
 
-def empty(size: Sequence[Any], order: Sequence[int], *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
-    """Something to write to. An engine's tensors have one layout; torch_tensorrt puts this one on a GPU."""
+def empty(size: Sequence[Any], *layout: Any, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
+    """Something to write to. An engine's tensors have one layout; torch_tensorrt puts some of these on a GPU."""
     return torch.zeros(size, dtype=dtype)
 
 
