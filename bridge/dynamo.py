@@ -4,6 +4,7 @@ All that bridge reads of torch._dynamo's own structures is read here.
 """
 
 import contextlib
+import keyword
 import re
 import sys
 import traceback
@@ -243,7 +244,7 @@ def _bake(lifted: Lifted, node: Node, place: int, value: Tensor) -> None:
     """Makes a placeholder an attribute of the module, called as in the model."""
     words = [word for word in re.findall(r"\w+", _source(node))[2:] if word not in _REGISTRIES]
     name = "_".join(words) or node.name
-    name = f"weight_{name}" if name[0].isdigit() else name
+    name = f"weight_{name}" if name[0].isdigit() or keyword.iskeyword(name) else name
     while hasattr(lifted.module, name):
         name = f"{name}_{place}"
     lifted.module.register_buffer(name, value.detach())
@@ -284,6 +285,7 @@ def _rename(node: Node, taken: set[str]) -> None:
         if other.name == name and other is not node:
             other._rename(f"{name}_value")
     node.name = node.target = name
+    node.graph._graph_namespace.create_name(name, None)  # which no later node gets, then
 
 
 def _source(node: Node) -> str:

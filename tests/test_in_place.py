@@ -150,3 +150,16 @@ def test_a_model_that_keeps_tables_runs_after_it_was_captured(x):
     compiled = ahead(model, (X,))
     assert_same(compiled(x), model(x))
     assert_same(just_in_time(model)(x), Caches()(x))
+
+
+def test_weights_may_have_the_names_of_inputs_and_keywords():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            for name in ("x", "class"):
+                self.register_buffer(name, torch.full((8,), 2.0))
+
+        def forward(self, x):
+            return bridge.relu(x * self.x + getattr(self, "class"), 0.1)
+
+    assert_same(just_in_time(Named().eval())(X), Named()(X))
