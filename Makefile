@@ -8,7 +8,8 @@
 #   make wheel    a wheel for every supported GPU, in dist/
 #   make kernels  registers, spills and shared memory of every kernel, for every supported GPU
 #   make sanitize every kernel under compute-sanitizer, tool by tool; needs a GPU, and minutes
-#   make fuzz     many changed engine files: only documented errors come out of them; takes minutes
+#   make fuzz     changed engine files, calls of plugins, calls of ops: only documented errors come of them; 20 minutes
+#   make sweep    torch's OpInfo samples of every operator against PyTorch; an hour or more (SWEEP='--engines' on a GPU)
 #   make format   rewrite the sources as `make check` wants them
 #   make clean    remove build products; `make distclean` removes .venv too
 #
@@ -18,7 +19,8 @@
 #   EXTRAS                     of pyproject.toml, comma separated
 #   BRIDGE_CUDA_ARCHITECTURES  GPUs to compile for; default: the one present, else 86 (wheel: all)
 #   SANITIZE                   what `make sanitize` runs, as in SANITIZE='--tools racecheck rope'
-#   FUZZ                       what `make fuzz` runs, as in FUZZ='files --count 1000 --seed 7'
+#   FUZZ                       what `make fuzz` runs, as in FUZZ='files --count 1000 --seed 7'; all of it where empty
+#   SWEEP                      what `make sweep` takes, as in SWEEP='--filter pool --json pools.json'
 #   BRIDGE_CUDA=pip            the CUDA compiler of the Python index, even where there is an nvcc
 
 PYTHON ?= python3
@@ -47,7 +49,7 @@ endef
 
 LEAN := 10.15.1.29 11.4.0.106
 
-.PHONY: demo test check build lean wheel kernels sanitize fuzz format clean distclean FORCE
+.PHONY: demo test check build lean wheel kernels sanitize fuzz sweep format clean distclean FORCE
 .DELETE_ON_ERROR:
 
 demo: build
@@ -92,10 +94,13 @@ SANITIZE ?= --tools memcheck,racecheck,initcheck,synccheck
 sanitize: build
 	$(BIN)/python tests/sanitize.py $(SANITIZE)
 
-FUZZ ?= files --count 40000 --seed 1
+FUZZ ?=
 
 fuzz: build
-	$(BIN)/python tests/fuzz.py $(FUZZ)
+	set -e; for run in $(if $(FUZZ),'$(FUZZ)',files plugins ops); do $(BIN)/python tests/fuzz.py $$run; done
+
+sweep: build
+	$(BIN)/python tests/opinfo_sweep.py $(SWEEP)
 
 clean:
 	rm -rf build dist $(STAMPS)/build .mypy_cache .pytest_cache .ruff_cache

@@ -8,7 +8,7 @@ import importlib
 import pkgutil
 from typing import Any
 
-from bridge import errors, log, ops
+from bridge import errors, interrupts, log, ops
 from bridge.errors import BridgeError
 from bridge.op import OPS, op
 
@@ -16,16 +16,17 @@ __version__ = "0.1.0"
 
 log.show_as_asked()
 
-for _module in pkgutil.iter_modules(ops.__path__):
-    globals()[_module.name] = getattr(importlib.import_module(f"bridge.ops.{_module.name}"), _module.name)
+with interrupts.deferred():  # an op that is half defined cannot be defined again
+    for _module in pkgutil.iter_modules(ops.__path__):
+        globals()[_module.name] = getattr(importlib.import_module(f"bridge.ops.{_module.name}"), _module.name)
 
-from bridge import native  # noqa: E402  (after the ops, which it checks)
+    from bridge import native  # after the ops, which it checks
 
-native.load()
+    native.load()
 
-from bridge.torch_tensorrt_door import cross_compile, register, unregister  # noqa: E402
+    from bridge.torch_tensorrt_door import cross_compile, register, unregister
 
-register()
+    register()
 
 # Imported on first use: they need TensorRT's Python packages only when called, but cost time to import.
 _LAZY = {
@@ -62,6 +63,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'bridge' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_LAZY[name]), name)
+    with interrupts.deferred():
+        value = getattr(importlib.import_module(_LAZY[name]), name)
     globals()[name] = value
     return value

@@ -1,25 +1,27 @@
 """What a program takes for granted about its dynamic dimensions, against what they may be.
 
-torch.export traces with the example's extents. Each condition that it met on the way is checked here for the whole range
-of its dimensions, whether torch kept it as an assertion in the graph, as a guard, or not at all: an engine has neither.
+torch.export traces with the example's extents. Each condition that it met on the way is checked here for the whole
+range of its dimensions, whether torch kept it as an assertion in the graph, as a guard, or not at all: an engine has
+neither.
 """
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import sympy
 import torch
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
+from torch.fx.experimental import _config as symbolic_config
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._sympy.functions import Max, Min
 from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from bridge.errors import ExportError
 from bridge.log import logger
-from bridge.questions import Condition, kept_by, recorded
+from bridge.questions import Condition, Questions, kept_by, recorded
 from bridge.source import model_line
 from bridge.symbolic import counterexample
 
@@ -33,27 +35,24 @@ def check_assumptions(program: ExportedProgram) -> None:
         check_condition(program, condition)
 
 
-def note(program: ExportedProgram, asked: Sequence[Condition]) -> None:
+def note(program: ExportedProgram, questions: Questions) -> None:
     """Keeps with a program the conditions under which it was captured."""
-    program.graph_module.meta[_NOTED] = list(asked)
+    env = environment(program.graph_module)
+    asked = questions.of(env) if env is not None else []
+    program.graph_module.meta[_NOTED] = (asked, frozenset(questions.layout))
 
 
 def conditions(program: ExportedProgram) -> Iterator[Condition]:
-    """Every condition on extents, once; but for those that hold for all extents."""
+    """Every condition on extents, once; but for those that hold for all extents, and those on strides."""
     env = environment(program.graph_module)
-    noted = program.graph_module.meta.get(_NOTED, [])
-    seen = set()
-    for condition in (*_asserted(program), *_squeezed(program), *noted, *(kept_by(env) if env is not None else ())):
-        expression = condition.expression.xreplace(env.replacements) if env is not None else condition.expression
-        if expression not in seen and not _always(expression):
-            seen.add(expression)
-            yield dataclasses.replace(condition, expression=expression)
+    noted, layout = _noted(program)
+    kept = [one for one in kept_by(env) if one.expression not in layout] if env is not None else []
+    yield from _distinct((*_asserted(program), *_squeezed(program), *noted, *kept), env)
 
 
 def broken(program: ExportedProgram) -> list[Condition]:
-    """The conditions that do not hold for all extents within the ranges, but those that torch took for known."""
-    every = [condition for condition in conditions(program) if not condition.known]
-    return [condition for condition in every if _counterexample(program, condition) is not None]
+    """The conditions that do not hold for all extents within the ranges, but those that warn_of_ones tells."""
+    return [one for one in conditions(program) if _counterexample(program, one, at_least=2 * one.known) is not None]
 
 
 def warn_of_ones(program: ExportedProgram) -> None:
@@ -61,7 +60,8 @@ def warn_of_ones(program: ExportedProgram) -> None:
 
     Most models ask so in order to spare themselves work, and their engine is right for 1 too.
     """
-    asked = {c.line: c for c in conditions(program) if c.known and _counterexample(program, c) is not None}
+    known = [one for one in conditions(program) if one.known and one.by_model]
+    asked = {one.line: one for one in known if _counterexample(program, one) is not None}
     if asked:
         names = _names(program)
         lines = "".join(f"\n  {_spell(one.expression, names)}: {line}" for line, one in asked.items())
@@ -74,13 +74,13 @@ def warn_of_ones(program: ExportedProgram) -> None:
 
 def check_condition(program: ExportedProgram, condition: Condition) -> None:
     """Raises ExportError where a condition is broken within the ranges."""
-    values = _counterexample(program, condition)
+    values = _counterexample(program, condition, at_least=2 * condition.known)
     if values is not None:
         names = _names(program)
         extents = ", ".join(f"{names.get(symbol, symbol)} = {value}" for symbol, value in values.items())
         raise ExportError(
-            f"the model was captured for {_spell(condition.expression, names)} alone, but dynamic_shapes allows {extents}"
-            f" ({condition.line}); {_way_out(condition.expression)}"
+            f"the model was captured for {_spell(condition.expression, names)} alone, but dynamic_shapes allows"
+            f" {extents} ({condition.line}); {_way_out(condition.expression)}"
         )
 
 
@@ -91,12 +91,29 @@ def asked_in_lowering(program: ExportedProgram) -> Iterator[None]:
     torch keeps no guard that is made after the capture.
     """
     env = environment(program.graph_module)
-    with recorded(by_model=False) as questions, torch._dynamo.config.patch(do_not_emit_runtime_asserts=True):
+    with (
+        recorded(_noted(program)[1]) as questions,
+        symbolic_config.patch(backed_size_oblivious=env is not None),  # asks less
+        torch._dynamo.config.patch(do_not_emit_runtime_asserts=True),
+    ):
         yield
-    for condition in questions.of(env) if env is not None else ():
-        expression = condition.expression.xreplace(env.replacements)
-        if not _always(expression):
-            check_condition(program, Condition(expression, condition.line))
+    if env is not None:
+        for condition in _distinct(questions.of(env), env):
+            check_condition(program, condition)
+
+
+def _noted(program: ExportedProgram) -> tuple[list[Condition], frozenset[sympy.Basic]]:
+    found: tuple[list[Condition], frozenset[sympy.Basic]] = program.graph_module.meta.get(_NOTED, ([], frozenset()))
+    return found
+
+
+def _distinct(every: Iterable[Condition], env: ShapeEnv | None) -> Iterator[Condition]:
+    seen = set()
+    for condition in every:
+        expression = condition.expression.xreplace(env.replacements) if env is not None else condition.expression
+        if (expression, condition.known) not in seen and not _always(expression):
+            seen.add((expression, condition.known))
+            yield dataclasses.replace(condition, expression=expression)
 
 
 def environment(module: GraphModule) -> ShapeEnv | None:
@@ -137,12 +154,25 @@ def _always(condition: sympy.Basic) -> bool:
     return condition.replace(Min, sympy.Min).replace(Max, sympy.Max) == True  # noqa: E712
 
 
-def _counterexample(program: ExportedProgram, condition: Condition) -> dict[sympy.Symbol, int] | None:
+def _counterexample(
+    program: ExportedProgram, condition: Condition, at_least: int = 0
+) -> dict[sympy.Symbol, int] | None:
+    """Extents within the ranges for which it is false. at_least: no extent below that is tried."""
     ranges = program.range_constraints
     symbols = condition.expression.free_symbols
     if any(symbol not in ranges or symbol_is_type(symbol, SymT.UNBACKED_INT) for symbol in symbols):
         return None  # of a value, not of an extent of an input
-    return counterexample(condition.expression, ranges)
+    tried = {symbol: _Range(max(int(ranges[symbol].lower), at_least), int(ranges[symbol].upper)) for symbol in symbols}
+    return counterexample(condition.expression, tried) if all(map(_has_values, tried.values())) else None
+
+
+class _Range(NamedTuple):
+    lower: int
+    upper: int
+
+
+def _has_values(bounds: _Range) -> bool:
+    return bounds.lower <= bounds.upper
 
 
 def _names(program: ExportedProgram) -> dict[sympy.Symbol, str]:

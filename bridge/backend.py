@@ -11,6 +11,7 @@ from torch._guards import tracing
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
+import bridge.imported  # noqa: F401  (first: Ctrl-C must not end what it imports half way)
 from bridge import dynamo, log, partition, strict
 from bridge.capture import export
 from bridge.compiled import CompiledModule
@@ -26,6 +27,7 @@ from bridge.tensorrt.engine_file import TensorSpec
 _MOST_WEIGHTS = 8  # sets of weights for which one graph keeps engines
 
 
+@log.some_stderr()
 def bridge_backend(
     gm: GraphModule, example_inputs: Sequence[Any], *, options: Mapping[str, Any] | None = None, mode: str | None = None
 ) -> Callable[..., Any]:

@@ -18,14 +18,11 @@ from torch.fx import Graph, GraphModule, Node
 
 import bridge
 from bridge import native
+from bridge.code_key import NoKeyError
 from bridge.source import module_path
 from bridge.tensorrt.flavour import Flavour
 
 _CHUNK = 64 << 20  # bytes of a tensor that are brought from a GPU at a time
-
-
-class NoKeyError(TypeError):
-    """Something that an engine depends on has no spelling that another process would give it too."""
 
 
 def engine_key(graph: Graph, constants: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
@@ -110,7 +107,8 @@ def _spell(value: Any, places: Mapping[Node, int] | None = None) -> str:
         case torch.dtype() | torch.layout() | torch.memory_format() | torch.device():
             return str(value.type if isinstance(value, torch.device) else value)
         case tuple() | list():
-            return f"{'(' if isinstance(value, tuple) else '['}{', '.join(_spell(item, places) for item in value)})"
+            items = ", ".join(_spell(item, places) for item in value)
+            return f"({items})" if isinstance(value, tuple) else f"[{items}]"
         case slice():
             return f"slice{_spell((value.start, value.stop, value.step), places)}"
         case Mapping():

@@ -1,49 +1,29 @@
 """From a model to torch.export's program of it."""
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 from torch.fx.experimental import _config as symbolic_config
 from torch.utils import _pytree as pytree
 
-from bridge.assumptions import broken, environment, note
+from bridge import op_tensors
+from bridge.assumptions import broken, note
 from bridge.errors import ExportError
 from bridge.questions import recorded
+from bridge.refusals import SMALL_EXAMPLE, explain
+from bridge.symbolic_arguments import OfExtents
+from bridge.tensorrt.quiet import quiet_capture
 from bridge.tensorrt.slices import depends_on_values
 
 _MODE_DEPENDENT = (torch.nn.modules.dropout._DropoutNd, torch.nn.modules.batchnorm._BatchNorm, torch.nn.RReLU)
 _SHOWN_LAYERS = 5
-
-# Pattern in torch's message → what to do about it; the first that matches is shown.
-_OF_SMALL_EXAMPLE = r"specialized it to be a constant \([01]\)"
-_HINTS = (
-    (
-        _OF_SMALL_EXAMPLE,
-        "torch.export takes an extent of 0 or 1 for fixed; give an example whose dynamic dimensions have 2 or more",
-    ),
-    (
-        r"specialized it to be a constant",
-        "the model's code holds that dimension to the example's extent; change the line that does, or leave the"
-        " dimension out of dynamic_shapes",
-    ),
-    (
-        r"Constraints violated",
-        "the model's code restricts that dimension more than dynamic_shapes does; use the range that is suggested, or a"
-        " Dim that is a multiple, such as 8 * Dim(...)",
-    ),
-    (
-        r"data-dependent",
-        "the model branches on values of tensors, which one engine cannot; use torch.where, or compute both",
-    ),
-)
-_BOILERPLATE = re.compile(
-    r"(For (more|extended|C\+\+|debugging)|If you suspect|The error above|consider using|Caused by)"
-)
 
 
 def export(
@@ -67,11 +47,20 @@ def export(
     if not isinstance(args, (tuple, list)):
         raise TypeError(f"args is a {type(args).__name__}, expected a tuple of the model's arguments")
     _refuse_training(model)
+    _refuse_forms(args, kwargs or {})
     try:
-        with torch.no_grad():
+        with torch.no_grad(), quiet_capture(), _attributes_kept(model):
             return _export(model, *_distinct(tuple(args), dict(kwargs or {})), dynamic_shapes)
     except Exception as error:  # torch.export raises what the model raises, and several kinds of its own
-        raise ExportError(f"torch.export cannot capture {type(model).__name__}: {_explain(error)}") from error
+        raise ExportError(f"torch.export cannot capture {type(model).__name__}: {explain(error)}") from error
+
+
+def _refuse_forms(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Sparse and nested tensors among the arguments, which torch.export fails at in many ways."""
+    for name, given in (("args", tuple(args)), ("kwargs", dict(kwargs))):
+        for path, value in pytree.tree_flatten_with_path(given)[0]:
+            if isinstance(value, torch.Tensor) and (reason := op_tensors.refuse(value)) is not None:
+                raise ExportError(f"{name}{pytree.keystr(path)} {reason}")
 
 
 def _export(
@@ -121,6 +110,7 @@ class _Attempt:
             recorded() as questions,
             symbolic_config.patch(backed_size_oblivious=self.general),
             torch._dynamo.config.patch(do_not_emit_runtime_asserts=emitted),
+            contextlib.nullcontext() if self.strict else OfExtents(),
         ):
             program = torch.export.export(
                 model,
@@ -130,8 +120,7 @@ class _Attempt:
                 strict=self.strict,
                 prefer_deferred_runtime_asserts_over_guards=self.deferred,
             )
-        env = environment(program.graph_module)
-        note(program, questions.of(env) if env is not None else [])
+        note(program, questions)
         return program
 
 
@@ -153,7 +142,7 @@ def _attempts(model: torch.nn.Module) -> list[_Attempt]:
 
 def _about_extents(error: Exception) -> bool:
     """Whether torch.export refuses what the model asks of its extents, of which another attempt may ask less."""
-    return any(part in str(error) for part in _OF_EXTENTS) and not re.search(_OF_SMALL_EXAMPLE, str(error))
+    return any(part in str(error) for part in _OF_EXTENTS) and not re.search(SMALL_EXAMPLE, str(error))
 
 
 _OF_EXTENTS = (
@@ -168,6 +157,22 @@ def _counted(program: ExportedProgram) -> bool:
     """Whether the extent of some tensor depends on values."""
     values = (node.meta.get("val") for node in program.graph.nodes)
     return any(depends_on_values(extent) for value in values if isinstance(value, Tensor) for extent in value.shape)
+
+
+@contextlib.contextmanager
+def _attributes_kept(model: torch.nn.Module) -> Iterator[None]:
+    """Takes off the model what its code kept in attributes while it was traced, such as transformers' tables of
+    frequencies: those tensors hold no values, and the model would not run any more."""
+    before = [(module, dict(vars(module))) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes in before:
+            for name, value in list(vars(module).items()):
+                if isinstance(value, FakeTensor) and name not in attributes:
+                    delattr(module, name)
+                elif isinstance(value, FakeTensor) and value is not attributes[name]:
+                    setattr(module, name, attributes[name])
 
 
 def _distinct(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -189,10 +194,3 @@ def _refuse_training(model: torch.nn.Module) -> None:
         shown = ", ".join(layers[:_SHOWN_LAYERS]) + (", …" if len(layers) > _SHOWN_LAYERS else "")
         named = f" (its dropout and batch norm: {shown})" if layers else ""
         raise ExportError(f"{type(model).__name__} is in training mode{named}; call model.eval() first")
-
-
-def _explain(error: Exception) -> str:
-    text = re.sub(r" For more information, run with \S+", "", str(error)) or type(error).__name__
-    lines = [line for line in text.splitlines() if line.strip() and not _BOILERPLATE.match(line.strip())]
-    hint = next((hint for pattern, hint in _HINTS if re.search(pattern, text)), None)
-    return "\n".join(lines) + (f"\nWhat to do: {hint}." if hint else "")

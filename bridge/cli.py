@@ -16,6 +16,7 @@ Results go to stdout, progress and errors to stderr. What a model file is, bridg
 """
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -43,10 +44,12 @@ _EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
+    _show_everything()
     options = _parse(sys.argv[1:] if argv is None else argv)
     try:
         code = options.run(options)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that exit does not flush into it again
@@ -61,10 +64,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{type(error).__name__}: {error}{hint}", 1, options.debug)
 
 
+def _show_everything() -> None:
+    """Lets the terminal's encoding lack letters of what is printed: they are shown as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _fail(message: str, code: int, debug: bool) -> int:
-    if debug:
+    if debug and log.has_stderr():
         traceback.print_exc()
-    print(f"bridge: {message}", file=sys.stderr)
+    log.say(f"bridge: {message}")
     return code
 
 
@@ -217,7 +227,7 @@ def _compile(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace, text: str) -> None:
     if not options.quiet:
-        print(f"[bridge] {text}", file=sys.stderr, flush=True)
+        log.say(f"[bridge] {text}")
 
 
 def _summary(output: Path, compiled: "bridge.CompiledModule") -> str:

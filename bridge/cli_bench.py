@@ -2,11 +2,12 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
+from bridge import log
 from bridge.errors import BridgeError
+from bridge.files import read_object
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,10 +42,10 @@ def run(options: argparse.Namespace) -> int:
     except (BridgeError, BrokenPipeError):
         raise  # some are of the kinds below, and have exit codes of their own
     except ValueError as error:
-        print(f"bridge: {error}", file=sys.stderr)
+        log.say(f"bridge: {error}")
         return 2
     except (RuntimeError, ImportError, OSError) as error:
-        print(f"bridge: {error}", file=sys.stderr)
+        log.say(f"bridge: {error}")
         return 7
 
 
@@ -91,7 +92,7 @@ def _ops(options: argparse.Namespace) -> int:
         plots.pyplot()  # before minutes are spent on what it cannot draw
     others = [] if options.peers == [] else peers.select(options.peers or [])
     if options.against:
-        result = json.loads(Path(options.against).read_text())
+        result = read_object(options.against, "run of `bridge bench`")
         if "rows" not in result:
             print(_recorded(result))
             return 0
@@ -122,7 +123,7 @@ def _recorded(result: dict[str, Any]) -> str:
 def _note(result: dict[str, Any], path: str | None) -> None:
     """Says what was measured last, and writes all that there is."""
     row = result["rows"][-1]
-    print(f"{row['op']}, {row['workload']}, {row['dtype']}: {row['us']:.1f} us", file=sys.stderr)
+    log.say(f"{row['op']}, {row['workload']}, {row['dtype']}: {row['us']:.1f} us")
     _keep(result, path)
 
 

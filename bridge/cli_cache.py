@@ -1,10 +1,10 @@
 """`bridge cache`: what is in the engine cache, and how to be rid of it."""
 
 import argparse
-import sys
 import time
 from typing import Any
 
+from bridge import log
 from bridge.cache import EngineCache, Entry, default_size, folder_of, parse_size
 from bridge.errors import EngineFileError
 from bridge.placed import plugin_counts
@@ -77,7 +77,7 @@ def _clear(cache: EngineCache, options: argparse.Namespace) -> int:
     missing = [key for key in options.keys if not any(entry.key.startswith(key) for entry in removed)]
     print(_removed(removed))
     if missing:
-        print(f"bridge: no engine's key begins with {', '.join(missing)}", file=sys.stderr)
+        log.say(f"bridge: no engine's key begins with {', '.join(missing)}")
     return 1 if missing else 0
 
 

@@ -2,12 +2,13 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bridge import log
 from bridge.errors import BridgeError
+from bridge.files import read_object
 from bridge.zoo.table import WAYS, not_done
 
 
@@ -57,8 +58,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _merged(paths: Sequence[str]) -> dict[str, Any]:
-    """One run of several. BridgeError: they are not of the same GPU, versions and sizes."""
-    first, *others = [json.loads(Path(path).read_text()) for path in paths]
+    """One run of several. BridgeError: a file holds none, or they are not of the same GPU, versions and sizes."""
+    try:
+        first, *others = [read_object(path, "run of `bridge zoo`") for path in paths]
+    except (OSError, ValueError) as error:
+        raise BridgeError(str(error)) from error
     rows = {row["model"]: row for row in first["rows"]}
     for path, other in zip(paths[1:], others, strict=True):
         for name in ("gpu", "driver", "versions", "full"):
@@ -91,7 +95,7 @@ def _measured(options: argparse.Namespace, scripts: Path) -> dict[str, Any]:
 
     def keep(so_far: Mapping[str, Any], row: Mapping[str, Any]) -> None:
         said = row.get("failed") or {name: way.get("failed", "done") for name, way in row["ways"].items()}
-        print(f"{row['model']}: {said}, {row.get('wall_seconds', 0):.0f} s", file=sys.stderr, flush=True)
+        log.say(f"{row['model']}: {said}, {row.get('wall_seconds', 0):.0f} s")
         if options.json:
             Path(options.json).write_text(json.dumps(so_far, indent=1) + "\n")
 

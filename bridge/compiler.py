@@ -20,6 +20,7 @@ from bridge.tensorrt.engine_file import TensorSpec
 __all__ = ["CompiledModule", "compile", "load"]
 
 
+@log.some_stderr()
 def compile(
     model: torch.nn.Module | ExportedProgram,
     args: Sequence[Any] = (),

@@ -1,11 +1,11 @@
 """Settings of a compilation: one frozen object, passed whole."""
 
 import difflib
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from bridge import log
 from bridge.op import OPS
 from bridge.passes import PASSES
 
@@ -93,7 +93,7 @@ class Config:
     @property
     def reports_progress(self) -> bool:
         """Whether a build says on stderr how far it is."""
-        return sys.stderr.isatty() if self.progress is None else self.progress
+        return log.to_terminal() if self.progress is None else self.progress
 
 
 _KINDS: dict[str, tuple[type, ...]] = {

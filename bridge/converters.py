@@ -15,20 +15,22 @@ from torch.fx import Node
 from bridge import foreign, lowerings
 from bridge.errors import BuildError
 from bridge.op import Op
-from bridge.tensorrt import calls, shims
+from bridge.tensorrt import calls, shape_rules, shims
 from bridge.tensorrt import flavour as flavours
 from bridge.tensorrt.attention import SDPA, convert_attention, fits_layer
-from bridge.tensorrt.cumulative import CUMSUM, convert_cumsum, has_axis
-from bridge.tensorrt.extents import RULES, Rule
+from bridge.tensorrt.cumulative import CUMSUM, convert_cumsum
+from bridge.tensorrt.dynamic_tensors import TENSORS
+from bridge.tensorrt.extents import NUMBERS, Rule
 from bridge.tensorrt.fields import Call
 from bridge.tensorrt.flavour import Flavour
+from bridge.tensorrt.integers import RULES as INTEGERS
 from bridge.tensorrt.layers import Layers
 from bridge.tensorrt.partial_writes import COPY, convert_copy, is_of_number
 from bridge.tensorrt.plugin import DirectPlugins, Plugins
 from bridge.tensorrt.slices import SLICE, convert_slice, is_of_values
 
 # What torch_tensorrt 2.11 says it converts for fixed shapes alone, by layers that ask for no extent.
-_OF_ANY_SHAPE = (torch.ops.aten.gather.default, torch.ops.aten.log1p.default)
+_OF_ANY_SHAPE = (torch.ops.aten.gather.default, torch.ops.aten.log1p.default, torch.ops.aten.clone.default)
 
 
 @dataclass
@@ -97,8 +99,8 @@ hold, refresh, release = _registry.hold, _registry.refresh, _registry.release
 @contextlib.contextmanager
 def own_conversion(flavour: Flavour) -> Iterator[None]:
     """Around a lowering and conversion by bridge itself: torch_tensorrt converts bridge's ops, and what bridge converts
-    otherwise (attention, slices, writes to a part, arithmetic on extents), or for dynamic shapes too (gather,
-    log1p). Outside, torch_tensorrt's own compile keeps its behaviour, its settings included.
+    otherwise (attention, slices, writes to a part, sums, arithmetic on extents), or for dynamic shapes too (gather,
+    log1p, clone). Outside, torch_tensorrt's own compile keeps its behaviour, its settings included.
 
     For one thread at a time.
     """
@@ -107,7 +109,7 @@ def own_conversion(flavour: Flavour) -> Iterator[None]:
     from torch_tensorrt.dynamo.conversion._ConverterRegistry import DYNAMO_ATEN_CONVERTERS as table
 
     hold()
-    own = [*_OWN, *((rule.target, *_by_rule(rule)) for rule in RULES)]
+    own = [*_OWN, *((rule.target, *_by_rule(rule)) for rule in (*NUMBERS, *TENSORS, *INTEGERS))]
     before = {target: table.get(target) for target in (*(target for target, _, _ in own), *_OF_ANY_SHAPE)}
     settings, disallowed = DYNAMO_CONVERTERS.compilation_settings, DYNAMO_CONVERTERS.disallowed_targets
     try:
@@ -151,9 +153,16 @@ def _in_own_conversion(fits: Callable[[Node], bool]) -> Callable[..., bool]:
 
 def _by_rule(rule: Rule) -> tuple[Callable[[Node], bool], Callable[..., Any]]:
     def convert(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
-        return rule.convert(_layers(ctx, f"[{rule.title}]-[{name}]"), args, kwargs)
+        given = [_constant(ctx, value, f"{name}_{place}") for place, value in enumerate(args)]
+        return rule.convert(_layers(ctx, f"[{rule.title}]-[{name}]"), given, kwargs)
 
     return rule.fits, convert
+
+
+def _constant(ctx: Any, value: Any, name: str) -> Any:
+    from torch_tensorrt.dynamo.conversion.converter_utils import get_trt_tensor
+
+    return get_trt_tensor(ctx, value, name) if isinstance(value, (torch.Tensor, numpy.ndarray)) else value
 
 
 def _convert_slice(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
@@ -170,8 +179,7 @@ def _convert_copy(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[st
 def _convert_cumsum(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
     from torch_tensorrt.dynamo.conversion.converter_utils import get_trt_tensor
 
-    x = get_trt_tensor(ctx, args[0], f"{name}_terms")
-    return convert_cumsum(_layers(ctx, f"[CUMULATIVE]-[{name}]"), x, *args[1:], **kwargs)
+    return convert_cumsum(_layers(ctx, f"[CUMSUM]-[{name}]"), get_trt_tensor(ctx, args[0], name), args[1])
 
 
 # Operator, which of its nodes, and the converter, beside the rules for extents.
@@ -179,7 +187,7 @@ _OWN: tuple[tuple[Any, Callable[[Node], bool], Callable[..., Any]], ...] = (
     (SDPA, fits_layer, convert_attention),
     (SLICE, is_of_values, _convert_slice),
     (COPY, is_of_number, _convert_copy),
-    (CUMSUM, has_axis, _convert_cumsum),
+    (CUMSUM, lambda node: True, _convert_cumsum),
 )
 
 
@@ -191,7 +199,7 @@ def convert(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any
     """Adds the layer or layers of one call; returns its output tensor, or a tuple of them.
 
     ctx: torch_tensorrt's ConversionContext. Arguments: ITensors, and torch tensors for constants.
-    BuildError: TensorRT refuses the plugin, or a tensor is given as a number.
+    BuildError: TensorRT refuses the plugin, or infers another shape than the graph has; or a tensor is a number.
     """
     op, values, attributes = foreign.bind(target, args, kwargs)
     conversion = _conversion(ctx)
@@ -208,6 +216,8 @@ def convert(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any
         if call is not None:
             conversion.layers[layer.name] = call
         outputs = tuple(layer.get_output(index) for index in range(op.num_outputs))
+    if call is not None:
+        shape_rules.check_network(call, [tuple(output.shape) for output in outputs])
     return outputs[0] if op.num_outputs == 1 else outputs
 
 

@@ -189,7 +189,7 @@ def _library(name: str, check: Callable[[], str]) -> dict[str, str]:
 
 def _kernels() -> str:
     registered = [name for name in sorted(OPS) if OPS[name].has_cuda_kernel]
-    missing = sorted(OPS.keys() - set(registered))
+    missing = sorted(native.own_ops().keys() - set(registered))
     if missing:
         raise _Missing(f"no CUDA kernels of {', '.join(missing)}: it did not load, or is older than the ops")
     return f"CUDA kernels of {', '.join(registered)}"
@@ -197,7 +197,7 @@ def _kernels() -> str:
 
 def _schemas() -> str:
     schemas = native.plugin_schemas()
-    native.check_schemas(OPS, schemas)
+    native.check_schemas(native.own_ops(), schemas)
     return f"plugins {', '.join(sorted(schemas))}; their schemas match the ops"
 
 

@@ -16,7 +16,6 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from bridge.assumptions import broken, check_condition
-from bridge.dynamo import evaluate
 from bridge.numbers import is_dynamic
 from bridge.profile import UNBOUNDED
 from bridge.tensorrt.engine_file import TensorSpec
@@ -134,9 +133,16 @@ def add_guards(fakes: Sequence[Tensor], program: ExportedProgram, specs: Mapping
                     sizes[inner.node.expr] = extent
     for condition in broken(program):
         if condition.expression.free_symbols <= sizes.keys():
-            _guard(evaluate(condition.expression, sizes), str(condition.expression))
+            _guard_condition(condition.expression, sizes)
         else:
             check_condition(program, condition)
+
+
+def _guard_condition(condition: sympy.Basic, sizes: Mapping[sympy.Symbol, torch.SymInt]) -> None:
+    """The same of a condition in a program's symbols. sizes: torch.compile's extent for each."""
+    env = next(iter(sizes.values())).node.shape_env
+    theirs = condition.xreplace({symbol: extent.node.expr for symbol, extent in sizes.items()})
+    _guard(theirs == sympy.true or env.create_symboolnode(theirs), str(condition))
 
 
 def _guard(holds: bool | torch.SymBool, condition: str) -> None:

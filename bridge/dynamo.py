@@ -6,12 +6,10 @@ All that bridge reads of torch._dynamo's own structures is read here.
 import contextlib
 import re
 import sys
-import sysconfig
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 import sympy
@@ -21,6 +19,7 @@ from torch.fx import GraphModule, Node
 
 from bridge.errors import ExportError
 from bridge.numbers import fix_float, is_dynamic, is_float, replace_number
+from bridge.source import is_the_models
 
 _RESUMED = "torch_dynamo_resume_in_"
 _REGISTRIES = ("_modules", "_parameters", "_buffers")  # of torch.nn.Module, in the names of sources
@@ -72,19 +71,13 @@ def _caller_in_python() -> str | None:
         code = frame.f_code
         if code.co_name == "compile_wrapper" and code.co_filename == _EVAL_FRAME:
             return found
-        if found is None and not code.co_filename.startswith(_NOT_THE_MODEL):
+        if found is None and is_the_models(code.co_filename):
             found = f"{code.co_name} ({code.co_filename}:{code.co_firstlineno})"
         frame = frame.f_back  # type: ignore[assignment]
     return None
 
 
 _EVAL_FRAME = torch._dynamo.eval_frame.__file__
-_NOT_THE_MODEL = (
-    str(Path(torch.__file__).parent),
-    str(Path(__file__).parent),
-    sysconfig.get_path("stdlib"),
-    "<",  # code that has no file
-)
 
 
 def recompile_limit() -> int:

@@ -2,17 +2,19 @@
 
 import contextlib
 import errno
+import json
 import os
 import secrets
 import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from bridge import locks
 
 _SUFFIX = ".tmp"
+_LARGEST_OBJECT = 64 << 20  # bytes of JSON
 _SURELY_ABANDONED = 24 * 3600  # seconds; where no lock tells
 _SURELY_LOCKED = 60  # seconds after which a writer that lives has locked its file
 
@@ -90,6 +92,21 @@ def read_own(path: Path, most: int) -> bytes:
     if len(content) > most:
         raise OSError(errno.EFBIG, f"has {found.st_size:,} bytes, of at most {most:,}", str(path))
     return content
+
+
+def read_object(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
+    """The JSON object of a file that someone names. ValueError: it has none. OSError: it cannot be read."""
+    with open_regular(path) as file:
+        content = file.read(_LARGEST_OBJECT + 1)
+    try:
+        if len(content) > _LARGEST_OBJECT:
+            raise ValueError(f"it has more than {_LARGEST_OBJECT:,} bytes")
+        found = json.loads(content.decode())
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__}")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no {what}: {error}") from error
+    return found
 
 
 def own_folder(path: Path, private: bool = False) -> None:

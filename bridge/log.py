@@ -69,6 +69,42 @@ class _Handler(logging.StreamHandler):
     def stream(self) -> TextIO:
         return sys.stderr
 
+    def emit(self, record: logging.LogRecord) -> None:
+        if has_stderr():
+            super().emit(record)
+
+
+def has_stderr() -> bool:
+    """Whether there is a stderr to write to: a program may have none (None), or have closed it."""
+    return sys.stderr is not None and not getattr(sys.stderr, "closed", False)
+
+
+@contextlib.contextmanager
+def some_stderr() -> Iterator[None]:
+    """Within it sys.stderr can be written to, which logging, warnings and torch do without asking."""
+    if has_stderr():
+        yield
+        return
+    before = sys.stderr
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123 (no path)
+        sys.stderr = nowhere
+        try:
+            yield
+        finally:
+            sys.stderr = before
+
+
+def to_terminal() -> bool:
+    """Whether stderr is a terminal."""
+    return has_stderr() and hasattr(sys.stderr, "isatty") and sys.stderr.isatty()
+
+
+def say(text: str) -> None:
+    """Writes a line to stderr, if there is one."""
+    if has_stderr():
+        with contextlib.suppress(OSError):  # whoever read it has gone
+            print(text, file=sys.stderr, flush=True)
+
 
 class _Formatter(logging.Formatter):
     """[bridge] message, with the level in front of a warning or an error."""

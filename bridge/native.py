@@ -89,6 +89,11 @@ def _texts(function: str) -> list[str]:
     return texts
 
 
+def own_ops() -> dict[str, Op]:
+    """bridge's own ops: of all that are defined, those that the native libraries must have."""
+    return {name: op for name, op in OPS.items() if op.reference.__module__.startswith("bridge.ops.")}
+
+
 def check_schemas(ops: Mapping[str, Op], schemas: Mapping[str, str]) -> None:
     """Compares the Python schema of every op with the plugin library's.
 
@@ -125,7 +130,7 @@ def load() -> None:
         except OSError as error:
             warnings.warn(f"bridge: ops have no CUDA kernels, {path} does not load: {error}", stacklevel=2)
     if find(PLUGIN_LIBRARY) is not None:
-        check_schemas(OPS, plugin_schemas())
+        check_schemas(own_ops(), plugin_schemas())
 
 
 @contextmanager
@@ -142,12 +147,13 @@ def tactic(op: str, number: int) -> Iterator[None]:
     if path is None:
         raise LibraryError(f"{TORCH_LIBRARY} is not in {', '.join(map(str, library_directories()))}")
     library = ctypes.CDLL(str(path))
-    if library.bridge_force_tactic(op.encode(), number):
+    before = ctypes.c_int32()
+    if library.bridge_force_tactic(op.encode(), number, ctypes.byref(before)):
         raise ValueError(f"no op is called {op!r}; there are {', '.join(sorted(OPS))}")
     try:
         yield
     finally:
-        library.bridge_force_tactic(op.encode(), -1)
+        library.bridge_force_tactic(op.encode(), before, None)
 
 
 class _Field(ctypes.Structure):
@@ -163,19 +169,19 @@ class _Fields(ctypes.Structure):
     _fields_ = [("count", ctypes.c_int32), ("fields", ctypes.POINTER(_Field))]
 
 
-_FLOAT32, _CHAR, _INT64 = 1, 6, 10  # TensorRT's plugin field types
+_FLOAT64, _CHAR, _INT64 = 2, 6, 10  # TensorRT's plugin field types
 
 
 def _field(name: str, value: Any) -> tuple[_Field, Any]:
     """A plugin field, and the buffer that it points to."""
     if isinstance(value, str):
         buffer: Any = ctypes.create_string_buffer(value.encode())
-        kind, length = _CHAR, len(value)
+        kind, length = _CHAR, len(value.encode())
     else:
         values = list(value) if isinstance(value, Sequence) else [value]
         floating = any(isinstance(item, float) for item in values)
-        buffer = ((ctypes.c_float if floating else ctypes.c_int64) * len(values))(*values)
-        kind, length = (_FLOAT32 if floating else _INT64), len(values)
+        buffer = ((ctypes.c_double if floating else ctypes.c_int64) * len(values))(*values)
+        kind, length = (_FLOAT64 if floating else _INT64), len(values)
     return _Field(name.encode(), ctypes.cast(buffer, ctypes.c_void_p), kind, length), buffer
 
 
@@ -209,6 +215,6 @@ def infer_shapes(
         len(message),
     )
     if failed:
-        raise OpInputError(message.value.decode())
+        raise OpInputError(message.value.decode(errors="replace"))
     rows = [out_extents[i * MAX_RANK : (i + 1) * MAX_RANK] for i in range(op.num_outputs)]
     return [tuple(row[:rank]) for row, rank in zip(rows, out_ranks, strict=True)]

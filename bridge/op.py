@@ -6,10 +6,8 @@ CUDA kernel and the TensorRT plugin come from ``csrc/ops/<name>.cu``; the loader
 """
 
 import inspect
-import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, wraps
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin, get_type_hints
@@ -17,12 +15,13 @@ from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin, get_t
 import torch
 from torch import Tensor
 
+from bridge import derivatives
 from bridge.errors import OpDefinitionError, OpInputError
+from bridge.op_attributes import ATTRIBUTE_TYPES, Attribute
+from bridge.op_attributes import Pair as Pair
+from bridge.op_tensors import REFUSED_KEYS, DTypes, check_tensors, dtypes_of
 
 NAMESPACE = "bridge"
-Pair: TypeAlias = int | tuple[int, int]
-"""One number for both spatial axes, or (height, width)."""
-
 _COUNTED = "counted"
 Counted: TypeAlias = Annotated[Tensor, _COUNTED]
 """A result whose first extent depends on values, see `unknown_extent`; csrc/op.h says `counted`."""
@@ -31,17 +30,6 @@ OPS: dict[str, "Op"] = {}
 """Every op defined so far, by name."""
 
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")
-
-# Python annotation → type in the schema. A parameter of any other type is a definition error.
-_ATTRIBUTE_TYPES: dict[Any, str] = {
-    int: "int",
-    float: "float",
-    bool: "bool",
-    str: "str",
-    Pair: "int[2]",
-    Sequence[int]: "int[]",
-    Sequence[float]: "float[]",
-}
 
 
 def require(condition: bool, message: str) -> None:
@@ -76,40 +64,6 @@ def unknown_extent() -> Any:
     return torch.library.get_ctx().new_dynamic_size()
 
 
-@dataclass(frozen=True)
-class Attribute:
-    """A parameter that is no tensor: its name, its type in the schema and its default (None: it has none)."""
-
-    name: str
-    type: str
-    default: Any
-
-    @property
-    def unlimited(self) -> bool:
-        """Whether the default is infinity, which a schema spells ``float? name=None``."""
-        return self.type == "float" and isinstance(self.default, float) and math.isinf(self.default)
-
-    def spell(self) -> str:
-        """The parameter as a schema spells it."""
-        if self.unlimited:
-            return f"float? {self.name}=None"
-        if self.default is None:
-            return f"{self.type} {self.name}"
-        default = f'"{self.default}"' if self.type == "str" else self.default
-        default = list(default) if isinstance(default, tuple) else default
-        return f"{self.type} {self.name}={default}"
-
-    def value(self, given: Any) -> Any:
-        """The plain Python value that ``given`` (an argument of a call or of a graph node) stands for."""
-        if self.type == "int[2]":
-            pair = (given, given) if isinstance(given, int) else tuple(given)
-            require(len(pair) in (1, 2), f"{self.name} has {len(pair)} values, expected one or two: {given}")
-            return pair * 2 if len(pair) == 1 else pair
-        if self.unlimited and given is None:
-            return self.default
-        return list(given) if self.type.endswith("[]") else given
-
-
 class Op:
     """An operator as its reference defines it. Made by :func:`op`; found in :data:`OPS`."""
 
@@ -117,14 +71,16 @@ class Op:
         self.reference = reference
         self.name = reference.__name__
         hints = get_type_hints(reference)
+        marked = get_type_hints(reference, include_extras=True)
         parameters = inspect.signature(reference).parameters.values()
         self.tensors: list[str] = []
         self.optional: set[str] = set()
         self.attributes: list[Attribute] = []
         for parameter in parameters:
             self._add(parameter, hints.get(parameter.name))
+        self.dtypes: list[DTypes] = [dtypes_of(marked[name]) for name in self.tensors]
         self.num_outputs = self._count_outputs(hints.get("return"))
-        self.counted = self._counted_outputs(get_type_hints(reference, include_extras=True).get("return"))
+        self.counted = self._counted_outputs(marked.get("return"))
 
     def _add(self, parameter: inspect.Parameter, hint: Any) -> None:
         where = f"op {self.name}, parameter {parameter.name}"
@@ -136,9 +92,12 @@ class Op:
                 raise OpDefinitionError(f"{where}: tensors come before attributes")
             self.tensors.append(parameter.name)
             self.optional |= {parameter.name} if optional else set()
-        elif hint in _ATTRIBUTE_TYPES:
+        elif hint in ATTRIBUTE_TYPES:
             default = None if parameter.default is inspect.Parameter.empty else parameter.default
-            self.attributes.append(Attribute(parameter.name, _ATTRIBUTE_TYPES[hint], default))
+            attribute = Attribute(parameter.name, ATTRIBUTE_TYPES[hint], default)
+            if not attribute.fits_default():
+                raise OpDefinitionError(f"{where}: its default is {default!r}, expected {attribute.type}")
+            self.attributes.append(attribute)
         else:
             known = "Tensor, Tensor | None, int, float, bool, str, Pair, Sequence[int] or Sequence[float]"
             raise OpDefinitionError(f"{where}: annotated {hint!r}, expected {known}")
@@ -207,6 +166,19 @@ class Op:
         attributes = {a.name: a.value(given.get(a.name, a.default)) for a in self.attributes}
         return [given.get(name) for name in self.tensors], attributes
 
+    def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of a call, sorted as `bind` does, once they are of kinds that the op takes.
+
+        Raises:
+            OpInputError: as `bind` does; or a tensor, see `check_tensors`, or an attribute is of another kind.
+        """
+        tensors, attributes = self.bind(args, kwargs)
+        check_tensors(self.name, self.tensors, self.dtypes, tensors)
+        for attribute in self.attributes:
+            value = attributes[attribute.name]
+            require(attribute.fits(value), f"{self.name}: {attribute.name} is {value!r}, expected {attribute.type}")
+        return tensors, attributes
+
     def call_reference(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the reference on the arguments of a call; returns its outputs as they come, possibly views."""
         tensors, attributes = self.bind(args, kwargs)
@@ -214,7 +186,7 @@ class Op:
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The CPU implementation: the reference, its outputs dense and in memory of their own."""
-        tensors, attributes = self.bind(args, kwargs)
+        tensors, attributes = self.check(args, kwargs)
         given = [tensor for tensor in tensors if tensor is not None]
         outputs = self.reference(*tensors, **attributes)
         if self.num_outputs == 1:
@@ -231,14 +203,21 @@ class Op:
             _tracing.only_shapes = before
 
     def register(self) -> None:
-        """Makes ``torch.ops.bridge.<name>``: schema, CPU and fake implementation, gradient."""
+        """Makes ``torch.ops.bridge.<name>``: schema, CPU and fake implementation, derivatives."""
         tags = (torch.Tag.pt2_compliant_tag, *((torch.Tag.dynamic_output_shape,) if self.counted else ()))
-        _library.define(self.spell_schema(), tags=tags)
+        try:
+            _library.define(self.spell_schema(), tags=tags)
+        except RuntimeError as error:  # such as a name that another library of these ops has
+            raise OpDefinitionError(f"op {self.name}: torch does not take {self.spell_schema()}: {error}") from error
         _library.impl(self.name, self.run, "CPU")
         torch.library.register_fake(self.qualified_name, self.fake, lib=_library)
-        torch.library.register_autograd(
-            self.qualified_name, self._backward, setup_context=self._save_for_backward, lib=_library
-        )
+        for key in REFUSED_KEYS:
+            _library.impl(self.name, self._refuse, key)
+        derivatives.register(_library, self.overload, self.run, self._backward, self._save_for_backward)
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        self.check(args, kwargs)
+        raise OpInputError(f"{self.name}: a tensor has no strides, expected dense tensors")
 
     def _save_for_backward(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         count = len(self.tensors)
@@ -298,6 +277,8 @@ def op(reference: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(reference)
     def call(*args: Any, **kwargs: Any) -> Any:
+        if not torch.compiler.is_compiling():
+            definition.check(args, kwargs)
         return overload(*args, **kwargs)
 
     return call

@@ -16,17 +16,22 @@ from torch.utils import _pytree as pytree
 
 import bridge
 from bridge import log, lowering_memory, native, structure
+from bridge.assumptions import asked_in_lowering
 from bridge.cache import EngineCache
-from bridge.cache_key import NoKeyError, engine_key, environment
+from bridge.cache_key import engine_key, environment
+from bridge.code_key import NoKeyError
 from bridge.config import Config
 from bridge.converters import Conversion, own_conversion, refresh
 from bridge.errors import BuildError, ExportError
 from bridge.lowering import Choice, choose
 from bridge.lowering_memory import Measurement
 from bridge.lowerings import NATIVE
+from bridge.names import without_conditions, writable
 from bridge.passes import Outcome, selected
 from bridge.passes import rewrite as apply_passes
 from bridge.pooled_extents import of_any_extents
+from bridge.profile import naming_empty
+from bridge.surroundings import surroundings
 from bridge.tensorrt import build, gpu, inventory, pytrees, quiet
 from bridge.tensorrt.calls import find_calls, fitting_calls
 from bridge.tensorrt.engine_file import EngineFile, TensorSpec
@@ -89,8 +94,12 @@ class Built:
 
 
 def rewrite(program: ExportedProgram, session: Session) -> tuple[ExportedProgram, list[Outcome]]:
-    """The program after the passes that the settings ask for, and what they did; the one given stays as it is."""
-    with log.step("passes") as note:
+    """The program after the passes that the settings ask for, and what they did; the one given stays as it is.
+
+    ExportError: taking in-place writes out of it, or an op's shapes, fixed a dynamic dimension.
+    """
+    program = writable(program)
+    with log.step("passes") as note, asked_in_lowering(program), without_conditions(program):
         program, outcomes = apply_passes(program, selected(session.config.passes))
         note(f"{sum(outcome.replaced for outcome in outcomes)} of {len(outcomes)} places rewritten")
     return program, outcomes
@@ -200,6 +209,7 @@ def _cached(
     }
     try:
         with log.step("cache key"):
+            everything["surroundings"] = surroundings(module.graph)
             key = engine_key(module.graph, tensors, everything)
     except NoKeyError as error:
         log.logger.info("not cached: %s", error)
@@ -256,7 +266,8 @@ def _convert(
         _check_plugins(layers, plugins)
         note(f"{len(layers)} layers, {len(plugins)} of them plugins")
     with log.step(f"build for {session.target}") as note:
-        engine = build.build_engine(flavour, builder, network, filling.profile, session.target, session.config)
+        with naming_empty(inputs):
+            engine = build.build_engine(flavour, builder, network, filling.profile, session.target, session.config)
         note(f"{len(engine):,} bytes")
     return EngineFile(
         engine=engine,

@@ -1,13 +1,14 @@
 """The shapes that an engine accepts: for each input the least, tuned and greatest extents, from an exported program."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import sympy
 import torch
 from torch.export import ExportedProgram
 
-from bridge.errors import ExportError
+from bridge.errors import BuildError, ExportError
 from bridge.tensorrt import dtypes
 from bridge.tensorrt.engine_file import TensorSpec
 
@@ -33,11 +34,28 @@ def input_spec(name: str, value: torch.Tensor, ranges: Mapping[sympy.Expr, Any])
     """Of one tensor, whose extents may be expressions in symbols of these ranges. ExportError: as input_specs."""
     dtype = dtypes.from_torch(value.dtype)
     if dtype is None:
-        advice = "convert the model and its inputs with .float()" if value.dtype == torch.float64 else "convert it"
-        raise ExportError(f"input {name!r} is {value.dtype}, which TensorRT does not take; {advice}")
+        advice = (
+            "convert the model and its inputs with .float()"
+            if value.dtype == torch.float64
+            else "convert it before the model"
+        )
+        raise ExportError(f"input {name!r} is {value.dtype}, {dtypes.absence(value.dtype)}; {advice}")
     extents = [_extents(f"input {name!r}, dimension {axis}", extent, ranges) for axis, extent in enumerate(value.shape)]
     least, tuned, greatest = zip(*extents, strict=True) if extents else ((), (), ())
     return TensorSpec(name, dtype.name, least, tuned, greatest)
+
+
+@contextlib.contextmanager
+def naming_empty(inputs: Mapping[str, TensorSpec]) -> Iterator[None]:
+    """Adds to TensorRT's refusal what it may come from: inputs that never have an element."""
+    try:
+        yield
+    except BuildError as error:
+        empty = [f"{name!r} of shape {spec.max}" for name, spec in inputs.items() if 0 in spec.max]
+        if not empty:
+            raise
+        advice = "give an example with elements, and a dynamic extent where it may be 0"
+        raise BuildError(f"{error}\nAn engine has nothing to do for the input {', '.join(empty)}: {advice}") from error
 
 
 def _extents(where: str, extent: int | torch.SymInt, ranges: Mapping[sympy.Expr, Any]) -> tuple[int, int, int]:

@@ -1,6 +1,8 @@
 """Where in the user's model a graph node comes from."""
 
+import os
 import re
+import sysconfig
 from pathlib import Path
 
 import torch
@@ -9,7 +11,9 @@ from torch.fx import Node
 _FRAME = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>.+?)(?:, code: (?P<code>.*))?$')
 _ROOT = re.compile(r"^[LG]\['[^']*'\]\.?")  # torch.compile's name for the model itself
 _NO_MODULE = "_empty_nn_module_stack"  # torch.export's for nodes that its own passes make
-_NOT_THE_MODEL = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+# With the slash at the end: torchvision's folder begins like torch's.
+_NOT_THE_MODEL = tuple(f"{Path(module).parent}{os.sep}" for module in (torch.__file__, __file__))
+_STDLIB = sysconfig.get_path("stdlib") + os.sep
 
 
 def model_line(node: Node) -> str:
@@ -28,7 +32,15 @@ def line_of_trace(trace: str) -> str:
     if not inside:
         return ""
     file, number, function, code = inside[-1]
-    return f"{file}:{number} in {function}" + (f": {code}" if code else "")
+    found = f"{file}:{number} in {function}" + (f": {code}" if code else "")
+    return found.encode(errors="backslashreplace").decode()  # a path need not be text
+
+
+def is_the_models(file: str) -> bool:
+    """Whether a file of Python code is the model's, or a library's that the model uses; not torch, bridge or Python."""
+    if file.startswith(("<", *_NOT_THE_MODEL)):  # <: code that has no file
+        return False
+    return "site-packages" in file or not file.startswith(_STDLIB)
 
 
 def module_path(node: Node) -> str:
@@ -54,5 +66,7 @@ def _frames(trace: str) -> list[tuple[str, str, str, str]]:
 
 
 def operator_name(node: Node) -> str:
-    """What a node calls, such as "aten.add.Tensor"."""
+    """What a node calls, such as "aten.add.Tensor"; of an operator that writes in place, which torch wraps, itself."""
+    if str(node.target).startswith("auto_functionalized") and node.args:
+        return str(node.args[0])
     return str(node.target) if isinstance(node.target, (str, torch._ops.OpOverload)) else torch.typename(node.target)

@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from bridge.errors import EngineError, EngineInputError, ExportError
+from bridge.table import printable, printable_lines
 from bridge.tensorrt.engine_file import EngineFile
 from bridge.tensorrt.pytrees import Tree, of_spec, to_spec
 
@@ -83,9 +84,10 @@ class Structure:
         try:
             return pytree.tree_unflatten(leaves, self._out_spec)
         except Exception as error:  # a class of the model's package, which may be another version of it
+            what = printable_lines(f"{self._out_spec}: {type(error).__name__}: {error}")
             raise EngineError(
-                f"the result cannot be put together as {self._out_spec}: {type(error).__name__}: {error}; the class is"
-                " not as it was when the model was compiled, so compile it again"
+                f"the result cannot be put together as {what}; the class is not as it was when the model was compiled:"
+                " compile it again"
             ) from error
 
     def _by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,8 +96,9 @@ class Structure:
         given = dict(zip(self.arguments, args, strict=False))
         wrong = [name for name in kwargs if name in given or name not in self.arguments]
         if wrong:
+            names = printable(", ".join(wrong))
             raise EngineInputError(
-                f"arguments given twice or not in the example: {', '.join(wrong)}; it had {', '.join(self.arguments)}"
+                f"arguments given twice or not in the example: {names}; it had {', '.join(self.arguments)}"
             )
         return given | dict(kwargs)
 
@@ -190,7 +193,8 @@ def _leaves(name: str, spec: pytree.TreeSpec, given: Mapping[str, Any], entries:
         raise EngineInputError(f"argument {name} is missing")
     leaves, found = pytree.tree_flatten(given[name])
     if found != spec:
-        raise EngineInputError(f"argument {name} has the structure {found}; in the example it had {spec}")
+        expected = printable_lines(str(spec))
+        raise EngineInputError(f"argument {name} has the structure {found}; in the example it had {expected}")
     return leaves
 
 

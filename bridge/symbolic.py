@@ -1,7 +1,7 @@
 """Values of symbolic expressions in extents, at many points of their ranges at once.
 
-torch writes extents as sympy expressions with functions of its own, which follow Python: integers are exact, `//` and `%`
-round down, floats have 64 bits, and round() prefers even numbers. NumPy does the same.
+torch writes extents as sympy expressions with functions of its own, which follow Python: integers are exact, `//` and
+`%` round down, floats have 64 bits, and round() prefers even numbers. NumPy does the same.
 """
 
 import functools

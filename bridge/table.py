@@ -29,10 +29,15 @@ def printable(text: str) -> str:
     return text if text.isprintable() else repr(text)
 
 
+def printable_lines(text: str) -> str:
+    """The text with its ends of lines; other control characters are shown as escapes."""
+    return re.sub(r"[^\n -~]", _escaped, text)
+
+
 def as_json(value: object) -> str:
     """JSON for scripts, which a terminal shows as it is. ValueError: it holds infinities or NaN."""
     written = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    return re.sub(r"[^\n -~]", _escaped, written)
+    return printable_lines(written)
 
 
 def _escaped(match: re.Match[str]) -> str:

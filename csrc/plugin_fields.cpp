@@ -32,7 +32,8 @@ std::string text_of(trt::Field const& field) {
 }
 
 template <class Stored, class Value>
-std::vector<Value> widen(trt::Field const& field) {
+std::vector<Value> widen(trt::Field const& field, int32_t least, int32_t most) {
+  require_length(field, least, most);
   std::vector<Value> values;
   for (int32_t i = 0; i < field.length; ++i) {
     Stored stored;
@@ -43,48 +44,28 @@ std::vector<Value> widen(trt::Field const& field) {
 }
 
 std::vector<int64_t> integers(trt::Field const& field, int32_t least, int32_t most) {
-  require_length(field, least, most);
   switch (field.type) {
     case trt::kFieldInt64:
-      return widen<int64_t, int64_t>(field);
+      return widen<int64_t, int64_t>(field, least, most);
     case trt::kFieldInt32:
-      return widen<int32_t, int64_t>(field);
+      return widen<int32_t, int64_t>(field, least, most);
     case trt::kFieldInt8:
-      return widen<int8_t, int64_t>(field);
+      return widen<int8_t, int64_t>(field, least, most);
     default:
       wrong_type(field, "INT64 or INT32");
   }
 }
 
 std::vector<double> numbers(trt::Field const& field, int32_t least, int32_t most) {
-  require_length(field, least, most);
   switch (field.type) {
     case trt::kFieldFloat32:
-      return widen<float, double>(field);
+      return widen<float, double>(field, least, most);
     case trt::kFieldFloat64:
-      return widen<double, double>(field);
+      return widen<double, double>(field, least, most);
     default:
       wrong_type(field, "FLOAT32");
   }
 }
-
-struct Reader {
-  trt::Field const& field;
-
-  void operator()(int64_t* value) const { *value = integers(field, 1, 1)[0]; }
-  void operator()(bool* value) const { *value = integers(field, 1, 1)[0] != 0; }
-  void operator()(double* value) const {
-    std::vector<double> const parts = numbers(field, 1, kMostParts);
-    *value = std::accumulate(parts.begin(), parts.end(), 0.0);
-  }
-  void operator()(std::vector<int64_t>* value) const { *value = integers(field, 0, kMostValues); }
-  void operator()(std::vector<double>* value) const { *value = numbers(field, 0, kMostValues); }
-  void operator()(std::string* value) const { *value = text_of(field); }
-  void operator()(Pair* value) const {
-    std::vector<int64_t> const values = integers(field, 1, 2);
-    *value = {values.front(), values.back()};
-  }
-};
 
 // The float32 values that add up to a number, greatest first.
 std::vector<float> parts_of(double value) {
@@ -95,6 +76,30 @@ std::vector<float> parts_of(double value) {
   } while (value != 0 && std::isfinite(value) && parts.size() < kMostParts);
   return parts;
 }
+
+double number(trt::Field const& field) {
+  std::vector<double> const values = numbers(field, 1, field.type == trt::kFieldFloat32 ? kMostParts : 1);
+  double const sum = std::accumulate(values.begin(), values.end(), 0.0);
+  std::vector<float> const parts = parts_of(sum);
+  bool const adds_up = values.size() == 1 || std::equal(values.begin(), values.end(), parts.begin(), parts.end());
+  require(adds_up, "field ", field.name, " has ", values.size(), " values, expected 1");
+  return sum;
+}
+
+struct Reader {
+  trt::Field const& field;
+
+  void operator()(int64_t* value) const { *value = integers(field, 1, 1)[0]; }
+  void operator()(bool* value) const { *value = integers(field, 1, 1)[0] != 0; }
+  void operator()(double* value) const { *value = number(field); }
+  void operator()(std::vector<int64_t>* value) const { *value = integers(field, 0, kMostValues); }
+  void operator()(std::vector<double>* value) const { *value = numbers(field, 0, kMostValues); }
+  void operator()(std::string* value) const { *value = text_of(field); }
+  void operator()(Pair* value) const {
+    std::vector<int64_t> const values = integers(field, 1, 2);
+    *value = {values.front(), values.back()};
+  }
+};
 
 std::vector<std::string> split(std::string const& names) {
   std::vector<std::string> parts;

@@ -177,7 +177,8 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
     return guard("enqueue", 1, [&] {
       require(!current_.in.empty(), "there was no onShapeChange before it, or it was refused");
       require(in && out && inputs && outputs, "tensors are null");
-      if (!current_.is_of(in, out)) take_shapes(in, static_cast<int32_t>(current_.in.size()), out);
+      if (!current_.known || !current_.is_of(in, out)) take_shapes(in, static_cast<int32_t>(current_.in.size()), out);
+      require(current_.known, "an input has an extent that is not known");
       Tensors& tensors = current_.tensors;
       for (size_t i = 0; i < current_.in.size(); ++i)
         set_data(tensors.inputs[current_.slots[i]], const_cast<void*>(inputs[i]));
@@ -232,6 +233,7 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
     std::vector<int> slots;  // where each tensor given stands in the signature
     Tensors tensors;
     Op::Derived derived;
+    bool known = true;  // every extent of the inputs is a number
 
     bool is_of(trt::TensorDesc const* inputs, trt::TensorDesc const* outputs) const {
       return std::equal(in.begin(), in.end(), inputs, same_desc) &&
@@ -240,6 +242,7 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
   };
 
   // Checks the shapes of a run, and keeps them. Those of outputs are the op's own: TensorRT does not tell all of them.
+  // An input's may be told by enqueue alone, where it depends on values.
   void take_shapes(trt::TensorDesc const* in, int32_t num_in, trt::TensorDesc const* out) {
     Current next;
     next.slots = input_slots(type_, inputs_, num_in);
@@ -247,7 +250,10 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
     for (int i = 0; i < num_in; ++i) require_format(type_.inputs[next.slots[i]], in[i]);
     std::vector<Shape> const shapes = check(num_in, [&](int i) -> trt::TensorDesc const& { return in[i]; });
     next.tensors.inputs.resize(type_.inputs.size());
-    for (int i = 0; i < num_in; ++i) next.tensors.inputs[next.slots[i]] = to_tensor(in[i].dims, in[i], nullptr);
+    for (int i = 0; i < num_in; ++i) {
+      next.tensors.inputs[next.slots[i]] = to_tensor(in[i].dims, in[i], nullptr);
+      for (int d = 0; d < in[i].dims.rank; ++d) next.known = next.known && in[i].dims.extent[d] >= 0;
+    }
     for (int i = 0; i < num_outputs(); ++i) {
       Tensor tensor = to_tensor(out[i].dims, out[i], nullptr);
       DType const expected = is_count(i) ? DType::kInt64 : output_dtype(type_.outputs[i], from_trt(in[0].dtype));
@@ -264,9 +270,8 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
   }
 
   static void require_format(Param const& param, trt::TensorDesc const& desc) {
+    checked_rank(desc.dims.rank);
     require(takes_format(param, desc), param.name, " comes in format ", desc.format, ", which it is not taken in");
-    for (int d = 0; d < checked_rank(desc.dims.rank); ++d)
-      require(desc.dims.extent[d] >= 0 || param.counted, param.name, " has the extent ", desc.dims.extent[d]);
   }
 
   static void set_data(Tensor& tensor, void* data) {
@@ -292,7 +297,7 @@ class Plugin final : public trt::PluginV3, public trt::PluginCore, public trt::P
   // Memory for what the op derives from an input that never changes, where it is of no known way yet.
   void make_room() {
     char const* const input = op_->derived_from();
-    if (!input || !is_constant(inputs_, input)) return;
+    if (!input || !is_constant(inputs_, input) || !current_.known) return;
     Op::Derived const found = op_->derived(current_.tensors.inputs.data(), current_.tensors.outputs.data());
     if (found.bytes && !kept_.count(found.way)) kept_.try_emplace(found.way, found.bytes);
     current_.derived = found;

@@ -243,13 +243,13 @@ bool const listening = (listen(implement), true);
 }  // namespace
 }  // namespace bridge
 
-// Makes calls of an op through PyTorch use a tactic wherever it can compute them; -1: the op chooses again. Returns 1
-// when there is no such op.
-extern "C" __attribute__((visibility("default"))) int32_t bridge_force_tactic(char const* name, int32_t tactic) {
-  for (bridge::OpType const* type : bridge::op_table()) {
-    if (type->name != name) continue;
-    type->forced_tactic = tactic;
-    return 0;
-  }
-  return 1;
+// Makes calls of an op through PyTorch use a tactic wherever it can compute them; -1: the op chooses again. before:
+// takes the one that was in force, unless it is null. Returns 1 when there is no such op.
+extern "C" __attribute__((visibility("default"))) int32_t bridge_force_tactic(char const* name, int32_t tactic,
+                                                                              int32_t* before) {
+  bridge::OpType const* const type = name ? bridge::find_op(name) : nullptr;
+  if (!type) return 1;
+  int32_t const replaced = type->forced_tactic.exchange(tactic);
+  if (before) *before = replaced;
+  return 0;
 }

@@ -1,6 +1,7 @@
 """Every operator of torch's OpInfo tables against PyTorch: which are right, which are refused, which are wrong.
 
     python tests/opinfo_sweep.py                      # evaluates the networks on the CPU, and builds them
+    python tests/opinfo_sweep.py --jobs 16            # in that many processes: minutes in place of hours
     python tests/opinfo_sweep.py --filter 'pool|conv' --json pools.json
     python tests/opinfo_sweep.py --engines            # on a GPU: builds engines, runs them
 
@@ -10,18 +11,21 @@ Operators are judged in a process of their own, which is started anew where one 
 import argparse
 import json
 import os
+import queue
 import re
 import selectors
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from opinfo_judge import OUTCOMES, RAW, RIGHT, WRONG, Judge
-from opinfo_samples import cases, operators
+from opinfo_samples import MARKS, cases, operators
 
 _SECONDS = 240  # of one operator
 
@@ -48,11 +52,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--filter", default="", help="regular expression for operators' names")
     parser.add_argument("--samples", type=int, help="most samples of each dtype")
     parser.add_argument("--dtypes", nargs="+", help="such as float32 int64; default: four of them")
-    parser.add_argument("--static", action="store_true", help="fixed extents, and no weights, alone")
+    parser.add_argument("--extents", choices=("static", "dynamic"), help="fixed or varying extents alone")
+    parser.add_argument("--no-weights", action="store_true", help="every tensor is an input, none a weight")
+    parser.add_argument("--marks", nargs="+", choices=MARKS, default=MARKS, help="which extents vary; tried in order")
     parser.add_argument("--json", help="file for every case's outcome")
     parser.add_argument("--engines", action="store_true", help="build engines for this GPU and run them")
-    parser.add_argument("--build", action="store_true", help="build, too, what is evaluated on the CPU")
+    parser.add_argument("--no-build", action="store_true", help="do not build what is evaluated on the CPU")
     parser.add_argument("--seconds", type=int, default=_SECONDS, help="time for one operator")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--at-once", type=int, default=8, help="operators in one model")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -62,31 +69,53 @@ def _work(options: argparse.Namespace) -> int:
     """Judges the operators whose names come in, some on each line."""
     report, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no result
     table = {op.full_name: op for op in operators()}
-    judge = Judge(engines=options.engines, builds=options.build)
+    judge = Judge(engines=options.engines, builds=not options.no_build, marks=tuple(options.marks))
     dtypes = [getattr(torch, name) for name in options.dtypes] if options.dtypes else None
     for line in sys.stdin:
         chosen = [case for name in line.split() for case in cases(table[name], options.samples, dtypes)]
-        chosen = [case for case in chosen if not (options.static and (case.dynamic or case.constants))]
+        chosen = [case for case in chosen if not (options.no_weights and case.constants)]
+        chosen = [case for case in chosen if options.extents in (None, "dynamic" if case.dynamic else "static")]
         print(json.dumps([verdict.row() for verdict in judge.judge(chosen)]), file=report, flush=True)
     return 0
 
 
 def _judged(names: Sequence[str], options: argparse.Namespace) -> Iterator[list[dict[str, str]]]:
-    """Outcomes of some operators at a time; of each by itself where their process ends."""
-    pending = [list(names[start : start + options.at_once]) for start in range(0, len(names), options.at_once)]
+    """Outcomes of some operators at a time, as they come in."""
+    groups = [names[start : start + options.at_once] for start in range(0, len(names), options.at_once)]
+    waiting: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
+    done: queue.SimpleQueue[list[dict[str, str]]] = queue.SimpleQueue()
+    for group in groups:
+        waiting.put(list(group))
+    for _ in range(options.jobs):
+        threading.Thread(target=_serve, args=(waiting, done, options), daemon=True).start()
+    for _ in groups:
+        yield done.get()
+
+
+def _serve(waiting: Any, done: Any, options: argparse.Namespace) -> None:
+    """Has one process judge groups of operators; each operator of a group by itself where the process ends."""
     worker = None
-    while pending:
-        group = pending.pop(0)
-        worker = worker or _Worker()
-        answer = worker.ask(" ".join(group), options.seconds * len(group))
-        if isinstance(answer, str):
+    while True:
+        try:
+            group = waiting.get_nowait()
+        except queue.Empty:
+            break
+        rows: list[dict[str, str]] = []
+        pending = [group]
+        while pending:
+            names = pending.pop(0)
+            worker = worker or _Worker()
+            answer = worker.ask(" ".join(names), options.seconds * len(names))
+            if not isinstance(answer, str):
+                rows += answer
+                continue
             worker.end()
             worker = None
-            if len(group) > 1:
-                pending = [[name] for name in group] + pending
-                continue
-            answer = [{"operator": group[0], "case": group[0], "outcome": RAW, "detail": answer}]
-        yield answer
+            if len(names) > 1:
+                pending = [[name] for name in names]
+            else:
+                rows.append({"operator": names[0], "case": names[0], "outcome": RAW, "detail": answer})
+        done.put(rows)
     if worker:
         worker.end()
 

@@ -52,6 +52,11 @@ def own(tensors, number):
     return tensors[1 + number % (len(tensors) - 1)]
 
 
+def places(tensors, *numbers):
+    """Indices on the device of the tensors."""
+    return torch.tensor(numbers, device=tensors[0].device)
+
+
 @step
 def linear(module, tensors, a, b, c):
     tensors.append(module.linear(any_of(tensors, a)))
@@ -158,17 +163,17 @@ def masked_assigned(module, tensors, a, b, c):
 
 @step
 def index_added(module, tensors, a, b, c):
-    own(tensors, a).index_add_(1, torch.tensor([1, 4, 1]), any_of(tensors, b)[:, :3].clone())
+    own(tensors, a).index_add_(1, places(tensors, 1, 4, 1), any_of(tensors, b)[:, :3].clone())
 
 
 @step
 def index_copied(module, tensors, a, b, c):
-    own(tensors, a).index_copy_(1, torch.tensor([5, 0]), any_of(tensors, b)[:, 2:4].clone())
+    own(tensors, a).index_copy_(1, places(tensors, 5, 0), any_of(tensors, b)[:, 2:4].clone())
 
 
 @step
 def index_filled(module, tensors, a, b, c):
-    own(tensors, a).index_fill_(2, torch.tensor([0, 7]), 3.0)
+    own(tensors, a).index_fill_(2, places(tensors, 0, 7), 3.0)
 
 
 @step
@@ -186,7 +191,7 @@ def scatter_added(module, tensors, a, b, c):
 
 @step
 def put_by_index(module, tensors, a, b, c):
-    own(tensors, a)[:, torch.tensor([0, 3])] = any_of(tensors, b)[:, 1:3].clone()
+    own(tensors, a)[:, places(tensors, 0, 3)] = any_of(tensors, b)[:, 1:3].clone()
 
 
 @step

@@ -11,7 +11,8 @@ from torch import nn
 from torch.export import Dim
 
 import bridge
-from bridge.cache_key import NoKeyError, engine_key, environment
+from bridge.cache_key import engine_key, environment
+from bridge.code_key import NoKeyError
 from bridge.tensorrt.flavour import detect
 
 

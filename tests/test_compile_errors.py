@@ -60,7 +60,38 @@ def test_dtypes_that_tensorrt_lacks_are_named():
         errors.UnsupportedOpError, lambda model, x: (x.double() * 2).float()
     )
     text = refused(errors.ExportError, lambda model, x: x + 1, x=torch.randn(2, 4).double())
-    assert "input 'x' is torch.float64, which TensorRT does not take; convert the model and its inputs" in text
+    assert "input 'x' is torch.float64, which TensorRT lacks; convert the model and its inputs" in text
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_dtypes_are_said_to_be_lacking_where_they_do(dtype):
+    """TensorRT has one of the two, and bridge does not convert it."""
+    who = "bridge does not convert" if dtype == torch.float8_e4m3fn else "TensorRT lacks"
+    text = refused(errors.UnsupportedOpError, lambda model, x: (x * 2).to(dtype).float())
+    assert f"its result is {dtype}, which {who}" in text
+    text = refused(errors.ExportError, lambda model, x: x.float() + 1, x=torch.ones(2, 4).to(dtype))
+    assert f"input 'x' is {dtype}, which {who}; convert it before the model" in text
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested")
+def test_arguments_without_strides_are_refused():
+    ragged = [torch.ones(2), torch.ones(3)]
+    forms = {
+        "is a sparse_coo tensor, expected a dense one; call to_dense() on it": torch.eye(2).to_sparse(),
+        "is a nested tensor": torch.nested.nested_tensor(ragged),
+        "is a nested tensor, ": torch.nested.nested_tensor(ragged, layout=torch.jagged),
+        "has 9 dimensions": torch.zeros(2, 1, 1, 1, 1, 1, 1, 1, 1),
+    }
+    for text, x in forms.items():
+        assert refused(errors.ExportError, lambda model, x: x + 1, x=x).startswith(f"args[0] {text}")
+    with pytest.raises(errors.ExportError, match=r"kwargs\['x'\] is a sparse_csr tensor"):
+        model = Model(lambda model, x: x).eval()
+        bridge.compile(model, (), {"x": torch.eye(2).to_sparse_csr()}, target="sm86")
+
+
+def test_inputs_without_elements_are_named_where_tensorrt_refuses_them():
+    text = refused(errors.BuildError, lambda model, x: x * 2, x=torch.zeros(0, 3))
+    assert "nothing to do for the input 'x' of shape (0, 3): give an example with elements" in text
 
 
 def test_dropout_in_attention_is_refused():
@@ -217,3 +248,56 @@ def test_calls_with_another_literal_are_refused():
     compiled = bridge.compile(Scaled().eval(), (torch.ones(2), 3), target="sm86")
     with pytest.raises(errors.EngineInputError, match="argument scale is 4; the engine was compiled with 3"):
         compiled(torch.ones(2), 4)
+
+
+# What torch or TensorRT says by itself, in words that tell what to do
+
+
+def test_nine_dimensions_are_refused_before_tensorrt_sees_them():
+    text = refused(errors.UnsupportedOpError, lambda model, x: bridge.relu(x.view(*[1] * 7, *x.shape)).sum())
+    assert "it has a tensor of 9 dimensions; TensorRT takes 8" in text and f"{__file__}:" in text
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda model, x: x + torch.rand_like(x), "it draws random numbers; take them as an input"),
+        (lambda model, x: x * x.sum().item(), "it makes a Python number of a tensor's value"),
+    ],
+    ids=["random", "item"],
+)
+def test_operators_that_no_engine_has_say_why(function, reason):
+    assert reason in refused(errors.UnsupportedOpError, function)
+
+
+def test_what_the_model_raises_is_named_with_its_line():
+    def gone(model, x):
+        raise KeyError("gone")
+
+    text = refused(errors.ExportError, gone)
+    assert "KeyError: 'gone'" in text and f"{__file__}:" in text and 'in gone: raise KeyError("gone")' in text
+
+
+def test_branches_of_a_library_on_values_point_to_fallback(capfd):
+    """torchvision's detectors ask how many boxes there are, which the model's author cannot change."""
+    detection = pytest.importorskip("torchvision").models.detection
+    model = detection.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, num_classes=2)
+    with pytest.raises(errors.ExportError, match="line of torchvision branches on values") as caught:
+        bridge.compile(model.eval(), ([torch.rand(3, 64, 64)],), target="sm86")
+    assert "fallback" in str(caught.value) and "torch.where" not in str(caught.value)
+    assert len(str(caught.value)) < 1500 and "def forward(" not in capfd.readouterr().err
+
+
+def test_a_triton_kernel_launched_by_the_model_is_explained():
+    triton = pytest.importorskip("triton")
+
+    @triton.jit
+    def kernel(x):
+        pass
+
+    def launch(model, x):
+        kernel[(1,)](x)
+        return x * 2
+
+    text = refused(errors.ExportError, launch)
+    assert "launches a Triton kernel by itself" in text and "torch.library.triton_op" in text

@@ -1,5 +1,6 @@
 """The CUDA kernels of deform_conv2d, one by one, and its plugin: which kernel it takes, what it keeps."""
 
+import ctypes
 import math
 
 import pytest
@@ -118,6 +119,22 @@ def test_every_tactic_of_the_plugin_is_the_reference(dtype, rounds):
         assert plugin.enqueue(given, [actual], stream, scratch) == 0
         near = 1e-4 if dtype == torch.float32 and not rounds else 1e-2
         torch.testing.assert_close(actual.cpu().float(), expected, rtol=near, atol=near)
+
+
+def tactic_in_force(op):
+    """What calls of an op through PyTorch use; asking sets what was."""
+    library, before = ctypes.CDLL(str(native.find(native.TORCH_LIBRARY))), ctypes.c_int32()
+    assert library.bridge_force_tactic(op.encode(), -1, ctypes.byref(before)) == 0
+    assert library.bridge_force_tactic(op.encode(), before, None) == 0
+    return before.value
+
+
+def test_a_tactic_within_another_leaves_that_one_in_force():
+    with native.tactic("deform_conv2d", 2):
+        with native.tactic("deform_conv2d", 0), native.tactic("relu", 7):
+            assert (tactic_in_force("deform_conv2d"), tactic_in_force("relu")) == (0, 7)
+        assert (tactic_in_force("deform_conv2d"), tactic_in_force("relu")) == (2, -1)
+    assert tactic_in_force("deform_conv2d") == -1
 
 
 def test_a_tactic_is_of_an_op_that_exists():

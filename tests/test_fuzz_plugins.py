@@ -12,10 +12,10 @@ FLOAT, INT64 = 0, 8
 
 
 def test_any_call_ends_in_a_documented_way():
-    result = fuzz_children.run(fuzz_plugins.run_case, seed=16, count=4000)
+    result = fuzz_children.run(fuzz_plugins.run_case, seed=16, count=3000)
     assert not result.findings, "\n".join(result.findings)
     for what in ("create", "configure", "format", "dtypes", "shapes", "shape change"):  # neither is out of reach
-        assert result.outcomes[f"{what} taken"] > 50 and result.outcomes[f"{what} refused"] > 50
+        assert result.outcomes[f"{what} taken"] > 20 and result.outcomes[f"{what} refused"] > 20
 
 
 def test_a_crash_a_failure_and_a_hang_are_findings():
@@ -130,10 +130,13 @@ def test_counts_and_arrays_that_are_not_there(capfd):
     assert call(plugin.build, 0, c_int32, None, 3, None, 1, types=[c_void_p, c_int32] * 2) != 0
 
 
-def test_negative_extents_are_refused_at_run_time_alone():
+def test_extents_that_are_not_known_are_refused_by_enqueue_alone(capfd):
     plugin = make("relu")
     unknown = [tensor(-1, 3)], [tensor(-1, 3)]
-    assert configure(plugin, *unknown) == 0 and shape_change(plugin, *unknown) != 0
+    assert configure(plugin, *unknown) == 0 and shape_change(plugin, *unknown) == 0
+    assert enqueue(plugin, *unknown) != 0
+    assert "an input has an extent that is not known" in capfd.readouterr().err
+    assert enqueue(plugin, [tensor(0, 3)], [tensor(-1, 3)]) == 0  # now it is, and there is nothing to do
 
 
 @pytest.mark.parametrize("times", [1, 2])

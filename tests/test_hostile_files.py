@@ -3,6 +3,7 @@
 import ctypes
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import struct
@@ -14,8 +15,10 @@ from fuzz_files import valid
 
 import bridge
 from bridge import cli
+from bridge.bench.baseline import FOLDER, path_of
 from bridge.cache import EngineCache, folder_of
 from bridge.errors import EngineError, EngineFileError, EngineInputError
+from bridge.source import model_line
 from bridge.tensorrt import container
 from bridge.tensorrt.soname import alias_image
 
@@ -131,6 +134,7 @@ def test_a_class_that_is_not_known_here_is_named_with_its_package(tmp_path, head
         {"metadata": {"passes": [{"pass": []}]}},
         {"metadata": {"input_map": [0], "arguments": 5}},
         {"metadata": {"input_map": [0, 5], "arguments": ["x", "y"]}},
+        {"metadata": {"arguments": ["x", "pair", "boxes", "mask", "other"]}},
         {"metadata": {"input_map": [{"literal": []}], "arguments": ["x"]}},
         {"metadata": {"other": [[[[[[[[[[[[[[[[[[0]]]]]]]]]]]]]]]]]]}},
         {"metadata": {"cache_key": 5}},
@@ -213,6 +217,21 @@ def test_control_characters_of_names_reach_no_terminal(tmp_path, capsys, header)
     assert json.loads(shown[5])["model"] == ESCAPES  # for scripts it is what it was
 
 
+def test_a_terminal_that_lacks_letters_shows_escapes(tmp_path, monkeypatch, header):
+    path = write(tmp_path / "a.engine", header)
+    for option in ("--layers", "--json"):
+        written = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+        assert cli.main(["explain", str(path), option]) == 0
+        assert b"Gr\\xf6\\xdfe" in written.getvalue()
+
+
+def test_a_models_path_need_not_be_text():
+    node = torch.fx.Graph().placeholder("x")
+    node.meta["stack_trace"] = '  File "/home/\udcff/model.py", line 3, in forward\n    return x\n'
+    assert model_line(node) == "/home/\\udcff/model.py:3 in forward: return x"
+
+
 def test_a_huge_sparse_file_is_refused_before_it_is_read(tmp_path, monkeypatch):
     path = tmp_path / "a.engine"
     size = 40 << 30
@@ -269,3 +288,19 @@ def test_what_a_model_gives_is_refused_when_it_cannot_be_written(tmp_path):
         dataclasses.replace(valid(), metadata={"model": 5})
     with pytest.raises(EngineFileError, match="a number of at most 64 bits"):
         dataclasses.replace(valid(), output_map=[{"literal": 2**70}, *valid().output_map[1:]])
+
+
+@pytest.mark.parametrize("content", ["", "[" * 100_000, "[]", '{"rows": ', "\x00", "5" * 5000])
+def test_files_of_measurements_that_hold_none_are_refused(tmp_path, capsys, content):
+    path = tmp_path / "run.json"
+    path.write_text(content)
+    for command, code in ((["bench", "--against", str(path)], 2), (["zoo", "--against", str(path)], 1)):
+        assert cli.main(command) == code
+        err = capsys.readouterr().err
+        assert f"bridge: {path} is no run of `bridge " in err and "should not happen" not in err
+
+
+def test_a_file_of_measurements_names_no_folder():
+    for gpu in ("../../elsewhere", "/etc/passwd", "a\0b", "..", "NVIDIA H200"):
+        assert path_of(gpu).parent == FOLDER and "/" not in path_of(gpu).name and "\0" not in path_of(gpu).name
+    assert path_of("NVIDIA H200").is_file()

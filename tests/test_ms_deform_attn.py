@@ -142,9 +142,9 @@ def test_extents_beyond_the_kernels_numbers(value, text):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"value": _zeros(2, 89, 2, 8, dtype=torch.int64)}, "value is torch.int64, expected a floating-point dtype"),
-        ({"spatial_shapes": _zeros(3, 2)}, "spatial_shapes is torch.float32, expected int32 or int64"),
-        ({"level_start_index": _zeros(3)}, "level_start_index is torch.float32, expected int32 or int64"),
+        ({"value": _zeros(2, 89, 2, 8, dtype=torch.int64)}, "value is torch.int64, expected torch.float32"),
+        ({"spatial_shapes": _zeros(3, 2)}, "spatial_shapes is torch.float32, expected torch.int32 or torch.int64"),
+        ({"level_start_index": _zeros(3)}, "level_start_index is torch.float32, expected torch.int32 or torch.int64"),
         (
             {"sampling_locations": _zeros(2, 5, 2, 3, 4, 2, dtype=torch.float16)},
             "sampling_locations is torch.float16, ",

@@ -1,12 +1,16 @@
 """nms, and what else there is for a result whose shape depends on values: fake results, plugins, engines, slices."""
 
+import ctypes
 import math
+import random
+import struct
 import types
 from importlib.util import find_spec
 
+import numpy
 import pytest
 import torch
-from plugin_host import DTYPES, Plugin
+from plugin_host import DTYPES, Plugin, call, creators
 from torch import nn
 
 import bridge
@@ -16,6 +20,7 @@ from bridge.errors import EngineError, OpInputError, UnsupportedOpError
 from bridge.op import OPS
 from bridge.tensorrt import flavour
 from bridge.tensorrt.context import Context
+from bridge.tensorrt.fields import make_fields
 from bridge.tensorrt.found import Found
 
 OP = OPS["nms"]
@@ -53,6 +58,61 @@ def test_boxes_without_area_reversed_and_infinite_ones():
     )
     scores = torch.tensor([1.0, 2, 3, 4, 5, 6])
     assert torch.equal(bridge.nms(boxes, scores, 0.5), torchvisions(boxes, scores, 0.5))
+
+
+def sets_at_the_threshold(count):
+    """Boxes of integer corners, whose overlaps are small fractions, and thresholds that are such fractions."""
+    draw = random.Random(7)
+    for seed in range(count):
+        g = torch.Generator().manual_seed(seed)
+        boxes = torch.randint(0, 8, (draw.randint(2, 12), 4), generator=g).float()
+        boxes[:, 2:] += boxes[:, :2] + 1
+        scores = torch.randperm(len(boxes), generator=g).float()
+        yield boxes, scores, draw.choice([0.5, 1 / 3, 2 / 3, 0.7, 0.3, 0.1, 0.2, 0.4, 0.6, 1 / 7])
+
+
+def test_the_threshold_is_torchvisions():
+    """4,000 sets: torchvision compares float32 overlaps with a threshold that is not rounded to float32."""
+    wrong = [
+        (boxes.tolist(), threshold)
+        for boxes, scores, threshold in sets_at_the_threshold(4000)
+        if not torch.equal(bridge.nms(boxes, scores, threshold), torchvisions(boxes, scores, threshold))
+    ]
+    assert not wrong, f"{len(wrong)} of 4000, such as {wrong[0]}"
+
+
+def create_of_float32(name, values):
+    """Address of a new nms plugin with one field of float32 values, or None."""
+    buffer = (ctypes.c_float * len(values))(*values)
+    field = native._Field(name.encode(), ctypes.cast(buffer, ctypes.c_void_p), 1, len(values))
+    collection, types = native._Fields(1, ctypes.pointer(field)), [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int32]
+    return call(creators()["nms"], 0, ctypes.c_void_p, b"", ctypes.byref(collection), 0, types=types)
+
+
+def test_float32_values_that_are_no_sum_are_refused(capfd):
+    assert create_of_float32("iou_threshold", [0.5, 0.25]) is None
+    assert "iou_threshold has 2 values, expected 1" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("threshold", [1 / 3, 0.7, 0.1, 0.5, 1e300, -1e300])
+def test_plugins_get_the_threshold_unrounded(threshold):
+    """As float32 values that add up to it: in an ONNX attribute, in a field, and in what an engine holds."""
+    (field, _) = make_fields(OP, [True, True], {"iou_threshold": threshold})
+    value, kind = field.onnx()
+    spelt = value if kind == "FLOATS" else [value]
+    assert all(float(numpy.float32(part)) == part for part in spelt)
+    expected = threshold if abs(threshold) < 1e38 else math.copysign(math.inf, threshold)
+    assert math.fsum(spelt) == expected and field.array().dtype == numpy.float32
+    assert field.array().tolist() == spelt
+    kind, held = Plugin(create_of_float32("iou_threshold", spelt)).serialized()["iou_threshold"]
+    assert kind == 1 and math.fsum(struct.unpack(f"{len(held) // 4}f", held)) == expected
+
+
+@pytest.mark.gpu
+def test_the_threshold_is_torchvisions_on_a_gpu(device):
+    for boxes, scores, threshold in sets_at_the_threshold(4000):
+        kept = bridge.nms(boxes.to(device), scores.to(device), threshold)
+        assert torch.equal(kept.cpu(), torchvisions(boxes, scores, threshold)), (boxes.tolist(), threshold)
 
 
 def test_nan_scores_come_first():

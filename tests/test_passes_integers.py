@@ -3,9 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from test_passes_ms_deform_attn import HEAD_DIM, HEADS, Maps, weigh
+from test_passes_ms_deform_attn import HEAD_DIM, HEADS, POINTS, Maps, deformable_detr, weigh
 from test_passes_ms_deform_attn import arguments as of_levels
 from test_passes_rope import check_same, export
+from test_passes_sampling import arguments as of_boxes
+from test_passes_sampling import heads_of
 from torch.export import Dim
 
 from bridge import capture
@@ -74,6 +76,28 @@ def test_a_part_of_a_map_is_no_level(axis):
     program = export(write, of_levels(levels=LEVELS))
     found, (outcome,) = rewrite(program, ["ms_deform_attn"])
     assert found is program and "a level is not cut from [N, S, H, D]" in outcome.what
+
+
+@pytest.mark.parametrize(
+    ("point", "size", "fused"),
+    [
+        (lambda box: box[..., -4:-2], lambda box: box[..., -2:], True),
+        (lambda box: box.narrow(-1, -4, 2), lambda box: box.chunk(2, -1)[-1], True),
+        (lambda box: box[..., :-2], lambda box: box[..., 1:][..., 1:99], True),
+        (lambda box: box[..., -3:-1], lambda box: box[..., -2:], False),
+        (lambda box: box[..., -2:], lambda box: box[..., :2], False),
+    ],
+)
+def test_coordinates_of_boxes(point, size, fused):
+    def write(value, references, offsets, logits):
+        offsets, logits = heads_of(offsets, logits)
+        boxes = references[:, :, None, :, None, :]
+        return deformable_detr(value, point(boxes) + offsets / POINTS * size(boxes) * 0.5, logits)
+
+    given = of_boxes(coordinates=4)
+    found, (outcome,) = rewrite(export(write, given), ["ms_deform_attn"])
+    assert outcome.replaced and ("fused" in outcome.what) == fused
+    check_same(found, write, given)
 
 
 class Sliced(Maps):

@@ -44,8 +44,7 @@ def as_complex(q, k, angles):
 WAYS = [attended, merged, scaled_first, as_strided, as_complex]
 
 
-@pytest.mark.parametrize("decomposed", [False, True])
-@pytest.mark.parametrize("write", WAYS)
+@pytest.mark.parametrize(("write", "decomposed"), [*((write, False) for write in WAYS), (merged, True)])
 def test_what_follows_a_rotation_still_runs(write, decomposed):
     program = export(write, arguments(), None if write is as_strided else DYNAMIC)
     program = program.run_decompositions() if decomposed else program

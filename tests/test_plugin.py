@@ -1,6 +1,7 @@
 """The plugins as TensorRT sees them: creation, fields, formats, clones, execution."""
 
 import ctypes
+import math
 import struct
 from typing import Any
 
@@ -51,9 +52,11 @@ def test_fields_survive_a_round_trip(name):
         if kind == 6:
             assert data.decode() == value
             continue
+        if kind == 1:  # float32 values that add up to the number
+            assert math.fsum(struct.unpack(f"{len(data) // 4}f", data)) == value
+            continue
         values = list(value) if isinstance(value, tuple | list) else [value]
-        found = struct.unpack(f"{len(values)}{'f' if kind == 1 else 'q'}", data)
-        assert found == pytest.approx([float(v) if kind == 1 else int(v) for v in values])
+        assert struct.unpack(f"{len(values)}q", data) == tuple(int(v) for v in values)
     assert plugin.clone().serialized() == held and plugin.attach().serialized() == held
 
 
@@ -76,7 +79,7 @@ def test_narrow_integers_are_taken():
         ("relu", {"slope": 0.5}, 'unknown plugin field "slope"'),
         ("relu", {"negative_slope": 1}, "negative_slope has plugin field type 10, expected FLOAT32"),
         ("rope", {"rotary_dim": [1, 2]}, "rotary_dim has 2 values, expected 1"),
-        ("relu", {"negative_slope": [0.5] * 4}, "negative_slope has 4 values, expected at most 3"),
+        ("relu", {"negative_slope": [0.5] * 4}, "negative_slope has 4 values, expected 1"),
         ("rope", {"layout": "x" * 20000}, "layout has 20000 values, expected at most 16384"),
         ("deform_conv2d", {"stride": [1, 2, 3]}, "stride has 3 values, expected at most 2"),
     ],

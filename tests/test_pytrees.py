@@ -9,7 +9,7 @@ import torch
 from fuzz_files import Boxes, Point, register
 
 from bridge import structure
-from bridge.errors import EngineError, EngineFileError, ExportError
+from bridge.errors import EngineError, EngineFileError, EngineInputError, ExportError
 from bridge.tensorrt import pytrees
 
 pytree = torch.utils._pytree
@@ -165,6 +165,19 @@ def test_a_class_that_has_changed_since_is_an_error_of_the_engine():
         made = structure.Structure(arguments, tree, ["x"], [0], [0])
         with pytest.raises(EngineError, match=r"the result cannot be put together as .*; the class is not as it was"):
             made.unflatten((), [torch.zeros(1)])
+
+
+def test_errors_show_no_control_characters_of_contexts():
+    inner = pytrees.Tree("registered", ("fuzz.Boxes", "\x1b[2J"), (pytrees.Tree(),))
+    arguments = pytrees.Tree("tuple", None, (pytrees.Tree("tuple", None, (inner,)), pytrees.Tree("dict", ())))
+    tree = pytrees.Tree("registered", ("fuzz.Boxes", (("\x1b[2J",), ())), (pytrees.Tree(),))
+    made = structure.Structure(arguments, tree, ["x"], [0], [0])
+    with pytest.raises(EngineInputError, match=r"not in the example: 'a\\x1b'; it had x"):
+        made.flatten((5,), {"a\x1b": 5})
+    for refused in (lambda: made.flatten((5,), {}), lambda: made.unflatten((), [torch.zeros(1)])):
+        with pytest.raises((EngineError, EngineInputError)) as caught:
+            refused()
+        assert "\\u001b[2J" in str(caught.value) and "\x1b" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

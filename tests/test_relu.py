@@ -28,6 +28,17 @@ def test_family(kwargs, expected):
     torch.testing.assert_close(bridge.relu(X, **kwargs), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("limit", [1e300, -1e300, 3.4e38, 1e39, -1e39, 65504.0])
+def test_limits_that_float32_does_not_hold(limit, dtype):
+    """What a kernel makes of them, which compares in float32; float64 holds them."""
+    x = torch.tensor([-math.inf, -1e4, -0.5, 0.0, 0.5, 1e4, math.inf, math.nan], dtype=dtype)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    most = torch.tensor(limit, dtype=torch.float64).to(wide)
+    expected = torch.where(x < 0, 0.25 * x.to(wide), x.to(wide)).minimum(most).to(dtype)
+    torch.testing.assert_close(bridge.relu(x, 0.25, limit), expected, rtol=0, atol=0, equal_nan=True)
+
+
 def test_nan_and_infinity():
     x = torch.tensor([math.nan, math.inf, -math.inf, -0.0])
     assert torch.equal(bridge.relu(x, 0.5, 3.0).isnan(), x.isnan())
@@ -38,7 +49,7 @@ def test_nan_and_infinity():
 @pytest.mark.parametrize(
     ("x", "kwargs", "text"),
     [
-        (torch.zeros(2, dtype=torch.int32), {}, "relu: x is torch.int32, expected a floating-point dtype"),
+        (torch.zeros(2, dtype=torch.int32), {}, "relu: x is torch.int32, expected torch.float32"),
         (torch.zeros(2, dtype=torch.bool), {}, "relu: x is torch.bool"),
         (X, {"negative_slope": math.nan}, "must be numbers, got nan and inf"),
         (X, {"max_value": math.nan}, "must be numbers, got 0.0 and nan"),

@@ -160,7 +160,7 @@ def test_bad_input(changes, text):
 @pytest.mark.parametrize("name", ["x", "rois"])
 def test_bad_dtypes(name):
     args = _arguments()
-    with pytest.raises(OpInputError, match=f"{name} is torch.int64, expected a floating-point dtype"):
+    with pytest.raises(OpInputError, match=f"{name} is torch.int64, expected torch.float32"):
         bridge.roi_align(**{**args, name: args[name].long()})
 
 

@@ -124,9 +124,9 @@ def test_bad_input(args, text):
     ("args", "text"),
     [
         (_args(k=_zeros(2, 2, 5, 16, dtype=torch.float16)), "k is torch.float16, expected torch.float32"),
-        (_args(q=_zeros(2, 4, 5, 16, dtype=torch.int64)), "q is torch.int64, expected a floating-point dtype"),
+        (_args(q=_zeros(2, 4, 5, 16, dtype=torch.int64)), "q is torch.int64, expected torch.float32"),
         (_args(cos=_zeros(5, 8, dtype=torch.float16)), "cos is torch.float16, expected torch.float32"),
-        (_args(position_ids=_zeros(2, 5)), "position_ids is torch.float32, expected int32 or int64"),
+        (_args(position_ids=_zeros(2, 5)), "position_ids is torch.float32, expected torch.int32 or torch.int64"),
     ],
 )
 def test_bad_dtypes(args, text):

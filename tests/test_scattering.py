@@ -9,7 +9,7 @@ import torch
 
 import bridge
 from bridge.errors import UnsupportedOpError
-from bridge.tensorrt import counting, scattering
+from bridge.tensorrt import bags, counting, scattering
 
 pytestmark = pytest.mark.skipif(find_spec("torch_tensorrt") is None, reason="needs torch_tensorrt")
 
@@ -106,6 +106,31 @@ def test_counts_in_intervals(bins, low, high):
         assert torch.equal(counting.histc(x, bins, low, high), torch.histc(x, bins, low, high))
 
 
+@pytest.mark.parametrize("right", [False, True])
+def test_places_among_boundaries(right):
+    x, row = torch.randn(4, 3), torch.tensor([-1.0, 0.0, 0.5])
+    x[0] = row
+    assert torch.equal(counting.bucketize(x, row, right=right), torch.bucketize(x, row, right=right))
+    rows = torch.randn(4, 6).sort(1)[0]
+    found = counting.searchsorted(rows, x, out_int32=True, side="right" if right else "left")
+    assert torch.equal(found, torch.searchsorted(rows, x, out_int32=True, right=right))
+
+
+@pytest.mark.parametrize("include_last_offset", [False, True])
+@pytest.mark.parametrize("padding_idx", [None, 2])
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_bags_some_of_them_empty(mode, padding_idx, include_last_offset):
+    weight, indices, offsets = torch.randn(5, 4), torch.tensor([1, 2, 2, 0, 4, 2]), torch.tensor([0, 1, 1, 3, 6])
+    weights = torch.randn(6) if mode == "sum" else None
+    expected = torch.nn.functional.embedding_bag(
+        indices, weight, offsets, None, 2.0, False, mode, False, weights, include_last_offset, padding_idx
+    )
+    number = ["sum", "mean", "max"].index(mode)
+    padding = -1 if padding_idx is None else padding_idx
+    found = bags.embedding_bag(weight, indices, offsets, False, number, False, weights, include_last_offset, padding)[0]
+    torch.testing.assert_close(found, expected)
+
+
 class Scatters(torch.nn.Module):
     """x [rows, 6], index [count], src [count, 6]; indices are equal in every call."""
 
@@ -123,6 +148,8 @@ class Scatters(torch.nn.Module):
             x.scatter(1, torch.full_like(x[:, :1], 3, dtype=torch.int64), 2.0),
             x.index_copy(1, torch.tensor([4, 0]), x[:, :2]),
             torch.histc(index.float(), 4, 0, 3),
+            torch.bucketize(x, src[0].sort()[0]),
+            torch.nn.functional.embedding_bag(index.unsqueeze(1), x, mode="mean"),
             y,
             z,
         )

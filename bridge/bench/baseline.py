@@ -1,12 +1,15 @@
 """Runs of the bench that later ones are compared with: one a GPU in bridge, or any file."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from bridge.bench.report import Key, key_of
-from bridge.bench.workloads import Workload, select
+from bridge.bench.workload import Workload
+from bridge.bench.workloads import select
+from bridge.files import read_object
 
 FOLDER = Path(__file__).parent / "baselines"
 RECORDED = "recorded"
@@ -14,7 +17,7 @@ RECORDED = "recorded"
 
 def path_of(gpu: str) -> Path:
     """Where the baseline of a GPU is, or would be."""
-    return FOLDER / f"{gpu.lower().replace(' ', '_')}.json"
+    return FOLDER / f"{re.sub(r'[^a-z0-9.-]', '_', gpu.lower())}.json"  # no way to another folder: files name GPUs
 
 
 def load(name: str, gpu: str, chosen: Sequence[Workload] | None = None) -> dict[str, Any]:
@@ -26,7 +29,7 @@ def load(name: str, gpu: str, chosen: Sequence[Workload] | None = None) -> dict[
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.json"))) or "none"
         raise ValueError(f"there is no baseline {path.name}; recorded in bridge are {known}")
-    found: dict[str, Any] = json.loads(path.read_text())
+    found = read_object(path, "run of `bridge bench`")
     if chosen is not None:
         wanted = {(workload.op, workload.name, workload.dtype) for workload in chosen}
         found["rows"] = [row for row in found["rows"] if key_of(row) in wanted]

@@ -1,6 +1,7 @@
 """One run of the bench on the current GPU: ceilings, then each workload, its errors first, beside its peers."""
 
 import datetime
+import itertools
 import platform
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
@@ -10,12 +11,12 @@ import torch
 from torch import Tensor
 
 import bridge
-from bridge.bench.ceilings import floor_us, measure_ceilings, refreshed
+from bridge.bench.ceilings import binding, floors, l2_bytes, measure_ceilings, refreshed
 from bridge.bench.peers import Missing, Peer
-from bridge.bench.workloads import Workload
+from bridge.bench.workload import Workload
 from bridge.op import OPS
 from bridge.testing import cast, outputs_of
-from bridge.timing import Timing, time_call
+from bridge.timing import Timing, time_call, time_loop
 
 SCHEMA = 1
 _COLD = 3  # times the L2 cache, for the arguments that launches take in turn
@@ -75,17 +76,20 @@ def measure_workload(workload: Workload, peers: Sequence[Peer], ceilings: dict[s
     def ours(given: list[Any]) -> Any:
         return op.overload(*given, **settings)
 
-    warm = time_call(ours, [args])
+    warm = _time(workload, ours, [args])
+    traffic = workload.traffic(args, settings)
+    bounds = floors(workload, ceilings, traffic)
     row: dict[str, Any] = {
         "op": workload.op,
         "workload": workload.name,
         "dtype": workload.dtype,
         **_times(warm),
         "cold_us": _cold(ours, workload, args).us,
-        "bytes": workload.bytes(),
+        "bytes": traffic,
         "flops": workload.flops(),
         "bytes_per_us": ceilings["bytes_per_us"],
-        "floor_us": floor_us(workload, ceilings),
+        "floor": binding(bounds),
+        "floor_us": max(bounds.values()),
         **errors,
         "peers": {},
     }
@@ -102,7 +106,10 @@ def compare(workload: Workload, args: list[Any], settings: dict[str, Any]) -> di
     rounding of the largest output.
     """
     op = OPS[workload.op]
-    ours = outputs_of(op.overload(*args, **settings))
+    result = op.overload(*args, **settings)
+    if (known := workload.errors(args, settings, result)) is not None:
+        return known
+    ours = outputs_of(result)
     wider = torch.float64 if workload.dtype == "float32" else torch.float32
     worst, theirs, right = 0.0, 0.0, True
     for index in _images(workload, args):
@@ -133,10 +140,17 @@ def _image(args: list[Any], batched: Sequence[int], index: int | None) -> list[A
 
 
 def _cold(call: Callable[[list[Any]], Any], workload: Workload, args: list[Any]) -> Timing:
-    cache = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
-    count = min(_MOST_SETS, max(2, -(-_COLD * cache // workload.bytes())))
+    count = min(_MOST_SETS, max(2, -(-_COLD * l2_bytes() // workload.bytes())))
     sets = [args] + [[t.clone() if isinstance(t, Tensor) else t for t in args] for _ in range(count - 1)]
-    return time_call(call, sets)
+    return _time(workload, call, sets)
+
+
+def _time(workload: Workload, call: Callable[[list[Any]], Any], sets: Sequence[list[Any]]) -> Timing:
+    """Of calls that take the sets of arguments in turn; where no CUDA graph can hold one, with the CPU's part."""
+    if workload.captured:
+        return time_call(call, sets)
+    turns = itertools.cycle(sets)
+    return time_loop(lambda: call(next(turns)))
 
 
 def _peer(peer: Peer, workload: Workload, args: list[Any], settings: dict[str, Any]) -> dict[str, Any]:
@@ -144,7 +158,7 @@ def _peer(peer: Peer, workload: Workload, args: list[Any], settings: dict[str, A
     try:
         call = peer.prepare(workload, settings)
         differs = {} if peer.bound else {"difference": _difference(call, workload, args, settings)}
-        return {**_times(time_call(call, [args])), **differs, "bound": peer.bound}
+        return {**_times(_time(workload, call, [args])), **differs, "bound": peer.bound}
     except Missing as reason:
         return {"missing": str(reason)}
     except Exception as error:  # of any kind: another project's failure must not end the run
@@ -161,10 +175,9 @@ def _difference(
     """
     ours = outputs_of(OPS[workload.op].overload(*args, **settings))
     theirs = outputs_of(call([t.clone() if isinstance(t, Tensor) else t for t in args]))
-    if [t.numel() for t in theirs] != [t.numel() for t in ours]:
+    if workload.captured and [t.numel() for t in theirs] != [t.numel() for t in ours]:
         raise Missing(f"its results have shapes {[list(t.shape) for t in theirs]}, not {[list(t.shape) for t in ours]}")
-    found = [float((b.reshape(a.shape) - a).abs().max() / a.abs().max()) for a, b in zip(ours, theirs, strict=True)]
-    worst = torch.tensor(found, dtype=torch.float64).max().item()  # NaN where one of them is
+    worst = workload.difference(ours, theirs)  # NaN where one of them is
     if not worst <= _ANOTHER:
         raise Missing(f"its result differs by {worst:.2g} of the largest value: it computes something else")
     return worst

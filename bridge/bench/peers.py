@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import bridge
-from bridge.bench.workloads import DeformConv2d, MsDeformAttn, Rope, Workload
+from bridge.bench.workload import Workload
+from bridge.bench.workloads import DeformConv2d, MsDeformAttn, Rope
 
 Call = Callable[[list[Any]], Any]
 
@@ -131,6 +132,11 @@ def _torchvision(workload: Workload, settings: dict[str, Any]) -> Call:
         return deform_conv2d(x, offset, weight, bias, **settings, mask=mask)
 
     return call
+
+
+def _nms(workload: Workload, settings: dict[str, Any]) -> Call:
+    nms = _import("torchvision.ops", "nms")
+    return lambda args: nms(args[0], args[1], **settings)
 
 
 def _roi_align(workload: Workload, settings: dict[str, Any]) -> Call:
@@ -259,6 +265,7 @@ PEERS: tuple[Peer, ...] = (
         )
     ),
     Peer("unfused", "ms_deform_attn_fused", _unfused),
+    Peer("torchvision", "nms", _nms),
     Peer("torchvision", "roi_align", _roi_align),
     Peer("inductor", "roi_align", _roi_align_in_torch),
     Peer("conv2d", "deform_conv2d", _conv2d(torch.contiguous_format), bound=True),

@@ -7,6 +7,8 @@ from functools import partial
 from operator import itemgetter
 from typing import Any
 
+from bridge.bench.ceilings import rate
+
 Row = Mapping[str, Any]
 Series = dict[tuple[str, str], dict[str, list[tuple[int, Row]]]]
 _SIZE = re.compile(r"([a-z]+) (\d+)(, .*)?")
@@ -106,7 +108,7 @@ def _draw_roofline(axis: Any, rows: Sequence[Row], ceilings: Mapping[str, float]
     intensities = [row["flops"] / row["bytes"] for row in rows]
     copy = ceilings["bytes_per_us"]
     for dtype in dict.fromkeys(row["dtype"] for row in rows):
-        most = ceilings[f"flops_per_us_{dtype}"]
+        most = rate(dtype, ceilings)
         spots = sorted({min(intensities) / 4, most / copy, max(max(intensities), most / copy) * 4})
         roof = [min(spot * copy, most) / 1e6 for spot in spots]
         axis.loglog(spots, roof, f"k{_LINES.get(dtype, '-')}", linewidth=1, label=f"ceiling, {dtype}")

@@ -19,6 +19,7 @@ def table(run: Mapping[str, Any]) -> str:
         ("GPU", f"{run['gpu']}, driver {run['driver']}, {run['date']}"),
         ("versions", versions),
         ("copy", f"{ceilings['bytes_per_us'] / 1e6:.2f} TB/s"),
+        *([("copy in L2", f"{ceilings['l2_bytes_per_us'] / 1e6:.2f} TB/s")] if "l2_bytes_per_us" in ceilings else []),
         *((f"{d} products", f"{ceilings[f'flops_per_us_{d}'] / 1e6:.0f} TFLOP/s") for d in _dtypes(ceilings)),
         ("launch", f"{ceilings['launch_us']:.2f} us"),
     ]
@@ -28,6 +29,9 @@ def table(run: Mapping[str, Any]) -> str:
     missing = {f"{name}: {peer['missing']}" for name, peer in peers if "us" not in peer}
     if missing:
         text.append("\n".join(["not measured", *(f"  {line}" for line in sorted(missing))]))
+    beaten = [f"  {', '.join(key_of(row))}" for row in run["rows"] if _beats_its_floor(row)]
+    if beaten:
+        text.append("\n".join(["no floor: the ceilings of this run are lower than what these reached", *beaten]))
     wrong = [row for row in run["rows"] if not row["right"]]
     text += [f"WRONG: {', '.join(key_of(row))}: error {row['error']:.1e}" for row in wrong]
     return "\n\n".join(text)
@@ -48,12 +52,18 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{row['us']:.2f}",
         f"{row['low_us']:.2f}-{row['high_us']:.2f}",
         f"{row['cold_us']:.2f}",
-        f"{row['floor_us']:.2f}",
-        f"{row['floor_us'] / row['us']:.0%}",
+        f"{row['floor_us']:.2f} {row.get('floor', '')}".rstrip(),
+        "-" if _beats_its_floor(row) else f"{row['floor_us'] / row['us']:.0%}",
         f"{row['error']:.1e}",
         f"{row['pytorch_error']:.1e}",
         "; ".join(peers),
     )
+
+
+def _beats_its_floor(row: Mapping[str, Any]) -> bool:
+    """Whether a row took less than its floor, which is none then: ceilings are measured, and older runs counted neither
+    the L2 nor the units that products run on."""
+    return bool(row["floor_us"] > row["us"])
 
 
 def _remark(peer: Mapping[str, Any]) -> str:

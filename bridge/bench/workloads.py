@@ -7,41 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class Workload:
-    """One call of an op. group: a default one, or one that is asked for by its name."""
-
-    op: str
-    name: str
-    dtype: str
-    group: str = "default"
-
-    @property
-    def element(self) -> int:
-        """Bytes of an element."""
-        return DTYPES[self.dtype].itemsize
-
-    def arguments(self, device: torch.device) -> tuple[list[Any], dict[str, Any]]:
-        """Fresh random arguments of the op."""
-        raise NotImplementedError
-
-    def batched(self) -> tuple[int, ...]:
-        """The places of the arguments whose first axis is the batch, as the results' is; none: there is no batch."""
-        return ()
-
-    def bytes(self) -> int:
-        """Least traffic to and from memory: every input read once, every output written once."""
-        raise NotImplementedError
-
-    def flops(self) -> int:
-        """Operations of its matrix products, 0 where there are none."""
-        return 0
-
-    def _random(self, device: torch.device, *shape: int) -> Tensor:
-        return torch.randn(shape, device=device, dtype=DTYPES[self.dtype])
+from bridge.bench import detection
+from bridge.bench.workload import DTYPES, Workload
 
 
 @dataclass(frozen=True)
@@ -192,6 +159,31 @@ class MsDeformAttn(Workload):
         value = min(self.positions, 4 * queries * samples) * self.heads * self.head_dim
         return self.batch * (value + queries * each) * self.element + 24 * len(self.levels)
 
+    def traffic(self, args: list[Any], settings: dict[str, Any]) -> int:
+        """With as much of value as its points touch."""
+        locations = args[3][:, :, None, :, None] + args[4] / args[1].flip(1)[:, None] if len(args) == 6 else args[3]
+        touched = self._touched(locations.float())
+        all_of_it = min(self.positions, 4 * (self.queries or self.positions) * len(self.levels) * self.points)
+        spared = self.batch * all_of_it * self.heads - touched
+        return self.bytes() - spared * self.head_dim * self.element
+
+    def _touched(self, locations: Tensor) -> int:
+        """How many positions of images and heads are read for locations [N, Q, H, L, P, 2]."""
+        found, ones = 0, torch.ones((), dtype=torch.bool, device=locations.device)
+        for level, (height, width) in enumerate(self.levels):
+            corner = locations[:, :, :, level] * torch.tensor([width, height], device=locations.device) - 0.5
+            corner = corner.floor().long().transpose(1, 2).flatten(0, 1).flatten(1, 2)  # [N H, Q P, 2]
+            maps = torch.zeros(len(corner), height + 2, width + 2, dtype=torch.bool, device=locations.device)
+            rows = torch.arange(len(corner), device=locations.device)[:, None]
+            for right, below in ((0, 0), (0, 1), (1, 0), (1, 1)):  # with a border for what lies outside
+                x, y = (
+                    (corner[..., 0] + right + 1).clamp(0, width + 1),
+                    (corner[..., 1] + below + 1).clamp(0, height + 1),
+                )
+                maps.index_put_((rows, y, x), ones)
+            found += int(maps[:, 1:-1, 1:-1].sum())
+        return found
+
     def _references(self, device: torch.device) -> Tensor:
         """[1, Q, 1, 2], the centres of the queries, (x, y) from 0 to 1."""
         if self.queries:
@@ -212,55 +204,6 @@ def _ms_deform_attn() -> Iterable[Workload]:
         yield MsDeformAttn(op, "decoder, 8 images", "float16", batch=8, queries=300)
         for power in range(4, 17, 2):
             yield MsDeformAttn(op, f"queries {2**power}", "float16", "growth", queries=2**power)
-
-
-@dataclass(frozen=True)
-class RoiAlign(Workload):
-    """roi_align of `count` float32 regions, whose sides are 7 to 28 pixels of the map as a feature pyramid's are."""
-
-    batch: int = 2
-    channels: int = 256
-    size: tuple[int, int] = (200, 304)  # the finest map of an image of 800 x 1216
-    count: int = 1000
-    output_size: int = 7
-    sampling_ratio: int = 2
-    channels_last: bool = False
-
-    def arguments(self, device: torch.device) -> tuple[list[Any], dict[str, Any]]:
-        """x and rois; spatial_scale is 1/4."""
-        x = self._random(device, self.batch, self.channels, *self.size)
-        x = x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
-        sides = 7 * 4 ** torch.rand(self.count, 2, device=device)
-        extents = torch.tensor(self.size[::-1], device=device)
-        first = torch.rand(self.count, 2, device=device) * (extents - sides).clamp(min=0)
-        images = torch.randint(0, self.batch, (self.count, 1), device=device)
-        rois = torch.cat((images, 4 * first, 4 * (first + sides)), 1)
-        settings = {"output_size": [self.output_size] * 2, "spatial_scale": 0.25, "aligned": True}
-        return [x, rois], settings | {"sampling_ratio": self.sampling_ratio}
-
-    def bytes(self) -> int:
-        """x, or as much as few regions can touch; rois; and the result."""
-        pixels, bins = self.batch * self.size[0] * self.size[1], self.count * self.output_size**2
-        if self.sampling_ratio > 0:
-            pixels = min(pixels, 4 * bins * self.sampling_ratio**2)
-        return (pixels + bins) * self.channels * self.element + self.count * 5 * 4
-
-
-def _roi_align() -> Iterable[Workload]:
-    for channels_last in (False, True):
-        order = "channels-last" if channels_last else "NCHW"
-        for dtype in DTYPES:
-            yield RoiAlign("roi_align", f"FPN, {order}", dtype, channels_last=channels_last)
-        variations: dict[str, dict[str, Any]] = {
-            "mask head": {"count": 200, "output_size": 14},
-            "one image": {"batch": 1, "count": 100},
-            "adaptive": {"channels": 1024, "size": (50, 76), "count": 300, "output_size": 14, "sampling_ratio": 0},
-        }
-        for name, changes in variations.items():
-            yield RoiAlign("roi_align", f"{name}, {order}", "float16", channels_last=channels_last, **changes)
-        for power in range(0, 13, 3):
-            name = f"regions {2**power}, {order}"
-            yield RoiAlign("roi_align", name, "float16", "growth", count=2**power, channels_last=channels_last)
 
 
 def _deform_conv2d() -> Iterable[Workload]:
@@ -302,7 +245,10 @@ def _relu() -> Iterable[Workload]:
         yield Relu("relu", "2^24 elements", dtype, count=2**24)
 
 
-WORKLOADS: tuple[Workload, ...] = (*_deform_conv2d(), *_ms_deform_attn(), *_rope(), *_relu(), *_roi_align())
+WORKLOADS: tuple[Workload, ...] = (
+    *(*_deform_conv2d(), *_ms_deform_attn(), *_rope(), *_relu(), *detection.roi_align()),
+    *detection.nms(),
+)
 
 
 def select(ops: Iterable[str] = (), names: Iterable[str] = (), groups: Iterable[str] = ("default",)) -> list[Workload]:

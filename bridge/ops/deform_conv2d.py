@@ -4,15 +4,16 @@ import torch
 from torch import Tensor
 
 from bridge.op import Pair, only_shapes, op, require
+from bridge.op_tensors import Floating, LikeFirst
 
 
 @op
 def deform_conv2d(
-    x: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    mask: Tensor | None = None,
+    x: Floating,
+    offset: LikeFirst,
+    weight: LikeFirst,
+    bias: LikeFirst | None = None,
+    mask: LikeFirst | None = None,
     stride: Pair = 1,
     padding: Pair = 0,
     dilation: Pair = 1,
@@ -38,7 +39,7 @@ def deform_conv2d(
     Source: Dai et al., https://arxiv.org/abs/1703.06211; Zhu et al., https://arxiv.org/abs/1811.11168.
     """
     stride, padding, dilation = _check_attributes(stride, padding, dilation)
-    _check_tensors(x, offset, weight, bias, mask)
+    _check_ranks(x, offset, weight)
     n = x.shape[0]
     out_channels, group_channels, kernel_h, kernel_w = weight.shape
     groups, offset_groups = _groups(x, offset, weight)
@@ -69,11 +70,7 @@ def _check_attributes(*pairs: Pair) -> tuple[tuple[int, int], ...]:
     return both
 
 
-def _check_tensors(x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None) -> None:
-    require(x.is_floating_point(), f"deform_conv2d: x is {x.dtype}, expected a floating-point dtype")
-    for name, tensor in (("offset", offset), ("weight", weight), ("bias", bias), ("mask", mask)):
-        fits = tensor is None or tensor.dtype == x.dtype
-        require(fits, f"deform_conv2d: {name} is {tensor.dtype if tensor is not None else ''}, expected {x.dtype}")
+def _check_ranks(x: Tensor, offset: Tensor, weight: Tensor) -> None:
     shapes = f"{tuple(x.shape)}, {tuple(offset.shape)} and {tuple(weight.shape)}"
     ranks = x.dim() == 4 and offset.dim() == 4 and weight.dim() == 4
     require(ranks, f"deform_conv2d: x, offset and weight must have 4 dimensions, got shapes {shapes}")

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from bridge.op import only_shapes, op, readable, require
+from bridge.op_tensors import Floating, Index, LikeFirstOrFloat32
 
 MAX_SAMPLES = 1024
 """Most levels * points: the kernels keep an entry of each in shared memory."""
@@ -11,11 +12,11 @@ MAX_SAMPLES = 1024
 
 @op
 def ms_deform_attn(
-    value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
+    value: Floating,
+    spatial_shapes: Index,
+    level_start_index: Index,
+    sampling_locations: LikeFirstOrFloat32,
+    attention_weights: LikeFirstOrFloat32,
 ) -> Tensor:
     """Attention to a few sampled points of several feature maps, which lie one after the other in `value`.
 
@@ -38,8 +39,6 @@ def ms_deform_attn(
     Source: Zhu et al., https://arxiv.org/abs/2010.04159, equation 3.
     """
     name = "ms_deform_attn"
-    check_dtypes(name, value, (spatial_shapes, level_start_index), sampling_locations=sampling_locations,
-                 attention_weights=attention_weights)  # fmt: skip
     n, q, channels = check_shapes(
         name, value, spatial_shapes, level_start_index, "attention_weights", attention_weights
     )
@@ -110,17 +109,6 @@ def check_levels(name: str, value: Tensor, spatial_shapes: Tensor, level_start_i
             f"{name}: level {level} of {h} x {w} from position {first} on is not within the {value.shape[1]} "
             "positions of value; see spatial_shapes and level_start_index",
         )
-
-
-def check_dtypes(name: str, value: Tensor, indices: tuple[Tensor, Tensor], **others: Tensor) -> None:
-    """Value is floating, indices are integers, and the others are of the dtype of value or float32."""
-    require(value.is_floating_point(), f"{name}: value is {value.dtype}, expected a floating-point dtype")
-    for tensor, given in zip(("spatial_shapes", "level_start_index"), indices, strict=True):
-        fits = given.dtype in (torch.int32, torch.int64)
-        require(fits, f"{name}: {tensor} is {given.dtype}, expected int32 or int64")
-    for tensor, given in others.items():
-        fits = given.dtype in (value.dtype, torch.float32)
-        require(fits, f"{name}: {tensor} is {given.dtype}, expected {value.dtype} or torch.float32")
 
 
 def check_same(name: str, tensor: str, given: Tensor, expected: tuple[int, ...]) -> None:

@@ -3,17 +3,18 @@
 from torch import Tensor
 
 from bridge.op import only_shapes, op
-from bridge.ops.ms_deform_attn import attend, check_dtypes, check_levels, check_same, check_shapes, wide_dtype
+from bridge.op_tensors import Floating, Index, LikeFirstOrFloat32
+from bridge.ops.ms_deform_attn import attend, check_levels, check_same, check_shapes, wide_dtype
 
 
 @op
 def ms_deform_attn_fused(
-    value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    reference_points: Tensor,
-    sampling_offsets: Tensor,
-    attention_logits: Tensor,
+    value: Floating,
+    spatial_shapes: Index,
+    level_start_index: Index,
+    reference_points: LikeFirstOrFloat32,
+    sampling_offsets: LikeFirstOrFloat32,
+    attention_logits: LikeFirstOrFloat32,
 ) -> Tensor:
     """ms_deform_attn of what Deformable DETR's module makes of the outputs of its linear layers, in one launch.
 
@@ -36,8 +37,6 @@ def ms_deform_attn_fused(
     Source: Zhu et al., https://arxiv.org/abs/2010.04159, equation 3 and appendix A.4.
     """
     name = "ms_deform_attn_fused"
-    check_dtypes(name, value, (spatial_shapes, level_start_index), reference_points=reference_points,
-                 sampling_offsets=sampling_offsets, attention_logits=attention_logits)  # fmt: skip
     n, q, channels = check_shapes(name, value, spatial_shapes, level_start_index, "attention_logits", attention_logits)
     check_same(name, "sampling_offsets", sampling_offsets, (*attention_logits.shape, 2))
     boxes = reference_points.dim() == 4 and reference_points.shape[3] == 4

@@ -5,13 +5,15 @@ import math
 import torch
 from torch import Tensor
 
+from bridge.float32 import below
 from bridge.op import Counted, only_shapes, op, require, unknown_extent
+from bridge.op_tensors import Floating
 
 _MOST_BOXES = 1 << 19
 
 
 @op
-def nms(boxes: Tensor, scores: Tensor, iou_threshold: float = 0.5) -> Counted:
+def nms(boxes: Floating, scores: Floating, iou_threshold: float = 0.5) -> Counted:
     """Indices of the boxes that no box of a higher score overlaps by more than a threshold.
 
     The semantics are torchvision.ops.nms's: boxes are taken by decreasing score (as they stand where scores are
@@ -21,7 +23,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float = 0.5) -> Counted:
         boxes: [N, 4] of (x1, y1, x2, y2) with x1 <= x2 and y1 <= y2; float32, float16 or bfloat16 (float64 on CPU);
             at most 2^19 of them.
         scores: [N] of any of these dtypes, whatever that of boxes.
-        iou_threshold: a number; from 1 on nothing is dropped.
+        iou_threshold: a number, not rounded to float32 before it is compared; from 1 on nothing is dropped.
     Returns:
         [kept] int64, by decreasing score; overlaps are float32 whatever the dtype. Two boxes without area do not drop
         each other, a score that is NaN comes before all others. It has no gradient. On a GPU it waits for the work, for
@@ -33,7 +35,9 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float = 0.5) -> Counted:
     if only_shapes():
         return boxes.new_empty(unknown_extent(), dtype=torch.int64)
     order = scores.sort(descending=True, stable=True).indices
-    dropped = _overlaps(boxes[order].detach()) > iou_threshold  # [N, N]
+    overlaps = _overlaps(boxes[order].detach())
+    # torchvision compares float32 overlaps with the threshold as a double; torch would round it to the nearest float32.
+    dropped = overlaps > (iou_threshold if overlaps.dtype == torch.float64 else below(iou_threshold))  # [N, N]
     alive = torch.ones(len(order), dtype=torch.bool, device=boxes.device)
     for place in range(len(order)):
         if alive[place]:
@@ -43,8 +47,6 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float = 0.5) -> Counted:
 
 def _check(boxes: Tensor, scores: Tensor, iou_threshold: float) -> None:
     require(not math.isnan(iou_threshold), "nms: iou_threshold is nan, expected a number")
-    for name, tensor in (("boxes", boxes), ("scores", scores)):
-        require(tensor.is_floating_point(), f"nms: {name} is {tensor.dtype}, expected a floating-point dtype")
     fits = boxes.dim() == 2 and boxes.shape[1] == 4
     require(fits, f"nms: boxes has shape {tuple(boxes.shape)}, expected [boxes, 4]")
     count = boxes.shape[0]

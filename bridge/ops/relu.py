@@ -5,11 +5,13 @@ import math
 import torch
 from torch import Tensor
 
+from bridge.float32 import nearest
 from bridge.op import op, require
+from bridge.op_tensors import Floating
 
 
 @op
-def relu(x: Tensor, negative_slope: float = 0.0, max_value: float = math.inf) -> Tensor:
+def relu(x: Floating, negative_slope: float = 0.0, max_value: float = math.inf) -> Tensor:
     """min(x if x >= 0 else negative_slope * x, max_value), element by element; NaN stays NaN.
 
     Args:
@@ -19,14 +21,13 @@ def relu(x: Tensor, negative_slope: float = 0.0, max_value: float = math.inf) ->
     Returns:
         A dense tensor of the shape and dtype of x. Reduced precision is computed in float32 and rounded once.
     Raises:
-        OpInputError: x is not floating-point, or an attribute is NaN.
+        OpInputError: x is of another dtype, or an attribute is NaN.
     Source: Maas et al., "Rectifier nonlinearities improve neural network acoustic models", 2013; torch.nn.LeakyReLU.
     """
-    require(x.is_floating_point(), f"relu: x is {x.dtype}, expected a floating-point dtype")
     require(
         not (math.isnan(negative_slope) or math.isnan(max_value)),
         f"relu: negative_slope and max_value must be numbers, got {negative_slope} and {max_value}",
     )
     wide = x if x.dtype == torch.float64 else x.float()
     leaky = torch.where(wide < 0, negative_slope * wide, wide)
-    return leaky.clamp(max=max_value).to(x.dtype)
+    return leaky.clamp(max=nearest(max_value, wide.dtype)).to(x.dtype)

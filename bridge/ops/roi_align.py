@@ -5,6 +5,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
 from bridge.op import Pair, only_shapes, op, require
+from bridge.op_tensors import Floating
 
 _MOST = 1 << 12  # of output_size and sampling_ratio
 _MOST_SAMPLES = 2**24  # of an adaptive grid along an axis: beyond it float32 does not tell samples apart
@@ -13,8 +14,8 @@ _AT_ONCE = 1 << 25  # pixels that the reference gathers at a time
 
 @op
 def roi_align(
-    x: Tensor,
-    rois: Tensor,
+    x: Floating,
+    rois: Floating,
     output_size: Pair = 7,
     spatial_scale: float = 1.0,
     sampling_ratio: int = -1,
@@ -63,12 +64,9 @@ def _check(x: Tensor, rois: Tensor, bins: tuple[int, int], spatial_scale: float,
     for extent in bins:
         fits = 1 <= extent <= _MOST
         require(fits, f"roi_align: output_size is {bins[0]} x {bins[1]}, expected 1 to {_MOST}")
-    finite = abs(spatial_scale) < float("inf")
-    require(finite, f"roi_align: spatial_scale is {spatial_scale}, expected a finite number")
+    finite = abs(spatial_scale) <= torch.finfo(torch.float32).max
+    require(finite, f"roi_align: spatial_scale is {spatial_scale:g}, expected a finite number of float32")
     require(sampling_ratio <= _MOST, f"roi_align: sampling_ratio is {sampling_ratio}, expected at most {_MOST}")
-    for name, tensor in (("x", x), ("rois", rois)):
-        fits = tensor.is_floating_point()
-        require(fits, f"roi_align: {name} is {tensor.dtype}, expected a floating-point dtype")
     require(x.dim() == 4, f"roi_align: x must have 4 dimensions, got shape {tuple(x.shape)}")
     fits = rois.dim() == 2 and rois.shape[1] == 5
     require(fits, f"roi_align: rois has shape {tuple(rois.shape)}, expected [rois, 5]")

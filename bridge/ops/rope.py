@@ -4,17 +4,18 @@ import torch
 from torch import Tensor
 
 from bridge.op import op, require
+from bridge.op_tensors import Floating, Index, LikeFirst, LikeFirstOrFloat32
 
 _HEADS_FIRST = {"bhsd": True, "bshd": False}
 
 
 @op
 def rope(
-    q: Tensor,
-    k: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    position_ids: Tensor | None = None,
+    q: Floating,
+    k: LikeFirst,
+    cos: LikeFirstOrFloat32,
+    sin: LikeFirstOrFloat32,
+    position_ids: Index | None = None,
     interleaved: bool = False,
     rotary_dim: int = 0,
     layout: str = "bhsd",
@@ -52,8 +53,6 @@ def rope(
 
 def _check(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, ids: Tensor | None, rotary_dim: int, seq_axis: int) -> None:
     shapes = f"{tuple(q.shape)} and {tuple(k.shape)}"
-    require(q.is_floating_point(), f"rope: q is {q.dtype}, expected a floating-point dtype")
-    require(k.dtype == q.dtype, f"rope: k is {k.dtype}, expected {q.dtype}, the dtype of q")
     require(q.dim() == 4 and k.dim() == 4, f"rope: q and k must have 4 dimensions, got shapes {shapes}")
     same = all(q.shape[axis] == k.shape[axis] for axis in (0, seq_axis, 3))
     require(same, f"rope: q and k differ in batch, sequence or head_dim: {shapes}")
@@ -63,9 +62,6 @@ def _check(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, ids: Tensor | None, r
     require(rotary_dim <= head_dim, f"rope: rotary_dim is {rotary_dim}, more than head_dim {head_dim}")
     whole = rotary_dim != 0 or head_dim % 2 == 0
     require(whole, f"rope: head_dim is {head_dim}, expected an even number; rotate a part of it with rotary_dim")
-    for name, table in (("cos", cos), ("sin", sin)):
-        fits = table.dtype in (q.dtype, torch.float32)
-        require(fits, f"rope: {name} is {table.dtype}, expected {q.dtype} or torch.float32")
     _check_tables(cos, sin, ids, q.shape[0], q.shape[seq_axis], rotary_dim or head_dim)
 
 
@@ -79,7 +75,6 @@ def _check_tables(cos: Tensor, sin: Tensor, ids: Tensor | None, batch: int, seq:
     fits = width == rotary // 2 or width == rotary
     require(fits, f"rope: cos and sin have width {width}, expected {rotary // 2} or {rotary} for rotary_dim {rotary}")
     if ids is not None:
-        require(ids.dtype in (torch.int32, torch.int64), f"rope: position_ids is {ids.dtype}, expected int32 or int64")
         fits = ids.dim() == 2 and (ids.shape[0] == 1 or ids.shape[0] == batch) and ids.shape[1] == seq
         require(fits, f"rope: position_ids has shape {tuple(ids.shape)}, expected [{batch}, {seq}] or [1, {seq}]")
         return

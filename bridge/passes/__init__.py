@@ -15,8 +15,9 @@ from torch.fx import Graph, GraphModule
 from bridge.log import logger
 from bridge.passes import ms_deform_attn, relu, rope
 from bridge.passes.constants import Constants
+from bridge.passes.editor import sort
 from bridge.passes.functional import functional, may_hide_something
-from bridge.passes.graph import remove_unused, sort
+from bridge.passes.graph import remove_unused
 from bridge.passes.outcome import WRITTEN, Outcome, describe_failure
 
 __all__ = ["PASSES", "Outcome", "Pass", "rewrite", "rewrite_graph", "selected"]

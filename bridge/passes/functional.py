@@ -10,6 +10,7 @@ from torch.export import ExportedProgram
 from torch.fx import Graph, Node
 
 from bridge.passes.graph import ORIGIN, aten, targets_of_writes
+from bridge.unbinding import select_unbound
 
 # A rotation turns a sign, or multiplies complex numbers; deformable attention samples.
 _SIGNS = {
@@ -41,7 +42,7 @@ def functional(program: ExportedProgram) -> ExportedProgram:
         return program
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch copies its own deprecated classes
-        found = program.run_decompositions({})
+        found = select_unbound(program).run_decompositions({})
     for node in found.graph.nodes:
         _place(node)
     return found

@@ -6,11 +6,11 @@ strides would find other elements there.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Any
 
 import torch
-from torch.fx import Node
+from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 aten = torch.ops.aten
@@ -48,18 +48,46 @@ def lie_alike(a: Node, b: Node) -> bool:
     return all(statically_known_true(x == y) for x, y in zip(strides_of(a), strides_of(b), strict=True))
 
 
-def depends_on_strides(root: Node, written: set[Node]) -> bool:
-    """Whether something computed from a node needs its strides to be as they are. written: see graph.written."""
-    return any(
-        node.target in _BY_STRIDES or (node.target in VIEWS and node in written) for node in _computed_from(root)
-    )
+class Followers:
+    """What of a graph is computed from what a pass replaces; each node is looked at once, however much is replaced.
+
+    written: see graph.written.
+    """
+
+    def __init__(self, graph: Graph, written: Set[Node]) -> None:
+        depending = [node for node in graph.nodes if node.target in _BY_STRIDES or _is_written_view(node, written)]
+        self._sensitive = _closure(depending, lambda node: node.all_input_nodes)
+        self._free: set[Node] = set()
+
+    def depend_on_strides(self, root: Node) -> bool:
+        """Whether something computed from a node needs its strides to be as they are."""
+        return root in self._sensitive
+
+    def allow_other_strides(self, root: Node) -> None:
+        """Makes every view of what is computed from a node one that copies where it must."""
+        for node in _closure([root], lambda each: each.users, self._free):
+            if node.target in VIEWS:
+                node.target = aten.reshape.default
 
 
-def allow_other_strides(root: Node) -> None:
-    """Makes every view of what is computed from a node one that copies where it must."""
-    for node in _computed_from(root):
-        if node.target in VIEWS:
-            node.target = aten.reshape.default
+def _is_written_view(node: Node, written: Set[Node]) -> bool:
+    """Whether a copy in a view's place would not be what is written to."""
+    return node.target in VIEWS and node in written
+
+
+def _closure(
+    starts: Iterable[Node], following: Callable[[Node], Iterable[Node]], seen: set[Node] | None = None
+) -> set[Node]:
+    """Nodes and all that follow them, but for those `seen` before, to which they are added."""
+    seen = set() if seen is None else seen
+    found = {node for node in starts if node not in seen}
+    pending = list(found)
+    while pending:
+        new = [node for node in following(pending.pop()) if node not in seen and node not in found]
+        found.update(new)
+        pending += new
+    seen |= found
+    return found
 
 
 def order_of(node: Node) -> list[int]:
@@ -78,16 +106,6 @@ def order_of(node: Node) -> list[int]:
         raise LayoutError(f"the order of its strides {_spell(strides)} depends on the extents")
 
     return sorted(range(len(strides)), key=functools.cmp_to_key(compare))
-
-
-def _computed_from(root: Node) -> set[Node]:
-    found: set[Node] = set()
-    pending = [root]
-    while pending:
-        users = [user for user in pending.pop().users if user not in found]
-        found.update(users)
-        pending += users
-    return found
 
 
 def _spell(extents: Sequence[Any]) -> str:

@@ -19,7 +19,8 @@ from torch.fx import Graph, Node
 from bridge.op import OPS
 from bridge.passes.attention import Attention, Declined, find_attention, find_samplers
 from bridge.passes.constants import Constants
-from bridge.passes.graph import Editor, aten, between, canonical, written
+from bridge.passes.editor import Editor
+from bridge.passes.graph import aten, between, canonical, written
 from bridge.passes.layout import LayoutError
 from bridge.passes.outcome import WRITTEN, Outcome
 from bridge.passes.sampling import Sampling, find_sampling

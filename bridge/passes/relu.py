@@ -16,7 +16,8 @@ from torch.fx import Graph, Node
 
 from bridge.op import OPS
 from bridge.passes.constants import Constants
-from bridge.passes.graph import Editor, arguments, aten, between, canonical, value, written
+from bridge.passes.editor import Editor
+from bridge.passes.graph import arguments, aten, between, canonical, value, written
 from bridge.passes.layout import LayoutError
 from bridge.passes.outcome import WRITTEN, Outcome
 

@@ -16,7 +16,8 @@ from torch.fx import Graph, Node
 
 from bridge.op import OPS
 from bridge.passes.constants import Constants
-from bridge.passes.graph import Editor, canonical, is_copy, value, written
+from bridge.passes.editor import Editor
+from bridge.passes.graph import canonical, is_copy, value, written
 from bridge.passes.layout import LayoutError
 from bridge.passes.outcome import WRITTEN, Outcome, describe_failure
 from bridge.passes.rotation import Declined, Rotation, find_rotation

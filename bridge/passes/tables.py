@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from bridge.passes.graph import CONVERSIONS, Editor, arguments, same_extents
+from bridge.passes.editor import Editor
+from bridge.passes.graph import CONVERSIONS, arguments, same_extents
 from bridge.passes.lanes import Lane, flat
 
 aten = torch.ops.aten

@@ -9,8 +9,9 @@ from torch.fx import GraphModule, Node
 
 from bridge import foreign
 from bridge.errors import UnsupportedOpError
+from bridge.op import Op
 from bridge.source import model_line
-from bridge.tensorrt import dtypes, shims
+from bridge.tensorrt import dtypes, shape_rules, shims
 from bridge.tensorrt.dtypes import DType
 from bridge.tensorrt.fields import Call
 
@@ -18,10 +19,15 @@ from bridge.tensorrt.fields import Call
 def find_calls(module: GraphModule) -> list[Call]:
     """Every use of a bridge op, or of a foreign operator that is one, in the graph's order.
 
-    UnsupportedOpError: a tensor's dtype is none of TensorRT's, or the arguments of a foreign operator do not fit.
+    UnsupportedOpError: a tensor's dtype is none of TensorRT's, the arguments of a foreign operator do not fit, or the
+    op has no plugin. BuildError: the plugin library's rule gives other shapes than the graph has.
     """
     targets = foreign.targets()
-    return [_call(module, node) for node in module.graph.nodes if node.target in targets]
+    found = [(node, _call(module, node)) for node in module.graph.nodes if node.target in targets]
+    for node, call in found:
+        _, values, _ = foreign.bind(node.target, node.args, node.kwargs)
+        shape_rules.check(call, [value and tensor_of(module, value) for value in values], _results(call.op, node))
+    return [call for _, call in found]
 
 
 def fitting_calls(module: GraphModule) -> list[Call]:
@@ -37,7 +43,9 @@ def fitting_calls(module: GraphModule) -> list[Call]:
 
 def refuse(node: Node) -> str | None:
     """Why a node that calls a bridge op cannot be a plugin layer, going by what is written on the node; or None."""
-    return foreign.refuse(node) or lacking_dtype(node) or _counted_elsewhere(node)
+    op = foreign.targets().get(node.target)
+    lacking = None if op is None else shape_rules.lacking(op)
+    return lacking or foreign.refuse(node) or lacking_dtype(node) or _counted_elsewhere(node)
 
 
 def _counted_elsewhere(node: Node) -> str | None:
@@ -48,10 +56,10 @@ def _counted_elsewhere(node: Node) -> str | None:
 
 
 def lacking_dtype(node: Node) -> str | None:
-    """That a node takes or gives a dtype that TensorRT has not; or None."""
+    """That a node takes or gives a dtype that an engine has not; or None."""
     for tensor in tensors_of([node, *node.all_input_nodes]):
         if dtypes.from_torch(tensor.dtype) is None:
-            return f"it takes or gives {tensor.dtype}, which TensorRT lacks"
+            return f"it takes or gives {tensor.dtype}, {dtypes.absence(tensor.dtype)}"
     return None
 
 
@@ -68,11 +76,16 @@ def _call(module: GraphModule, node: Node) -> Call:
         raise UnsupportedOpError(f"{node.target}: {reason}; {model_line(node)}")
     op, values, attributes = foreign.bind(node.target, node.args, node.kwargs)
     tensors = [_describe(module, node, op.name, *item) for item in zip(op.tensors, values, strict=True)]
-    results = node.meta["val"] if op.num_outputs > 1 else [node.meta["val"]]
+    results = _results(op, node)
     outputs = [_dtype(result, f"{op.name}: output {index}", node) for index, result in enumerate(results)]
     shapes = tuple(_shape(module, value) for value in values)
     constant = _constants(op.tensors, values)
-    return Call(node.name, op, tuple(tensors), tuple(outputs), attributes, shapes, model_line(node), constant)
+    made = tuple(_known(result) for result in results)
+    return Call(node.name, op, tuple(tensors), tuple(outputs), attributes, shapes, model_line(node), constant, made)
+
+
+def _results(op: Op, node: Node) -> list[torch.Tensor]:
+    return list(node.meta["val"]) if op.num_outputs > 1 else [node.meta["val"]]
 
 
 def _constants(names: Sequence[str], values: Sequence[Any]) -> frozenset[str]:
@@ -86,7 +99,11 @@ def _constants(names: Sequence[str], values: Sequence[Any]) -> frozenset[str]:
 def _shape(module: GraphModule, value: Any) -> tuple[int, ...] | None:
     if value is None:
         return None
-    return tuple(extent if isinstance(extent, int) else -1 for extent in tensor_of(module, value).shape)
+    return _known(tensor_of(module, value))
+
+
+def _known(tensor: torch.Tensor) -> tuple[int, ...]:
+    return tuple(extent if isinstance(extent, int) else -1 for extent in tensor.shape)
 
 
 def _describe(
@@ -104,7 +121,8 @@ def _dtype(tensor: torch.Tensor, what: str, node: Node) -> DType:
     dtype = dtypes.from_torch(tensor.dtype)
     if dtype is None:
         known = ", ".join(row.name for row in dtypes.DTYPES)
-        raise UnsupportedOpError(f"{what} is {tensor.dtype}, which TensorRT lacks; it has {known}; {model_line(node)}")
+        why = dtypes.absence(tensor.dtype)
+        raise UnsupportedOpError(f"{what} is {tensor.dtype}, {why}; there are {known}; {model_line(node)}")
     return dtype
 
 

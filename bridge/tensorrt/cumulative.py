@@ -1,41 +1,33 @@
-"""Running sums by TensorRT's cumulative layer.
+"""Cumulative sums by TensorRT's layer of that name.
 
-torch_tensorrt writes a loop, and no CUDA graph can hold one. transformers' causal masks have a running sum, by which
-sequences that are packed into one are told apart.
+torch_tensorrt makes a loop, whose sums are float32 whatever is summed, so that integers above 2^24 are rounded; and no
+CUDA graph can hold a loop. transformers' causal masks have a running sum, which tells packed sequences apart.
 """
 
 from typing import Any
 
+import numpy
 import torch
-from torch.fx import Node
+from torch import Tensor
 
-from bridge.tensorrt import dtypes, flavour
 from bridge.tensorrt.layers import Layers
 
 CUMSUM = torch.ops.aten.cumsum.default
 
 
-def has_axis(node: Node) -> bool:
-    """Whether a node sums along an axis, which a number has not, and this TensorRT has the layer."""
-    x, layer = node.args[0], getattr(flavour.detect().trt().INetworkDefinition, "add_cumulative", None)
-    return (
-        layer is not None
-        and isinstance(x, Node)
-        and isinstance(x.meta.get("val"), torch.Tensor)
-        and x.meta["val"].dim() > 0
-    )
+def cumsum(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Any:
+    """The sums of a tensor of float32 or int64, rounded once to the result's dtype; NotImplemented for one of these."""
+    result = dtype or (x.dtype if x.is_floating_point() else torch.int64)
+    summed = torch.float32 if result.is_floating_point else torch.int64
+    if x.dim() == 0:
+        return x.to(result, copy=True)
+    if x.dtype == summed == result and dtype is None:
+        return NotImplemented
+    return CUMSUM(x.to(summed), dim).to(result)
 
 
-def convert_cumsum(layers: Layers, x: Any, axis: int, dtype: torch.dtype | None = None) -> Any:
-    """The sums of the elements up to each one, along an axis; in 16 bits they are rounded once, as PyTorch does."""
-    wanted = dtypes.from_torch(dtype) if dtype is not None else dtypes.from_trt(x.dtype)
-    if dtype is None and wanted is not None and not wanted.torch.is_floating_point:
-        wanted = dtypes.named("int64")  # as PyTorch sums integers and booleans
-    if wanted is None:
-        raise ValueError(f"sums of {dtype}, which TensorRT lacks")
-    exact = dtypes.named("float32" if wanted.torch.is_floating_point else "int64")
-    terms = layers.cast(x, exact.of(layers.trt))
-    place = layers.constant(axis % len(x.shape), "int32")
+def convert_cumsum(layers: Layers, x: Any, dim: int) -> Any:
+    """The sums along an axis, in the dtype of x."""
+    axis = layers.constant(dim % len(x.shape), numpy.int32)
     kind = layers.trt.CumulativeOperation.SUM
-    sums = layers.output(layers.network.add_cumulative(terms, place, kind, False, False))
-    return layers.cast(sums, wanted.of(layers.trt))
+    return layers.output(layers.network.add_cumulative(x, axis, kind, False, False))

@@ -50,8 +50,17 @@ def named(name: str) -> DType:
 
 
 def from_torch(dtype: torch.dtype) -> DType | None:
-    """The row of a torch dtype, None where TensorRT has none like it (float64, complex64, int16)."""
+    """The row of a torch dtype, None where an engine has none like it (float64, complex64, int16), see `absence`."""
     return _BY_TORCH.get(dtype)
+
+
+# Those that TensorRT has and bridge does not convert: a model's scales would have to become its quantization layers.
+_UNCONVERTED = ("float8_e4m3fn", "float8_e8m0fnu", "float4_e2m1fn_x2", "int4")
+
+
+def absence(dtype: torch.dtype) -> str:
+    """Who has no such dtype, for one of which `from_torch` knows none: "which TensorRT lacks"."""
+    return f"which {'bridge does not convert' if str(dtype)[6:] in _UNCONVERTED else 'TensorRT lacks'}"
 
 
 def from_trt(dtype: Any) -> DType | None:

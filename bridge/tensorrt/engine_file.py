@@ -21,9 +21,9 @@ _TENSOR = schema.record(
     {"name": schema.text, "dtype": schema.name, "shape": schema.sequence(schema.integer(-1), _MOST_DIMENSIONS)}
 )
 _LAYER = schema.record(
-    {"name": schema.text, "type": schema.name},
+    {"name": schema.text, "type": schema.word},
     {
-        "op": schema.optional(schema.name),
+        "op": schema.optional(schema.word),
         "attributes": schema.mapping(schema.scalar_or_list),
         "inputs": schema.sequence(schema.text),
         "outputs": schema.sequence(_TENSOR),
@@ -236,9 +236,12 @@ def _check_arguments(metadata: Mapping[str, Any], in_spec: Tree, inputs: int) ->
     _check_count("input_map", entries, in_spec)
     if [child.kind for child in in_spec.children] not in (["tuple", "dict"], ["list", "dict"]):
         schema.fail("in_spec", in_spec, "a tuple of the arguments and the dict of the keyword arguments")
-    expected = sum(len(child.children) for child in in_spec.children)
+    positional, keywords = in_spec.children
+    expected = len(positional.children) + len(keywords.children)
     if len(names) != expected or len(set(names)) != expected:
         schema.fail("arguments", names, f"{expected} names, one for each argument")
+    if tuple(names[len(positional.children) :]) != keywords.context:
+        schema.fail("arguments", names, f"the names of the keyword arguments, {schema.shown(keywords.context)}, last")
 
 
 def _check_count(what: str, entries: list[Any], tree: Tree) -> None:

@@ -1,7 +1,7 @@
-"""Arithmetic on dynamic extents, and tensors that are made of them.
+"""Arithmetic on dynamic extents.
 
-Integers are int64, as Python's are exact. A float that a model computes from extents, such as h * 0.5 in x * (h * 0.5), is
-float32; what becomes an extent again never was one (see float_extents.py).
+Integers are int64, as Python's are exact. A float that a model computes from extents, such as h * 0.5 in x * (h * 0.5),
+is float32; what becomes an extent again never was one (see float_extents.py).
 """
 
 import functools
@@ -42,7 +42,7 @@ class Rule:
         return self.add(layers, *args, **kwargs)
 
 
-class _Numbers:
+class Numbers:
     """Numbers and tensors of one element as operands of elementwise layers: two of one dtype."""
 
     def __init__(self, layers: Layers) -> None:
@@ -82,42 +82,45 @@ class _Numbers:
         return self.layers.cast(value, dtype)
 
 
-def _elementwise(kind: str) -> Callable[..., Any]:
+def elementwise(kind: str) -> Callable[..., Any]:
+    """Of two numbers or more, one after the other. `kind` names a member of trt.ElementWiseOperation."""
+
     def add(layers: Layers, *values: Any) -> Any:
-        return functools.reduce(functools.partial(layers.elementwise, kind), _Numbers(layers).alike(*values))
+        return functools.reduce(functools.partial(layers.elementwise, kind), Numbers(layers).alike(*values))
 
     return add
 
 
 def _sum(layers: Layers, values: Sequence[Any]) -> Any:
-    return _elementwise("SUM")(layers, *values)
+    return elementwise("SUM")(layers, *values)
 
 
 def _unary(kind: str, floating: bool = False) -> Callable[..., Any]:
     def add(layers: Layers, value: Any) -> Any:
-        numbers = _Numbers(layers)
+        numbers = Numbers(layers)
         operand = numbers.as_float(value) if floating else numbers.alike(value)[0]
         return layers.output(layers.network.add_unary(operand, getattr(layers.trt.UnaryOperation, kind)))
 
     return add
 
 
-def _negate(layers: Layers, value: Any) -> Any:
-    return _elementwise("SUB")(layers, 0, value)
+def negate(layers: Layers, value: Any) -> Any:
+    """-value."""
+    return elementwise("SUB")(layers, 0, value)
 
 
 def _absolute(layers: Layers, value: Any) -> Any:
-    return _elementwise("MAX")(layers, value, _negate(layers, value))
+    return elementwise("MAX")(layers, value, negate(layers, value))
 
 
 def _true_divide(layers: Layers, a: Any, b: Any) -> Any:
-    numbers = _Numbers(layers)
+    numbers = Numbers(layers)
     return layers.divide(numbers.as_float(a), numbers.as_float(b))
 
 
-def _floor_divide(layers: Layers, a: Any, b: Any) -> Any:
+def floor_divide(layers: Layers, a: Any, b: Any) -> Any:
     """Of integers rounded down, whatever TensorRT's own rounding of negative ones is."""
-    numbers = _Numbers(layers)
+    numbers = Numbers(layers)
     dividend, divisor = numbers.alike(a, b)
     if numbers.is_float(dividend):
         return layers.elementwise("FLOOR_DIV", dividend, divisor)
@@ -130,7 +133,7 @@ def remainder(layers: Layers, a: Any, b: Any) -> Any:
 
     Right whether TensorRT rounds the quotient of integers down or towards zero.
     """
-    numbers = _Numbers(layers)
+    numbers = Numbers(layers)
     rest, divisor = numbers.as_integer(a), numbers.as_integer(b)
     for again in (False, True):
         rest = layers.add(rest, divisor) if again else rest
@@ -140,39 +143,42 @@ def remainder(layers: Layers, a: Any, b: Any) -> Any:
 
 def _power(layers: Layers, base: Any, exponent: Any) -> Any:
     if isinstance(exponent, int) and 0 < exponent <= 8:
-        return _elementwise("PROD")(layers, *[base] * exponent)
-    numbers = _Numbers(layers)
+        return elementwise("PROD")(layers, *[base] * exponent)
+    numbers = Numbers(layers)
     return layers.elementwise("POW", numbers.as_float(base), numbers.as_float(exponent))
 
 
-def _compare(kind: str, negated: bool = False) -> Callable[..., Any]:
+def compare(kind: str, negated: bool = False) -> Callable[..., Any]:
+    """Of two numbers: a condition, or its contrary."""
+
     def add(layers: Layers, a: Any, b: Any) -> Any:
-        found = layers.elementwise(kind, *_Numbers(layers).alike(a, b))
+        found = layers.elementwise(kind, *Numbers(layers).alike(a, b))
         return _not(layers, found) if negated else found
 
     return add
 
 
 def _not(layers: Layers, value: Any) -> Any:
-    condition = _Numbers(layers).as_condition(value)
+    condition = Numbers(layers).as_condition(value)
     return layers.output(layers.network.add_unary(condition, layers.trt.UnaryOperation.NOT))
 
 
 def _logical(kind: str) -> Callable[..., Any]:
     def add(layers: Layers, a: Any, b: Any) -> Any:
-        numbers = _Numbers(layers)
+        numbers = Numbers(layers)
         return layers.elementwise(kind, numbers.as_condition(a), numbers.as_condition(b))
 
     return add
 
 
-def _choose(layers: Layers, condition: Any, first: Any, second: Any) -> Any:
-    numbers = _Numbers(layers)
+def choose(layers: Layers, condition: Any, first: Any, second: Any) -> Any:
+    """The first number where a condition holds, else the second."""
+    numbers = Numbers(layers)
     return layers.output(layers.network.add_select(numbers.as_condition(condition), *numbers.alike(first, second)))
 
 
 def _to_float(layers: Layers, value: Any) -> Any:
-    return _Numbers(layers).as_float(value)
+    return Numbers(layers).as_float(value)
 
 
 def _log2(layers: Layers, value: Any) -> Any:
@@ -180,121 +186,66 @@ def _log2(layers: Layers, value: Any) -> Any:
 
 
 def _scaled(layers: Layers, extent: Any, factor: int, offset: int, divisor: int) -> Any:
-    wide = _elementwise("PROD")(layers, extent, factor) if factor != 1 else extent
-    moved = _elementwise("SUM")(layers, wide, offset) if offset else wide
-    return _floor_divide(layers, moved, divisor) if divisor != 1 else _Numbers(layers).as_integer(moved)
+    wide = elementwise("PROD")(layers, extent, factor) if factor != 1 else extent
+    moved = elementwise("SUM")(layers, wide, offset) if offset else wide
+    return floor_divide(layers, moved, divisor) if divisor != 1 else Numbers(layers).as_integer(moved)
 
 
 def _lookup(layers: Layers, table: Sequence[Any], *places: tuple[Any, int, int]) -> Any:
     index = None
     for extent, low, count in places:
-        shifted = _elementwise("SUB")(layers, extent, low)
-        before = None if index is None else _elementwise("PROD")(layers, index, count)
+        shifted = elementwise("SUB")(layers, extent, low)
+        before = None if index is None else elementwise("PROD")(layers, index, count)
         index = shifted if before is None else layers.add(before, shifted)
     row = layers.constant(table, numpy.int64)
-    found = layers.gather(row, _Numbers(layers).as_integer(index))
+    found = layers.gather(row, Numbers(layers).as_integer(index))
     return layers.cast(found, layers.trt.DataType.BOOL) if isinstance(table[0], bool) else found
 
 
 def _steps(layers: Layers, start: Any, end: Any, step: int) -> Any:
-    return _negate(layers, _floor_divide(layers, _elementwise("SUB")(layers, start, end), step))
+    return negate(layers, floor_divide(layers, elementwise("SUB")(layers, start, end), step))
 
 
 def _ramp(layers: Layers, count: Any, start: Any, step: Any, dtype: torch.dtype) -> Any:
-    numbers = _Numbers(layers)
+    numbers = Numbers(layers)
     wanted = layers.trt.DataType.FLOAT if dtype.is_floating_point else layers.trt.DataType.INT64
     convert = numbers.as_float if dtype.is_floating_point else numbers.as_integer
     layer = layers.network.add_fill((1,), layers.trt.FillOperation.LINSPACE, wanted)
     layer.set_input(0, numbers.as_integer(count))
     layer.set_input(1, layers.reshape(convert(start), []))
     layer.set_input(2, convert(step))
-    return _as_dtype(layers, layers.output(layer), dtype)
+    return as_dtype(layers, layers.output(layer), dtype)
 
 
-def _as_dtype(layers: Layers, tensor: Any, dtype: torch.dtype | None) -> Any:
+def as_dtype(layers: Layers, tensor: Any, dtype: torch.dtype | None) -> Any:
+    """The tensor in a dtype of torch's; as it is where there is none like it."""
     row = dtypes.from_torch(dtype) if dtype is not None else None
     return tensor if row is None else layers.cast(tensor, row.of(layers.trt))
 
 
-def _scalar_tensor(layers: Layers, value: Any, *, dtype: torch.dtype | None = None, **_: Any) -> Any:
-    return _as_dtype(layers, layers.reshape(value, []), dtype)
-
-
-def _full(layers: Layers, size: Sequence[Any], value: Any, *, dtype: torch.dtype | None = None, **_: Any) -> Any:
-    numbers = _Numbers(layers)
-    if dtype is torch.bool:
-        single = numbers.as_condition(value)
-    else:
-        single = _as_dtype(layers, numbers.alike(value)[0], dtype)
-    single = layers.reshape(single, [1] * len(size))
-    return layers.expand(single, [extent if isinstance(extent, int) else numbers.as_integer(extent) for extent in size])
-
-
-def _expand(layers: Layers, x: Any, size: Sequence[Any], **_: Any) -> Any:
-    numbers = _Numbers(layers)
-    missing = len(size) - len(x.shape)
-    own = layers.extents(x)
-    x = layers.reshape(x, [1] * missing + own) if missing else x
-    own = [1] * missing + own
-    kept = [mine if isinstance(asked, int) and asked == -1 else asked for mine, asked in zip(own, size, strict=True)]
-    wanted = [extent if isinstance(extent, int) else numbers.as_integer(extent) for extent in kept]
-    # An extent of 1 is expanded to any, another one to itself alone.
-    wanted = [theirs if isinstance(mine, int) and mine == 1 else mine for mine, theirs in zip(own, wanted, strict=True)]
-    return layers.expand(x, wanted)
-
-
-def _select(layers: Layers, x: Any, dim: int, index: Any) -> Any:
-    axis = dim % len(x.shape)
-    if isinstance(index, int) and index < 0:  # undefined for TensorRT, where the extent is dynamic
-        index = _elementwise("SUM")(layers, layers.extents(x)[axis], index)
-    place = layers.reshape(_Numbers(layers).as_integer(index), [])
-    return layers.output(layers.network.add_gather(x, place, axis))
-
-
-def _has_number(place: int) -> Callable[[Node], bool]:
-    """Whether an argument is computed from extents."""
-
-    def fits(node: Node) -> bool:
-        return isinstance(node.args[place], Node) and not isinstance(node.args[place].meta.get("val"), torch.Tensor)
-
-    return fits
-
-
-def _selects_by_extent(node: Node) -> bool:
-    """Whether the index is computed from extents, or counts from the end of a dynamic dimension."""
-    x, dim, index = node.args
-    return isinstance(index, Node) or (index < 0 and isinstance(x.meta["val"].shape[dim], torch.SymInt))
-
-
-def _is_dynamic(node: Node) -> bool:
-    """Whether the result has dynamic extents."""
-    return any(isinstance(extent, torch.SymInt) for extent in node.meta["val"].shape)
-
-
-_ATEN = torch.ops.aten
-RULES = (
-    Rule(operator.add, _elementwise("SUM")),
-    Rule(operator.sub, _elementwise("SUB")),
-    Rule(operator.mul, _elementwise("PROD")),
-    Rule(operator.neg, _negate),
+NUMBERS = (
+    Rule(operator.add, elementwise("SUM")),
+    Rule(operator.sub, elementwise("SUB")),
+    Rule(operator.mul, elementwise("PROD")),
+    Rule(operator.neg, negate),
     Rule(operator.abs, _absolute),
     Rule(operator.mod, remainder),
-    Rule(operator.floordiv, _floor_divide),
+    Rule(operator.floordiv, floor_divide),
     Rule(operator.truediv, _true_divide),
     Rule(operator.pow, _power),
-    Rule(operator.eq, _compare("EQUAL")),
-    Rule(operator.ne, _compare("EQUAL", negated=True)),
-    Rule(operator.gt, _compare("GREATER")),
-    Rule(operator.lt, _compare("LESS")),
-    Rule(operator.ge, _compare("LESS", negated=True)),
-    Rule(operator.le, _compare("GREATER", negated=True)),
+    Rule(operator.eq, compare("EQUAL")),
+    Rule(operator.ne, compare("EQUAL", negated=True)),
+    Rule(operator.gt, compare("GREATER")),
+    Rule(operator.lt, compare("LESS")),
+    Rule(operator.ge, compare("LESS", negated=True)),
+    Rule(operator.le, compare("GREATER", negated=True)),
     Rule(operator.and_, _logical("AND")),
     Rule(operator.or_, _logical("OR")),
     Rule(torch.sym_not, _not),
-    Rule(torch.sym_max, _elementwise("MAX")),
-    Rule(torch.sym_min, _elementwise("MIN")),
+    Rule(torch.sym_max, elementwise("MAX")),
+    Rule(torch.sym_min, elementwise("MIN")),
     Rule(torch.sym_sum, _sum),
-    Rule(torch.sym_ite, _choose),
+    Rule(torch.sym_ite, choose),
     Rule(torch.sym_float, _to_float),
     Rule(torch._sym_sqrt, _unary("SQRT", floating=True)),
     Rule(torch._sym_log2, _log2),
@@ -302,8 +253,4 @@ RULES = (
     Rule(lookup, _lookup),
     Rule(steps, _steps),
     Rule(ramp, _ramp),
-    Rule(_ATEN.scalar_tensor.default, _scalar_tensor, _has_number(0)),
-    Rule(_ATEN.full.default, _full, _has_number(1)),
-    Rule(_ATEN.expand.default, _expand, _is_dynamic),
-    Rule(_ATEN.select.int, _select, _selects_by_extent),
 )

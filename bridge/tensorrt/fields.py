@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy
 
+from bridge import float32
 from bridge.op import Op
 from bridge.tensorrt.dtypes import DType
 
@@ -49,7 +50,19 @@ class Field:
         """The value as the buffer that TensorRT reads."""
         if self.kind.numpy is numpy.int8:
             return numpy.frombuffer(self.value.encode(), dtype=numpy.int8)
-        return numpy.atleast_1d(numpy.array(self.value, dtype=self.kind.numpy))
+        return numpy.atleast_1d(numpy.array(self._narrow(), dtype=self.kind.numpy))
+
+    def onnx(self) -> tuple[Any, str]:
+        """The value as an ONNX attribute, and its type."""
+        value = self._narrow()
+        return value, "FLOATS" if isinstance(value, list) and self.kind.onnx == "FLOAT" else self.kind.onnx
+
+    def _narrow(self) -> Any:
+        """A number that float32 does not hold is several that add up to it: fields lose nothing of an attribute."""
+        if self.kind.onnx != "FLOAT":
+            return self.value
+        found = float32.parts(self.value)
+        return found if len(found) > 1 else found[0]
 
 
 @dataclass(frozen=True)
@@ -58,7 +71,8 @@ class Call:
 
     name: of the FX node. tensors: (dtype, shape in the example) of each tensor parameter, None where it is absent.
     outputs: the dtype of each. shapes: of each tensor parameter, -1 where an extent is dynamic; () where that is not
-    known. line: of the model. constant: the tensors that are constants of the engine.
+    known. line: of the model. constant: the tensors that are constants of the engine. results: the shape of each
+    output, as `shapes` has them; () where that is not known.
     """
 
     name: str
@@ -69,6 +83,7 @@ class Call:
     shapes: tuple[tuple[int, ...] | None, ...] = ()
     line: str = ""
     constant: frozenset[str] = frozenset()
+    results: tuple[tuple[int, ...], ...] = ()
 
     def extents(self, parameter: str) -> tuple[int, ...]:
         """The shape of a tensor that is present, -1 where an extent is dynamic."""

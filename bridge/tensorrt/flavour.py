@@ -9,10 +9,12 @@ import importlib
 import importlib.metadata
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 
+from bridge import interrupts
 from bridge.errors import FlavourError
 from bridge.tensorrt import gpu, import_hook, quiet, shims, soname
 
@@ -149,15 +151,27 @@ def _version(distribution: str) -> str | None:
 
 @functools.cache
 def _import_trt(flavour: Flavour) -> ModuleType:
-    try:
-        trt = importlib.import_module(flavour.name)
-    except ImportError as error:
-        raise FlavourError(
-            f"{flavour.name} {flavour.version} does not import: {error}; {flavour.kind.install}"
-        ) from error
-    if flavour.name == "tensorrt_rtx":
-        soname.provide("libtensorrt_rtx.so", f"libtensorrt_rtx.so.{release(flavour.version)[0]}")
+    quiet.reserve_standard_streams()
+    with interrupts.deferred():
+        try:
+            trt = importlib.import_module(flavour.name)
+        except ImportError as error:
+            raise FlavourError(
+                f"{flavour.name} {flavour.version} does not import: {error}; {flavour.kind.install}"
+            ) from error
+        if flavour.name == "tensorrt_rtx":
+            _provide_parser_name(flavour)
     return trt
+
+
+def _provide_parser_name(flavour: Flavour) -> None:
+    try:
+        soname.provide("libtensorrt_rtx.so", f"libtensorrt_rtx.so.{release(flavour.version)[0]}")
+    except OSError as error:
+        raise FlavourError(
+            f"{flavour.name} {flavour.version} cannot be used: a small library could not be written to a temporary file"
+            f" and loaded: {error}; set TMPDIR to a folder that can be written to and holds programs (not noexec)"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -166,7 +180,7 @@ def importing(flavour: Flavour) -> Iterator[None]:
 
     FlavourError: TensorRT itself does not import.
     """
-    with gpu.without_gpu(), shims.applied(_shims(flavour, own=False), flavour.trt):
+    with interrupts.deferred(), gpu.without_gpu(), shims.applied(_shims(flavour, own=False), flavour.trt):
         yield
 
 
@@ -182,17 +196,33 @@ def _shims(flavour: Flavour, own: bool) -> list[shims.Shim]:
     return [shim for shim in shims.shims_for(flavour.name, version) if shim.own is own]
 
 
+def _check_temporary_folder() -> None:
+    """FlavourError: there is none, which torch_tensorrt asks for when it is imported, and torch when it compiles."""
+    try:
+        tempfile.gettempdir()
+    except OSError as error:
+        raise FlavourError(
+            f"there is no folder for temporary files: {error}; set TMPDIR to a folder that can be written to"
+        ) from error
+
+
 @functools.cache
 def _import_torch_tensorrt(flavour: Flavour) -> ModuleType:
     if flavour.torch_tensorrt_version is None:
         raise FlavourError(f"{flavour.kind.torch_tensorrt} is not installed; {flavour.kind.install}")
     flavour.trt()
+    _check_temporary_folder()
     try:
         # The import hook, and not this function, holds what `importing` holds: a user's own import goes that way too.
-        with quiet.quiet_import(), import_hook.installed(TORCH_TENSORRT, lambda: importing(flavour)):
+        with (
+            interrupts.deferred(),
+            quiet.quiet_import(),
+            import_hook.installed(TORCH_TENSORRT, lambda: importing(flavour)),
+        ):
             if TORCH_TENSORRT in sys.modules:
                 with importing(flavour):
                     pass
+            importlib.import_module("onnx.helper")  # by which plugin layers are seeded
             return importlib.import_module(TORCH_TENSORRT)
     except Exception as error:  # torch_tensorrt raises bare Exceptions
         what = f"torch_tensorrt {flavour.torch_tensorrt_version} does not import with {flavour.name} {flavour.version}"

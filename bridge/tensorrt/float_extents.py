@@ -1,7 +1,7 @@
-"""Integers that a model computes from extents by way of floats, such as int(h * 1.5), and sequences of a dynamic length.
+"""Integers computed from extents by way of floats, such as int(h * 1.5), and sequences of a dynamic length.
 
-An engine's floats are not Python's, so such a number is computed here for every value that the extents may have, with the
-model's own operations. It becomes (a * extent + b) // c where that gives the same for all of them, else a table.
+An engine's floats are not Python's, so such a number is computed here for every value that the extents may have, with
+the model's own operations. It becomes (a * extent + b) // c where that gives the same for all of them, else a table.
 """
 
 import itertools
@@ -29,7 +29,7 @@ def scaled(extent: int, factor: int, offset: int, divisor: int) -> int:
 
 
 def lookup(table: Sequence[Any], *places: tuple[Any, int, int]) -> Any:
-    """The value for extents in a table that has one row after the other. places: extent, least value and count of each."""
+    """The value for extents in a table with one row after the other. places: extent, least value and count of each."""
     index = 0
     for extent, low, count in places:
         index = index * count + extent - low
@@ -111,7 +111,7 @@ def _tabulate(node: Node, wanted: Any, ranges: Any) -> Node:
 
 
 def _closed_form(values: numpy.ndarray, low: int) -> tuple[int, int, int] | None:
-    """(a, b, c) with (a * x + b) // c equal to the values for x from `low` on; None where there is none with a small c."""
+    """(a, b, c) with (a * x + b) // c equal to the values for x from `low` on; None where no small c gives that."""
     x = numpy.arange(low, low + len(values), dtype=numpy.int64)
     slope = (int(values[-1]) - int(values[0])) / max(len(values) - 1, 1)
     for divisor in _DIVISORS:

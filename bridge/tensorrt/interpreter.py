@@ -113,9 +113,10 @@ def _interpreter_class(flavour: Flavour) -> type:
         def _mark(self, value: Any, node: Node, name: str) -> Any:
             network = self.ctx.net
             tensor = value if isinstance(value, trt.ITensor) else get_trt_tensor(self.ctx, value, name)
-            wanted = dtypes.from_torch(tensor_of(self.module, node).dtype)
+            declared = tensor_of(self.module, node).dtype
+            wanted = dtypes.from_torch(declared)
             if wanted is None:
-                raise BuildError(f"output {name!r} is {tensor_of(self.module, node).dtype}, which TensorRT lacks")
+                raise BuildError(f"output {name!r} is {declared}, {dtypes.absence(declared)}")
             if tensor.dtype != wanted.of(trt):
                 tensor = network.add_cast(tensor, wanted.of(trt)).get_output(0)
             elif tensor is not value or tensor.is_network_input or tensor.is_network_output:

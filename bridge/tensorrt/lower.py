@@ -13,13 +13,16 @@ from torch.fx import Graph, GraphModule, Node
 from bridge.assumptions import asked_in_lowering
 from bridge.errors import BuildError, ExportError, SpecializedError, UnsupportedOpError
 from bridge.foreign import targets
+from bridge.names import without_conditions, writable
+from bridge.native import MAX_RANK
 from bridge.source import model_line, operator_name
 from bridge.tensorrt import calls, dtypes, ordering, scattering, slices
 from bridge.tensorrt.attention import expand_attention
-from bridge.tensorrt.decompositions import decompositions
+from bridge.tensorrt.decomposing import decomposed
 from bridge.tensorrt.engine_file import TensorSpec
 from bridge.tensorrt.flavour import Flavour
 from bridge.tensorrt.float_extents import make_integer
+from bridge.unbinding import select_unbound
 
 _SHOWN_LINES = 3  # of each operator without a converter
 
@@ -32,16 +35,17 @@ def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: 
             hold for all extents.
         UnsupportedOpError: attention with dropout.
         SpecializedError: torch or a pass fixed a dynamic dimension.
-        BuildError: a pass lost a bridge op.
+        BuildError: a decomposition fails, or a pass lost a bridge op.
     """
     from torch_tensorrt.dynamo.lowering import post_lowering
     from torch_tensorrt.dynamo.lowering.passes.remove_detach import remove_detach
 
-    with warnings.catch_warnings(), asked_in_lowering(program):
+    program = writable(program)
+    with warnings.catch_warnings(), asked_in_lowering(program), without_conditions(program):
         warnings.simplefilter("ignore", FutureWarning)  # torch copies its own deprecated classes
-        decomposed = program.run_decompositions(decompositions())
-        _refuse_mutation(decomposed)
-        module = _without_writes(decomposed)
+        taken_apart = decomposed(select_unbound(program))
+        _refuse_mutation(taken_apart)
+        module = _without_writes(taken_apart)
         expected = count_ops(module.graph)
         expand_attention(module)
         module = post_lowering(remove_detach(module, settings), settings)
@@ -65,7 +69,7 @@ def _check_dynamic(graph: Graph, inputs: Mapping[str, TensorSpec]) -> None:
     if fixed:
         raise SpecializedError(
             f"torch fixes {'; '.join(text for *_, text in fixed)}, while it takes the model apart: an operator there"
-            " looks at the extent's value, as writes to the results of unbind() do. Leave the dimension out of"
+            " looks at the extent's value. Leave the dimension out of"
             " dynamic_shapes, or write that operation in another way.",
             [(name, axis) for name, axis, _ in fixed],
         )
@@ -93,11 +97,15 @@ def _reached(start: Node, neighbours: Callable[[Node], Any]) -> set[Node]:
 def _refuse_mutation(program: ExportedProgram) -> None:
     """Raises ExportError for writes that outlive the call; a buffer that each call writes before it reads may stay."""
     unread = _overwritten(program)
-    mutated = [spec.target for spec in _mutations(program) if spec.target not in unread]
+    mutated = {spec.target: spec.arg.name for spec in _mutations(program) if spec.target not in unread}
     if mutated:
+        nodes = {node.name: node for node in program.graph.nodes}
+        lines = "".join(
+            f"\n  {model_line(nodes[name])}" for name in mutated.values() if nodes[name].op == "call_function"
+        )
         raise ExportError(
-            f"the model writes to {', '.join(map(repr, mutated))}; an engine only reads its inputs and weights."
-            " Return the new value as an output instead, and write no in-place operation on an input or a buffer."
+            f"the model writes to {', '.join(map(repr, mutated))}; an engine only reads its inputs and weights.{lines}\n"
+            "Return the new value as an output instead, and write no in-place operation on an input or a buffer."
         )
 
 
@@ -146,7 +154,8 @@ def check_supported(module: GraphModule, flavour: Flavour) -> None:
         raise UnsupportedOpError(
             f"{flavour.name} {flavour.version} cannot run {len(refused)} of the model's operators:\n"
             + "\n".join(_describe(name, nodes, reasons[name]) for name, nodes in refused.items())
-            + "\nRewrite these lines with other operations, or make an op of them with @bridge.op and a kernel."
+            + "\nRewrite these lines with other operations, or make an op of them with @bridge.op and a kernel;"
+            ' torch.compile(model, backend="bridge", options={"fallback": True}) runs them in PyTorch.'
         )
 
 
@@ -156,7 +165,7 @@ def refusal(node: Node) -> str | None:
 
     if node.op not in ("call_function", "call_method", "call_module"):
         return None
-    for rule in (slices.refuse, ordering.refuse, scattering.refuse):
+    for rule in (_refuse_rank, _refuse_values, slices.refuse, ordering.refuse, scattering.refuse):
         if (reason := rule(node)) is not None:
             return reason
     try:
@@ -171,7 +180,7 @@ def refusal(node: Node) -> str | None:
         known = DYNAMO_CONVERTERS.get_unvalidated(node.target) is not None
         dtype = getattr(node.meta.get("val"), "dtype", None)
         if known and dtype is not None and dtypes.from_torch(dtype) is None:
-            return f"its result is {dtype}, which TensorRT lacks"
+            return f"its result is {dtype}, {dtypes.absence(dtype)}"
         if _takes_by_values(node):
             return _BY_VALUES
         return "its converter refuses these arguments or shapes" if known else "it has no converter"
@@ -193,6 +202,32 @@ def _takes_by_values(node: Node) -> bool:
         for nodes in (node.all_input_nodes, [node])
     )
     return made and not taken
+
+
+def _refuse_rank(node: Node) -> str | None:
+    ranks = [tensor.dim() for tensor in calls.tensors_of([node, *node.all_input_nodes])]
+    return (
+        f"it has a tensor of {max(ranks)} dimensions; TensorRT takes {MAX_RANK}"
+        if max(ranks, default=0) > MAX_RANK
+        else None
+    )
+
+
+def _refuse_values(node: Node) -> str | None:
+    """Of operators that no engine can have, what they are about."""
+    return _OUTSIDE.get(node.target)
+
+
+_OUTSIDE: dict[Any, str] = {
+    torch.ops.aten._local_scalar_dense.default: "it makes a Python number of a tensor's value (.item(), float(),"
+    " bool()); return the tensor, or compute with it",
+    torch.ops.aten.nonzero.default: _BY_VALUES,
+    torch.ops.aten.rand.default: "it draws random numbers; take them as an input",
+    torch.ops.aten.randn.default: "it draws random numbers; take them as an input",
+    torch.ops.aten.rand_like.default: "it draws random numbers; take them as an input",
+    torch.ops.aten.randn_like.default: "it draws random numbers; take them as an input",
+    torch.ops.aten.bernoulli.default: "it draws random numbers; take them as an input",
+}
 
 
 def _describe(name: str, nodes: list[Node], reason: str) -> str:

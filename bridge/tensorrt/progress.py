@@ -7,6 +7,8 @@ import time
 from types import ModuleType
 from typing import Any, TextIO
 
+from bridge.log import has_stderr
+
 _REWRITE_SECONDS = 0.2  # a terminal line is rewritten at most this often
 _WIDTH = 80  # of a terminal that does not say
 
@@ -101,7 +103,7 @@ def _shortened(line: str, width: int) -> str:
 
 def monitor(trt: ModuleType, shown: bool) -> tuple[Any, Report]:
     """A trt.IProgressMonitor and the report that it feeds; TensorRT may call it from several threads."""
-    report = Report(sys.stderr if shown else None)
+    report = Report(sys.stderr if shown and has_stderr() else None)
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined]
         def phase_start(self, phase_name: str, parent_phase: str, num_steps: int) -> None:

@@ -126,7 +126,7 @@ def _others(x: Tensor, axes: Sequence[int]) -> list[int]:
 def _put_rows(x: Tensor, index: Tensor, rows: Tensor, accumulate: bool) -> Tensor:
     """x [N, F] with rows [M, F] written or added at index [M]."""
     if accumulate:
-        return _reduce_rows(x, index, rows, _SUM, True)
+        return reduce_rows(x, index, rows, _SUM, True)
     return x.scatter(0, index.unsqueeze(1).expand(rows.shape), rows)
 
 
@@ -177,11 +177,11 @@ def _reduce_slices(x: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str,
     rows = src.movedim(dim, 0) if src.dim() else src[None]
     columns = math.prod(first.shape[1:])
     tables = (each.reshape(each.shape[0], columns) for each in (first, rows))
-    done = _reduce_rows(next(tables), index.reshape(-1), next(tables), reduce, include_self)
+    done = reduce_rows(next(tables), index.reshape(-1), next(tables), reduce, include_self)
     return done if done is NotImplemented else done.reshape(first.shape).movedim(0, dim)
 
 
-def _reduce_rows(x: Tensor, index: Tensor, rows: Tensor, reduce: str, include_self: bool) -> Tensor:
+def reduce_rows(x: Tensor, index: Tensor, rows: Tensor, reduce: str, include_self: bool) -> Tensor:
     """x [N, F] with rows [M, F] reduced at index [M]."""
     shape = x.shape[0], index.shape[0], x.shape[1]
     floats = reduce in (_SUM, _MEAN) and x.is_floating_point()

@@ -14,7 +14,8 @@ Check = Callable[[Any, str], None]
 
 INT64_MAX = 2**63 - 1
 _LONGEST = 1 << 20  # characters of a text; a model's source line may be long
-_LONGEST_NAME = 512  # of a name; tables may repeat one
+_LONGEST_NAME = 4096  # characters; TensorRT takes names of as many bytes
+_LONGEST_WORD = 256  # of what tables repeat
 _DEEPEST = 16  # of values that this bridge does not know
 
 _short = reprlib.Repr()
@@ -46,11 +47,16 @@ def text(value: Any, what: str) -> None:
         fail(what, value, "text without lone surrogates")
 
 
-def name(value: Any, what: str) -> None:
+def name(value: Any, what: str, longest: int = _LONGEST_NAME) -> None:
     """Short text without control characters: it is printed as it is."""
     text(value, what)
-    if not value.isprintable() or len(value) > _LONGEST_NAME:
-        fail(what, value, f"at most {_LONGEST_NAME} printable characters")
+    if not value.isprintable() or len(value) > longest:
+        fail(what, value, f"at most {longest} printable characters")
+
+
+def word(value: Any, what: str) -> None:
+    """The same, shorter yet."""
+    name(value, what, _LONGEST_WORD)
 
 
 def line(value: Any, what: str) -> None:

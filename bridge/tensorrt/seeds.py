@@ -53,7 +53,7 @@ def _plugin_node(call: Call, inputs: list[str], outputs: list[str]) -> Any:
     from onnx import AttributeProto, helper
 
     node = helper.make_node(call.op.name, inputs, outputs, name=call.name)
-    attributes = [(field.name, field.value, field.kind.onnx) for field in call.fields()]
+    attributes = [(field.name, *field.onnx()) for field in call.fields()]
     attributes += [("plugin_version", VERSION, "STRING"), ("plugin_namespace", NAMESPACE, "STRING")]
     for name, value, kind in attributes:
         node.attribute.append(helper.make_attribute(name, value, attr_type=getattr(AttributeProto, kind)))

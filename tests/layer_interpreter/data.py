@@ -1,5 +1,6 @@
 """Layers that move elements, or make them of nothing but a shape."""
 
+import ctypes
 from typing import Any
 
 import torch
@@ -14,8 +15,28 @@ def _constant(trt: Any, layer: Any) -> Tensor:
 
 
 def constant(weights: Any, shape: tuple[int, ...]) -> Tensor:
-    """weights: a NumPy array that shares TensorRT's memory."""
+    """weights: a NumPy array that shares TensorRT's memory, or TensorRT's own of a dtype that NumPy lacks."""
+    if hasattr(weights, "nbytes") and not hasattr(weights, "copy"):
+        return _of_address(weights).reshape(shape)
     return torch.from_numpy(weights.copy()).reshape(shape)
+
+
+class _Weights(ctypes.Structure):
+    """nvinfer1::Weights"""
+
+    _fields_ = (("type", ctypes.c_int32), ("values", ctypes.c_void_p), ("count", ctypes.c_int64))
+
+
+def _of_address(weights: Any) -> Tensor:
+    """bfloat16 weights. Python is not told where they are: pybind11 keeps the address of the C++ object after the two
+    words that begin every Python object."""
+    address = ctypes.c_void_p.from_address(id(weights) + 2 * ctypes.sizeof(ctypes.c_void_p)).value
+    inner = _Weights.from_address(address)
+    require(weights.dtype.name == "BF16" and inner.count == weights.size, f"weights of {weights.dtype}")
+    if not inner.count:
+        return torch.empty(0, dtype=torch.bfloat16)
+    values = (ctypes.c_int16 * inner.count).from_address(inner.values)
+    return torch.frombuffer(values, dtype=torch.bfloat16).clone()
 
 
 @layer("SHAPE")
@@ -206,7 +227,7 @@ def _fill(
     dtype = {trt.float32: torch.float32, trt.int32: torch.int32, trt.int64: torch.int64}[layer.get_output(0).dtype]
     first = torch.tensor(layer.alpha) if alpha is None else alpha
     steps = torch.tensor([layer.beta]) if beta is None else beta.reshape(-1)
-    require(alpha is None or alpha.dtype == dtype, f"fill of {dtype} from {first.dtype}")
+    require((alpha is None) == (beta is None) and first.dtype == steps.dtype, f"fill from {first.dtype} {steps.dtype}")
     require(steps.numel() == len(extents), f"fill of {len(extents)} dimensions by {steps.numel()} steps")
     result = first.reshape([1] * len(extents))
     for axis, (extent, step) in enumerate(zip(extents, steps, strict=True)):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bridge.tensorrt import dtypes
-from layer_interpreter.table import broadcast, layer, require, same_kind, wide
+from layer_interpreter.table import LAYERS, broadcast, layer, require, same_kind, wide  # noqa: F401
 
 
 @layer("ACTIVATION")
@@ -101,7 +101,7 @@ def _elementwise(trt: Any, layer: Any, a: Tensor, b: Tensor) -> Tensor:
     if kind in _LOGICAL:
         require(a.dtype == torch.bool, f"{kind} of {a.dtype}")
         return _LOGICAL[kind](a, b)
-    require(a.dtype not in (torch.bool, torch.uint8), f"{kind} of {a.dtype}")
+    require(kind == "EQUAL" or a.dtype not in (torch.bool, torch.uint8), f"{kind} of {a.dtype}")  # as it builds
     if kind in _COMPARISONS:
         return _COMPARISONS[kind](a, b)
     table = _FLOAT if a.is_floating_point() else _INTEGER

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from layer_interpreter.data import constant
 from layer_interpreter.table import integers, layer, require, wide
 
 
@@ -28,9 +29,9 @@ def _pad(x: Tensor, pads: Sequence[tuple[int, int]], value: float = 0.0) -> Tens
 
 def _weights(layer: Any, x: Tensor, kernel: Tensor | None, bias: Tensor | None, shape: Sequence[int]) -> Any:
     if kernel is None:
-        kernel = torch.from_numpy(layer.kernel.copy()).reshape(*shape)
+        kernel = constant(layer.kernel, tuple(shape))
     if bias is None and layer.bias.size:
-        bias = torch.from_numpy(layer.bias.copy())
+        bias = constant(layer.bias, (layer.num_output_maps,))
     require(kernel.dtype == x.dtype, f"convolution of {x.dtype} with {kernel.dtype}")
     require(bias is None or bias.dtype == x.dtype, f"convolution of {x.dtype} with a bias of another dtype")
     return wide(kernel), None if bias is None else wide(bias)
