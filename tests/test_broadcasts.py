@@ -153,3 +153,25 @@ def test_transformers_with_fixed_shapes_build_and_are_right(make):
     with interpreted():
         found = ahead(model, (x,))(x)
         assert_same(found, model(x), rtol=1e-4, atol=1e-5)
+
+
+class ClassToken(nn.Module):
+    """A token of weights before those of each image, as vision transformers have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.token = nn.Parameter(torch.randn(4))
+
+    def forward(self, x):
+        return torch.cat((self.token.expand(x.shape[0], 1, -1), x), 1)
+
+
+def test_weights_are_expanded_to_a_dynamic_batch():
+    model, x = ClassToken().eval(), torch.randn(2, 3, 4)
+    shapes = {"x": {0: torch.export.Dim("batch", min=2, max=8)}}
+    assert bridge.compile(model, (x,), dynamic_shapes=shapes, target="sm86", cache=False).file.engine
+    with interpreted():
+        compiled = ahead(model, (x,), shapes)
+        for batch in (2, 5):
+            images = torch.randn(batch, 3, 4)
+            assert_same(compiled(images), model(images))
