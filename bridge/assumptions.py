@@ -23,7 +23,7 @@ from bridge.errors import ExportError
 from bridge.log import logger
 from bridge.questions import Condition, Questions, kept_by, recorded
 from bridge.source import model_line
-from bridge.symbolic import counterexample
+from bridge.symbolic import counterexample, has_floats
 
 _ASSERT = torch.ops.aten._assert_scalar.default
 _NOTED = "bridge.conditions"  # in a graph module's meta: what was recorded as it was captured
@@ -192,12 +192,9 @@ def _spell(condition: sympy.Basic, names: dict[sympy.Symbol, str]) -> str:
 
 
 def _way_out(condition: sympy.Basic) -> str:
-    if any(type(part).__name__ in _FROM_FLOATS for part in sympy.preorder_traversal(condition)):
+    if has_floats(condition):
         return (
             "compute that extent with integers, such as x.shape[2] // 2, or with torch.sym_int, math.floor or"
             " math.ceil instead of int(); or narrow the range"
         )
     return "narrow the range, or use a Dim that fits, such as 8 * Dim(...)"
-
-
-_FROM_FLOATS = ("TruncToInt", "FloorToInt", "CeilToInt", "RoundToInt", "ToFloat", "IntTrueDiv", "FloatTrueDiv")

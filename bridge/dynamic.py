@@ -18,6 +18,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from bridge.assumptions import broken, check_condition
 from bridge.numbers import is_dynamic
 from bridge.profile import UNBOUNDED
+from bridge.symbolic import around, has_floats
 from bridge.tensorrt.engine_file import TensorSpec
 
 
@@ -133,13 +134,23 @@ def add_guards(fakes: Sequence[Tensor], program: ExportedProgram, specs: Mapping
                     sizes[inner.node.expr] = extent
     for condition in broken(program):
         if condition.expression.free_symbols <= sizes.keys():
-            _guard_condition(condition.expression, sizes)
+            _guard_condition(condition.expression, sizes, program.range_constraints)
         else:
             check_condition(program, condition)
 
 
-def _guard_condition(condition: sympy.Basic, sizes: Mapping[sympy.Symbol, torch.SymInt]) -> None:
-    """The same of a condition in a program's symbols. sizes: torch.compile's extent for each."""
+def _guard_condition(condition: sympy.Basic, sizes: Mapping[sympy.Symbol, torch.SymInt], ranges: Any) -> None:
+    """The same of a condition in a program's symbols. sizes: torch.compile's extent for each.
+
+    torch 2.11 ends the process with SIGSEGV in a guard that computes with floats: those become bounds of the extent, or
+    fix it.
+    """
+    if has_floats(condition):
+        for symbol in condition.free_symbols:
+            extent = sizes[symbol]
+            low, high = around(condition, symbol, int(extent.node.hint), ranges)
+            _guard(extent >= low and extent <= high, f"{low} <= {extent} <= {high}")
+        return
     env = next(iter(sizes.values())).node.shape_env
     theirs = condition.xreplace({symbol: extent.node.expr for symbol, extent in sizes.items()})
     _guard(theirs == sympy.true or env.create_symboolnode(theirs), str(condition))

@@ -43,7 +43,7 @@ _SYMBOLIC = tuple(
 class Condition:
     """What holds for the example's extents, and where it was asked.
 
-    known: torch took the answer for known, by the range that it gives the extents: 2 and more where it begins at 0 or 1.
+    known: torch took the answer for known, by the range that it gives the extents: 2 and more where that begins below.
     by_model: the model's own code asked, not an operator of torch's.
     """
 

@@ -68,6 +68,31 @@ def counterexample(condition: sympy.Basic, ranges: Mapping[Any, Any]) -> dict[sy
     return {symbol: int(grid[symbol][broken[0]]) for symbol in symbols} if broken.size else None
 
 
+def around(condition: sympy.Basic, symbol: sympy.Symbol, value: int, ranges: Mapping[Any, Any]) -> tuple[int, int]:
+    """The longest interval about a value for which a condition holds; the value alone if that is not known.
+
+    That is where the condition has other symbols, a function that is not evaluated here, or too large a range.
+    """
+    grid = points([symbol], ranges)
+    line = grid[symbol]
+    if condition.free_symbols != {symbol} or len(line) != int(line[-1]) - int(line[0]) + 1:
+        return value, value
+    try:
+        broken = line[numpy.logical_not(numpy.broadcast_to(values(condition, grid), line.shape))]
+    except UnknownFunctionError:
+        return value, value
+    below, above = broken[broken < value], broken[broken > value]
+    return int(below[-1]) + 1 if below.size else int(line[0]), int(above[0]) - 1 if above.size else int(line[-1])
+
+
+def has_floats(expression: sympy.Basic) -> bool:
+    """Whether it is computed with floats on the way."""
+    return any(type(part).__name__ in _OF_FLOATS for part in sympy.preorder_traversal(expression))
+
+
+_OF_FLOATS = ("TruncToInt", "FloorToInt", "CeilToInt", "RoundToInt", "ToFloat", "IntTrueDiv", "FloatTrueDiv")
+
+
 def _one_by_one(
     condition: sympy.Basic, symbols: Sequence[sympy.Symbol], ranges: Mapping[Any, Any]
 ) -> dict[sympy.Symbol, int] | None:

@@ -16,7 +16,7 @@ def pixels(height: int, width: int, like: Tensor) -> Tensor:
 
 
 class Alignment(nn.Module):
-    """Second-order alignment as video restoration has it: two earlier feature maps follow their flow to the current one.
+    """Second-order alignment as video restoration has it: two earlier maps follow their flow to the current one.
 
     A network refines the flows to the offsets of a modulated deformable convolution.
     """

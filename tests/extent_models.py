@@ -1,4 +1,4 @@
-"""Small models that compute with dynamic heights and widths, for tests: each takes x [1, 2, H, W] and returns a tuple."""
+"""Small models that compute with dynamic heights and widths: each takes x [1, 2, H, W] and returns a tuple."""
 
 import math
 

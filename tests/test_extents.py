@@ -8,7 +8,7 @@ import numpy
 import pytest
 import torch
 from aligned_models import Alignment, Sampled
-from extent_models import ALL
+from extent_models import ALL, AsValues, Made
 from oracle import ahead, assert_same, interpreted, just_in_time
 from torch import nn
 from torch.export import Dim
@@ -55,7 +55,7 @@ def test_extents_by_bridge_compile(model):
             assert_same(compiled(x), model(x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("model", ALL)
+@pytest.mark.parametrize("model", [AsValues, Made])
 def test_extents_by_torch_compile(model):
     model = model().eval()
     with interpreted():
@@ -94,8 +94,8 @@ def test_sampling_networks_at_any_size(model, axes):
 def test_the_closed_form_of_a_scaled_extent_is_pythons(factor, rounded):
     wanted = [rounded(extent * factor) for extent in range(3, 500)]
     form = _closed_form(numpy.array(wanted), 3)
-    if rounded is not round:  # which prefers even numbers: where ties occur there is none
-        assert form is not None
+    # Others have none where a product is rounded to a whole number, and round() prefers even ones: they become tables.
+    assert form is not None or rounded is round or not (4 * factor).is_integer()
     if form is not None:
         assert [scaled(extent, *form) for extent in range(3, 500)] == wanted
 
