@@ -84,8 +84,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--threads", type=int, default=6)
+    parser.add_argument("--cuda-graphs", choices=("with", "without", "both"), default="both")
     options = parser.parse_args()
-    works = [Work(model, graph) for model in (Convolutional, Attention) for graph in (False, True)]
+    graphs = {"with": (True,), "without": (False,), "both": (False, True)}[options.cuda_graphs]
+    works = [Work(model, graph) for model in (Convolutional, Attention) for graph in graphs]
     result = soak(works, options.threads, options.minutes * 60)
     settled, last = result["memory"][len(result["memory"]) // 10], result.pop("memory")[-1]
     result["grown"] = {"process": last[0] - settled[0], "gpu": last[1] - settled[1]}
