@@ -19,6 +19,7 @@
 #   EXTRAS                     of pyproject.toml, comma separated
 #   BRIDGE_CUDA_ARCHITECTURES  GPUs to compile for; default: the one present, else 86 (wheel: all)
 #   SANITIZE                   what `make sanitize` runs, as in SANITIZE='--tools racecheck rope'
+#   PYTEST_ARGS                what pytest is given; default: a process for each core, 8 at most
 #   FUZZ                       what `make fuzz` runs, as in FUZZ='files --count 1000 --seed 7'; all of it where empty
 #   SWEEP                      what `make sweep` takes, as in SWEEP='--filter pool --json pools.json'
 #   BRIDGE_CUDA=pip            the CUDA compiler of the Python index, even where there is an nvcc
@@ -55,8 +56,10 @@ LEAN := 10.15.1.29 11.4.0.106
 demo: build
 	$(BIN)/python models/demo.py
 
+PYTEST_ARGS ?= -n logical --maxprocesses 8 --dist worksteal
+
 test: build lean
-	$(call step,tests,$(BIN)/python -m pytest $(PYTEST_ARGS))
+	$(call step,tests,OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS))
 
 check: build
 	$(call step,ruff check,$(BIN)/ruff check .)

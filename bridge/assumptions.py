@@ -93,7 +93,7 @@ def asked_in_lowering(program: ExportedProgram) -> Iterator[None]:
     env = environment(program.graph_module)
     with (
         recorded(_noted(program)[1]) as questions,
-        symbolic_config.patch(backed_size_oblivious=env is not None),  # asks less
+        symbolic_config.patch(backed_size_oblivious=env is not None),  # type: ignore[attr-defined]  # asks less
         torch._dynamo.config.patch(do_not_emit_runtime_asserts=True),
     ):
         yield

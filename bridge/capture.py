@@ -108,7 +108,7 @@ class _Attempt:
         emitted = torch._dynamo.config.do_not_emit_runtime_asserts or self.deferred  # they are noted here
         with (
             recorded() as questions,
-            symbolic_config.patch(backed_size_oblivious=self.general),
+            symbolic_config.patch(backed_size_oblivious=self.general),  # type: ignore[attr-defined]
             torch._dynamo.config.patch(do_not_emit_runtime_asserts=emitted),
             contextlib.nullcontext() if self.strict else OfExtents(),
         ):

@@ -19,6 +19,8 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 
 logger = logging.getLogger("bridge")
 
+_LAST_STANDARD = 2  # the file descriptor of stderr
+
 
 @contextlib.contextmanager
 def step(what: str) -> Iterator[Callable[[str], None]]:
@@ -79,6 +81,15 @@ def has_stderr() -> bool:
     return sys.stderr is not None and not getattr(sys.stderr, "closed", False)
 
 
+def reserve_standard_streams() -> None:
+    """Opens what is closed of file descriptors 0 to 2: a file that got one would get what libraries print, too."""
+    descriptor = os.open(os.devnull, os.O_RDWR)
+    while descriptor <= _LAST_STANDARD:
+        os.set_inheritable(descriptor, True)
+        descriptor = os.open(os.devnull, os.O_RDWR)
+    os.close(descriptor)
+
+
 @contextlib.contextmanager
 def some_stderr() -> Iterator[None]:
     """Within it sys.stderr can be written to, which logging, warnings and torch do without asking."""
@@ -86,6 +97,7 @@ def some_stderr() -> Iterator[None]:
         yield
         return
     before = sys.stderr
+    reserve_standard_streams()  # else this file could get stderr's number, which is free again once it is closed
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123 (no path)
         sys.stderr = nowhere
         try:

@@ -3,6 +3,7 @@ their program in PyTorch on the CPU."""
 
 import copy
 import itertools
+import math
 import subprocess
 import sys
 
@@ -171,7 +172,7 @@ def test_conditions_of_the_model_become_guards(on_cpu):
 
 
 class Ends(nn.Module):
-    """Its ends are treated apart, which torch.export does not capture for the lengths that torch.compile allows."""
+    """Its ends are treated apart, of which torch.export proves nothing for the lengths that torch.compile allows."""
 
     def forward(self, x):
         mask = x.new_zeros(x.shape[1])
@@ -179,9 +180,27 @@ class Ends(nn.Module):
         return bridge.relu(x) + mask
 
 
+def test_what_torch_export_cannot_prove_varies_in_one_engine(on_cpu, caplog):
+    model = Ends()
+    fast = compiled(model, dynamic=True)
+    for shape in ((2, 20), (3, 20), (5, 30), (4, 8)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(fast(x), model(x))
+    (engine,) = bridge.report(fast).engines
+    assert engine.inputs[0].min[1] <= 8 and engine.inputs[0].max[1] >= 30
+    assert "alone" not in caplog.text
+
+
+class LogGamma(nn.Module):
+    """A number that no expression of symbols gives: torch.export takes it of one length."""
+
+    def forward(self, x):
+        return bridge.relu(x) * math.lgamma(x.shape[1] / 2)
+
+
 @pytest.mark.parametrize("dynamic", [True, None])
 def test_what_torch_export_refuses_to_vary_is_fixed_and_told(on_cpu, caplog, dynamic):
-    model = Ends()
+    model = LogGamma()
     fast = compiled(model, dynamic=dynamic)
     for shape in ((2, 20), (3, 20), (5, 30), (4, 20)):
         x = torch.randn(shape)
@@ -196,7 +215,7 @@ def test_what_is_marked_and_refused_is_an_error(caplog):
     x = torch.randn(2, 20)
     torch._dynamo.mark_dynamic(x, 1)
     with pytest.raises(Exception, match=r"You marked L\['x'\].size\(\)\[1\] as dynamic"):
-        compiled(Ends())(x)
+        compiled(LogGamma())(x)
     assert "engine is for x.shape[1] = 20 alone" in caplog.text
 
 

@@ -1,12 +1,18 @@
-"""What fails while operators are taken apart tells which operator, and the model's line."""
+"""Operators are taken apart where their tensors are; what fails there tells which operator, and the model's line."""
 
 from typing import Any
 
 import pytest
 import torch
 from oracle import ahead, interpreted
+from test_moe import Logits
+from test_ordering import Orders
+from test_partial_writes import Written
+from test_pooling import Pools
+from test_scattering import Scatters
 from torch import Tensor
 
+from bridge.capture import export
 from bridge.errors import BuildError
 from bridge.tensorrt import decomposing
 
@@ -27,3 +33,38 @@ def test_failing_decomposition_is_named(monkeypatch: pytest.MonkeyPatch, kind: t
     told = str(caught.value)
     assert told.startswith(f"aten.sin.default cannot be taken apart: {text or kind.__name__}\n")
     assert " in forward: return x.sin() + 1" in told and "@bridge.op" in told and "While executing" not in told
+
+
+class _Made(torch.nn.Module):
+    """x [n, 6], with tensors that are made without one to go by, and a step in a write."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = [torch.empty_like(x), x.new_empty(x.shape), torch.empty_strided(x.shape, (6, 1), device=x.device)]
+        for each in made:
+            each.fill_(0.5)
+            each[:, ::2] = x[:, :3]
+        windows = x.unfold(1, 3, 2).sum(-1, keepdim=True)  # [n, 2, 1]
+        return made[0] + made[1] + made[2] + windows.sum(1) + x.roll(1, 1).cumsum(1)
+
+
+def _on_meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+@pytest.mark.parametrize(
+    ("model", "args"),
+    [
+        (_Made, (_on_meta(5, 6),)),
+        (Written, (_on_meta(5, 9),)),
+        (Orders, (_on_meta(5, 7), _on_meta(5, 7, dtype=torch.int64))),
+        (Pools, (_on_meta(2, 3, 14, 18),)),
+        (Scatters, (_on_meta(5, 6), _on_meta(7, dtype=torch.int64), _on_meta(7, 6))),
+        (lambda: Logits("Mixtral"), (_on_meta(1, 7, dtype=torch.int64),)),
+    ],
+    ids=["made", "written", "orders", "pools", "scatters", "mixtral"],
+)
+def test_operators_are_taken_apart_on_the_device_of_their_tensors(model: Any, args: tuple[Tensor, ...]) -> None:
+    """The device "meta" stands for any that is not the CPU: what is made on the CPU there does not go with the rest."""
+    taken_apart = decomposing.decomposed(export(model().to("meta").eval(), args, None, None))
+    values = {node: node.meta.get("val") for node in taken_apart.graph.nodes}
+    assert [node for node, value in values.items() if isinstance(value, Tensor) and value.device.type != "meta"] == []

@@ -99,6 +99,18 @@ def test_so_does_one_that_has_no_stderr_by_the_door_of_torch_compile(tmp_path):
     assert len(cache.entries()) == 1 and cache.verify() == {}
 
 
+def test_a_stand_in_for_stderr_does_not_take_its_number():
+    """Else libraries would print into the next file that is opened once the stand-in is closed."""
+    code = """
+import os, sys
+from bridge import log
+with log.some_stderr():
+    print(sys.stderr.fileno() > 2)
+print(os.readlink("/proc/self/fd/2"))
+"""
+    assert python(code, shell="2>&-").stdout.split() == ["True", "/dev/null"]
+
+
 def test_ctrl_c_is_answered_when_the_import_is_done():
     done = []
     with pytest.raises(KeyboardInterrupt), interrupts.deferred():

@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 
+import oracle
 import pytest
 import torch
 import torch.nn.functional as F
@@ -46,11 +47,33 @@ def compiled(**dims):
     return bridge.compile(Masked().eval(), (torch.randn(5, 9),), dynamic_shapes=shapes, target="sm86", cache=False)
 
 
-def test_numbers_are_written_to_a_part_of_dynamic_extents():
-    engine = compiled(d0=Dim("rows", min=4, max=8))
-    assert engine.outputs[0].shape == (-1, 14)
-    scattered = [layer["outputs"][0] for layer in engine.layers if layer["type"] == "SCATTER"]
-    assert [(output["shape"], output["dtype"]) for output in scattered] == [([-1, 9], "float32")] * 2
+class Written(nn.Module):
+    """x [rows, columns] of any dtype, with numbers of another type written to parts of it and of a new tensor."""
+
+    def forward(self, x):
+        y = x.clone()
+        y[1:3] = 2
+        y[:, -3:] = True
+        y[0, ::2] = 3.0
+        mask = x.new_zeros(x.shape[1], dtype=torch.int64)
+        mask[2:] = 7
+        return y, mask
+
+
+def test_an_engine_that_writes_numbers_to_parts_of_dynamic_extents():
+    assert compiled(d0=Dim("rows", min=4, max=8)).outputs[0].shape == (-1, 14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int64], ids=str)
+@pytest.mark.parametrize("dims", ["d0", "d1", "d0 d1"])
+def test_numbers_are_written_to_a_part_of_dynamic_extents(dims, dtype):
+    every = {0: Dim("rows", min=4, max=8), 1: Dim("columns", min=4, max=40)}
+    model, shapes = Written().eval(), {axis: dim for axis, dim in every.items() if f"d{axis}" in dims}
+    with oracle.interpreted():
+        engine = oracle.ahead(model, ((torch.randn(5, 9) * 4).to(dtype),), ({**shapes},))
+        for rows, columns in ((5, 9), (4, 4), (6, 40), (8, 13)):
+            x = (torch.randn(rows if 0 in shapes else 5, columns if 1 in shapes else 9) * 4).to(dtype)
+            oracle.assert_same(engine(x), model(x))
 
 
 def test_a_padding_by_a_remainder_is_converted_by_bridge():

@@ -17,6 +17,7 @@ from bridge.compiled import CompiledModule
 from bridge.errors import EngineError, EngineInputError
 from bridge.structure import Structure
 from bridge.tensorrt import engine as engine_module
+from bridge.tensorrt import streams
 from bridge.tensorrt.contexts import Contexts
 from bridge.tensorrt.engine import Engine
 from bridge.tensorrt.flavour import Flavour
@@ -454,3 +455,45 @@ def test_a_module_runs_where_its_inputs_are(file):
         for wanted, output in zip(expected(x, n), engines[index](x, n), strict=True):
             assert output.device == x.device
             torch.testing.assert_close(output, wanted)
+
+
+@pytest.mark.gpu
+def test_streams_for_captures_are_no_one_elses(device):
+    own = [streams.Own(device) for _ in range(40)]
+    torchs = {torch.cuda.Stream(device).cuda_stream for _ in range(200)}
+    handles = {each.stream.cuda_stream for each in own}
+    assert len(handles) == 40 and not handles & torchs
+    with torch.cuda.stream(own[0].stream):
+        x = torch.ones(1000, device=device) * 2
+    own[0].stream.synchronize()
+    assert torch.equal(x.cpu(), torch.full((1000,), 2.0))
+
+
+@pytest.mark.gpu(engines=True)
+def test_threads_that_capture_and_threads_that_run_do_not_mix(file):
+    """More graphs than torch has streams, while other threads work on all of those."""
+    busy, stop = [torch.cuda.Stream() for _ in range(32)], threading.Event()
+    noise = torch.zeros(1 << 16, device="cuda")
+
+    def disturb():
+        while not stop.is_set():
+            for stream in busy:
+                with torch.cuda.stream(stream):
+                    noise.add_(1.0)
+            busy[0].synchronize()  # not the device: CUDA ends captures of other threads for that
+
+    def capture(seed):
+        with torch.cuda.stream(torch.cuda.Stream()):
+            for _ in range(3):
+                engine = Engine(file, cuda_graph=True)
+                for batch in range(1, 5):
+                    args = inputs(batch, seed=seed)
+                    check(engine(*args), *args)
+
+    other = threading.Thread(target=disturb)
+    other.start()
+    try:
+        in_threads(capture)
+    finally:
+        stop.set()
+        other.join()

@@ -146,7 +146,7 @@ class Scatters(torch.nn.Module):
             x.scatter_reduce(1, torch.zeros_like(x, dtype=torch.int64), x, "mean", include_self=False),
             x.scatter_reduce(0, spread, src, "amax"),
             x.scatter(1, torch.full_like(x[:, :1], 3, dtype=torch.int64), 2.0),
-            x.index_copy(1, torch.tensor([4, 0]), x[:, :2]),
+            x.index_copy(1, torch.tensor([4, 0], device=x.device), x[:, :2]),
             torch.histc(index.float(), 4, 0, 3),
             torch.bucketize(x, src[0].sort()[0]),
             torch.nn.functional.embedding_bag(index.unsqueeze(1), x, mode="mean"),

@@ -116,9 +116,15 @@ def _ours() -> dict[Any, Callable[..., Any]]:
     return table
 
 
-def empty(size: Sequence[Any], *layout: Any, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
+def empty(
+    size: Sequence[Any],
+    *layout: Any,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+    **_: Any,
+) -> Tensor:
     """Something to write to. An engine's tensors have one layout; torch_tensorrt puts some of these on a GPU."""
-    return torch.zeros(size, dtype=dtype)
+    return torch.zeros(size, dtype=dtype, device=device)
 
 
 def softmax(x: Tensor, dim: int, half_to_float: bool) -> Tensor:

@@ -89,14 +89,16 @@ def _has_number(place: int) -> Callable[[Node], bool]:
     """Whether an argument is computed from extents."""
 
     def fits(node: Node) -> bool:
-        return isinstance(node.args[place], Node) and not isinstance(node.args[place].meta.get("val"), torch.Tensor)
+        argument = node.args[place]
+        return isinstance(argument, Node) and not isinstance(argument.meta.get("val"), torch.Tensor)
 
     return fits
 
 
 def _selects_by_extent(node: Node) -> bool:
     """Whether the index is computed from extents, or counts from the end of a dynamic dimension."""
-    x, dim, index = node.args
+    arguments: Any = node.args
+    x, dim, index = arguments
     return isinstance(index, Node) or (index < 0 and isinstance(x.meta["val"].shape[dim], torch.SymInt))
 
 
@@ -124,7 +126,7 @@ def _upsample(mode: str) -> Callable[..., Any]:
 
 def _to_extents(node: Node) -> bool:
     """Whether a size that is asked for is computed from extents."""
-    size = node.args[1]
+    size: Any = node.args[1]
     return size is not None and any(isinstance(extent, Node) for extent in size)
 
 

@@ -247,8 +247,8 @@ NUMBERS = (
     Rule(torch.sym_sum, _sum),
     Rule(torch.sym_ite, choose),
     Rule(torch.sym_float, _to_float),
-    Rule(torch._sym_sqrt, _unary("SQRT", floating=True)),
-    Rule(torch._sym_log2, _log2),
+    Rule(torch._sym_sqrt, _unary("SQRT", floating=True)),  # type: ignore[attr-defined]
+    Rule(torch._sym_log2, _log2),  # type: ignore[attr-defined]
     Rule(scaled, _scaled),
     Rule(lookup, _lookup),
     Rule(steps, _steps),

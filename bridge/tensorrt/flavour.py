@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 
-from bridge import interrupts
+from bridge import interrupts, log
 from bridge.errors import FlavourError
 from bridge.tensorrt import gpu, import_hook, quiet, shims, soname
 
@@ -151,7 +151,7 @@ def _version(distribution: str) -> str | None:
 
 @functools.cache
 def _import_trt(flavour: Flavour) -> ModuleType:
-    quiet.reserve_standard_streams()
+    log.reserve_standard_streams()
     with interrupts.deferred():
         try:
             trt = importlib.import_module(flavour.name)

@@ -104,7 +104,8 @@ def _refuse_mutation(program: ExportedProgram) -> None:
             f"\n  {model_line(nodes[name])}" for name in mutated.values() if nodes[name].op == "call_function"
         )
         raise ExportError(
-            f"the model writes to {', '.join(map(repr, mutated))}; an engine only reads its inputs and weights.{lines}\n"
+            f"the model writes to {', '.join(map(repr, mutated))}; an engine only reads its inputs and weights."
+            f"{lines}\n"
             "Return the new value as an output instead, and write no in-place operation on an input or a buffer."
         )
 

@@ -70,15 +70,6 @@ def _silent(names: Sequence[str]) -> Iterator[None]:
             logger.setLevel(logging.NOTSET)
 
 
-def reserve_standard_streams() -> None:
-    """Opens what is closed of file descriptors 0 to 2: a file that got one would get what libraries print, too."""
-    descriptor = os.open(os.devnull, os.O_RDWR)
-    while descriptor <= _STDERR:
-        os.set_inheritable(descriptor, True)
-        descriptor = os.open(os.devnull, os.O_RDWR)
-    os.close(descriptor)
-
-
 @contextlib.contextmanager
 def _hold_stderr() -> Iterator[None]:
     """Holds back file descriptor 2, to which torch_tensorrt's C++ library writes as it loads, and drops its lines.

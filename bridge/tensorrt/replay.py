@@ -35,6 +35,7 @@ class Replays:
         self._order = streams.Order(engine.device)
         self._graphs: OrderedDict[tuple[torch.Size, ...], _Graph] = OrderedDict()
         self._last: tuple[tuple[torch.Size, ...] | None, _Graph | None] = (None, None)
+        self._own = streams.Own(engine.device)
         with torch.cuda.device(self._device):
             self._pool = torch.cuda.graph_pool_handle()  # of all graphs: their scratch memory is the same
 
@@ -65,7 +66,7 @@ class Replays:
         if graph is None:
             if len(self._graphs) == GRAPHS:
                 self._graphs.popitem(last=False)
-            graph = self._graphs[shapes] = _Graph(self._engine, inputs, self._pool)
+            graph = self._graphs[shapes] = _Graph(self._engine, inputs, self._pool, self._own.stream)
         self._graphs.move_to_end(shapes)
         return graph
 
@@ -76,11 +77,10 @@ class _Graph:
     It has an execution context of its own: TensorRT allows one captured graph for each.
     """
 
-    def __init__(self, engine: "Engine", inputs: Sequence[Tensor], pool: Any) -> None:
+    def __init__(self, engine: "Engine", inputs: Sequence[Tensor], pool: Any, stream: torch.cuda.Stream) -> None:
         self._context = engine.new_context(for_capture=True)
         self._inputs = [torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device) for tensor in inputs]
         self._graph = torch.cuda.CUDAGraph()
-        stream = torch.cuda.Stream(engine.device)
         stream.wait_stream(torch.cuda.current_stream(engine.device))
         with torch.cuda.stream(stream):
             self._fill(inputs)

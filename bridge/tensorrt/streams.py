@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import weakref
 from collections.abc import Callable, Iterable
 
 import torch
@@ -34,6 +35,34 @@ def beside_default(device: torch.device) -> int:
     if int(status) or handle.value is None:
         raise EngineError(f"CUDA made no stream on {device}: {status}")
     return handle.value
+
+
+class Own:
+    """A stream that no one else gets, for captures. torch hands out 32 streams a GPU in turns, and what another thread
+    enqueues on the same one would become part of the graph.
+
+    It is not ordered with the legacy default stream, whose use in any thread would end a capture.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        with torch.cuda.device(device):
+            torch.cuda.current_stream().query()  # creates the GPU's context
+            handle = ctypes.c_void_p()
+            status = _driver().cuStreamCreate(ctypes.byref(handle), _NON_BLOCKING)
+        if status or handle.value is None:
+            raise EngineError(f"CUDA made no stream on {device}: error {status}")
+        self.stream = torch.cuda.ExternalStream(handle.value, device)
+        # Destroyed streams finish what was enqueued.
+        weakref.finalize(self, _driver().cuStreamDestroy_v2, ctypes.c_void_p(handle.value)).atexit = False
+
+
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
+
+
+@functools.cache
+def _driver() -> ctypes.CDLL:
+    """CUDA's driver, which torch has loaded."""
+    return ctypes.CDLL("libcuda.so.1")
 
 
 class Order:
