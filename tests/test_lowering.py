@@ -25,7 +25,7 @@ from bridge.tensorrt.decompositions import batch_norm, decompositions
         {"attn_mask": torch.randn(2, 1, 6, 5)},
         {"enable_gqa": True, "is_causal": True},
     ],
-    ids=str,
+    ids=["plain", "scale", "causal", "mask of bools", "mask of numbers", "groups"],
 )
 def test_attention_written_out_is_pytorchs(kwargs):
     heads = 2 if kwargs.get("enable_gqa") else 4
