@@ -35,6 +35,31 @@ def test_failing_decomposition_is_named(monkeypatch: pytest.MonkeyPatch, kind: t
     assert " in forward: return x.sin() + 1" in told and "@bridge.op" in told and "While executing" not in told
 
 
+class _Folds(torch.nn.Module):
+    """A product of constants, which is computed while the graph is lowered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.eye(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.mm(self.table, self.table)
+
+
+def test_a_constant_that_cannot_be_computed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an integer product on a GPU cannot."""
+    from torch_tensorrt.dynamo.lowering.passes import constant_folding
+
+    def fails(*args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError("not implemented for 'Long'\n\nWhile executing %mm : [num_users=1] = call_function")
+
+    monkeypatch.setattr(constant_folding._TorchTensorRTConstantFolder, "run", fails)
+    with interpreted(), pytest.raises(BuildError) as caught:
+        ahead(_Folds().eval(), (torch.randn(3, 3),))
+    assert str(caught.value).startswith("aten.mm.default cannot be lowered: not implemented for 'Long'\n")
+    assert "in forward: return x + torch.mm(self.table, self.table)" in str(caught.value)
+
+
 class _Made(torch.nn.Module):
     """x [n, 6], with tensors that are made without one to go by, and a step in a write."""
 

@@ -1,9 +1,11 @@
 """Takes a program's operators apart; what fails there names the operator and the model's line."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 
 from torch.export import ExportedProgram
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 from bridge.errors import BridgeError, BuildError
 from bridge.source import model_line, operator_name
@@ -17,22 +19,31 @@ def decomposed(program: ExportedProgram) -> ExportedProgram:
 
     BuildError: a decomposition fails, as one of PyTorch's own may for a dtype that its operator takes.
     """
-    try:
+    with failures_told(program.graph, "taken apart"):
         return program.run_decompositions(decompositions())
+
+
+@contextlib.contextmanager
+def failures_told(graph: Graph, what: str) -> Iterator[None]:
+    """Within it a failure of an operator of the graph names it and the model's line. what: what cannot be done to it.
+
+    BuildError: whatever was raised, but for bridge's own errors.
+    """
+    try:
+        yield
     except BridgeError:
         raise
     except Exception as error:  # decompositions assert, and raise what PyTorch raises
         text = str(error)
         found = _EXECUTING.search(text)
-        node = _named(program, found[1]) if found else None
-        if found is None or node is None:
-            raise
-        what = text[: found.start()].strip() or type(error).__name__
+        node = _named(graph, found[1]) if found else None
+        reason = (text[: found.start()] if found else text).strip() or type(error).__name__
+        name, where = ("the model", "") if node is None else (operator_name(node), f"\n  {model_line(node)}")
         raise BuildError(
-            f"{operator_name(node)} cannot be taken apart: {what}\n  {model_line(node)}\nWrite that line with other"
-            " operations, give it another dtype, or make an op of it with @bridge.op and a kernel."
+            f"{name} cannot be {what}: {reason}{where}\nWrite that line with other operations, give it another dtype,"
+            " or make an op of it with @bridge.op and a kernel."
         ) from error
 
 
-def _named(program: ExportedProgram, name: str) -> Node | None:
-    return next((node for node in program.graph.nodes if node.name == name and node.op == "call_function"), None)
+def _named(graph: Graph, name: str) -> Node | None:
+    return next((node for node in graph.nodes if node.name == name and node.op == "call_function"), None)

@@ -18,7 +18,7 @@ from bridge.native import MAX_RANK
 from bridge.source import model_line, operator_name
 from bridge.tensorrt import calls, dtypes, ordering, scattering, slices
 from bridge.tensorrt.attention import expand_attention
-from bridge.tensorrt.decomposing import decomposed
+from bridge.tensorrt.decomposing import decomposed, failures_told
 from bridge.tensorrt.engine_file import TensorSpec
 from bridge.tensorrt.flavour import Flavour
 from bridge.tensorrt.float_extents import make_integer
@@ -48,7 +48,8 @@ def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: 
         module = _without_writes(taken_apart)
         expected = count_ops(module.graph)
         expand_attention(module)
-        module = post_lowering(remove_detach(module, settings), settings)
+        with failures_told(module.graph, "lowered"):
+            module = post_lowering(remove_detach(module, settings), settings)
         make_integer(module, program.range_constraints)
     found = count_ops(module.graph)
     if found != expected:
