@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from bridge.errors import ExportError
+from bridge.log import logger
 from bridge.numbers import fix_float, is_dynamic, is_float, replace_number
 from bridge.source import is_the_models
 
@@ -88,7 +89,8 @@ def recompile_limit() -> int:
 
 def traces() -> bool:
     """Whether calls are traced here as a rule; torch.compiler.set_stance may ask for eager ones."""
-    return bool(torch._dynamo.eval_frame._stance.stance == "default")
+    stance = getattr(torch._dynamo.eval_frame, "_stance", None)
+    return getattr(stance, "stance", "default") == "default"
 
 
 def watch_calls(context: Callable[[Any, Any], Callable[[], Any] | None]) -> None:
@@ -97,14 +99,18 @@ def watch_calls(context: Callable[[Any, Any], Callable[[], Any] | None]) -> None
     context: given the backend and its options (None: there are none), it returns what makes the context, or None.
     torch asks its wrapper of a backend for the attribute, and copies none from the backend itself.
     """
-    from torch._dynamo.repro.after_dynamo import WrapBackendDebug
+    from torch._dynamo.repro import after_dynamo
 
     def backend_ctx_ctor(wrapper: Any) -> Callable[[], Any]:
         given = wrapper._torchdynamo_orig_backend
         options = getattr(given, "kwargs", {}).get("options")
         return context(getattr(given, "compiler_fn", given), options) or contextlib.nullcontext
 
-    WrapBackendDebug.backend_ctx_ctor = property(backend_ctx_ctor)  # type: ignore[attr-defined]
+    wrapper = getattr(after_dynamo, "WrapBackendDebug", None)
+    if isinstance(wrapper, type):
+        wrapper.backend_ctx_ctor = property(backend_ctx_ctor)  # type: ignore[attr-defined]
+    else:
+        logger.warning("with torch %s a call in which no engine runs is not noticed", torch.__version__)
 
 
 def owner_of_current_graph() -> Any:
