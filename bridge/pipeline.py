@@ -79,7 +79,8 @@ class Session:
         from there holds it already, and a second lock could be taken in the other order.
         """
         with contextlib.ExitStack() as stack:
-            for within in (compile_lock, quiet.quiet_logs(), gpu.without_gpu(), of_any_channels(), of_any_extents()):
+            quiets = (quiet.quiet_logs(), quiet.quiet_copies())
+            for within in (compile_lock, *quiets, gpu.without_gpu(), of_any_channels(), of_any_extents()):
                 stack.enter_context(within)
             stack.enter_context(own_conversion(self.flavour))
             yield

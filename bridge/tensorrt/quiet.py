@@ -42,6 +42,14 @@ def quiet_logs() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def quiet_copies() -> Iterator[None]:
+    """Silences torch's warning of a class of its own, which it copies with each exported program."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
+        yield
+
+
+@contextlib.contextmanager
 def quiet_capture() -> Iterator[None]:
     """Silences torch.export: of a model that it refuses it logs the guards, and prints the graph up to there."""
     from torch.export import _trace
