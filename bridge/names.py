@@ -5,7 +5,6 @@ torch.export writes the conditions on arguments likewise, keys of dictionaries i
 """
 
 import contextlib
-import copy
 import dataclasses
 import keyword
 import re
@@ -16,6 +15,8 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
+
+from bridge.programs import copied
 
 _BREAKS_A_STRING = re.compile(r"[\"'\\\n\r]")
 
@@ -29,9 +30,7 @@ def writable(program: ExportedProgram) -> ExportedProgram:
             renamed[name] = _other(name, taken | set(renamed.values()))
     if not renamed:
         return program
-    module = GraphModule(program.graph_module, program.graph.__deepcopy__())
-    module.meta = dict(program.graph_module.meta)
-    signature = copy.deepcopy(program.graph_signature)
+    module, signature = copied(program)
     signature.input_specs = _renamed(signature.input_specs, renamed)
     signature.output_specs = _renamed(signature.output_specs, renamed)
     tensors = {renamed.get(name, name): tensor for name, tensor in program.state_dict.items()}

@@ -3,12 +3,13 @@
 torch fixes all extents of a tensor when it takes a write to one of the results apart, as in `for row in x: row.neg_()`.
 """
 
-import copy
 import operator
 
 import torch
 from torch.export import ExportedProgram
-from torch.fx import GraphModule, Node
+from torch.fx import Node
+
+from bridge.programs import copied
 
 _UNBIND = torch.ops.aten.unbind.int
 _SELECT = torch.ops.aten.select.int
@@ -18,9 +19,7 @@ def select_unbound(program: ExportedProgram) -> ExportedProgram:
     """The same program without unbind; the one given stays as it is, and is returned if it has none."""
     if not program.graph.find_nodes(op="call_function", target=_UNBIND):
         return program
-    module = GraphModule(program.graph_module, program.graph.__deepcopy__())
-    module.meta = dict(program.graph_module.meta)
-    signature = copy.deepcopy(program.graph_signature)
+    module, signature = copied(program)
     with module._set_replace_hook(signature.get_replace_hook()):
         for node in module.graph.find_nodes(op="call_function", target=_UNBIND):
             _select(node)

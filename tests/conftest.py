@@ -7,6 +7,7 @@ import signal
 
 import pytest
 import torch
+from oracle import interpreted
 from torch.utils._pytree import tree_structure
 
 from bridge import backend, partition
@@ -61,6 +62,15 @@ def device():
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
     return torch.device("cuda", torch.cuda.current_device())
+
+
+@pytest.fixture
+def evaluated():
+    """Both doors evaluate their network on the CPU instead of building an engine; torch.compile has traced nothing."""
+    torch._dynamo.reset()
+    with interpreted():
+        yield
+    torch._dynamo.reset()
 
 
 @pytest.fixture

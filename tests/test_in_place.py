@@ -3,22 +3,15 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from oracle import ahead, assert_same, interpreted, just_in_time
+from oracle import ahead, assert_same, just_in_time
 from torch import nn
 from torch._dynamo.exc import BackendCompilerFailed
 
 import bridge
 from bridge.errors import ExportError
 
+pytestmark = pytest.mark.usefixtures("evaluated")
 X = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(autouse=True)
-def fresh():
-    torch._dynamo.reset()
-    with interpreted():
-        yield
-    torch._dynamo.reset()
 
 
 class Model(nn.Module):

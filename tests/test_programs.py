@@ -3,20 +3,13 @@
 import pytest
 import torch
 from compile_models import BATCH
-from oracle import ahead, assert_same, interpreted, just_in_time
+from oracle import ahead, assert_same, just_in_time
 from programs import STEPS, Program
 
+pytestmark = pytest.mark.usefixtures("evaluated")
 X = torch.randn(4, 6, 8, generator=torch.Generator().manual_seed(0))
 OTHER = torch.randn(5, 6, 8, generator=torch.Generator().manual_seed(1))
 RANDOM = 4  # programs of eight steps
-
-
-@pytest.fixture(autouse=True)
-def fresh():
-    torch._dynamo.reset()
-    with interpreted():
-        yield
-    torch._dynamo.reset()
 
 
 def check(model, compiled, *inputs, mark=lambda x: x):

@@ -4,22 +4,15 @@ import threading
 
 import pytest
 import torch
-from oracle import interpreted, just_in_time
+from oracle import just_in_time
 from torch import nn
 from torch._dynamo.exc import BackendCompilerFailed
 
 import bridge
 from bridge.errors import GraphBreakError
 
+pytestmark = pytest.mark.usefixtures("evaluated")
 X = torch.randn(3, 8)
-
-
-@pytest.fixture(autouse=True)
-def fresh():
-    torch._dynamo.reset()
-    with interpreted():
-        yield
-    torch._dynamo.reset()
 
 
 class Block(nn.Module):

@@ -4,13 +4,12 @@ They work on ATen graphs: those of torch.export, and those that torch_tensorrt l
 proved to be the op, and declines what is near it, with the reason; both are told as `Outcome`s.
 """
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch.export import ExportedProgram
-from torch.fx import Graph, GraphModule
+from torch.fx import Graph
 
 from bridge.log import logger
 from bridge.passes import ms_deform_attn, relu, rope
@@ -19,6 +18,7 @@ from bridge.passes.editor import sort
 from bridge.passes.functional import functional, may_hide_something
 from bridge.passes.graph import remove_unused
 from bridge.passes.outcome import WRITTEN, Outcome, describe_failure
+from bridge.programs import copied
 
 __all__ = ["PASSES", "Outcome", "Pass", "rewrite", "rewrite_graph", "selected"]
 
@@ -99,9 +99,7 @@ def _functional(program: ExportedProgram) -> ExportedProgram:
 
 
 def _rewrite(program: ExportedProgram, names: Sequence[str]) -> tuple[ExportedProgram, list[Outcome]]:
-    module = GraphModule(program.graph_module, program.graph.__deepcopy__())
-    module.meta = dict(program.graph_module.meta)
-    signature = copy.deepcopy(program.graph_signature)
+    module, signature = copied(program)
     with module._set_replace_hook(signature.get_replace_hook()):
         outcomes = rewrite_graph(module.graph, names, _constants(program))
     if not any(outcome.replaced for outcome in outcomes):
