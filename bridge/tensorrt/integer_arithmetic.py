@@ -40,7 +40,7 @@ def _fixed_power(base: Tensor, exponent: int) -> Tensor:
 
 
 def _power_by_bits(base: Tensor, exponent: Tensor) -> Tensor:
-    result: Tensor | int = 1
+    result = torch.ones_like(base)
     bits = torch.iinfo(exponent.dtype).bits - 1
     for bit in range(bits):
         rest = torch.floor_divide(exponent, 2)
@@ -86,7 +86,8 @@ def fmod(a: _Number, b: _Number) -> Any:
     if _is_of_integers(a, b):
         rest = remainder(a, b)
         return torch.where(_have_other_signs(rest, a), rest - b, rest)
-    quotient = torch.trunc(a / b)
+    quotient: Any = a / b
+    quotient = quotient.trunc()
     return torch.where(quotient == 0, a, a - quotient * b)
 
 
@@ -96,7 +97,8 @@ def divide(a: _Number, b: _Number, *, rounding_mode: str | None) -> Any:
     if rounding_mode != "trunc":
         return NotImplemented
     if not _is_of_integers(a, b):
-        return torch.trunc(a / b)
+        quotient: Any = a / b
+        return quotient.trunc()
     quotient = torch.floor_divide(a, b)
     return torch.where(_have_other_signs(a - quotient * b, a), quotient + 1, quotient)
 
