@@ -155,7 +155,13 @@ def _tensorrt_versions() -> dict[str, str]:
     versions |= {
         f"torch_tensorrt for {flavour.name}": flavour.torch_tensorrt_version or "not installed" for flavour in found
     }
-    return versions | {"flavour in use": _try(lambda: flavours.detect().name)}
+    return versions | {"flavour in use": _try(_flavour_in_use)}
+
+
+def _flavour_in_use() -> str:
+    flavour = flavours.detect()
+    reason = flavours.unsupported(flavour)
+    return f"{flavour.name}; warning: {reason}; {flavours.ANY_VARIABLE}=1 accepts it" if reason else flavour.name
 
 
 # GPUs and libraries

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
+from bridge import doctor
 from bridge.errors import FlavourError, TargetError
 from bridge.tensorrt import flavour, gpu, quiet, shims, soname
 from bridge.tensorrt.target import cross_targets, resolve_target
@@ -76,6 +77,26 @@ def test_no_usable_flavour_is_an_error_with_a_command(monkeypatch, installed, as
     with pytest.raises(FlavourError) as caught:
         flavour.detect(asked)
     assert text in str(caught.value) and "pip install" in str(caught.value)
+
+
+def test_a_switch_accepts_a_tensorrt_that_is_too_old_with_a_warning(monkeypatch, caplog):
+    install(monkeypatch, tensorrt_rtx="1.6.1.120")
+    flavour._warn_once.cache_clear()
+    monkeypatch.setenv(flavour.ANY_VARIABLE, "0")
+    with pytest.raises(FlavourError, match=r"too old.*; to try it all the same, set BRIDGE_ANY_TENSORRT=1"):
+        flavour.detect()
+    monkeypatch.setenv(flavour.ANY_VARIABLE, "1")
+    assert flavour.detect() == flavour.detect() == flavour.Flavour("tensorrt_rtx", "1.6.1.120", None)
+    warning = "tensorrt_rtx 1.6.1.120 is too old: bridge needs 1.7 or later; used all the same, because"
+    assert [record.getMessage().startswith(warning) for record in caplog.records] == [True]
+    assert doctor.examine().versions["flavour in use"].startswith("tensorrt_rtx; warning: tensorrt_rtx 1.6.1")
+
+
+def test_a_switch_that_is_neither_0_nor_1_is_an_error(monkeypatch):
+    install(monkeypatch, tensorrt_rtx="1.6.1.120")
+    monkeypatch.setenv(flavour.ANY_VARIABLE, "yes")
+    with pytest.raises(FlavourError, match="BRIDGE_ANY_TENSORRT is 'yes', expected 1"):
+        flavour.detect()
 
 
 def test_conversion_without_torch_tensorrt_is_an_error():

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import importlib
 import importlib.metadata
+import os
 import re
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from bridge.errors import FlavourError
 from bridge.tensorrt import gpu, import_hook, quiet, shims, soname
 
 TORCH_TENSORRT = "torch_tensorrt"  # the module, whatever the distribution
+ANY_VARIABLE = "BRIDGE_ANY_TENSORRT"  # 1 in the environment accepts versions that bridge does not support
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ class Flavour:
 def detect(name: str | None = None) -> Flavour:
     """The flavour that torch_tensorrt uses here; without torch_tensorrt, the one that is installed.
 
-    FlavourError: none is installed, it is too old, or it is not `name`, where that is given.
+    FlavourError: none is installed, it is not `name`, where that is given, or it is too old. BRIDGE_ANY_TENSORRT=1 in
+    the environment turns the last into a warning, once in a process.
     """
     found = _chosen()
     if name is not None and name != found.name:
@@ -98,12 +101,32 @@ def detect(name: str | None = None) -> Flavour:
             f"flavour {name!r} is asked for, but {found.name} {found.version} is in use here; in another environment,"
             f" {KINDS[name].install}"
         )
-    if release(found.version) < found.kind.since:
-        oldest = ".".join(map(str, found.kind.since))
-        raise FlavourError(
-            f"{found.name} {found.version} is too old: bridge needs {oldest} or later; {found.kind.install}"
-        )
+    reason = unsupported(found)
+    if reason and not _accepts_any():
+        raise FlavourError(f"{reason}; {found.kind.install}; to try it all the same, set {ANY_VARIABLE}=1")
+    if reason:
+        _warn_once(f"{reason}; used all the same, because {ANY_VARIABLE} is 1")
     return found
+
+
+def unsupported(flavour: Flavour) -> str | None:
+    """Why bridge does not support this version; None where it does."""
+    if release(flavour.version) >= flavour.kind.since:
+        return None
+    oldest = ".".join(map(str, flavour.kind.since))
+    return f"{flavour.name} {flavour.version} is too old: bridge needs {oldest} or later"
+
+
+def _accepts_any() -> bool:
+    text = os.environ.get(ANY_VARIABLE, "").strip()
+    if text not in ("", "0", "1"):
+        raise FlavourError(f"{ANY_VARIABLE} is {text!r}, expected 1 (accept any TensorRT) or 0")
+    return text == "1"
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    log.logger.warning(text)
 
 
 def installed() -> list[Flavour]:
