@@ -1,6 +1,7 @@
 """Which TensorRT is found, what importing it changes, and what is put back."""
 
 import ctypes
+import importlib.metadata
 import logging
 import os
 import subprocess
@@ -26,6 +27,7 @@ def install(monkeypatch, **versions):
     """Pretends that exactly these distributions are installed."""
     names = {name.replace("_", "-"): version for name, version in versions.items()}
     monkeypatch.setattr(flavour, "_version", names.get)
+    monkeypatch.delenv(flavour.ANY_VARIABLE, raising=False)
 
 
 def test_import_bridge_imports_no_tensorrt():
@@ -120,7 +122,8 @@ def test_release_reads_the_numbers_of_a_version():
             ["hide_plugin_package", "add_algorithm_selector", "add_dtype_setter", "keep_dtypes_in_where"],
         ),
         ("tensorrt_rtx", (2, 12, 1), ["add_dtype_setter", "keep_dtypes_in_where"]),
-        ("tensorrt_rtx", (2, 14, 0), []),
+        ("tensorrt_rtx", (2, 14, 0), ["hide_cpp_runtime"]),
+        ("tensorrt", (2, 14, 0), []),
         ("tensorrt", (2, 11, 0), ["keep_dtypes_in_where"]),
     ],
 )
@@ -146,6 +149,38 @@ def test_plugin_package_is_hidden_only_during_the_import(monkeypatch):
     assert sys.modules["tensorrt.plugin"] is None
     undo()
     assert "tensorrt.plugin" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("text", "version", "other"),
+    [
+        ('__tensorrt_rtx_version__ = "1.6.1"', "1.7.1.116", "1.6.1"),
+        ('__tensorrt_rtx_version__ = "1.7.0.3"', "1.7.1.116", None),
+        ('__tensorrt_rtx_version__ = "1.1.0"', "1.10.0", "1.1.0"),
+        ('__version__ = "2.14.0"', "1.7.1.116", None),
+    ],
+)
+def test_which_rtx_a_cpp_runtime_was_made_for(monkeypatch, tmp_path, text, version, other):
+    (tmp_path / "torch_tensorrt").mkdir()
+    (tmp_path / "torch_tensorrt" / "_version.py").write_text(text)
+    distribution = types.SimpleNamespace(locate_file=tmp_path.joinpath)
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: distribution)
+    assert shims.other_rtx(version) == other
+
+
+def test_a_cpp_runtime_for_another_rtx_is_not_found_during_the_import(monkeypatch, tmp_path):
+    library, other = (tmp_path / "torch_tensorrt" / "lib" / name for name in ("libtorchtrt_runtime.so", "libother.so"))
+    library.parent.mkdir(parents=True)
+    library.touch(), other.touch()
+    monkeypatch.delitem(sys.modules, "torch_tensorrt._features", raising=False)
+    trt = types.SimpleNamespace(__version__="1.7.1")
+    monkeypatch.setattr(shims, "other_rtx", lambda version: None)
+    assert shims.hide_cpp_runtime(trt) is None
+    monkeypatch.setattr(shims, "other_rtx", lambda version: "1.6.1")
+    undo = shims.hide_cpp_runtime(trt)
+    assert not os.path.isfile(str(library)) and os.path.isfile(str(other))  # noqa: PTH113 (as torch_tensorrt asks)
+    undo()
+    assert os.path.isfile(str(library))  # noqa: PTH113
 
 
 def test_torch_cuda_is_stubbed_only_without_a_gpu_and_put_back(monkeypatch):
