@@ -232,7 +232,7 @@ def _build_elsewhere() -> str:
     flavour = flavours.detect()
     if not flavour.kind.builds_without_gpu:
         raise _Missing(
-            f"{flavour.name} builds for the GPU of this machine alone", flavours.KINDS["tensorrt_rtx"].install
+            f"{flavour.name} builds for the GPU of this machine alone", flavours.KINDS["tensorrt_rtx"].remedy
         )
     _need_builder(flavour)
     return f"{flavour.name} {flavour.version}: {', '.join(cross_targets(flavour))}"

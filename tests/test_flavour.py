@@ -81,6 +81,24 @@ def test_no_usable_flavour_is_an_error_with_a_command(monkeypatch, installed, as
     assert text in str(caught.value) and "pip install" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("torch_version", "expected"),
+    [
+        (None, 'pip install "torch-tensorrt-rtx==2.11.*" "tensorrt-rtx==1.7.1.116"'),
+        ("2.11.0+cu130", 'pip install "torch-tensorrt-rtx==2.11.*" "tensorrt-rtx==1.7.1.116"'),
+        ("2.12.0", 'then pip install --no-deps "torch-tensorrt-rtx==2.12.*"'),
+        ("2.14.1", 'then pip install --no-deps "torch-tensorrt-rtx==2.14.*"'),
+        ("2.15.0", 'then pip install --no-deps "torch-tensorrt-rtx==2.14.*"'),
+    ],
+)
+def test_what_to_install_depends_on_torch(monkeypatch, torch_version, expected):
+    install(monkeypatch, torch=torch_version)
+    with pytest.raises(FlavourError) as caught:
+        flavour.detect()
+    assert str(caught.value).endswith(expected)
+    assert "tensorrt-rtx==1.7.1.116" in str(caught.value)
+
+
 def test_a_switch_accepts_a_tensorrt_that_is_too_old_with_a_warning(monkeypatch, caplog):
     install(monkeypatch, tensorrt_rtx="1.6.1.120")
     flavour._warn_once.cache_clear()
