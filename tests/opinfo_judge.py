@@ -133,7 +133,7 @@ class Judge:
             ]
             with torch.no_grad():
                 expected = [
-                    case.model.cpu()(*(tensor.clone() for tensor in tensors))
+                    _on_cpu(case.model.cpu()(*(tensor.clone() for tensor in tensors)))  # samples may name a device
                     for case, tensors in zip(cases, given, strict=True)
                 ]
             found = self._call(compiled, [tensor.clone() for tensors in given for tensor in tensors])
@@ -162,7 +162,7 @@ class Judge:
             return compiled(*inputs)
         results = compiled(*(tensor.cuda() for tensor in inputs))
         torch.cuda.synchronize()
-        return pytree.tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, results)
+        return _on_cpu(results)
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
@@ -194,6 +194,10 @@ class _Together(torch.nn.Module):
         return tuple(
             call(*(next(given) for _ in range(count))) for call, count in zip(self.calls, self._counts, strict=True)
         )
+
+
+def _on_cpu(results: Any) -> Any:
+    return pytree.tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, results)
 
 
 def _verdict(case: Case, outcome: str, detail: str = "") -> Verdict:
