@@ -128,7 +128,7 @@ class Op:
         return bool(torch._C._dispatch_has_kernel_for_dispatch_key(self.qualified_name, "CUDA"))
 
     def spell_schema(self) -> str:
-        """The schema as text, without the namespace; csrc/core/op.cpp spells the plugin's in the same way."""
+        """The schema as text, without the namespace; csrc/core/schema.cpp spells the plugin's in the same way."""
         tensors = [f"Tensor? {name}=None" if name in self.optional else f"Tensor {name}" for name in self.tensors]
         arguments = ", ".join(tensors + [attribute.spell() for attribute in self.attributes])
         results = ", ".join(["Tensor"] * self.num_outputs)

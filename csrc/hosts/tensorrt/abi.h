@@ -46,8 +46,32 @@ struct InterfaceInfo {
   int32_t major, minor;
 };
 
-enum DataType : int32_t { kFloat = 0, kHalf = 1, kInt32 = 3, kBFloat16 = 7, kInt64 = 8 };
-enum Format : int32_t { kLinear = 0, kHwc8 = 2, kHwc = 8 };
+enum DataType : int32_t {
+  kFloat = 0,
+  kHalf = 1,
+  kInt8 = 2,
+  kInt32 = 3,
+  kBool = 4,
+  kUInt8 = 5,
+  kFloat8 = 6,  // E4M3
+  kBFloat16 = 7,
+  kInt64 = 8,
+  kInt4 = 9,
+  kFloat4 = 10  // E2M1
+};
+enum Format : int32_t {
+  kLinear = 0,
+  kChw2 = 1,
+  kHwc8 = 2,
+  kChw4 = 3,
+  kChw16 = 4,
+  kChw32 = 5,
+  kDhwc8 = 6,
+  kCdhw32 = 7,
+  kHwc = 8,
+  kHwc16 = 11,
+  kDhwc = 12
+};
 enum FieldType : int32_t {
   kFieldFloat32 = 1,
   kFieldFloat64 = 2,

@@ -1,7 +1,8 @@
 // A small C interface to the op table, for the loader and for tests.
 #include <cstring>
 
-#include "core/op.h"
+#include "core/infer.h"
+#include "core/schema.h"
 #include "hosts/tensorrt/fields.h"
 
 #define BRIDGE_EXPORT extern "C" __attribute__((visibility("default")))
@@ -42,7 +43,7 @@ BRIDGE_EXPORT int32_t bridge_num_ops() { return static_cast<int32_t>(bridge::op_
 
 // Writes the schema of op `index`, as torch.library spells it; returns its length, or -1 when there is no such op.
 BRIDGE_EXPORT int32_t bridge_schema(int32_t index, char* buffer, int32_t size) {
-  return describe(index, buffer, size, [](bridge::OpType const& type) { return type.schema(); });
+  return describe(index, buffer, size, bridge::schema);
 }
 
 // Writes the dtypes that the first tensor of op `index` takes, as "float32 or float16"; returns the length, or -1.

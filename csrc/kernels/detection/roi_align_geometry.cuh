@@ -4,6 +4,7 @@
 // weight_y * weight_x * pixel. Rounding is spelt out: the compiler fuses nothing, and coordinates are the reference's.
 #pragma once
 
+#include "core/dtype.h"
 #include "kernels/common/vec.cuh"
 
 namespace bridge {
@@ -11,9 +12,7 @@ namespace bridge {
 // Of a region's adaptive grid: beyond it float32 does not tell samples apart, and the region counts as not finite.
 constexpr float kRoiAlignMostSamples = 1 << 24;
 
-enum class RoiType : int32_t { kFloat32, kFloat16, kBFloat16 };
-
-// x: [batch, channels, height, width], or with the channels innermost; rois: [rois, 5] of `roi_type`: image, x1, y1,
+// x: [batch, channels, height, width], or with the channels innermost; rois: [rois, 5] of `roi_dtype`: image, x1, y1,
 // x2, y2; y: [rois, channels, pooled_h, pooled_w]. sampling_ratio: samples of a bin along an axis, 0: as many as
 // pixels.
 template <class T>
@@ -21,7 +20,7 @@ struct RoiAlignArguments {
   T const* x;
   void const* rois;
   T* y;
-  RoiType roi_type;
+  DType roi_dtype;
   int64_t batch, count;
   int channels, height, width, pooled_h, pooled_w, sampling_ratio;
   float spatial_scale;
@@ -85,10 +84,10 @@ struct RoiRegion {
 
 template <class T>
 __device__ float roi_value(RoiAlignArguments<T> const& a, int64_t index) {
-  switch (a.roi_type) {
-    case RoiType::kFloat16:
+  switch (a.roi_dtype) {
+    case DType::kFloat16:
       return to_float(static_cast<half const*>(a.rois)[index]);
-    case RoiType::kBFloat16:
+    case DType::kBFloat16:
       return to_float(static_cast<bfloat16 const*>(a.rois)[index]);
     default:
       return static_cast<float const*>(a.rois)[index];

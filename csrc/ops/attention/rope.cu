@@ -1,3 +1,4 @@
+#include "core/dispatch.h"
 #include "core/op.h"
 #include "kernels/attention/rope.cuh"
 
@@ -41,7 +42,7 @@ struct Rope final : Op {
   }
 
   cudaError_t run(Tensor const* in, Tensor const* out, void*, cudaStream_t stream) const override {
-    return dispatch_floating<float, half, bfloat16>(in[0].dtype, [&](auto tag) {
+    return dispatch_floating(in[0].dtype, [&](auto tag) {
       using T = decltype(tag);
       return in[2].dtype == DType::kFloat32 ? launch<T, float>(in, out, stream) : launch<T, T>(in, out, stream);
     });

@@ -1,4 +1,5 @@
 #include "core/device.h"
+#include "core/dispatch.h"
 #include "core/op.h"
 #include "kernels/deformable/deform_conv2d.cuh"
 
@@ -46,7 +47,7 @@ struct DeformConv2d final : Op {
 
   size_t workspace(Tensor const* in, Tensor const* out) const override {
     size_t bytes = 0;
-    dispatch_floating<float, half, bfloat16>(in[0].dtype, [&](auto tag) {
+    dispatch_floating(in[0].dtype, [&](auto tag) {
       using T = decltype(tag);
       auto const a = arguments<T>(in, out);
       if (!fits_tiles(a)) return cudaSuccess;
@@ -62,7 +63,7 @@ struct DeformConv2d final : Op {
     std::vector<int> found;
     Device const device = current_device();
     if (device.capability == 0) return found;
-    dispatch_floating<float, half, bfloat16>(in[0].dtype, [&](auto tag) {
+    dispatch_floating(in[0].dtype, [&](auto tag) {
       found = deform_conv2d_choices(arguments<decltype(tag)>(in, out), device.capability);
       return cudaSuccess;
     });
@@ -73,7 +74,7 @@ struct DeformConv2d final : Op {
   Derived derived(Tensor const* in, Tensor const* out) const override {
     Derived found;
     if (current_device().capability == 0) return found;
-    dispatch_floating<float, half, bfloat16>(in[0].dtype, [&](auto tag) {
+    dispatch_floating(in[0].dtype, [&](auto tag) {
       using T = decltype(tag);
       auto const choice = choose(arguments<T>(in, out), true);
       bool const packs = deform_conv2d_variants<T>()[choice.variant].channels > 0;
@@ -83,7 +84,7 @@ struct DeformConv2d final : Op {
     return found;
   }
   cudaError_t derive(Tensor const* in, Tensor const* out, void* memory, cudaStream_t stream) const override {
-    return dispatch_floating<float, half, bfloat16>(in[0].dtype, [&](auto tag) {
+    return dispatch_floating(in[0].dtype, [&](auto tag) {
       using T = decltype(tag);
       auto const a = arguments<T>(in, out);
       return launch_deform_conv2d_pack_weight(a, choose(a, true).plan, static_cast<T*>(memory), stream);
@@ -91,7 +92,7 @@ struct DeformConv2d final : Op {
   }
 
   cudaError_t run(Tensor const* in, Tensor const* out, void* workspace, cudaStream_t stream) const override {
-    return dispatch_floating<float, half, bfloat16>(in[0].dtype, [&](auto tag) {
+    return dispatch_floating(in[0].dtype, [&](auto tag) {
       using T = decltype(tag);
       auto a = arguments<T>(in, out);
       if (a.positions() == 0 || a.out_channels == 0) return cudaSuccess;

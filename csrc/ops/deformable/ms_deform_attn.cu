@@ -1,3 +1,4 @@
+#include "core/dispatch.h"
 #include "kernels/deformable/ms_deform_attn.cuh"
 #include "ops/deformable/ms_deform_attn.h"
 
@@ -22,7 +23,7 @@ struct MsDeformAttn final : MsDeformAttnOp {
   }
 
   cudaError_t run(Tensor const* in, Tensor const* out, void*, cudaStream_t stream) const override {
-    return dispatch_floating<float, half, bfloat16>(in[0].dtype, [&](auto tag) {
+    return dispatch_floating(in[0].dtype, [&](auto tag) {
       using T = decltype(tag);
       MsDeformAttnLocations<T> const locations{in[3].data, in[4].data, in[3].dtype == DType::kFloat32,
                                                in[4].dtype == DType::kFloat32};

@@ -1,3 +1,4 @@
+#include "core/dispatch.h"
 #include "kernels/deformable/ms_deform_attn_fused.cuh"
 #include "ops/deformable/ms_deform_attn.h"
 
@@ -23,7 +24,7 @@ struct MsDeformAttnFused final : MsDeformAttnOp {
   }
 
   cudaError_t run(Tensor const* in, Tensor const* out, void*, cudaStream_t stream) const override {
-    return dispatch_floating<float, half, bfloat16>(in[0].dtype, [&](auto tag) {
+    return dispatch_floating(in[0].dtype, [&](auto tag) {
       using T = decltype(tag);
       auto is_float = [&](int i) { return in[i].dtype == DType::kFloat32; };
       MsDeformAttnOffsets<T> const offsets{in[3].data,  in[4].data,  in[5].data,   is_float(3),

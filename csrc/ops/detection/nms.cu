@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "core/dispatch.h"
 #include "core/op.h"
 #include "kernels/detection/nms.cuh"
 
@@ -29,8 +30,8 @@ struct Nms final : Op {
   size_t workspace(Tensor const* in, Tensor const*) const override { return NmsScratch::bytes(in[0][0]); }
 
   cudaError_t run(Tensor const* in, Tensor const* out, void* workspace, cudaStream_t stream) const override {
-    return dispatch_floating<float, half, bfloat16>(in[0].dtype, [&](auto box) {
-      return dispatch_floating<float, half, bfloat16>(in[1].dtype, [&](auto score) {
+    return dispatch_floating(in[0].dtype, [&](auto box) {
+      return dispatch_floating(in[1].dtype, [&](auto score) {
         NmsArguments<decltype(box), decltype(score)> a{};
         a.boxes = static_cast<decltype(box) const*>(in[0].data);
         a.scores = static_cast<decltype(score) const*>(in[1].data);

@@ -1,6 +1,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/dispatch.h"
 #include "core/op.h"
 #include "kernels/detection/roi_align.cuh"
 
@@ -47,24 +48,12 @@ struct RoiAlign final : Op {
   }
 
   cudaError_t run(Tensor const* in, Tensor const* out, void*, cudaStream_t stream) const override {
-    return dispatch_floating<float, half, bfloat16>(in[0].dtype, [&](auto tag) {
+    return dispatch_floating(in[0].dtype, [&](auto tag) {
       using T = decltype(tag);
       Tensor const &x = in[0], &rois = in[1];
       RoiAlignArguments<T> a{};
       a.x = static_cast<T const*>(x.data), a.rois = rois.data, a.y = static_cast<T*>(out[0].data);
-      switch (rois.dtype) {
-        case DType::kFloat32:
-          a.roi_type = RoiType::kFloat32;
-          break;
-        case DType::kFloat16:
-          a.roi_type = RoiType::kFloat16;
-          break;
-        case DType::kBFloat16:
-          a.roi_type = RoiType::kBFloat16;
-          break;
-        default:
-          return cudaErrorInvalidValue;
-      }
+      a.roi_dtype = rois.dtype;
       a.batch = x[0], a.channels = to_int(x[1]), a.count = rois[0];
       a.height = to_int(x[2]), a.width = to_int(x[3]);
       a.pooled_h = to_int(output_size[0]), a.pooled_w = to_int(output_size[1]);

@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "core/dispatch.h"
 #include "core/op.h"
 #include "kernels/pointwise/relu.cuh"
 
@@ -25,7 +26,7 @@ struct Relu final : Op {
   }
 
   cudaError_t run(Tensor const* in, Tensor const* out, void*, cudaStream_t stream) const override {
-    return dispatch_floating<float, half, bfloat16>(in[0].dtype, [&](auto tag) {
+    return dispatch_floating(in[0].dtype, [&](auto tag) {
       using T = decltype(tag);
       return launch_relu(static_cast<T const*>(in[0].data), static_cast<T*>(out[0].data), in[0].numel(),
                          static_cast<float>(negative_slope), static_cast<float>(max_value), stream);

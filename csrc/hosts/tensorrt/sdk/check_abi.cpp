@@ -43,8 +43,16 @@ constexpr bool same(Ours ours, Theirs theirs) {
 
 static_assert(same(our::kFloat, nv::DataType::kFLOAT) && same(our::kHalf, nv::DataType::kHALF));
 static_assert(same(our::kInt32, nv::DataType::kINT32) && same(our::kInt64, nv::DataType::kINT64));
-static_assert(same(our::kBFloat16, nv::DataType::kBF16) && same(our::kLinear, nv::TensorFormat::kLINEAR));
+static_assert(same(our::kBFloat16, nv::DataType::kBF16) && same(our::kInt8, nv::DataType::kINT8));
+static_assert(same(our::kBool, nv::DataType::kBOOL) && same(our::kUInt8, nv::DataType::kUINT8));
+static_assert(same(our::kFloat8, nv::DataType::kFP8) && same(our::kInt4, nv::DataType::kINT4));
+static_assert(same(our::kFloat4, nv::DataType::kFP4));
+static_assert(same(our::kLinear, nv::TensorFormat::kLINEAR) && same(our::kChw2, nv::TensorFormat::kCHW2));
 static_assert(same(our::kHwc8, nv::TensorFormat::kHWC8) && same(our::kHwc, nv::TensorFormat::kHWC));
+static_assert(same(our::kChw4, nv::TensorFormat::kCHW4) && same(our::kChw16, nv::TensorFormat::kCHW16));
+static_assert(same(our::kChw32, nv::TensorFormat::kCHW32) && same(our::kCdhw32, nv::TensorFormat::kCDHW32));
+static_assert(same(our::kDhwc8, nv::TensorFormat::kDHWC8) && same(our::kDhwc, nv::TensorFormat::kDHWC));
+static_assert(same(our::kHwc16, nv::TensorFormat::kHWC16));
 static_assert(same(our::kFieldFloat32, nv::PluginFieldType::kFLOAT32) &&
               same(our::kFieldFloat64, nv::PluginFieldType::kFLOAT64));
 static_assert(same(our::kFieldInt8, nv::PluginFieldType::kINT8) && same(our::kFieldInt32, nv::PluginFieldType::kINT32));
