@@ -12,7 +12,7 @@ namespace bridge {
 
 // The order of a tensor's elements in memory. Channels last: dimension 1 of four is the innermost, then 3, 2 and 0.
 // Strided: any order, but for the last dimension, whose elements lie side by side. What a host has of them is a table
-// there: formats in hosts/tensorrt/types.cpp, strides in hosts/torch/types.h.
+// there: formats in hosts/tensorrt/types.cpp, strides in hosts/torch/types.cpp.
 enum class Layout : int32_t { kLinear, kChannelsLast, kStrided };
 
 using Layouts = uint32_t;  // a set of Layout, one bit each

@@ -1,5 +1,7 @@
 #include "hosts/tensorrt/plugin.h"
 
+#include <memory>
+
 namespace bridge {
 
 void* Plugin::capability_interface(int32_t type) noexcept {

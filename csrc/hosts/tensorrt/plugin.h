@@ -1,8 +1,7 @@
 // An op of the table as an IPluginV3, in the namespace "bridge".
 #pragma once
 
-#include <memory>
-#include <string>
+#include <utility>
 
 #include "hosts/tensorrt/abi.h"
 #include "hosts/tensorrt/plugin_build.h"
@@ -14,6 +13,8 @@ namespace bridge {
 class Plugin final : public trt::PluginV3, public trt::PluginCore {
  public:
   explicit Plugin(PluginOp op) : op_(std::move(op)), build_(op_), runtime_(op_, *this) {}
+  Plugin(Plugin const&) = delete;  // the halves know where the op is
+  Plugin& operator=(Plugin const&) = delete;
 
   void* capability_interface(int32_t type) noexcept override;
   trt::PluginV3* clone() noexcept override;

@@ -31,9 +31,9 @@ __device__ inline BilinearCorners bilinear_corners(float y, float x, int height,
   return corners;
 }
 
-// pixel: elements from one pixel of the map to the next.
 template <class T>
-__device__ float bilinear_sample(T const* map, BilinearCorners const& corners, int64_t pixel = 1) {
+__device__ float bilinear_sample(T const* map,  // [height, width], `pixel` elements apart
+                                 BilinearCorners const& corners, int64_t pixel = 1) {
   float sum = 0.f;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {

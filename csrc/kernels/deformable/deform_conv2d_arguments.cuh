@@ -5,19 +5,16 @@
 
 namespace bridge {
 
-// x: [batch, channels, height, width], or [batch, height, width, channels] when channels_last; offset: [batch, 2
-// offset_groups taps, out_height, out_width], (y, x) for each tap; mask: [batch, offset_groups taps, out_height,
-// out_width] or null; weight: [out_channels, channels / groups, kernel_h, kernel_w]; bias: [out_channels] or null; y:
-// [batch, out_channels, out_height, out_width].
+// taps: kernel_h * kernel_w.
 template <class T>
 struct DeformConv2dArguments {
-  T const* x;
-  T const* offset;
-  T const* weight;
-  T const* bias;
-  T const* mask;
-  T* y;
-  T const* packed_weight;  // weight as fused kernels read it, or null
+  T const* x;              // [batch, channels, height, width], or [batch, height, width, channels] where channels_last
+  T const* offset;         // [batch, offset_groups, taps, 2, out_height, out_width], y before x
+  T const* weight;         // [out_channels, channels / groups, kernel_h, kernel_w]
+  T const* bias;           // [out_channels], or null
+  T const* mask;           // [batch, offset_groups, taps, out_height, out_width], or null
+  T* y;                    // [batch, out_channels, out_height, out_width]
+  T const* packed_weight;  // weight as fused kernels read it (PackedOperands), or null
   int64_t batch, channels, out_channels;
   int height, width, out_height, out_width, kernel_h, kernel_w;
   int stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;

@@ -14,10 +14,11 @@ constexpr int kTileDepth = 16;  // input channels gathered at a time
 constexpr int kThreads = 256;
 constexpr int kPerThread = 4;  // each thread owns 4 positions × 4 channels
 
+// In shared memory.
 struct DeformConv2dTile {
-  BilinearCorners corners[kTilePositions];
-  float samples[kTileDepth][kTilePositions];
-  float weights[kTileDepth][kTileChannels + 1];
+  BilinearCorners corners[kTilePositions];       // of one tap
+  float samples[kTileDepth][kTilePositions];     // of that tap
+  float weights[kTileDepth][kTileChannels + 1];  // likewise; a row's neighbour is in other banks
 };
 
 template <class T>
@@ -84,6 +85,24 @@ __device__ inline void multiply(DeformConv2dTile const& tile, float (&sum)[kPerT
   }
 }
 
+// Writes this thread's sums, with the bias.
+template <class T>
+__device__ void write_sums(DeformConv2dArguments<T> const& a, int64_t first, int64_t out_first, int64_t out_end,
+                           float const (&sum)[kPerThread][kPerThread]) {
+  int64_t const plane = int64_t(a.out_height) * a.out_width, positions = a.batch * plane;
+#pragma unroll
+  for (int o = 0; o < kPerThread; ++o) {
+    int64_t const out = out_first + threadIdx.x / 16 + 16 * o;
+    if (out >= out_end) continue;
+    float const bias = a.bias ? to_float(a.bias[out]) : 0.f;
+#pragma unroll
+    for (int i = 0; i < kPerThread; ++i) {
+      int64_t const p = first + threadIdx.x % 16 + 16 * i;
+      if (p < positions) a.y[(p / plane * a.out_channels + out) * plane + p % plane] = from_float<T>(sum[o][i] + bias);
+    }
+  }
+}
+
 // Grid: x over tiles of positions, y over (group, tile of its output channels), strided where the grid is smaller.
 template <class T>
 __global__ void __launch_bounds__(kThreads) deform_conv2d_direct_kernel(DeformConv2dArguments<T> a,
@@ -115,18 +134,7 @@ __global__ void __launch_bounds__(kThreads) deform_conv2d_direct_kernel(DeformCo
           channel = end;
         }
       }
-#pragma unroll
-      for (int o = 0; o < kPerThread; ++o) {
-        int64_t const out = out_first + threadIdx.x / 16 + 16 * o;
-        if (out >= out_end) continue;
-        float const bias = a.bias ? to_float(a.bias[out]) : 0.f;
-#pragma unroll
-        for (int i = 0; i < kPerThread; ++i) {
-          int64_t const p = first + threadIdx.x % 16 + 16 * i;
-          if (p < positions)
-            a.y[(p / plane * a.out_channels + out) * plane + p % plane] = from_float<T>(sum[o][i] + bias);
-        }
-      }
+      write_sums(a, first, out_first, out_end, sum);
     }
   }
 }

@@ -21,6 +21,7 @@ __device__ inline __nv_bfloat162 multiply_add_lanes(__nv_bfloat162 a, __nv_bfloa
 template <class T, class Product>
 struct DeformConv2dShared {
   static constexpr int kPositions = Product::kPositions, kChannels = Product::kChannels;
+  // Of two stages each: [parts, positions, depth] and [parts, channels, depth].
   alignas(1024) unsigned char samples[2][Product::kParts * kPositions * kRowBytes];
   alignas(1024) unsigned char weights[2][Product::kParts * kChannels * kRowBytes];
 };
@@ -48,8 +49,8 @@ struct DeformConv2dStage {
 
 // Where this thread's chunk of a stage's channels lies in each pixel.
 struct ChunkSource {
-  char const* x;
-  char const* zeros;
+  char const* x;      // [batch, height, width, pixel_bytes], from the chunk on
+  char const* zeros;  // [kRowBytes], likewise
   int pixel_bytes, row_bytes;
 
   template <class T>
@@ -116,7 +117,7 @@ struct GatheredRows {
   Gathered<T> row[kRows];
   SampleCorners<T> upcoming[kRows];
 
-  __device__ void locate(SampleCorners<T> const* corners) {
+  __device__ void locate(SampleCorners<T> const* corners) {  // [kPositions]
 #pragma unroll
     for (int i = 0; i < kRows; ++i) upcoming[i] = corners[threadIdx.x / kRowChunks + i * kRowStep];
   }
@@ -127,7 +128,7 @@ struct GatheredRows {
     for (int i = 0; i < kRows; ++i) row[i].load(source, upcoming[i]);
   }
 
-  __device__ void store(unsigned char* tile) const {
+  __device__ void store(unsigned char* tile) const {  // [kParts, kPositions, kRowBytes]
     int const first = threadIdx.x / kRowChunks, chunk = swizzled(first, threadIdx.x % kRowChunks);
     static_assert(kRowStep % 8 == 0, "rows of a thread share their swizzle");
 #pragma unroll
@@ -141,7 +142,8 @@ struct GatheredRows {
 };
 
 template <class Product>
-__device__ void copy_weights(void const* packed, unsigned char* tile) {
+__device__ void copy_weights(void const* packed,     // [kParts, kChannels, kRowBytes]
+                             unsigned char* tile) {  // [kParts, kChannels, kRowBytes]
   constexpr int kItems = Product::kParts * Product::kChannels * kRowBytes / kAccessBytes;
   uint32_t const shared = shared_address(tile);
 #pragma unroll
@@ -191,8 +193,9 @@ __device__ float* partial_sums(PackedOperands<T> const& packed, int tile_size) {
 // Adds the sums of the blocks that share a tile. Grid: x over tiles of positions, y over tiles of output channels, z
 // over parts of kPackThreads elements of a tile.
 template <class T>
-__global__ void __launch_bounds__(kPackThreads) deform_conv2d_add_kernel(DeformConv2dArguments<T> a,
-                                                                         DeformConv2dPlan plan, float const* sums) {
+__global__ void __launch_bounds__(kPackThreads) deform_conv2d_add_kernel(
+    DeformConv2dArguments<T> a, DeformConv2dPlan plan,
+    float const* sums) {  // [splits, groups * tiles, tiles of positions, tile_channels, tile_positions]
   int const item = static_cast<int>(blockIdx.z) * kPackThreads + threadIdx.x;
   int const position = item % plan.tile_positions, channel = item / plan.tile_positions;
   int64_t const out_in_group = int64_t(blockIdx.y % plan.tiles) * plan.tile_channels + channel;
@@ -207,14 +210,11 @@ __global__ void __launch_bounds__(kPackThreads) deform_conv2d_add_kernel(DeformC
   a.y[((at.n * a.out_channels + out) * a.out_height + at.row) * a.out_width + at.column] = from_float<T>(sum);
 }
 
-// Grid: x over tiles of positions, y over tiles of output channels, z over splits.
+// Gathers the samples and copies the weights of each of the block's stages while the one before is multiplied.
 template <class T, class Product>
-__global__ void __launch_bounds__(Product::kThreads) deform_conv2d_fused_kernel(DeformConv2dArguments<T> a,
-                                                                                DeformConv2dPlan plan,
-                                                                                PackedOperands<T> packed, bool wide) {
-  extern __shared__ __align__(1024) unsigned char memory[];
-  auto& shared = *reinterpret_cast<DeformConv2dShared<T, Product>*>(memory);
-  int const group = blockIdx.y / plan.tiles, tile = blockIdx.y % plan.tiles;
+__device__ void multiply_stages(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan,
+                                PackedOperands<T> const& packed, int group, DeformConv2dShared<T, Product>& shared,
+                                Product& product) {
   StageRange const range(plan);
   int const stages = range.count;
   constexpr int64_t kTileBytes = Product::kParts * Product::kChannels * kRowBytes;
@@ -233,7 +233,6 @@ __global__ void __launch_bounds__(Product::kThreads) deform_conv2d_fused_kernel(
     gathered.advance(plan);
   };
 
-  Product product;
   copy_weights<Product>(weights, shared.weights[0]);
   locate();
   load();
@@ -252,7 +251,13 @@ __global__ void __launch_bounds__(Product::kThreads) deform_conv2d_fused_kernel(
     product.add(shared_address(shared.samples[now]), shared_address(shared.weights[now]));
     if (more) rows.store(shared.samples[next]);
   }
+}
 
+// Writes a block's sums: as they are where several blocks share the tile, else as results, by way of shared memory.
+template <class T, class Product>
+__device__ void write_sums(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan,
+                           PackedOperands<T> const& packed, int group, int tile, Product const& product,
+                           unsigned char* memory, bool wide) {
   if (plan.splits > 1) {
     float* const sums = partial_sums(packed, Product::kPositions * Product::kChannels);
     product.each([&](int position, int channel, float sum) { sums[channel * Product::kPositions + position] = sum; });
@@ -268,6 +273,19 @@ __global__ void __launch_bounds__(Product::kThreads) deform_conv2d_fused_kernel(
   });
   __syncthreads();
   write_results<T, Product::kThreads>(a, plan.positions, out_first, out_end, result, wide);
+}
+
+// Grid: x over tiles of positions, y over tiles of output channels, z over splits.
+template <class T, class Product>
+__global__ void __launch_bounds__(Product::kThreads) deform_conv2d_fused_kernel(DeformConv2dArguments<T> a,
+                                                                                DeformConv2dPlan plan,
+                                                                                PackedOperands<T> packed, bool wide) {
+  extern __shared__ __align__(1024) unsigned char memory[];
+  auto& shared = *reinterpret_cast<DeformConv2dShared<T, Product>*>(memory);
+  int const group = blockIdx.y / plan.tiles, tile = blockIdx.y % plan.tiles;
+  Product product;
+  multiply_stages(a, plan, packed, group, shared, product);
+  write_sums(a, plan, packed, group, tile, product, memory, wide);
 }
 
 }  // namespace bridge

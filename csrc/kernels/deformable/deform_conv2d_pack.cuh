@@ -8,7 +8,9 @@ namespace bridge {
 
 // One access of the weights, zero where there is no channel.
 template <class T>
-__device__ void pack_weight(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan, T* packed, int64_t item) {
+__device__ void pack_weight(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan,
+                            T* packed,  // PackedOperands::weight
+                            int64_t item) {
   int const chunk = static_cast<int>(item % kRowChunks), row = static_cast<int>(item / kRowChunks % plan.tile_channels);
   int64_t const tiles = item / kRowChunks / plan.tile_channels, block = tiles / plan.parts;
   int const stage = static_cast<int>(block % plan.stages()), tap = stage % plan.taps;
@@ -46,11 +48,11 @@ __device__ void pack_weight(DeformConv2dArguments<T> const& a, DeformConv2dPlan 
 constexpr int kPackPixels = 128;
 constexpr int kPackThreads = 256;
 
-// kPackPixels pixels × kDepth channels of one image, from [channels, height, width] to [height, width, pixel_size]:
-// `channels` from `in` on, and zeros after them.
+// kPackPixels pixels × kDepth channels of one image: `channels` of them, and zeros after them.
 template <class T>
-__device__ void pack_pixels(T const* in, T* out, int64_t channels, int64_t plane, int64_t pixel_size, int64_t pixel,
-                            bool wide) {
+__device__ void pack_pixels(T const* in,  // [channels, plane]
+                            T* out,       // [plane, pixel_size], of which kDepth are written
+                            int64_t channels, int64_t plane, int64_t pixel_size, int64_t pixel, bool wide) {
   constexpr int kWords = kRowBytes / 4, kPerWord = 4 / sizeof(T), kVectors = kPackPixels / kLanes<T>;
   __shared__ uint32_t tile[kPackPixels][kWords + 1];
   using Packet = Vec<T, kLanes<T>>;
@@ -89,9 +91,11 @@ __device__ void pack_pixels(T const* in, T* out, int64_t channels, int64_t plane
   }
 }
 
-// The same from [height, width, channels]: up to kPackPixels pixels, `width` channels of each.
+// The same from channels-last pixels: up to kPackPixels of them, `width` channels of each.
 template <class T>
-__device__ void pad_pixels(T const* in, T* out, int64_t channels, int64_t pixel_size, int64_t width, int64_t pixels) {
+__device__ void pad_pixels(T const* in,  // [pixels, channels]
+                           T* out,       // [pixels, pixel_size], of which kDepth are written
+                           int64_t channels, int64_t pixel_size, int64_t width, int64_t pixels) {
   for (int unit = threadIdx.x; unit < kPackPixels * kDepth<T>; unit += kPackThreads) {
     int const row = unit / kDepth<T>, c = unit % kDepth<T>;
     if (row < pixels) out[row * pixel_size + c] = c < width ? in[row * channels + c] : from_float<T>(0.f);

@@ -112,16 +112,14 @@ __device__ SampleCorners<T> sample_corners(DeformConv2dArguments<T> const& a, Ou
   return result;
 }
 
-// What a fused kernel reads, and where it writes sums when several blocks share a tile. weight: [group, tile, stage,
-// part, tile_channels rows of kRowBytes], swizzled; corners: [tile of positions, offset group, tap, position]; x:
-// [batch, height, width, plan.pixel]; zeros: [kDepth]; sums: [split, tile, channel, position].
+// What a fused kernel reads, and where it writes sums when several blocks share a tile. Sizes are the plan's.
 template <class T>
 struct PackedOperands {
-  T* weight;
-  SampleCorners<T>* corners;
-  T* x;
-  T* zeros;
-  float* sums;
+  T* weight;                  // [groups, tiles, stages, parts, tile_channels, kDepth], rows of kRowBytes swizzled
+  SampleCorners<T>* corners;  // [tiles of positions, offset_groups, taps, tile_positions]
+  T* x;                       // [batch, height, width, pixel]
+  T* zeros;                   // [kDepth]
+  float* sums;                // [splits, groups * tiles, tiles of positions, tile_channels, tile_positions]
 };
 
 template <class T>

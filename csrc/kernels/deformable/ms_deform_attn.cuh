@@ -25,12 +25,11 @@ struct PointReader {
 // The order of roundings is the reference's.
 __device__ inline float pixel_of(float location, float extent) { return __fsub_rn(__fmul_rn(location, extent), 0.5f); }
 
-// locations: [batch, queries, heads, levels, points, 2], (x, y) from 0 to 1; weights: [batch, queries, heads, levels,
-// points]. Each float32, or T.
+// Each tensor is of float32, or of T.
 template <class T>
 struct MsDeformAttnLocations {
-  void const* locations;
-  void const* weights;
+  void const* locations;  // [batch, queries, heads, levels, points, 2], x and y from 0 to 1
+  void const* weights;    // [batch, queries, heads, levels, points]
   bool float_locations, float_weights;
 
   bool aligned_pairs() const { return aligned(locations, 2 * (float_locations ? sizeof(float) : sizeof(T))); }

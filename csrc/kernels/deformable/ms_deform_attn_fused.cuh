@@ -6,13 +6,12 @@
 
 namespace bridge {
 
-// references: [batch, queries, levels, 2], (x, y) from 0 to 1, or [.., 4] with width and height of a box; offsets:
-// [batch, queries, heads, levels, points, 2]; logits: [batch, queries, heads, levels, points]. Each float32, or T.
+// Each tensor is of float32, or of T.
 template <class T>
 struct MsDeformAttnOffsets {
-  void const* references;
-  void const* offsets;
-  void const* logits;
+  void const* references;  // [batch, queries, levels, 2], x and y from 0 to 1; or 4, with a box's width and height
+  void const* offsets;     // [batch, queries, heads, levels, points, 2]
+  void const* logits;      // [batch, queries, heads, levels, points]
   bool float_references, float_offsets, float_logits;
   bool boxes;
 

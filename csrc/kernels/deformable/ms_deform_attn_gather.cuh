@@ -112,7 +112,8 @@ __device__ void gather(MsDeformAttnPlan const& plan, MsDeformAttnLane const& lan
 
 // Stores a lane's channels, which its group's parts have added up among them.
 template <class T, int N>
-__device__ void store(T* out, float (&sum)[N], float scale, bool owns) {
+__device__ void store(T* out,  // [N]
+                      float (&sum)[N], float scale, bool owns) {
   Vec<T, N> result;
 #pragma unroll
   for (int i = 0; i < N; ++i) result.lane[i] = from_float<T>(sum[i] * scale);
@@ -142,10 +143,11 @@ static __device__ uint4 const kNoPosition{};
 //   begin(a, plan, place, lane) → State   reads what belongs to a query and a head
 //   pixel(a, raw, level) → float2         x and y in pixels
 //   weight(raw, state), scale(state)      of a point; of the sum of all
+// One function on purpose: cut up, nvcc makes other code of it than what was measured.
 template <class T, int N, bool kPacked, class Source>
 __device__ void ms_deform_attn_blocks(MsDeformAttnArguments<T> const& a, MsDeformAttnPlan const& plan,
                                       Source const& source) {
-  extern __shared__ MsDeformAttnPoints shared[];
+  extern __shared__ MsDeformAttnPoints shared[];  // [warps], and after them the levels: [samples]
   int const warp = kept(static_cast<int>(threadIdx.x / kWarpSize)), samples = a.samples();
   auto& points = shared[warp];
   auto* levels = reinterpret_cast<MsDeformAttnLevel*>(shared + plan.warps);

@@ -9,14 +9,12 @@
 
 namespace bridge {
 
-// value: [batch, positions, heads, head_dim]; spatial_shapes: [levels, 2], (height, width) of each level;
-// level_start_index: [levels], the position where each begins; out: [batch, queries, heads * head_dim].
 template <class T>
 struct MsDeformAttnArguments {
-  T const* value;
-  void const* spatial_shapes;
-  void const* level_start_index;
-  T* out;
+  T const* value;                 // [batch, positions, heads, head_dim]
+  void const* spatial_shapes;     // [levels, 2], height and width of each level
+  void const* level_start_index;  // [levels], the position where each begins
+  T* out;                         // [batch, queries, heads, head_dim]
   bool wide_shapes, wide_starts;  // int64, else int32
   int batch, queries, positions, heads, head_dim, levels, points;
 

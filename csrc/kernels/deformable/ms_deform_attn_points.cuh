@@ -31,7 +31,8 @@ __device__ MsDeformAttnLevel load_level(MsDeformAttnArguments<T> const& a, int l
 }
 
 template <class T>
-__device__ void fill_levels(MsDeformAttnArguments<T> const& a, MsDeformAttnLevel* levels) {
+__device__ void fill_levels(MsDeformAttnArguments<T> const& a,
+                            MsDeformAttnLevel* levels) {  // [levels, points]
   for (int i = threadIdx.x; i < a.samples(); i += blockDim.x) levels[i] = load_level(a, i / a.points);
 }
 

@@ -16,16 +16,14 @@ constexpr int kNmsRankThreads = 256;
 constexpr int kNmsScanThreads = 512;
 constexpr int64_t kNmsMostBoxes = 1 << 19;  // their bits fit the shared memory of any GPU
 
-// boxes: [count, 4] of T, x1, y1, x2, y2; scores: [count] of S; kept: [count], of which the first `*num_kept` are
-// written, indices by decreasing score. threshold: boxes that overlap more are dropped.
 template <class T, class S>
 struct NmsArguments {
-  T const* boxes;
-  S const* scores;
-  int64_t* kept;
-  int64_t* num_kept;
+  T const* boxes;     // [count, 4]: x1, y1, x2, y2
+  S const* scores;    // [count]
+  int64_t* kept;      // [count], of which the first num_kept are written: indices by decreasing score
+  int64_t* num_kept;  // []
   int count;
-  double threshold;
+  double threshold;  // boxes that overlap more are dropped
 
   __host__ __device__ int words() const { return (count + kNmsWord - 1) / kNmsWord; }
 };
@@ -58,7 +56,7 @@ __device__ inline bool nms_before(float a, int i, float b, int j) {
 // A box's place in the order is the number of boxes before it: as many comparisons as there are pairs, and no sorting.
 template <class T, class S>
 __global__ void __launch_bounds__(kNmsRankThreads) nms_rank_kernel(NmsArguments<T, S> a, NmsScratch scratch) {
-  __shared__ float scores[kNmsRankThreads];
+  __shared__ float scores[kNmsRankThreads];  // of the boxes compared with at a time
   int const i = static_cast<int>(blockIdx.x) * kNmsRankThreads + static_cast<int>(threadIdx.x);
   float const own = i < a.count ? to_float(a.scores[i]) : 0.f;
   int place = 0;
@@ -89,7 +87,7 @@ __device__ inline float nms_overlap(float4 a, float4 b) {
 // y over the boxes, strided.
 template <class T, class S>
 __global__ void __launch_bounds__(kNmsWord) nms_compare_kernel(NmsArguments<T, S> a, NmsScratch scratch) {
-  __shared__ float4 others[kNmsWord];
+  __shared__ float4 others[kNmsWord];  // the boxes along x
   int const words = a.words(), first = static_cast<int>(blockIdx.x) * kNmsWord, size = min(kNmsWord, a.count - first);
   if (static_cast<int>(threadIdx.x) < size) others[threadIdx.x] = scratch.boxes[first + threadIdx.x];
   __syncthreads();
@@ -108,8 +106,9 @@ __global__ void __launch_bounds__(kNmsWord) nms_compare_kernel(NmsArguments<T, S
 // One block: a word of boxes at a time it finds those that none before has dropped, then drops theirs.
 template <class T, class S>
 __global__ void __launch_bounds__(kNmsScanThreads) nms_scan_kernel(NmsArguments<T, S> a, NmsScratch scratch) {
-  extern __shared__ uint64_t gone[];  // [words]
-  __shared__ uint64_t own[kNmsWord], alive;
+  extern __shared__ uint64_t gone[];  // [words]: the boxes dropped so far
+  __shared__ uint64_t own[kNmsWord];  // of each box of the word: which others of the word it drops
+  __shared__ uint64_t alive;          // the boxes of the word that stay
   int const words = a.words();
   int64_t found = 0;
   for (int i = threadIdx.x; i < words; i += blockDim.x) gone[i] = 0;

@@ -12,10 +12,11 @@ namespace bridge {
 constexpr int kRoiAlignThreads = 256;
 constexpr int64_t kRoiAlignMaxGrid = std::numeric_limits<int32_t>::max();
 
-// One bin of one channel, whose first pixel is `map`.
+// One bin of one channel.
 template <class T>
-__device__ float roi_align_bin(RoiAlignArguments<T> const& a, RoiRegion const& region, T const* map, int row,
-                               int column) {
+__device__ float roi_align_bin(RoiAlignArguments<T> const& a, RoiRegion const& region,
+                               T const* map,  // [height, width], pixel_step apart
+                               int row, int column) {
   float sum = 0.f;
   float const first_y = region.y.first(row), first_x = region.x.first(column);
   int const count_y = region.y.count(row), count_x = region.x.count(column);

@@ -12,17 +12,15 @@ namespace bridge {
 // Of a region's adaptive grid: beyond it float32 does not tell samples apart, and the region counts as not finite.
 constexpr float kRoiAlignMostSamples = 1 << 24;
 
-// x: [batch, channels, height, width], or with the channels innermost; rois: [rois, 5] of `roi_dtype`: image, x1, y1,
-// x2, y2; y: [rois, channels, pooled_h, pooled_w]. sampling_ratio: samples of a bin along an axis, 0: as many as
-// pixels.
 template <class T>
 struct RoiAlignArguments {
-  T const* x;
-  void const* rois;
-  T* y;
+  T const* x;        // [batch, channels, height, width], or [batch, height, width, channels] where channels_last
+  void const* rois;  // [count, 5] of roi_dtype: image, x1, y1, x2, y2
+  T* y;              // [count, channels, pooled_h, pooled_w]
   DType roi_dtype;
   int64_t batch, count;
-  int channels, height, width, pooled_h, pooled_w, sampling_ratio;
+  int channels, height, width, pooled_h, pooled_w;
+  int sampling_ratio;  // samples of a bin along an axis; 0: as many as pixels
   float spatial_scale;
   bool aligned, channels_last;
 

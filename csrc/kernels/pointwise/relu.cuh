@@ -16,8 +16,9 @@ __device__ T relu_one(T x, float negative_slope, float max_value) {
 }
 
 template <class T, int N>
-__global__ void relu_kernel(T const* __restrict__ x, T* __restrict__ y, int64_t count, float negative_slope,
-                            float max_value) {
+__global__ void relu_kernel(T const* __restrict__ x,  // [count]
+                            T* __restrict__ y,        // [count]
+                            int64_t count, float negative_slope, float max_value) {
   using Packet = Vec<T, N>;
   int64_t const stride = int64_t(gridDim.x) * blockDim.x;
   int64_t const first = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -31,9 +32,10 @@ __global__ void relu_kernel(T const* __restrict__ x, T* __restrict__ y, int64_t 
   for (int64_t i = packets * N + first; i < count; i += stride) y[i] = relu_one(x[i], negative_slope, max_value);
 }
 
-// x, y: [count] of T, in device memory.
 template <class T>
-cudaError_t launch_relu(T const* x, T* y, int64_t count, float negative_slope, float max_value, cudaStream_t stream) {
+cudaError_t launch_relu(T const* x,  // [count]
+                        T* y,        // [count]
+                        int64_t count, float negative_slope, float max_value, cudaStream_t stream) {
   if (count == 0) return cudaSuccess;
   constexpr int kThreads = 256;
   constexpr int64_t kMaxBlocks = 1 << 20;

@@ -8,13 +8,16 @@ namespace {
 struct Rope final : Op {
   static constexpr char const* name = "rope";
   static std::vector<Param> inputs() {
-    return {or_strided({"q", kFloating}),
-            or_strided({"k", kLikeFirst}),
-            {"cos", kLikeFirst | kFloat32},
-            {"sin", kLikeFirst | kFloat32},
-            {"position_ids", kIndex, true}};
+    return {or_strided({"q", kFloating}),     // [batch, heads, seq, head_dim], or by `layout`
+            or_strided({"k", kLikeFirst}),    // [batch, kv_heads, seq, head_dim], likewise
+            {"cos", kLikeFirst | kFloat32},   // [rows, width] or [batch or 1, seq, width]
+            {"sin", kLikeFirst | kFloat32},   // the same
+            {"position_ids", kIndex, true}};  // [batch or 1, seq]
   }
-  static std::vector<Param> outputs() { return {{"q_out", kLikeFirst}, {"k_out", kLikeFirst}}; }
+  static std::vector<Param> outputs() {
+    return {{"q_out", kLikeFirst},   // as q
+            {"k_out", kLikeFirst}};  // as k
+  }
 
   bool interleaved = false;
   int64_t rotary_dim = 0;

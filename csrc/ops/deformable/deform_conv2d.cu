@@ -9,13 +9,15 @@ namespace {
 struct DeformConv2d final : Op {
   static constexpr char const* name = "deform_conv2d";
   static std::vector<Param> inputs() {
-    return {or_channels_last({"x", kFloating}),
-            {"offset", kLikeFirst},
-            {"weight", kLikeFirst},
-            {"bias", kLikeFirst, true},
-            {"mask", kLikeFirst, true}};
+    return {or_channels_last({"x", kFloating}),  // [batch, channels, height, width]
+            {"offset", kLikeFirst},              // [batch, offset_groups * taps * 2, out_height, out_width]
+            {"weight", kLikeFirst},              // [out_channels, channels / groups, kernel_h, kernel_w]
+            {"bias", kLikeFirst, true},          // [out_channels]
+            {"mask", kLikeFirst, true}};         // [batch, offset_groups * taps, out_height, out_width]
   }
-  static std::vector<Param> outputs() { return {{"y", kLikeFirst}}; }
+  static std::vector<Param> outputs() {
+    return {{"y", kLikeFirst}};  // [batch, out_channels, out_height, out_width]
+  }
 
   Pair stride{1, 1}, padding{0, 0}, dilation{1, 1};
   bool allow_tf32 = false;

@@ -9,11 +9,13 @@ struct MsDeformAttn final : MsDeformAttnOp {
   static constexpr char const* name = "ms_deform_attn";
   static std::vector<Param> inputs() {
     std::vector<Param> params = ms_deform_attn_inputs();
-    params.push_back({"sampling_locations", kLikeFirst | kFloat32});
-    params.push_back({"attention_weights", kLikeFirst | kFloat32});
+    params.push_back({"sampling_locations", kLikeFirst | kFloat32});  // [batch, queries, heads, levels, points, 2]
+    params.push_back({"attention_weights", kLikeFirst | kFloat32});   // [batch, queries, heads, levels, points]
     return params;
   }
-  static std::vector<Param> outputs() { return {{"out", kLikeFirst}}; }
+  static std::vector<Param> outputs() {
+    return {{"out", kLikeFirst}};  // [batch, queries, heads * head_dim]
+  }
 
   void shapes(Shape const* in, Shape* out) const override {
     Shape const &locations = in[3], &weights = in[4];

@@ -9,7 +9,9 @@ namespace bridge {
 
 // Both ops' first three inputs and their result.
 inline std::vector<Param> ms_deform_attn_inputs() {
-  return {{"value", kFloating}, {"spatial_shapes", kIndex}, {"level_start_index", kIndex}};
+  return {{"value", kFloating},            // [batch, positions, heads, head_dim]
+          {"spatial_shapes", kIndex},      // [levels, 2]
+          {"level_start_index", kIndex}};  // [levels]
 }
 
 struct MsDeformAttnOp : Op {

@@ -9,11 +9,14 @@ struct MsDeformAttnFused final : MsDeformAttnOp {
   static constexpr char const* name = "ms_deform_attn_fused";
   static std::vector<Param> inputs() {
     std::vector<Param> params = ms_deform_attn_inputs();
-    for (char const* param : {"reference_points", "sampling_offsets", "attention_logits"})
-      params.push_back({param, kLikeFirst | kFloat32});
+    params.push_back({"reference_points", kLikeFirst | kFloat32});  // [batch, queries, levels, 2 or 4]
+    params.push_back({"sampling_offsets", kLikeFirst | kFloat32});  // [batch, queries, heads, levels, points, 2]
+    params.push_back({"attention_logits", kLikeFirst | kFloat32});  // [batch, queries, heads, levels, points]
     return params;
   }
-  static std::vector<Param> outputs() { return {{"out", kLikeFirst}}; }
+  static std::vector<Param> outputs() {
+    return {{"out", kLikeFirst}};  // [batch, queries, heads * head_dim]
+  }
 
   void shapes(Shape const* in, Shape* out) const override {
     Shape const &references = in[3], &offsets = in[4], &logits = in[5];

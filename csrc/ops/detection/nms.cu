@@ -9,8 +9,13 @@ namespace {
 
 struct Nms final : Op {
   static constexpr char const* name = "nms";
-  static std::vector<Param> inputs() { return {{"boxes", kFloating}, {"scores", kFloating}}; }
-  static std::vector<Param> outputs() { return {counted({"kept", in_set(DType::kInt64)})}; }
+  static std::vector<Param> inputs() {
+    return {{"boxes", kFloating},    // [boxes, 4]
+            {"scores", kFloating}};  // [boxes]
+  }
+  static std::vector<Param> outputs() {
+    return {counted({"kept", in_set(DType::kInt64)})};  // [boxes at most]
+  }
 
   double iou_threshold = 0.5;
 

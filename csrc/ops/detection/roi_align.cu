@@ -11,8 +11,13 @@ namespace {
 struct RoiAlign final : Op {
   static constexpr char const* name = "roi_align";
   static constexpr int kDirect = 0;  // a tactic, for tests; 1 or none: the kernel of the layout
-  static std::vector<Param> inputs() { return {or_channels_last({"x", kFloating}), {"rois", kFloating}}; }
-  static std::vector<Param> outputs() { return {{"y", kLikeFirst}}; }
+  static std::vector<Param> inputs() {
+    return {or_channels_last({"x", kFloating}),  // [batch, channels, height, width]
+            {"rois", kFloating}};                // [rois, 5]
+  }
+  static std::vector<Param> outputs() {
+    return {{"y", kLikeFirst}};  // [rois, channels, *output_size]
+  }
 
   Pair output_size{7, 7};
   double spatial_scale = 1.0;

@@ -9,8 +9,12 @@ namespace {
 
 struct Relu final : Op {
   static constexpr char const* name = "relu";
-  static std::vector<Param> inputs() { return {{"x", kFloating}}; }
-  static std::vector<Param> outputs() { return {{"y", kLikeFirst}}; }
+  static std::vector<Param> inputs() {
+    return {{"x", kFloating}};  // any shape
+  }
+  static std::vector<Param> outputs() {
+    return {{"y", kLikeFirst}};  // as x
+  }
 
   double negative_slope = 0.0;
   double max_value = INFINITY;
