@@ -21,7 +21,7 @@ def below(value: float) -> float:
 
 
 def parts(value: float) -> list[float]:
-    """Up to three numbers of float32 that add up to the value, greatest first; csrc/plugin_fields.cpp adds them up."""
+    """Up to three numbers of float32 that add up to the value, greatest first; the plugin adds them up (fields.cpp)."""
     found = [nearest(value)]
     while len(found) < 3 and math.isfinite(found[-1]) and (rest := value - math.fsum(found)):
         found.append(nearest(rest))

@@ -105,7 +105,7 @@ def check_schemas(ops: Mapping[str, Op], schemas: Mapping[str, str]) -> None:
         native = schemas.get(name)
         if python is None or native is None or _canonical(python) != _canonical(native):
             raise LibraryError(
-                f"op {name}: bridge/ops/{name}.py and csrc/ops/{name}.cu disagree.\n"
+                f"op {name}: bridge/ops/{name}.py and csrc/ops/*/{name}.cu disagree.\n"
                 f"  Python: {python or 'not defined'}\n  native: {native or 'not in the library'}\n"
                 f"Build the libraries again (pip install .), or mend the one that is wrong."
             )

@@ -2,7 +2,8 @@
 
 The function is the op's *reference*. Its signature gives the schema of ``torch.ops.bridge.<name>``; its body is the CPU
 implementation, the fake (shape) implementation for tracing, the default gradient and the oracle of the tests. The
-CUDA kernel and the TensorRT plugin come from ``csrc/ops/<name>.cu``; the loader compares their schema with this one.
+CUDA kernel and the TensorRT plugin come from ``csrc/ops/<family>/<name>.cu``; the loader compares their schema with
+this one.
 """
 
 import inspect
@@ -24,7 +25,7 @@ from bridge.op_tensors import REFUSED_KEYS, DTypes, check_tensors, dtypes_of
 NAMESPACE = "bridge"
 _COUNTED = "counted"
 Counted: TypeAlias = Annotated[Tensor, _COUNTED]
-"""A result whose first extent depends on values, see `unknown_extent`; csrc/op.h says `counted`."""
+"""A result whose first extent depends on values, see `unknown_extent`; csrc/core/op.h says `counted`."""
 
 OPS: dict[str, "Op"] = {}
 """Every op defined so far, by name."""
@@ -127,7 +128,7 @@ class Op:
         return bool(torch._C._dispatch_has_kernel_for_dispatch_key(self.qualified_name, "CUDA"))
 
     def spell_schema(self) -> str:
-        """The schema as text, without the namespace; csrc/op.cpp spells the plugin's in the same way."""
+        """The schema as text, without the namespace; csrc/core/schema.cpp spells the plugin's in the same way."""
         tensors = [f"Tensor? {name}=None" if name in self.optional else f"Tensor {name}" for name in self.tensors]
         arguments = ", ".join(tensors + [attribute.spell() for attribute in self.attributes])
         results = ", ".join(["Tensor"] * self.num_outputs)

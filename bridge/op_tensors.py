@@ -10,7 +10,7 @@ from torch import Tensor
 from bridge.errors import OpInputError
 
 MAX_RANK = 8
-"""Most dimensions of a tensor: TensorRT's, and csrc/op.h's kMaxRank."""
+"""Most dimensions of a tensor: TensorRT's, and csrc/core/dim.h's kMaxRank."""
 
 _FLOATING = (torch.float32, torch.float16, torch.bfloat16)
 

@@ -1,6 +1,6 @@
 """A host for V3 plugins in Python: calls a plugin's virtual functions as TensorRT does, in the order that it does.
 
-The slots are those of csrc/tensorrt_abi.h. With it plugins run without TensorRT, and without a GPU up to enqueue.
+The slots are those of csrc/hosts/tensorrt/abi.h. With it plugins run without TensorRT, and without a GPU up to enqueue.
 """
 
 import ctypes

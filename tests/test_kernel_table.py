@@ -6,7 +6,7 @@ from pathlib import Path
 
 SCRIPT = Path(__file__).parent.parent / "csrc" / "kernel_table.py"
 OUTPUT = """
-[1/2] Building CUDA object ops/relu.cu.o
+[1/2] Building CUDA object ops/pointwise/relu.cu.o
 ptxas info    : Compiling entry function '_Z4wideILi8EEvPf' for 'sm_90a'
 ptxas info    : Function properties for _Z4wideILi8EEvPf
     16 bytes stack frame, 8 bytes spill stores, 12 bytes spill loads

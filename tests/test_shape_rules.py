@@ -69,7 +69,7 @@ def test_a_rule_that_swaps_height_and_width_is_an_error(monkeypatch):
     text = str(error.value)
     assert "roi_align: output 0 is [3, 4, 2, 3] by the plugin library, and [3, 4, 3, 2] by its reference" in text
     assert "for x [2, 4, 9, 8], rois [3, 5]" in text and f"{__file__}:" in text
-    assert "Mend `shapes` in csrc/ops/roi_align.cu, or " in text and "bridge/ops/roi_align.py" in text
+    assert "Mend `shapes` in csrc/ops/*/roi_align.cu, or " in text and "bridge/ops/roi_align.py" in text
 
 
 def test_a_rule_that_is_wrong_at_the_profiles_ends_alone_is_an_error(monkeypatch):
@@ -184,7 +184,7 @@ def test_an_op_without_a_kernel_stops_only_the_models_that_use_it(tripled):
     text = str(error.value)
     assert "bridge.tripled.default (1 use): it has no kernel in " in text and "forward: return torch.ops" in text
     assert f"it is defined in {__file__}" in text and str(native.plugin_library()) in text
-    assert "call the function without @bridge.op" in text and "write csrc/ops/tripled.cu" in text
+    assert "call the function without @bridge.op" in text and "write csrc/ops/<family>/tripled.cu" in text
 
 
 def test_an_op_without_a_kernel_is_not_missed_in_the_libraries(tripled):

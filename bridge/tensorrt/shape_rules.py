@@ -29,8 +29,8 @@ def lacking(op: Op) -> str | None:
         return None
     return (
         f"it has no kernel in {library}, and an engine needs one; it is defined in {_file(op)}. Where plain torch does,"
-        f" call the function without @bridge.op, and its own operators are converted; else write csrc/ops/{op.name}.cu"
-        " and build bridge again"
+        f" call the function without @bridge.op, and its own operators are converted; else write"
+        f" csrc/ops/<family>/{op.name}.cu and build bridge again"
     )
 
 
@@ -122,7 +122,7 @@ def _difference(call: Call, place: int, found: str, declared: str, inputs: str =
 
 
 def _where(call: Call) -> str:
-    return f"; {call.line or 'at an unknown line'}\nMend `shapes` in csrc/ops/{call.op.name}.cu, or {_file(call.op)}."
+    return f"; {call.line or 'at an unknown line'}\nMend `shapes` in csrc/ops/*/{call.op.name}.cu, or {_file(call.op)}."
 
 
 def _file(op: Op) -> str:
