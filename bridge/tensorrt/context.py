@@ -19,22 +19,45 @@ if TYPE_CHECKING:
 _ALIGNMENT = 256  # bytes; what TensorRT's kernels may assume of an address, and CUDA's allocators give
 
 
+class Scratch:
+    """Scratch memory that the contexts of one thread share: they run one after the other, in `order`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.order = streams.Order(device)
+        self.memory: Tensor | None = None
+        self.address = 0
+        self._device = device
+
+    def provide(self, size: int) -> int:
+        """The address of at least that many bytes, the same as before where those suffice."""
+        if self.memory is None or self.memory.numel() < size:
+            self.memory = _bytes(size, self._device)
+            self.address = self.memory.data_ptr()
+        return self.address
+
+
 class Context:
     """One execution context of an engine: made by `Engine.new_context`, for one thread at a time.
 
-    static_outputs: calls with the shapes of the call before return its tensors, overwritten, instead of new ones,
-    except for outputs whose shape depends on values.
+    scratch: by default its own. static_outputs: calls with the shapes of the call before return its tensors,
+    overwritten, instead of new ones, except for outputs whose shape depends on values.
     """
 
-    def __init__(self, engine: "Engine", native: Any, static_outputs: bool = False) -> None:
+    _shapes: tuple[torch.Size, ...] | None
+    _static: tuple[Tensor | None, ...] | None
+
+    def __init__(
+        self, engine: "Engine", native: Any, static_outputs: bool = False, scratch: Scratch | None = None
+    ) -> None:
         self._engine = engine
         self.native = native
         self._device = engine.device
         self._check = InputCheck(engine.file.inputs, engine.device)
         self._names = [spec.name for spec in engine.file.inputs] + [spec.name for spec in engine.file.outputs]
         self._dtypes = [getattr(torch, spec.dtype) for spec in engine.file.outputs]
-        self._order = streams.Order(engine.device)
+        self._scratch = scratch or Scratch(engine.device)
         self._static_outputs = static_outputs
+        self.captured = False  # a CUDA graph of the caller's holds a run of it
         with torch.cuda.device(self._device):
             # What addresses of empty tensors point to: TensorRT takes no null there.
             self._nowhere = torch.empty(_ALIGNMENT, dtype=torch.uint8, device=self._device)
@@ -45,9 +68,14 @@ class Context:
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The outputs, as `Engine.__call__` has them."""
         if torch.cuda.current_device() == self._device.index:
-            return self._call(inputs)
+            return self.run(self._check.check(inputs), inputs)
         with torch.cuda.device(self._device):
-            return self._call(inputs)
+            return self.run(self._check.check(inputs), inputs)
+
+    @property
+    def shapes(self) -> tuple[torch.Size, ...] | None:
+        """Those of the inputs of the last run."""
+        return self._shapes
 
     def check_capturable(self, stream: int) -> None:
         """Whether a CUDA graph can hold a run with the shapes of the last one. EngineError: it cannot."""
@@ -70,13 +98,23 @@ class Context:
                 " cuda_graph=False, outside of any capture"
             )
 
-    def _call(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        shapes = self._check.check(inputs)
+    def keep_shapes(self, shapes: tuple[torch.Size, ...]) -> None:
+        """Takes this tuple for the last run's where it is equal to that: `run` compares by identity."""
+        if shapes == self._shapes:
+            self._shapes = shapes
+
+    def forget_outputs(self) -> None:
+        """Has the next run return new tensors, static_outputs or not."""
+        self._static = None
+
+    def run(self, shapes: tuple[torch.Size, ...], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The outputs for inputs that were checked, on the current GPU, which is the engine's."""
         if shapes is not self._shapes:
             self._set_shapes(shapes)
         captured = torch.cuda.is_current_stream_capturing()
         if captured:
             self.check_shapes_known()
+            self.captured = True
         outputs = self._outputs_for(captured)
         if self._computes:
             copies = [tensor if _ready(tensor) else _copy(tensor) for tensor in inputs]
@@ -88,10 +126,10 @@ class Context:
 
     def _forget(self) -> None:
         """Sets all anew in the next call."""
-        self._shapes: tuple[torch.Size, ...] | None = None
+        self._shapes = None
         self._addresses = [0] * len(self._names)
-        self._scratch: Tensor | None = None
-        self._static: tuple[Tensor | None, ...] | None = None
+        self._scratch_address = 0  # what the native context has been given; 0: nothing for these shapes
+        self._static = None
         self._found: dict[int, Found] = {}
 
     def _set_shapes(self, shapes: tuple[torch.Size, ...]) -> None:
@@ -103,7 +141,7 @@ class Context:
         self._output_shapes = [tuple(self.native.get_tensor_shape(name)) for name in names]
         self._find(names)
         self._computes = any(0 not in shape for shape in self._output_shapes)
-        self._has_scratch = False
+        self._scratch_address = 0
         self._shapes = shapes
 
     def _find(self, names: Sequence[str]) -> None:
@@ -149,12 +187,10 @@ class Context:
 
     def _enqueue(self, captured: bool) -> None:
         stream = streams.for_engines(self._device)
-        if captured or not self._has_scratch:
+        if captured or not self._scratch_address or self._scratch_address != self._scratch.address:
             self._provide_scratch(captured)
-        self._order.enter(stream, self._kept, captured)
+        self._scratch.order.enter(stream, self._kept, captured)
         enqueued = self.native.execute_async_v3(stream)
-        if captured:  # its graph owns that scratch memory, and may go at any time
-            self._scratch, self._has_scratch = None, False
         if not enqueued:
             shapes = self._shapes or ()
             error = next((found.error for found in self._found.values() if found.error), None)
@@ -165,10 +201,12 @@ class Context:
 
     def _provide_scratch(self, captured: bool) -> None:
         size = self._scratch_size()
-        if captured or self._scratch is None or self._scratch.numel() < size:
-            self._scratch = torch.empty(max(size, 1), dtype=torch.uint8, device=self._device)
-        self.native.set_device_memory(self._scratch.data_ptr(), size)
-        self._has_scratch = True
+        if captured:  # its graph owns that memory, and may go at any time
+            self._scratch_address = 0
+            address = _bytes(size, self._device).data_ptr()
+        else:
+            address = self._scratch_address = self._scratch.provide(size)
+        self.native.set_device_memory(address, size)
 
     def _scratch_size(self) -> int:
         """Bytes for the shapes of this call; for all shapes where TensorRT cannot tell, as before a run that finds
@@ -180,10 +218,14 @@ class Context:
 
     def _kept(self) -> list[Tensor]:
         """What this context keeps for later calls, which may be on other streams."""
-        return [tensor for tensor in (self._scratch, *(self._static or ())) if tensor is not None]
+        return [tensor for tensor in (self._scratch.memory, *(self._static or ())) if tensor is not None]
 
     def _reasons(self) -> str:
         return describe_errors(self._engine.flavour)
+
+
+def _bytes(size: int, device: torch.device) -> Tensor:
+    return torch.empty(max(size, 1), dtype=torch.uint8, device=device)
 
 
 def _ready(tensor: Tensor) -> bool:

@@ -11,7 +11,7 @@ from bridge import native
 from bridge.errors import EngineError
 from bridge.op import OPS
 from bridge.tensorrt import fields, gpu
-from bridge.tensorrt.context import Context
+from bridge.tensorrt.context import Context, Scratch
 from bridge.tensorrt.contexts import Contexts
 from bridge.tensorrt.dtypes import from_trt
 from bridge.tensorrt.engine_file import EngineFile
@@ -19,12 +19,13 @@ from bridge.tensorrt.flavour import Flavour, detect, release
 from bridge.tensorrt.library import load_library
 from bridge.tensorrt.messages import describe_errors, logger, take_errors
 from bridge.tensorrt.replay import Replays
+from bridge.tensorrt.shape_contexts import ShapeContexts
 
 
 class Engine:
     """An engine on one GPU; call it with its inputs in order, for a tuple of its outputs.
 
-    Any thread may call it: each gets an execution context of its own, with the scratch memory that belongs to it.
+    Any thread may call it: each gets execution contexts of its own, with the scratch memory that belongs to them.
     Work is ordered by the caller's current stream, as torch's own operators are. Outputs are new tensors.
 
     device: the GPU, by default the current one. cuda_graph, static_outputs: as CompiledModule has them.
@@ -64,19 +65,20 @@ class Engine:
             run = self._local.run = self._new_run()
         return run(*inputs)
 
-    def new_context(self, *, for_capture: bool = False, static_outputs: bool = False) -> Context:
+    def new_context(
+        self, *, for_capture: bool = False, static_outputs: bool = False, scratch: Scratch | None = None
+    ) -> Context:
         """A further execution context, for one thread at a time; it is called like the engine.
 
         Two contexts run at once where they are called on two streams. Capture a CUDA graph with a context of its own,
         made `for_capture` and called once before with the same shapes: its kernels are then the final ones.
+        scratch: shared by contexts of one thread; by default the context has its own.
         """
         with self._lock, torch.cuda.device(self.device):
-            return Context(self, self._contexts.make(for_capture), static_outputs)
+            return Context(self, self._contexts.make(for_capture), static_outputs, scratch)
 
-    def _new_run(self) -> Context | Replays:
-        if self._cuda_graph:
-            return Replays(self, self._static_outputs)
-        return self.new_context(static_outputs=self._static_outputs)
+    def _new_run(self) -> ShapeContexts | Replays:
+        return (Replays if self._cuda_graph else ShapeContexts)(self, self._static_outputs)
 
     def inspect(self) -> list[dict[str, Any]]:
         """The layers as TensorRT fused them, from its engine inspector; at least the "Name" of each."""

@@ -20,6 +20,7 @@ from bridge.log import logger
 from bridge.numbers import take_numbers
 from bridge.source import model_line
 from bridge.tensorrt import built, cross, inventory, left_behind, shims
+from bridge.tensorrt.broadcasts import of_empty_operands
 from bridge.tensorrt.calls import find_calls
 from bridge.tensorrt.flavour import TORCH_TENSORRT, Flavour
 from bridge.tensorrt.graph_hash import hash_arguments
@@ -46,6 +47,7 @@ def integrate(
     from torch_tensorrt.dynamo._engine_cache import BaseEngineCache
     from torch_tensorrt.dynamo.backend import backends
     from torch_tensorrt.dynamo.conversion import _conversion, _TRTInterpreter
+    from torch_tensorrt.dynamo.conversion.converter_utils import broadcast_to_same_shape
     from torch_tensorrt.dynamo.lowering.passes._aten_lowering_pass import ATEN_POST_LOWERING_PASSES
 
     load_library(flavour.trt(), native.plugin_library())  # engines that are loaded, not built, hold plugins too
@@ -57,6 +59,7 @@ def integrate(
             base: _interpreter_class(base, flavour),
             _conversion.interpret_module_to_result: _interpret(_conversion.interpret_module_to_result),
             _compiler.compile_module: left_behind.watch_partition(_compiler.compile_module),
+            broadcast_to_same_shape: of_empty_operands(broadcast_to_same_shape),
             backends._pretraced_backend: left_behind.watch_backend(_backend(backends._pretraced_backend, record)),
         }
         for original, ours in theirs.items():
