@@ -16,7 +16,7 @@
 #
 # Settings, as in `make test PYTHON=python3.12`:
 #   PYTHON                     the interpreter that .venv is made from
-#   TORCH                      the torch to install, as in TORCH=torch==2.14.1; 2.11 to 2.14 are known to work
+#   TORCH                      the torch to install, as in TORCH=torch==2.14.1; 2.11 and 2.14 are tested
 #   EXTRAS                     of pyproject.toml, comma separated
 #   BRIDGE_CUDA_ARCHITECTURES  GPUs to compile for; default: the one present, else 86 (wheel: all)
 #   SANITIZE                   what `make sanitize` runs, as in SANITIZE='--tools racecheck rope'

@@ -235,6 +235,7 @@ def test_quiet_import_drops_their_lines_and_keeps_others(capfd):
     with quiet.quiet_import():
         os.write(2, b"WARNING: [Torch-TensorRT] - no GPU\nsomething else\n")
         logging.getLogger("torch_tensorrt.dynamo").error("noise")
+        logging.getLogger("torch._opaque_base").error("noise")
         logging.captureWarnings(True)
     assert capfd.readouterr().err == "something else\n"
     assert logging.getLogger("torch_tensorrt").level == logging.NOTSET

@@ -14,7 +14,7 @@ from torch import nn
 import bridge
 from bridge import torch_tensorrt_door as door
 from bridge.errors import BuildError, EngineError, TargetError
-from bridge.tensorrt import built, flavour, gpu, shims
+from bridge.tensorrt import built, cpu_attention, flavour, gpu, shims
 from bridge.tensorrt.graph_hash import hash_arguments
 
 needs_torch_tensorrt = pytest.mark.skipif(find_spec("torch_tensorrt") is None, reason="needs torch_tensorrt")
@@ -227,6 +227,35 @@ def test_targets_of_cross_compile(torch_tensorrt, monkeypatch):
 
 
 @needs_torch_tensorrt
+def test_decompositions_take_what_those_of_every_version_take():
+    def of_2_11(enable_experimental_decompositions=False, decompose_attention=False):
+        return {"theirs": 0}
+
+    def of_2_14(experimental=False, decompose_attention=False, use_distributed_mode_trace=False, use_fp32_acc=False):
+        return {"theirs": 0}
+
+    older, newer = map(cpu_attention._written_out, (of_2_11, of_2_14))
+    flash = cpu_attention.FLASH_ON_CPU
+    assert older() == older(True) == newer(False, False, True) == newer(use_fp32_acc=True) == {"theirs": 0}
+    assert older(False, True) == newer(decompose_attention=True) == {"theirs": 0, flash: cpu_attention._flash}
+    assert newer(False, True, use_fp32_acc=True)[flash] is cpu_attention._flash_in_float32
+
+
+def test_attention_that_sums_in_float32_is_for_float16_alone():
+    torch.manual_seed(0)
+    tensors = torch.randn(3, 2, 3, 64, 8, dtype=torch.float16)
+    exact = torch.nn.functional.scaled_dot_product_attention(*tensors.double(), is_causal=True)
+    errors = [
+        (attend(*tensors, is_causal=True)[0].double() - exact).abs().mean().item()
+        for attend in (cpu_attention._flash_in_float32, cpu_attention._flash)
+    ]
+    once = (exact.half().double() - exact).abs().mean().item()
+    assert errors[0] < 1.1 * once < 1.5 * once < errors[1]  # rounded to float16 once, or several times
+    others = tensors.bfloat16()
+    results = [attend(*others)[0] for attend in (cpu_attention._flash_in_float32, cpu_attention._flash)]
+    assert results[0].dtype == torch.bfloat16 and torch.equal(*results)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a GPU where there is one")
 def test_engines_with_weights_that_change_need_a_gpu(torch_tensorrt, caplog):
     eager, args, _ = make(Convolutional, torch.float32)

@@ -124,7 +124,7 @@ def _nothing_loaded() -> Iterator[None]:
         for name in ("insert_engine_to_cache", "pull_cached_engine"):
             replace(stack, _conversion, name, _only_here(getattr(_conversion, name), lambda *args, **kwargs: None))
         if not torch.cuda.is_available():
-            replace_everywhere(stack, TORCH_TENSORRT, utils.to_torch_device, lambda device: torch.device("cpu"))
+            replace_everywhere(stack, TORCH_TENSORRT, utils.to_torch_device, lambda *_, **__: torch.device("cpu"))
             stack.enter_context(cpu_attention.converted())
         yield
 

@@ -12,6 +12,8 @@ from bridge import log
 
 _STDERR = 2
 _LOGGERS = ("torch_tensorrt", "torch_tensorrt [TensorRT Conversion Context]")
+# What torch 2.14 logs of names in torch_tensorrt 2.14 that it will not have for ever.
+_OF_IMPORT = ("torch._opaque_base", "torch._library.opaque_object")
 # What torch logs of a capture that fails, with whole graphs, beside the exception that says it.
 _OF_CAPTURE = (
     "torch._guards",
@@ -26,7 +28,7 @@ _OF_CAPTURE = (
 def quiet_import() -> Iterator[None]:
     """For the import of torch_tensorrt: drops its notes, and undoes its redirection of every warning to logging."""
     showwarning = warnings.showwarning
-    with quiet_logs(), _hold_stderr():
+    with quiet_logs(), _silent(_OF_IMPORT), _hold_stderr():
         try:
             yield
         finally:

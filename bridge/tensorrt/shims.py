@@ -103,10 +103,10 @@ def keep_dtypes_in_where(trt: ModuleType) -> Callable[[], Any]:
     promote = ops.promote_trt_tensors_to_same_dtype
 
     @functools.wraps(promote)
-    def promote_if_different(ctx: Any, lhs: Any, rhs: Any, name_prefix: str) -> tuple[Any, Any]:
+    def promote_if_different(ctx: Any, lhs: Any, rhs: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         if in_own_conversion() and lhs.dtype == rhs.dtype:
             return lhs, rhs
-        return promote(ctx, lhs, rhs, name_prefix)
+        return promote(ctx, lhs, rhs, *args, **kwargs)
 
     ops.promote_trt_tensors_to_same_dtype = promote_if_different
     return lambda: setattr(ops, "promote_trt_tensors_to_same_dtype", promote)
