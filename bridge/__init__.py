@@ -10,10 +10,9 @@ from typing import Any
 
 from bridge import errors, ops
 from bridge.base import interrupts, log
+from bridge.base.package import __version__ as __version__
 from bridge.core.op import OPS, op
 from bridge.errors import BridgeError
-
-__version__ = "0.1.0"
 
 log.show_as_asked()
 

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 from bridge.base import log
+from bridge.base.patches import add
 
 _STDERR = 2
 _LOGGERS = ("torch_tensorrt", "torch_tensorrt [TensorRT Conversion Context]")
@@ -54,16 +55,10 @@ def quiet_capture() -> Iterator[None]:
     """Silences torch.export: of a model that it refuses it logs the guards, and prints the graph up to there."""
     from torch.export import _trace
 
-    before = vars(_trace).get("print")
-    _trace.print = lambda *args, **kwargs: None  # type: ignore[attr-defined]  # instead of the built-in function
-    try:
-        with _silent(_OF_CAPTURE):
-            yield
-    finally:
-        if before is None:
-            del _trace.print  # type: ignore[attr-defined]
-        else:
-            _trace.print = before  # type: ignore[attr-defined]
+    with contextlib.ExitStack() as stack:
+        add(stack, _trace, "print", lambda *args, **kwargs: None)  # instead of the built-in function
+        stack.enter_context(_silent(_OF_CAPTURE))
+        yield
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-import bridge
+from bridge.base.package import folders
 from bridge.core.op import OPS, Op
 from bridge.errors import LibraryError, OpInputError
 
@@ -28,7 +28,7 @@ _MESSAGE_SIZE = 4096
 def library_directories() -> list[Path]:
     """Where libraries are looked for, in order."""
     override = os.environ.get("BRIDGE_LIBRARY_DIR")
-    return [Path(override)] if override else [Path(entry) / "lib" for entry in bridge.__path__]
+    return [Path(override)] if override else [folder / "lib" for folder in folders()]
 
 
 def find(name: str) -> Path | None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from bridge.base.log import logger
+from bridge.base.patches import add
 from bridge.errors import ExportError
 from bridge.graph.model_source import is_the_models
 from bridge.graph.scalar_inputs import fix_float, is_dynamic, is_float, replace_number
@@ -93,6 +94,9 @@ def traces() -> bool:
     return getattr(stance, "stance", "default") == "default"
 
 
+_calls = contextlib.ExitStack()  # never closed: models compiled with this backend outlive `bridge.unregister`
+
+
 def watch_calls(context: Callable[[Any, Any], Callable[[], Any] | None]) -> None:
     """Enters a context around each call of a model that torch.compile compiles from now on.
 
@@ -108,7 +112,7 @@ def watch_calls(context: Callable[[Any, Any], Callable[[], Any] | None]) -> None
 
     wrapper = getattr(after_dynamo, "WrapBackendDebug", None)
     if isinstance(wrapper, type):
-        wrapper.backend_ctx_ctor = property(backend_ctx_ctor)  # type: ignore[attr-defined]
+        add(_calls, wrapper, "backend_ctx_ctor", property(backend_ctx_ctor))
     else:
         logger.warning("with torch %s a call in which no engine runs is not noticed", torch.__version__)
 

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import bridge
 from bridge.base.files import own_folder, read_own, replacing
 from bridge.base.locks import locked
 from bridge.base.log import logger
+from bridge.base.package import __version__
 from bridge.config import Config
 from bridge.engine.cache import folder_of
 from bridge.engine_file import checks
@@ -82,7 +82,7 @@ def recall(config: Config, flavour: Flavour, target: str, gpu: str | None) -> di
 
     gpu: the name of the GPU, or None where the target is another machine's: then any GPU of that target counts.
     """
-    here = (target, flavour.name, flavour.version, bridge.__version__)
+    here = (target, flavour.name, flavour.version, __version__)
     found = [
         item
         for item in _read(path_of(config))

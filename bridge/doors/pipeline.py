@@ -14,8 +14,8 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
-import bridge
 from bridge.base import log, third_party_output
+from bridge.base.package import __version__
 from bridge.config import Config
 from bridge.core import libraries
 from bridge.doors import measured_lowerings
@@ -183,7 +183,7 @@ def describe(name: str, parameters: int, flavour: Flavour) -> dict[str, Any]:
     return {
         "model": name,
         "parameters": parameters,
-        "bridge": bridge.__version__,
+        "bridge": __version__,
         "torch": torch.__version__,
         "torch_tensorrt": flavour.torch_tensorrt_version,
     }

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-import bridge
 from bridge.base import log
+from bridge.base.package import __version__
 from bridge.base.text import columns
 from bridge.config import Config
 from bridge.doors import lowering_choice, measured_lowerings
@@ -150,7 +150,7 @@ def _measure(
         target=session.target,
         flavour=session.flavour.name,
         tensorrt=session.flavour.version,
-        bridge=bridge.__version__,
+        bridge=__version__,
         measured=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         difference=largest_error(engines[1](*inputs), engines[0](*inputs)),
     )

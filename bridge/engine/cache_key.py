@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-import bridge
+from bridge.base.package import __version__, folders
 from bridge.core import libraries
 from bridge.engine.code_key import NoKeyError
 from bridge.graph.model_source import module_path
@@ -44,7 +44,7 @@ def environment(flavour: Flavour) -> dict[str, str]:
     """What an engine depends on beside the model: the versions of what builds it, down to the contents of files."""
     library = libraries.plugin_library()
     return {
-        "bridge": bridge.__version__,
+        "bridge": __version__,
         "sources": _sources(),
         "plugins": _file_digest(library, library.stat().st_mtime_ns, library.stat().st_size),
         "torch": torch.__version__,
@@ -58,8 +58,7 @@ def environment(flavour: Flavour) -> dict[str, str]:
 def _sources() -> str:
     """Of bridge's own code, so that an engine that older code built is not taken for one of this."""
     digest = hashlib.sha256()
-    folders = [Path(entry) for entry in bridge.__path__]
-    for folder in folders:
+    for folder in folders():
         for path in sorted(folder.rglob("*.py")):
             digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
     return digest.hexdigest()

@@ -19,8 +19,8 @@ from bridge.errors import ExportError
 from bridge.graph.assumptions import broken, note
 from bridge.graph.questions import recorded
 from bridge.graph.refusals import SMALL_EXAMPLE, explain
+from bridge.graph.symbolic import depends_on_values
 from bridge.graph.symbolic_arguments import OfExtents
-from bridge.tensorrt.converters.slices import depends_on_values
 
 _MODE_DEPENDENT = (torch.nn.modules.dropout._DropoutNd, torch.nn.modules.batchnorm._BatchNorm, torch.nn.RReLU)
 _SHOWN_LAYERS = 5

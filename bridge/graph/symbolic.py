@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy
 import sympy
+import torch
+from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 MOST_POINTS = 2**16  # evaluated for one expression; a larger range is sampled, with its ends and its first numbers
 _FIRST = 16
@@ -18,6 +20,13 @@ _FIRST = 16
 
 class UnknownFunctionError(ValueError):
     """An expression holds a function that is not evaluated here."""
+
+
+def depends_on_values(extent: Any) -> bool:
+    """Whether an extent follows from values, and not from the extents of inputs."""
+    if not isinstance(extent, torch.SymInt):
+        return False
+    return any(symbol_is_type(symbol, SymT.UNBACKED_INT) for symbol in extent.node.expr.free_symbols)
 
 
 def values(expression: sympy.Basic, known: Mapping[sympy.Symbol, Any]) -> Any:

@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
+from bridge.base.patches import replace
 from bridge.graph.programs import copied
 
 _BREAKS_A_STRING = re.compile(r"[\"'\\\n\r]")
@@ -51,11 +52,9 @@ def without_conditions(program: ExportedProgram) -> Iterator[None]:
         yield
         return
     original = getattr(unlift, name)
-    setattr(unlift, name, lambda conditions, paths: original([], paths))
-    try:
+    with contextlib.ExitStack() as stack:
+        replace(stack, unlift, name, lambda conditions, paths: original([], paths))
         yield
-    finally:
-        setattr(unlift, name, original)
 
 
 def _is_writable(word: str) -> bool:

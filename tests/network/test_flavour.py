@@ -1,5 +1,6 @@
 """Which TensorRT is found, what importing it changes, and what is put back."""
 
+import contextlib
 import ctypes
 import importlib.metadata
 import logging
@@ -155,18 +156,29 @@ def test_dtype_setter_accepts_only_the_dtype_that_is_there():
         dtype = property(lambda self: "HALF")
         name = "y"
 
-    version_shims.add_dtype_setter(types.SimpleNamespace(ITensor=ITensor))
     tensor = ITensor()
-    tensor.dtype = "HALF"
-    with pytest.raises(TypeError, match="tensor y is HALF"):
-        tensor.dtype = "FLOAT"
+    with contextlib.ExitStack() as stack:
+        version_shims.add_dtype_setter(stack, types.SimpleNamespace(ITensor=ITensor))
+        tensor.dtype = "HALF"
+        with pytest.raises(TypeError, match="tensor y is HALF"):
+            tensor.dtype = "FLOAT"
+    with pytest.raises(AttributeError):
+        tensor.dtype = "HALF"
+
+
+def test_algorithm_selector_is_there_only_during_the_import():
+    trt = types.SimpleNamespace()
+    with contextlib.ExitStack() as stack:
+        version_shims.add_algorithm_selector(stack, trt)
+        assert trt.IAlgorithmSelector
+    assert vars(trt) == {}
 
 
 def test_plugin_package_is_hidden_only_during_the_import(monkeypatch):
     monkeypatch.delitem(sys.modules, "tensorrt.plugin", raising=False)
-    undo = version_shims.hide_plugin_package(None)
-    assert sys.modules["tensorrt.plugin"] is None
-    undo()
+    with contextlib.ExitStack() as stack:
+        version_shims.hide_plugin_package(stack, None)
+        assert sys.modules["tensorrt.plugin"] is None
     assert "tensorrt.plugin" not in sys.modules
 
 
@@ -193,13 +205,13 @@ def test_a_cpp_runtime_for_another_rtx_is_not_found_during_the_import(monkeypatc
     library.touch(), other.touch()
     monkeypatch.delitem(sys.modules, "torch_tensorrt._features", raising=False)
     trt = types.SimpleNamespace(__version__="1.7.1")
-    monkeypatch.setattr(version_shims, "other_rtx", lambda version: None)
-    assert version_shims.hide_cpp_runtime(trt) is None
-    monkeypatch.setattr(version_shims, "other_rtx", lambda version: "1.6.1")
-    undo = version_shims.hide_cpp_runtime(trt)
-    assert not os.path.isfile(str(library)) and os.path.isfile(str(other))  # noqa: PTH113 (as torch_tensorrt asks)
-    undo()
-    assert os.path.isfile(str(library))  # noqa: PTH113
+    for made_for, found in ((None, True), ("1.6.1", False)):
+        monkeypatch.setattr(version_shims, "other_rtx", lambda version, made_for=made_for: made_for)
+        with contextlib.ExitStack() as stack:
+            version_shims.hide_cpp_runtime(stack, trt)
+            assert os.path.isfile(str(library)) is found  # noqa: PTH113 (as torch_tensorrt asks)
+            assert os.path.isfile(str(other))  # noqa: PTH113
+        assert os.path.isfile(str(library))  # noqa: PTH113
 
 
 def test_torch_cuda_is_stubbed_only_without_a_gpu_and_put_back(monkeypatch):

@@ -9,18 +9,11 @@ from typing import Any
 
 import torch
 from torch.fx import Node
-from torch.utils._sympy.symbol import SymT, symbol_is_type
 
+from bridge.graph.symbolic import depends_on_values
 from bridge.tensorrt.converters.layers import Layers
 
 SLICE = torch.ops.aten.slice.Tensor
-
-
-def depends_on_values(extent: Any) -> bool:
-    """Whether an extent follows from values, and not from the extents of inputs."""
-    if not isinstance(extent, torch.SymInt):
-        return False
-    return any(symbol_is_type(symbol, SymT.UNBACKED_INT) for symbol in extent.node.expr.free_symbols)
 
 
 def is_of_values(node: Node) -> bool:

@@ -119,9 +119,9 @@ def _nothing_loaded() -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         for name in ("TorchTensorRTModule", "PythonTorchTensorRTModule"):  # later versions have one
-            module = getattr(runtime, name, None)
-            if module is not None:
-                replace(stack, module, "setup_engine", _only_here(module.setup_engine, _leave_out))
+            holder = getattr(runtime, name, None)
+            if holder is not None:
+                replace(stack, holder, "setup_engine", _only_here(holder.setup_engine, _leave_out))
         for name in ("insert_engine_to_cache", "pull_cached_engine"):
             replace(stack, _conversion, name, _only_here(getattr(_conversion, name), lambda *args, **kwargs: None))
         if not torch.cuda.is_available():

@@ -1,9 +1,9 @@
 """torch_tensorrt with bridge's ops in it: its own compile converts them, and nothing else of it changes.
 
-A subclass of its interpreter prepares the plugin layers while the network is still empty (see plugin.py). Around it
-four functions are wrapped: so that ops defined late are known, failures are told (see left_behind.py), engines of the
-cache are told apart by the arguments of their operators, and what a network held can be asked for (see built.py). Its
-C++ runtime is passed over where it would end the process.
+A subclass of its interpreter prepares the plugin layers while the network is still empty (see plugin_layers.py).
+Around it four functions are wrapped: so that ops defined late are known, failures are told (see unconverted_ops.py),
+engines of the cache are told apart by the arguments of their operators, and what a network held can be asked for (see
+built_engines.py). Its C++ runtime is passed over where it would end the process.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from bridge.graph.scalar_inputs import take_numbers
 from bridge.tensorrt.guest import built_engines, cross_compilation, unconverted_ops
 from bridge.tensorrt.guest.graph_hash import hash_arguments
 from bridge.tensorrt.install import version_shims
-from bridge.tensorrt.install.flavour import TORCH_TENSORRT, Flavour
+from bridge.tensorrt.install.flavour import TORCH_TENSORRT, Flavour, registered
 from bridge.tensorrt.install.tensorrt_log import describe_errors
 from bridge.tensorrt.network import inventory, op_converter
 from bridge.tensorrt.network.broadcasts import of_empty_operands
@@ -54,6 +54,7 @@ def integrate(
 
     load_library(flavour.trt(), libraries.plugin_library())  # engines that are loaded, not built, hold plugins too
     with contextlib.ExitStack() as stack:
+        stack.enter_context(registered(flavour))
         op_converter.hold()
         stack.callback(op_converter.release)
         base = _TRTInterpreter.TRTInterpreter

@@ -219,20 +219,26 @@ def importing(flavour: Flavour) -> Iterator[None]:
 
     FlavourError: TensorRT itself does not import.
     """
-    with interrupts.deferred(), gpu.without_gpu(), version_shims.applied(_shims(flavour, own=False), flavour.trt):
+    with interrupts.deferred(), gpu.without_gpu(), _shims(flavour, version_shims.IMPORT):
         yield
 
 
 @contextlib.contextmanager
 def converting(flavour: Flavour) -> Iterator[None]:
     """Around a conversion of bridge's own: the shims that torch_tensorrt's converters need for it."""
-    with version_shims.own_conversion(), version_shims.applied(_shims(flavour, own=True), flavour.trt):
+    with version_shims.own_conversion(), _shims(flavour, version_shims.OWN_CONVERSION):
         yield
 
 
-def _shims(flavour: Flavour, own: bool) -> list[version_shims.Shim]:
+def registered(flavour: Flavour) -> contextlib.AbstractContextManager[None]:
+    """While bridge is registered: the shims that torch_tensorrt's own compile needs to work at all."""
+    return _shims(flavour, version_shims.REGISTERED)
+
+
+def _shims(flavour: Flavour, when: str) -> contextlib.AbstractContextManager[None]:
     version = release(flavour.torch_tensorrt_version or "")
-    return [shim for shim in version_shims.shims_for(flavour.name, version) if shim.own is own]
+    rows = [shim for shim in version_shims.shims_for(flavour.name, version) if when in shim.when]
+    return version_shims.applied(rows, flavour.trt)
 
 
 def _check_temporary_folder() -> None:

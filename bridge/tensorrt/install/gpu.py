@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from bridge.base.patches import replace
+
 # torch_tensorrt calls these while it is imported and while it converts, whether or not there is a GPU. Capability
 # (0, 0) is that of no device, so none of its platform rules applies.
 _STAND_INS: dict[str, Callable[..., Any]] = {
@@ -34,8 +36,7 @@ def without_gpu() -> Iterator[None]:
     with _LOCK, contextlib.ExitStack() as stack:
         if _depth == 0:
             for name, stand_in in _STAND_INS.items():
-                stack.callback(setattr, torch.cuda, name, getattr(torch.cuda, name))
-                setattr(torch.cuda, name, stand_in)
+                replace(stack, torch.cuda, name, stand_in)
         _depth += 1
         try:
             yield

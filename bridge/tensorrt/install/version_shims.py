@@ -1,4 +1,4 @@
-"""What torch_tensorrt needs changed before it imports, and while bridge converts with it, keyed on versions.
+"""What torch_tensorrt needs changed while it is imported and while it converts, keyed on versions; all is undone.
 
 Each row says for which torch_tensorrt, with which TensorRT flavour, and what it works around. A version with no row
 is left alone.
@@ -17,41 +17,41 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from bridge.base.patches import add, replace
+
 Version = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Shim:
-    """`apply(trt)` for flavours named and torch_tensorrt versions `since` <= version < `until`.
+    """`apply(stack, trt)` for flavours named and torch_tensorrt versions `since` <= version < `until`.
 
-    It runs before the import of torch_tensorrt, or, with `own`, before each conversion of bridge's own, so that
-    torch_tensorrt's own compile keeps its behaviour. It may return a function that undoes it, which is called when the
-    import, or the conversion, is done.
+    It is in force in the times of `when`, and undone as `stack` closes: while torch_tensorrt is imported; in each
+    conversion of bridge's own, where torch_tensorrt's own compile keeps its behaviour; as long as bridge is registered.
     """
 
     flavours: tuple[str, ...]
     since: Version
     until: Version
-    apply: Callable[[ModuleType], Callable[[], Any] | None]
-    own: bool = False
+    apply: Callable[[contextlib.ExitStack, ModuleType], None]
+    when: tuple[str, ...]
 
 
-def hide_plugin_package(trt: ModuleType) -> Callable[[], Any] | None:
+def hide_plugin_package(stack: contextlib.ExitStack, trt: ModuleType) -> None:
     """torch_tensorrt looks for tensorrt.plugin._lib, and thereby imports tensorrt_rtx.plugin, which needs a module that
     the wheel lacks. Under this entry it is not found, which torch_tensorrt knows how to live without."""
-    if "tensorrt.plugin" in sys.modules:
-        return None
-    sys.modules["tensorrt.plugin"] = None  # type: ignore[assignment]
-    return lambda: sys.modules.pop("tensorrt.plugin", None)
+    if "tensorrt.plugin" not in sys.modules:
+        sys.modules["tensorrt.plugin"] = None  # type: ignore[assignment]
+        stack.callback(sys.modules.pop, "tensorrt.plugin", None)
 
 
-def add_algorithm_selector(trt: ModuleType) -> None:
+def add_algorithm_selector(stack: contextlib.ExitStack, trt: ModuleType) -> None:
     """torch_tensorrt names trt.IAlgorithmSelector in annotations; TensorRT-RTX 1.7 has it no more."""
     if not hasattr(trt, "IAlgorithmSelector"):
-        trt.IAlgorithmSelector = type("IAlgorithmSelector", (), {})  # type: ignore[attr-defined]
+        add(stack, trt, "IAlgorithmSelector", type("IAlgorithmSelector", (), {}))
 
 
-def add_dtype_setter(trt: ModuleType) -> None:
+def add_dtype_setter(stack: contextlib.ExitStack, trt: ModuleType) -> None:
     """torch_tensorrt assigns the dtype that an output has already; in TensorRT-RTX 1.7 ITensor.dtype has no setter."""
     dtype = trt.ITensor.dtype
     if dtype.fset is not None:
@@ -63,17 +63,16 @@ def add_dtype_setter(trt: ModuleType) -> None:
                 f"tensor {tensor.name} is {dtype.fget(tensor)}; a strongly typed one cannot become {wanted}"
             )
 
-    trt.ITensor.dtype = property(dtype.fget, set_dtype)
+    replace(stack, trt.ITensor, "dtype", property(dtype.fget, set_dtype))
 
 
-def hide_cpp_runtime(trt: ModuleType) -> Callable[[], Any] | None:
+def hide_cpp_runtime(stack: contextlib.ExitStack, trt: ModuleType) -> None:
     """Since 2.13 torch_tensorrt chooses its runtime as it is imported: C++ if the file of that library is there. Where
     it was made for another TensorRT-RTX (see `other_rtx`) the file is not found, and the Python runtime is chosen."""
     if "torch_tensorrt._features" in sys.modules or other_rtx(trt.__version__) is None:  # it has chosen, or may choose
-        return None
+        return
     isfile = os.path.isfile
-    os.path.isfile = lambda path: not _CPP_RUNTIME.search(str(path)) and isfile(path)
-    return lambda: setattr(os.path, "isfile", isfile)
+    replace(stack, os.path, "isfile", lambda path: not _CPP_RUNTIME.search(str(path)) and isfile(path))
 
 
 _CPP_RUNTIME = re.compile(r"torch_tensorrt/lib/libtorchtrt(_runtime)?\.so$")
@@ -96,7 +95,7 @@ def other_rtx(version: str) -> str | None:
     return found[1] + found[2]
 
 
-def keep_dtypes_in_where(trt: ModuleType) -> Callable[[], Any]:
+def keep_dtypes_in_where(stack: contextlib.ExitStack, trt: ModuleType) -> None:
     """torch_tensorrt's converter of aten.where casts two bfloat16 tensors to int32, and two int64 ones too."""
     from torch_tensorrt.dynamo.conversion.impl.condition import ops
 
@@ -108,18 +107,18 @@ def keep_dtypes_in_where(trt: ModuleType) -> Callable[[], Any]:
             return lhs, rhs
         return promote(ctx, lhs, rhs, name_prefix)
 
-    ops.promote_trt_tensors_to_same_dtype = promote_if_different
-    return lambda: setattr(ops, "promote_trt_tensors_to_same_dtype", promote)
+    replace(stack, ops, "promote_trt_tensors_to_same_dtype", promote_if_different)
 
 
+IMPORT, OWN_CONVERSION, REGISTERED = "import", "own conversion", "registered"  # when a shim is in force
 _RTX, _BOTH = ("tensorrt_rtx",), ("tensorrt", "tensorrt_rtx")
 _ANY = (1_000_000,)  # every later version
 SHIMS = (
-    Shim(_RTX, (2, 11), (2, 12), hide_plugin_package),
-    Shim(_RTX, (2, 11), (2, 12), add_algorithm_selector),
-    Shim(_RTX, (2, 11), (2, 13), add_dtype_setter),
-    Shim(_RTX, (2, 13), _ANY, hide_cpp_runtime),
-    Shim(_BOTH, (2, 11), (2, 14), keep_dtypes_in_where, own=True),
+    Shim(_RTX, (2, 11), (2, 12), hide_plugin_package, (IMPORT,)),
+    Shim(_RTX, (2, 11), (2, 12), add_algorithm_selector, (IMPORT,)),
+    Shim(_RTX, (2, 11), (2, 13), add_dtype_setter, (OWN_CONVERSION, REGISTERED)),
+    Shim(_RTX, (2, 13), _ANY, hide_cpp_runtime, (IMPORT,)),
+    Shim(_BOTH, (2, 11), (2, 14), keep_dtypes_in_where, (OWN_CONVERSION,)),
 )
 
 
@@ -133,9 +132,7 @@ def applied(shims: Iterable[Shim], trt: Callable[[], ModuleType]) -> Iterator[No
     """Within it these shims are in force. `trt` imports TensorRT, which is done only if there is a shim."""
     with contextlib.ExitStack() as stack:
         for shim in shims:
-            undo = shim.apply(trt())
-            if undo is not None:
-                stack.callback(undo)
+            shim.apply(stack, trt())
         yield
 
 

@@ -17,6 +17,7 @@ from bridge.engine_file.contents import TensorSpec
 from bridge.errors import BuildError, ExportError, SpecializedError, UnsupportedOpError
 from bridge.graph.assumptions import asked_in_lowering
 from bridge.graph.model_source import model_line, operator_name
+from bridge.graph.symbolic import depends_on_values
 from bridge.graph.valid_names import without_conditions, writable
 from bridge.passes.common.unbinding import select_unbound
 from bridge.tensorrt.converters import slices
@@ -203,7 +204,7 @@ _BY_VALUES = (
 def _takes_by_values(node: Node) -> bool:
     """Whether a result has an extent of values where no argument has one: a selection by a mask, for instance."""
     taken, made = (
-        any(slices.depends_on_values(extent) for tensor in op_calls.tensors_of(nodes) for extent in tensor.shape)
+        any(depends_on_values(extent) for tensor in op_calls.tensors_of(nodes) for extent in tensor.shape)
         for nodes in (node.all_input_nodes, [node])
     )
     return made and not taken

@@ -12,6 +12,7 @@ import numpy
 import torch
 from torch.fx import Node
 
+from bridge.base.patches import keep
 from bridge.core import foreign
 from bridge.core.op import Op
 from bridge.errors import BuildError
@@ -113,9 +114,10 @@ def own_conversion(flavour: Flavour) -> Iterator[None]:
     hold()
     own = [*_OWN, *((rule.target, *_by_rule(rule)) for rule in (*NUMBERS, *TENSORS, *INTEGERS))]
     before = {target: table.get(target) for target in (*(target for target, _, _ in own), *_OF_ANY_SHAPE)}
-    settings, disallowed = DYNAMO_CONVERTERS.compilation_settings, DYNAMO_CONVERTERS.disallowed_targets
     try:
-        with flavours.converting(flavour):
+        with contextlib.ExitStack() as stack:
+            keep(stack, DYNAMO_CONVERTERS, "compilation_settings", "disallowed_targets")
+            stack.enter_context(flavours.converting(flavour))
             table.update({target: list(entries or ()) for target, entries in before.items()})  # copies: put back below
             for target, fits, converter in own:
                 _add_converter(target, _in_own_conversion(fits), converter)
@@ -125,7 +127,6 @@ def own_conversion(flavour: Flavour) -> Iterator[None]:
     finally:
         for target, entries in before.items():
             _put_back(table, target, entries)
-        DYNAMO_CONVERTERS.compilation_settings, DYNAMO_CONVERTERS.disallowed_targets = settings, disallowed
         release()
 
 

@@ -16,7 +16,7 @@ from bridge.tensorrt.plugins.fields import Call
 class Placement:
     """Watches a network while a graph is converted.
 
-    plugins: the plugin layers used so far, by name; they may stand in the network from the start (see plugin.py).
+    plugins: the plugin layers used so far, by name; they may be in the network from the start (see plugin_layers.py).
     """
 
     def __init__(self, graph: Graph, network: Any, plugins: Mapping[str, Call]) -> None:

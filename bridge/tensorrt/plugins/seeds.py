@@ -1,4 +1,4 @@
-"""The ONNX model whose import seeds plugin layers (see plugin.py)."""
+"""The ONNX model whose import seeds plugin layers (see plugin_layers.py)."""
 
 from collections.abc import Sequence
 from typing import Any
