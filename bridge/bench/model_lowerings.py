@@ -17,7 +17,7 @@ from bridge.doors import model_file, tuner
 from bridge.doors.compiler import capture
 from bridge.doors.measured_lowerings import ROUNDING
 from bridge.doors.model_file import Model
-from bridge.doors.pipeline import Session
+from bridge.doors.session import Session
 from bridge.engine.compiled import CompiledModule
 from bridge.engine.error_metric import largest_error
 from bridge.engine.timing import Timing, compare, noise

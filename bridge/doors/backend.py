@@ -17,8 +17,9 @@ from bridge.config import Config
 from bridge.doors import dynamo, partition, strict
 from bridge.doors.dynamic import add_guards, dimensions, fix, fix_named
 from bridge.doors.dynamo import Lifted, Number
-from bridge.doors.pipeline import Session, compile_program, describe, rewrite
+from bridge.doors.pipeline import compile_program, describe, rewrite
 from bridge.doors.reporting import Graph, record
+from bridge.doors.session import Session
 from bridge.engine.compiled import CompiledModule
 from bridge.engine_file.contents import TensorSpec
 from bridge.errors import ExportError, SpecializedError

@@ -9,7 +9,8 @@ from torch.export import ExportedProgram
 
 from bridge.base import log
 from bridge.config import Config
-from bridge.doors.pipeline import Session, compile_program, describe, rewrite
+from bridge.doors.pipeline import compile_program, describe, rewrite
+from bridge.doors.session import Session
 from bridge.engine.compiled import CompiledModule, load
 from bridge.engine_file.contents import TensorSpec
 from bridge.graph.assumptions import check_assumptions, warn_of_ones

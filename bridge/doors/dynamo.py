@@ -94,14 +94,11 @@ def traces() -> bool:
     return getattr(stance, "stance", "default") == "default"
 
 
-_calls = contextlib.ExitStack()  # never closed: models compiled with this backend outlive `bridge.unregister`
-
-
 def watch_calls(context: Callable[[Any, Any], Callable[[], Any] | None]) -> None:
-    """Enters a context around each call of a model that torch.compile compiles from now on.
+    """Enters a context around each call of a model that torch.compile compiles from now on; what is compiled lasts.
 
     context: given the backend and its options (None: there are none), it returns what makes the context, or None.
-    torch asks its wrapper of a backend for the attribute, and copies none from the backend itself.
+    torch asks its wrapper of a backend for it, and copies nothing from the backend itself.
     """
     from torch._dynamo.repro import after_dynamo
 
@@ -112,7 +109,7 @@ def watch_calls(context: Callable[[Any, Any], Callable[[], Any] | None]) -> None
 
     wrapper = getattr(after_dynamo, "WrapBackendDebug", None)
     if isinstance(wrapper, type):
-        add(_calls, wrapper, "backend_ctx_ctor", property(backend_ctx_ctor))
+        add(contextlib.ExitStack(), wrapper, "backend_ctx_ctor", property(backend_ctx_ctor))  # for good
     else:
         logger.warning("with torch %s a call in which no engine runs is not noticed", torch.__version__)
 

@@ -18,7 +18,8 @@ from torch.fx.passes.operator_support import OperatorSupportBase
 
 from bridge.core.foreign import targets
 from bridge.doors import reporting
-from bridge.doors.pipeline import Session, compile_module, lowered
+from bridge.doors.pipeline import compile_module, lowered
+from bridge.doors.session import Session
 from bridge.engine.compiled import CompiledModule
 from bridge.engine_file.contents import TensorSpec
 from bridge.errors import BridgeError

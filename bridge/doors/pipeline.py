@@ -1,96 +1,45 @@
 """From a captured graph to an engine file: what the doors share."""
 
-import contextlib
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch._dynamo.convert_frame import compile_lock
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
-from torch.utils import _pytree as pytree
 
-from bridge.base import log, third_party_output
+from bridge.base import log
 from bridge.base.package import __version__
-from bridge.config import Config
-from bridge.core import libraries
-from bridge.doors import measured_lowerings
-from bridge.doors.lowering_choice import Choice, choose
-from bridge.doors.measured_lowerings import Measurement
+from bridge.doors.lowering_choice import Choice
+from bridge.doors.session import Session
 from bridge.engine import call_structure
 from bridge.engine.cache import EngineCache
 from bridge.engine.cache_key import engine_key, environment
 from bridge.engine.code_key import NoKeyError
 from bridge.engine.surroundings import surroundings
-from bridge.engine_file import pytrees
 from bridge.engine_file.contents import EngineFile, TensorSpec
 from bridge.errors import BuildError, ExportError
 from bridge.graph.assumptions import asked_in_lowering
-from bridge.graph.linear_time import in_linear_time
-from bridge.graph.pooled_extents import of_any_extents
 from bridge.graph.shape_profile import naming_empty
-from bridge.graph.upsampling import of_any_channels
 from bridge.graph.valid_names import without_conditions, writable
 from bridge.passes import Outcome, selected
 from bridge.passes import rewrite as apply_passes
-from bridge.tensorrt.install import gpu
-from bridge.tensorrt.install.flavour import Flavour, detect
-from bridge.tensorrt.install.target import resolve_target
+from bridge.tensorrt.install.flavour import Flavour
 from bridge.tensorrt.install.tensorrt_log import take_errors
 from bridge.tensorrt.native_lowerings import NATIVE
 from bridge.tensorrt.network import build, inventory
 from bridge.tensorrt.network.convertible_graph import check_supported, lower
 from bridge.tensorrt.network.interpreter import fill_network
-from bridge.tensorrt.network.op_converter import Conversion, own_conversion, refresh
-from bridge.tensorrt.plugins.fields import VERSION, Call
+from bridge.tensorrt.network.op_converter import Conversion, refresh
+from bridge.tensorrt.plugins.fields import VERSION
 from bridge.tensorrt.plugins.op_calls import find_calls, fitting_calls
 from bridge.tensorrt.plugins.plugin_layers import plugins_for
-from bridge.tensorrt.plugins.registration import load_library
 
 # The settings that an engine depends on; the others say how it is called, kept or reported.
 _BUILD_SETTINGS = ("optimization_level", "workspace_size", "tf32")
-
-
-@dataclass(frozen=True)
-class Session:
-    """What engines are built with and for. measured: what bridge.tune found, by kind of call."""
-
-    config: Config
-    flavour: Flavour
-    target: str
-    measured: Mapping[str, Measurement] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, config: Config) -> "Session":
-        """Of a config, here. FlavourError, TargetError, LibraryError: there is no such TensorRT, GPU or library."""
-        flavour = detect(config.flavour)
-        target = resolve_target(flavour, config.target)
-        load_library(flavour.trt(), libraries.plugin_library())
-        here = torch.cuda.get_device_name() if target == gpu.current_target() else None
-        return cls(config, flavour, target, measured_lowerings.recall(config, flavour, target, here))
-
-    def choose(self, calls: Sequence[Call]) -> list[Choice]:
-        """The lowering of each call. UnsupportedOpError: the setting asks for one that it cannot have."""
-        return choose(calls, self.config, self.flavour, self.measured)
-
-    @contextlib.contextmanager
-    def converting(self) -> Iterator[None]:
-        """Within it graphs are captured and converted, by one thread at a time.
-
-        torch.export and torch_tensorrt keep state in globals. The lock is torch.compile's own: a thread that comes
-        from there holds it already, and a second lock could be taken in the other order.
-        """
-        with contextlib.ExitStack() as stack:
-            quiets = (third_party_output.quiet_logs(), third_party_output.quiet_copies())
-            patched = (gpu.without_gpu(), of_any_channels(), of_any_extents(), in_linear_time())
-            for within in (compile_lock, *quiets, *patched):
-                stack.enter_context(within)
-            stack.enter_context(own_conversion(self.flavour))
-            yield
 
 
 @dataclass(frozen=True)
@@ -150,7 +99,7 @@ def compile_module(
         take_errors(session.flavour)
         count = len(module.graph.output_node().args[0])  # type: ignore[arg-type]
         names = [f"output{index}" for index in range(count)]
-        return _convert(module, specs, names, _flat(list(specs), count), session, settings, started)
+        return _convert(module, specs, names, call_structure.of_tensors(list(specs), count), session, settings, started)
 
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers()), **_inner_graphs(module)}
     return _cached(module, tensors, specs, session, metadata, {}, make)
@@ -320,19 +269,6 @@ def _flatten_outputs(
     output.args = (tuple(distinct),)
     places = {node: index for index, node in enumerate(distinct)}
     return [places[leaf] if isinstance(leaf, Node) else {"literal": leaf} for leaf in leaves], list(distinct.values())
-
-
-def _flat(arguments: list[str], results: int) -> call_structure.Structure:
-    """Of a graph that takes tensors and returns a tuple of tensors."""
-    in_spec = pytree.tree_structure((tuple(range(len(arguments))), {}))
-    out_spec = pytree.tree_structure(tuple(range(results)))
-    return call_structure.Structure(
-        in_spec=pytrees.of_spec(in_spec),
-        out_spec=pytrees.of_spec(out_spec),
-        arguments=arguments,
-        input_map=list(range(len(arguments))),
-        output_map=list(range(results)),
-    )
 
 
 def _check_plugins(layers: Sequence[Mapping[str, Any]], calls: Sequence[Any]) -> None:

@@ -16,7 +16,7 @@ from bridge.config import Config
 from bridge.doors import lowering_choice, measured_lowerings
 from bridge.doors.compiler import Captured, capture, settle
 from bridge.doors.measured_lowerings import Measurement
-from bridge.doors.pipeline import Session
+from bridge.doors.session import Session
 from bridge.engine.call_structure import Structure
 from bridge.engine.compiled import CompiledModule
 from bridge.engine.error_metric import largest_error

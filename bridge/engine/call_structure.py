@@ -202,3 +202,16 @@ def _same(value: Any, literal: Any) -> bool:
     if type(value) is not type(literal):
         return False
     return value == literal or (value != value and literal != literal)  # NaN is NaN
+
+
+def of_tensors(arguments: list[str], results: int) -> Structure:
+    """Of a graph that takes tensors and returns a tuple of tensors."""
+    in_spec = pytree.tree_structure((tuple(range(len(arguments))), {}))
+    out_spec = pytree.tree_structure(tuple(range(results)))
+    return Structure(
+        in_spec=of_spec(in_spec),
+        out_spec=of_spec(out_spec),
+        arguments=arguments,
+        input_map=list(range(len(arguments))),
+        output_map=list(range(results)),
+    )

@@ -19,7 +19,7 @@ from bridge.base.log import logger
 from bridge.config import Config
 from bridge.doors import model_file
 from bridge.doors.model_file import Model
-from bridge.doors.pipeline import Session
+from bridge.doors.session import Session
 from bridge.doors.torch_tensorrt_door import engines_of
 from bridge.engine.error_metric import largest_error
 from bridge.engine.timing import Timing, time_loop

@@ -1,7 +1,7 @@
 """Rotary embeddings, however they are written, as bridge::rope.
 
 A head is rotated where lane i of the result, along the last axis, is x[i] cos_i -+ x[p(i)] sin_i, with the sign and
-the partner p(i) of a row of `PAIRINGS` in rotation.py, and the lanes past the rotated ones are those of x. lanes.py
+the partner p(i) of a row of `PAIRINGS` in rotation.py, and the lanes past the rotated ones are those of x. moves.py
 reads that off slices, concatenations, stacks, views or complex numbers alike. Queries and keys that are rotated by the
 same tables become one call; one of them alone is called with its first head for the other.
 

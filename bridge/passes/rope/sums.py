@@ -12,7 +12,8 @@ import torch
 from torch.fx import Node
 
 from bridge.passes.common.nodes import arguments, value
-from bridge.passes.rope.lanes import Lane, cast_from, operand, row_source, step
+from bridge.passes.rope.lanes import Lane, operand
+from bridge.passes.rope.moves import cast_from, row_source, step
 
 aten = torch.ops.aten
 Product = tuple[Lane, ...]
