@@ -7,25 +7,25 @@ import torch
 import torch.nn.functional as F
 
 import bridge
-from bridge.tensorrt import decompositions
+from bridge.tensorrt.decompositions import arithmetic, shapes
 
 pytestmark = pytest.mark.skipif(find_spec("torch_tensorrt") is None, reason="needs torch_tensorrt")
 
 
 def test_views_that_say_the_same_otherwise():
     x = torch.randn(4, 5, 1, 1)
-    assert torch.equal(decompositions.as_strided(x, (4, 5, 1, 1), (5, 1, 5, 5)), x)
+    assert torch.equal(shapes.as_strided(x, (4, 5, 1, 1), (5, 1, 5, 5)), x)
     for size, stride, offset in (((4, 5, 1, 1), (1, 4, 1, 1), 0), ((4, 5), (5, 1), 0), ((4, 5, 1, 1), (5, 1, 1, 1), 1)):
-        assert decompositions.as_strided(x, size, stride, offset) is NotImplemented
+        assert shapes.as_strided(x, size, stride, offset) is NotImplemented
 
 
 def test_empty_tensors_of_one_dimension_leave_a_concatenation():
     x, empty = torch.randn(2, 3, 4), torch.tensor([])
     for tensors, dim in (([empty, x], -2), ([x, empty, x, empty], 1), ([empty, x[:0]], 0)):
-        found = decompositions.cat(tensors, dim)
+        found = shapes.cat(tensors, dim)
         assert torch.equal(found, torch.cat(tensors, dim)) and found.data_ptr() != x.data_ptr()
     for tensors in ([x, x], [x[:0], x], [empty, empty], [empty, x[0, 0]], [empty.double(), x]):
-        assert decompositions.cat(tensors) is NotImplemented
+        assert shapes.cat(tensors) is NotImplemented
 
 
 WHOLE = {"stride": [2], "padding": [0], "dilation": [1], "transposed": False, "output_padding": [0], "groups": 1}
@@ -36,7 +36,7 @@ WHOLE = {"stride": [2], "padding": [0], "dilation": [1], "transposed": False, "o
 def test_a_window_over_the_whole_map_is_a_product(window, bias):
     x, weight = torch.randn(4, 6, *window), torch.randn(5, 6, *window)
     given = {name: value * len(window) if isinstance(value, list) else value for name, value in WHOLE.items()}
-    found = decompositions.convolution(x, weight, bias, **given)
+    found = arithmetic.convolution(x, weight, bias, **given)
     torch.testing.assert_close(found, torch.ops.aten.convolution(x, weight, bias, **given))
     assert found.shape == (4, 5, *[1] * len(window))
 
@@ -54,7 +54,7 @@ def test_a_window_over_the_whole_map_is_a_product(window, bias):
 )
 def test_other_convolutions_are_left(size, weight, changes):
     given = {name: value * 2 if isinstance(value, list) else value for name, value in WHOLE.items()} | changes
-    assert decompositions.convolution(torch.randn(4, *size), torch.randn(weight), None, **given) is NotImplemented
+    assert arithmetic.convolution(torch.randn(4, *size), torch.randn(weight), None, **given) is NotImplemented
 
 
 def test_a_window_over_the_whole_map_in_an_engine():

@@ -12,7 +12,8 @@ from bridge import errors
 from bridge.graph.assumptions import check_assumptions
 from bridge.graph.model_source import model_line
 from bridge.tensorrt.converters.attention import attention
-from bridge.tensorrt.decompositions import batch_norm, decompositions
+from bridge.tensorrt.decompositions import decompositions
+from bridge.tensorrt.decompositions.arithmetic import batch_norm
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 
 import bridge
 from bridge.errors import ExportError
-from bridge.tensorrt import decompositions
-from bridge.tensorrt.decompositions import grouped_products
+from bridge.tensorrt.decompositions import arithmetic, grouped_products
 
 pytestmark = pytest.mark.skipif(
     find_spec("torch_tensorrt") is None or find_spec("transformers") is None, reason="needs both"
@@ -55,7 +54,7 @@ def test_products_with_sums():
     x, a, b = torch.randn(4, 6), torch.randn(3, 4, 5), torch.randn(3, 5, 6)
     for beta, alpha in ((1, 1), (2, 0.5), (0, 1)):
         expected = torch.addbmm(x, a, b, beta=beta, alpha=alpha)
-        torch.testing.assert_close(decompositions.addbmm(x, a, b, beta=beta, alpha=alpha), expected)
+        torch.testing.assert_close(arithmetic.addbmm(x, a, b, beta=beta, alpha=alpha), expected)
 
 
 class Logits(torch.nn.Module):

@@ -4,6 +4,7 @@ torch_tensorrt makes a loop, whose sums are float32 whatever is summed, so that 
 CUDA graph can hold a loop. transformers' causal masks have a running sum, which tells packed sequences apart.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy
@@ -31,3 +32,9 @@ def convert_cumsum(layers: Layers, x: Any, dim: int) -> Any:
     axis = layers.constant(dim % len(x.shape), numpy.int32)
     kind = layers.trt.CumulativeOperation.SUM
     return layers.output(layers.network.add_cumulative(x, axis, kind, False, False))
+
+
+# Each returns NotImplemented for what it leaves as it is.
+ROWS: dict[Any, Callable[..., Any]] = {
+    CUMSUM: cumsum,
+}

@@ -4,6 +4,7 @@ PyTorch makes a copy of the value, of the part's shape. The part is then scatter
 decompositions of that fix the other extents to the example's.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -49,3 +50,10 @@ def slice_scatter(x: Tensor, source: Tensor, dim: int = 0, start: Any = None, en
 def select_scatter(x: Tensor, source: Tensor, dim: int, index: int) -> Tensor:
     """x with source in the place of one element of a dimension."""
     return slice_scatter(x, source.unsqueeze(dim), dim, index)
+
+
+# Each returns NotImplemented for what it leaves as it is.
+ROWS: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.slice_scatter.default: slice_scatter,
+    torch.ops.aten.select_scatter.default: select_scatter,
+}

@@ -1,5 +1,8 @@
 """Sums, means and maxima of rows of a table, by bags."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -35,3 +38,10 @@ def embedding_bag(
     reduced = reduce_rows(nothing, bag, rows, _MODES[mode], include_self=False)
     empty = indices.new_zeros(0)
     return reduced if reduced is NotImplemented else (reduced, empty, empty, empty)
+
+
+# Each returns NotImplemented for what it leaves as it is.
+ROWS: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten._embedding_bag.default: embedding_bag,
+    torch.ops.aten._embedding_bag_forward_only.default: embedding_bag,
+}

@@ -1,5 +1,8 @@
 """How many elements there are of each kind."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -45,3 +48,11 @@ def searchsorted(
     rows, mine = boundaries if boundaries.dim() == 1 else boundaries.unsqueeze(-2), x.unsqueeze(-1)
     before = rows <= mine if right or side == "right" else rows < mine
     return before.sum(-1).to(torch.int32 if out_int32 else torch.int64)
+
+
+# Each returns NotImplemented for what it leaves as it is.
+ROWS: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.bucketize.Tensor: bucketize,
+    torch.ops.aten.histc.default: histc,
+    torch.ops.aten.searchsorted.Tensor: searchsorted,
+}

@@ -1,5 +1,8 @@
 """Products of matrices by groups, as mixtures of experts use them."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -37,3 +40,9 @@ def grouped_mm(
 def grouped_mm_fallback(input: Tensor, weight: Tensor, offs: Tensor) -> Tensor:
     """transformers' own operator for it, which its experts call where torch's cannot be compiled."""
     return grouped_mm(input, weight, offs)
+
+
+# Each returns NotImplemented for what it leaves as it is.
+ROWS: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten._grouped_mm.default: grouped_mm,
+}

@@ -6,7 +6,7 @@ flattened axes, where -1 in the second is the row before; and it takes a dynamic
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -40,3 +40,9 @@ def _within() -> Iterator[None]:
         yield
     finally:
         _state.within = False
+
+
+# Each returns NotImplemented for what it leaves as it is.
+ROWS: dict[Any, Callable[..., Any]] = {
+    INDEX: index,
+}

@@ -121,7 +121,7 @@ def _is_of_integers(a: _Number, b: _Number) -> bool:
 
 
 _ATEN = torch.ops.aten
-ARITHMETIC: dict[Any, Any] = {
+ROWS: dict[Any, Any] = {
     _ATEN.pow.Tensor_Tensor: power,
     _ATEN.pow.Tensor_Scalar: power,
     _ATEN.pow.Scalar: power,

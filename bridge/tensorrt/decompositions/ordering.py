@@ -194,3 +194,20 @@ def _first_index(x: Tensor, dim: int | None, keepdim: bool, extreme: Callable[..
         return index.reshape([1] * x.dim()) if keepdim else index
     place = first_place(x.int() if x.dtype == torch.bool else x, dim, extreme)
     return place.unsqueeze(dim) if keepdim else place
+
+
+# Each returns NotImplemented for what it leaves as it is.
+ROWS: dict[Any, Callable[..., Any]] = {
+    aten.sort.default: sort,
+    aten.sort.stable: stable_sort,
+    aten.topk.default: topk,
+    aten.kthvalue.default: kthvalue,
+    aten.median.default: median,
+    aten.median.dim: median_dim,
+    aten.nanmedian.default: nanmedian,
+    aten.nanmedian.dim: nanmedian_dim,
+    aten.max.dim: max_dim,
+    aten.min.dim: min_dim,
+    aten.argmax.default: argmax,
+    aten.argmin.default: argmin,
+}

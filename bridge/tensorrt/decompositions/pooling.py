@@ -6,6 +6,7 @@ element about once, and rounds as one sum does.
 """
 
 import contextlib
+import functools
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -178,3 +179,16 @@ def _lowest(dtype: torch.dtype) -> float | int:
 
 _MAX_POOLS = {2: aten.max_pool2d_with_indices.default, 3: aten.max_pool3d_with_indices.default}
 _AVG_POOLS = {2: aten.avg_pool2d.default, 3: aten.avg_pool3d.default}
+
+
+# Each returns NotImplemented for what it leaves as it is.
+ROWS: dict[Any, Callable[..., Any]] = {
+    aten._adaptive_avg_pool2d.default: adaptive_avg_pool,
+    aten._adaptive_avg_pool3d.default: adaptive_avg_pool,
+    aten.adaptive_max_pool2d.default: adaptive_max_pool,
+    aten.adaptive_max_pool3d.default: adaptive_max_pool,
+    aten.avg_pool2d.default: functools.partial(avg_pool, rank=2),
+    aten.avg_pool3d.default: functools.partial(avg_pool, rank=3),
+    aten.max_pool2d_with_indices.default: functools.partial(max_pool_with_indices, rank=2),
+    aten.max_pool3d_with_indices.default: functools.partial(max_pool_with_indices, rank=3),
+}

@@ -50,3 +50,15 @@ def _is_whole(extent: Any, factor: float) -> bool:
     if float(factor).is_integer():
         return True
     return (isinstance(extent, int) and (extent * factor).is_integer()) or known_equal(extent, 0)
+
+
+def upsample_linear1d(
+    x: Tensor, output_size: Sequence[int] | None, align_corners: bool, scale_factors: Sequence[float] | None
+) -> Tensor:
+    """As an image of one row, whose size may be dynamic: [N, C, W]."""
+    size = None if output_size is None else [1, *output_size]
+    scales = None if scale_factors is None else [1.0, *scale_factors]
+    return torch.ops.aten.upsample_bilinear2d.vec(x.unsqueeze(2), size, align_corners, scales).squeeze(2)
+
+
+ROWS: dict[Any, Callable[..., Any]] = {**by_factors(), torch.ops.aten.upsample_linear1d.vec: upsample_linear1d}

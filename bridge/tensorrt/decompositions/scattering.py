@@ -264,3 +264,18 @@ _REDUCING = (
     aten.index_put.default,
     aten.put.default,
 )
+
+
+# Each returns NotImplemented for what it leaves as it is.
+ROWS: dict[Any, Callable[..., Any]] = {
+    aten.index_add.default: index_add,
+    aten.index_put.default: index_put,
+    aten.index_reduce.default: index_reduce,
+    aten.put.default: put,
+    aten.scatter.src: scatter,
+    aten.scatter.value: scatter_value,
+    aten.scatter.reduce: scatter_by_name,
+    aten.scatter.value_reduce: scatter_by_name,
+    aten.scatter_add.default: scatter_add,
+    aten.scatter_reduce.two: scatter_reduce,
+}
