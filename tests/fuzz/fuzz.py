@@ -1,5 +1,6 @@
 """Long runs of the fuzzers that the tests run for seconds: python tests/fuzz/fuzz.py plugins --count 480000 --seed 1
 
+tests/support must be in PYTHONPATH, as in `make fuzz`.
 A finding is printed with its seed and number, and the exit code is 1.
 """
 

@@ -5,7 +5,8 @@
     python tests/opinfo/opinfo_sweep.py --filter 'pool|conv' --json pools.json
     python tests/opinfo/opinfo_sweep.py --engines            # on a GPU: builds engines, runs them
 
-Operators are judged in a process of their own, which is started anew where one of them ends or hangs it.
+tests/support must be in PYTHONPATH, as in `make sweep`. Operators are judged in a process of their own, which is
+started anew where one of them ends or hangs it.
 """
 
 import argparse
