@@ -95,7 +95,7 @@ def traces() -> bool:
 
 
 def watch_calls(context: Callable[[Any, Any], Callable[[], Any] | None]) -> None:
-    """Enters a context around each call of a model that torch.compile compiles from now on; what is compiled lasts.
+    """Enters a context around each call of a model that torch.compile compiles from now on.
 
     context: given the backend and its options (None: there are none), it returns what makes the context, or None.
     torch asks its wrapper of a backend for it, and copies nothing from the backend itself.

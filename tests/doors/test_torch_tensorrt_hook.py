@@ -228,7 +228,8 @@ def test_bridges_own_conversion_leaves_torch_tensorrt_as_it_was():
     from bridge.tensorrt.install import flavour, version_shims as shims
     from bridge.tensorrt.converters.attention import SDPA
     found = flavour.detect()
-    needed = any(shim.own for shim in shims.shims_for(found.name, flavour.release(found.torch_tensorrt_version)))
+    rows = shims.shims_for(found.name, flavour.release(found.torch_tensorrt_version))
+    needed = shims.keep_dtypes_in_where in [shim.apply for shim in rows]
     found.torch_tensorrt()
     door.register()
     from torch_tensorrt.dynamo.conversion import DYNAMO_CONVERTERS
