@@ -119,7 +119,7 @@ def test_another_process_finds_the_same_key(request):
         args, shapes = model.example(torch.float32)
         here.append(key(model(), args, shapes, environment=environment(detect())))
     code = CODE.format(folder=str(request.path.parent))
-    changed = os.environ | {"PYTHONHASHSEED": "7"}
+    changed = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=changed)
     assert there.stdout.split() == here, there.stderr
 
