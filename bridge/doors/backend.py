@@ -14,15 +14,16 @@ from torch.fx import GraphModule
 import bridge.doors.preload  # noqa: F401  (first: Ctrl-C must not end what it imports half way)
 from bridge.base import log
 from bridge.config import Config
-from bridge.doors import dynamo, partition, strict
+from bridge.doors import partition, strict
 from bridge.doors.dynamic import add_guards, dimensions, fix, fix_named
-from bridge.doors.dynamo import Lifted, Number
+from bridge.doors.lifted_graph import LiftedGraph, SymbolicOutput, lift_graph
 from bridge.doors.pipeline import compile_program, describe, rewrite
 from bridge.doors.reporting import Graph, record
 from bridge.doors.session import Session
 from bridge.engine.compiled import CompiledModule
 from bridge.engine_file.contents import TensorSpec
 from bridge.errors import ExportError, SpecializedError
+from bridge.graph import dynamo
 from bridge.graph.capture import export
 from bridge.graph.shape_profile import input_specs
 
@@ -55,7 +56,7 @@ def bridge_backend(
     _refuse_gradients(gm, example_inputs)
     graph = Graph(str(frame), frame.compile_id, graph_break=frame.graph_break)
     with session.converting(), tracing(None):
-        compiled = CompiledGraph(session, dynamo.lift(gm, example_inputs), example_inputs, frame.function, graph)
+        compiled = CompiledGraph(session, lift_graph(gm, example_inputs), example_inputs, frame.function, graph)
     record(dynamo.owner_of_current_graph(), graph)
     return compiled
 
@@ -66,7 +67,7 @@ strict.watch(bridge_backend)
 class CompiledGraph:
     """A graph of torch.compile with its engine; it is called with the graph's arguments, weights included."""
 
-    def __init__(self, session: Session, lifted: Lifted, args: Sequence[Any], name: str, graph: Graph) -> None:
+    def __init__(self, session: Session, lifted: LiftedGraph, args: Sequence[Any], name: str, graph: Graph) -> None:
         self._session = session
         self._lifted = lifted
         self._name = name
@@ -84,7 +85,7 @@ class CompiledGraph:
         strict.engine_runs()
         run = self._run_for(self._weights(args))
         results = run(*[args[place] for place in self._lifted.inputs])
-        if self._lifted.plain:
+        if self._lifted.returns_module_outputs:
             return results
         return tuple(_result(output, results, args) for output in self._lifted.outputs)
 
@@ -196,8 +197,7 @@ def _refuse_gradients(gm: GraphModule, args: Sequence[Any]) -> None:
     if not torch.is_grad_enabled():
         return
     for node, value in zip(gm.graph.find_nodes(op="placeholder"), args, strict=True):
-        static = node.meta.get("tensor_dict", {}).get("_dynamo_static_input_type")
-        if isinstance(value, Tensor) and value.requires_grad and not static:
+        if isinstance(value, Tensor) and value.requires_grad and not dynamo.is_weight(node):
             raise ExportError(f"{node.name} requires a gradient, which an engine has not; call under torch.no_grad()")
 
 
@@ -213,7 +213,7 @@ def _refuse_training(program: ExportedProgram) -> None:
 def _result(output: Any, results: Sequence[Any], args: Sequence[Any]) -> Any:
     if isinstance(output, int):
         return results[output]
-    return output.evaluate(args) if isinstance(output, Number) else output[1]
+    return output.evaluate(args) if isinstance(output, SymbolicOutput) else output[1]
 
 
 def _shape_only(tensor: Tensor) -> Tensor:

@@ -16,10 +16,10 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from bridge.engine_file.contents import TensorSpec
-from bridge.graph.assumptions import broken, check_condition
+from bridge.graph.assumptions import broken_conditions, check_condition
 from bridge.graph.scalar_inputs import is_dynamic
 from bridge.graph.shape_profile import UNBOUNDED
-from bridge.graph.symbolic import around, has_floats
+from bridge.graph.symbolic import has_floats, interval_around
 
 
 def dimensions(fakes: Sequence[Tensor], growth: int) -> tuple[dict[int, Any], ...]:
@@ -132,7 +132,7 @@ def add_guards(fakes: Sequence[Tensor], program: ExportedProgram, specs: Mapping
                 _guard(extent >= low and extent <= high, f"{low} <= {extent} <= {high}")
                 if is_dynamic(inner) and inner.node.expr.is_Symbol:
                     sizes[inner.node.expr] = extent
-    for condition in broken(program):
+    for condition in broken_conditions(program):
         if condition.expression.free_symbols <= sizes.keys():
             _guard_condition(condition.expression, sizes, program.range_constraints)
         else:
@@ -148,7 +148,7 @@ def _guard_condition(condition: sympy.Basic, sizes: Mapping[sympy.Symbol, torch.
     if has_floats(condition):
         for symbol in condition.free_symbols:
             extent = sizes[symbol]
-            low, high = around(condition, symbol, int(extent.node.hint), ranges)
+            low, high = interval_around(condition, symbol, int(extent.node.hint), ranges)
             _guard(extent >= low and extent <= high, f"{low} <= {extent} <= {high}")
         return
     env = next(iter(sizes.values())).node.shape_env

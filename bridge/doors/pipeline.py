@@ -22,9 +22,9 @@ from bridge.engine.code_key import NoKeyError
 from bridge.engine.surroundings import surroundings
 from bridge.engine_file.contents import EngineFile, TensorSpec
 from bridge.errors import BuildError, ExportError
-from bridge.graph.assumptions import asked_in_lowering
-from bridge.graph.shape_profile import naming_empty
-from bridge.graph.valid_names import without_conditions, writable
+from bridge.graph.assumptions import checking_lowering
+from bridge.graph.shape_profile import explaining_empty_inputs
+from bridge.graph.valid_names import with_valid_names, without_input_guards
 from bridge.passes import Outcome, selected
 from bridge.passes import rewrite as apply_passes
 from bridge.tensorrt.install.flavour import Flavour
@@ -55,8 +55,8 @@ def rewrite(program: ExportedProgram, session: Session) -> tuple[ExportedProgram
 
     ExportError: taking in-place writes out of it, or an op's shapes, fixed a dynamic dimension.
     """
-    program = writable(program)
-    with log.step("passes") as note, asked_in_lowering(program), without_conditions(program):
+    program = with_valid_names(program)
+    with log.step("passes") as note, checking_lowering(program), without_input_guards(program):
         program, outcomes = apply_passes(program, selected(session.config.passes))
         note(f"{sum(outcome.replaced for outcome in outcomes)} of {len(outcomes)} places rewritten")
     return program, outcomes
@@ -223,7 +223,7 @@ def _convert(
         _check_plugins(layers, plugins)
         note(f"{len(layers)} layers, {len(plugins)} of them plugins")
     with log.step(f"build for {session.target}") as note:
-        with naming_empty(inputs):
+        with explaining_empty_inputs(inputs):
             engine = build.build_engine(flavour, builder, network, filling.profile, session.target, session.config)
         note(f"{len(engine):,} bytes")
     return EngineFile(

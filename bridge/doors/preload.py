@@ -4,7 +4,7 @@ from bridge.base.interrupts import deferred
 
 with deferred():
     import bridge.doors.compiler
-    import bridge.doors.dynamo
+    import bridge.doors.lifted_graph
     import bridge.doors.partition
     import bridge.doors.reporting
 

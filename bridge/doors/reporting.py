@@ -9,12 +9,12 @@ from typing import Any
 from torch.fx import GraphModule
 
 from bridge.base.text import columns, printable, size
-from bridge.doors import dynamo
 from bridge.engine.compiled import CompiledModule
 from bridge.engine.explain import lowering_counts, lowerings, pass_counts, shape
 from bridge.engine.explain import passes as passes_of
 from bridge.engine.node_table import plugin_counts
 from bridge.engine_file.contents import EngineFile
+from bridge.graph import dynamo
 from bridge.graph.model_source import model_line, operator_name
 from bridge.tensorrt.guest import built_engines
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch._dynamo.convert_frame import compile_lock
 
 from bridge.base import third_party_output
 from bridge.config import Config
@@ -13,9 +12,10 @@ from bridge.core import libraries
 from bridge.doors import measured_lowerings
 from bridge.doors.lowering_choice import Choice, choose
 from bridge.doors.measured_lowerings import Measurement
-from bridge.graph.linear_time import in_linear_time
-from bridge.graph.pooled_extents import of_any_extents
-from bridge.graph.upsampling import of_any_channels
+from bridge.graph.dynamo import compile_lock
+from bridge.graph.linear_time import linear_time_export
+from bridge.graph.pooled_extents import pooling_without_guards
+from bridge.graph.upsampling import upsampling_without_guards
 from bridge.tensorrt.install import gpu
 from bridge.tensorrt.install.flavour import Flavour, detect
 from bridge.tensorrt.install.target import resolve_target
@@ -55,7 +55,7 @@ class Session:
         """
         with contextlib.ExitStack() as stack:
             quiets = (third_party_output.quiet_logs(), third_party_output.quiet_copies())
-            patched = (gpu.without_gpu(), of_any_channels(), of_any_extents(), in_linear_time())
+            patched = (gpu.without_gpu(), upsampling_without_guards(), pooling_without_guards(), linear_time_export())
             for within in (compile_lock, *quiets, *patched):
                 stack.enter_context(within)
             stack.enter_context(own_conversion(self.flavour))

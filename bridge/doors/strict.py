@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from bridge.core.foreign import targets
-from bridge.doors import dynamo
-from bridge.doors.dynamo import Frame
 from bridge.errors import GraphBreakError
+from bridge.graph import dynamo
+from bridge.graph.dynamo import Frame
 
 _FALLBACK = 'or pass options={"fallback": True} to run what lies between the engines in PyTorch.'
 _thread = threading.local()
@@ -73,7 +73,7 @@ class Call(contextlib.AbstractContextManager["Call"]):
         return self
 
     def __exit__(self, *_: object) -> None:
-        if _runs() == self._runs and sys.exc_info()[1] is self._error and dynamo.traces():
+        if _runs() == self._runs and sys.exc_info()[1] is self._error and dynamo.is_tracing():
             raise GraphBreakError(
                 "this call ran in PyTorch: torch.compile traced no graph of it, so there is no engine. It does so in"
                 " silence where a function is excluded from tracing (torch._dynamo.disable, torch.compiler.disable),"
@@ -91,4 +91,4 @@ def watch(backend: Callable[..., Any]) -> None:
         strict = found is backend and not (isinstance(options, dict) and options.get("fallback"))
         return Call if strict else None
 
-    dynamo.watch_calls(context)
+    dynamo.enter_around_calls(context)

@@ -1,1 +1,1 @@
-"""What an exported graph is: capture, dynamic extents, the model's lines."""
+"""Capture of a model, its dynamic extents, and the lines of the model that its nodes come from."""

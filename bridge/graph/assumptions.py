@@ -1,8 +1,7 @@
-"""What a program takes for granted about its dynamic dimensions, against what they may be.
+"""Checks what a program assumes about its dynamic dimensions against their ranges.
 
-torch.export traces with the example's extents. Each condition that it met on the way is checked here for the whole
-range of its dimensions, whether torch kept it as an assertion in the graph, as a guard, or not at all: an engine has
-neither.
+torch.export traces with the example's extents. Every condition that it met is checked here for the whole range, whether
+torch kept it as an assertion, as a guard, or not at all. An engine has neither assertions nor guards.
 """
 
 import contextlib
@@ -14,57 +13,57 @@ import sympy
 import torch
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
-from torch.fx.experimental import _config as symbolic_config
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._sympy.functions import Max, Min
 from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from bridge.base.log import logger
 from bridge.errors import ExportError
+from bridge.graph import dynamo
+from bridge.graph.conditions import Condition, RecordedConditions, conditions_of_env, recording_conditions
 from bridge.graph.model_source import model_line
-from bridge.graph.questions import Condition, Questions, kept_by, recorded
-from bridge.graph.symbolic import counterexample, has_floats
+from bridge.graph.symbolic import counterexample, has_floats, size_oblivious
 
 _ASSERT = torch.ops.aten._assert_scalar.default
-_NOTED = "bridge.conditions"  # in a graph module's meta: what was recorded as it was captured
+_CONDITIONS = "bridge.conditions"  # the key, in a graph module's meta, of the conditions of its capture
 
 
 def check_assumptions(program: ExportedProgram) -> None:
-    """Raises ExportError naming a condition that some extents within the ranges break, and those extents."""
-    for condition in broken(program):
+    """ExportError: a condition fails for some extents within the ranges; the message names both."""
+    for condition in broken_conditions(program):
         check_condition(program, condition)
 
 
-def note(program: ExportedProgram, questions: Questions) -> None:
-    """Keeps with a program the conditions under which it was captured."""
-    env = environment(program.graph_module)
-    asked = questions.of(env) if env is not None else []
-    program.graph_module.meta[_NOTED] = (asked, frozenset(questions.layout))
+def keep_conditions(program: ExportedProgram, recorded: RecordedConditions) -> None:
+    """Stores in a program the conditions of its capture."""
+    env = shape_env(program.graph_module)
+    asked = recorded.of(env) if env is not None else []
+    program.graph_module.meta[_CONDITIONS] = (asked, frozenset(recorded.layout))
 
 
 def conditions(program: ExportedProgram) -> Iterator[Condition]:
-    """Every condition on extents, once; but for those that hold for all extents, and those on strides."""
-    env = environment(program.graph_module)
-    noted, layout = _noted(program)
-    kept = [one for one in kept_by(env) if one.expression not in layout] if env is not None else []
-    yield from _distinct((*_asserted(program), *_squeezed(program), *noted, *kept), env)
+    """Every condition on extents, once; without those on strides and those that always hold."""
+    env = shape_env(program.graph_module)
+    noted, layout = _kept_conditions(program)
+    kept = [one for one in conditions_of_env(env) if one.expression not in layout] if env is not None else []
+    yield from _distinct((*_asserted_conditions(program), *_squeeze_conditions(program), *noted, *kept), env)
 
 
-def broken(program: ExportedProgram) -> list[Condition]:
-    """The conditions that do not hold for all extents within the ranges, but those that warn_of_ones tells."""
+def broken_conditions(program: ExportedProgram) -> list[Condition]:
+    """The conditions that fail for some extents within the ranges, except those that `warn_of_ones` reports."""
     return [one for one in conditions(program) if _counterexample(program, one, at_least=2 * one.known) is not None]
 
 
 def warn_of_ones(program: ExportedProgram) -> None:
-    """Tells where the model asks whether an extent is 0 or 1 that may be: torch.export takes it for 2 or more.
+    """Warns where the model tests for an extent of 0 or 1 that its range allows: torch.export assumes 2 or more.
 
-    Most models ask so in order to spare themselves work, and their engine is right for 1 too.
+    Most models test for it as a shortcut, and then the engine is right for 1 too.
     """
     known = [one for one in conditions(program) if one.known and one.by_model]
     asked = {one.line: one for one in known if _counterexample(program, one) is not None}
     if asked:
-        names = _names(program)
-        lines = "".join(f"\n  {_spell(one.expression, names)}: {line}" for line, one in asked.items())
+        names = _symbol_names(program)
+        lines = "".join(f"\n  {_condition_text(one.expression, names)}: {line}" for line, one in asked.items())
         logger.warning(
             "the engine is made for dynamic extents of 2 or more, and was not compared with the model for less, where"
             " these lines may take another way; if results differ there, give the dimension min=2:%s",
@@ -73,37 +72,39 @@ def warn_of_ones(program: ExportedProgram) -> None:
 
 
 def check_condition(program: ExportedProgram, condition: Condition) -> None:
-    """Raises ExportError where a condition is broken within the ranges."""
+    """ExportError: the condition fails for some extents within the ranges."""
     values = _counterexample(program, condition, at_least=2 * condition.known)
     if values is not None:
-        names = _names(program)
+        names = _symbol_names(program)
         extents = ", ".join(f"{names.get(symbol, symbol)} = {value}" for symbol, value in values.items())
         raise ExportError(
-            f"the model was captured for {_spell(condition.expression, names)} alone, but dynamic_shapes allows"
-            f" {extents} ({condition.line}); {_way_out(condition.expression)}"
+            f"the model was captured for {_condition_text(condition.expression, names)} alone, but dynamic_shapes"
+            f" allows {extents} ({condition.line}); {_advice(condition.expression)}"
         )
 
 
 @contextlib.contextmanager
-def asked_in_lowering(program: ExportedProgram) -> Iterator[None]:
-    """Around a lowering: raises ExportError where it took something for granted that does not hold for all extents.
+def checking_lowering(program: ExportedProgram) -> Iterator[None]:
+    """Around a lowering. ExportError: the lowering assumed something that fails for some extents within the ranges.
 
-    torch keeps no guard that is made after the capture.
+    torch drops guards that are made after the capture.
     """
-    env = environment(program.graph_module)
+    env = shape_env(program.graph_module)
     with (
-        recorded(_noted(program)[1]) as questions,
-        symbolic_config.patch(backed_size_oblivious=env is not None),  # type: ignore[attr-defined]  # asks less
-        torch._dynamo.config.patch(do_not_emit_runtime_asserts=True),
+        recording_conditions(_kept_conditions(program)[1]) as recorded,
+        size_oblivious(env is not None),
+        dynamo.without_runtime_asserts(),
     ):
         yield
     if env is not None:
-        for condition in _distinct(questions.of(env), env):
+        for condition in _distinct(recorded.of(env), env):
             check_condition(program, condition)
 
 
-def _noted(program: ExportedProgram) -> tuple[list[Condition], frozenset[sympy.Basic]]:
-    found: tuple[list[Condition], frozenset[sympy.Basic]] = program.graph_module.meta.get(_NOTED, ([], frozenset()))
+def _kept_conditions(program: ExportedProgram) -> tuple[list[Condition], frozenset[sympy.Basic]]:
+    found: tuple[list[Condition], frozenset[sympy.Basic]] = program.graph_module.meta.get(
+        _CONDITIONS, ([], frozenset())
+    )
     return found
 
 
@@ -111,13 +112,13 @@ def _distinct(every: Iterable[Condition], env: ShapeEnv | None) -> Iterator[Cond
     seen = set()
     for condition in every:
         expression = condition.expression.xreplace(env.replacements) if env is not None else condition.expression
-        if (expression, condition.known) not in seen and not _always(expression):
+        if (expression, condition.known) not in seen and not _always_holds(expression):
             seen.add((expression, condition.known))
             yield dataclasses.replace(condition, expression=expression)
 
 
-def environment(module: GraphModule) -> ShapeEnv | None:
-    """What knows the symbols of a graph; None where it has none."""
+def shape_env(module: GraphModule) -> ShapeEnv | None:
+    """The ShapeEnv of a graph's symbols; None where there are no symbols."""
     for node in module.graph.nodes:
         value = node.meta.get("val")
         extents: tuple[Any, ...] = tuple(value.shape) if isinstance(value, torch.Tensor) else (value,)
@@ -127,16 +128,16 @@ def environment(module: GraphModule) -> ShapeEnv | None:
     return None
 
 
-def _asserted(program: ExportedProgram) -> Iterator[Condition]:
-    """Of assertions on extents, with the line of a node that needs them; one on values says nothing of shapes."""
+def _asserted_conditions(program: ExportedProgram) -> Iterator[Condition]:
+    """The assertions on extents in the graph. Those on values are not about shapes, and are left out."""
     for node in program.graph.find_nodes(op="call_function", target=_ASSERT):
         value = node.args[0].meta.get("val") if isinstance(node.args[0], Node) else node.args[0]
         if isinstance(value, torch.SymBool):
             yield Condition(value.node.expr, model_line(node))
 
 
-def _squeezed(program: ExportedProgram) -> Iterator[Condition]:
-    """A dynamic dimension of 1 is dropped where the model squeezes it, but not in a program."""
+def _squeeze_conditions(program: ExportedProgram) -> Iterator[Condition]:
+    """That squeezed dimensions are not 1: the model drops a dynamic dimension of 1, but its program keeps it."""
     for node in program.graph.nodes:
         if node.target in _SQUEEZES and isinstance(node.args[0], Node):
             shape = node.args[0].meta["val"].shape
@@ -149,19 +150,19 @@ def _squeezed(program: ExportedProgram) -> Iterator[Condition]:
 _SQUEEZES = (torch.ops.aten.squeeze.default, torch.ops.aten.squeeze.dim, torch.ops.aten.squeeze.dims)
 
 
-def _always(condition: sympy.Basic) -> bool:
-    """Whether it holds for whatever extents, such as min(8 * s, 16 * s) == 8 * s: torch's minimum does not compare."""
+def _always_holds(condition: sympy.Basic) -> bool:
+    """Whether it holds for all extents, as min(8 * s, 16 * s) == 8 * s does: torch's own Min does not simplify that."""
     return condition.replace(Min, sympy.Min).replace(Max, sympy.Max) == True  # noqa: E712
 
 
 def _counterexample(
     program: ExportedProgram, condition: Condition, at_least: int = 0
 ) -> dict[sympy.Symbol, int] | None:
-    """Extents within the ranges for which it is false. at_least: no extent below that is tried."""
+    """Extents within the ranges for which a condition is false. at_least: the smallest extent to try."""
     ranges = program.range_constraints
     symbols = condition.expression.free_symbols
     if any(symbol not in ranges or symbol_is_type(symbol, SymT.UNBACKED_INT) for symbol in symbols):
-        return None  # of a value, not of an extent of an input
+        return None  # it depends on a value, not only on inputs' extents
     tried = {symbol: _Range(max(int(ranges[symbol].lower), at_least), int(ranges[symbol].upper)) for symbol in symbols}
     return counterexample(condition.expression, tried) if all(map(_has_values, tried.values())) else None
 
@@ -175,8 +176,8 @@ def _has_values(bounds: _Range) -> bool:
     return bounds.lower <= bounds.upper
 
 
-def _names(program: ExportedProgram) -> dict[sympy.Symbol, str]:
-    """How a message calls each symbol: by an input that has it as an extent."""
+def _symbol_names(program: ExportedProgram) -> dict[sympy.Symbol, str]:
+    """A name for each symbol in messages: the first input's extent that it is."""
     names: dict[sympy.Symbol, str] = {}
     for node in program.graph.find_nodes(op="placeholder"):
         value = node.meta.get("val")
@@ -187,11 +188,11 @@ def _names(program: ExportedProgram) -> dict[sympy.Symbol, str]:
     return names
 
 
-def _spell(condition: sympy.Basic, names: dict[sympy.Symbol, str]) -> str:
+def _condition_text(condition: sympy.Basic, names: dict[sympy.Symbol, str]) -> str:
     return str(condition.xreplace({symbol: sympy.Symbol(name) for symbol, name in names.items()}))
 
 
-def _way_out(condition: sympy.Basic) -> str:
+def _advice(condition: sympy.Basic) -> str:
     if has_floats(condition):
         return (
             "compute that extent with integers, such as x.shape[2] // 2, or with torch.sym_int, math.floor or"

@@ -1,4 +1,4 @@
-"""From a model to torch.export's program of it."""
+"""Captures a model with torch.export."""
 
 import contextlib
 import re
@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
-from torch.fx.experimental import _config as symbolic_config
 from torch.utils import _pytree as pytree
 
 from bridge.base.third_party_output import quiet_capture
 from bridge.core import tensors
 from bridge.errors import ExportError
-from bridge.graph.assumptions import broken, note
-from bridge.graph.questions import recorded
-from bridge.graph.refusals import SMALL_EXAMPLE, explain
-from bridge.graph.symbolic import depends_on_values
-from bridge.graph.symbolic_arguments import OfExtents
+from bridge.graph import dynamo
+from bridge.graph.assumptions import broken_conditions, keep_conditions
+from bridge.graph.conditions import recording_conditions
+from bridge.graph.refusals import SMALL_EXAMPLE, explain_export_error
+from bridge.graph.symbolic import depends_on_values, size_oblivious
+from bridge.graph.symbolic_arguments import SymbolicArguments
 
 _MODE_DEPENDENT = (torch.nn.modules.dropout._DropoutNd, torch.nn.modules.batchnorm._BatchNorm, torch.nn.RReLU)
 _SHOWN_LAYERS = 5
@@ -32,10 +32,10 @@ def export(
     kwargs: Mapping[str, Any] | None,
     dynamic_shapes: Any,
 ) -> ExportedProgram:
-    """The program that torch.export makes of a model on example arguments; an ExportedProgram is returned as it is.
+    """The program that torch.export captures from example arguments; an ExportedProgram is returned unchanged.
 
     Raises:
-        TypeError: `model` is neither; or it is an ExportedProgram, and arguments are given too.
+        TypeError: `model` is neither a module nor a program; or arguments come with a program.
         ExportError: the model is in training mode, or torch.export cannot capture it.
     """
     if isinstance(model, ExportedProgram):
@@ -47,16 +47,18 @@ def export(
     if not isinstance(args, (tuple, list)):
         raise TypeError(f"args is a {type(args).__name__}, expected a tuple of the model's arguments")
     _refuse_training(model)
-    _refuse_forms(args, kwargs or {})
+    _refuse_layouts(args, kwargs or {})
     try:
-        with torch.no_grad(), quiet_capture(), _attributes_kept(model):
-            return _export(model, *_distinct(tuple(args), dict(kwargs or {})), dynamic_shapes)
+        with torch.no_grad(), quiet_capture(), _restoring_attributes(model):
+            return _export(model, *_without_aliases(tuple(args), dict(kwargs or {})), dynamic_shapes)
     except Exception as error:  # torch.export raises what the model raises, and several kinds of its own
-        raise ExportError(f"torch.export cannot capture {type(model).__name__}: {explain(error)}") from error
+        raise ExportError(
+            f"torch.export cannot capture {type(model).__name__}: {explain_export_error(error)}"
+        ) from error
 
 
-def _refuse_forms(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Sparse and nested tensors among the arguments, which torch.export fails at in many ways."""
+def _refuse_layouts(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """ExportError: an argument is a sparse, nested or quantized tensor, on which torch.export fails in many ways."""
     for name, given in (("args", tuple(args)), ("kwargs", dict(kwargs))):
         for path, value in pytree.tree_flatten_with_path(given)[0]:
             if isinstance(value, torch.Tensor) and (reason := tensors.refuse(value)) is not None:
@@ -66,17 +68,17 @@ def _refuse_forms(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
 def _export(
     model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any
 ) -> ExportedProgram:
-    """The first program that holds for all extents; else the first there is, for check_assumptions to tell of."""
+    """The first capture that is valid for all extents, else the first at all: check_assumptions reports what fails."""
     fallback, refusal = None, None
     for attempt in _attempts(model) if dynamic_shapes else _ATTEMPTS[:1]:
         try:
             program = attempt.export(model, args, kwargs, dynamic_shapes)
         except Exception as error:
-            if refusal is None and not _about_extents(error):
+            if refusal is None and not _is_about_extents(error):
                 raise
             refusal = refusal or error
             continue
-        if not broken(program) and not (attempt.counts and _counted(program)):
+        if not broken_conditions(program) and not (attempt.may_add_unbacked and _has_unbacked_extents(program)):
             return program
         fallback = fallback or program
     if fallback is None:
@@ -87,30 +89,29 @@ def _export(
 
 @dataclass(frozen=True)
 class _Attempt:
-    """A manner of capture.
+    """One way to call torch.export.
 
-    deferred: conditions that torch.export cannot prove, such as min(32 * s, 64 * s) == 32 * s, are no reason to refuse.
-    general: torch asks less of extents, as it does of those that depend on values; at times that makes such ones.
-    strict: torch._dynamo follows the model's code, so that int() of an extent is no question.
+    defer_asserts: accepts conditions that torch.export cannot prove, such as min(32 * s, 64 * s) == 32 * s.
+    size_oblivious: fewer guards on extents; at times it turns an extent into an unbacked one.
+    strict: torch._dynamo traces the model's code, where int() of an extent makes no guard.
     """
 
-    deferred: bool = True
-    general: bool = False
+    defer_asserts: bool = True
+    size_oblivious: bool = False
     strict: bool = False
 
     @property
-    def counts(self) -> bool:
-        """Whether extents may come out that depend on values where none do."""
-        return self.general
+    def may_add_unbacked(self) -> bool:
+        """Whether the program may have unbacked extents where the model has none."""
+        return self.size_oblivious
 
     def export(self, model: torch.nn.Module, args: Any, kwargs: Any, dynamic_shapes: Any) -> ExportedProgram:
-        """The program, with every condition that was met noted."""
-        emitted = torch._dynamo.config.do_not_emit_runtime_asserts or self.deferred  # they are noted here
+        """The program, with every condition of its capture."""
         with (
-            recorded() as questions,
-            symbolic_config.patch(backed_size_oblivious=self.general),  # type: ignore[attr-defined]
-            torch._dynamo.config.patch(do_not_emit_runtime_asserts=emitted),
-            contextlib.nullcontext() if self.strict else OfExtents(),
+            recording_conditions() as recorded,
+            size_oblivious(self.size_oblivious),
+            dynamo.without_runtime_asserts(self.defer_asserts),  # the conditions are kept beside the program
+            contextlib.nullcontext() if self.strict else SymbolicArguments(),
         ):
             program = torch.export.export(
                 model,
@@ -118,34 +119,36 @@ class _Attempt:
                 kwargs,
                 dynamic_shapes=dynamic_shapes,
                 strict=self.strict,
-                prefer_deferred_runtime_asserts_over_guards=self.deferred,
+                prefer_deferred_runtime_asserts_over_guards=self.defer_asserts,
             )
-        note(program, questions)
+        keep_conditions(program, recorded)
         return program
 
 
 _ATTEMPTS = (
-    _Attempt(deferred=False),
+    _Attempt(defer_asserts=False),
     _Attempt(),
-    _Attempt(general=True),
+    _Attempt(size_oblivious=True),
     _Attempt(strict=True),
-    _Attempt(general=True, strict=True),
+    _Attempt(size_oblivious=True, strict=True),
 )
 
 
 def _attempts(model: torch.nn.Module) -> list[_Attempt]:
-    """A graph that torch.compile traced has no Python left to follow. Within torch.compile, a strict capture may free
-    what that is compiling with: SIGSEGV in torch 2.11."""
+    """The attempts that suit a model; no strict one for a graph of torch.compile.
+
+    There is no Python left to trace, and within torch.compile a strict capture may end the process (seen in 2.11).
+    """
     traced = isinstance(model, torch.fx.GraphModule)
     return [attempt for attempt in _ATTEMPTS if not (traced and attempt.strict)]
 
 
-def _about_extents(error: Exception) -> bool:
-    """Whether torch.export refuses what the model asks of its extents, of which another attempt may ask less."""
-    return any(part in str(error) for part in _OF_EXTENTS) and not re.search(SMALL_EXAMPLE, str(error))
+def _is_about_extents(error: Exception) -> bool:
+    """Whether the error is about guards on extents, of which another attempt may need fewer."""
+    return any(part in str(error) for part in _EXTENT_MESSAGES) and not re.search(SMALL_EXAMPLE, str(error))
 
 
-_OF_EXTENTS = (
+_EXTENT_MESSAGES = (
     "Constraints violated",
     "Specializations unexpectedly required",
     "variables cannot be used as inputs to control flow",
@@ -153,16 +156,18 @@ _OF_EXTENTS = (
 )
 
 
-def _counted(program: ExportedProgram) -> bool:
-    """Whether the extent of some tensor depends on values."""
+def _has_unbacked_extents(program: ExportedProgram) -> bool:
+    """Whether some tensor has an extent that depends on values."""
     values = (node.meta.get("val") for node in program.graph.nodes)
     return any(depends_on_values(extent) for value in values if isinstance(value, Tensor) for extent in value.shape)
 
 
 @contextlib.contextmanager
-def _attributes_kept(model: torch.nn.Module) -> Iterator[None]:
-    """Takes off the model what its code kept in attributes while it was traced, such as transformers' tables of
-    frequencies: those tensors hold no values, and the model would not run any more."""
+def _restoring_attributes(model: torch.nn.Module) -> Iterator[None]:
+    """Restores the attributes that the model's code sets while it is traced, such as transformers' frequency tables.
+
+    They would hold fake tensors, with which the model no longer runs.
+    """
     before = [(module, dict(vars(module))) for module in model.modules()]
     try:
         yield
@@ -175,8 +180,8 @@ def _attributes_kept(model: torch.nn.Module) -> Iterator[None]:
                     setattr(module, name, attributes[name])
 
 
-def _distinct(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments with no tensor object in two places: torch.export would make one input of both."""
+def _without_aliases(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with each tensor object in one place: torch.export would merge two into one input."""
     seen: set[int] = set()
 
     def distinct(leaf: Any) -> Any:

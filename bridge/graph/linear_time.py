@@ -1,6 +1,6 @@
-"""Two places of torch.export whose time grows with the square of a model's parameters, in the time of one pass.
+"""Makes two steps of torch.export linear in the number of weights, instead of quadratic.
 
-They take a third of a compile of 1,000 layers. Results stay the same.
+They take a third of the compile time of a model of 1,000 layers. Results stay the same.
 """
 
 import contextlib
@@ -22,40 +22,40 @@ _unflatten = importlib.import_module("torch.export.unflatten")  # torch.export h
 
 @dataclass(frozen=True)
 class _Weights:
-    """The two tables of a graph's signature that torch looks names up in. A signature makes them anew at each use."""
+    """Two tables of a graph's signature. The signature itself builds them again at each use."""
 
     inputs_to_parameters: Mapping[str, str]
     inputs_to_buffers: Mapping[str, str]
 
 
 @contextlib.contextmanager
-def in_linear_time() -> Iterator[None]:
-    """Within it torch.export looks up weights once for each. A version without these functions is left as it is."""
+def linear_time_export() -> Iterator[None]:
+    """Within it torch.export looks each weight up once. A torch without these functions is left unchanged."""
     with contextlib.ExitStack() as stack:
         if hasattr(utils, _COPY):
-            _look_up_once(stack)
+            _cache_signature_tables(stack)
         if hasattr(_unflatten, _MATCH):
-            _compare_first(stack)
+            _compare_prefix_first(stack)
         yield
 
 
-def _look_up_once(stack: contextlib.ExitStack) -> None:
-    """torch 2.11 asks a signature for its tables at each placeholder; 2.14 does not."""
-    theirs = getattr(utils, _COPY)
+def _cache_signature_tables(stack: contextlib.ExitStack) -> None:
+    """torch 2.11 builds a signature's tables again at each placeholder; 2.14 does not."""
+    original = getattr(utils, _COPY)
 
     def copy(metadata: dict[str, Any], module: GraphModule, signature: Any) -> None:
-        theirs(metadata, module, _Weights(signature.inputs_to_parameters, signature.inputs_to_buffers))
+        original(metadata, module, _Weights(signature.inputs_to_parameters, signature.inputs_to_buffers))
 
-    for owner in (utils, _trace, exported_program):  # two take it by name
-        if vars(owner).get(_COPY) is theirs:
+    for owner in (utils, _trace, exported_program):  # the last two import it by name
+        if vars(owner).get(_COPY) is original:
             replace(stack, owner, _COPY, copy)
 
 
-def _compare_first(stack: contextlib.ExitStack) -> None:
-    """For each weight torch matches a pattern, "name@1", with the name of every module beside its own."""
-    theirs = getattr(_unflatten, _MATCH)
+def _compare_prefix_first(stack: contextlib.ExitStack) -> None:
+    """torch matches the pattern "name@1" against every pair of names; comparing the prefix first is cheap."""
+    original = getattr(_unflatten, _MATCH)
 
     def matches(name: str, base: str) -> bool:
-        return name.startswith(base) and theirs(name, base)
+        return name.startswith(base) and original(name, base)
 
     replace(stack, _unflatten, _MATCH, matches)

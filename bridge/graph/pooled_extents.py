@@ -1,7 +1,7 @@
-"""Pooling of maps with dynamic extents, for all of them.
+"""Pooling of maps with dynamic extents, without guards.
 
-torch asks of a dynamic extent whether the stride divides it, and with ceil_mode whether the last window starts behind
-the map: a program would be exported for even extents alone. The number of windows can be said without these questions.
+torch tests whether the stride divides a dynamic extent, and with ceil_mode whether the last window starts beyond the
+map: the program would hold for even extents alone. The number of windows has a formula without these branches.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from torch import _meta_registrations as metas
 
 from bridge.base.patches import replace
 
-_NAME = "pooling_output_shape_pad_lr"  # torch 2.11's; a version that lacks it is left as it is
+_NAME = "pooling_output_shape_pad_lr"  # in torch 2.11; a version that lacks it is left unchanged
 
 
 def windows(extent: Any, span: Any, step: Any, start: Any, end: Any, ceil_mode: bool) -> Any:
@@ -29,16 +29,16 @@ def windows(extent: Any, span: Any, step: Any, start: Any, end: Any, ceil_mode: 
 
 
 @contextlib.contextmanager
-def of_any_extents() -> Iterator[None]:
-    """Within it torch infers shapes of pooling without a question about dynamic extents."""
-    theirs = getattr(metas, _NAME, None)
-    if theirs is None:
+def pooling_without_guards() -> Iterator[None]:
+    """Within it torch infers the shapes of pooling without guards on dynamic extents."""
+    original = getattr(metas, _NAME, None)
+    if original is None:
         yield
         return
 
     def shape(size: Any, kernel: Any, start: Any, end: Any, step: Any, gap: Any, ceil_mode: bool) -> Any:
         if isinstance(size, int):
-            return theirs(size, kernel, start, end, step, gap, ceil_mode)
+            return original(size, kernel, start, end, step, gap, ceil_mode)
         return windows(size, gap * (kernel - 1) + 1, step, start, end, ceil_mode)
 
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Exported programs to change: torch's are shared with whoever exported them."""
+"""Copies of exported programs, to be changed: the caller keeps the original."""
 
 import copy
 
@@ -7,7 +7,7 @@ from torch.fx import GraphModule
 
 
 def copied(program: ExportedProgram) -> tuple[GraphModule, ExportGraphSignature]:
-    """A program's module, with a graph of its own, and its signature, for `program._update` once they are changed."""
+    """Copies of a program's module and signature, to be changed and given to `program._update`."""
     module = GraphModule(program.graph_module, program.graph.__deepcopy__())
     module.meta = dict(program.graph_module.meta)
     return module, copy.deepcopy(program.graph_signature)

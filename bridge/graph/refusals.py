@@ -1,19 +1,18 @@
-"""What is said where torch.export refuses a model: torch's reason without boilerplate, the line, and the way out."""
+"""The message where torch.export refuses a model: torch's reason without boilerplate, the line, and what to do."""
 
 import re
 import traceback
 
-import torch
-
-from bridge.graph.model_source import is_the_models
+from bridge.graph.dynamo import TorchDynamoException
+from bridge.graph.model_source import is_model_code
 
 SMALL_EXAMPLE = r"specialized it to be a constant \([01]\)"
 
-# Pattern in torch's message → what to do about it; the first that matches is shown.
+# Pattern in torch's message → what to do; the first match is shown.
 _HINTS = (
     (
         SMALL_EXAMPLE,
-        "torch.export takes an extent of 0 or 1 for fixed; give an example whose dynamic dimensions have 2 or more",
+        "torch.export specialises extents of 0 and 1; give an example whose dynamic dimensions are 2 or more",
     ),
     (
         r"specialized it to be a constant|Specializations unexpectedly required",
@@ -54,26 +53,26 @@ _BRANCH_OF_LIBRARY = (
 _BOILERPLATE = re.compile(
     r"(For (more|extended|C\+\+|debugging)|If you suspect|The error above|consider using|Caused by|Potential framework)"
 )
-_SAYS_ITS_KIND = (torch._dynamo.exc.TorchDynamoException, RuntimeError, ValueError, TypeError)
+_SELF_EXPLANATORY = (TorchDynamoException, RuntimeError, ValueError, TypeError)
 
 
-def explain(error: Exception) -> str:
-    """An exception from torch.export, for the user."""
+def explain_export_error(error: Exception) -> str:
+    """The message for an exception from torch.export."""
     text = re.sub(r" For more information, run with \S+", "", str(error))
     lines = [line for line in text.splitlines() if line.strip() and not _BOILERPLATE.match(line.strip())]
     said = "\n".join(lines)
-    if not said or not isinstance(error, _SAYS_ITS_KIND):
+    if not said or not isinstance(error, _SELF_EXPLANATORY):
         said = f"{type(error).__name__}: {said}"
-    frame = _frame(error)
+    frame = _model_frame(error)
     where = f"\n  {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" if frame is not None else ""
     hint = _hint(text, frame)
     return f"{said}{where}" + (f"\nWhat to do: {hint}." if hint else "")
 
 
 def _hint(text: str, frame: traceback.FrameSummary | None) -> str | None:
-    found = next((hint for pattern, hint in _HINTS if re.search(pattern, text)), None)
-    if found is not None or not re.search(_DATA_DEPENDENT, text):
-        return found
+    hint = next((advice for pattern, advice in _HINTS if re.search(pattern, text)), None)
+    if hint is not None or not re.search(_DATA_DEPENDENT, text):
+        return hint
     if re.search(r"(?i)\bfor \w*expert\w* in\b", f"{text} {frame.line if frame is not None else ''}"):
         return _EXPERTS
     library = frame.filename.rpartition("site-packages/")[2].partition("/")[0] if frame is not None else ""
@@ -81,7 +80,7 @@ def _hint(text: str, frame: traceback.FrameSummary | None) -> str | None:
     return _BRANCH_OF_LIBRARY.format(library=library) if installed else _BRANCH
 
 
-def _frame(error: BaseException) -> traceback.FrameSummary | None:
-    """The innermost line of the model, or of a library other than torch, that the exception came through."""
+def _model_frame(error: BaseException) -> traceback.FrameSummary | None:
+    """The innermost frame of the model, or of a library other than torch, that the exception passed."""
     frames = traceback.extract_tb(error.__traceback__)
-    return next((frame for frame in reversed(frames) if is_the_models(frame.filename)), None)
+    return next((frame for frame in reversed(frames) if is_model_code(frame.filename)), None)

@@ -1,7 +1,7 @@
-"""Numbers among the arguments of a graph of torch.compile, which an engine does not take: extents of its tensors,
-integers, and floats of the model such as a scale, which torch.compile passes as tensors where shapes are dynamic.
+"""Removes numbers from the inputs of a graph of torch.compile, for an engine takes tensors alone.
 
-A number becomes the extent of a tensor that it is, else its value, which torch.compile guards from then on.
+They are extents, integers, and floats of the model such as a scale, which torch.compile passes as tensors where shapes
+are dynamic. A number that is a tensor's extent is read from that tensor. Any other is specialised, with a guard.
 """
 
 from collections.abc import MutableSequence
@@ -18,14 +18,14 @@ def is_dynamic(extent: Any) -> TypeGuard[torch.SymInt]:
     return isinstance(extent, torch.SymInt) and not extent.node.expr.is_number
 
 
-def take_numbers(gm: GraphModule, args: MutableSequence[Any]) -> None:
-    """Leaves a graph its tensors as arguments, and `args` those that it still takes."""
+def remove_number_inputs(gm: GraphModule, args: MutableSequence[Any]) -> None:
+    """Removes the numbers from a graph's placeholders, and from `args`."""
     for place, node in reversed(list(enumerate(gm.graph.find_nodes(op="placeholder")))):
         value = node.meta.get("example_value")
         if isinstance(value, torch.SymInt):
-            replace_number(node, value)
-        elif is_float(node):
-            fix_float(node)
+            replace_number_input(node, value)
+        elif is_float_input(node):
+            specialize_float(node)
         else:
             continue
         del args[place]
@@ -33,8 +33,8 @@ def take_numbers(gm: GraphModule, args: MutableSequence[Any]) -> None:
     gm.recompile()
 
 
-def replace_number(node: Node, number: torch.SymInt) -> None:
-    """Replaces an integer that a graph takes, and takes the argument away."""
+def replace_number_input(node: Node, number: torch.SymInt) -> None:
+    """Removes an integer placeholder; its uses read a tensor's extent, or become a constant with a guard."""
     if node.users:
         found = _extent_of(node.graph, number)
         if found is None:
@@ -47,14 +47,14 @@ def replace_number(node: Node, number: torch.SymInt) -> None:
     node.graph.erase_node(node)
 
 
-def is_float(node: Node) -> bool:
-    """Whether an argument is a float of the model that is passed as a tensor."""
+def is_float_input(node: Node) -> bool:
+    """Whether a placeholder is a float of the model that torch.compile passes as a tensor."""
     memo = getattr(node.meta.get("example_value"), "item_memo", None)
     return isinstance(memo, torch.SymFloat) and all(user.target == "item" for user in node.users)
 
 
-def fix_float(node: Node) -> None:
-    """Replaces such a float by its value, and takes the argument away."""
+def specialize_float(node: Node) -> None:
+    """Removes such a placeholder; its uses become a constant with a guard."""
     for user in list(node.users):
         user.replace_all_uses_with(guard_scalar(node.meta["example_value"].item_memo))  # type: ignore[arg-type]
         node.graph.erase_node(user)
@@ -62,7 +62,7 @@ def fix_float(node: Node) -> None:
 
 
 def _extent_of(graph: Graph, number: torch.SymInt) -> tuple[Node, int] | None:
-    """An input of the graph and an axis of it whose extent is that number."""
+    """(input, axis) of an extent that equals the number."""
     for node in graph.find_nodes(op="placeholder"):
         value = node.meta.get("example_value")
         for axis, extent in enumerate(value.shape if isinstance(value, Tensor) else ()):

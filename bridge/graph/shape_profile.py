@@ -1,4 +1,4 @@
-"""The shapes that an engine accepts: for each input the least, tuned and greatest extents, from an exported program."""
+"""The shape profile of an engine: the minimum, tuned and maximum extents of each input of an exported program."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -31,7 +31,7 @@ def input_specs(program: ExportedProgram) -> dict[str, TensorSpec]:
 
 
 def input_spec(name: str, value: torch.Tensor, ranges: Mapping[sympy.Expr, Any]) -> TensorSpec:
-    """Of one tensor, whose extents may be expressions in symbols of these ranges. ExportError: as input_specs."""
+    """The spec of one tensor; `ranges` holds the range of each symbol in its shape. ExportError: as input_specs."""
     dtype = dtypes.from_torch(value.dtype)
     if dtype is None:
         advice = (
@@ -40,14 +40,16 @@ def input_spec(name: str, value: torch.Tensor, ranges: Mapping[sympy.Expr, Any])
             else "convert it before the model"
         )
         raise ExportError(f"input {name!r} is {value.dtype}, {dtypes.absence(value.dtype)}; {advice}")
-    extents = [_extents(f"input {name!r}, dimension {axis}", extent, ranges) for axis, extent in enumerate(value.shape)]
+    extents = [
+        _extent_range(f"input {name!r}, dimension {axis}", extent, ranges) for axis, extent in enumerate(value.shape)
+    ]
     least, tuned, greatest = zip(*extents, strict=True) if extents else ((), (), ())
     return TensorSpec(name, dtype.name, least, tuned, greatest)
 
 
 @contextlib.contextmanager
-def naming_empty(inputs: Mapping[str, TensorSpec]) -> Iterator[None]:
-    """Adds to TensorRT's refusal what it may come from: inputs that never have an element."""
+def explaining_empty_inputs(inputs: Mapping[str, TensorSpec]) -> Iterator[None]:
+    """Adds to a BuildError a probable cause: inputs that are always empty."""
     try:
         yield
     except BuildError as error:
@@ -58,11 +60,11 @@ def naming_empty(inputs: Mapping[str, TensorSpec]) -> Iterator[None]:
         raise BuildError(f"{error}\nAn engine has nothing to do for the input {', '.join(empty)}: {advice}") from error
 
 
-def _extents(where: str, extent: int | torch.SymInt, ranges: Mapping[sympy.Expr, Any]) -> tuple[int, int, int]:
-    """(least, tuned, greatest) of one dimension."""
+def _extent_range(where: str, extent: int | torch.SymInt, ranges: Mapping[sympy.Expr, Any]) -> tuple[int, int, int]:
+    """(min, tuned, max) of one dimension."""
     if isinstance(extent, int):
         return extent, extent, extent
-    bounds = _bounds(extent.node.expr, ranges)
+    bounds = _extent_bounds(extent.node.expr, ranges)
     if not bounds.upper.is_Integer or bounds.upper > UNBOUNDED:
         raise ExportError(f"{where} has no upper bound; give it one: torch.export.Dim(name, min=..., max=...)")
     least, greatest = int(max(bounds.lower, 0)), int(bounds.upper)
@@ -70,7 +72,7 @@ def _extents(where: str, extent: int | torch.SymInt, ranges: Mapping[sympy.Expr,
     return least, greatest if hint is None else int(hint), greatest
 
 
-def _bounds(expression: sympy.Expr, ranges: Mapping[sympy.Expr, Any]) -> Any:
+def _extent_bounds(expression: sympy.Expr, ranges: Mapping[sympy.Expr, Any]) -> Any:
     """The range of a dimension, which may be an expression such as 2*s in the symbols of others."""
     from torch.utils._sympy.value_ranges import bound_sympy
 

@@ -4,6 +4,7 @@ torch writes extents as sympy expressions with functions of its own, which follo
 `%` round down, floats have 64 bits, and round() prefers even numbers. NumPy does the same.
 """
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import numpy
 import sympy
 import torch
+from torch.fx.experimental import _config as symbolic_config
 from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 MOST_POINTS = 2**16  # evaluated for one expression; a larger range is sampled, with its ends and its first numbers
@@ -19,20 +21,26 @@ _FIRST = 16
 
 
 class UnknownFunctionError(ValueError):
-    """An expression holds a function that is not evaluated here."""
+    """An expression contains a function that is not evaluated here."""
+
+
+def size_oblivious(wanted: bool) -> contextlib.AbstractContextManager[None]:
+    """Within it, where `wanted`, torch puts fewer guards on dynamic extents: none on whether one is 0 or 1."""
+    patch: contextlib.AbstractContextManager[None] = symbolic_config.patch(backed_size_oblivious=wanted)  # type: ignore[attr-defined]
+    return patch
 
 
 def depends_on_values(extent: Any) -> bool:
-    """Whether an extent follows from values, and not from the extents of inputs."""
+    """Whether an extent depends on values, not only on the extents of inputs (torch: an unbacked symbol)."""
     if not isinstance(extent, torch.SymInt):
         return False
     return any(symbol_is_type(symbol, SymT.UNBACKED_INT) for symbol in extent.node.expr.free_symbols)
 
 
-def values(expression: sympy.Basic, known: Mapping[sympy.Symbol, Any]) -> Any:
+def evaluate(expression: sympy.Basic, known: Mapping[sympy.Symbol, Any]) -> Any:
     """An expression's value for each element of the arrays that stand for its symbols.
 
-    UnknownFunctionError: it holds another function than torch's for extents.
+    UnknownFunctionError: it contains a function other than torch's for extents.
     """
     if expression.is_Symbol:
         return known[expression]
@@ -46,48 +54,49 @@ def values(expression: sympy.Basic, known: Mapping[sympy.Symbol, Any]) -> Any:
     if function is None:
         raise UnknownFunctionError(f"{type(expression).__name__} in {expression}")
     with numpy.errstate(all="ignore"):
-        return function(*(values(part, known) for part in expression.args))
+        return function(*(evaluate(part, known) for part in expression.args))
 
 
-def points(symbols: Sequence[sympy.Symbol], ranges: Mapping[Any, Any]) -> dict[sympy.Symbol, numpy.ndarray]:
-    """Every combination of the symbols' values; of ranges with more than MOST_POINTS of them a sample."""
+def grid_points(symbols: Sequence[sympy.Symbol], ranges: Mapping[Any, Any]) -> dict[sympy.Symbol, numpy.ndarray]:
+    """Every combination of the symbols' values; a sample where there are more than MOST_POINTS."""
     each = int(MOST_POINTS ** (1 / max(len(symbols), 1)))
     total = 1
     for symbol in symbols:
         total *= int(ranges[symbol].upper) - int(ranges[symbol].lower) + 1
-    lines = [_line(ranges[symbol], None if total <= MOST_POINTS else each) for symbol in symbols]
+    lines = [_axis_values(ranges[symbol], None if total <= MOST_POINTS else each) for symbol in symbols]
     grid = numpy.meshgrid(*lines, indexing="ij") if lines else []
     return {symbol: axis.reshape(-1) for symbol, axis in zip(symbols, grid, strict=True)}
 
 
 def counterexample(condition: sympy.Basic, ranges: Mapping[Any, Any]) -> dict[sympy.Symbol, int] | None:
-    """The first values within the ranges for which a condition is false; None where there are none.
-
-    Every symbol has a range.
-    """
+    """The first values within the ranges for which a condition is false, or None. Every symbol has a range."""
     symbols = sorted(condition.free_symbols, key=str)
-    grid = points(symbols, ranges)
+    grid = grid_points(symbols, ranges)
     try:
         holds = (
-            numpy.broadcast_to(values(condition, grid), grid[symbols[0]].shape) if symbols else values(condition, {})
+            numpy.broadcast_to(evaluate(condition, grid), grid[symbols[0]].shape)
+            if symbols
+            else evaluate(condition, {})
         )
     except UnknownFunctionError:
-        return _one_by_one(condition, symbols, ranges)
+        return _counterexample_by_substitution(condition, symbols, ranges)
     broken = numpy.flatnonzero(numpy.logical_not(holds))
     return {symbol: int(grid[symbol][broken[0]]) for symbol in symbols} if broken.size else None
 
 
-def around(condition: sympy.Basic, symbol: sympy.Symbol, value: int, ranges: Mapping[Any, Any]) -> tuple[int, int]:
-    """The longest interval about a value for which a condition holds; the value alone if that is not known.
+def interval_around(
+    condition: sympy.Basic, symbol: sympy.Symbol, value: int, ranges: Mapping[Any, Any]
+) -> tuple[int, int]:
+    """The longest interval around a value in which a condition holds.
 
-    That is where the condition has other symbols, a function that is not evaluated here, or too large a range.
+    The interval is the value alone where the condition has other symbols, an unknown function or too large a range.
     """
-    grid = points([symbol], ranges)
+    grid = grid_points([symbol], ranges)
     line = grid[symbol]
     if condition.free_symbols != {symbol} or len(line) != int(line[-1]) - int(line[0]) + 1:
         return value, value
     try:
-        broken = line[numpy.logical_not(numpy.broadcast_to(values(condition, grid), line.shape))]
+        broken = line[numpy.logical_not(numpy.broadcast_to(evaluate(condition, grid), line.shape))]
     except UnknownFunctionError:
         return value, value
     below, above = broken[broken < value], broken[broken > value]
@@ -95,25 +104,25 @@ def around(condition: sympy.Basic, symbol: sympy.Symbol, value: int, ranges: Map
 
 
 def has_floats(expression: sympy.Basic) -> bool:
-    """Whether it is computed with floats on the way."""
-    return any(type(part).__name__ in _OF_FLOATS for part in sympy.preorder_traversal(expression))
+    """Whether an expression is computed with floats on the way."""
+    return any(type(part).__name__ in _FLOAT_FUNCTIONS for part in sympy.preorder_traversal(expression))
 
 
-_OF_FLOATS = ("TruncToInt", "FloorToInt", "CeilToInt", "RoundToInt", "ToFloat", "IntTrueDiv", "FloatTrueDiv")
+_FLOAT_FUNCTIONS = ("TruncToInt", "FloorToInt", "CeilToInt", "RoundToInt", "ToFloat", "IntTrueDiv", "FloatTrueDiv")
 
 
-def _one_by_one(
+def _counterexample_by_substitution(
     condition: sympy.Basic, symbols: Sequence[sympy.Symbol], ranges: Mapping[Any, Any]
 ) -> dict[sympy.Symbol, int] | None:
     few = int((MOST_POINTS // 16) ** (1 / max(len(symbols), 1)))
-    for chosen in itertools.product(*(_line(ranges[symbol], few).tolist() for symbol in symbols)):
+    for chosen in itertools.product(*(_axis_values(ranges[symbol], few).tolist() for symbol in symbols)):
         known = dict(zip(symbols, chosen, strict=True))
         if condition.xreplace({symbol: sympy.Integer(value) for symbol, value in known.items()}) == False:  # noqa: E712
             return known
     return None
 
 
-def _line(bounds: Any, count: int | None) -> numpy.ndarray:
+def _axis_values(bounds: Any, count: int | None) -> numpy.ndarray:
     """All whole numbers within bounds, or about `count` of them: the first ones, both ends, and a step between."""
     low, high = int(bounds.lower), int(bounds.upper)
     if count is None or high - low < count:
@@ -124,11 +133,11 @@ def _line(bounds: Any, count: int | None) -> numpy.ndarray:
     )
 
 
-def _to_int(rounded: Callable[..., Any]) -> Callable[..., Any]:
+def _as_int64(rounded: Callable[..., Any]) -> Callable[..., Any]:
     return lambda x: rounded(x).astype(numpy.int64)
 
 
-def _all(function: Callable[..., Any]) -> Callable[..., Any]:
+def _fold(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *parts: functools.reduce(function, parts)
 
 
@@ -143,10 +152,10 @@ def _power(base: Any, exponent: Any) -> Any:
 
 # By the names of sympy's and of torch.utils._sympy.functions' classes.
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "Add": _all(numpy.add),
-    "Mul": _all(numpy.multiply),
-    "Max": _all(numpy.maximum),
-    "Min": _all(numpy.minimum),
+    "Add": _fold(numpy.add),
+    "Mul": _fold(numpy.multiply),
+    "Max": _fold(numpy.maximum),
+    "Min": _fold(numpy.minimum),
     "Pow": _power,
     "PowByNatural": _power,
     "FloatPow": _power,
@@ -159,11 +168,11 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "IntTrueDiv": numpy.true_divide,
     "FloatTrueDiv": numpy.true_divide,
     "ToFloat": lambda x: numpy.asarray(x, numpy.float64),
-    "TruncToInt": _to_int(numpy.trunc),
+    "TruncToInt": _as_int64(numpy.trunc),
     "TruncToFloat": numpy.trunc,
-    "FloorToInt": _to_int(numpy.floor),
-    "CeilToInt": _to_int(numpy.ceil),
-    "RoundToInt": _to_int(numpy.round),
+    "FloorToInt": _as_int64(numpy.floor),
+    "CeilToInt": _as_int64(numpy.ceil),
+    "RoundToInt": _as_int64(numpy.round),
     "Abs": numpy.abs,
     "OpaqueUnaryFn_sqrt": numpy.sqrt,
     "OpaqueUnaryFn_log2": numpy.log2,
@@ -174,8 +183,8 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "StrictGreaterThan": numpy.greater,
     "LessThan": numpy.less_equal,
     "GreaterThan": numpy.greater_equal,
-    "And": _all(numpy.logical_and),
-    "Or": _all(numpy.logical_or),
+    "And": _fold(numpy.logical_and),
+    "Or": _fold(numpy.logical_or),
     "Not": numpy.logical_not,
     "Where": numpy.where,
     "ExprCondPair": lambda value, condition: (value, condition),

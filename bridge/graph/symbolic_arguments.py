@@ -1,4 +1,4 @@
-"""Functions of torch's that take numbers, for which torch.export would fix an extent that is given."""
+"""torch functions with number arguments, where torch.export would specialise a dynamic extent."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 
-class OfExtents(TorchFunctionMode):
-    """Within it such a function is written out where it is given a dynamic extent."""
+class SymbolicArguments(TorchFunctionMode):
+    """Within it such a function is written with other operators where an argument is a dynamic extent."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -18,7 +18,7 @@ class OfExtents(TorchFunctionMode):
 
 
 def _linspace(start: Any, end: Any, steps: Any, *, out: None = None, dtype: Any = None, **options: Any) -> Any:
-    """From both ends, as torch does: each half is exact at its own."""
+    """Computed from both ends, as torch does, so that both end points are exact."""
     dtype = dtype or torch.get_default_dtype()
     options.pop("layout", None)
     places = torch.arange(steps, dtype=dtype, **options)

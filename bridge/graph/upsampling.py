@@ -1,7 +1,7 @@
-"""Nearest upsampling on a GPU, of a tensor whose number of channels is dynamic.
+"""Nearest upsampling on a GPU of a tensor with a dynamic number of channels, without guards.
 
-torch takes it apart into indexing, and into another memory format where a tensor on a GPU has fewer than 4 channels. To
-ask that of a dynamic extent is to bound it: a batch of masks, which stands where channels do, could be exported for at
+torch decomposes it into indexing, and picks another memory format for fewer than 4 channels on a GPU. That test puts a
+guard on a dynamic extent. A batch of masks, which has images in the place of channels, could then be exported for at
 most 3 images, or for at least 4.
 """
 
@@ -14,14 +14,14 @@ from torch._decomp import decompositions
 
 from bridge.base.patches import replace
 
-_NAME = "_upsample_nearest"  # by which torch 2.11 decomposes all of them; a version that lacks it is left as it is
+_NAME = "_upsample_nearest"  # the decomposition in torch 2.11; a version that lacks it is left unchanged
 
 
 @contextlib.contextmanager
-def of_any_channels() -> Iterator[None]:
-    """Within it torch decomposes nearest upsampling without a question about dynamic numbers of channels."""
-    theirs = getattr(decompositions, _NAME, None)
-    if theirs is None or not hasattr(decompositions, "_compute_upsample_nearest_indices"):
+def upsampling_without_guards() -> Iterator[None]:
+    """Within it torch decomposes nearest upsampling without a guard on the number of channels."""
+    original = getattr(decompositions, _NAME, None)
+    if original is None or not hasattr(decompositions, "_compute_upsample_nearest_indices"):
         yield
         return
 
@@ -29,7 +29,7 @@ def of_any_channels() -> Iterator[None]:
         input: Tensor, output_size: Sequence[int], scales: Sequence[float | None], exact: bool = False
     ) -> Tensor:
         if isinstance(input.shape[1], int):
-            return theirs(input, output_size, scales, exact)
+            return original(input, output_size, scales, exact)
         places = decompositions._compute_upsample_nearest_indices(input, output_size, scales, exact=exact)
         return torch.ops.aten._unsafe_index(input, [None, None, *places])
 

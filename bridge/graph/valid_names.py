@@ -1,7 +1,7 @@
-"""Names that torch cannot put into the code that it generates: of parameters, and of keys of arguments.
+"""Renames what would break the Python code that torch generates: parameters, and keys of arguments.
 
-torch.fx writes graphs as Python code, in which `d.class.weight` is a syntax error and a quote ends a string too early;
-torch.export writes the conditions on arguments likewise, keys of dictionaries included.
+torch.fx writes graphs as code, where `d.class.weight` is a syntax error and a quote ends a string early. torch.export
+writes its guards on inputs as code too, with the keys of dictionaries.
 """
 
 import contextlib
@@ -22,13 +22,13 @@ from bridge.graph.programs import copied
 _BREAKS_A_STRING = re.compile(r"[\"'\\\n\r]")
 
 
-def writable(program: ExportedProgram) -> ExportedProgram:
-    """The program with names of parameters, buffers and constants that code can hold; the same one if it has such."""
+def with_valid_names(program: ExportedProgram) -> ExportedProgram:
+    """The program with valid names of parameters, buffers and constants; unchanged if all are valid."""
     taken = {*program.state_dict, *program.constants}
     renamed: dict[str, str] = {}
     for name in sorted(taken):
-        if not all(map(_is_writable, name.split("."))):
-            renamed[name] = _other(name, taken | set(renamed.values()))
+        if not all(map(_is_valid_word, name.split("."))):
+            renamed[name] = _valid_name(name, taken | set(renamed.values()))
     if not renamed:
         return program
     module, signature = copied(program)
@@ -40,15 +40,15 @@ def writable(program: ExportedProgram) -> ExportedProgram:
 
 
 @contextlib.contextmanager
-def without_conditions(program: ExportedProgram) -> Iterator[None]:
-    """Within it torch writes no conditions on a program's arguments, if it could not; an engine checks its own inputs.
+def without_input_guards(program: ExportedProgram) -> Iterator[None]:
+    """Within it torch generates no guards on a program's inputs if a key would break them; for one thread at a time.
 
-    For one thread at a time.
+    An engine checks its inputs itself.
     """
     spec = program.call_spec.in_spec
     unlift = getattr(torch.export, "_unlift", None)
     name = "_convert_guards_code_to_fn"
-    if spec is None or not hasattr(unlift, name) or not any(map(_BREAKS_A_STRING.search, _keys(spec))):
+    if spec is None or not hasattr(unlift, name) or not any(map(_BREAKS_A_STRING.search, _argument_keys(spec))):
         yield
         return
     original = getattr(unlift, name)
@@ -57,15 +57,15 @@ def without_conditions(program: ExportedProgram) -> Iterator[None]:
         yield
 
 
-def _is_writable(word: str) -> bool:
-    """Whether a part of a dotted name can be an attribute in code, and is none that a graph's module has."""
+def _is_valid_word(word: str) -> bool:
+    """Whether a part of a dotted name can be an attribute in code, and is no attribute of GraphModule."""
     plain = word.isdigit() or (word.isidentifier() and not keyword.iskeyword(word))
     quoted = bool(word) and not _BREAKS_A_STRING.search(word)
     return (plain or (quoted and not word.isidentifier())) and not hasattr(GraphModule, word)
 
 
-def _other(name: str, taken: set[str]) -> str:
-    words = [word if _is_writable(word) else re.sub(r"\W", "_", word) + "_" for word in name.split(".")]
+def _valid_name(name: str, taken: set[str]) -> str:
+    words = [word if _is_valid_word(word) else re.sub(r"\W", "_", word) + "_" for word in name.split(".")]
     found, count = ".".join(words), 1
     while found in taken:
         found, count = f"{'.'.join(words)}{count}", count + 1
@@ -76,8 +76,8 @@ def _renamed(specs: list[Any], names: dict[str, str]) -> list[Any]:
     return [dataclasses.replace(spec, target=names.get(spec.target, spec.target)) for spec in specs]
 
 
-def _keys(spec: pytree.TreeSpec) -> Iterable[str]:
+def _argument_keys(spec: pytree.TreeSpec) -> Iterable[str]:
     context = spec.context if isinstance(spec.context, (list, tuple)) else [spec.context]
     yield from (key for key in context if isinstance(key, str))
     for child in spec.children():
-        yield from _keys(child)
+        yield from _argument_keys(child)

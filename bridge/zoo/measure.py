@@ -23,6 +23,7 @@ from bridge.doors.session import Session
 from bridge.doors.torch_tensorrt_door import engines_of
 from bridge.engine.error_metric import largest_error
 from bridge.engine.timing import Timing, time_loop
+from bridge.graph import dynamo
 from bridge.graph.capture import export
 from bridge.passes import rewrite, selected
 from bridge.zoo import memory
@@ -208,15 +209,11 @@ def _eager(subject: Subject) -> Row:
 
 def _inductor(subject: Subject) -> Row:
     """torch.compile as it is by default, whose graph breaks PyTorch counts itself."""
-    from torch._dynamo.utils import counters
-
-    with subject.turns.working():
-        torch._dynamo.reset()
-        counters.clear()
+    with subject.turns.working(), dynamo.counting_graph_breaks() as graph_breaks:
         start = time.monotonic()
         compiled = torch.compile(subject.model.model)
         found: Row = {"error": subject.error(compiled), "seconds": time.monotonic() - start}
-        found["graph_breaks"] = sum(counters["graph_break"].values())
+        found["graph_breaks"] = sum(graph_breaks.values())
     return found | subject.timing(compiled, own_weights=False)
 
 

@@ -11,7 +11,7 @@ from torch.export import ExportGraphSignature
 
 from bridge.config import Config
 from bridge.doors.pipeline import Session, lowered
-from bridge.graph.linear_time import in_linear_time
+from bridge.graph.linear_time import linear_time_export
 from bridge.graph.shape_profile import input_specs
 
 unflatten = import_module("torch.export.unflatten")
@@ -52,7 +52,7 @@ def test_patterns_are_made_for_names_that_begin_alike():
     program, tried = torch.export.export(layers(20), X), []
     theirs = unflatten._is_call_name
     counted = mock.patch.object(unflatten, "_is_call_name", lambda *names: tried.append(names) or theirs(*names))
-    with counted, in_linear_time():
+    with counted, linear_time_export():
         program.module(check_guards=False)
     assert tried and all(name.startswith(base) for name, base in tried)
 
@@ -64,16 +64,16 @@ def test_results_are_torchs():
 
     model = layers(3)
     expected = described(torch.export.export(model, X).run_decompositions())
-    with in_linear_time():
+    with linear_time_export():
         assert described(torch.export.export(model, X).run_decompositions()) == expected
     names = ["a", "a@1", "a@12", "a@", "ab", "a1", "b", "b@1", "a@1b", "a.b"]
     expected = [unflatten._is_call_name(name, base) for name in names for base in names]
-    with in_linear_time():
+    with linear_time_export():
         assert [unflatten._is_call_name(name, base) for name in names for base in names] == expected
 
 
 def test_everything_is_put_back():
     before = unflatten._is_call_name
-    with in_linear_time():
+    with linear_time_export():
         assert unflatten._is_call_name is not before
     assert unflatten._is_call_name is before

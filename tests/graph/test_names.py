@@ -8,7 +8,7 @@ from torch import nn
 import bridge
 from bridge.errors import ExportError
 from bridge.graph.capture import export
-from bridge.graph.valid_names import writable
+from bridge.graph.valid_names import with_valid_names
 
 NAMES = ["class", 'a"b', "a'b", "a\\b", "a\nb", "größe 1"]
 X = torch.linspace(-3, 9, 8).reshape(2, 4)
@@ -59,7 +59,7 @@ def test_modules_by_torch_compile(name):
 
 def test_what_code_can_hold_stays_as_it_is():
     program = export(nn.Sequential(nn.Linear(4, 4)).eval(), (X,), {}, None)
-    assert writable(program) is program
+    assert with_valid_names(program) is program
 
 
 def test_names_that_would_become_one():
@@ -74,7 +74,7 @@ def test_names_that_would_become_one():
             return x + self._buffers['a"'] * 10 + self._buffers["a__"] * 100 + self._buffers["a'"]
 
     program = export(Both().eval(), (X,), {}, None)
-    found = writable(program)
+    found = with_valid_names(program)
     assert len(found.state_dict) == 3 and "a__" in found.state_dict and 'a"' in program.state_dict
     torch.testing.assert_close(found.run_decompositions({}).module()(X), X + 213)
 

@@ -29,7 +29,7 @@ def building_for(target: str) -> Iterator[list[bytes]]:
         with built_engines.listening() as engines:
             yield engines
         return
-    from torch._dynamo.convert_frame import compile_lock
+    from bridge.graph.dynamo import compile_lock
 
     # torch.compile takes its lock before anything here does, so this thread must not be the other way round.
     with compile_lock, gpu.without_gpu(), _nothing_loaded(), built_engines.listening() as engines:

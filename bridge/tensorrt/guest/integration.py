@@ -18,7 +18,7 @@ from bridge.base.patches import replace, replace_everywhere
 from bridge.core import foreign, libraries
 from bridge.errors import BridgeError, BuildError
 from bridge.graph.model_source import model_line
-from bridge.graph.scalar_inputs import take_numbers
+from bridge.graph.scalar_inputs import remove_number_inputs
 from bridge.tensorrt.guest import built_engines, cross_compilation, unconverted_ops
 from bridge.tensorrt.guest.graph_hash import hash_arguments
 from bridge.tensorrt.install import version_shims
@@ -146,7 +146,7 @@ def _backend(original: Callable[..., Any], record: Callable[[GraphModule, GraphM
 
     @functools.wraps(original)
     def backend(gm: Any, sample_inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        take_numbers(gm, sample_inputs)
+        remove_number_inputs(gm, sample_inputs)
         result = original(gm, sample_inputs, *args, **kwargs)
         try:
             record(gm, result)

@@ -15,10 +15,10 @@ from bridge.core.libraries import MAX_RANK
 from bridge.engine_file import dtypes
 from bridge.engine_file.contents import TensorSpec
 from bridge.errors import BuildError, ExportError, SpecializedError, UnsupportedOpError
-from bridge.graph.assumptions import asked_in_lowering
+from bridge.graph.assumptions import checking_lowering
 from bridge.graph.model_source import model_line, operator_name
 from bridge.graph.symbolic import depends_on_values
-from bridge.graph.valid_names import without_conditions, writable
+from bridge.graph.valid_names import with_valid_names, without_input_guards
 from bridge.passes.common.unbinding import select_unbound
 from bridge.tensorrt.converters import slices
 from bridge.tensorrt.converters.attention import expand_attention
@@ -44,8 +44,8 @@ def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: 
     from torch_tensorrt.dynamo.lowering import post_lowering
     from torch_tensorrt.dynamo.lowering.passes.remove_detach import remove_detach
 
-    program = writable(program)
-    with warnings.catch_warnings(), asked_in_lowering(program), without_conditions(program):
+    program = with_valid_names(program)
+    with warnings.catch_warnings(), checking_lowering(program), without_input_guards(program):
         warnings.simplefilter("ignore", FutureWarning)  # torch copies its own deprecated classes
         taken_apart = decomposed(select_unbound(program))
         _refuse_mutation(taken_apart)

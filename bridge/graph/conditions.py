@@ -1,8 +1,8 @@
-"""What torch asks of extents while it captures or lowers a model.
+"""The conditions on extents under which torch captures or lowers a model.
 
-A program holds for those extents alone for which the answers are the example's. torch keeps an answer as a guard, or as
-an assertion for run time, and drops some: it takes an extent whose range begins at 0 or 1 for 2 or more, keeps no
-assertion on floats, and forgets what is asked after the capture.
+A program is valid only for extents that give the same answers as the example's. torch keeps an answer as a guard or as
+a runtime assertion, but not every one. An extent whose range begins at 0 or 1 counts as 2 or more. Assertions on floats
+are dropped, and so are guards made after the capture.
 """
 
 import contextlib
@@ -24,14 +24,14 @@ from torch.utils._sympy.functions import Max
 from bridge.base.patches import replace
 from bridge.graph.model_source import line_of_trace
 
-_HERE = str(Path(__file__).parents[1])
+_BRIDGE = str(Path(__file__).parents[1])
 _TORCH = str(Path(torch.__file__).parent)
 _DRIVERS = tuple(
     str(Path(__file__).parents[1] / name) for name in ("graph/capture.py", "tensorrt/network/convertible_graph.py")
-)  # their callers' frames say nothing
+)  # the callers of these are not the model
 _DYNAMO = str(Path(torch.__file__).parent / "_dynamo")
-_METHODS = str(Path(torch.__file__))
-# Between a question of the model's code and the answer: SymInt and SymBool, and what they are made of.
+_TORCH_INIT = str(Path(torch.__file__))
+# The frames between the model's question and the answer: SymInt, SymBool and their implementation.
 _SYMBOLIC = tuple(
     str(Path(torch.__file__).parent / name)
     for name in ("__init__.py", "fx/experimental/sym_node.py", "fx/experimental/symbolic_shapes.py",
@@ -41,10 +41,10 @@ _SYMBOLIC = tuple(
 
 @dataclass(frozen=True)
 class Condition:
-    """What holds for the example's extents, and where it was asked.
+    """What holds for the example's extents, and the line of the model that asked.
 
-    known: torch took the answer for known, by the range that it gives the extents: 2 and more where that begins below.
-    by_model: the model's own code asked, not an operator of torch's.
+    known: torch added no guard, since the answer follows from its range, which starts at 2 at the least.
+    by_model: the model's own code asked, not one of torch's operators.
     """
 
     expression: sympy.Basic
@@ -54,69 +54,83 @@ class Condition:
 
 
 @dataclass
-class Questions:
-    """The conditions of each ShapeEnv, in the order in which they were asked.
+class RecordedConditions:
+    """The conditions of each ShapeEnv, in the order in which torch asked.
 
-    layout: those that were asked for the sake of strides alone. An engine's tensors have none, so they do not matter;
-    but torch takes them for granted from then on, so that later questions are kept even where it knows the answer.
+    layout: those about strides alone. They do not matter, for an engine's tensors are contiguous. But torch relies on
+    them from then on, so later answers are kept even where torch adds no guard.
     """
 
     asked: list[tuple[ShapeEnv, Condition]] = field(default_factory=list)
     layout: set[sympy.Basic] = field(default_factory=set)
 
     def of(self, env: ShapeEnv) -> list[Condition]:
-        """Those of one, each once."""
+        """The conditions of one ShapeEnv, without duplicates."""
         return list({(one.expression, one.known): one for its, one in self.asked if its is env}.values())
 
 
 @contextlib.contextmanager
-def recorded(before: Iterable[sympy.Basic] = ()) -> Iterator[Questions]:
+def recording_conditions(before: Iterable[sympy.Basic] = ()) -> Iterator[RecordedConditions]:
     """Within it every condition that torch makes of extents is kept, with the model's line; for one thread at a time.
 
-    before: conditions of layout that are taken for granted already.
+    before: layout conditions that torch relies on already.
     """
-    questions = Questions(layout=set(before))
+    recorder = _Recorder(RecordedConditions(layout=set(before)))
     evaluate, defer = ShapeEnv.evaluate_expr, ShapeEnv.guard_or_defer_runtime_assert
-    answered: set[tuple[int, Any]] = set()
-
-    def note(env: ShapeEnv, new: Sequence[sympy.Basic]) -> None:
-        by_model = bool(new) and _asked_by_model()
-        for expression in new:
-            if not by_model and (_of_strides(expression) or _asked_for_layout()):
-                questions.layout.add(expression)
-            else:
-                questions.asked.append((env, Condition(expression, _line(), by_model=by_model)))
 
     def evaluate_expr(self: ShapeEnv, orig_expr: sympy.Basic, *args: Any, **kwargs: Any) -> Any:
         counts = _counts(self)
         answer = evaluate(self, orig_expr, *args, **kwargs)
-        new = _since(self, counts)
-        # Where torch has a fallback, that is right whatever the extents.
+        added = _added_since(self, counts)
         fallback = kwargs.get("fallback_value", args[3] if len(args) > 3 else None)
-        fell_back = fallback is not None and bool(answer) == fallback
-        if not new and not fell_back and orig_expr.free_symbols and (id(self), orig_expr) not in answered:
-            by_model = _asked_by_model()
-            if by_model or (questions.layout and not _of_strides(orig_expr) and not _asked_for_layout()):
-                answered.add((id(self), orig_expr))
-                condition = Condition(_equation(orig_expr, answer), _line(), known=True, by_model=by_model)
-                questions.asked.append((self, condition))
-        note(self, new)
+        # A fallback is right whatever the extents.
+        if not added and (fallback is None or bool(answer) != fallback):
+            recorder.keep_answer(self, orig_expr, answer)
+        recorder.keep(self, added)
         return answer
 
     def guard_or_defer_runtime_assert(self: ShapeEnv, orig_expr: Any, *args: Any, **kwargs: Any) -> Any:
         counts = _counts(self)
         answer = defer(self, orig_expr, *args, **kwargs)
-        note(self, _since(self, counts))
+        recorder.keep(self, _added_since(self, counts))
         return answer
 
     with contextlib.ExitStack() as stack:
         replace(stack, ShapeEnv, "evaluate_expr", evaluate_expr)
         replace(stack, ShapeEnv, "guard_or_defer_runtime_assert", guard_or_defer_runtime_assert)
-        yield questions
+        yield recorder.conditions
 
 
-def kept_by(env: ShapeEnv) -> list[Condition]:
-    """The guards and assertions that an environment holds, of which no more is known than it says."""
+class _Recorder:
+    """Sorts what torch asks into conditions of the model and conditions of layout."""
+
+    def __init__(self, conditions: RecordedConditions) -> None:
+        self.conditions = conditions
+        self._answered: set[tuple[int, sympy.Basic]] = set()
+
+    def keep(self, env: ShapeEnv, added: Sequence[sympy.Basic]) -> None:
+        """Keeps the guards and assertions that torch has just added."""
+        by_model = bool(added) and _asked_by_model()
+        for expression in added:
+            if not by_model and (_is_about_strides(expression) or _asked_for_layout()):
+                self.conditions.layout.add(expression)
+            else:
+                self.conditions.asked.append((env, Condition(expression, _model_line(), by_model=by_model)))
+
+    def keep_answer(self, env: ShapeEnv, expression: sympy.Basic, answer: Any) -> None:
+        """Keeps an answer for which torch added nothing: it took it as known."""
+        if not expression.free_symbols or (id(env), expression) in self._answered:
+            return
+        by_model = _asked_by_model()
+        if not by_model and (not self.conditions.layout or _is_about_strides(expression) or _asked_for_layout()):
+            return
+        self._answered.add((id(env), expression))
+        condition = Condition(_equation(expression, answer), _model_line(), known=True, by_model=by_model)
+        self.conditions.asked.append((env, condition))
+
+
+def conditions_of_env(env: ShapeEnv) -> list[Condition]:
+    """The guards and assertions that a ShapeEnv holds, with the source that torch gives for them."""
     guards = [Condition(guard.expr, str(guard.sloc)) for guard in env.guards]
     deferred = [one for several in env.deferred_runtime_asserts.values() for one in several]
     return guards + [Condition(one.expr, one.msg) for one in deferred]
@@ -126,13 +140,13 @@ def _counts(env: ShapeEnv) -> tuple[int, int]:
     return len(env.guards), env.num_deferred_runtime_asserts
 
 
-def _since(env: ShapeEnv, before: tuple[int, int]) -> list[sympy.Basic]:
-    """The conditions that were added since."""
+def _added_since(env: ShapeEnv, before: tuple[int, int]) -> list[sympy.Basic]:
+    """The conditions that were added since `before` was counted."""
     guards, deferred = before
     new = [guard.expr for guard in env.guards[guards:]]
     count = env.num_deferred_runtime_asserts - deferred
     if count:
-        # The last ones of each symbol; one that is named again is the same condition.
+        # The last ones of each symbol; naming a condition twice does no harm.
         new += [one.expr for several in env.deferred_runtime_asserts.values() for one in several[-count:]]
     return new
 
@@ -151,19 +165,19 @@ def _asked_by_model() -> bool:
     called = ""
     for frame in _frames():
         name = frame.f_code.co_filename
-        if not name.startswith((_HERE, *_SYMBOLIC)) and "<" not in name:
-            return called == _METHODS and (name.startswith(_DYNAMO) or not name.startswith(_TORCH))
+        if not name.startswith((_BRIDGE, *_SYMBOLIC)) and "<" not in name:
+            return called == _TORCH_INIT and (name.startswith(_DYNAMO) or not name.startswith(_TORCH))
         called = name
     return False
 
 
 def _asked_for_layout() -> bool:
-    """Whether torch asks in order to find out how a tensor lies in memory."""
-    return any(frame.f_code.co_name in _OF_LAYOUT for frame in itertools.islice(_frames(), _FEW_FRAMES))
+    """Whether torch asks in order to learn a tensor's memory layout."""
+    return any(frame.f_code.co_name in _LAYOUT_FUNCTIONS for frame in itertools.islice(_frames(), _FRAMES_SEARCHED))
 
 
-_FEW_FRAMES = 24
-_OF_LAYOUT = frozenset(
+_FRAMES_SEARCHED = 25
+_LAYOUT_FUNCTIONS = frozenset(
     (
         "_get_output_info_for_cache_entry",
         "_get_output_tensor_from_cache_entry",
@@ -180,15 +194,15 @@ _OF_LAYOUT = frozenset(
 )
 
 
-def _of_strides(expression: sympy.Basic) -> bool:
-    """Whether every extent stands within max(1, ...), as in the strides of a contiguous tensor alone."""
+def _is_about_strides(expression: sympy.Basic) -> bool:
+    """Whether every extent stands within max(1, ...), which only strides of contiguous tensors have."""
     strides = [part for part in expression.atoms(Max) if sympy.S.One in part.args]
     hidden = {part: sympy.Dummy() for part in strides}
     return bool(strides) and not expression.xreplace(hidden).free_symbols - set(hidden.values())
 
 
-def _line() -> str:
-    """The line of the model that is being executed, or whose node is, as `file:line in function: code`."""
+def _model_line() -> str:
+    """The line of the model that runs, or that made the current node, as `file:line in function: code`."""
     user = torch._guards.TracingContext.extract_stack() if torch._guards.TracingContext.try_get() else []
     places = [(one.filename, one.lineno, one.name) for one in reversed(user)]
     for frame in _frames():
@@ -196,7 +210,7 @@ def _line() -> str:
             break
         places.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
     for file, line, function in places:
-        if not file.startswith((_HERE, _TORCH)) and "<" not in file:
+        if not file.startswith((_BRIDGE, _TORCH)) and "<" not in file:
             code = linecache.getline(file, line or 0).strip()
             return f"{file}:{line} in {function}" + (f": {code}" if code else "")
     return line_of_trace(fx_traceback.get_current_meta().get("stack_trace") or "") or "at an unknown line"
