@@ -1,0 +1,101 @@
+"""The private parts of torch that bridge uses, each with the files that use it and the reason."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+# Types and functions without a public name that torch's own documentation uses: any file may use them.
+ANYWHERE = {
+    "torch._ops": "the types of operators, such as OpOverload",
+    "torch._subclasses": "FakeTensor, the type of tensors without values",
+    "torch.fx.experimental": "ShapeEnv and its functions on symbolic extents, documented as experimental",
+    "torch.utils._pytree": "flattening with key paths, and tree specs",
+    "torch.utils._sympy": "the functions in torch's symbolic extents",
+}
+# name → file below bridge/ → reason.
+PRIVATE = {
+    "torch._C": {
+        "core/derivatives.py": "the stack of functorch's interpreters",
+        "core/libraries.py": "parse_schema",
+        "core/op.py": "dispatch keys, aliasing and the stack of dispatch modes",
+        "engine/process_state.py": "cuDNN's and MKL-DNN's switches, dispatch keys",
+        "tensorrt/run/streams.py": "the current stream's handle, without the cost of a Stream object",
+    },
+    "torch._decomp": {
+        "graph/upsampling.py": "patched: it puts a guard on dynamic channels",
+        "tensorrt/decompositions/__init__.py": "torch's own table",
+        "tensorrt/decompositions/resizing.py": "torch's own table",
+    },
+    "torch._dispatch": {"tensorrt/converters/attention.py": "decomposes attention as torch.export does"},
+    "torch._dynamo": {"graph/dynamo.py": "torch.compile's tracer: frames, graph breaks, recompiles, its lock"},
+    "torch._export": {"graph/linear_time.py": "patched: quadratic time"},
+    "torch._foreach_copy_": {"tensorrt/run/replay.py": "one launch for the copies of all inputs"},
+    "torch._guards": {
+        "doors/backend.py": "leaves torch.compile's tracing context for a capture",
+        "graph/conditions.py": "the line of the model that is traced",
+        "passes/common/editor.py": "the fake mode of a graph's tensors",
+        "tensorrt/converters/attention.py": "the fake mode of a graph's tensors",
+    },
+    "torch._is_functional_tensor": {"core/op.py": "tells whether a fast path is safe"},
+    "torch._library": {"core/derivatives.py": "the autograd of custom ops, with forward mode added"},
+    "torch._meta_registrations": {"graph/pooled_extents.py": "patched: it puts guards on dynamic extents"},
+    "torch._prims_common": {"tensorrt/decompositions/promotion.py": "torch's rules of dtype promotion"},
+    "torch._sym_log2": {"tensorrt/converters/extents.py": "an operator in graphs"},
+    "torch._sym_sqrt": {"tensorrt/converters/extents.py": "an operator in graphs"},
+    "torch.export._trace": {
+        "base/third_party_output.py": "patched: it prints graphs that fail",
+        "graph/linear_time.py": "patched: quadratic time",
+    },
+    "torch.nn.modules.batchnorm._BatchNorm": {"graph/capture.py": "the base class of layers that training changes"},
+    "torch.nn.modules.dropout._DropoutNd": {"graph/capture.py": "the base class of layers that training changes"},
+}
+
+
+def private_name(dotted: str) -> str | None:
+    """A name below torch up to its first private or experimental part; None for public names and operators."""
+    parts = dotted.split(".")
+    if parts[0] != "torch" or parts[1:2] == ["ops"]:
+        return None
+    for place, part in enumerate(parts[1:], 2):
+        if (part.startswith("_") and not part.startswith("__")) or part == "experimental":
+            return ".".join(parts[:place])
+    return None
+
+
+def dotted_name(node: ast.AST) -> str | None:
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and (owner := dotted_name(node.value)) is not None:
+        return f"{owner}.{node.attr}"
+    return None
+
+
+def names(tree: ast.AST) -> Iterator[str]:
+    """The private names that a module imports or reads as attributes of torch."""
+    for node in ast.walk(tree):
+        dotted: list[str | None] = [dotted_name(node)] if isinstance(node, ast.Attribute) else []
+        if isinstance(node, ast.Import):
+            dotted = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            dotted = [f"{node.module}.{alias.name}" for alias in node.names]
+        yield from filter(None, (private_name(name) for name in dotted if name is not None))
+
+
+def uses() -> dict[str, set[str]]:
+    """private name → files below bridge/."""
+    found: dict[str, set[str]] = {}
+    for path in (ROOT / "bridge").rglob("*.py"):
+        for name in names(ast.parse(path.read_text())):
+            found.setdefault(name, set()).add(path.relative_to(ROOT / "bridge").as_posix())
+    return found
+
+
+def test_private_parts_are_used_where_the_table_says():
+    found = {name: files for name, files in uses().items() if name not in ANYWHERE}
+    assert found == {name: set(files) for name, files in PRIVATE.items()}
+
+
+def test_private_names_are_found():
+    code = "import torch._dynamo.x\nfrom torch.export import _trace, Dim\ntorch._C.f()\ntorch.ops._x\ntorch.__file__"
+    assert sorted(names(ast.parse(code))) == ["torch._C", "torch._C", "torch._dynamo", "torch.export._trace"]
