@@ -79,7 +79,7 @@ def on_cpu(monkeypatch):
     """torch.compile(backend="bridge") builds engines and checks their inputs, but PyTorch computes their results."""
     programs = {}
 
-    def remember(compile_something):
+    def store_measurements(compile_something):
         def wrapper(program, *args):
             built = compile_something(program, *args)
             programs[id(built.file)] = program
@@ -98,8 +98,8 @@ def on_cpu(monkeypatch):
             self.check.check(inputs)
             return tuple(self.run(*inputs))
 
-    monkeypatch.setattr(backend, "compile_program", remember(backend.compile_program))
-    monkeypatch.setattr(partition, "compile_module", remember(partition.compile_module))
+    monkeypatch.setattr(backend, "compile_program", store_measurements(backend.compile_program))
+    monkeypatch.setattr(partition, "compile_module", store_measurements(partition.compile_module))
     monkeypatch.setattr(backend, "CompiledModule", Stand)
     monkeypatch.setattr(partition, "CompiledModule", Stand)
 

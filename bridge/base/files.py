@@ -85,12 +85,12 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 def read_own(path: Path, most: int) -> bytes:
     """What is in a small file of this user's, or the administrator's. OSError: it is larger, another's, or no file."""
     with open_regular(path) as file:
-        found = os.fstat(file.fileno())
-        if found.st_uid not in (os.geteuid(), 0):
-            raise PermissionError(errno.EPERM, f"belongs to user {found.st_uid}", str(path))
+        status = os.fstat(file.fileno())
+        if status.st_uid not in (os.geteuid(), 0):
+            raise PermissionError(errno.EPERM, f"belongs to user {status.st_uid}", str(path))
         content = file.read(most + 1)
     if len(content) > most:
-        raise OSError(errno.EFBIG, f"has {found.st_size:,} bytes, of at most {most:,}", str(path))
+        raise OSError(errno.EFBIG, f"has {status.st_size:,} bytes, of at most {most:,}", str(path))
     return content
 
 
@@ -101,12 +101,12 @@ def read_object(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
     try:
         if len(content) > _LARGEST_OBJECT:
             raise ValueError(f"it has more than {_LARGEST_OBJECT:,} bytes")
-        found = json.loads(content.decode())
-        if not isinstance(found, dict):
-            raise ValueError(f"it holds a {type(found).__name__}")
+        parsed = json.loads(content.decode())
+        if not isinstance(parsed, dict):
+            raise ValueError(f"it holds a {type(parsed).__name__}")
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no {what}: {error}") from error
-    return found
+    return parsed
 
 
 def own_folder(path: Path, private: bool = False) -> None:
@@ -117,15 +117,15 @@ def own_folder(path: Path, private: bool = False) -> None:
     OSError: it cannot be made, or belongs to someone else.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = path.stat()
-    mode = stat.S_IMODE(found.st_mode)
+    status = path.stat()
+    mode = stat.S_IMODE(status.st_mode)
     open_to_others = mode & (stat.S_IWGRP | stat.S_IWOTH)
-    if found.st_uid == os.geteuid():
+    if status.st_uid == os.geteuid():
         wanted = mode & ~(0o077 if private else 0o022)
         if mode != wanted:
             path.chmod(wanted)
-    elif found.st_uid != 0 or (open_to_others and (private or not mode & stat.S_ISVTX)):
-        raise PermissionError(errno.EPERM, f"belongs to user {found.st_uid}, not to {os.geteuid()}", str(path))
+    elif status.st_uid != 0 or (open_to_others and (private or not mode & stat.S_ISVTX)):
+        raise PermissionError(errno.EPERM, f"belongs to user {status.st_uid}, not to {os.geteuid()}", str(path))
 
 
 def _sync_folder(folder: Path) -> None:

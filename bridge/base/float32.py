@@ -16,13 +16,13 @@ def nearest(value: float, dtype: torch.dtype = torch.float32) -> float:
 
 def below(value: float) -> float:
     """The greatest number of float32 that is not above the value: a float32 exceeds both, or neither."""
-    found = nearest(value)
-    return float(numpy.nextafter(numpy.float32(found), numpy.float32(-math.inf))) if found > value else found
+    rounded = nearest(value)
+    return float(numpy.nextafter(numpy.float32(rounded), numpy.float32(-math.inf))) if rounded > value else rounded
 
 
 def parts(value: float) -> list[float]:
     """Up to three numbers of float32 that add up to the value, greatest first; the plugin adds them up (fields.cpp)."""
-    found = [nearest(value)]
-    while len(found) < 3 and math.isfinite(found[-1]) and (rest := value - math.fsum(found)):
-        found.append(nearest(rest))
-    return found
+    terms = [nearest(value)]
+    while len(terms) < 3 and math.isfinite(terms[-1]) and (rest := value - math.fsum(terms)):
+        terms.append(nearest(rest))
+    return terms

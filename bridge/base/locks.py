@@ -109,8 +109,8 @@ def _wait(descriptor: int, path: Path, what: str, deadline: float) -> bool:
 def _holder(descriptor: int) -> str:
     """Which process holds the lock of a file, and whether it is stopped, as far as this system says."""
     try:
-        found = os.fstat(descriptor)
-        place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+        status = os.fstat(descriptor)
+        place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
         rows = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
         pids = [row[4] for row in rows if len(row) > 5 and row[1] == "FLOCK" and row[5] == place]
         if not pids or int(pids[0]) <= 0:

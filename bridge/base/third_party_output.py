@@ -26,10 +26,10 @@ _OF_CAPTURE = (
 
 
 @contextlib.contextmanager
-def quiet_import() -> Iterator[None]:
+def silence_import() -> Iterator[None]:
     """For the import of torch_tensorrt: drops its notes, and undoes its redirection of every warning to logging."""
     showwarning = warnings.showwarning
-    with quiet_logs(), _silent(_OF_IMPORT), _hold_stderr():
+    with silence_logs(), _loggers_silenced(_OF_IMPORT), _hold_stderr():
         try:
             yield
         finally:
@@ -38,14 +38,14 @@ def quiet_import() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def quiet_logs() -> Iterator[None]:
+def silence_logs() -> Iterator[None]:
     """Silences torch_tensorrt's loggers, unless the user has set a level on them: what matters is raised."""
-    with _silent(_LOGGERS):
+    with _loggers_silenced(_LOGGERS):
         yield
 
 
 @contextlib.contextmanager
-def quiet_copies() -> Iterator[None]:
+def silence_copies() -> Iterator[None]:
     """Silences torch's warning of a class of its own, which it copies with each exported program."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
@@ -53,18 +53,18 @@ def quiet_copies() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def quiet_capture() -> Iterator[None]:
+def silence_capture() -> Iterator[None]:
     """Silences torch.export: of a model that it refuses it logs the guards, and prints the graph up to there."""
     from torch.export import _trace
 
     with contextlib.ExitStack() as stack:
         add(stack, _trace, "print", lambda *args, **kwargs: None)  # instead of the built-in function
-        stack.enter_context(_silent(_OF_CAPTURE))
+        stack.enter_context(_loggers_silenced(_OF_CAPTURE))
         yield
 
 
 @contextlib.contextmanager
-def _silent(names: Sequence[str]) -> Iterator[None]:
+def _loggers_silenced(names: Sequence[str]) -> Iterator[None]:
     loggers = [logger for logger in map(logging.getLogger, names) if logger.level == logging.NOTSET]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)

@@ -133,11 +133,15 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from bridge.engine.explain import describe, explain
+    from bridge.engine.explain import as_json_values, explain
     from bridge.engine_file.contents import EngineFile
 
     file = EngineFile.load(options.file)
-    print(as_json(describe(file)) if options.json else explain(file, every_layer=options.layers, nodes=options.nodes))
+    print(
+        as_json(as_json_values(file))
+        if options.json
+        else explain(file, every_layer=options.layers, nodes=options.nodes)
+    )
     return 0
 
 

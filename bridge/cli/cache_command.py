@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _ls(cache: EngineCache, options: argparse.Namespace) -> int:
-    rows = [_describe(entry) for entry in cache.entries()]
+    rows = [_entry_values(entry) for entry in cache.entries()]
     total = sum(row["size"] for row in rows)
     if options.json:
         summary = {"folder": str(cache.folder), "limit": cache.limit, "size": total, "engines": rows}
@@ -49,7 +49,7 @@ def _ls(cache: EngineCache, options: argparse.Namespace) -> int:
     return 0
 
 
-def _describe(entry: Entry) -> dict[str, Any]:
+def _entry_values(entry: Entry) -> dict[str, Any]:
     used = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.used))
     row: dict[str, Any] = {"key": entry.key, "size": entry.size, "last_used": used}
     try:

@@ -61,7 +61,7 @@ class Report:
         sections = {
             "versions": columns(self.versions.items()),
             "GPUs": columns(gpus) if gpus else "  none",
-            "libraries": columns((name, found["path"], found["state"]) for name, found in self.libraries.items()),
+            "libraries": columns((name, library["path"], library["state"]) for name, library in self.libraries.items()),
             "what works": columns(_lines(self.abilities)),
         }
         return "\n\n".join(f"{title}\n{body}" for title, body in sections.items())
@@ -94,10 +94,10 @@ def _try(question: Callable[[], str]) -> str:
     try:
         return question()
     except Exception as error:
-        return _spell(error)
+        return _error_text(error)
 
 
-def _spell(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     """An exception in one line; our own messages need no name before them."""
     text = " ".join(str(error).split())
     return text if isinstance(error, (BridgeError, _Missing)) else f"{type(error).__name__}: {text}"
@@ -109,7 +109,7 @@ def _ability(name: str, question: Callable[[], str], remedy: str | None) -> Abil
     except _Missing as missing:
         return Ability(name, False, str(missing), missing.remedy)
     except Exception as error:
-        return Ability(name, False, _spell(error), remedy)
+        return Ability(name, False, _error_text(error), remedy)
 
 
 def _lines(abilities: Sequence[Ability]) -> list[tuple[str, ...]]:
@@ -148,12 +148,12 @@ _VERSIONS: dict[str, Callable[[], str]] = {
 def _tensorrt_versions() -> dict[str, str]:
     """Every installed flavour with its torch_tensorrt, and which one is in use."""
     try:
-        found = flavours.installed()
+        here = flavours.installed()
     except Exception as error:
-        return {"tensorrt": _spell(error)}
-    versions = {flavour.name: flavour.version for flavour in found}
+        return {"tensorrt": _error_text(error)}
+    versions = {flavour.name: flavour.version for flavour in here}
     versions |= {
-        f"torch_tensorrt for {flavour.name}": flavour.torch_tensorrt_version or "not installed" for flavour in found
+        f"torch_tensorrt for {flavour.name}": flavour.torch_tensorrt_version or "not installed" for flavour in here
     }
     return versions | {"flavour in use": _try(_flavour_in_use)}
 
@@ -171,7 +171,7 @@ def _gpus() -> list[dict[str, Any]]:
     try:
         return [_gpu(index) for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     except Exception as error:
-        return [{"index": 0, "name": _spell(error), "compute_capability": "?", "memory": 0}]
+        return [{"index": 0, "name": _error_text(error), "compute_capability": "?", "memory": 0}]
 
 
 def _gpu(index: int) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def text(table: Sequence[dict[str, Any]]) -> str:
     """The table for reading."""
     blocks = []
     for row in table:
-        lines = [("schema", row["schema"]), ("dtypes", ", ".join(row["dtypes"])), ("lowerings", _ways(row))]
+        lines = [("schema", row["schema"]), ("dtypes", ", ".join(row["dtypes"])), ("lowerings", _lowerings_text(row))]
         blocks.append(f"{row['name']}: {row['summary']}\n{columns(lines)}")
     return "\n\n".join(blocks)
 
@@ -51,7 +51,7 @@ def _row(op: Op, plugins: dict[str, list[str]]) -> dict[str, Any]:
         lowerings.append(_NATIVE)
     return {
         "name": op.name,
-        "schema": op.spell_schema(),
+        "schema": op.schema_text(),
         "dtypes": plugins.get(op.name, []),
         "lowerings": lowerings,
         "cuda": op.has_cuda_kernel,
@@ -67,6 +67,6 @@ def _plugins() -> dict[str, list[str]]:
         return {}  # the row says that there is no lowering; `bridge doctor` says why
 
 
-def _ways(row: dict[str, Any]) -> str:
+def _lowerings_text(row: dict[str, Any]) -> str:
     lowerings = ", ".join(row["lowerings"]) or "none here: `bridge doctor` says what is missing"
     return lowerings + ("" if row["cuda"] else "; no CUDA kernel for PyTorch here")

@@ -53,7 +53,7 @@ class Attribute:
         """Whether a value may be of the type, as far as torch does not see to it with an error of its own words."""
         return isinstance(value, str) == (self.type == "str") and not isinstance(value, torch.Tensor)
 
-    def spell(self) -> str:
+    def signature_text(self) -> str:
         """The parameter as a schema spells it."""
         if self.unlimited:
             return f"float? {self.name}=None"

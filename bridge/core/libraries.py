@@ -101,7 +101,7 @@ def check_schemas(ops: Mapping[str, Op], schemas: Mapping[str, str]) -> None:
         LibraryError: they differ, or an op is on one side alone; the message shows both.
     """
     for name in sorted(ops.keys() | schemas.keys()):
-        python = ops[name].spell_schema() if name in ops else None
+        python = ops[name].schema_text() if name in ops else None
         native = schemas.get(name)
         if python is None or native is None or _canonical(python) != _canonical(native):
             raise LibraryError(

@@ -127,10 +127,10 @@ class Op:
         """Whether the native library's implementation is registered with torch."""
         return bool(torch._C._dispatch_has_kernel_for_dispatch_key(self.qualified_name, "CUDA"))
 
-    def spell_schema(self) -> str:
+    def schema_text(self) -> str:
         """The schema as text, without the namespace; csrc/core/schema.cpp spells the plugin's in the same way."""
         tensors = [f"Tensor? {name}=None" if name in self.optional else f"Tensor {name}" for name in self.tensors]
-        arguments = ", ".join(tensors + [attribute.spell() for attribute in self.attributes])
+        arguments = ", ".join(tensors + [attribute.signature_text() for attribute in self.attributes])
         results = ", ".join(["Tensor"] * self.num_outputs)
         return f"{self.name}({arguments}) -> {results if self.num_outputs == 1 else f'({results})'}"
 
@@ -207,9 +207,9 @@ class Op:
         """Makes ``torch.ops.bridge.<name>``: schema, CPU and fake implementation, derivatives."""
         tags = (torch.Tag.pt2_compliant_tag, *((torch.Tag.dynamic_output_shape,) if self.counted else ()))
         try:
-            _library.define(self.spell_schema(), tags=tags)
+            _library.define(self.schema_text(), tags=tags)
         except RuntimeError as error:  # such as a name that another library of these ops has
-            raise OpDefinitionError(f"op {self.name}: torch does not take {self.spell_schema()}: {error}") from error
+            raise OpDefinitionError(f"op {self.name}: torch does not take {self.schema_text()}: {error}") from error
         _library.impl(self.name, self.run, "CPU")
         torch.library.register_fake(self.qualified_name, self.fake, lib=_library)
         for key in REFUSED_KEYS:

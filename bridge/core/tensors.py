@@ -76,16 +76,16 @@ def check_tensors(op: str, names: Sequence[str], rules: Sequence[DTypes], tensor
         what = f"{op}: {name}"
         if not isinstance(tensor, Tensor):
             raise OpInputError(f"{what} is {tensor!r}, expected a tensor")
-        if (reason := refuse(tensor)) is not None:
+        if (reason := refusal(tensor)) is not None:
             raise OpInputError(f"{what} {reason}")
         allowed = rule.of(tensors[0].dtype)
         if tensor.is_cuda:
             allowed = tuple(dtype for dtype in allowed if dtype != torch.float64) or _FLOATING
         if tensor.dtype not in allowed:
-            raise OpInputError(f"{what} is {tensor.dtype}, expected {_spell(allowed)}")
+            raise OpInputError(f"{what} is {tensor.dtype}, expected {_dtypes_text(allowed)}")
 
 
-def refuse(tensor: Tensor) -> str | None:
+def refusal(tensor: Tensor) -> str | None:
     """Why neither a kernel nor an engine takes a tensor, whatever its dtype: "is a nested tensor, …"; or None."""
     if tensor.is_nested:
         return "is a nested tensor, expected a dense one; see torch.nested.to_padded_tensor"
@@ -98,6 +98,6 @@ def refuse(tensor: Tensor) -> str | None:
     return None
 
 
-def _spell(dtypes: Sequence[torch.dtype]) -> str:
+def _dtypes_text(dtypes: Sequence[torch.dtype]) -> str:
     *most, last = [str(dtype) for dtype in dtypes]
     return f"{', '.join(most)} or {last}" if most else last

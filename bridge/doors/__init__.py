@@ -1,1 +1,1 @@
-"""bridge.compile, torch.compile(backend='bridge') and torch_tensorrt's compile, and what they share."""
+"""bridge.compile, torch.compile(backend='bridge'), torch_tensorrt's compile, and the pipeline that they share."""

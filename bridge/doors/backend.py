@@ -15,9 +15,9 @@ import bridge.doors.preload  # noqa: F401  (first: Ctrl-C must not end what it i
 from bridge.base import log
 from bridge.config import Config
 from bridge.doors import partition, strict
-from bridge.doors.dynamic import add_guards, dimensions, fix, fix_named
+from bridge.doors.dynamic import add_guards, dynamic_dims, specialize, specialize_named
 from bridge.doors.lifted_graph import LiftedGraph, SymbolicOutput, lift_graph
-from bridge.doors.pipeline import compile_program, describe, rewrite
+from bridge.doors.pipeline import compile_program, engine_metadata, rewrite
 from bridge.doors.reporting import Graph, record
 from bridge.doors.session import Session
 from bridge.engine.compiled import CompiledModule
@@ -27,26 +27,26 @@ from bridge.graph import dynamo
 from bridge.graph.capture import export
 from bridge.graph.shape_profile import input_specs
 
-_MOST_WEIGHTS = 8  # sets of weights for which one graph keeps engines
+_MOST_WEIGHTS = 8  # sets of weights that one graph keeps engines for
 
 
 @log.some_stderr()
 def bridge_backend(
     gm: GraphModule, example_inputs: Sequence[Any], *, options: Mapping[str, Any] | None = None, mode: str | None = None
 ) -> Callable[..., Any]:
-    """The backend. torch.compile finds it by its entry point, without an import of bridge.
+    """The backend of torch.compile, found by its entry point without an import of bridge.
 
     options: settings of bridge.Config, e.g. {"target": "sm86", "fallback": True}. mode: None, or "reduce-overhead"
     for cuda_graph=True.
 
-    The model's parameters and buffers become constants of the engine; a call with others, or after they were written
-    to, builds another one. Extents that no one bounded get a bound (Config.growth), beyond which there is a recompile.
+    The model's parameters and buffers become constants of the engine; calls with other or modified ones build another
+    engine. Extents without an upper bound get one (Config.growth); larger extents recompile.
 
     Raises:
-        GraphBreakError: the function has a graph break, or was compiled too often, unless fallback is set; or, from a
-            call of what torch.compile returned, no engine ran in it.
-        UnsupportedOpError, ExportError, BuildError: as bridge.compile has them.
-        TypeError, ValueError: an option that does not exist, or a value that it does not take.
+        GraphBreakError: unless fallback is set, the function has a graph break or was recompiled too often, or a call
+            ran no engine.
+        UnsupportedOpError, ExportError, BuildError: as from bridge.compile.
+        TypeError, ValueError: an option does not exist, or does not take that value.
     """
     session = Session.of(_config(options, mode))
     frame = dynamo.current_frame(gm)
@@ -61,11 +61,11 @@ def bridge_backend(
     return compiled
 
 
-strict.watch(bridge_backend)
+strict.check_calls(bridge_backend)
 
 
 class CompiledGraph:
-    """A graph of torch.compile with its engine; it is called with the graph's arguments, weights included."""
+    """A graph of torch.compile with its engines; called with the graph's arguments, weights included."""
 
     def __init__(self, session: Session, lifted: LiftedGraph, args: Sequence[Any], name: str, graph: Graph) -> None:
         self._session = session
@@ -73,27 +73,27 @@ class CompiledGraph:
         self._name = name
         self._graph = graph
         self._lock = threading.Lock()
-        # Tensors of our own, for torch.export takes mark_dynamic's marks off those that it is given.
+        # Detached, because torch.export removes the marks of mark_dynamic from the tensors that it is given.
         self._example = [args[place].detach() for place in lifted.inputs]
-        self._dims = dimensions(lifted.fakes, session.config.growth)
-        self._runs: list[_Run] = []
-        self._keep(self._weights(args), self._compile_guarded())
+        self._dims = dynamic_dims(lifted.fakes, session.config.growth)
+        self._runs: list[_BuiltGraph] = []
+        self._add_run(self._weights(args), self._compile_guarded())
         self._example = [_shape_only(tensor) for tensor in self._example]
 
     def __call__(self, *args: Any) -> Sequence[Any]:
         """The graph's results."""
-        strict.engine_runs()
-        run = self._run_for(self._weights(args))
+        strict.count_engine_run()
+        run = self._run_with(self._weights(args))
         results = run(*[args[place] for place in self._lifted.inputs])
         if self._lifted.returns_module_outputs:
             return results
-        return tuple(_result(output, results, args) for output in self._lifted.outputs)
+        return tuple(_graph_result(output, results, args) for output in self._lifted.outputs)
 
     def _weights(self, args: Sequence[Any]) -> tuple[Tensor, ...]:
         return tuple([args[place] for place in self._lifted.weights.values()])
 
-    def _run_for(self, weights: tuple[Tensor, ...]) -> Callable[..., Any]:
-        """What runs the graph with these weights: torch.compile shares a graph among modules of one class."""
+    def _run_with(self, weights: tuple[Tensor, ...]) -> Callable[..., Any]:
+        """The engine for these weights: torch.compile shares one graph among modules of a class."""
         for run in self._runs:
             if run.is_for(weights):
                 return run.call
@@ -108,15 +108,15 @@ class CompiledGraph:
             program = self._export()
             run = self._compile(program, input_specs(program))
         self._graph.rebuilt += 1
-        self._keep(weights, run)
+        self._add_run(weights, run)
         return run
 
-    def _keep(self, weights: tuple[Tensor, ...], call: Callable[..., Any]) -> None:
+    def _add_run(self, weights: tuple[Tensor, ...], call: Callable[..., Any]) -> None:
         others = [run for run in self._runs if not all(map(operator.is_, weights, run.weights))]
-        self._runs = [_Run(weights, call), *others][:_MOST_WEIGHTS]
+        self._runs = [_BuiltGraph(weights, call), *others][:_MOST_WEIGHTS]
 
     def _compile_guarded(self) -> Callable[..., Any]:
-        """Compiles, and guards what the engine takes for granted; extents that torch fixes get a guard and no range."""
+        """Compiles, with guards for what the engine assumes; an extent that torch specialises is fixed by a guard."""
         program = self._export()
         specs = input_specs(program)
         add_guards(self._lifted.fakes, program, specs)
@@ -125,9 +125,9 @@ class CompiledGraph:
         except SpecializedError as error:
             names = self._input_names()
             fixed = [(names.index(name), axis) for name, axis in error.dimensions]
-            fix(self._lifted.fakes, fixed)
-            self._dims = dimensions(self._lifted.fakes, self._session.config.growth)
-            self._tell_fixed(fixed)
+            specialize(self._lifted.fakes, fixed)
+            self._dims = dynamic_dims(self._lifted.fakes, self._session.config.growth)
+            self._warn_specialized(fixed)
         return self._compile_guarded()
 
     def _input_names(self) -> list[str]:
@@ -138,13 +138,13 @@ class CompiledGraph:
             with log.step("export"):
                 return export(self._lifted.module, self._example, {}, self._dims if any(self._dims) else None)
         except ExportError as error:
-            fixed = fix_named(self._lifted.fakes, self._dims, str(error))
+            fixed = specialize_named(self._lifted.fakes, self._dims, str(error))
             if not fixed:
                 raise
-            self._tell_fixed(fixed)
+            self._warn_specialized(fixed)
         return self._export()
 
-    def _tell_fixed(self, fixed: Sequence[tuple[int, int]]) -> None:
+    def _warn_specialized(self, fixed: Sequence[tuple[int, int]]) -> None:
         names = self._input_names()
         extents = [f"{names[place]}.shape[{axis}] = {self._example[place].shape[axis]}" for place, axis in fixed]
         log.logger.warning(
@@ -157,24 +157,24 @@ class CompiledGraph:
     def _compile(self, program: ExportedProgram, specs: Mapping[str, TensorSpec]) -> Callable[..., Any]:
         _refuse_training(program)
         parameters = sum(weight.numel() for weight in self._lifted.module.buffers())
-        metadata = describe(self._name, parameters, self._session.flavour)
+        metadata = engine_metadata(self._name, parameters, self._session.flavour)
         program, outcomes = rewrite(program, self._session)
         if self._session.config.fallback:
             self._graph.passes = [outcome.row() for outcome in outcomes]
             return partition.compile_parts(program, specs, self._session, metadata, self._graph)
-        built = compile_program(program, specs, self._session, metadata, outcomes)
-        self._graph.engines.append(built.file)
-        self._graph.from_cache.append(built.from_cache)
-        return CompiledModule(built.file, from_cache=built.from_cache, **self._session.config.runtime)
+        result = compile_program(program, specs, self._session, metadata, outcomes)
+        self._graph.engines.append(result.file)
+        self._graph.from_cache.append(result.from_cache)
+        return CompiledModule(result.file, from_cache=result.from_cache, **self._session.config.runtime)
 
 
-class _Run:
-    """What runs a graph with certain weights, as they were when it was compiled."""
+class _BuiltGraph:
+    """A graph compiled for certain weights, which are constants of its engine."""
 
     def __init__(self, weights: tuple[Tensor, ...], call: Callable[..., Any]) -> None:
         self.weights = weights
         self.call = call
-        self._counted = [weight for weight in weights if not weight.is_inference()]  # torch counts writes to these
+        self._counted = [weight for weight in weights if not weight.is_inference()]  # torch counts writes to them
         self._versions = list(map(_VERSION, self._counted))
 
     def is_for(self, weights: tuple[Tensor, ...]) -> bool:
@@ -210,12 +210,12 @@ def _refuse_training(program: ExportedProgram) -> None:
             raise ExportError("the model is in training mode: it applies dropout; call model.eval() first")
 
 
-def _result(output: Any, results: Sequence[Any], args: Sequence[Any]) -> Any:
+def _graph_result(output: Any, results: Sequence[Any], args: Sequence[Any]) -> Any:
     if isinstance(output, int):
         return results[output]
     return output.evaluate(args) if isinstance(output, SymbolicOutput) else output[1]
 
 
 def _shape_only(tensor: Tensor) -> Tensor:
-    """A tensor like it that holds one element."""
+    """A tensor of the same shape, dtype and device with memory for one element."""
     return torch.empty((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)

@@ -1,4 +1,4 @@
-"""bridge.compile: a model becomes one engine."""
+"""bridge.compile: compiles a model into one engine."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch.export import ExportedProgram
 
 from bridge.base import log
 from bridge.config import Config
-from bridge.doors.pipeline import compile_program, describe, rewrite
+from bridge.doors.pipeline import compile_program, engine_metadata, rewrite
 from bridge.doors.session import Session
 from bridge.engine.compiled import CompiledModule, load
 from bridge.engine_file.contents import TensorSpec
@@ -31,32 +31,32 @@ def compile(
     config: Config | None = None,
     **settings: Any,
 ) -> CompiledModule:
-    """Compiles a model into one TensorRT engine, or says what stands in the way.
+    """Compiles a model into one TensorRT engine, or raises an error that says why it cannot.
 
-    The engine is taken from the cache on disk if it was built before; `CompiledModule.from_cache` says so.
+    An engine that was built before comes from the cache on disk; see `CompiledModule.from_cache`.
 
     Args:
-        model: in eval mode; its dtypes are the engine's. An ExportedProgram stands alone.
+        model: in eval mode; its dtypes are the engine's. An ExportedProgram is passed without arguments.
         args, kwargs: example arguments, on the model's device; they fix ranks, dtypes and static extents.
         dynamic_shapes: as torch.export takes them, e.g. {"x": {0: torch.export.Dim("batch", min=1, max=8)}}. Every
             dynamic dimension needs a max; the engine is tuned for the example's extents.
         config, settings: a Config, and single settings that override it, e.g. target="sm86".
 
     Raises:
-        ExportError: torch.export cannot capture the model, or it needs what an engine cannot do.
-        UnsupportedOpError: an operator has no converter; all are named, with the model's lines.
+        ExportError: torch.export cannot capture the model, or an engine cannot hold it.
+        UnsupportedOpError: operators have no converter; all are named, with the model's lines.
         BuildError: TensorRT refuses the network.
-        TargetError, FlavourError, LibraryError: there is no such target, TensorRT or plugin library here.
-        TypeError, ValueError: an argument or a setting is not what it should be.
+        TargetError, FlavourError, LibraryError: this target, TensorRT or the plugin library is not available.
+        TypeError, ValueError: an argument or a setting is invalid.
     """
-    config = settle(config, settings)
+    config = resolve_config(config, settings)
     session = Session.of(config)
     with session.converting():
         return capture(session, model, args, kwargs, dynamic_shapes).compile(session)
 
 
-def settle(config: Config | None, settings: Mapping[str, Any]) -> Config:
-    """A config with the settings that override it. ValueError: fallback, which one engine cannot have."""
+def resolve_config(config: Config | None, settings: Mapping[str, Any]) -> Config:
+    """The config with the settings applied. ValueError: fallback is set, which needs torch.compile."""
     config = (config or Config()).with_settings(dict(settings))
     if config.fallback:
         raise ValueError(
@@ -67,9 +67,8 @@ def settle(config: Config | None, settings: Mapping[str, Any]) -> Config:
 
 
 @dataclass(frozen=True)
-class Captured:
-    """A model as torch.export captured it and the passes rewrote it, with the specs of its inputs and the metadata of
-    its engine."""
+class CapturedModel:
+    """A model captured by torch.export and rewritten by the passes, with its input specs and engine metadata."""
 
     program: ExportedProgram
     specs: Mapping[str, TensorSpec]
@@ -77,9 +76,9 @@ class Captured:
     outcomes: Sequence[Outcome] = ()
 
     def compile(self, session: Session) -> CompiledModule:
-        """Its engine. Call it within `session.converting()`."""
-        built = compile_program(self.program, self.specs, session, self.metadata, self.outcomes)
-        return CompiledModule(built.file, from_cache=built.from_cache, **session.config.runtime)
+        """Builds its engine. Call it within `session.converting()`."""
+        result = compile_program(self.program, self.specs, session, self.metadata, self.outcomes)
+        return CompiledModule(result.file, from_cache=result.from_cache, **session.config.runtime)
 
 
 def capture(
@@ -88,8 +87,8 @@ def capture(
     args: Sequence[Any],
     kwargs: Mapping[str, Any] | None,
     dynamic_shapes: Any,
-) -> Captured:
-    """Exports a model, as `compile` takes it. Call it within `session.converting()`."""
+) -> CapturedModel:
+    """Captures a model; arguments as for `compile`. Call it within `session.converting()`."""
     with log.step("export"):
         program = export(model, args, kwargs, dynamic_shapes)
     specs = input_specs(program)
@@ -99,4 +98,4 @@ def capture(
     exported = isinstance(model, ExportedProgram)
     name = "ExportedProgram" if exported else type(model).__name__
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Captured(program, specs, describe(name, parameters, session.flavour), outcomes)
+    return CapturedModel(program, specs, engine_metadata(name, parameters, session.flavour), outcomes)

@@ -1,7 +1,7 @@
-"""Dynamic dimensions between torch.compile and torch.export.
+"""Translates dynamic dimensions of torch.compile to torch.export, and conditions back to guards.
 
-torch.compile traces with extents that may be any number; an engine is built for a range. What the engine's range and
-torch.export's own conditions add becomes guards of torch.compile, so that a call outside them makes a new engine.
+torch.compile traces with unbounded extents; an engine is built for a range. The range and the conditions of the export
+become guards of torch.compile, so that a call that breaks them builds another engine.
 """
 
 import math
@@ -22,10 +22,10 @@ from bridge.graph.shape_profile import UNBOUNDED
 from bridge.graph.symbolic import has_floats, interval_around
 
 
-def dimensions(fakes: Sequence[Tensor], growth: int) -> tuple[dict[int, Any], ...]:
-    """For torch.export, of each input: axis → Dim, with a range around what torch.compile traced.
+def dynamic_dims(fakes: Sequence[Tensor], growth: int) -> tuple[dict[int, Any], ...]:
+    """For each input a dict axis → Dim for torch.export, with a range around the traced extent.
 
-    growth: how many times the example's elements an input may have in dimensions that no one bounded.
+    growth: how many times as many elements as the example an input may have through its unbounded dimensions.
     """
     dims: dict[sympy.Symbol, Any] = {}
     limits = _limits(fakes, growth)
@@ -35,41 +35,43 @@ def dimensions(fakes: Sequence[Tensor], growth: int) -> tuple[dict[int, Any], ..
     )
 
 
-def fix_named(fakes: Sequence[Tensor], dims: Sequence[dict[int, Any]], refusal: str) -> list[tuple[int, int]]:
-    """Fixes, with a guard, each dimension that torch.export names in its refusal of `dims`, and takes it out of them.
+def specialize_named(fakes: Sequence[Tensor], dims: Sequence[dict[int, Any]], refusal: str) -> list[tuple[int, int]]:
+    """Specialises each dimension that torch.export names in its refusal of `dims`, and removes it from them.
 
-    Returns (input, axis) of each; none where it names none, and the trouble is another one.
+    Returns (input, axis) of each; an empty list means that the refusal is about something else.
     """
-    named = set(re.findall(_NAME, refusal))
-    found = [
+    named = set(re.findall(_DIM_NAME, refusal))
+    named_dims = [
         (place, axis)
         for place, axes in enumerate(dims)
         for axis, dim in axes.items()
-        if named.intersection(re.findall(_NAME, dim.__name__))
+        if named.intersection(re.findall(_DIM_NAME, dim.__name__))
     ]
-    fix(fakes, found)
-    for place, axis in found:
+    specialize(fakes, named_dims)
+    for place, axis in named_dims:
         del dims[place][axis]
-    return found
+    return named_dims
 
 
-def fix(fakes: Sequence[Tensor], dimensions: Sequence[tuple[int, int]]) -> None:
-    """Guards that each dimension, an (input, axis), has the example's extent."""
-    for place, axis in dimensions:
-        int(fakes[place].shape[axis])  # whoever asks a symbolic extent for its number makes a guard
+def specialize(fakes: Sequence[Tensor], dynamic_dims: Sequence[tuple[int, int]]) -> None:
+    """Puts a guard on each dimension, an (input, axis), that fixes it to the example's extent."""
+    for place, axis in dynamic_dims:
+        int(fakes[place].shape[axis])  # int() of a symbolic extent makes a guard
 
 
-_NAME = r"\bd\d+_\w+"  # of a Dim, as `_dim` makes it; that of a multiple is 2*d0_s1
+_DIM_NAME = r"\bd\d+_\w+"  # of a Dim, as `_dim` names it; a multiple is 2*d0_s1
 
 
 def _limits(fakes: Sequence[Tensor], growth: int) -> dict[sympy.Symbol, int]:
-    """The greatest value of each symbol that has no upper bound of its own."""
+    """The upper bound to give each symbol that has none."""
     limits: dict[sympy.Symbol, int] = {}
     for fake in fakes:
         pairs = [pair for extent in fake.shape for pair in _symbols(extent)]
-        free = [(symbol, env) for symbol, env in pairs if _upper(env, symbol) is None]  # that of a square image twice
+        free = [
+            (symbol, env) for symbol, env in pairs if _upper_bound(env, symbol) is None
+        ]  # a square image has one symbol twice
         for symbol, env in free:
-            limit = 2 ** math.ceil(math.log2(_hint(env, symbol) * growth ** (1 / len(free))))
+            limit = 2 ** math.ceil(math.log2(_example_value(env, symbol) * growth ** (1 / len(free))))
             limits[symbol] = min(limit, limits.get(symbol, limit), UNBOUNDED)
     return limits
 
@@ -80,34 +82,34 @@ def _symbols(extent: Any) -> list[tuple[sympy.Symbol, ShapeEnv]]:
     return [(symbol, extent.node.shape_env) for symbol in extent.node.expr.free_symbols]
 
 
-def _upper(env: ShapeEnv, symbol: sympy.Symbol) -> int | None:
+def _upper_bound(env: ShapeEnv, symbol: sympy.Symbol) -> int | None:
     upper = env.bound_sympy(symbol).upper
     return int(upper) if upper.is_Integer and upper < UNBOUNDED else None
 
 
-def _hint(env: ShapeEnv, symbol: sympy.Symbol) -> int:
+def _example_value(env: ShapeEnv, symbol: sympy.Symbol) -> int:
     return int(env.create_symintnode(symbol, hint=None).node.hint or 2)
 
 
 def _dim(extent: Any, dims: dict[sympy.Symbol, Any], limits: Mapping[sympy.Symbol, int]) -> Any:
-    """The Dim of an extent, None for a fixed one. One that is no a * symbol + b becomes fixed, with a guard."""
+    """The Dim of an extent, None for a fixed one. An extent other than a * symbol + b is specialised."""
     if not is_dynamic(extent):
         return None
     expression, env = extent.node.expr, extent.node.shape_env
-    factors = _linear(expression)
+    factors = _linear_factors(expression)
     if factors is None:
         int(extent)
         return None
     symbol, scale, offset = factors
     if symbol not in dims:
         low = max(int(env.bound_sympy(symbol).lower), 0)
-        high = _upper(env, symbol) or limits[symbol]
+        high = _upper_bound(env, symbol) or limits[symbol]
         dims[symbol] = Dim(f"d{len(dims)}_{symbol}", min=low, max=max(high, low))
     dim = dims[symbol] if scale == 1 else scale * dims[symbol]
     return dim if offset == 0 else dim + offset
 
 
-def _linear(expression: sympy.Expr) -> tuple[sympy.Symbol, int, int] | None:
+def _linear_factors(expression: sympy.Expr) -> tuple[sympy.Symbol, int, int] | None:
     """(symbol, a, b) of a * symbol + b with whole numbers, a > 0."""
     symbols = list(expression.free_symbols)
     if len(symbols) != 1:
@@ -119,9 +121,9 @@ def _linear(expression: sympy.Expr) -> tuple[sympy.Symbol, int, int] | None:
 
 
 def add_guards(fakes: Sequence[Tensor], program: ExportedProgram, specs: Mapping[str, TensorSpec]) -> None:
-    """Makes guards of the range that an engine is built for, and of the conditions that torch.export left.
+    """Adds guards for the range that an engine is built for and for the conditions of the capture.
 
-    ExportError: a condition is on none of the inputs' extents, and does not hold for all of them.
+    ExportError: a condition fails within the ranges, and is not on extents of inputs alone.
     """
     nodes = [node for node in program.graph.find_nodes(op="placeholder") if node.name in specs]
     sizes: dict[sympy.Symbol, Any] = {}
@@ -140,10 +142,9 @@ def add_guards(fakes: Sequence[Tensor], program: ExportedProgram, specs: Mapping
 
 
 def _guard_condition(condition: sympy.Basic, sizes: Mapping[sympy.Symbol, torch.SymInt], ranges: Any) -> None:
-    """The same of a condition in a program's symbols. sizes: torch.compile's extent for each.
+    """Adds a guard for a condition in a program's symbols. sizes: torch.compile's extent for each symbol.
 
-    torch 2.11 ends the process with SIGSEGV in a guard that computes with floats: those become bounds of the extent, or
-    fix it.
+    A guard that computes with floats ends the process (SIGSEGV in torch 2.11). It becomes bounds on the extent instead.
     """
     if has_floats(condition):
         for symbol in condition.free_symbols:
@@ -152,11 +153,11 @@ def _guard_condition(condition: sympy.Basic, sizes: Mapping[sympy.Symbol, torch.
             _guard(extent >= low and extent <= high, f"{low} <= {extent} <= {high}")
         return
     env = next(iter(sizes.values())).node.shape_env
-    theirs = condition.xreplace({symbol: extent.node.expr for symbol, extent in sizes.items()})
-    _guard(theirs == sympy.true or env.create_symboolnode(theirs), str(condition))
+    guard = condition.xreplace({symbol: extent.node.expr for symbol, extent in sizes.items()})
+    _guard(guard == sympy.true or env.create_symboolnode(guard), str(condition))
 
 
 def _guard(holds: bool | torch.SymBool, condition: str) -> None:
-    """Asking a symbolic condition for its truth is what makes it a guard."""
+    """bool() of a symbolic condition makes it a guard."""
     if not bool(holds):
         raise AssertionError(f"the example itself does not have {condition}")

@@ -1,7 +1,7 @@
-"""What bridge.tune measured, kept in one small JSON file in the cache folder: <folder>/lowerings.json.
+"""The measurements of bridge.tune, in one JSON file of the cache folder: <folder>/lowerings.json.
 
-A measurement holds for a GPU's name, a target, a TensorRT and a bridge of certain versions. The file is written whole
-or not at all, by one process at a time. One that is damaged is ignored, with a warning.
+A measurement holds for one GPU name, target, TensorRT version and bridge version. The file is written atomically, by
+one process at a time. A damaged file is ignored, with a warning.
 """
 
 import json
@@ -28,9 +28,9 @@ ROUNDING = 0.1  # of the largest value; TensorRT-RTX 1.6.1 was seen to be wrong 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One kind of call, measured in a model both ways.
+    """One kind of call, measured in a model with both lowerings.
 
-    kind: as lowering_choice.kind_of spells it. plugin_us, native_us: median microseconds of a run of the whole engine.
+    kind: see lowering_choice.call_kind. plugin_us, native_us: median microseconds of a run of the whole engine.
     lowering: the faster, or the default where the difference is within the noise, in microseconds; the plugin where
     results disagree. measured: the date. difference: of the two engines' results, as a fraction of the largest value.
     """
@@ -73,26 +73,26 @@ class Measurement:
 
 
 def path_of(config: Config) -> Path:
-    """Where the measurements are."""
+    """The path of the measurements file."""
     return folder_of(config.cache_dir) / _NAME
 
 
-def recall(config: Config, flavour: Flavour, target: str, gpu: str | None) -> dict[str, Measurement]:
-    """What holds for a target and TensorRT here, by kind of call; the last measured where there are several.
+def load_measurements(config: Config, flavour: Flavour, target: str, gpu: str | None) -> dict[str, Measurement]:
+    """The measurements for a target and this TensorRT, by kind of call; the latest of several.
 
-    gpu: the name of the GPU, or None where the target is another machine's: then any GPU of that target counts.
+    gpu: the name of the GPU, or None if the target is not this machine's: then any GPU of that target counts.
     """
     here = (target, flavour.name, flavour.version, __version__)
-    found = [
+    fitting = [
         item
         for item in _read(path_of(config))
         if (item.target, item.flavour, item.tensorrt, item.bridge) == here and gpu in (None, item.gpu)
     ]
-    return {item.kind: item for item in sorted(found, key=lambda item: item.measured)}
+    return {item.kind: item for item in sorted(fitting, key=lambda item: item.measured)}
 
 
-def remember(config: Config, measurements: Sequence[Measurement]) -> None:
-    """Adds measurements, in place of older ones of the same. OSError: the folder cannot be written to."""
+def store_measurements(config: Config, measurements: Sequence[Measurement]) -> None:
+    """Adds measurements, replacing older ones of the same kind. OSError: the folder cannot be written to."""
     path = path_of(config)
     own_folder(path.parent)
     with locked(path.with_suffix(".lock"), "another process writes down what it measured"):
@@ -122,17 +122,17 @@ def _read(path: Path) -> list[Measurement]:
         return []
 
 
-def _lowering(value: Any, what: str) -> None:
+def _check_lowering(value: Any, what: str) -> None:
     if value not in (PLUGIN, NATIVE):
         checks.fail(what, value, f"{PLUGIN} or {NATIVE}")
 
 
-# The fields of a measurement; one that this bridge does not know makes it another bridge's, which is ignored.
+# The fields of a measurement. A file with an unknown field is another bridge's, and is ignored.
 _TIMES = ("plugin_us", "native_us", "noise_us")
 _TEXTS = ("kind", "gpu", "target", "flavour", "tensorrt", "bridge", "measured")
 _MEASUREMENTS = checks.sequence(
     checks.record(
-        {**dict.fromkeys(_TEXTS, checks.line), **dict.fromkeys(_TIMES, checks.measured), "lowering": _lowering},
+        {**dict.fromkeys(_TEXTS, checks.line), **dict.fromkeys(_TIMES, checks.measured), "lowering": _check_lowering},
         {"difference": checks.measured},
     )
 )

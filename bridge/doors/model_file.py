@@ -52,7 +52,7 @@ def load(spec: str, argv: Sequence[str]) -> Model:
     try:
         result = function(list(argv))
     except Exception as error:
-        raise ModelFileError(f"{path}: {name}({list(argv)}) failed: {_spell(error, path)}") from error
+        raise ModelFileError(f"{path}: {name}({list(argv)}) failed: {_error_text(error, path)}") from error
     return _unpack(result, f"{path}: {name}(argv)")
 
 
@@ -82,7 +82,7 @@ def _import(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise ModelFileError(f"{path} does not run: {_spell(error, path)}") from error
+        raise ModelFileError(f"{path} does not run: {_error_text(error, path)}") from error
     return module
 
 
@@ -97,7 +97,7 @@ def _unpack(result: Any, what: str) -> Model:
     return Model(model.model, tuple(model.args), dict(model.kwargs or {}), model.dynamic_shapes)
 
 
-def _spell(error: Exception, path: Path) -> str:
+def _error_text(error: Exception, path: Path) -> str:
     """The error and the line of the model file that it passed last."""
     line, frame = None, error.__traceback__
     while frame is not None:

@@ -1,9 +1,9 @@
-"""fallback=True: what engines can run goes into engines, the rest runs in PyTorch, and a report says which is which.
+"""fallback=True: engines run the parts that they can, PyTorch runs the rest, and bridge.report lists both.
 
-Of a detector, backbone, heads and decoded boxes are one engine, up to the first line that takes elements by their
-values: a mask, torch.where with one argument, nonzero, nms. There torch.compile ends the graph; that line runs in
-PyTorch, and what follows it gets engines of its own. bridge.report names the line. By bridge.compile, or with
-torch._dynamo.config.capture_dynamic_output_shape_ops, nms is within the engine.
+torch.compile breaks the graph at operators whose output shape depends on values: masks, torch.where with one argument,
+nonzero, nms. In a detector the first engine holds backbone, heads and decoding; the operator runs in PyTorch, and the
+code after it gets engines of its own. nms stays in the engine with bridge.compile, or with
+torch._dynamo.config.capture_dynamic_output_shape_ops.
 """
 
 import operator
@@ -26,9 +26,9 @@ from bridge.errors import BridgeError
 from bridge.graph.model_source import model_line, operator_name
 from bridge.graph.shape_profile import input_spec
 from bridge.tensorrt.network.convertible_graph import refusal
-from bridge.tensorrt.plugins.op_calls import lacking_dtype, tensor_of, tensors_of
+from bridge.tensorrt.plugins.op_calls import dtype_refusal, tensor_of, tensors_of
 
-_LEAST_NODES = 3  # of an engine, unless it holds one of bridge's ops
+_LEAST_NODES = 3  # of an engine without any of bridge's ops
 
 
 def compile_parts(
@@ -38,9 +38,9 @@ def compile_parts(
     metadata: Mapping[str, Any],
     record: reporting.Graph,
 ) -> Callable[..., Any]:
-    """What runs a program, partly in engines; call it within `session.converting()`.
+    """Compiles the parts of a program that engines can run; call it within `session.converting()`.
 
-    Engines, and the nodes that are left to PyTorch, are added to `record`.
+    The result runs the whole program. Engines and nodes that run in PyTorch are added to `record`.
     ExportError: the program writes to its inputs or buffers.
     """
     module, settings = lowered(program, specs)
@@ -49,31 +49,31 @@ def compile_parts(
         part = module.get_submodule(str(call.target))
         assert isinstance(part, GraphModule)
         single = isinstance(part.graph.output_node().args[0], Node)
-        _sink(module, call, part)
+        _make_self_contained(module, call, part)
         ranges = program.range_constraints
         try:
             inputs = {n.name: input_spec(n.name, tensor_of(part, n), ranges) for n in _placeholders(part.graph)}
-            built = compile_module(part, inputs, session, settings, metadata)
+            result = compile_module(part, inputs, session, settings, metadata)
         except BridgeError as error:
             module.set_submodule(str(call.target), _Part(part, single))
             why = f"its engine cannot be built: {str(error).splitlines()[0]}"
-            record.torch_nodes += [_torch_node(node, why) for node in part.graph.nodes if _computes(node)]
+            record.torch_nodes += [_torch_node(node, why) for node in part.graph.nodes if _is_operator(node)]
             continue
-        record.engines.append(built.file)
-        record.from_cache.append(built.from_cache)
+        record.engines.append(result.file)
+        record.from_cache.append(result.from_cache)
         module.set_submodule(
             str(call.target),
-            _Part(CompiledModule(built.file, from_cache=built.from_cache, **session.config.runtime), single),
+            _Part(CompiledModule(result.file, from_cache=result.from_cache, **session.config.runtime), single),
         )
-    left = {node.name for node in module.graph.nodes}  # fusing parts copies nodes: names tell them apart
-    record.torch_nodes += [_torch_node(n, why) for n, why in reasons.items() if n.name in left and _computes(n)]
+    left = {node.name for node in module.graph.nodes}  # fusing copies nodes, so compare names
+    record.torch_nodes += [_torch_node(n, why) for n, why in reasons.items() if n.name in left and _is_operator(n)]
     module.graph.eliminate_dead_code()
     module.recompile()
     return module
 
 
 class _Part(nn.Module):
-    """A part of a graph. It returns a tuple, or, where the graph takes one tensor from it, that."""
+    """A part of a graph that returns a tuple, or a single tensor where the graph expects one."""
 
     def __init__(self, run: Callable[..., Any], single: bool) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class _Part(nn.Module):
 
 
 def _reasons(module: GraphModule) -> dict[Node, str]:
-    """Why nodes run in PyTorch."""
+    """The nodes that must run in PyTorch, with the reasons."""
     reasons: dict[Node, str] = {}
     for node in module.graph.nodes:
         if node.op not in ("call_function", "call_method", "call_module"):
@@ -94,14 +94,14 @@ def _reasons(module: GraphModule) -> dict[Node, str]:
         if node.target is operator.getitem and node.args[0] in reasons:
             reasons[node] = reasons[node.args[0]]
             continue
-        why = lacking_dtype(node) or refusal(node)
+        why = dtype_refusal(node) or refusal(node)
         if why is not None:
             reasons[node] = why
     return reasons
 
 
-class _Support(OperatorSupportBase):
-    """Nodes that an engine can run. Numbers stay outside; an engine that needs one computes it again."""
+class _EngineSupport(OperatorSupportBase):
+    """The nodes that an engine can run. Numbers stay outside; an engine that needs one recomputes it."""
 
     def __init__(self, reasons: Mapping[Node, str]) -> None:
         self._reasons = reasons
@@ -111,8 +111,8 @@ class _Support(OperatorSupportBase):
 
 
 def _partition(module: GraphModule, reasons: dict[Node, str]) -> list[Node]:
-    """Makes a submodule of each part that engines run; returns the calls of them."""
-    partitioner = CapabilityBasedPartitioner(module, _Support(reasons), allows_single_node_partition=True)
+    """Makes a submodule of each part that an engine is to run; returns the nodes that call them."""
+    partitioner = CapabilityBasedPartitioner(module, _EngineSupport(reasons), allows_single_node_partition=True)
     kept = []
     for part in partitioner.propose_partitions():
         if _worthwhile(part):
@@ -128,8 +128,8 @@ def _worthwhile(part: Partition) -> bool:
     return len(part.nodes) >= _LEAST_NODES or any(node.target in targets() for node in part.nodes)
 
 
-def _sink(module: GraphModule, call: Node, part: GraphModule) -> None:
-    """Makes a part depend on tensors alone: weights and what computes numbers move into it. It returns a tuple."""
+def _make_self_contained(module: GraphModule, call: Node, part: GraphModule) -> None:
+    """Makes a part take only tensors and return a tuple: weights, and what computes numbers, are copied into it."""
     taken: list[tuple[Any, Node]] = list(zip(call.args, _placeholders(part.graph), strict=True))
     inside: dict[Node, Node] = {outer: inner for outer, inner in taken if _is_input(outer)}
     extra: list[Node] = []
@@ -139,7 +139,7 @@ def _sink(module: GraphModule, call: Node, part: GraphModule) -> None:
 
     def copy(outer: Node) -> Node:
         if outer not in inside:
-            inside[outer] = _copy(module, part, outer, top, copy, extra)
+            inside[outer] = _copy_into_part(module, part, outer, top, copy, extra)
         return inside[outer]
 
     for outer, inner in taken:
@@ -154,10 +154,10 @@ def _sink(module: GraphModule, call: Node, part: GraphModule) -> None:
     part.recompile()
 
 
-def _copy(
+def _copy_into_part(
     module: GraphModule, part: GraphModule, outer: Node, top: Node, copy: Callable[[Node], Node], extra: list[Node]
 ) -> Node:
-    """A node of the graph within a part: weights and numbers are copied, another tensor becomes an input."""
+    """The node in a part for a node of the graph: weights and numbers are copied, other tensors become inputs."""
     if outer.op == "get_attr":
         name = f"weight_{outer.name}"
         part.register_buffer(name, operator.attrgetter(str(outer.target))(module))
@@ -185,11 +185,11 @@ def _placeholders(graph: Graph) -> list[Node]:
 
 
 def _is_input(outer: Any) -> bool:
-    """Whether a part takes it as a tensor; weights and numbers it holds or computes itself."""
+    """Whether a value is an input of a part; weights and numbers are not, for they are copied into it."""
     return outer.op != "get_attr" and isinstance(outer.meta.get("val"), Tensor)
 
 
-def _computes(node: Node) -> bool:
+def _is_operator(node: Node) -> bool:
     return node.op not in ("placeholder", "get_attr", "output") and node.target is not operator.getitem
 
 

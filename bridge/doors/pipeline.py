@@ -1,4 +1,4 @@
-"""From a captured graph to an engine file: what the doors share."""
+"""Makes an engine file from a captured graph, for every door."""
 
 import dataclasses
 import time
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch.export import ExportedProgram
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
 from bridge.base import log
 from bridge.base.package import __version__
@@ -17,11 +17,11 @@ from bridge.doors.lowering_choice import Choice
 from bridge.doors.session import Session
 from bridge.engine import call_structure
 from bridge.engine.cache import EngineCache
-from bridge.engine.cache_key import engine_key, environment
+from bridge.engine.cache_key import build_environment, engine_key
 from bridge.engine.code_key import NoKeyError
-from bridge.engine.surroundings import surroundings
+from bridge.engine.process_state import process_state
 from bridge.engine_file.contents import EngineFile, TensorSpec
-from bridge.errors import BuildError, ExportError
+from bridge.errors import BuildError
 from bridge.graph.assumptions import checking_lowering
 from bridge.graph.shape_profile import explaining_empty_inputs
 from bridge.graph.valid_names import with_valid_names, without_input_guards
@@ -32,28 +32,28 @@ from bridge.tensorrt.install.tensorrt_log import take_errors
 from bridge.tensorrt.native_lowerings import NATIVE
 from bridge.tensorrt.network import build, inventory
 from bridge.tensorrt.network.convertible_graph import check_supported, lower
-from bridge.tensorrt.network.interpreter import fill_network
+from bridge.tensorrt.network.interpreter import FilledNetwork, fill_network
 from bridge.tensorrt.network.op_converter import Conversion, refresh
-from bridge.tensorrt.plugins.fields import VERSION
-from bridge.tensorrt.plugins.op_calls import find_calls, fitting_calls
+from bridge.tensorrt.plugins.fields import VERSION, Call
+from bridge.tensorrt.plugins.op_calls import convertible_calls, find_calls
 from bridge.tensorrt.plugins.plugin_layers import plugins_for
 
-# The settings that an engine depends on; the others say how it is called, kept or reported.
+# The settings that an engine depends on; the others affect only how it is called, cached or reported.
 _BUILD_SETTINGS = ("optimization_level", "workspace_size", "tf32")
 
 
 @dataclass(frozen=True)
-class Built:
-    """An engine file, and whether the cache had it."""
+class BuildResult:
+    """An engine file, and whether it came from the cache."""
 
     file: EngineFile
     from_cache: bool
 
 
 def rewrite(program: ExportedProgram, session: Session) -> tuple[ExportedProgram, list[Outcome]]:
-    """The program after the passes that the settings ask for, and what they did; the one given stays as it is.
+    """A copy of the program after the graph rewrites that the config selects, and what they did.
 
-    ExportError: taking in-place writes out of it, or an op's shapes, fixed a dynamic dimension.
+    ExportError: functionalisation, or the shapes of an op, specialised a dynamic dimension.
     """
     program = with_valid_names(program)
     with log.step("passes") as note, checking_lowering(program), without_input_guards(program):
@@ -68,20 +68,20 @@ def compile_program(
     session: Session,
     metadata: Mapping[str, Any],
     outcomes: Sequence[Outcome] = (),
-) -> Built:
+) -> BuildResult:
     """The engine of an exported program, from the cache or built. Call it within `session.converting()`.
 
-    specs: of every tensor input, by its placeholder's name. metadata: of the engine file. outcomes: of `rewrite`, which
-    the file tells; the engine depends on the program alone.
+    specs: of every tensor input, by placeholder. metadata: for the engine file. outcomes: of `rewrite`, for the engine
+    file; they are no part of the cache key.
     ExportError, UnsupportedOpError, BuildError: as bridge.compile has them.
     """
     tensors = {**program.state_dict, **program.constants, **_inner_graphs(program.graph_module)}
     parts = {"in_spec": str(program.call_spec.in_spec), "out_spec": str(program.call_spec.out_spec)}
     module = program.graph_module
-    built = _cached(module, tensors, specs, session, metadata, parts, lambda: _build(program, specs, session))
+    result = _get_or_build(module, tensors, specs, session, metadata, parts, lambda: _build(program, specs, session))
     rows = [outcome.row() for outcome in outcomes]
     return dataclasses.replace(
-        built, file=dataclasses.replace(built.file, metadata={**built.file.metadata, "passes": rows})
+        result, file=dataclasses.replace(result.file, metadata={**result.file.metadata, "passes": rows})
     )
 
 
@@ -91,8 +91,8 @@ def compile_module(
     session: Session,
     settings: Any,
     metadata: Mapping[str, Any],
-) -> Built:
-    """The same of a graph that was lowered with `settings`; it takes tensors and returns a tuple of tensors."""
+) -> BuildResult:
+    """The engine of a graph that was lowered with `settings`; it takes tensors and returns a tuple of tensors."""
 
     def make() -> EngineFile:
         started = time.monotonic()
@@ -102,11 +102,11 @@ def compile_module(
         return _convert(module, specs, names, call_structure.of_tensors(list(specs), count), session, settings, started)
 
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers()), **_inner_graphs(module)}
-    return _cached(module, tensors, specs, session, metadata, {}, make)
+    return _get_or_build(module, tensors, specs, session, metadata, {}, make)
 
 
 def lowered(program: ExportedProgram, specs: Mapping[str, TensorSpec]) -> tuple[GraphModule, Any]:
-    """The program's graph as torch_tensorrt's converters take it, and the settings that it was lowered with.
+    """The program's graph, lowered for torch_tensorrt's converters, and the settings used.
 
     ExportError, UnsupportedOpError, BuildError: as `lower` has them.
     """
@@ -116,7 +116,7 @@ def lowered(program: ExportedProgram, specs: Mapping[str, TensorSpec]) -> tuple[
 
 
 def _conversion_settings() -> Any:
-    """torch_tensorrt's settings; some versions lack some of them."""
+    """torch_tensorrt's settings; not every version has all of them."""
     from torch_tensorrt.dynamo._settings import CompilationSettings
     from torch_tensorrt.dynamo.conversion import DYNAMO_CONVERTERS
 
@@ -127,8 +127,8 @@ def _conversion_settings() -> Any:
     return settings
 
 
-def describe(name: str, parameters: int, flavour: Flavour) -> dict[str, Any]:
-    """The metadata that every engine file has."""
+def engine_metadata(name: str, parameters: int, flavour: Flavour) -> dict[str, Any]:
+    """The metadata of every engine file."""
     return {
         "model": name,
         "parameters": parameters,
@@ -138,7 +138,7 @@ def describe(name: str, parameters: int, flavour: Flavour) -> dict[str, Any]:
     }
 
 
-def _cached(
+def _get_or_build(
     module: GraphModule,
     tensors: Mapping[str, Any],
     specs: Mapping[str, TensorSpec],
@@ -146,37 +146,37 @@ def _cached(
     metadata: Mapping[str, Any],
     parts: Mapping[str, Any],
     make: Callable[[], EngineFile],
-) -> Built:
+) -> BuildResult:
     def build_file() -> EngineFile:
         file = make()
         return dataclasses.replace(file, metadata={**file.metadata, **metadata})
 
     cache = EngineCache.of(session.config)
     if cache is None:
-        return Built(build_file(), False)
-    choices = session.choose(fitting_calls(module))
-    everything = {
+        return BuildResult(build_file(), False)
+    choices = session.choose(convertible_calls(module))
+    parts_of_key = {
         **parts,
         "lowerings": sorted({(choice.kind, choice.lowering) for choice in choices}),
         "specs": list(specs.values()),
         "metadata": dict(metadata),
         "target": session.target,
         "settings": {name: getattr(session.config, name) for name in _BUILD_SETTINGS},
-        "environment": environment(session.flavour),
+        "environment": build_environment(session.flavour),
     }
     try:
         with log.step("cache key"):
-            everything["surroundings"] = surroundings(module.graph)
-            key = engine_key(module.graph, tensors, everything)
+            parts_of_key["process state"] = process_state(module.graph)
+            key = engine_key(module.graph, tensors, parts_of_key)
     except NoKeyError as error:
         log.logger.info("not cached: %s", error)
-        return Built(build_file(), False)
+        return BuildResult(build_file(), False)
     file, from_cache = cache.get_or_build(key, build_file)
-    return Built(_with_reasons(file, choices), from_cache)
+    return BuildResult(_with_current_reasons(file, choices), from_cache)
 
 
-def _with_reasons(file: EngineFile, choices: Sequence[Choice]) -> EngineFile:
-    """A cached engine with the reasons of today: the same lowerings may have been chosen for others then."""
+def _with_current_reasons(file: EngineFile, choices: Sequence[Choice]) -> EngineFile:
+    """A cached engine with the current reasons for its lowerings, which may differ from those at its build."""
     reasons = {(choice.kind, choice.lowering): choice.why for choice in choices}
     rows = file.metadata.get("lowerings", [])
     renewed = [{**row, "why": reasons.get((row["kind"], row["lowering"]), row["why"])} for row in rows]
@@ -184,7 +184,7 @@ def _with_reasons(file: EngineFile, choices: Sequence[Choice]) -> EngineFile:
 
 
 def _inner_graphs(module: GraphModule) -> dict[str, GraphModule]:
-    """The branches and bodies of control flow, which the graph has by name."""
+    """The submodules of control flow, by name: branches and loop bodies."""
     return {name: inner for name, inner in module.named_modules() if name and isinstance(inner, GraphModule)}
 
 
@@ -195,20 +195,65 @@ def _build(program: ExportedProgram, specs: Mapping[str, TensorSpec], session: S
         module, settings = lowered(program, specs)
         check_supported(module, session.flavour)
     used = {node.target: specs[node.target] for node in module.graph.find_nodes(op="placeholder") if node.users}
-    output_map, names = _flatten_outputs(module, program, list(used))
-    shape = call_structure.of_program(program, list(used), output_map)
-    return _convert(module, used, names, shape, session, settings, started)
+    output_map, names = call_structure.flatten_outputs(module, program, list(used))
+    structure = call_structure.of_program(program, list(used), output_map)
+    return _convert(module, used, names, structure, session, settings, started)
+
+
+@dataclass(frozen=True)
+class _Conversion:
+    """A network that was filled from a graph, with the calls of bridge's ops in it."""
+
+    builder: Any
+    network: Any
+    filled: FilledNetwork
+    layers: list[dict[str, Any]]
+    choices: Sequence[Choice]
+    plugins: Sequence[Call]
 
 
 def _convert(
     module: GraphModule,
     inputs: Mapping[str, TensorSpec],
     outputs: Sequence[str],
-    shape: call_structure.Structure,
+    structure: call_structure.CallStructure,
     session: Session,
     settings: Any,
     started: float,
 ) -> EngineFile:
+    """The engine file of a lowered graph. started: when the work on it began, by time.monotonic()."""
+    conversion = _fill(module, inputs, outputs, session, settings)
+    flavour, builder, network = session.flavour, conversion.builder, conversion.network
+    with log.step(f"build for {session.target}") as note:
+        with explaining_empty_inputs(inputs):
+            profile = conversion.filled.profile
+            engine = build.build_engine(flavour, builder, network, profile, session.target, session.config)
+        note(f"{len(engine):,} bytes")
+    return EngineFile(
+        engine=engine,
+        flavour=flavour.name,
+        tensorrt_version=flavour.version,
+        target=session.target,
+        plugins={call.op.name: VERSION for call in conversion.plugins},
+        inputs=tuple(inputs.values()),
+        outputs=inventory.outputs(network),
+        layers=conversion.layers,
+        in_spec=structure.in_spec,
+        out_spec=structure.out_spec,
+        output_map=structure.output_map,
+        metadata={
+            "arguments": structure.arguments,
+            "input_map": structure.input_map,
+            "nodes": conversion.filled.nodes,
+            "lowerings": [asdict(choice) for choice in conversion.choices],
+            "build_seconds": round(time.monotonic() - started, 3),
+        },
+    )
+
+
+def _fill(
+    module: GraphModule, inputs: Mapping[str, TensorSpec], outputs: Sequence[str], session: Session, settings: Any
+) -> _Conversion:
     flavour = session.flavour
     calls = find_calls(module)
     choices = session.choose(calls)
@@ -218,63 +263,17 @@ def _convert(
         builder, network = build.create_network(flavour)
         named = {call.name: call for call in calls}
         conversion = Conversion(plugins_for(flavour, network, plugins), named, native=native_nodes)
-        filling = fill_network(flavour, module, settings, builder, network, conversion, inputs, outputs)
+        filled = fill_network(flavour, module, settings, builder, network, conversion, inputs, outputs)
         layers = inventory.layers(network, conversion.layers)
         _check_plugins(layers, plugins)
         note(f"{len(layers)} layers, {len(plugins)} of them plugins")
-    with log.step(f"build for {session.target}") as note:
-        with explaining_empty_inputs(inputs):
-            engine = build.build_engine(flavour, builder, network, filling.profile, session.target, session.config)
-        note(f"{len(engine):,} bytes")
-    return EngineFile(
-        engine=engine,
-        flavour=flavour.name,
-        tensorrt_version=flavour.version,
-        target=session.target,
-        plugins={call.op.name: VERSION for call in plugins},
-        inputs=tuple(inputs.values()),
-        outputs=inventory.outputs(network),
-        layers=layers,
-        in_spec=shape.in_spec,
-        out_spec=shape.out_spec,
-        output_map=shape.output_map,
-        metadata={
-            "arguments": shape.arguments,
-            "input_map": shape.input_map,
-            "nodes": filling.nodes,
-            "lowerings": [asdict(choice) for choice in choices],
-            "build_seconds": round(time.monotonic() - started, 3),
-        },
-    )
+    return _Conversion(builder, network, filled, layers, choices, plugins)
 
 
-def _flatten_outputs(
-    module: GraphModule, program: ExportedProgram, taken: Sequence[str]
-) -> tuple[list[Any], list[str]]:
-    """Makes the graph return every tensor once; returns the output map and the names of the engine's outputs.
-
-    ExportError: the model returns a number that depends on shapes.
-    """
-    output = module.graph.output_node()
-    leaves: list[Any] = list(output.args[0])  # type: ignore[arg-type]
-    names = call_structure.output_names(program.call_spec.out_spec, taken)
-    distinct: dict[Node, str] = {}
-    for leaf, name in zip(leaves, names, strict=True):
-        if isinstance(leaf, Node):
-            if not isinstance(leaf.meta.get("val"), torch.Tensor) and leaf.op != "get_attr":
-                raise ExportError(f"the model returns {name}, a number taken from a shape; return tensors, or drop it")
-            distinct.setdefault(leaf, name)
-    if not distinct:
-        raise ExportError("the model returns no tensor; an engine has at least one output")
-    output.args = (tuple(distinct),)
-    places = {node: index for index, node in enumerate(distinct)}
-    return [places[leaf] if isinstance(leaf, Node) else {"literal": leaf} for leaf in leaves], list(distinct.values())
-
-
-def _check_plugins(layers: Sequence[Mapping[str, Any]], calls: Sequence[Any]) -> None:
+def _check_plugins(layers: Sequence[Mapping[str, Any]], calls: Sequence[Call]) -> None:
     expected = Counter(call.op.name for call in calls)
-    found = Counter(layer["op"] for layer in layers if layer["type"] == "PLUGIN_V3")
-    if found != expected:
+    added = Counter(layer["op"] for layer in layers if layer["type"] == "PLUGIN_V3")
+    if added != expected:
         raise BuildError(
-            f"the graph needs the plugins {dict(expected)}, but the network the plugin layers {dict(found)}"
+            f"the graph needs the plugins {dict(expected)}, but the network the plugin layers {dict(added)}"
         )

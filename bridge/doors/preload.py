@@ -1,4 +1,4 @@
-"""What the doors import of torch, at once and not to be interrupted half way: the backend imports this module first."""
+"""Imports what the doors need, in one step that Ctrl-C cannot interrupt; the backend imports this module first."""
 
 from bridge.base.interrupts import deferred
 

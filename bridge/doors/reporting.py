@@ -1,4 +1,4 @@
-"""What became of a compiled model: its graphs, their engines, and what runs in PyTorch and why."""
+"""bridge.report: a compiled model's graphs, their engines, and the operators that run in PyTorch, with reasons."""
 
 import operator
 import time
@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 
 from bridge.base.text import columns, printable, size
 from bridge.engine.compiled import CompiledModule
-from bridge.engine.explain import lowering_counts, lowerings, pass_counts, shape
+from bridge.engine.explain import lowering_counts, lowerings, pass_counts, shape_text
 from bridge.engine.explain import passes as passes_of
 from bridge.engine.node_table import plugin_counts
 from bridge.engine_file.contents import EngineFile
@@ -18,7 +18,7 @@ from bridge.graph import dynamo
 from bridge.graph.model_source import model_line, operator_name
 from bridge.tensorrt.guest import built_engines
 
-_RECORDS = "_bridge_graphs"  # attribute of what belongs to one torch.compile call
+_RECORDS = "_bridge_graphs"  # attribute of an object that belongs to one call of torch.compile
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,9 @@ class TorchTensorRTEngine:
 class Graph:
     """One graph of a compiled model.
 
-    name: the function or model. recompiled: why torch.compile traced it again, or None. graph_break: why it ends
-    before the function does, or None. engines: one, or with fallback=True any number. rebuilt: how many engines more
-    were built since because the model's weights were others. passes: what graph rewrites did, where no single engine
-    file tells it.
+    name: the function or model. recompiled: the reason of the recompile, or None. graph_break: the reason why the graph
+    ends before the function, or None. engines: one, or with fallback=True any number. rebuilt: how many more engines
+    were built for other weights. passes: what graph rewrites did, where it is not in an engine file.
     """
 
     name: str
@@ -66,13 +65,13 @@ class Graph:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a model. Print it."""
+    """The graphs of a compiled model. Print it."""
 
     graphs: tuple[Graph, ...]
 
     @property
     def engines(self) -> list[EngineFile | TorchTensorRTEngine]:
-        """Every engine, in the order in which they were made."""
+        """Every engine, in the order of compilation."""
         return [engine for graph in self.graphs for engine in graph.engines]
 
     @property
@@ -82,16 +81,16 @@ class Report:
 
     @property
     def graph_breaks(self) -> list[str]:
-        """Why functions were cut into several graphs."""
+        """The reasons of graph breaks."""
         return [graph.graph_break for graph in self.graphs if graph.graph_break]
 
     @property
     def recompiles(self) -> list[str]:
-        """Why functions were traced again."""
+        """The reasons of recompiles."""
         return [graph.recompiled for graph in self.graphs if graph.recompiled]
 
     def plugin_counts(self) -> Counter[str]:
-        """How many plugin layers the engines have of each op."""
+        """The number of plugin layers of each op in all engines."""
         return sum((plugin_counts(engine.layers) for engine in self.engines), Counter())
 
     @property
@@ -101,7 +100,7 @@ class Report:
 
     @property
     def passes(self) -> list[dict[str, Any]]:
-        """What graph rewrites found, with "pass", "replaced", "what" (why not, if not), "line" and "module"."""
+        """Where graph rewrites applied: "pass", "replaced", "what" (or why not), "line" and "module"."""
         return [row for graph in self.graphs for row in _passes(graph)]
 
     def __str__(self) -> str:
@@ -109,19 +108,19 @@ class Report:
         rows = [
             ("graphs", str(len(self.graphs))),
             ("engines", f"{len(self.engines)}, {cached} from the cache"),
-            ("plugin layers", _counts(self.plugin_counts())),
+            ("plugin layers", _counts_text(self.plugin_counts())),
             ("graph breaks", str(len(self.graph_breaks))),
             ("recompiles", str(len(self.recompiles))),
             ("in PyTorch", f"{len(self.torch_nodes)} operators"),
         ]
-        return "\n\n".join([columns(rows, indent=0), *map(_describe, self.graphs)])
+        return "\n\n".join([columns(rows, indent=0), *map(_graph_text, self.graphs)])
 
 
 def report(compiled: Any) -> Report:
-    """What became of a model that bridge.compile, torch_tensorrt.compile or torch.compile compiled, the latter with the
-    backend "bridge" or "torch_tensorrt".
+    """The report of a model compiled by bridge.compile, torch_tensorrt.compile, or torch.compile with the backend
+    "bridge" or "torch_tensorrt".
 
-    With torch.compile a graph appears when it was compiled, in the first call.
+    With torch.compile a graph appears once its first call has compiled it.
 
     TypeError: it was compiled by none of them.
     """
@@ -129,7 +128,7 @@ def report(compiled: Any) -> Report:
         name = printable(str(compiled.file.metadata.get("model")))
         return Report((Graph(name, engines=[compiled.file], from_cache=[compiled.from_cache]),))
     if isinstance(compiled, GraphModule) and any(map(_is_torch_tensorrt, compiled.modules())):
-        return Report((_of_torch_tensorrt(Graph("torch_tensorrt"), compiled),))
+        return Report((_add_torch_tensorrt(Graph("torch_tensorrt"), compiled),))
     owner = dynamo.owner_of(compiled)
     if owner is None:
         raise TypeError(
@@ -142,12 +141,12 @@ def report(compiled: Any) -> Report:
 
 
 def record(owner: Any, graph: Graph) -> None:
-    """Keeps a graph for `report`, as long as the compiled model lives."""
+    """Stores a graph for `report`, for the lifetime of the compiled model."""
     if not hasattr(owner, _RECORDS):
         setattr(owner, _RECORDS, [])
     graphs = getattr(owner, _RECORDS)
     graphs.append(graph)
-    _explain_recompiles(graphs)  # torch forgets older reasons
+    _explain_recompiles(graphs)  # torch keeps only the latest ones
 
 
 def _is_torch_tensorrt(module: Any) -> bool:
@@ -155,13 +154,13 @@ def _is_torch_tensorrt(module: Any) -> bool:
 
 
 def record_torch_tensorrt(gm: GraphModule, module: GraphModule) -> None:
-    """Keeps what torch_tensorrt's backend is about to return for a graph of torch.compile."""
+    """Stores the result of torch_tensorrt's backend for a graph of torch.compile."""
     frame = dynamo.current_frame(gm)
     graph = Graph(str(frame), frame.compile_id, graph_break=frame.graph_break)
-    record(dynamo.owner_of_current_graph(), _of_torch_tensorrt(graph, module))
+    record(dynamo.owner_of_current_graph(), _add_torch_tensorrt(graph, module))
 
 
-def _of_torch_tensorrt(graph: Graph, module: GraphModule) -> Graph:
+def _add_torch_tensorrt(graph: Graph, module: GraphModule) -> Graph:
     graph.passes = built_engines.passes_of(module)
     for name, part in module.named_modules():
         if _is_torch_tensorrt(part):
@@ -187,13 +186,13 @@ def _passes(graph: Graph) -> list[dict[str, Any]]:
     return [*graph.passes, *(row for file in files for row in passes_of(file))]
 
 
-def _describe(graph: Graph) -> str:
+def _graph_text(graph: Graph) -> str:
     lines = [graph.name + (f", graph {graph.compile_id}" if graph.compile_id else "")]
     lines += [f"  recompiled: {graph.recompiled}"] if graph.recompiled else []
     lines += [f"  graph break: {graph.graph_break}"] if graph.graph_break else []
     lines += [f"  rebuilt {graph.rebuilt} times for other weights"] if graph.rebuilt else []
     for engine, cached in zip(graph.engines, graph.from_cache, strict=True):
-        lines.append(_engine(engine, cached))
+        lines.append(_engine_text(engine, cached))
     rows = [(count, f"{what}: {line}") for count, what, line in pass_counts(_passes(graph))]
     lines += [columns([("pass", *row) for row in rows])] if rows else []
     if graph.torch_nodes:
@@ -201,10 +200,10 @@ def _describe(graph: Graph) -> str:
     return "\n".join(lines)
 
 
-def _engine(file: EngineFile | TorchTensorRTEngine, cached: bool) -> str:
+def _engine_text(file: EngineFile | TorchTensorRTEngine, cached: bool) -> str:
     if isinstance(file, TorchTensorRTEngine):
         layers = (
-            f"{len(file.layers)} layers; plugins: {_counts(plugin_counts(file.layers))}"
+            f"{len(file.layers)} layers; plugins: {_counts_text(plugin_counts(file.layers))}"
             if file.layers
             else "layers not known"
         )
@@ -212,15 +211,16 @@ def _engine(file: EngineFile | TorchTensorRTEngine, cached: bool) -> str:
     seconds = file.metadata.get("build_seconds")
     source = "from the cache" if cached else f"built in {seconds} s"
     inputs = "; ".join(
-        f"{spec.name} {shape(spec.min)} to {shape(spec.max)}, tuned for {shape(spec.opt)}" for spec in file.inputs
+        f"{spec.name} {shape_text(spec.min)} to {shape_text(spec.max)}, tuned for {shape_text(spec.opt)}"
+        for spec in file.inputs
     )
     rows = lowering_counts(file)
     return (
         f"  engine for {file.target}, {size(len(file.engine))}, {len(file.layers)} layers, {source};"
-        f" plugins: {_counts(plugin_counts(file.layers))}\n    inputs: {inputs}"
+        f" plugins: {_counts_text(plugin_counts(file.layers))}\n    inputs: {inputs}"
         + "".join(f"\n    {count} {lowering}: {printable(why)}" for count, lowering, why in rows)
     )
 
 
-def _counts(counts: Counter[str]) -> str:
+def _counts_text(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none"

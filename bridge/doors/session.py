@@ -1,4 +1,4 @@
-"""What engines are built with and for, and around what."""
+"""The session of a compilation: config, TensorRT, target, and the context to convert in."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ from bridge.tensorrt.plugins.registration import load_library
 
 @dataclass(frozen=True)
 class Session:
-    """What engines are built with and for. measured: what bridge.tune found, by kind of call."""
+    """Config, TensorRT and target of engines. measured: the results of bridge.tune, by kind of call."""
 
     config: Config
     flavour: Flavour
@@ -35,12 +35,12 @@ class Session:
 
     @classmethod
     def of(cls, config: Config) -> "Session":
-        """Of a config, here. FlavourError, TargetError, LibraryError: there is no such TensorRT, GPU or library."""
+        """The session of a config. FlavourError, TargetError, LibraryError: TensorRT, GPU or library is missing."""
         flavour = detect(config.flavour)
         target = resolve_target(flavour, config.target)
         load_library(flavour.trt(), libraries.plugin_library())
         here = torch.cuda.get_device_name() if target == gpu.current_target() else None
-        return cls(config, flavour, target, measured_lowerings.recall(config, flavour, target, here))
+        return cls(config, flavour, target, measured_lowerings.load_measurements(config, flavour, target, here))
 
     def choose(self, calls: Sequence[Call]) -> list[Choice]:
         """The lowering of each call. UnsupportedOpError: the setting asks for one that it cannot have."""
@@ -48,15 +48,15 @@ class Session:
 
     @contextlib.contextmanager
     def converting(self) -> Iterator[None]:
-        """Within it graphs are captured and converted, by one thread at a time.
+        """To be held while graphs are captured and converted; one thread at a time.
 
-        torch.export and torch_tensorrt keep state in globals. The lock is torch.compile's own: a thread that comes
-        from there holds it already, and a second lock could be taken in the other order.
+        torch.export and torch_tensorrt keep global state. The lock is torch.compile's own, for a backend is called
+        with it held, and a second lock could deadlock.
         """
         with contextlib.ExitStack() as stack:
-            quiets = (third_party_output.quiet_logs(), third_party_output.quiet_copies())
+            silences = (third_party_output.silence_logs(), third_party_output.silence_copies())
             patched = (gpu.without_gpu(), upsampling_without_guards(), pooling_without_guards(), linear_time_export())
-            for within in (compile_lock, *quiets, *patched):
+            for within in (compile_lock, *silences, *patched):
                 stack.enter_context(within)
             stack.enter_context(own_conversion(self.flavour))
             yield

@@ -1,7 +1,7 @@
-"""Strict mode of torch.compile(backend="bridge"): what would run in PyTorch in silence is an error.
+"""Strict mode of torch.compile(backend="bridge"): silent fallback to PyTorch is an error.
 
-torch.compile calls a backend with the graphs that it could trace, and says nothing of the rest: functions that it
-skips, graphs that end early, functions that it traced too often and gave up.
+torch.compile calls a backend with the graphs that it could trace, and does not report the rest: skipped functions,
+graph breaks, and functions that reached the recompile limit.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ _thread = threading.local()
 
 
 def refuse_breaks(frame: Frame) -> None:
-    """GraphBreakError: the graph is not the whole of the function that was compiled."""
+    """GraphBreakError: the graph is only a part of the compiled function."""
     reason = frame.graph_break or ("it goes on after a graph break" if frame.resumed else None)
     if reason is not None:
         raise GraphBreakError(
-            f"torch.compile cut {frame} into several graphs: {reason}\n{_way_out(reason)}, {_FALLBACK}"
+            f"torch.compile cut {frame} into several graphs: {reason}\n{_advice(reason)}, {_FALLBACK}"
         )
     if frame.skipped is not None:
         raise GraphBreakError(
@@ -34,7 +34,7 @@ def refuse_breaks(frame: Frame) -> None:
 
 
 def refuse_recompiles(frame: Frame) -> None:
-    """GraphBreakError: torch.compile is about to give the function up."""
+    """GraphBreakError: the next recompile would reach torch.compile's limit, after which it runs in PyTorch."""
     limit = dynamo.recompile_limit()
     if frame.attempt >= limit - 1:
         raise GraphBreakError(
@@ -44,36 +44,36 @@ def refuse_recompiles(frame: Frame) -> None:
         )
 
 
-def _way_out(reason: str) -> str:
-    """torch.compile breaks a graph where the shape of a result depends on values, unless it is told not to."""
+def _advice(reason: str) -> str:
+    """What to do: torch.compile breaks a graph at value-dependent shapes unless a setting allows them."""
     counted = [str(target) for target, op in targets().items() if op.counted]
     if any(f"`{target}`" in reason for target in counted):
         return "Set torch._dynamo.config.capture_dynamic_output_shape_ops = True, which keeps it in the graph"
     return "Rewrite that line"
 
 
-def engine_runs() -> None:
-    """To be called where a graph of this thread runs."""
-    _thread.runs = _runs() + 1
+def count_engine_run() -> None:
+    """To be called whenever an engine runs, in its thread."""
+    _thread.runs = _engine_runs() + 1
 
 
-def _runs() -> int:
+def _engine_runs() -> int:
     return getattr(_thread, "runs", 0)
 
 
-class Call(contextlib.AbstractContextManager["Call"]):
-    """Around each call of a model that torch.compile compiled with this backend.
+class StrictCall(contextlib.AbstractContextManager["StrictCall"]):
+    """Surrounds each call of a model that torch.compile compiled with this backend.
 
-    GraphBreakError: no engine ran in it. An exception that the call raises itself goes on.
+    GraphBreakError: no engine ran in the call. Exceptions of the call pass through.
     """
 
-    def __enter__(self) -> "Call":
-        self._runs = _runs()
+    def __enter__(self) -> "StrictCall":
+        self._runs = _engine_runs()
         self._error = sys.exc_info()[1]
         return self
 
     def __exit__(self, *_: object) -> None:
-        if _runs() == self._runs and sys.exc_info()[1] is self._error and dynamo.is_tracing():
+        if _engine_runs() == self._runs and sys.exc_info()[1] is self._error and dynamo.is_tracing():
             raise GraphBreakError(
                 "this call ran in PyTorch: torch.compile traced no graph of it, so there is no engine. It does so in"
                 " silence where a function is excluded from tracing (torch._dynamo.disable, torch.compiler.disable),"
@@ -83,12 +83,14 @@ class Call(contextlib.AbstractContextManager["Call"]):
             )
 
 
-def watch(backend: Callable[..., Any]) -> None:
-    """Puts a `Call` around the calls of every model that torch.compile compiles with `backend` from now on, but for
-    those with options={"fallback": True}."""
+def check_calls(backend: Callable[..., Any]) -> None:
+    """Puts a `StrictCall` around every call of the models that torch.compile compiles with `backend` from now on.
 
-    def context(found: Any, options: Any) -> Callable[[], Any] | None:
-        strict = found is backend and not (isinstance(options, dict) and options.get("fallback"))
-        return Call if strict else None
+    Models compiled with options={"fallback": True} are left out.
+    """
+
+    def context(used: Any, options: Any) -> Callable[[], Any] | None:
+        strict = used is backend and not (isinstance(options, dict) and options.get("fallback"))
+        return StrictCall if strict else None
 
     dynamo.enter_around_calls(context)

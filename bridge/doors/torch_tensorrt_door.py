@@ -1,7 +1,7 @@
-"""The second door: torch_tensorrt.compile and torch.compile(backend="torch_tensorrt") convert models with bridge's ops.
+"""Registers bridge's ops with torch_tensorrt.compile and torch.compile(backend="torch_tensorrt").
 
-`import bridge` imports neither TensorRT nor torch_tensorrt. It leaves a hook that changes torch_tensorrt when it is
-imported, before or after bridge, by whomever (`register`); `unregister` undoes it.
+`import bridge` imports neither TensorRT nor torch_tensorrt. It installs an import hook that changes torch_tensorrt when
+anyone imports it, before or after bridge (`register`); `unregister` undoes it.
 """
 
 import contextlib
@@ -19,8 +19,8 @@ from bridge.errors import BridgeError, FlavourError
 from bridge.tensorrt.install.flavour import TORCH_TENSORRT, Flavour, detect, importing
 
 _lock = threading.RLock()
-_changes: contextlib.ExitStack | None = None  # what torch_tensorrt has of bridge's
-_passes: bool | Sequence[str] = True  # what `register` was told
+_changes: contextlib.ExitStack | None = None  # made to torch_tensorrt
+_passes: bool | Sequence[str] = True  # the argument of `register`
 
 
 def register(passes: bool | Sequence[str] = True) -> None:
@@ -41,15 +41,15 @@ def register(passes: bool | Sequence[str] = True) -> None:
         import_hook.install(_FINDER)
     if TORCH_TENSORRT in sys.modules and _changes is None:
         importlib.import_module(TORCH_TENSORRT)  # waits for a thread that is about to import it
-        with _around():
+        with _around_import():
             pass
 
 
 def unregister() -> None:
-    """Makes torch_tensorrt what it is without bridge, now and when it is imported later; `register` undoes this.
+    """Restores torch_tensorrt, now and for later imports; `register` changes it again.
 
-    bridge.compile and torch.compile(backend="bridge") go on working. The plugins stay known to TensorRT, so that
-    engines that hold them still run.
+    bridge.compile and torch.compile(backend="bridge") still work. The plugins stay registered with TensorRT, so that
+    engines with them still run.
     """
     global _changes
     with _lock:
@@ -88,8 +88,8 @@ def cross_compile(target: str | None = None) -> Iterator[list[bytes]]:
 def engines_of(compiled: Any) -> list[bytes]:
     """Every engine in a module that torch_tensorrt made, in the order in which the module holds them."""
     modules = [compiled, *compiled.modules()] if hasattr(compiled, "modules") else [compiled]
-    found = [getattr(module, "serialized_engine", None) for module in dict.fromkeys(modules)]
-    return [bytes(engine) for engine in found if engine]
+    serialized = [getattr(module, "serialized_engine", None) for module in dict.fromkeys(modules)]
+    return [bytes(engine) for engine in serialized if engine]
 
 
 def layers_of(engine: Any) -> list[dict[str, Any]] | None:
@@ -101,22 +101,22 @@ def layers_of(engine: Any) -> list[dict[str, Any]] | None:
     from bridge.tensorrt.guest import built_engines
 
     engines = [bytes(engine)] if isinstance(engine, (bytes, bytearray, memoryview)) else engines_of(engine)
-    found = [layers for layers in map(built_engines.find, engines) if layers is not None]
-    complete = len(found) == len(engines) > 0
-    return [layer for layers in found for layer in layers] if complete else None
+    known = [layers for layers in map(built_engines.find, engines) if layers is not None]
+    complete = len(known) == len(engines) > 0
+    return [layer for layers in known for layer in layers] if complete else None
 
 
 @contextlib.contextmanager
-def _around() -> Iterator[None]:
-    """Around the import of torch_tensorrt."""
+def _around_import() -> Iterator[None]:
+    """Surrounds the import of torch_tensorrt."""
     with contextlib.ExitStack() as stack:
-        flavour = _flavour(stack)
+        flavour = _flavour_to_import(stack)
         yield
     if flavour is not None:
         _integrate(flavour)
 
 
-def _flavour(stack: contextlib.ExitStack) -> Flavour | None:
+def _flavour_to_import(stack: contextlib.ExitStack) -> Flavour | None:
     try:
         flavour = detect()
         if flavour.torch_tensorrt_version is None:
@@ -155,4 +155,4 @@ def _record(gm: GraphModule, result: GraphModule) -> None:
     record_torch_tensorrt(gm, result)
 
 
-_FINDER = import_hook.Finder(TORCH_TENSORRT, _around)
+_FINDER = import_hook.Finder(TORCH_TENSORRT, _around_import)

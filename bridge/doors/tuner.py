@@ -1,4 +1,4 @@
-"""bridge.tune: measures a model's ops as plugins and as TensorRT's own layers, and remembers which are faster."""
+"""bridge.tune: times a model's ops as plugins and as native TensorRT layers, and stores which is faster."""
 
 import datetime
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,10 @@ from bridge.base.package import __version__
 from bridge.base.text import columns
 from bridge.config import Config
 from bridge.doors import lowering_choice, measured_lowerings
-from bridge.doors.compiler import Captured, capture, settle
+from bridge.doors.compiler import CapturedModel, capture, resolve_config
 from bridge.doors.measured_lowerings import Measurement
 from bridge.doors.session import Session
-from bridge.engine.call_structure import Structure
+from bridge.engine.call_structure import CallStructure
 from bridge.engine.compiled import CompiledModule
 from bridge.engine.error_metric import largest_error
 from bridge.engine.timing import compare, noise
@@ -25,13 +25,13 @@ from bridge.errors import EngineError, TargetError
 from bridge.tensorrt import native_lowerings
 from bridge.tensorrt.install import gpu
 from bridge.tensorrt.native_lowerings import NATIVE, PLUGIN
-from bridge.tensorrt.plugins.op_calls import fitting_calls
+from bridge.tensorrt.plugins.op_calls import convertible_calls
 from bridge.tensorrt.run.engine import Engine
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What was measured. Print it. left_out: kinds of calls that were not, and why."""
+    """The measurements; print it for a table. left_out: the kinds of calls that were not measured, and why."""
 
     measurements: tuple[Measurement, ...]
     left_out: Mapping[str, str]
@@ -61,22 +61,21 @@ def tune(
     config: Config | None = None,
     **settings: Any,
 ) -> Tuning:
-    """Measures on this GPU how fast a model's engine is with each lowering of its ops, and remembers the results.
+    """Times a model's engine on this GPU with each lowering of its ops, and stores the results.
 
-    For each kind of call (op, attributes, dtypes, shapes rounded up to powers of two) that `lowering` leaves to
-    "auto", two engines are built: with the plugin and with TensorRT's own layers there, all other calls as they are by
-    default. They are timed on the example arguments. Later compilations for this GPU, with this TensorRT and this
-    bridge, take the faster for calls of that kind, or the default where the difference is within the noise; and the
-    plugin, with a warning, where the results of the two engines are further apart than rounding explains.
+    A kind of call is an op with its attributes, dtypes, and shapes rounded up to powers of two. For each kind whose
+    `lowering` is "auto", two engines are built, with the plugin and with native layers; other calls keep their default.
+    Both are timed on the example arguments. Later compilations for this GPU, TensorRT and bridge take the faster one
+    for calls of that kind. They take the default where the difference is within the noise, and the plugin, with a
+    warning, where the results differ by more than rounding explains.
 
-    Arguments: those of bridge.compile; the model is not changed, and no engine is returned.
+    Arguments: those of bridge.compile. The model is not changed, and no engine is returned.
 
     Raises:
-        EngineError: there is no GPU to measure on. TargetError: the target is another one.
-        OSError: the cache folder, which holds the results, cannot be written to.
-        And what bridge.compile raises.
+        EngineError: there is no GPU here. TargetError: the target is another GPU.
+        OSError: the cache folder cannot be written to. And what bridge.compile raises.
     """
-    config = settle(config, settings)
+    config = resolve_config(config, settings)
     _check_gpu()
     session = replace(Session.of(config), measured={})
     _check_target(session.target)
@@ -84,16 +83,16 @@ def tune(
         captured = capture(session, model, args, kwargs, dynamic_shapes)
     kinds, left_out = kinds_of(captured, session)
     inputs: list[Tensor] = []
-    found = []
+    measurements = []
     for kind, op in kinds.items():
         with log.step(f"measuring {kind}") as note:
-            built = [compile_as(captured, session, {kind: way}) for way in (PLUGIN, NATIVE)]
-            inputs = inputs or example_inputs(built[0], model, args, kwargs)
-            found.append(_measure(built, inputs, kind, op, session))
-            note(found[-1].why)
-    if found:
-        measured_lowerings.remember(config, found)
-    return Tuning(tuple(found), left_out)
+            pair = [compile_as(captured, session, {kind: lowering}) for lowering in (PLUGIN, NATIVE)]
+            inputs = inputs or example_inputs(pair[0], model, args, kwargs)
+            measurements.append(_measure(pair, inputs, kind, op, session))
+            note(measurements[-1].why)
+    if measurements:
+        measured_lowerings.store_measurements(config, measurements)
+    return Tuning(tuple(measurements), left_out)
 
 
 def _check_gpu() -> None:
@@ -110,14 +109,14 @@ def _check_target(target: str) -> None:
         raise TargetError(f"target is {target}, but engines are timed on the GPU of this machine, {here}: leave it out")
 
 
-def kinds_of(captured: Captured, session: Session) -> tuple[dict[str, str], dict[str, str]]:
-    """The kinds of calls to measure, each with its op; and those that are left out, each with the reason."""
+def kinds_of(captured: CapturedModel, session: Session) -> tuple[dict[str, str], dict[str, str]]:
+    """The kinds of calls to measure with their ops, and those left out with the reasons."""
     kinds: dict[str, str] = {}
     left_out: dict[str, str] = {}
-    for call in fitting_calls(captured.program.graph_module):
-        kind, op = lowering_choice.kind_of(call), call.op.name
+    for call in convertible_calls(captured.program.graph_module):
+        kind, op = lowering_choice.call_kind(call), call.op.name
         asked = session.config.lowering_of(op)
-        refused = native_lowerings.refuse(call, session.flavour.trt())
+        refused = native_lowerings.refusal(call, session.flavour.trt())
         if asked != "auto":
             left_out[kind] = f'the setting asks for "{asked}"'
         elif refused is not None:
@@ -127,20 +126,22 @@ def kinds_of(captured: Captured, session: Session) -> tuple[dict[str, str], dict
     return kinds, left_out
 
 
-def compile_as(captured: Captured, session: Session, ways: Mapping[str, str]) -> CompiledModule:
-    """The engine with these lowerings by kind of call, and the default for other kinds."""
-    forced = {kind: Measurement(kind, way, 0.0, 0.0, 0.0, "", "", "", "", "", "") for kind, way in ways.items()}
+def compile_as(captured: CapturedModel, session: Session, lowerings: Mapping[str, str]) -> CompiledModule:
+    """The engine with these lowerings by kind of call; other kinds get their default."""
+    forced = {
+        kind: Measurement(kind, lowering, 0.0, 0.0, 0.0, "", "", "", "", "", "") for kind, lowering in lowerings.items()
+    }
     session = replace(session, measured=forced)
     with session.converting():
         return captured.compile(session)
 
 
 def _measure(
-    files: Sequence[CompiledModule], inputs: list[Tensor], kind: str, op: str, session: Session
+    modules: Sequence[CompiledModule], inputs: list[Tensor], kind: str, op: str, session: Session
 ) -> Measurement:
-    engines = [Engine(compiled.file) for compiled in files]
+    engines = [Engine(compiled.file) for compiled in modules]
     plugin, native = compare(engines, inputs)
-    found = Measurement(
+    measurement = Measurement(
         kind=kind,
         lowering=PLUGIN if plugin.us < native.us else NATIVE,
         plugin_us=plugin.us,
@@ -154,20 +155,24 @@ def _measure(
         measured=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         difference=largest_error(engines[1](*inputs), engines[0](*inputs)),
     )
-    if not found.agrees:
-        found = replace(found, lowering=PLUGIN)
-        log.logger.warning("%s: %s", kind, found.why)
-        return found
-    return replace(found, lowering=native_lowerings.default(op, session.flavour.name).lowering) if found.tie else found
+    if not measurement.agrees:
+        measurement = replace(measurement, lowering=PLUGIN)
+        log.logger.warning("%s: %s", kind, measurement.why)
+        return measurement
+    return (
+        replace(measurement, lowering=native_lowerings.default(op, session.flavour.name).lowering)
+        if measurement.tie
+        else measurement
+    )
 
 
 def example_inputs(
     compiled: CompiledModule, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None
 ) -> list[Tensor]:
-    """The engine's inputs, of the example arguments, on the GPU."""
+    """The engine's inputs from the example arguments, on the GPU."""
     if isinstance(model, ExportedProgram):
         if model.example_inputs is None:
             raise ValueError("the ExportedProgram has no example arguments to time its engine on; export it again")
         args, kwargs = model.example_inputs
-    given = Structure.of_file(compiled.file).flatten(tuple(args), dict(kwargs or {}))
+    given = CallStructure.of_file(compiled.file).flatten(tuple(args), dict(kwargs or {}))
     return [tensor.detach().cuda().contiguous() for tensor in given]

@@ -1,1 +1,1 @@
-"""What a compilation leaves: compiled modules, their cache and key, their explanation and their times."""
+"""Compiled modules, the engine cache and its keys, explanations and timing."""

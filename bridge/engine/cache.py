@@ -1,10 +1,10 @@
-"""Engines on disk, shared by all processes of a user: a model that was built once is not built again.
+"""The engine cache on disk, shared by all processes of a user.
 
-An entry is an ordinary engine file, <folder>/engines/<key>.engine, written whole or not at all. Whoever builds it holds
-the lock of its key, <key>.lock, which dies with its process. Entries that were not used for longest go first.
+An entry is an ordinary engine file, <folder>/engines/<key>.engine, written atomically. Its builder holds the lock
+<key>.lock, which is released when the process ends. The least recently used entries are removed first.
 
-An engine holds code for the GPU, so what another user has written is never taken: the folder of the entries is this
-user's (or the administrator's) and no one else can write to it or look into it; otherwise there is no cache.
+An engine holds code for the GPU, so no file of another user is ever loaded. The folder must belong to this user or the
+administrator, and no one else may read it or write to it; otherwise there is no cache.
 """
 
 import contextlib
@@ -46,8 +46,7 @@ class Entry:
 class EngineCache:
     """The engines of one folder, of at most `limit` bytes together.
 
-    Whatever is wrong with the folder or an entry, an engine comes out: the trouble is logged as a warning, and costs
-    a build at most.
+    A fault of the folder or of an entry is logged as a warning and costs a build at most.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -63,38 +62,38 @@ class EngineCache:
         return cls(folder_of(config.cache_dir), config.cache_size or default_size())
 
     def get_or_build(self, key: str, build: Callable[[], EngineFile]) -> tuple[EngineFile, bool]:
-        """The engine of that key, and whether it was there; else what `build` makes, which is then kept.
+        """The engine of a key and True, or what `build` makes and False; that is stored.
 
-        What `build` raises, this raises.
+        Exceptions of `build` pass through.
         """
         if not self._is_usable():
             return build(), False
-        found = self._take(key)
-        if found is not None:
-            return found, True
+        cached = self._load_entry(key)
+        if cached is not None:
+            return cached, True
         with self._lock(key):
-            found = self._take(key)  # another process may have built it meanwhile
-            if found is not None:
-                return found, True
+            cached = self._load_entry(key)  # another process may have built it meanwhile
+            if cached is not None:
+                return cached, True
             logger.info("cache miss: %s", key)
             file = build()
             file = replace(file, metadata={**file.metadata, _KEY: key})
-            self._keep(key, file)
+            self._store(key, file)
             return file, False
 
     def entries(self) -> list[Entry]:
-        """All that is there, the last used first."""
+        """All entries, the most recently used first."""
         return sorted(self._scan(), key=lambda entry: -entry.used)
 
     def clear(self, keys: Sequence[str] = ()) -> list[Entry]:
-        """Removes the entries whose keys begin with one of `keys`; all without any. Returns what was removed."""
+        """Removes the entries whose keys begin with one of `keys`, or all; returns what was removed."""
         chosen = [entry for entry in self.entries() if not keys or entry.key.startswith(tuple(keys))]
         return [entry for entry in chosen if self._remove(entry.path)]
 
     def prune(self, limit: int | None = None, keep: str | None = None) -> list[Entry]:
-        """Removes what was not used for longest, until the rest has at most `limit` bytes, and what dead writers left.
+        """Removes the least recently used entries until `limit` bytes are left, and temporary files of dead processes.
 
-        keep: the key of an entry that stays.
+        keep: the key of an entry that is not removed.
         """
         for path in [*self._paths(self._engines), *self._paths(self.folder)]:
             if is_temporary(path.name) or _LOCK.fullmatch(path.name):
@@ -110,9 +109,9 @@ class EngineCache:
         return removed
 
     def verify(self) -> dict[str, str]:
-        """Reads every entry whole. What is wrong, by the names of the files."""
-        found = {entry.path.name: self._fault(entry) for entry in self.entries()}
-        return {name: fault for name, fault in found.items() if fault is not None}
+        """Reads every entry in full; returns what is wrong, by file name."""
+        faults = {entry.path.name: self._fault(entry) for entry in self.entries()}
+        return {name: fault for name, fault in faults.items() if fault is not None}
 
     def _fault(self, entry: Entry) -> str | None:
         try:
@@ -122,7 +121,7 @@ class EngineCache:
         return None
 
     def path(self, key: str) -> Path:
-        """Where the entry of a key is, or would be."""
+        """The path of the entry of a key, which need not exist."""
         return self._engines / f"{key}.engine"
 
     def _read(self, key: str) -> EngineFile:
@@ -132,7 +131,7 @@ class EngineCache:
             raise EngineFileError(f"{path}: it is the entry of {file.metadata.get(_KEY)!r}")
         return file
 
-    def _take(self, key: str) -> EngineFile | None:
+    def _load_entry(self, key: str) -> EngineFile | None:
         path = self.path(key)
         if not os.path.lexists(path):
             return None
@@ -148,7 +147,7 @@ class EngineCache:
         logger.info("cache hit: %s", path)
         return file
 
-    def _keep(self, key: str, file: EngineFile) -> None:
+    def _store(self, key: str, file: EngineFile) -> None:
         path = self.path(key)
         try:
             file.save(path, private=True)
@@ -167,7 +166,7 @@ class EngineCache:
 
     @contextlib.contextmanager
     def _lock(self, key: str) -> Iterator[None]:
-        """One at a time builds a key. Where the folder or its file system has no locks, everyone builds."""
+        """One process at a time builds a key. Where the file system has no locks, every process builds."""
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(locked(self._engines / f"{key}.lock", "another process builds the same engine"))
@@ -176,7 +175,7 @@ class EngineCache:
             yield
 
     def _is_usable(self) -> bool:
-        """Whether the folder is there and this user's; made or mended if need be."""
+        """Whether the folder exists and is this user's alone; it is created, or its mode corrected, if need be."""
         try:
             own_folder(self.folder)
             own_folder(self._engines, private=True)
@@ -188,13 +187,13 @@ class EngineCache:
     def _scan(self) -> Iterator[Entry]:
         for path in self._paths(self._engines):
             match = _ENTRY.fullmatch(path.name)
-            with contextlib.suppress(OSError):  # removed by another process since, or of no use
+            with contextlib.suppress(OSError):  # another process has removed it
                 if match:
-                    found = path.stat()
-                    yield Entry(match[1], path, found.st_size, found.st_mtime)
+                    stat = path.stat()
+                    yield Entry(match[1], path, stat.st_size, stat.st_mtime)
 
     def _paths(self, folder: Path) -> list[Path]:
-        """What is in a folder; nothing where there is none."""
+        """The files of a folder; none where it does not exist."""
         try:
             return list(folder.iterdir())
         except (FileNotFoundError, NotADirectoryError):

@@ -1,8 +1,8 @@
-"""How a model is called and what it returns, against the flat tensors of its engine.
+"""Maps a model's arguments and results to the flat list of tensors of its engine.
 
 A call's arguments flatten into leaves (torch's pytrees). Each leaf is an input of the engine, a literal that the engine
-was compiled with (None, a number or a string), or a tensor that the model does not use. The leaves of what the model
-returns are outputs of the engine or literals.
+was compiled with (None, a number or a string), or a tensor that the model does not use. The leaves of a result are
+outputs of the engine, its inputs, or literals.
 """
 
 import functools
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch.export import ExportedProgram
+from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from bridge.base.text import printable, printable_lines
@@ -25,8 +26,8 @@ UNUSED: dict[str, Any] = {"unused": True}
 
 
 @dataclass(frozen=True)
-class Structure:
-    """Of one engine, as its file keeps it.
+class CallStructure:
+    """The structure of one engine's calls, as its file keeps it.
 
     in_spec, out_spec: pytrees of ((args), {kwargs}) and of the result.
     arguments: names of the top-level arguments, positional ones first.
@@ -41,8 +42,8 @@ class Structure:
     output_map: list[Any]
 
     @classmethod
-    def of_file(cls, file: EngineFile) -> "Structure":
-        """As an engine file has it. EngineError: it says nothing of the model's arguments."""
+    def of_file(cls, file: EngineFile) -> "CallStructure":
+        """Reads it from an engine file. EngineError: the file does not describe the model's arguments."""
         missing = [name for name in ("arguments", "input_map") if name not in file.metadata]
         if missing:
             raise EngineError(
@@ -50,9 +51,9 @@ class Structure:
             )
         return cls(file.in_spec, file.out_spec, file.metadata["arguments"], file.metadata["input_map"], file.output_map)
 
-    def takes(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-        """Whether the arguments of a call are the engine's inputs, in order, so that there is nothing to flatten."""
-        return not kwargs and len(args) == self._tensors and all(isinstance(arg, torch.Tensor) for arg in args)
+    def is_flat_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        """Whether the arguments of a call are the engine's inputs, in order: then nothing needs flattening."""
+        return not kwargs and len(args) == self._flat_count and all(isinstance(arg, torch.Tensor) for arg in args)
 
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         """The engine's inputs, in order, from the arguments of a call.
@@ -70,7 +71,7 @@ class Structure:
             for leaf, entry in zip(_leaves(name, spec, given, entries), entries, strict=True):
                 if isinstance(entry, int):
                     inputs[entry] = leaf
-                elif "literal" in entry and not _same(leaf, entry["literal"]):
+                elif "literal" in entry and not _equals_literal(leaf, entry["literal"]):
                     raise EngineInputError(
                         f"argument {name} is {leaf!r}; the engine was compiled with {entry['literal']!r} there"
                     )
@@ -83,7 +84,7 @@ class Structure:
         leaves = [_result(entry, inputs, outputs) for entry in self.output_map]
         try:
             return pytree.tree_unflatten(leaves, self._out_spec)
-        except Exception as error:  # a class of the model's package, which may be another version of it
+        except Exception as error:  # raised by a class of the model's package, perhaps of another version
             what = printable_lines(f"{self._out_spec}: {type(error).__name__}: {error}")
             raise EngineError(
                 f"the result cannot be put together as {what}; the class is not as it was when the model was compiled:"
@@ -103,14 +104,14 @@ class Structure:
         return given | dict(kwargs)
 
     @functools.cached_property
-    def _tensors(self) -> int:
-        """How many arguments the model takes, if each is an input of the engine, in order; else -1."""
+    def _flat_count(self) -> int:
+        """The number of arguments if each is an input of the engine, in order; else -1."""
         flat = all(spec.is_leaf() for spec in self._argument_specs)
         return len(self.arguments) if flat and self.input_map == list(range(len(self.arguments))) else -1
 
     @functools.cached_property
     def _container(self) -> Callable[[Sequence[Any]], Any] | None:
-        """What makes the result of the engine's outputs, if it is one of them, or a tuple or list of all, in order."""
+        """Builds the result from the outputs, if it is the first of them or a tuple or list of all, in order."""
         if self.output_map != list(range(len(self.output_map))):
             return None
         if self._out_spec.is_leaf():
@@ -128,8 +129,8 @@ class Structure:
         return to_spec(self.out_spec)
 
 
-def of_program(program: ExportedProgram, inputs: Sequence[str], output_map: list[Any]) -> Structure:
-    """The structure of an exported program, whose engine has `inputs` (names of placeholders) in that order.
+def of_program(program: ExportedProgram, inputs: Sequence[str], output_map: list[Any]) -> CallStructure:
+    """The structure of an exported program's calls; `inputs`: names of the engine's inputs in order.
 
     ExportError: an argument or the result holds a class that a file cannot have.
     """
@@ -140,7 +141,7 @@ def of_program(program: ExportedProgram, inputs: Sequence[str], output_map: list
         if spec.kind.name == "USER_INPUT":
             literal = isinstance(spec.arg, torch.export.graph_signature.ConstantArgument)
             entries.append({"literal": spec.arg.value} if literal else places.get(spec.arg.name, UNUSED))
-    return Structure(of_spec(in_spec), of_spec(out_spec), _argument_names(program, in_spec), entries, output_map)
+    return CallStructure(of_spec(in_spec), of_spec(out_spec), _argument_names(program, in_spec), entries, output_map)
 
 
 def _argument_names(program: ExportedProgram, in_spec: pytree.TreeSpec) -> list[str]:
@@ -148,11 +149,32 @@ def _argument_names(program: ExportedProgram, in_spec: pytree.TreeSpec) -> list[
     signature = program.module_call_graph[0].signature
     names = signature.forward_arg_names if signature is not None else None
     positional = names[: args.num_children] if names else [f"args_{index}" for index in range(args.num_children)]
-    found = [*positional, *kwargs.context]
-    for name in found:
+    every = [*positional, *kwargs.context]
+    for name in every:
         if not isinstance(name, str) or not name.isprintable() or len(name) > _LONGEST_NAME:
             raise ExportError(f"the model's argument {name!r} has a name that is no identifier; give it another one")
-    return found
+    return every
+
+
+def flatten_outputs(module: GraphModule, program: ExportedProgram, taken: Sequence[str]) -> tuple[list[Any], list[str]]:
+    """Removes duplicate results from the graph; returns the output map and the names of the engine's outputs.
+
+    ExportError: the model returns a number that depends on shapes.
+    """
+    output = module.graph.output_node()
+    leaves: list[Any] = list(output.args[0])  # type: ignore[arg-type]
+    names = output_names(program.call_spec.out_spec, taken)
+    distinct: dict[Node, str] = {}
+    for leaf, name in zip(leaves, names, strict=True):
+        if isinstance(leaf, Node):
+            if not isinstance(leaf.meta.get("val"), torch.Tensor) and leaf.op != "get_attr":
+                raise ExportError(f"the model returns {name}, a number taken from a shape; return tensors, or drop it")
+            distinct.setdefault(leaf, name)
+    if not distinct:
+        raise ExportError("the model returns no tensor; an engine has at least one output")
+    output.args = (tuple(distinct),)
+    places = {node: index for index, node in enumerate(distinct)}
+    return [places[leaf] if isinstance(leaf, Node) else {"literal": leaf} for leaf in leaves], list(distinct.values())
 
 
 def output_names(out_spec: pytree.TreeSpec, taken: Sequence[str]) -> list[str]:
@@ -172,7 +194,7 @@ def output_names(out_spec: pytree.TreeSpec, taken: Sequence[str]) -> list[str]:
 
 
 def _paths(spec: pytree.TreeSpec) -> list[Any]:
-    """The keys that lead to each leaf; none where a class was registered without a way to tell them."""
+    """The path of keys to each leaf; empty paths where a class was registered without them."""
     try:
         dummy = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
         return [path for path, _ in pytree.tree_flatten_with_path(dummy)[0]]
@@ -191,24 +213,24 @@ def _leaves(name: str, spec: pytree.TreeSpec, given: Mapping[str, Any], entries:
         if all(isinstance(entry, dict) and "literal" in entry for entry in entries):
             return [entry["literal"] for entry in entries]
         raise EngineInputError(f"argument {name} is missing")
-    leaves, found = pytree.tree_flatten(given[name])
-    if found != spec:
+    leaves, structure = pytree.tree_flatten(given[name])
+    if structure != spec:
         expected = printable_lines(str(spec))
-        raise EngineInputError(f"argument {name} has the structure {found}; in the example it had {expected}")
+        raise EngineInputError(f"argument {name} has the structure {structure}; in the example it had {expected}")
     return leaves
 
 
-def _same(value: Any, literal: Any) -> bool:
+def _equals_literal(value: Any, literal: Any) -> bool:
     if type(value) is not type(literal):
         return False
     return value == literal or (value != value and literal != literal)  # NaN is NaN
 
 
-def of_tensors(arguments: list[str], results: int) -> Structure:
-    """Of a graph that takes tensors and returns a tuple of tensors."""
+def of_tensors(arguments: list[str], results: int) -> CallStructure:
+    """The structure of a graph that takes tensors and returns a tuple of tensors."""
     in_spec = pytree.tree_structure((tuple(range(len(arguments))), {}))
     out_spec = pytree.tree_structure(tuple(range(results)))
-    return Structure(
+    return CallStructure(
         in_spec=of_spec(in_spec),
         out_spec=of_spec(out_spec),
         arguments=arguments,

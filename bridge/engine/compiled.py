@@ -1,4 +1,4 @@
-"""What bridge.compile returns and bridge.load reads."""
+"""Compiled modules: what bridge.compile returns and bridge.load reads."""
 
 import functools
 import os
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bridge.base import log
 from bridge.base.text import printable
-from bridge.engine.call_structure import Structure
+from bridge.engine.call_structure import CallStructure
 from bridge.engine.node_table import plugin_counts
 from bridge.engine_file.contents import EngineFile, OutputSpec, TensorSpec
 
@@ -20,10 +20,10 @@ from bridge.engine_file.contents import EngineFile, OutputSpec, TensorSpec
 class CompiledModule:
     """One engine, called like the model that it was compiled from.
 
-    The engine is loaded onto a GPU by the first call there; until then, and without a GPU, everything else works. Any
-    number of threads may call it, each on streams and GPUs of its choice.
+    The first call on a GPU loads the engine there; everything else works without a GPU. Any number of threads may call
+    it, each on its own streams and GPUs.
 
-    from_cache: whether the engine was built before, by this process or another one.
+    from_cache: whether the engine came from the cache.
     cuda_graph: calls replay a CUDA graph, one for each of the 16 combinations of input shapes that were used last. The
     first call with other shapes records one, which takes a few times as long as a call.
     static_outputs: a call returns the same tensors as the one before with these shapes, overwritten, instead of new
@@ -47,7 +47,7 @@ class CompiledModule:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The model's result: the structure of the original, with tensors on the inputs' GPU."""
         structure = self._structure
-        inputs = args if structure.takes(args, kwargs) else structure.flatten(args, kwargs)
+        inputs = args if structure.is_flat_call(args, kwargs) else structure.flatten(args, kwargs)
         device = _device(inputs)
         engine = self._engines.get(device) or self._load(device)
         return structure.unflatten(inputs, engine(*inputs))
@@ -96,7 +96,7 @@ class CompiledModule:
         return plugin_counts(self.layers)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the engine and all that is known of it to one file, for `bridge.load`."""
+        """Writes the engine and its description to one file, for `bridge.load`."""
         self.file.save(path)
 
     def explain(self, *, nodes: bool = False, layers: bool = False) -> str:
@@ -106,8 +106,8 @@ class CompiledModule:
         return explain(self.file, every_layer=layers, nodes=nodes)
 
     @functools.cached_property
-    def _structure(self) -> Structure:
-        return Structure.of_file(self.file)
+    def _structure(self) -> CallStructure:
+        return CallStructure.of_file(self.file)
 
     def _load(self, device: int | None) -> Any:
         from bridge.tensorrt.run.engine import Engine

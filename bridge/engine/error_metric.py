@@ -1,4 +1,4 @@
-"""How far two results of a model are apart."""
+"""The difference of two results of a model."""
 
 from typing import Any
 
@@ -7,15 +7,15 @@ from torch.utils import _pytree as pytree
 
 
 def largest_error(actual: Any, expected: Any) -> float:
-    """Of all tensors of a result: the largest difference, as a fraction of the largest value of that tensor."""
+    """The largest difference of any tensor of a result, as a fraction of that tensor's largest value."""
     pairs = zip(pytree.tree_leaves(actual), pytree.tree_leaves(expected), strict=True)
-    errors = [_error(ours, theirs) for ours, theirs in pairs if isinstance(theirs, torch.Tensor) and theirs.numel()]
-    return torch.tensor([0.0, *errors]).max().item()  # NaN where one of them is
+    errors = [_error(got, wanted) for got, wanted in pairs if isinstance(wanted, torch.Tensor) and wanted.numel()]
+    return torch.tensor([0.0, *errors]).max().item()  # NaN if any is
 
 
 def _error(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    ours, theirs = actual.cpu().double(), expected.cpu().double()
-    differences = (ours - theirs).abs().masked_fill(ours == theirs, 0.0)  # infinities of one sign do not differ
+    got, wanted = actual.cpu().double(), expected.cpu().double()
+    differences = (got - wanted).abs().masked_fill(got == wanted, 0.0)  # infinities of one sign do not differ
     difference = differences.max().item()
-    scale = theirs.abs().masked_fill(~theirs.isfinite(), 0.0).max().item()
+    scale = wanted.abs().masked_fill(~wanted.isfinite(), 0.0).max().item()
     return difference / scale if scale else difference

@@ -1,4 +1,4 @@
-"""What is in an engine: for people, and as JSON for scripts. Needs neither TensorRT nor a GPU."""
+"""The contents of an engine file, as text and as JSON. Needs neither TensorRT nor a GPU."""
 
 import math
 from collections import Counter
@@ -19,7 +19,7 @@ def explain(file: EngineFile, every_layer: bool = False, nodes: bool = False) ->
     """The engine as text: model, target, inputs with their profile, outputs, layers by type, plugin layers.
 
     every_layer: also list every layer of the network, with its outputs and the node that it is of.
-    nodes: also say which layers each node of the model's graph became, and count them by module.
+    nodes: also list the layers of each node of the model's graph, and count them by module.
     """
     sections = [columns(_summary(file), indent=0), _inputs(file), _outputs(file), _layer_types(file), _plugins(file)]
     sections += [_lowerings(file), _passes(file)]
@@ -30,8 +30,8 @@ def explain(file: EngineFile, every_layer: bool = False, nodes: bool = False) ->
     return "\n\n".join(section for section in sections if section)
 
 
-def describe(file: EngineFile) -> dict[str, Any]:
-    """The same as JSON values; infinities and NaN are the strings "inf", "-inf" and "nan"."""
+def as_json_values(file: EngineFile) -> dict[str, Any]:
+    """The same as `explain`, as JSON values; infinities and NaN become the strings "inf", "-inf" and "nan"."""
     return _finite(
         {
             "model": file.metadata.get("model"),
@@ -44,7 +44,7 @@ def describe(file: EngineFile) -> dict[str, Any]:
             "versions": {name: file.metadata.get(name) for name in _WRITERS},
             "inputs": [asdict(spec) for spec in file.inputs],
             "outputs": [asdict(spec) for spec in file.outputs],
-            "layer_types": dict(_types(file)),
+            "layer_types": dict(_layer_type_counts(file)),
             "plugin_counts": dict(node_table.plugin_counts(file.layers)),
             "plugin_versions": file.plugins,
             "plugin_layers": [layer for layer in file.layers if layer.get("op")],
@@ -71,18 +71,21 @@ def _summary(file: EngineFile) -> Iterator[tuple[str, str]]:
 
 
 def _inputs(file: EngineFile) -> str:
-    rows = [(spec.name, spec.dtype, shape(spec.min), shape(spec.opt), shape(spec.max)) for spec in file.inputs]
+    rows = [
+        (spec.name, spec.dtype, shape_text(spec.min), shape_text(spec.opt), shape_text(spec.max))
+        for spec in file.inputs
+    ]
     return _section("inputs", ("dtype", "min", "opt", "max"), rows)
 
 
 def _outputs(file: EngineFile) -> str:
     return _section(
-        "outputs", ("dtype", "shape"), [(spec.name, spec.dtype, shape(spec.shape)) for spec in file.outputs]
+        "outputs", ("dtype", "shape"), [(spec.name, spec.dtype, shape_text(spec.shape)) for spec in file.outputs]
     )
 
 
 def _layer_types(file: EngineFile) -> str:
-    counts = [(f"{count:>5}", kind) for kind, count in _types(file)]
+    counts = [(f"{count:>5}", layer_kind) for layer_kind, count in _layer_type_counts(file)]
     return f"layers: {len(file.layers)}\n" + columns(counts)
 
 
@@ -96,8 +99,8 @@ def _plugins(file: EngineFile) -> str:
 
 def lowerings(file: EngineFile) -> list[dict[str, Any]]:
     """Every use of an op, with its "node", "op", "kind", "lowering" and "why"; none where an older bridge wrote it."""
-    found = file.metadata.get("lowerings")
-    return found if isinstance(found, list) else []
+    rows = file.metadata.get("lowerings")
+    return rows if isinstance(rows, list) else []
 
 
 def lowering_counts(file: EngineFile) -> list[tuple[str, str, str]]:
@@ -112,9 +115,9 @@ def _lowerings(file: EngineFile) -> str:
 
 
 def passes(file: EngineFile) -> list[dict[str, Any]]:
-    """What the passes found in the model: rows with "pass", "replaced", "what", "line" and "module"."""
-    found = file.metadata.get("passes")
-    return found if isinstance(found, list) else []
+    """What the passes rows in the model: rows with "pass", "replaced", "what", "line" and "module"."""
+    rows = file.metadata.get("passes")
+    return rows if isinstance(rows, list) else []
 
 
 def pass_counts(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
@@ -134,14 +137,17 @@ def _passes(file: EngineFile) -> str:
 def _plugin_row(layer: Mapping[str, Any]) -> tuple[str, ...]:
     attributes = dict(layer.get("attributes", {}))
     tensors = str(attributes.pop(TENSORS_FIELD, "")).replace("=", "").replace(",", ", ")
-    spelt = ", ".join(f"{name}={value}" for name, value in attributes.items())
-    return layer["name"], f"{layer['op']}({tensors})", spelt, _results(layer)
+    values = ", ".join(f"{name}={value}" for name, value in attributes.items())
+    return layer["name"], f"{layer['op']}({tensors})", values, _outputs_text(layer)
 
 
 def _layers(file: EngineFile) -> str:
-    """A row a layer; its name, which may be long, comes last."""
+    """One row per layer; the name may be long and comes last."""
     origins = {name: node["name"] for node in node_table.nodes(file) or [] for name in node["layers"]}
-    rows = [(node_table.kind(layer), _results(layer), *_origin(layer, origins), layer["name"]) for layer in file.layers]
+    rows = [
+        (node_table.layer_kind(layer), _outputs_text(layer), *_origin(layer, origins), layer["name"])
+        for layer in file.layers
+    ]
     return "every layer\n" + columns(rows)
 
 
@@ -149,21 +155,21 @@ def _origin(layer: Mapping[str, Any], origins: Mapping[str, str]) -> list[str]:
     return [f"of {origins[layer['name']][:_LONGEST]}" if layer["name"] in origins else ""] if origins else []
 
 
-def _results(layer: Mapping[str, Any]) -> str:
+def _outputs_text(layer: Mapping[str, Any]) -> str:
     outputs = layer.get("outputs", [])
-    return ", ".join(f"{output.get('dtype')} {shape(output.get('shape', ()))}" for output in outputs)
+    return ", ".join(f"{output.get('dtype')} {shape_text(output.get('shape', ()))}" for output in outputs)
 
 
 def _section(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return columns([(f"{title}: {len(rows)}", *headings), *((f"  {name}", *rest) for name, *rest in rows)], indent=0)
 
 
-def _types(file: EngineFile) -> list[tuple[str, int]]:
+def _layer_type_counts(file: EngineFile) -> list[tuple[str, int]]:
     return Counter(layer["type"] for layer in file.layers).most_common()
 
 
-def shape(extents: Sequence[int]) -> str:
-    """Extents for reading, "?" for one that depends on the inputs."""
+def shape_text(extents: Sequence[int]) -> str:
+    """Extents as text, "?" for one that depends on the inputs."""
     return "[" + ", ".join("?" if extent == -1 else str(extent) for extent in extents) + "]"
 
 

@@ -104,7 +104,7 @@ def _read_preamble(file: BinaryIO, size: int) -> bytes:
     if not preamble:
         raise EngineFileError("the file is empty")
     if not preamble.startswith(MAGIC[: len(preamble)]):
-        raise EngineFileError(_not_ours(preamble))
+        raise EngineFileError(_not_engine_file_text(preamble))
     if size < _FRAME_SIZE:
         raise EngineFileError(f"truncated: {size:,} bytes, and an engine file has more than {_FRAME_SIZE}")
     _, _, header_size, engine_size = _PREAMBLE.unpack(preamble)
@@ -132,7 +132,7 @@ def machine_memory() -> int | None:
     return min(limits, default=None)
 
 
-def _not_ours(start: bytes) -> str:
+def _not_engine_file_text(start: bytes) -> str:
     guess = next((f" ({what})" for prefix, what in _OTHER_FILES if start.startswith(prefix)), "")
     return f"not a bridge engine: it starts with {start[:16]!r}{guess}, not with {MAGIC!r}"
 

@@ -102,10 +102,8 @@ def checking_lowering(program: ExportedProgram) -> Iterator[None]:
 
 
 def _kept_conditions(program: ExportedProgram) -> tuple[list[Condition], frozenset[sympy.Basic]]:
-    found: tuple[list[Condition], frozenset[sympy.Basic]] = program.graph_module.meta.get(
-        _CONDITIONS, ([], frozenset())
-    )
-    return found
+    kept: tuple[list[Condition], frozenset[sympy.Basic]] = program.graph_module.meta.get(_CONDITIONS, ([], frozenset()))
+    return kept
 
 
 def _distinct(every: Iterable[Condition], env: ShapeEnv | None) -> Iterator[Condition]:

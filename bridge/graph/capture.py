@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from bridge.base.third_party_output import quiet_capture
+from bridge.base.third_party_output import silence_capture
 from bridge.core import tensors
 from bridge.errors import ExportError
 from bridge.graph import dynamo
@@ -49,7 +49,7 @@ def export(
     _refuse_training(model)
     _refuse_layouts(args, kwargs or {})
     try:
-        with torch.no_grad(), quiet_capture(), _restoring_attributes(model):
+        with torch.no_grad(), silence_capture(), _restoring_attributes(model):
             return _export(model, *_without_aliases(tuple(args), dict(kwargs or {})), dynamic_shapes)
     except Exception as error:  # torch.export raises what the model raises, and several kinds of its own
         raise ExportError(
@@ -61,7 +61,7 @@ def _refuse_layouts(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """ExportError: an argument is a sparse, nested or quantized tensor, on which torch.export fails in many ways."""
     for name, given in (("args", tuple(args)), ("kwargs", dict(kwargs))):
         for path, value in pytree.tree_flatten_with_path(given)[0]:
-            if isinstance(value, torch.Tensor) and (reason := tensors.refuse(value)) is not None:
+            if isinstance(value, torch.Tensor) and (reason := tensors.refusal(value)) is not None:
                 raise ExportError(f"{name}{pytree.keystr(path)} {reason}")
 
 

@@ -36,12 +36,12 @@ def remove_number_inputs(gm: GraphModule, args: MutableSequence[Any]) -> None:
 def replace_number_input(node: Node, number: torch.SymInt) -> None:
     """Removes an integer placeholder; its uses read a tensor's extent, or become a constant with a guard."""
     if node.users:
-        found = _extent_of(node.graph, number)
-        if found is None:
+        place = _extent_of(node.graph, number)
+        if place is None:
             node.replace_all_uses_with(int(number))  # type: ignore[arg-type]
         else:
             with node.graph.inserting_after(node.graph.find_nodes(op="placeholder")[-1]):
-                extent = node.graph.call_function(torch.ops.aten.sym_size.int, found)
+                extent = node.graph.call_function(torch.ops.aten.sym_size.int, place)
             extent.meta = {key: node.meta[key] for key in ("example_value", "stack_trace") if key in node.meta}
             node.replace_all_uses_with(extent)
     node.graph.erase_node(node)

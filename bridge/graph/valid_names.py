@@ -66,10 +66,10 @@ def _is_valid_word(word: str) -> bool:
 
 def _valid_name(name: str, taken: set[str]) -> str:
     words = [word if _is_valid_word(word) else re.sub(r"\W", "_", word) + "_" for word in name.split(".")]
-    found, count = ".".join(words), 1
-    while found in taken:
-        found, count = f"{'.'.join(words)}{count}", count + 1
-    return found
+    candidate, count = ".".join(words), 1
+    while candidate in taken:
+        candidate, count = f"{'.'.join(words)}{count}", count + 1
+    return candidate
 
 
 def _renamed(specs: list[Any], names: dict[str, str]) -> list[Any]:

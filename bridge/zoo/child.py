@@ -14,7 +14,7 @@ from bridge.base.files import replacing
 from bridge.base.log import logger
 from bridge.zoo.entries import of_script
 from bridge.zoo.measure import first_line, measure
-from bridge.zoo.measuring_lock import Turns
+from bridge.zoo.measuring_lock import MeasuringLock
 
 
 def main(task: dict[str, Any], output: Path) -> None:
@@ -28,8 +28,8 @@ def main(task: dict[str, Any], output: Path) -> None:
             file.write(json.dumps(so_far).encode())
 
     try:
-        turns = Turns(Path(task["lock"]))
-        keep(measure(entry, task["argv"], task["target"], keep, turns, task["ways"]) | {"complete": True})
+        lock = MeasuringLock(Path(task["lock"]))
+        keep(measure(entry, task["argv"], task["target"], keep, lock, task["ways"]) | {"complete": True})
     except Exception as error:  # of any kind: it is the model's result
         logger.info("%s failed", entry.name, exc_info=True)
         keep({**row, "model": entry.name, "failed": first_line(error)})

@@ -63,14 +63,14 @@ def folder() -> Path:
 
 def find(scripts: Path, texts: Sequence[str] = ("",)) -> list[Entry]:
     """The entries whose name holds one of `texts`, in their order. ZooError: there is none."""
-    found = [entry for path in sorted(scripts.glob("*.py")) for entry in of_script(path)]
+    every = [entry for path in sorted(scripts.glob("*.py")) for entry in of_script(path)]
     chosen = sorted(
-        (entry for entry in found if any(text in entry.name for text in texts)), key=lambda entry: entry.rank
+        (entry for entry in every if any(text in entry.name for text in texts)), key=lambda entry: entry.rank
     )
     if not chosen:
-        there = ", ".join(entry.name for entry in found) or f"no script in {scripts} has a list {TABLE}"
+        there = ", ".join(entry.name for entry in every) or f"no script in {scripts} has a list {TABLE}"
         wanted = " or ".join(map(repr, texts))
-        raise ZooError(f"no model's name holds {wanted}; there are {there}" if found else there)
+        raise ZooError(f"no model's name holds {wanted}; there are {there}" if every else there)
     return chosen
 
 

@@ -28,7 +28,7 @@ from bridge.graph.capture import export
 from bridge.passes import rewrite, selected
 from bridge.zoo import memory
 from bridge.zoo.entries import Entry
-from bridge.zoo.measuring_lock import Turns
+from bridge.zoo.measuring_lock import MeasuringLock
 from bridge.zoo.table import WAYS
 
 Row = dict[str, Any]
@@ -43,7 +43,7 @@ class Subject:
     model: Model
     program: ExportedProgram
     target: str | None
-    turns: Turns
+    lock: MeasuringLock
     used: int | None = None
 
     @property
@@ -57,7 +57,7 @@ class Subject:
 
     def error(self, function: Callable[..., Any]) -> float:
         """Largest difference from eager, as a fraction of each result's largest value."""
-        found = difference(self.call(function), self.call(self.model.model), self.entry.unordered)
+        found = largest_difference(self.call(function), self.call(self.model.model), self.entry.unordered)
         torch.cuda.empty_cache()  # eager's memory is not this way's
         return found
 
@@ -66,7 +66,7 @@ class Subject:
 
         own_weights: `function` has its own; else it uses the model's, which count for it, too.
         """
-        with self.turns.alone():
+        with self.lock.alone():
             found = _times(time_loop(lambda: self.call(function)))
             used = memory.used()
         if used is None or self.used is None:
@@ -81,7 +81,7 @@ def measure(
     argv: Sequence[str],
     target: str | None,
     keep: Callable[[Row], None],
-    turns: Turns | None = None,
+    lock: MeasuringLock | None = None,
     ways: Sequence[str] = tuple(WAYS),
 ) -> Row:
     """What came of one model, made for the flags `argv`, as JSON values; `keep` gets what there is after each way.
@@ -89,25 +89,25 @@ def measure(
     ways: of table.WAYS; "native" not for a model in which bridge, measured too, found none of its ops. A way that fails
     says so under "failed". Errors of the script, and of torch.export, are the caller's.
     """
-    turns = turns or Turns()
-    with turns.working():
-        model = _placed(model_file.load(str(entry.path), list(argv)), target)
+    lock = lock or MeasuringLock()
+    with lock.working():
+        model = _on_target(model_file.load(str(entry.path), list(argv)), target)
         row: Row = {"model": entry.name, "about": entry.about, "argv": list(argv), **_facts(model), "ways": {}}
         keep(row)
         with Session.of(Config(target=target)).converting():
             program = export(model.model, model.args, model.kwargs, model.dynamic_shapes)
-    subject = Subject(entry, model, program, target, turns)
+    subject = Subject(entry, model, program, target, lock)
     for name, way in _WAYS.items():
         has_plugins = row["ways"].get("bridge", {"plugins": True}).get("plugins")
         if name in ways and (name == "bridge" or (subject.runs and (name != "native" or has_plugins))):
             row["ways"][name] = {"running": True}
             keep(row)
-            row["ways"][name] = _tried(way, replace(subject, used=memory.used() if subject.runs else None))
+            row["ways"][name] = _result_or_failure(way, replace(subject, used=memory.used() if subject.runs else None))
             keep(row)
     return row
 
 
-def difference(actual: Any, expected: Any, unordered: bool = False) -> float:
+def largest_difference(actual: Any, expected: Any, unordered: bool = False) -> float:
     """Largest difference of two results, as a fraction of each tensor's largest value; NaN where there is one.
 
     unordered: rows along axis 1 may stand in any order; each column is sorted first.
@@ -121,7 +121,7 @@ def _sorted(x: torch.Tensor) -> torch.Tensor:
     return x.sort(dim=1).values
 
 
-def _placed(model: Model, target: str | None) -> Model:
+def _on_target(model: Model, target: str | None) -> Model:
     """On the GPU, where engines are for it."""
     if target is not None or not torch.cuda.is_available():
         return model
@@ -142,7 +142,7 @@ def _facts(model: Model) -> Row:
     }
 
 
-def _tried(way: Callable[..., Row], *args: Any) -> Row:
+def _result_or_failure(way: Callable[..., Row], *args: Any) -> Row:
     try:
         return way(*args)
     except Exception as error:  # of any kind: what failed is a result, and the other ways are to be measured
@@ -163,10 +163,12 @@ def first_line(error: BaseException) -> str:
 
 
 def _bridge(subject: Subject) -> Row:
-    with subject.turns.working():
+    with subject.lock.working():
         rewritten, outcomes = rewrite(subject.program, selected(True))
         before, after = (program.module(check_guards=False) for program in (subject.program, rewritten))
-        found: Row = {"graph_error": difference(subject.call(after), subject.call(before), subject.entry.unordered)}
+        found: Row = {
+            "graph_error": largest_difference(subject.call(after), subject.call(before), subject.entry.unordered)
+        }
         start = time.monotonic()
         compiled = bridge.compile(subject.program, target=subject.target, cache=False, progress=False)
         found |= {
@@ -183,19 +185,19 @@ def _bridge(subject: Subject) -> Row:
         if not subject.runs:
             return found
         found["error"] = subject.error(compiled)
-    return found | subject.timing(compiled) | {"cuda_graph": _tried(_with_cuda_graph, subject, compiled)}
+    return found | subject.timing(compiled) | {"cuda_graph": _result_or_failure(_with_cuda_graph, subject, compiled)}
 
 
 def _with_cuda_graph(subject: Subject, compiled: bridge.CompiledModule) -> Row:
     replayed = bridge.CompiledModule(compiled.file, cuda_graph=True, static_outputs=True)
-    with subject.turns.working():
+    with subject.lock.working():
         subject.call(replayed)
     return subject.timing(replayed)
 
 
 def _native(subject: Subject) -> Row:
     """One engine without bridge's kernels: the model's own code as layers, and ops as TensorRT's layers."""
-    with subject.turns.working():
+    with subject.lock.working():
         start = time.monotonic()
         compiled = bridge.compile(subject.program, passes=False, lowering="native", cache=False, progress=False)
         found: Row = {"seconds": time.monotonic() - start, "engines": 1, "layers": len(compiled.layers)}
@@ -209,7 +211,7 @@ def _eager(subject: Subject) -> Row:
 
 def _inductor(subject: Subject) -> Row:
     """torch.compile as it is by default, whose graph breaks PyTorch counts itself."""
-    with subject.turns.working(), dynamo.counting_graph_breaks() as graph_breaks:
+    with subject.lock.working(), dynamo.counting_graph_breaks() as graph_breaks:
         start = time.monotonic()
         compiled = torch.compile(subject.model.model)
         found: Row = {"error": subject.error(compiled), "seconds": time.monotonic() - start}
@@ -227,7 +229,7 @@ def _torch_tensorrt(subject: Subject) -> Row:
     python = other_rtx(flavour.version) is not None
     bridge.unregister()
     try:
-        with subject.turns.working():
+        with subject.lock.working():
             start = time.monotonic()
             compiled = torch_tensorrt.dynamo.compile(
                 subject.program,

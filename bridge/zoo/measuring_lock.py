@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Turns:
+class MeasuringLock:
     """What processes with the same lock file wait for; without one there is nothing to wait for."""
 
     path: Path | None = None

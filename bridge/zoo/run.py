@@ -84,10 +84,10 @@ def _row(entry: Entry, settings: Settings, seconds: float, folder: Path) -> dict
     start = time.monotonic()
     reason = _child([json.dumps(task), str(output)], seconds, log, _environ(settings.jobs))
     row = json.loads(output.read_text()) if output.exists() else unknown
-    return {**_settled(row, reason), "wall_seconds": time.monotonic() - start}
+    return {**_finished_row(row, reason), "wall_seconds": time.monotonic() - start}
 
 
-def _settled(row: dict[str, Any], reason: str | None) -> dict[str, Any]:
+def _finished_row(row: dict[str, Any], reason: str | None) -> dict[str, Any]:
     """The row of a process that ended before its time, for that reason: what was under way failed by it."""
     if row.pop("complete", False):
         return row

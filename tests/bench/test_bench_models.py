@@ -13,7 +13,7 @@ from bridge import cli
 from bridge.bench import engine, kernels, layers, model_lowerings
 from bridge.config import Config
 from bridge.doors import tuner
-from bridge.doors.measured_lowerings import Measurement, remember
+from bridge.doors.measured_lowerings import Measurement, store_measurements
 from bridge.doors.model_file import Model
 from bridge.engine.error_metric import largest_error
 from bridge.engine.timing import Timing
@@ -284,7 +284,7 @@ def test_each_way_has_its_engine(model_path):
     facts = (found.name, found.version, bridge.__version__, "2026-01-01")
     for lowering in ("native", "plugin"):
         times = (9.0, 5.0) if lowering == "native" else (5.0, 9.0)
-        remember(config, [Measurement(kind, lowering, *times, 0.1, "NVIDIA A10", "sm86", *facts)])
+        store_measurements(config, [Measurement(kind, lowering, *times, 0.1, "NVIDIA A10", "sm86", *facts)])
         engines = model_lowerings.build(model, config)
         counts = {way: engine.plugin_counts()["relu"] for way, engine in engines.items()}
         assert counts == {"plugin": 2, "native": 1, "auto": 1 if lowering == "native" else 2}

@@ -15,7 +15,7 @@ from bridge import cli
 from bridge.base.text import columns, size
 from bridge.cli import doctor
 from bridge.core import libraries
-from bridge.engine.explain import describe, explain
+from bridge.engine.explain import as_json_values, explain
 from bridge.engine_file.contents import EngineFile
 from bridge.errors import BuildError, EngineError, ExportError, FlavourError, LibraryError, UnsupportedOpError
 from bridge.tensorrt.install import flavour as flavours
@@ -255,7 +255,7 @@ def test_ops(capsys):
     assert (code, err) == (0, "")
     for name, op in bridge.OPS.items():
         assert f"{name}: " in out
-        assert op.spell_schema() in out
+        assert op.schema_text() in out
 
 
 def test_ops_as_json(capsys):
@@ -437,7 +437,7 @@ def test_explain(capsys, saved):
 
 def test_explain_as_json(capsys, saved, make_engine_file):
     shown = json.loads(run(capsys, "explain", saved, "--json")[1], parse_constant=pytest.fail)
-    assert shown == describe(make_engine_file()) | {
+    assert shown == as_json_values(make_engine_file()) | {
         "inputs": [
             {"name": "x", "dtype": "float16", "min": [1, 3, 0], "opt": [4, 3, 8], "max": [16, 3, 64]},
             {"name": "n", "dtype": "int64", "min": [], "opt": [], "max": []},

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim
 
 import bridge
-from bridge.engine.call_structure import Structure
+from bridge.engine.call_structure import CallStructure
 from bridge.tensorrt import native_lowerings
 from bridge.tensorrt.install import flavour, tensorrt_log
 from bridge.tensorrt.network import build
@@ -110,7 +110,7 @@ def test_structure_of_arguments_and_results():
         ("rest_0", "float32"),
         ("rest_3", "bool"),
     ]
-    structure = Structure.of_file(compiled.file)
+    structure = CallStructure.of_file(compiled.file)
     x, y, z = torch.ones(2, 4), torch.zeros(2, 4), torch.ones(2, 5)
     assert structure.flatten(({"x": x, "y": y}, 2, torch.ones(9)), {"other": {"z": z}}) == [x, y, z]
     assert structure.flatten((), {"other": {"z": z}, "scale": 2, "unused": None, "pair": {"x": x, "y": y}}) == [x, y, z]
@@ -122,7 +122,7 @@ def test_a_literal_that_is_left_out_has_the_value_of_the_example():
     args, kwargs = Structured.example()
     compiled = bridge.compile(Structured().eval(), (args[0],), kwargs, target="sm86")
     x, z = torch.ones(2, 4), torch.ones(2, 5)
-    structure = Structure.of_file(compiled.file)
+    structure = CallStructure.of_file(compiled.file)
     assert structure.flatten(({"x": x, "y": x},), {"other": {"z": z}}) == [x, x, z]
 
 

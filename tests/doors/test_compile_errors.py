@@ -117,7 +117,7 @@ def test_models_in_training_mode_are_refused():
 @pytest.mark.parametrize(
     ("function", "rows", "texts"),
     [
-        (lambda model, x: x + 1, 1, ["constant (1)", "give an example whose dynamic dimensions have 2 or more"]),
+        (lambda model, x: x + 1, 1, ["constant (1)", "give an example whose dynamic dimensions are 2 or more"]),
         (lambda model, x: x.reshape(2, 4) + 1, 2, ["constant (2)", "holds that dimension to the example's extent"]),
         (
             lambda model, x: x.reshape(-1, 8),

@@ -22,10 +22,10 @@ from bridge import errors
 from bridge.config import Config
 from bridge.core.op import OPS
 from bridge.doors import measured_lowerings
-from bridge.doors.lowering_choice import choose, kind_of
+from bridge.doors.lowering_choice import call_kind, choose
 from bridge.doors.measured_lowerings import Measurement
 from bridge.engine.cache import EngineCache
-from bridge.engine.explain import describe
+from bridge.engine.explain import as_json_values
 from bridge.engine_file import dtypes
 from bridge.tensorrt import native_lowerings
 from bridge.tensorrt.install import flavour
@@ -200,22 +200,22 @@ def test_rope_needs_widths(shapes):
     tensors = tuple((single, shape) for shape in known.values())
     given = {**known, **shapes}
     call = Call("rope", OPS["rope"], (*tensors, None), (single, single), {}, (*given.values(), None))
-    assert "dynamic" in native_lowerings.refuse(call, flavour.detect().trt())
+    assert "dynamic" in native_lowerings.refusal(call, flavour.detect().trt())
 
 
 # Measurements
 
 
 def test_kinds_of_calls_round_shapes_up():
-    assert kind_of(relu_call()) == "relu(x: float16[4, 8], negative_slope=0.1, max_value=6.0)"
-    assert kind_of(relu_call((4, 8))) == kind_of(relu_call((3, 5))) != kind_of(relu_call((4, 9)))
-    assert kind_of(relu_call(negative_slope=0.2)) != kind_of(relu_call())
-    assert kind_of(relu_call((0, 1))).startswith("relu(x: float16[0, 1]")
+    assert call_kind(relu_call()) == "relu(x: float16[4, 8], negative_slope=0.1, max_value=6.0)"
+    assert call_kind(relu_call((4, 8))) == call_kind(relu_call((3, 5))) != call_kind(relu_call((4, 9)))
+    assert call_kind(relu_call(negative_slope=0.2)) != call_kind(relu_call())
+    assert call_kind(relu_call((0, 1))).startswith("relu(x: float16[0, 1]")
 
 
 def test_measured_before_default_and_after_what_is_asked_for():
     found = flavour.detect()
-    known = {kind_of(relu_call()): measurement(kind_of(relu_call()))}
+    known = {call_kind(relu_call()): measurement(call_kind(relu_call()))}
     (choice,) = choose([relu_call()], Config(), found, known)
     expected = "measured 12.3 µs a run of the engine, 15.1 µs as plugin, on NVIDIA A10"
     assert (choice.lowering, choice.why) == ("native", expected)
@@ -234,13 +234,15 @@ def test_what_is_remembered_holds_for_one_gpu_target_and_version():
     config, found = Config(), flavour.detect()
     ours, older = measurement("a"), measurement("a", "plugin", gpu="NVIDIA A2", measured="2025-01-01T00:00:00+00:00")
     others = [measurement("b", target="sm89"), measurement("b", tensorrt="1.0"), measurement("b", bridge="0.0.1")]
-    measured_lowerings.remember(config, [ours, older, *others])
-    assert measured_lowerings.recall(config, found, "sm86", "NVIDIA A10") == {"a": ours}
-    assert measured_lowerings.recall(config, found, "sm86", "NVIDIA A2") == {"a": older}
-    assert measured_lowerings.recall(config, found, "sm86", None) == {"a": ours}  # built elsewhere: the last measured
-    assert measured_lowerings.recall(config, found, "sm86", "NVIDIA H100") == {}
-    measured_lowerings.remember(config, [newer := replace(ours, native_us=1.0)])
-    assert measured_lowerings.recall(config, found, "sm86", "NVIDIA A10") == {"a": newer}
+    measured_lowerings.store_measurements(config, [ours, older, *others])
+    assert measured_lowerings.load_measurements(config, found, "sm86", "NVIDIA A10") == {"a": ours}
+    assert measured_lowerings.load_measurements(config, found, "sm86", "NVIDIA A2") == {"a": older}
+    assert measured_lowerings.load_measurements(config, found, "sm86", None) == {
+        "a": ours
+    }  # built elsewhere: the last measured
+    assert measured_lowerings.load_measurements(config, found, "sm86", "NVIDIA H100") == {}
+    measured_lowerings.store_measurements(config, [newer := replace(ours, native_us=1.0)])
+    assert measured_lowerings.load_measurements(config, found, "sm86", "NVIDIA A10") == {"a": newer}
     assert len(json.loads(measured_lowerings.path_of(config).read_text())["measurements"]) == 5
 
 
@@ -255,7 +257,7 @@ from bridge.doors.measured_lowerings import Measurement
 for number in range(5):
     kind = f"{sys.argv[1]} {number}"
     item = Measurement(kind, "native", 2.0, 1.0, 0.1, "NVIDIA A10", "sm86", "tensorrt", "1", "1", "2026-01-01")
-    lowering_memory.remember(Config(), [item])
+    lowering_memory.store_measurements(Config(), [item])
 """
     children = [subprocess.Popen([sys.executable, "-c", program, name]) for name in ("a", "b", "c")]
     assert [child.wait(60) for child in children] == [0, 0, 0]
@@ -267,13 +269,13 @@ for number in range(5):
 def test_a_folder_that_cannot_be_written_to_is_an_error(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="file"):
-        measured_lowerings.remember(Config(cache_dir=str(tmp_path / "file")), [measurement("a")])
+        measured_lowerings.store_measurements(Config(cache_dir=str(tmp_path / "file")), [measurement("a")])
 
     def flock(descriptor, operation):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    measured_lowerings.remember(Config(), [measurement("a")])  # which is no obstacle
+    measured_lowerings.store_measurements(Config(), [measurement("a")])  # which is no obstacle
     assert measured_lowerings.path_of(Config()).is_file()
 
 
@@ -287,7 +289,7 @@ def test_a_file_written_by_hand_decides(monkeypatch):
     path.write_text(json.dumps({"format": 1, "measurements": [values]}))
     tuned = compiled()
     assert not tuned.from_cache and tuned.plugin_counts() == {"relu": 1}
-    assert [row["lowering"] for row in describe(tuned.file)["lowerings"]] == ["native", "plugin"]
+    assert [row["lowering"] for row in as_json_values(tuned.file)["lowerings"]] == ["native", "plugin"]
     assert "1 relu  native  measured 12.3 µs a run of the engine, 15.1 µs as plugin, on NVIDIA A10" in tuned.explain()
     path.unlink()
     assert compiled().from_cache  # of the first
@@ -310,10 +312,10 @@ def test_a_damaged_file_is_ignored_with_a_warning(content, caplog):
     path.parent.mkdir(parents=True)
     path.write_bytes(content.encode("latin-1"))
     with caplog.at_level(logging.WARNING, "bridge"):
-        assert measured_lowerings.recall(config, found, "sm86", None) == {}
+        assert measured_lowerings.load_measurements(config, found, "sm86", None) == {}
     assert str(path) in caplog.text and "ignored" in caplog.text
-    measured_lowerings.remember(config, [measurement("a")])
-    assert list(measured_lowerings.recall(config, found, "sm86", None)) == ["a"]
+    measured_lowerings.store_measurements(config, [measurement("a")])
+    assert list(measured_lowerings.load_measurements(config, found, "sm86", None)) == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -329,7 +331,7 @@ def test_measurements_of_wrong_types_are_ignored_with_a_warning(wrong, caplog):
     path = measured_lowerings.path_of(Config())
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"format": 1, "measurements": [vars(measurement("a")) | wrong]}))
-    assert measured_lowerings.recall(Config(), flavour.detect(), "sm86", None) == {}
+    assert measured_lowerings.load_measurements(Config(), flavour.detect(), "sm86", None) == {}
     assert "ignored" in caplog.text and "\x1b" not in caplog.text
 
 
@@ -338,19 +340,24 @@ def test_what_is_no_file_of_this_user_is_ignored_and_not_waited_for(monkeypatch,
     path.parent.mkdir(parents=True)
     os.mkfifo(path)
     assert (
-        measured_lowerings.recall(Config(), flavour.detect(), "sm86", None) == {} and "no regular file" in caplog.text
+        measured_lowerings.load_measurements(Config(), flavour.detect(), "sm86", None) == {}
+        and "no regular file" in caplog.text
     )
     assert compiled().plugin_counts() == {"relu": 2}
     path.unlink()
     path.mkdir()
-    assert measured_lowerings.recall(Config(), flavour.detect(), "sm86", None) == {} and "is a directory" in caplog.text
+    assert (
+        measured_lowerings.load_measurements(Config(), flavour.detect(), "sm86", None) == {}
+        and "is a directory" in caplog.text
+    )
     path.rmdir()
-    measured_lowerings.remember(Config(), [measurement("a")])
+    measured_lowerings.store_measurements(Config(), [measurement("a")])
     uid = os.geteuid()
     os.chown(path, 12345 if uid == 0 else -1, -1)
     monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
     assert (
-        measured_lowerings.recall(Config(), flavour.detect(), "sm86", None) == {} and "belongs to user" in caplog.text
+        measured_lowerings.load_measurements(Config(), flavour.detect(), "sm86", None) == {}
+        and "belongs to user" in caplog.text
     )
 
 

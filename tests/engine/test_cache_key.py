@@ -11,7 +11,7 @@ from torch import nn
 from torch.export import Dim
 
 import bridge
-from bridge.engine.cache_key import engine_key, environment
+from bridge.engine.cache_key import build_environment, engine_key
 from bridge.engine.code_key import NoKeyError
 from bridge.tensorrt.install.flavour import detect
 
@@ -104,11 +104,11 @@ def test_what_has_no_stable_spelling_has_no_key():
 CODE = """
 import sys; sys.path.insert(0, {folder!r})
 import torch
-from test_cache_key import Attention, Convolutional, Deformable, key, environment, detect
+from test_cache_key import Attention, Convolutional, Deformable, build_environment, detect, key
 torch.manual_seed(0)
 for model in (Convolutional, Attention, Deformable):
     args, shapes = model.example(torch.float32)
-    print(key(model(), args, shapes, environment=environment(detect())))
+    print(key(model(), args, shapes, environment=build_environment(detect())))
 """
 
 
@@ -117,7 +117,7 @@ def test_another_process_finds_the_same_key(request):
     here = []
     for model in (Convolutional, Attention, Deformable):
         args, shapes = model.example(torch.float32)
-        here.append(key(model(), args, shapes, environment=environment(detect())))
+        here.append(key(model(), args, shapes, environment=build_environment(detect())))
     code = CODE.format(folder=str(request.path.parent))
     changed = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=changed)
@@ -142,9 +142,9 @@ def test_control_flow_is_covered():
 
 
 def test_the_environment_names_what_builds(monkeypatch, tmp_path):
-    found = environment(detect())
+    found = build_environment(detect())
     assert found["flavour"] == detect().name and found["torch"] == torch.__version__ and len(found["plugins"]) == 64
     other = tmp_path / "libbridge_plugins.so"
     other.write_bytes(b"another library")
     monkeypatch.setattr("bridge.native.plugin_library", lambda: other)
-    assert environment(detect())["plugins"] != found["plugins"]
+    assert build_environment(detect())["plugins"] != found["plugins"]

@@ -13,7 +13,7 @@ from torch import nn
 import bridge
 from bridge import cli
 from bridge.engine import node_table
-from bridge.engine.explain import describe, explain
+from bridge.engine.explain import as_json_values, explain
 from bridge.graph.model_source import module_path
 from bridge.tensorrt.install import flavour
 from bridge.tensorrt.network import build, inventory, placement
@@ -288,7 +288,7 @@ def test_a_file_of_an_older_bridge_says_so(make_engine_file):
         old, nodes=True
     )
     assert "modules:" not in explain(old, nodes=True)
-    assert describe(old)["nodes"] is None and describe(old)["modules"] == []
+    assert as_json_values(old)["nodes"] is None and as_json_values(old)["modules"] == []
 
 
 def test_the_command(file, tmp_path, capsys):

@@ -25,7 +25,7 @@ def test_each_goes_first_as_often(monkeypatch):
     order = []
     monkeypatch.setattr(timing, "_elapsed_us", lambda work: work() or float(len(order)))
     works = [lambda name=name: order.append(name) for name in "abc"]
-    samples = timing._in_turns(works)
+    samples = timing._interleaved_samples(works)
     rounds = ["".join(order[start : start + 3]) for start in range(0, len(order), 3)]
     assert rounds[:4] == ["abc", "bca", "cab", "abc"] and {len(taken) for taken in samples} == {41}
     assert samples[0][0] == 3 * 5 + 2  # 5 rounds warm up, and the next is c, a, b

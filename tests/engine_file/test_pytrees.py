@@ -162,7 +162,7 @@ def test_a_class_that_has_changed_since_is_an_error_of_the_engine():
     arguments = pytrees.of_spec(pytree.tree_structure(((0,), {})))
     for context in ((("nothing",), ()), (("corners", "scores"), ()), 5, ("corners",)):
         tree = pytrees.Tree("registered", ("fuzz.Boxes", context), (pytrees.Tree(),))
-        made = call_structure.Structure(arguments, tree, ["x"], [0], [0])
+        made = call_structure.CallStructure(arguments, tree, ["x"], [0], [0])
         with pytest.raises(EngineError, match=r"the result cannot be put together as .*; the class is not as it was"):
             made.unflatten((), [torch.zeros(1)])
 
@@ -171,7 +171,7 @@ def test_errors_show_no_control_characters_of_contexts():
     inner = pytrees.Tree("registered", ("fuzz.Boxes", "\x1b[2J"), (pytrees.Tree(),))
     arguments = pytrees.Tree("tuple", None, (pytrees.Tree("tuple", None, (inner,)), pytrees.Tree("dict", ())))
     tree = pytrees.Tree("registered", ("fuzz.Boxes", (("\x1b[2J",), ())), (pytrees.Tree(),))
-    made = call_structure.Structure(arguments, tree, ["x"], [0], [0])
+    made = call_structure.CallStructure(arguments, tree, ["x"], [0], [0])
     with pytest.raises(EngineInputError, match=r"not in the example: 'a\\x1b'; it had x"):
         made.flatten((5,), {"a\x1b": 5})
     for refused in (lambda: made.flatten((5,), {}), lambda: made.unflatten((), [torch.zeros(1)])):
@@ -193,7 +193,7 @@ def test_outputs_have_names_that_can_be_printed(result, names):
 
 
 def test_a_literal_that_is_not_a_number_equals_itself():
-    made = call_structure.Structure(
+    made = call_structure.CallStructure(
         pytrees.of_spec(pytree.tree_structure(((0, 0), {}))),
         pytrees.Tree(),
         ["x", "y"],

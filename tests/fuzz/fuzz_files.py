@@ -23,9 +23,9 @@ from torch.utils import _pytree as pytree
 import bridge
 from bridge.base.text import as_json
 from bridge.cli import main
-from bridge.engine.call_structure import Structure
+from bridge.engine.call_structure import CallStructure
 from bridge.engine.compiled import CompiledModule
-from bridge.engine.explain import describe
+from bridge.engine.explain import as_json_values
 from bridge.engine_file import container, pytrees
 from bridge.engine_file.contents import EngineFile, OutputSpec, TensorSpec
 from bridge.errors import EngineError, EngineFileError, EngineInputError
@@ -233,7 +233,7 @@ def _exercise(path: Path) -> str:
     _shows_no_control(repr(module) + repr(module.file))
     for nodes in (False, True):
         _shows_no_control(module.explain(nodes=nodes, layers=nodes))
-    _shows_no_control(as_json(describe(module.file)) + str(bridge.report(module)))
+    _shows_no_control(as_json(as_json_values(module.file)) + str(bridge.report(module)))
     module.save(path.with_suffix(".again"))
     assert repr(EngineFile.load(path.with_suffix(".again"))) == repr(module.file)
     try:
@@ -244,7 +244,7 @@ def _exercise(path: Path) -> str:
 
 
 def _call(module: CompiledModule) -> str:
-    structure = Structure.of_file(module.file)
+    structure = CallStructure.of_file(module.file)
     args, kwargs = _arguments(structure)
     inputs = structure.flatten(args, kwargs)
     assert len(inputs) == len(module.inputs)
@@ -253,7 +253,7 @@ def _call(module: CompiledModule) -> str:
     return "a call"
 
 
-def _arguments(structure: Structure) -> tuple[Any, Any]:
+def _arguments(structure: CallStructure) -> tuple[Any, Any]:
     """Arguments of the structure that a file asks for; none where its classes refuse to be made so."""
     spec = pytrees.to_spec(structure.in_spec)
     leaves = [entry.get("literal", 0) if isinstance(entry, dict) else torch.zeros(1) for entry in structure.input_map]

@@ -13,7 +13,7 @@ from bridge.engine_file import dtypes
 from bridge.tensorrt.converters.layers import Layers
 from bridge.tensorrt.install import flavour
 from bridge.tensorrt.network import build, inventory
-from bridge.tensorrt.network.broadcasts import drop_repeats
+from bridge.tensorrt.network.broadcasts import drop_expansions
 
 pytestmark = pytest.mark.skipif(find_spec("torch_tensorrt") is None, reason="needs torch_tensorrt")
 
@@ -95,7 +95,7 @@ def test_only_repeats_that_the_layer_makes_itself_are_dropped(make, x, y, slices
     output = make(Layers(trt, network, "made", constants), *inputs)
     network.mark_output(output)
     before, shape = interpret(trt, network, given), tuple(output.shape)
-    drop_repeats(trt, network)
+    drop_expansions(trt, network)
     assert tuple(output.shape) == shape
     assert [layer["type"] for layer in inventory.layers(network, {})].count("SLICE") == slices
     assert_same(interpret(trt, network, given), before)

@@ -245,7 +245,7 @@ def test_stubs_of_two_threads_do_not_mix(monkeypatch):
 
 
 def test_quiet_import_drops_their_lines_and_keeps_others(capfd):
-    with third_party_output.quiet_import():
+    with third_party_output.silence_import():
         os.write(2, b"WARNING: [Torch-TensorRT] - no GPU\nsomething else\n")
         logging.getLogger("torch_tensorrt.dynamo").error("noise")
         logging.getLogger("torch._opaque_base").error("noise")

@@ -64,7 +64,7 @@ def test_faults_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _judged(torch.sin, x).outcome == WRONG
     monkeypatch.delitem(pointwise.LAYERS, "UNARY")
     assert _judged(torch.sin, x).outcome == LACKS
-    monkeypatch.setattr("bridge.doors.compiler.describe", None)
+    monkeypatch.setattr("bridge.doors.compiler.engine_metadata", None)
     assert _judged(torch.sin, x).outcome == RAW
 
 

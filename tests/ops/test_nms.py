@@ -21,7 +21,7 @@ from bridge.errors import EngineError, OpInputError, UnsupportedOpError
 from bridge.tensorrt.install import flavour
 from bridge.tensorrt.plugins.fields import make_fields
 from bridge.tensorrt.run.context import Context
-from bridge.tensorrt.run.output_allocator import Found
+from bridge.tensorrt.run.output_allocator import DynamicOutput
 
 OP = OPS["nms"]
 FLOATING = [torch.float32, torch.float16, torch.bfloat16]
@@ -416,7 +416,7 @@ def trt():
 
 @pytest.fixture
 def found(trt):
-    return lambda dtype, shape: Found(trt, dtype, shape, torch.device("cpu"))
+    return lambda dtype, shape: DynamicOutput(trt, dtype, shape, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bool, torch.int64])
@@ -462,10 +462,10 @@ def test_a_context_makes_room_for_outputs_whose_shape_is_known_alone(trt):
     context._engine = types.SimpleNamespace(flavour=flavour, file=types.SimpleNamespace(outputs=outputs))
     context._names, context._dtypes = ["x", *shapes], [torch.float16, torch.float32]
     context._device, context._static_outputs = torch.device("cpu"), False
-    context._forget()
+    context._reset()
     context.check_shapes_known()
     context._set_shapes((torch.Size([3]),))
-    assert list(allocators) == ["kept"] and context._computes
+    assert list(allocators) == ["kept"] and context._has_work
     kept, copy = context._outputs_for(captured=False)
     assert kept is None and copy.shape == (3,) and copy.dtype == torch.float32
     with pytest.raises(EngineError, match="a CUDA graph cannot hold this engine: the shape of its output kept depends"):

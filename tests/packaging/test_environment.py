@@ -184,7 +184,7 @@ def test_nothing_is_written_where_there_is_no_stderr(kind, monkeypatch):
         log.logger.setLevel(logging.NOTSET)
     log.say("hello")
     assert not Config().reports_progress and not log.to_terminal()
-    with third_party_output.quiet_import():
+    with third_party_output.silence_import():
         os.write(2, b"")
     _, report = progress.monitor(types.SimpleNamespace(IProgressMonitor=object), shown=True)
     report.start("a", 2)
@@ -241,6 +241,6 @@ def test_imports_are_not_held_back_where_there_is_no_room(monkeypatch, capfd):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(third_party_output.tempfile, "TemporaryFile", full)
-    with third_party_output.quiet_import():
+    with third_party_output.silence_import():
         os.write(2, b"[Torch-TensorRT] hello\n")
     assert capfd.readouterr().err == "[Torch-TensorRT] hello\n"

@@ -87,7 +87,7 @@ def test_every_import_goes_down():
     [
         ("base/files.py", "import bridge.doors.compiler"),
         ("base/files.py", "def f():\n    from bridge.graph import capture"),
-        ("graph/capture.py", "if True:\n    from bridge.tensorrt.converters.slices import refuse"),
+        ("graph/capture.py", "if True:\n    from bridge.tensorrt.converters.slices import refusal"),
         ("tensorrt/converters/slices.py", "from bridge.tensorrt.network import build"),
         ("core/op.py", "import bridge"),
         ("corner.py", "import torch"),

@@ -148,7 +148,7 @@ int32_t bridge_infer_shapes(char const* op, void* fields, int32_t const* ranks, 
 def test_a_plugin_library_with_a_wrong_rule_is_an_error(monkeypatch, tmp_path):
     """A library in which relu turns the extents round."""
     source, library = tmp_path / "wrong.c", tmp_path / libraries.PLUGIN_LIBRARY
-    source.write_text(WRONG.replace("SCHEMA", f'"{OPS["relu"].spell_schema()}"'))
+    source.write_text(WRONG.replace("SCHEMA", f'"{OPS["relu"].schema_text()}"'))
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True, capture_output=True)
     monkeypatch.setenv("BRIDGE_LIBRARY_DIR", str(tmp_path))
     fake = torch.empty(1, 7, 5, device="meta")

@@ -75,7 +75,7 @@ def test_an_engine_that_cannot_be_captured_names_its_loop():
         native=types.SimpleNamespace(is_stream_capturable=lambda stream: False),
         _engine=types.SimpleNamespace(file=types.SimpleNamespace(layers=layers)),
         _shapes=(torch.Size([2, 3]),),
-        _reasons=lambda: "",
+        _tensorrt_errors=lambda: "",
     )
     with pytest.raises(EngineError, match=r"probably because it has a loop: TRIP_LIMIT of sums, .*1 layers more"):
         Context.check_capturable(context, 0)

@@ -15,7 +15,7 @@ from bridge.tensorrt.install.flavour import Flavour, detect
 from bridge.tensorrt.install.target import resolve_target
 from bridge.tensorrt.network.build import build_engine, create_network
 from bridge.tensorrt.run import engine as engine_module
-from bridge.tensorrt.run.engine import Engine, check_usable
+from bridge.tensorrt.run.engine import Engine, check_compatible
 from bridge.tensorrt.run.input_check import InputCheck
 
 INPUTS = (TensorSpec("x", "float16", (0, 4), (4, 4), (64, 4)), TensorSpec("n", "int64", (0,), (3,), (5,)))
@@ -164,12 +164,12 @@ def test_inputs_that_it_takes(batch, length):
 )
 def test_engines_from_elsewhere(make_engine_file, changes, words):
     with pytest.raises(EngineError) as caught:
-        check_usable(make_engine_file(**changes), RTX)
+        check_compatible(make_engine_file(**changes), RTX)
     assert words in str(caught.value)
 
 
 def test_an_engine_of_another_build_number_is_left_to_tensorrt(make_engine_file):
-    check_usable(make_engine_file(tensorrt_version="1.7.0.5"), RTX)
+    check_compatible(make_engine_file(tensorrt_version="1.7.0.5"), RTX)
 
 
 def test_no_tensorrt(make_engine_file, monkeypatch):

@@ -13,14 +13,14 @@ from test_engine import INPUTS, build, check, expected, in_threads, inputs
 
 import bridge
 from bridge.engine import compiled as compiled_module
-from bridge.engine.call_structure import Structure
+from bridge.engine.call_structure import CallStructure
 from bridge.engine.compiled import CompiledModule
 from bridge.engine_file.pytrees import of_spec
 from bridge.errors import EngineError, EngineInputError
 from bridge.tensorrt.install.flavour import Flavour
 from bridge.tensorrt.run import engine as engine_module
 from bridge.tensorrt.run import streams
-from bridge.tensorrt.run.contexts import Contexts
+from bridge.tensorrt.run.contexts import ContextFactory
 from bridge.tensorrt.run.engine import Engine
 from bridge.tensorrt.run.input_check import InputCheck
 from bridge.tensorrt.run.replay import GRAPHS
@@ -35,7 +35,7 @@ class Small(torch.nn.Module):
 
 def structure(args, kwargs, result, input_map=None, output_map=None):
     leaves, outputs = len(pytree.tree_leaves((args, kwargs))), len(pytree.tree_leaves(result))
-    return Structure(
+    return CallStructure(
         of_spec(pytree.tree_structure((args, kwargs))),
         of_spec(pytree.tree_structure(result)),
         [f"a{index}" for index in range(len(args))] + list(kwargs),
@@ -63,14 +63,14 @@ def structure(args, kwargs, result, input_map=None, output_map=None):
 )
 def test_arguments_that_need_no_flattening(made, args, kwargs, taken):
     tensors = [torch.zeros(1) for _ in range(args)]
-    assert made.takes(tensors, kwargs) is taken
+    assert made.is_flat_call(tensors, kwargs) is taken
     if taken:
         assert all(a is b for a, b in zip(made.flatten(tensors, kwargs), tensors, strict=True))
 
 
 def test_arguments_that_are_no_tensors_are_flattened():
-    assert not structure((1, 2), {}, 1).takes([torch.zeros(1), 3.0], {})
-    assert not structure((1,), {}, 1).takes([[torch.zeros(1)]], {})
+    assert not structure((1, 2), {}, 1).is_flat_call([torch.zeros(1), 3.0], {})
+    assert not structure((1,), {}, 1).is_flat_call([[torch.zeros(1)]], {})
 
 
 @pytest.mark.parametrize("result", [1, (1,), (1, 2), [1, 2], {"a": 1, "b": 2}, (1, {"a": 2}), [(1, 2)], {}, ()])
@@ -234,7 +234,7 @@ def fake_flavour(name):
 
 def test_contexts_on_rtx_share_the_kernels_that_it_compiles():
     native = FakeNative()
-    contexts = Contexts(fake_flavour("tensorrt_rtx"), native)
+    contexts = ContextFactory(fake_flavour("tensorrt_rtx"), native)
     for for_capture in (False, True, False):
         assert contexts.make(for_capture) == "a context"
     assert [(config.kernels, config.memory) for config in native.asked] == [("cache 1", "ours")] * 3
@@ -247,14 +247,14 @@ def test_contexts_on_rtx_share_the_kernels_that_it_compiles():
 
 def test_contexts_of_standard_tensorrt():
     native = FakeNative()
-    Contexts(fake_flavour("tensorrt"), native).make()
+    ContextFactory(fake_flavour("tensorrt"), native).make()
     assert native.asked == ["ours"]
 
 
 def test_no_context(monkeypatch):
-    monkeypatch.setattr("bridge.tensorrt.run.contexts.describe_errors", lambda flavour: "\nTensorRT says:\n  no memory")
+    monkeypatch.setattr("bridge.tensorrt.run.contexts.errors_text", lambda flavour: "\nTensorRT says:\n  no memory")
     with pytest.raises(EngineError, match="made no execution context\nTensorRT says:\n  no memory"):
-        Contexts(fake_flavour("tensorrt"), FakeNative(context=None)).make()
+        ContextFactory(fake_flavour("tensorrt"), FakeNative(context=None)).make()
 
 
 # On a GPU
@@ -459,7 +459,7 @@ def test_a_module_runs_where_its_inputs_are(file):
 
 @pytest.mark.gpu
 def test_streams_for_captures_are_no_one_elses(device):
-    own = [streams.Own(device) for _ in range(40)]
+    own = [streams.CaptureStream(device) for _ in range(40)]
     torchs = {torch.cuda.Stream(device).cuda_stream for _ in range(200)}
     handles = {each.stream.cuda_stream for each in own}
     assert len(handles) == 40 and not handles & torchs

@@ -102,8 +102,8 @@ def test_contexts_out_of_use_give_their_place(made):
     full = len(fakes)
     call(contexts, *list(new) * 3)
     assert len(fakes) > full
-    assert contexts._captured == [fakes[1]] or fakes[1] in [own.context for own in contexts._own.values()]
-    assert len(contexts._own) == CONTEXTS
+    assert contexts._captured == [fakes[1]] or fakes[1] in [own.context for own in contexts._contexts.values()]
+    assert len(contexts._contexts) == CONTEXTS
 
 
 def test_a_capture_makes_no_context(made, monkeypatch):

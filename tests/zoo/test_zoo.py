@@ -15,7 +15,7 @@ from bridge import cli
 from bridge.cli import zoo_command
 from bridge.engine.timing import Timing
 from bridge.zoo import entries, measure, memory, run, table
-from bridge.zoo.measuring_lock import Turns
+from bridge.zoo.measuring_lock import MeasuringLock
 
 MODELS = Path(__file__).parents[2] / "models"
 ZOO = entries.find(MODELS)
@@ -206,24 +206,24 @@ def test_failures_are_rows(tmp_path):
 
 def test_what_was_under_way_failed():
     row = {"model": "m", "ways": {"bridge": {"us": 1.0}, "inductor": {"running": True}}}
-    assert run._settled(row, "killed") == {
+    assert run._finished_row(row, "killed") == {
         "model": "m",
         "ways": {"bridge": {"us": 1.0}, "inductor": {"failed": "killed"}},
     }
-    assert run._settled({"model": "m"}, "killed") == {"model": "m", "failed": "killed"}
-    assert run._settled({"model": "m", "failed": "first"}, "killed")["failed"] == "first"
+    assert run._finished_row({"model": "m"}, "killed") == {"model": "m", "failed": "killed"}
+    assert run._finished_row({"model": "m", "failed": "first"}, "killed")["failed"] == "first"
     done = {"model": "m", "ways": {"bridge": {"us": 1.0}}}
-    assert run._settled({**done, "complete": True}, "not done after 300 s") == done
+    assert run._finished_row({**done, "complete": True}, "not done after 300 s") == done
 
 
 def test_who_measures_is_alone(tmp_path):
-    turns, order = Turns(tmp_path / "lock"), []
+    lock, order = MeasuringLock(tmp_path / "lock"), []
 
     def measure_alone():
-        with turns.alone():
+        with lock.alone():
             order.append("alone")
 
-    with turns.working(), turns.working():
+    with lock.working(), lock.working():
         thread = threading.Thread(target=measure_alone)
         thread.start()
         thread.join(0.3)
@@ -238,10 +238,10 @@ def test_who_measures_is_alone(tmp_path):
 def test_differences():
     x = torch.randn(2, 5, 3)
     rows = x[:, [3, 1, 0, 2, 4]]
-    assert measure.difference((x,), (x,)) == 0 < measure.difference(rows, x)
-    assert measure.difference([rows], [x], unordered=True) == 0
-    assert measure.difference(x + 0.5 * x.abs().max(), x) == pytest.approx(0.5)
-    assert torch.tensor(measure.difference(x * torch.nan, x)).isnan()
+    assert measure.largest_difference((x,), (x,)) == 0 < measure.largest_difference(rows, x)
+    assert measure.largest_difference([rows], [x], unordered=True) == 0
+    assert measure.largest_difference(x + 0.5 * x.abs().max(), x) == pytest.approx(0.5)
+    assert torch.tensor(measure.largest_difference(x * torch.nan, x)).isnan()
 
 
 def test_first_lines_of_errors():
@@ -292,7 +292,7 @@ def test_memory_is_not_known_without_the_driver(monkeypatch, tmp_path):
 def test_memory_of_a_way(monkeypatch):
     """What the process had before does not count; weights that the way shares with the model do."""
     model = torch.nn.Linear(1024, 1024, bias=False)
-    subject = measure.Subject(ZOO[0], measure.Model(model, (), {}, None), None, None, Turns(), used=100)
+    subject = measure.Subject(ZOO[0], measure.Model(model, (), {}, None), None, None, MeasuringLock(), used=100)
     monkeypatch.setattr(measure, "time_loop", lambda call: Timing(1.0, 1.0, 1.0, 0.0))
     monkeypatch.setattr(memory, "used", lambda: 150)
     assert subject.timing(model)["memory_mib"] == 50

@@ -38,10 +38,10 @@ class Constants:
         if node.op == "placeholder":
             return _real(self._inputs.get(node.name))
         if node.op == "get_attr":
-            found: Any = self._module
+            tensor: Any = self._module
             for name in str(node.target).split("."):
-                found = getattr(found, name, None)
-            return _real(found)
+                tensor = getattr(tensor, name, None)
+            return _real(tensor)
         return self._compute(node)
 
     def _compute(self, node: Node) -> Tensor | None:
@@ -59,6 +59,6 @@ class Constants:
             return _real(node.target(*args, **kwargs))
 
 
-def _real(found: Any) -> Tensor | None:
-    fake = isinstance(found, torch._subclasses.FakeTensor)
-    return found.detach() if isinstance(found, Tensor) and not fake and found.layout == torch.strided else None
+def _real(tensor: Any) -> Tensor | None:
+    fake = isinstance(tensor, torch._subclasses.FakeTensor)
+    return tensor.detach() if isinstance(tensor, Tensor) and not fake and tensor.layout == torch.strided else None

@@ -45,7 +45,7 @@ class Editor:
         inputs = self.graph.find_nodes(op="placeholder")
         max([*node.all_input_nodes, *inputs[-1:]]).append(node)
         node.meta = {key: like.meta[key] for key in ORIGIN if key in like.meta}
-        node.meta |= _described(result)
+        node.meta |= _meta_of(result)
         return node
 
     def replace(self, root: Node, result: Node) -> None:
@@ -100,7 +100,7 @@ class Editor:
         """One of the results of a call."""
         with self.graph.inserting_after(call):
             node = self.graph.call_function(operator.getitem, (call, index))
-        node.meta = {**call.meta, **_described(call.meta["val"][index])}
+        node.meta = {**call.meta, **_meta_of(call.meta["val"][index])}
         return node
 
     def sort(self) -> None:
@@ -125,7 +125,7 @@ def sort(graph: Graph) -> None:
                 heapq.heappush(ready, places[user])
 
 
-def _described(value: Any) -> dict[str, Any]:
+def _meta_of(value: Any) -> dict[str, Any]:
     """What a node's meta says of its value. Some of torch_tensorrt reads a tensor's shape from the second alone."""
     if not isinstance(value, Tensor):
         return {"val": value}

@@ -6,12 +6,14 @@ strides would find other elements there.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Set
 from typing import Any
 
 import torch
 from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+from bridge.passes.common.nodes import extents_text
 
 aten = torch.ops.aten
 VIEWS = {aten.view.default, aten._unsafe_view.default}
@@ -80,14 +82,14 @@ def _closure(
 ) -> set[Node]:
     """Nodes and all that follow them, but for those `seen` before, to which they are added."""
     seen = set() if seen is None else seen
-    found = {node for node in starts if node not in seen}
-    pending = list(found)
+    reached = {node for node in starts if node not in seen}
+    pending = list(reached)
     while pending:
-        new = [node for node in following(pending.pop()) if node not in seen and node not in found]
-        found.update(new)
+        new = [node for node in following(pending.pop()) if node not in seen and node not in reached]
+        reached.update(new)
         pending += new
-    seen |= found
-    return found
+    seen |= reached
+    return reached
 
 
 def order_of(node: Node) -> list[int]:
@@ -103,10 +105,6 @@ def order_of(node: Node) -> list[int]:
         for first, second, result in ((a, b, -1), (b, a, 1)):
             if statically_known_true(strides[first] > strides[second]):
                 return result
-        raise LayoutError(f"the order of its strides {_spell(strides)} depends on the extents")
+        raise LayoutError(f"the order of its strides {extents_text(strides)} depends on the extents")
 
     return sorted(range(len(strides)), key=functools.cmp_to_key(compare))
-
-
-def _spell(extents: Sequence[Any]) -> str:
-    return f"[{', '.join(map(str, extents))}]"

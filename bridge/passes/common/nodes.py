@@ -63,8 +63,8 @@ def arguments(node: Node) -> dict[str, Any]:
 
 def value(node: Any) -> Tensor | None:
     """The tensor that a node gives, as traced; None for a number, several tensors, or what is no node."""
-    found = node.meta.get("val") if isinstance(node, Node) else None
-    return found if isinstance(found, Tensor) else None
+    meta_value = node.meta.get("val") if isinstance(node, Node) else None
+    return meta_value if isinstance(meta_value, Tensor) else None
 
 
 def is_traced(node: Node) -> bool:
@@ -80,6 +80,11 @@ def same_extents(some: Sequence[Any], others: Sequence[Any]) -> bool:
 def number(argument: Any) -> Any:
     """An integer argument of a call; as it was traced, where the graph computes it."""
     return argument.meta.get("val") if isinstance(argument, Node) else argument
+
+
+def extents_text(extents: Sequence[Any]) -> str:
+    """Extents or strides for a message, such as "[1, s0, 64]"."""
+    return f"[{', '.join(map(str, extents))}]"
 
 
 def first_index(start: Any, extent: Any, taken: Any) -> Any:
@@ -115,22 +120,22 @@ def is_copy(node: Node) -> bool:
 def canonical(graph: Graph) -> dict[Node, Node]:
     """For each node the first one that computes the same: equal operators on equal arguments, and no randomness."""
     first: dict[Hashable, Node] = {}
-    found: dict[Node, Node] = {}
+    firsts: dict[Node, Node] = {}
     for node in graph.nodes:
-        key = _key(node, found)
+        key = _key(node, firsts)
         if is_copy(node):
-            found[node] = found[node.args[0]]
+            firsts[node] = firsts[node.args[0]]
         else:
-            found[node] = node if key is None else first.setdefault(key, node)
-    return found
+            firsts[node] = node if key is None else first.setdefault(key, node)
+    return firsts
 
 
-def _key(node: Node, found: dict[Node, Node]) -> Hashable | None:
+def _key(node: Node, firsts: dict[Node, Node]) -> Hashable | None:
     if node.op == "get_attr":
         return ("get_attr", node.target)
     if node.op != "call_function" or _varies(node.target):
         return None
-    key = (node.target, _freeze(node.args, found), _freeze(node.kwargs, found))
+    key = (node.target, _freeze(node.args, firsts), _freeze(node.kwargs, firsts))
     try:
         hash(key)
     except TypeError:  # a symbolic number among the arguments
@@ -145,13 +150,13 @@ def _varies(target: Any) -> bool:
     return target._schema.is_mutable or torch.Tag.nondeterministic_seeded in target.tags
 
 
-def _freeze(argument: Any, found: dict[Node, Node]) -> Hashable:
+def _freeze(argument: Any, firsts: dict[Node, Node]) -> Hashable:
     if isinstance(argument, Node):
-        return found[argument]
+        return firsts[argument]
     if isinstance(argument, (tuple, list)):
-        return tuple(_freeze(item, found) for item in argument)
+        return tuple(_freeze(item, firsts) for item in argument)
     if isinstance(argument, dict):
-        return tuple((name, _freeze(item, found)) for name, item in argument.items())
+        return tuple((name, _freeze(item, firsts)) for name, item in argument.items())
     return (type(argument), argument)
 
 
@@ -194,13 +199,13 @@ def _viewed(node: Node) -> Node | None:
 def between(node: Node, starts: Collection[Node]) -> set[Node]:
     """The nodes that compute one from others, with it and them."""
     first = min(starts)
-    found, pending = set(starts), [node]
+    reached, pending = set(starts), [node]
     while pending:
         each = pending.pop()
-        if each not in found and first < each:
-            found.add(each)
+        if each not in reached and first < each:
+            reached.add(each)
             pending += each.all_input_nodes
-    return found
+    return reached
 
 
 _CHECK = aten._assert_tensor_metadata.default

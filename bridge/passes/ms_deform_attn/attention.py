@@ -136,24 +136,24 @@ def _find_value(sampler: Node) -> _Level:
             continue
         n, s, heads, head_dim = node.meta["val"].shape
         axes = name_axes(["n", "s", "h", "d"], {"n": n, "s": s, "h": heads, "d": head_dim})
-        found = follow(axes, chain[:place][::-1])
-        if found is not None and _is_level(found, axes, height, width):
-            return _Level(node, _start(found), (height, width))
+        moved = follow(axes, chain[:place][::-1])
+        if moved is not None and _is_level(moved, axes, height, width):
+            return _Level(node, _start(moved), (height, width))
     raise Declined("a level is not cut from [N, S, H, D] and viewed as [N H, D, height, width]")
 
 
-def _is_level(found: Axes, base: Axes, height: Any, width: Any) -> bool:
+def _is_level(moved: Axes, base: Axes, height: Any, width: Any) -> bool:
     """Whether the dimensions are those of a level, one row after the other."""
     n, _, h, d = base.names
     longer = [not (isinstance(extent, int) and extent == 1) for extent in (height, width)]
     rows = ["s0", "s1"] if all(longer) else ["s" if each else "" for each in longer]
-    cut = found.picked.keys() | found.ranges.keys()
-    return found.names == [n + h, d, *rows] and cut <= {"s"}
+    cut = moved.picked.keys() | moved.ranges.keys()
+    return moved.names == [n + h, d, *rows] and cut <= {"s"}
 
 
-def _start(found: Axes) -> Any:
+def _start(moved: Axes) -> Any:
     """The first position of a level."""
-    return found.picked.get("s", found.ranges.get("s", (0, 0))[0])
+    return moved.picked.get("s", moved.ranges.get("s", (0, 0))[0])
 
 
 def _find_locations(sampler: Node, level: int, extents: dict[str, Any]) -> Node:
@@ -170,16 +170,16 @@ def _find_locations(sampler: Node, level: int, extents: dict[str, Any]) -> Node:
         path = [*after[:place][::-1], *before[:-1][::-1]]
         for names in (["n", "q", "h", "l", "p", "c"], ["n", "q", "h", "lp", "c"]):
             axes = _fit(node, names, extents)
-            found = None if axes is None else follow(axes, path)
-            if found is not None and found.groups == wanted.groups and _picks(found, level, extents["l"]):
+            moved = None if axes is None else follow(axes, path)
+            if moved is not None and moved.groups == wanted.groups and _picks(moved, level, extents["l"]):
                 return node
     raise Declined(f"the locations of level {level} are not cut from [N, Q, H, L, P, 2]")
 
 
-def _picks(found: Axes, level: int, count: int) -> bool:
-    if found.ranges or found.picked.keys() != ({"l"} if count > 1 else set()):
+def _picks(moved: Axes, level: int, count: int) -> bool:
+    if moved.ranges or moved.picked.keys() != ({"l"} if count > 1 else set()):
         return False
-    return all(isinstance(index, int) and index == level for index in found.picked.values())
+    return all(isinstance(index, int) and index == level for index in moved.picked.values())
 
 
 def _unscaled(node: Node) -> Node | None:
@@ -216,11 +216,11 @@ def _sum_axes(total: Node, samplers: Samplers, extents: dict[str, Any]) -> Axes:
         dim = arguments(joined)["dim"] % 4
         names[dim] = "l" + names[dim]
     axes = name_axes(names, extents)
-    found = follow(axes, sources(samplers.samples)[:-1][::-1]) if axes.describes(joined) else None
+    moved = follow(axes, sources(samplers.samples)[:-1][::-1]) if axes.describes(joined) else None
     dims = _summed_dims(total)
-    if found is None or not found.whole or [found.names[dim] for dim in dims] not in _orders(extents):
+    if moved is None or not moved.whole or [moved.names[dim] for dim in dims] not in _orders(extents):
         raise Declined("the sum is not over the levels and points of samples that are joined in their order")
-    return found
+    return moved
 
 
 def _orders(extents: dict[str, Any]) -> list[list[str]]:
@@ -245,8 +245,8 @@ def _find_weights(samplers: Samplers, summed: Axes, extents: dict[str, Any]) -> 
     for place, node in enumerate(chain):
         for names in (["n", "q", "h", "l", "p"], ["n", "q", "h", "lp"]):
             axes = _fit(node, names, extents)
-            found = None if axes is None else follow(axes, chain[:place][::-1])
-            if found is not None and found.groups == wanted and found.whole:
+            moved = None if axes is None else follow(axes, chain[:place][::-1])
+            if moved is not None and moved.groups == wanted and moved.whole:
                 return node
     raise Declined("the samples are not multiplied by weights of [N, Q, H, L, P]")
 
@@ -259,8 +259,8 @@ def _find_root(total: Node, summed: Axes, extents: dict[str, Any]) -> Node:
     wanted = name_axes(["n", "q", "hd"], extents).groups
     while axes.groups != wanted or not axes.whole:
         users = list(root.users)
-        found = follow(axes, users) if len(users) == 1 else None
-        if found is None:
+        moved = follow(axes, users) if len(users) == 1 else None
+        if moved is None:
             raise Declined("the sum is not viewed as [N, Q, H D]")
-        axes, root = found, users[0]
+        axes, root = moved, users[0]
     return root

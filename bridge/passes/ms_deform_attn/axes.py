@@ -78,10 +78,10 @@ def follow(axes: Axes, path: Sequence[Node]) -> Axes | None:
     """The axes of the last node of a path, each of which moves the one before; None where they do not stay whole."""
     for node in path:
         move = _MOVES.get(node.target, _take) if _is_move(node) else None
-        found = None if move is None else move(axes, node)
-        if found is None or not found.describes(node):
+        moved = None if move is None else move(axes, node)
+        if moved is None or not moved.describes(node):
             return None
-        axes = found
+        axes = moved
     return axes
 
 

@@ -36,9 +36,9 @@ def find_sampling(
     if logits is None or locations.target is not aten.add.Tensor or locations.kwargs.get("alpha", 1) != 1:
         return None
     for point, shift in (locations.args, locations.args[::-1]):
-        found = _find_offsets(locations, point, shift, levels, extents, constants)
-        if found is not None:
-            return Sampling(*found, logits)
+        factors = _find_offsets(locations, point, shift, levels, extents, constants)
+        if factors is not None:
+            return Sampling(*factors, logits)
     return None
 
 
@@ -48,8 +48,8 @@ def _sum_of(locations: Node, extents: Mapping[str, Any]) -> Node:
     shapes = {5: ["n", "q", "h", "lp", "c"], 6: ["n", "q", "h", "l", "p", "c"]}
     names = shapes.get(chain[-1].meta["val"].dim())
     wanted = name_axes(shapes[locations.meta["val"].dim()], extents)
-    found = None if names is None else follow(name_axes(names, extents), chain[:-1][::-1])
-    whole = found is not None and found.groups == wanted.groups and found.whole
+    moved = None if names is None else follow(name_axes(names, extents), chain[:-1][::-1])
+    whole = moved is not None and moved.groups == wanted.groups and moved.whole
     return chain[-1] if whole else locations
 
 
@@ -62,9 +62,9 @@ def _find_logits(weights: Node, extents: Mapping[str, Any]) -> Node | None:
     logits: Node = softmax.args[0]  # type: ignore[assignment]
     axes = name_axes(["n", "q", "h", "lp"], extents)
     wanted = name_axes(["n", "q", "h", "l", "p"], extents) if weights.meta["val"].dim() == 5 else axes
-    found = follow(axes, chain[:-1][::-1])
+    moved = follow(axes, chain[:-1][::-1])
     same_dtype = logits.meta["val"].dtype == softmax.meta["val"].dtype
-    return logits if found is not None and found.groups == wanted.groups and found.whole and same_dtype else None
+    return logits if moved is not None and moved.groups == wanted.groups and moved.whole and same_dtype else None
 
 
 def _find_offsets(
@@ -109,10 +109,10 @@ def _is(scale: Tensor, wanted: Tensor, rank: int) -> bool:
     """Whether constants that offsets [N, Q, H, L, P, 2], or [N, Q, H, L P, 2], are multiplied by are [L, P, 2]."""
     shape = wanted.shape if rank == 6 else (wanted.shape[0] * wanted.shape[1], 2)
     try:
-        found = scale.broadcast_to((1, 1, 1, *shape))
+        expanded = scale.broadcast_to((1, 1, 1, *shape))
     except RuntimeError:  # it varies with the query or the head
         return False
-    return bool(torch.allclose(found.reshape(wanted.shape), wanted, rtol=1e-6, atol=0))
+    return bool(torch.allclose(expanded.reshape(wanted.shape), wanted, rtol=1e-6, atol=0))
 
 
 def _factors(node: Any, constants: Constants) -> Iterator[tuple[Any, bool]]:
@@ -131,8 +131,8 @@ def _factors(node: Any, constants: Constants) -> Iterator[tuple[Any, bool]]:
 
 
 def _known(argument: Any, constants: Constants) -> Any:
-    found = constants.value(argument)
-    return argument if found is None else found
+    constant = constants.value(argument)
+    return argument if constant is None else constant
 
 
 def _find_references(node: Any, start: int, rank: int, extents: Mapping[str, Any]) -> Node | None:
@@ -151,17 +151,17 @@ def _find_references(node: Any, start: int, rank: int, extents: Mapping[str, Any
         if not same_extents(shape[:2], (extents["n"], extents["q"])):
             continue
         axes = name_axes(["n", "q", "l", "c"], {**extents, "l": shape[2], "c": shape[3]})
-        found = follow(axes, chain[:place][::-1])
+        moved = follow(axes, chain[:place][::-1])
         n, q, spread, _ = axes.groups
         spread_out = (n, q, (), spread, (), *last) if rank == 6 else (n, q, (), (), *last)
         same = rank == 6 or not spread  # where levels and points are one dimension: for all levels
-        if found is not None and same and found.groups == spread_out and _range(found) == min(start, shape[3] - 2):
+        if moved is not None and same and moved.groups == spread_out and _range(moved) == min(start, shape[3] - 2):
             return base
     return None
 
 
-def _range(found: Axes) -> int | None:
-    if found.picked or found.ranges.keys() - {"c"}:
+def _range(moved: Axes) -> int | None:
+    if moved.picked or moved.ranges.keys() - {"c"}:
         return None
-    start = found.ranges.get("c", (0, 2))[0]
+    start = moved.ranges.get("c", (0, 2))[0]
     return start if isinstance(start, int) else None

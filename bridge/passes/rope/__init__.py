@@ -45,8 +45,8 @@ def apply(graph: Graph, constants: Constants) -> list[Outcome]:
 def _find_all(graph: Graph, touched: set[Node]) -> tuple[list[Rotation], dict[Node, str]]:
     """Every rotation, in the graph's order, and why other nodes are none although they look like it."""
     same = canonical(graph)
-    found: list[Rotation] = []
-    covered: set[Node] = set()  # by the rotations found so far, which lie behind
+    rotations_found: list[Rotation] = []
+    covered: set[Node] = set()  # by the rotations rotations_found so far, which lie behind
     declined: dict[Node, str] = {}
     for root in reversed(list(graph.nodes)):
         if root in covered or not _may_be_rotated(root):
@@ -63,14 +63,16 @@ def _find_all(graph: Graph, touched: set[Node]) -> tuple[list[Rotation], dict[No
             declined[root] = describe_failure(error)
             continue
         if rotation is not None:
-            found.insert(0, rotation)
+            rotations_found.insert(0, rotation)
             covered |= reader.seen - {rotation.x}
-    return found, _outermost({node: why for node, why in declined.items() if node not in covered}, found)
+    return rotations_found, _outermost(
+        {node: why for node, why in declined.items() if node not in covered}, rotations_found
+    )
 
 
-def _outermost(declined: Mapping[Node, str], found: Sequence[Rotation]) -> dict[Node, str]:
-    """Without what lies around a rotation that was found, or within another that was declined."""
-    roots = {rotation.root for rotation in found}
+def _outermost(declined: Mapping[Node, str], rotations: Sequence[Rotation]) -> dict[Node, str]:
+    """Without what lies around a rotation that was rotations, or within another that was declined."""
+    roots = {rotation.root for rotation in rotations}
     kept: dict[Node, str] = {}
     hidden: set[Node] = set()
     for node, reason in declined.items():  # from the graph's end to its start
@@ -168,7 +170,7 @@ def _replace(editor: Editor, placer: Placer, group: Sequence[Rotation], results:
             result = editor.call(torch.ops.aten.squeeze.dim, (result, 0), rotation.root)
         editor.replace(rotation.root, result)
         results[rotation.root] = result
-    return Outcome.at(root, NAME, True, _describe(first, len(group), width))
+    return Outcome.at(root, NAME, True, _outcome_text(first, len(group), width))
 
 
 def _regroup(editor: Editor, x: Node, width: int) -> Node:
@@ -183,7 +185,7 @@ def _input(editor: Editor, rotation: Rotation, x: Node, dtype: torch.dtype) -> N
     return x if x.meta["val"].dim() == 4 else editor.once(torch.ops.aten.unsqueeze.default, (x, 0), rotation.root)
 
 
-def _describe(rotation: Rotation, count: int, width: int) -> str:
+def _outcome_text(rotation: Rotation, count: int, width: int) -> str:
     what = "queries and keys" if count == 2 else "one tensor"
     part = f", {rotation.rotary} of {width} lanes" if rotation.rotary != width else ""
     return f"bridge.rope of {what}, {rotation.pairing.name}{part}, {rotation.layout}"

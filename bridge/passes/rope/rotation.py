@@ -167,11 +167,11 @@ def _count_rotated(reader: Reader, root: Node, lanes: Sequence[Lane]) -> int:
 
 def _split(terms: Sum, places: Mapping[Lane, int], i: int, own: int, partner: int, sign: int) -> tuple[Lane, Lane]:
     """The cosine and the sine of lane i of the result. Declined: it is something else."""
-    found = _by_lane(terms, places)
-    if len(terms) != 2 or found.keys() != {own, partner}:
-        used = " and ".join(map(str, sorted(found))) or "none"
+    by_lane = _by_lane(terms, places)
+    if len(terms) != 2 or by_lane.keys() != {own, partner}:
+        used = " and ".join(map(str, sorted(by_lane))) or "none"
         raise Declined(f"lane {i} is not made of lanes {own} and {partner}, but of {used}, in {len(terms)} terms")
-    (cosine, own_sign), (sine, partner_sign) = found[own], found[partner]
+    (cosine, own_sign), (sine, partner_sign) = by_lane[own], by_lane[partner]
     if (own_sign, partner_sign) != (1, sign):
         raise Declined(
             f"lane {i} is lane {own} times {own_sign:g} cos and lane {partner} times {partner_sign:g} sin; expected 1"
@@ -182,12 +182,12 @@ def _split(terms: Sum, places: Mapping[Lane, int], i: int, own: int, partner: in
 
 def _by_lane(terms: Sum, places: Mapping[Lane, int]) -> dict[int, tuple[Lane, float]]:
     """For each product of a lane of the input and another lane: which of the input's, the other, the coefficient."""
-    found = {}
+    rows = {}
     for product, coefficient in terms.items():
         for lane, other in (product, product[::-1]) if len(product) == 2 else ():
             if lane in places:
-                found[places[lane]] = (other, coefficient)
-    return found
+                rows[places[lane]] = (other, coefficient)
+    return rows
 
 
 def _spans(reader: Reader, cosines: list[Lane], sines: list[Lane], pairing: Pairing) -> list[Span]:

@@ -102,12 +102,12 @@ class Reader:
             self.seen.add(lane.node)
             moved = step(lane)
             if moved is None and (moved := row_source(lane)) is not None:
-                rows.append(self._spell(lane.node))
+                rows.append(self._call_text(lane.node))
             if moved is None:
                 return Lane(self.same[lane.node], lane.at), rows
             lane = moved
 
-    def _spell(self, node: Node) -> str:
+    def _call_text(self, node: Node) -> str:
         """What a call does to its first argument: equal for calls that do the same."""
         given = (node.args[1:], node.kwargs)
         return f"{node.target}{torch.fx.map_arg(given, lambda argument: self.same[argument].name)}"

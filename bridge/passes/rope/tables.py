@@ -8,7 +8,7 @@ import torch
 from torch.fx import Node
 
 from bridge.passes.common.editor import Editor
-from bridge.passes.common.nodes import CONVERSIONS, arguments, same_extents
+from bridge.passes.common.nodes import CONVERSIONS, arguments, extents_text, same_extents
 from bridge.passes.rope.lanes import Lane, flat
 
 aten = torch.ops.aten
@@ -79,7 +79,7 @@ def find_table(span: Span, outer: Sequence[Any], same: Mapping[Node, Node]) -> T
     span = _unexpanded(span, same)
     extents = (*[1] * (3 - len(span.outer)), *span.outer)
     if len(extents) != 3:
-        raise TableError(f"a table has the shape {_spell(span.outer)} before its last axis, too many dimensions")
+        raise TableError(f"a table has the shape {extents_text(span.outer)} before its last axis, too many dimensions")
     missing = 3 - len(span.outer)
     fitting = []
     for layout, (head, seq) in LAYOUTS.items():
@@ -89,18 +89,14 @@ def find_table(span: Span, outer: Sequence[Any], same: Mapping[Node, Node]) -> T
             fitting.append((layout, head - missing if head >= missing else None))
     if not fitting:
         raise TableError(
-            f"a table of {_spell(span.outer)} rows does not fit {_spell(outer)}: it must be the same for all heads, and"
-            " have a row for each position"
+            f"a table of {extents_text(span.outer)} rows does not fit {extents_text(outer)}: it must be the same"
+            " for all heads, and have a row for each position"
         )
     return Table(span, tuple(fitting))
 
 
 def _is_one(extent: Any) -> bool:
     return isinstance(extent, int) and extent == 1
-
-
-def _spell(extents: Sequence[Any]) -> str:
-    return f"[{', '.join(map(str, extents))}]"
 
 
 def _unexpanded(span: Span, same: Mapping[Node, Node]) -> Span:

@@ -152,8 +152,8 @@ def compare(kind: str, negated: bool = False) -> Callable[..., Any]:
     """Of two numbers: a condition, or its contrary."""
 
     def add(layers: Layers, a: Any, b: Any) -> Any:
-        found = layers.elementwise(kind, *Numbers(layers).alike(a, b))
-        return _not(layers, found) if negated else found
+        result = layers.elementwise(kind, *Numbers(layers).alike(a, b))
+        return _not(layers, result) if negated else result
 
     return add
 
@@ -198,8 +198,8 @@ def _lookup(layers: Layers, table: Sequence[Any], *places: tuple[Any, int, int])
         before = None if index is None else elementwise("PROD")(layers, index, count)
         index = shifted if before is None else layers.add(before, shifted)
     row = layers.constant(table, numpy.int64)
-    found = layers.gather(row, Numbers(layers).as_integer(index))
-    return layers.cast(found, layers.trt.DataType.BOOL) if isinstance(table[0], bool) else found
+    value = layers.gather(row, Numbers(layers).as_integer(index))
+    return layers.cast(value, layers.trt.DataType.BOOL) if isinstance(table[0], bool) else value
 
 
 def _steps(layers: Layers, start: Any, end: Any, step: int) -> Any:

@@ -75,9 +75,9 @@ def _replace_arange(node: Node, ranges: Any) -> None:
         else:
             count = _tabulate(node, (start, end, step), ranges)
         dtype = node.meta["val"].dtype
-        found = node.graph.call_function(ramp, (count, start, step, dtype))
-    found.meta = dict(node.meta)
-    node.replace_all_uses_with(found)
+        integers = node.graph.call_function(ramp, (count, start, step, dtype))
+    integers.meta = dict(node.meta)
+    node.replace_all_uses_with(integers)
 
 
 def _count(start: Any, end: Any, step: Any) -> int:
@@ -98,8 +98,8 @@ def _tabulate(node: Node, wanted: Any, ranges: Any) -> Node:
     results = []
     for values in itertools.product(*(range(low, high + 1) for low, high in bounds)):
         known = dict(zip(leaves, values, strict=True))
-        found = [_value(root, known) for root in roots]
-        results.append(found[0] if len(found) == 1 else _count(*found))
+        at_point = [_value(root, known) for root in roots]
+        results.append(at_point[0] if len(at_point) == 1 else _count(*at_point))
     if len(leaves) == 1 and not isinstance(results[0], bool):
         form = _closed_form(numpy.array(results, numpy.int64), bounds[0][0])
         if form is not None:

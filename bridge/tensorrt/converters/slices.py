@@ -24,7 +24,7 @@ def is_of_values(node: Node) -> bool:
     return depends_on_values(node.args[0].meta["val"].shape[dim])
 
 
-def refuse(node: Node) -> str | None:
+def refusal(node: Node) -> str | None:
     """Why such a slice cannot be converted; None where it can, or where the node is none."""
     if not is_of_values(node):
         return None

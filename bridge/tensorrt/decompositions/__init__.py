@@ -50,20 +50,20 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     table |= torch._decomp.get_decompositions([_FLASH_ON_CPU])  # in programs that were decomposed before they came here
     for op in OPS.values():
         table.pop(op.overload, None)
-    return promoted({**_of_torch(table), **table, **_ours()})
+    return promoted({**_torch_decompositions(table), **table, **_own_decompositions()})
 
 
-def _of_torch(table: Mapping[Any, Any]) -> dict[Any, Callable[..., Any]]:
+def _torch_decompositions(table: Mapping[Any, Any]) -> dict[Any, Callable[..., Any]]:
     """PyTorch's own, of functional operators that torch_tensorrt neither converts nor takes apart."""
     from torch_tensorrt.dynamo.conversion import DYNAMO_CONVERTERS
 
     known = dict(torch._decomp.core_aten_decompositions().items())
     known |= torch._decomp.get_decompositions([torch.ops.aten.addmv])
     converted = DYNAMO_CONVERTERS.keys() | table.keys()
-    return {op: theirs for op, theirs in known.items() if op.namespace == "aten" and op not in converted}
+    return {op: decomposition for op, decomposition in known.items() if op.namespace == "aten" and op not in converted}
 
 
-def _ours() -> dict[Any, Callable[..., Any]]:
+def _own_decompositions() -> dict[Any, Callable[..., Any]]:
     """What the families bring; of two rows for one operator the later one holds."""
     table = {op: function for family in _FAMILIES for op, function in family.ROWS.items()}
     if hasattr(torch.ops.transformers, "grouped_mm_fallback"):  # once its mixtures of experts are imported

@@ -129,7 +129,7 @@ def first_place(x: Tensor, dim: int, extreme: Callable[..., Tensor], among: Tens
     return torch.where(best, place, count - 1).amin(dim)
 
 
-def refuse(node: Node) -> str | None:
+def refusal(node: Node) -> str | None:
     """Why a node that was not taken apart cannot be part of an engine; None for others."""
     if node.target not in (*_SORTS, aten.topk.default) or not isinstance(node.args[0], Node):
         return None

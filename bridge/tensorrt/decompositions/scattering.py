@@ -82,7 +82,7 @@ def put(x: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> T
     return aten.index_put(x.flatten(), [index.flatten()], source.flatten(), accumulate).reshape(x.shape)
 
 
-def refuse(node: Node) -> str | None:
+def refusal(node: Node) -> str | None:
     """Why a node that was not taken apart cannot be part of an engine; None for others."""
     if node.target is aten.bincount.default:
         return (

@@ -57,8 +57,8 @@ def note_passes(module: GraphModule, rows: list[dict[str, Any]]) -> None:
 
 def passes_of(module: GraphModule) -> list[dict[str, Any]]:
     """What `note_passes` said of a module."""
-    found = module.meta.get(_PASSES)
-    return found if isinstance(found, list) else []
+    rows = module.meta.get(_PASSES)
+    return rows if isinstance(rows, list) else []
 
 
 def find(engine: bytes) -> Layers | None:

@@ -12,7 +12,7 @@ from bridge.errors import BuildError, EngineError
 from bridge.tensorrt.guest import built_engines, cpu_attention
 from bridge.tensorrt.install import gpu
 from bridge.tensorrt.install.flavour import TORCH_TENSORRT, Flavour
-from bridge.tensorrt.install.tensorrt_log import describe_errors
+from bridge.tensorrt.install.tensorrt_log import errors_text
 
 _thread = threading.local()
 
@@ -56,7 +56,7 @@ def build(interpreter: Any, flavour: Flavour, target: str) -> Any:
     engine = interpreter.builder.build_serialized_network(interpreter.ctx.net, config)
     if engine is None:
         refittable = "" if interpreter.compilation_settings.immutable_weights else _REFITTABLE
-        said = refittable + describe_errors(flavour)
+        said = refittable + errors_text(flavour)
         raise BuildError(f"{flavour.name} could not build the engine for {target}{said}")
     interpreter.ctx.clear_cpu_weights_reference_holder()
     values = {

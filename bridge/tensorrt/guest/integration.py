@@ -1,9 +1,9 @@
-"""torch_tensorrt with bridge's ops in it: its own compile converts them, and nothing else of it changes.
+"""Teaches torch_tensorrt's own compile bridge's ops, and changes nothing else of it.
 
 A subclass of its interpreter prepares the plugin layers while the network is still empty (see plugin_layers.py).
-Around it four functions are wrapped: so that ops defined late are known, failures are told (see unconverted_ops.py),
-engines of the cache are told apart by the arguments of their operators, and what a network held can be asked for (see
-built_engines.py). Its C++ runtime is passed over where it would end the process.
+Functions around it are wrapped: to register ops defined late, to report bridge's ops that are not converted (see
+unconverted_ops.py), to tell graphs apart in its cache that differ in operator arguments, and to record the layers of
+its networks (see built_engines.py). Its C++ runtime is avoided where it would end the process.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import Graph, GraphModule, Interpreter, Node
 
 from bridge.base.log import logger
 from bridge.base.patches import replace, replace_everywhere
@@ -23,9 +23,9 @@ from bridge.tensorrt.guest import built_engines, cross_compilation, unconverted_
 from bridge.tensorrt.guest.graph_hash import hash_arguments
 from bridge.tensorrt.install import version_shims
 from bridge.tensorrt.install.flavour import TORCH_TENSORRT, Flavour, registered
-from bridge.tensorrt.install.tensorrt_log import describe_errors
+from bridge.tensorrt.install.tensorrt_log import errors_text
 from bridge.tensorrt.network import inventory, op_converter
-from bridge.tensorrt.network.broadcasts import of_empty_operands
+from bridge.tensorrt.network.broadcasts import broadcast_empty_operands
 from bridge.tensorrt.network.interpreter import as_declared, with_extents
 from bridge.tensorrt.network.op_converter import Conversion
 from bridge.tensorrt.plugins.op_calls import find_calls
@@ -38,12 +38,12 @@ Rows = list[dict[str, Any]]
 def integrate(
     flavour: Flavour, rewrite: Callable[[Graph], Rows], record: Callable[[GraphModule, GraphModule], None]
 ) -> contextlib.ExitStack:
-    """Changes torch_tensorrt, which is imported; closing what it returns puts back all that was there.
+    """Changes torch_tensorrt, which is imported; closing the returned stack undoes every change.
 
     rewrite: applied to every graph that torch_tensorrt lowers, in place; returns what it did, for bridge.report.
-    record: told every graph of torch.compile and what its backend made of it.
+    record: called with every graph of torch.compile and the backend's result.
     LibraryError: there is no plugin library, or another one is loaded. AttributeError, ImportError: this version of
-    torch_tensorrt is not like those that bridge knows.
+    torch_tensorrt lacks what bridge changes.
     """
     from torch_tensorrt.dynamo import _compiler
     from torch_tensorrt.dynamo._engine_cache import BaseEngineCache
@@ -58,17 +58,17 @@ def integrate(
         op_converter.hold()
         stack.callback(op_converter.release)
         base = _TRTInterpreter.TRTInterpreter
-        theirs = {
+        replacements = {
             base: _interpreter_class(base, flavour),
             _conversion.interpret_module_to_result: _interpret(_conversion.interpret_module_to_result),
-            _compiler.compile_module: unconverted_ops.watch_partition(_compiler.compile_module),
-            broadcast_to_same_shape: of_empty_operands(broadcast_to_same_shape),
-            backends._pretraced_backend: unconverted_ops.watch_backend(_backend(backends._pretraced_backend, record)),
+            _compiler.compile_module: unconverted_ops.report_unconverted(_compiler.compile_module),
+            broadcast_to_same_shape: broadcast_empty_operands(broadcast_to_same_shape),
+            backends._pretraced_backend: unconverted_ops.report_failure(_backend(backends._pretraced_backend, record)),
         }
-        for original, ours in theirs.items():
+        for original, replacement in replacements.items():
             # The class keeps its name where it is defined: bridge's own interpreter derives from it there.
             but = base.__module__ if original is base else ""
-            replace_everywhere(stack, TORCH_TENSORRT, original, ours, but)
+            replace_everywhere(stack, TORCH_TENSORRT, original, replacement, but)
         _add_pass(stack, ATEN_POST_LOWERING_PASSES.passes, _lowering_pass(rewrite))
         get_hash = _hash(BaseEngineCache.get_hash)
         replace(stack, BaseEngineCache, "get_hash", staticmethod(get_hash))
@@ -77,7 +77,7 @@ def integrate(
 
 
 def _lowering_pass(rewrite: Callable[[Graph], Rows]) -> Callable[..., Any]:
-    """Bridge's passes as one of torch_tensorrt's; bridge's own conversion has applied them before."""
+    """Bridge's passes as one of torch_tensorrt's; no-op in bridge's own conversion, which has applied them."""
 
     def apply_bridge_passes(module: GraphModule, settings: Any = None) -> GraphModule:
         if version_shims.in_own_conversion():
@@ -94,18 +94,18 @@ def _lowering_pass(rewrite: Callable[[Graph], Rows]) -> Callable[..., Any]:
     return apply_bridge_passes
 
 
-def _add_pass(stack: contextlib.ExitStack, passes: list[Any], ours: Callable[..., Any]) -> None:
-    """Puts a pass first, before those that fold constants or take complex numbers apart."""
+def _add_pass(stack: contextlib.ExitStack, passes: list[Any], own: Callable[..., Any]) -> None:
+    """Puts a pass first, before constant folding and the decomposition of complex numbers."""
 
     def remove() -> None:
-        passes[:] = [each for each in passes if each is not ours]
+        passes[:] = [each for each in passes if each is not own]
 
-    passes.insert(0, ours)
+    passes.insert(0, own)
     stack.callback(remove)
 
 
 def _pass_over_cpp_runtime(stack: contextlib.ExitStack, flavour: Flavour) -> None:
-    """Takes torch_tensorrt's Python runtime where its C++ one was compiled for another TensorRT-RTX."""
+    """Makes torch_tensorrt use its Python runtime if its C++ one was compiled for another TensorRT-RTX."""
     made_for = version_shims.other_rtx(flavour.version)
     if made_for is None:
         return
@@ -123,13 +123,13 @@ def _pass_over_cpp_runtime(stack: contextlib.ExitStack, flavour: Flavour) -> Non
 
 
 def _interpret(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Conversion of one graph to an engine, built or from the cache."""
+    """Wraps the conversion of one graph to an engine, built or from the cache."""
 
     @functools.wraps(original)
     def interpret(module: Any, *args: Any, **kwargs: Any) -> Any:
         op_converter.refresh()
         built_engines.note(None)
-        with unconverted_ops.told(module):
+        with unconverted_ops.reporting_failure(module):
             result = original(module, *args, **kwargs)
         built_engines.keep(bytes(result.serialized_engine))
         return result
@@ -138,10 +138,10 @@ def _interpret(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _backend(original: Callable[..., Any], record: Callable[[GraphModule, GraphModule], None]) -> Callable[..., Any]:
-    """The body of torch_tensorrt's backend for torch.compile, which calls it with graphs that take numbers.
+    """Wraps torch_tensorrt's backend for torch.compile: removes number inputs, and records the result.
 
-    That of 2.11 fails for an extent of a tensor in a list or dictionary, as transformers' models have them, takes other
-    arguments away where two tensors have dynamic extents, and cannot trace integers and floats.
+    The backend of 2.11 fails for extents of tensors in a list or dictionary, as in transformers' models. It removes the
+    wrong arguments where two tensors have dynamic extents, and cannot trace integers and floats.
     """
 
     @functools.wraps(original)
@@ -158,7 +158,7 @@ def _backend(original: Callable[..., Any], record: Callable[[GraphModule, GraphM
 
 
 def _hash(original: Callable[..., str]) -> Callable[..., str]:
-    """The key of the engine cache, which by itself leaves out the arguments of the operators."""
+    """Wraps the key of the engine cache, which ignores the arguments of operators."""
 
     @functools.wraps(original)
     def get_hash(gm: Any, *args: Any, **kwargs: Any) -> str:
@@ -168,53 +168,61 @@ def _hash(original: Callable[..., str]) -> Callable[..., str]:
 
 
 def _interpreter_class(base: Any, flavour: Flavour) -> type:
-    class BridgeInterpreter(base):
-        """torch_tensorrt's interpreter, for graphs that may hold bridge's ops."""
+    """The subclass that replaces torch_tensorrt's interpreter."""
+    return type("BridgeInterpreter", (_BridgeInterpreter, base), {"flavour": flavour})
 
-        def __init__(self, module: Any, *args: Any, **kwargs: Any) -> None:
-            op_converter.refresh()
-            super().__init__(module, *args, **kwargs)
-            # A subclass, such as bridge's own interpreter, fills a network of its own.
-            calls = {call.name: call for call in find_calls(module)} if type(self) is BridgeInterpreter else {}
-            self._bridge: Conversion | None = None
-            self._bridge_inputs: set[Node] = set()
-            if calls:
-                load_library(flavour.trt(), libraries.plugin_library())
-                network = self.ctx.net
-                self._bridge = self.ctx.bridge = Conversion(plugins_for(flavour, network, list(calls.values())), calls)
-                users = [node for node in module.graph.nodes if node.name in calls]
-                self._bridge_inputs = {node for user in users for node in user.all_input_nodes}
 
-        def run_node(self, n: Node) -> Any:
-            if self._bridge is None:
-                return super().run_node(n)
-            try:
-                value = super().run_node(n)
-                if n.op != "call_function" and n not in self._bridge_inputs:
-                    return value
-                # Attention takes no values of unknown extents beside the queries and keys that a plugin gives.
-                declare = as_declared if n in self._bridge_inputs else with_extents
-                return declare(self.ctx.net, value, n.meta.get("val"))
-            except BridgeError:
+class _BridgeInterpreter(Interpreter):
+    """torch_tensorrt's interpreter, for graphs that may hold bridge's ops."""
+
+    flavour: Flavour
+    ctx: Any
+
+    def __init__(self, module: Any, *args: Any, **kwargs: Any) -> None:
+        op_converter.refresh()
+        super().__init__(module, *args, **kwargs)
+        # A further subclass, such as bridge's own interpreter, fills a network of its own.
+        is_guest = type(self).__bases__[0] is _BridgeInterpreter
+        calls = {call.name: call for call in find_calls(module)} if is_guest else {}
+        self._bridge: Conversion | None = None
+        self._bridge_inputs: set[Node] = set()
+        if calls:
+            load_library(self.flavour.trt(), libraries.plugin_library())
+            plugins = plugins_for(self.flavour, self.ctx.net, list(calls.values()))
+            self._bridge = self.ctx.bridge = Conversion(plugins, calls)
+            users = [node for node in module.graph.nodes if node.name in calls]
+            self._bridge_inputs = {node for user in users for node in user.all_input_nodes}
+
+    def run_node(self, n: Node) -> Any:
+        if self._bridge is None:
+            return super().run_node(n)
+        try:
+            value = super().run_node(n)
+            if n.op != "call_function" and n not in self._bridge_inputs:
+                return value
+            # Attention takes no values of unknown extents beside the queries and keys that a plugin gives.
+            declare = as_declared if n in self._bridge_inputs else with_extents
+            return declare(self.ctx.net, value, n.meta.get("val"))
+        except BridgeError:
+            raise
+        except Exception as error:
+            if n.target not in foreign.targets():
                 raise
-            except Exception as error:
-                if n.target not in foreign.targets():
-                    raise
-                said = describe_errors(flavour)
-                raise BuildError(f"{n.target} cannot be converted: {error}\n  {model_line(n)}{said}") from error
+            said = errors_text(self.flavour)
+            raise BuildError(f"{n.target} cannot be converted: {error}\n  {model_line(n)}{said}") from error
 
-        def _construct_trt_network_def(self) -> None:
-            super()._construct_trt_network_def()
-            unused = self._bridge.plugins.unused() if self._bridge is not None else []
-            if unused:
-                raise BuildError(f"these nodes were not converted to the plugin layers made for them: {unused}")
-            built_engines.note(_inventory(self.ctx.net, self._bridge))
+    def _construct_trt_network_def(self) -> None:
+        super()._construct_trt_network_def()  # type: ignore[misc]
+        unused = self._bridge.plugins.unused() if self._bridge is not None else []
+        if unused:
+            raise BuildError(f"these nodes were not converted to the plugin layers made for them: {unused}")
+        built_engines.note(_inventory(self.ctx.net, self._bridge))
 
-        def run(self, *args: Any, **kwargs: Any) -> Any:
-            target = cross_compilation.current_target()
-            return super().run(*args, **kwargs) if target is None else cross_compilation.build(self, flavour, target)
-
-    return BridgeInterpreter
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        target = cross_compilation.current_target()
+        if target is None:
+            return super().run(*args, **kwargs)
+        return cross_compilation.build(self, self.flavour, target)
 
 
 def _inventory(network: Any, conversion: Conversion | None) -> list[dict[str, Any]] | None:

@@ -25,7 +25,7 @@ _thread = threading.local()
 
 
 @contextlib.contextmanager
-def told(module: GraphModule) -> Iterator[None]:
+def reporting_failure(module: GraphModule) -> Iterator[None]:
     """Logs an exception from the conversion of a graph that holds bridge's ops, which the caller may swallow."""
     try:
         yield
@@ -35,11 +35,11 @@ def told(module: GraphModule) -> Iterator[None]:
             _thread.told = True
             what = str(error).partition("\n\nWhile executing")[0]  # torch.fx adds the node and much advice
             what = what if isinstance(error, BridgeError) else f"{type(error).__name__}: {what}"
-            logger.error("torch_tensorrt could not convert a graph with %s\n%s", _describe(nodes), what)
+            logger.error("torch_tensorrt could not convert a graph with %s\n%s", _ops_text(nodes), what)
         raise
 
 
-def watch_partition(original: Callable[..., Any]) -> Callable[..., Any]:
+def report_unconverted(original: Callable[..., Any]) -> Callable[..., Any]:
     """Wraps torch_tensorrt's compile_module: what no converter takes, or stands alone, it leaves in PyTorch."""
     signature = inspect.signature(original)
 
@@ -55,13 +55,13 @@ def watch_partition(original: Callable[..., Any]) -> Callable[..., Any]:
         nodes = _left(result)
         if nodes and not getattr(settings, "dryrun", False):
             least = getattr(settings, "min_block_size", None)
-            logger.warning("torch_tensorrt leaves in PyTorch %s", _describe(nodes, lambda node: _reason(node, least)))
+            logger.warning("torch_tensorrt leaves in PyTorch %s", _ops_text(nodes, lambda node: _reason(node, least)))
         return result
 
     return compile_module
 
 
-def watch_backend(original: Callable[..., Any]) -> Callable[..., Any]:
+def report_failure(original: Callable[..., Any]) -> Callable[..., Any]:
     """Wraps the body of torch_tensorrt's backend for torch.compile, which returns the graph itself when it fails."""
 
     @functools.wraps(original)
@@ -74,7 +74,7 @@ def watch_backend(original: Callable[..., Any]) -> Callable[..., Any]:
             _thread.traces = {}
         nodes = [] if _thread.told else _left(result)
         if nodes:
-            logger.error("torch_tensorrt failed before it converted a graph, and runs in PyTorch %s", _describe(nodes))
+            logger.error("torch_tensorrt failed before it converted a graph, and runs in PyTorch %s", _ops_text(nodes))
         return result
 
     return backend
@@ -112,11 +112,11 @@ def _restore_lines(module: GraphModule) -> None:
 
 
 def _reason(node: Node, least: int | None) -> str:
-    reason = op_calls.refuse(node)
+    reason = op_calls.plugin_refusal(node)
     return f", {reason}" if reason else f", in a block of fewer than min_block_size={least} operators, or by request"
 
 
-def _describe(nodes: list[Node], reason: Callable[[Node], str] = lambda node: "") -> str:
+def _ops_text(nodes: list[Node], reason: Callable[[Node], str] = lambda node: "") -> str:
     names = foreign.targets()
     rows = [f"\n  {names[_target(node)].name} ({_target(node)}){reason(node)}: {model_line(node)}" for node in nodes]
     return f"{len(nodes)} of bridge's ops:" + "".join(rows)

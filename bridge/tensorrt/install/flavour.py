@@ -24,7 +24,7 @@ ANY_VARIABLE = "BRIDGE_ANY_TENSORRT"  # 1 in the environment accepts versions th
 
 
 @dataclass(frozen=True)
-class Kind:
+class FlavourKind:
     """What sets one flavour apart, whatever its version."""
 
     distributions: tuple[str, ...]  # any of these provides it
@@ -46,7 +46,7 @@ class Kind:
 
 
 KINDS = {
-    "tensorrt": Kind(
+    "tensorrt": FlavourKind(
         distributions=(
             "tensorrt",
             "tensorrt-cu13",
@@ -61,7 +61,7 @@ KINDS = {
         compiles_kernels=False,
         install="pip install torch-tensorrt tensorrt",
     ),
-    "tensorrt_rtx": Kind(
+    "tensorrt_rtx": FlavourKind(
         distributions=("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu13-bindings"),
         torch_tensorrt="torch-tensorrt-rtx",
         since=(1, 7),  # before 1.7 the ONNX parser, by which plugin layers are seeded, imports no IPluginV3
@@ -89,7 +89,7 @@ class Flavour:
     torch_tensorrt_version: str | None
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> FlavourKind:
         """What sets this flavour apart, whatever its version."""
         return KINDS[self.name]
 
@@ -111,18 +111,18 @@ def detect(name: str | None = None) -> Flavour:
     FlavourError: none is installed, it is not `name`, where that is given, or it is too old. BRIDGE_ANY_TENSORRT=1 in
     the environment turns the last into a warning, once in a process.
     """
-    found = _chosen()
-    if name is not None and name != found.name:
+    chosen = _chosen()
+    if name is not None and name != chosen.name:
         raise FlavourError(
-            f"flavour {name!r} is asked for, but {found.name} {found.version} is in use here; in another environment,"
+            f"flavour {name!r} is asked for, but {chosen.name} {chosen.version} is in use here; in another environment,"
             f" {KINDS[name].remedy}"
         )
-    reason = unsupported(found)
+    reason = unsupported(chosen)
     if reason and not _accepts_any():
-        raise FlavourError(f"{reason}; {found.kind.remedy}; to try it all the same, set {ANY_VARIABLE}=1")
+        raise FlavourError(f"{reason}; {chosen.kind.remedy}; to try it all the same, set {ANY_VARIABLE}=1")
     if reason:
         _warn_once(f"{reason}; used all the same, because {ANY_VARIABLE} is 1")
-    return found
+    return chosen
 
 
 def unsupported(flavour: Flavour) -> str | None:
@@ -160,7 +160,7 @@ def release(version: str) -> tuple[int, ...]:
 def _chosen() -> Flavour:
     flavours = {flavour.name: flavour for flavour in installed()}
     if not flavours:
-        raise FlavourError("no TensorRT is installed; " + _ways(KINDS))
+        raise FlavourError("no TensorRT is installed; " + _install_text(KINDS))
     # torch_tensorrt serves TensorRT-RTX if its distribution is named so, else standard TensorRT, whatever is installed.
     wanted = [name for name in ("tensorrt_rtx", "tensorrt") if _version(KINDS[name].torch_tensorrt) is not None]
     if not wanted:
@@ -168,12 +168,12 @@ def _chosen() -> Flavour:
     if wanted[0] not in flavours:
         raise FlavourError(
             f"{KINDS[wanted[0]].torch_tensorrt} is installed without {wanted[0]}; "
-            + _ways({wanted[0]: KINDS[wanted[0]]})
+            + _install_text({wanted[0]: KINDS[wanted[0]]})
         )
     return flavours[wanted[0]]
 
 
-def _ways(kinds: dict[str, Kind]) -> str:
+def _install_text(kinds: dict[str, FlavourKind]) -> str:
     return "install " + ", or ".join(f"{name}: {kind.remedy}" for name, kind in kinds.items())
 
 
@@ -261,7 +261,7 @@ def _import_torch_tensorrt(flavour: Flavour) -> ModuleType:
         # The import hook, and not this function, holds what `importing` holds: a user's own import goes that way too.
         with (
             interrupts.deferred(),
-            third_party_output.quiet_import(),
+            third_party_output.silence_import(),
             import_hook.installed(TORCH_TENSORRT, lambda: importing(flavour)),
         ):
             if TORCH_TENSORRT in sys.modules:

@@ -16,14 +16,18 @@ def resolve_target(flavour: Flavour, target: str | None) -> str:
     current = gpu.current_target()
     if target is None:
         if current is None:
-            raise TargetError(f"there is no GPU here to build for; {_ways(flavour)}")
+            raise TargetError(f"there is no GPU here to build for; {_targets_text(flavour)}")
         return current
     match = re.fullmatch(r"(?:sm_?)?(\d+)\.?(\d)", target.strip().lower())
     if match is None:
-        raise TargetError(f'target {target!r} is no compute capability such as "sm86" or "8.6"; {_ways(flavour)}')
+        raise TargetError(
+            f'target {target!r} is no compute capability such as "sm86" or "8.6"; {_targets_text(flavour)}'
+        )
     wanted = f"sm{match[1]}{match[2]}"
     if wanted != current and wanted not in cross_targets(flavour):
-        raise TargetError(f"{flavour.name} {flavour.version} does not build for {wanted} here; {_ways(flavour)}")
+        raise TargetError(
+            f"{flavour.name} {flavour.version} does not build for {wanted} here; {_targets_text(flavour)}"
+        )
     return wanted
 
 
@@ -35,7 +39,7 @@ def cross_targets(flavour: Flavour) -> list[str]:
     return [name.lower() for name in members if re.fullmatch(r"SM\d+", name)]
 
 
-def _ways(flavour: Flavour) -> str:
+def _targets_text(flavour: Flavour) -> str:
     targets = cross_targets(flavour)
     if targets:
         return f"pass target= one of {', '.join(targets)}, or None for the GPU of this machine"

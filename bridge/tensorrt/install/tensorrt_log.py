@@ -36,7 +36,7 @@ def take_errors(flavour: Flavour) -> list[str]:
     return [message for message in found if not any(noise in message for noise in _NOISE)]
 
 
-def describe_errors(flavour: Flavour) -> str:
+def errors_text(flavour: Flavour) -> str:
     """The same as the end of a message: empty where TensorRT said nothing."""
     errors = take_errors(flavour)
     return "\nTensorRT says:\n" + "\n".join(f"  {message}" for message in errors) if errors else ""

@@ -89,10 +89,10 @@ def other_rtx(version: str) -> str | None:
         text = Path(str(distribution.locate_file("torch_tensorrt/_version.py"))).read_text()
     except (importlib.metadata.PackageNotFoundError, OSError):
         return None
-    found = re.search(r'__tensorrt_rtx_version__ = "(\d+\.\d+)([^"]*)"', text)
-    if found is None or version.startswith(f"{found[1]}."):
+    made_for = re.search(r'__tensorrt_rtx_version__ = "(\d+\.\d+)([^"]*)"', text)
+    if made_for is None or version.startswith(f"{made_for[1]}."):
         return None
-    return found[1] + found[2]
+    return made_for[1] + made_for[2]
 
 
 def keep_dtypes_in_where(stack: contextlib.ExitStack, trt: ModuleType) -> None:

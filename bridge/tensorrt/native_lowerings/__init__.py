@@ -30,7 +30,7 @@ class Native(Protocol):
 
     DEFAULTS: Mapping[str, Default]  # by flavour
 
-    def refuse(self, call: Call, trt: ModuleType) -> str | None:
+    def refusal(self, call: Call, trt: ModuleType) -> str | None:
         """Why TensorRT's own layers cannot compute a call, or None."""
 
     def add(self, layers: Layers, tensors: Sequence[Any | None], attributes: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -44,10 +44,10 @@ def find(op: str) -> Native | None:
     return cast(Native, importlib.import_module(name)) if importlib.util.find_spec(name) else None
 
 
-def refuse(call: Call, trt: ModuleType) -> str | None:
+def refusal(call: Call, trt: ModuleType) -> str | None:
     """Why a call cannot be lowered natively, or None."""
     native = find(call.op.name)
-    return f"{call.op.name} has no native lowering" if native is None else native.refuse(call, trt)
+    return f"{call.op.name} has no native lowering" if native is None else native.refusal(call, trt)
 
 
 def default(op: str, flavour: str) -> Default:

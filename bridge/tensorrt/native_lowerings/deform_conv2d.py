@@ -20,7 +20,7 @@ _MEMORY = "the layers write every tap's samples to memory, which the plugin does
 DEFAULTS = {"tensorrt": Default(PLUGIN, _MEMORY), "tensorrt_rtx": Default(PLUGIN, _MEMORY)}
 
 
-def refuse(call: Call, trt: ModuleType) -> str | None:
+def refusal(call: Call, trt: ModuleType) -> str | None:
     """Groups are reshaped, so numbers of channels must be known."""
     channels = {"x": call.extents("x")[1], "offset": call.extents("offset")[1]}
     channels |= {f"weight dimension {axis}": extent for axis, extent in enumerate(call.extents("weight"))}

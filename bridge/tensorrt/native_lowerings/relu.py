@@ -20,7 +20,7 @@ _REASON = (
 DEFAULTS = {"tensorrt": Default(PLUGIN, _REASON), "tensorrt_rtx": Default(PLUGIN, _REASON)}
 
 
-def refuse(call: Call, trt: ModuleType) -> str | None:
+def refusal(call: Call, trt: ModuleType) -> str | None:
     """A slope without limit is no activation's."""
     slope = call.attributes["negative_slope"]
     return None if math.isfinite(slope) else f"negative_slope is {slope}, and TensorRT's activation takes a finite one"

@@ -17,7 +17,7 @@ _UNMEASURED = "the plugin rotates queries and keys in one launch; no measurement
 DEFAULTS = {"tensorrt": Default(PLUGIN, _UNMEASURED), "tensorrt_rtx": Default(PLUGIN, _UNMEASURED)}
 
 
-def refuse(call: Call, trt: ModuleType) -> str | None:
+def refusal(call: Call, trt: ModuleType) -> str | None:
     """Pairs are sliced, so their number must be known."""
     q, cos = call.extents("q"), call.extents("cos")
     if q[3] < 1:

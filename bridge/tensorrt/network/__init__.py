@@ -1,1 +1,1 @@
-"""From an exported program to a network, and from that to engine bytes."""
+"""Lowers an exported program, converts it to a network, and builds the engine."""

@@ -1,8 +1,8 @@
-"""Operands that a layer broadcasts by itself, in the place of slices that repeat them.
+"""Replaces operands that are expanded by a slice with the operand itself, which the layer broadcasts.
 
-Where shapes are fixed, torch_tensorrt repeats a Linear's bias, a layer norm's scale and the like to the full shape, by
-slices of stride 0. TensorRT-RTX 1.7.1 fails to build some networks of such slices: MyelinCheckException in operand.cpp
-or utils.cpp, seen for GPT-2 and Swin. Extents of 1 mean the same to the layers that read them.
+Where shapes are fixed, torch_tensorrt expands a Linear's bias, a layer norm's scale and the like by slices of stride 0.
+TensorRT-RTX 1.7.1 fails to build some networks with such slices: MyelinCheckException in operand.cpp or utils.cpp, seen
+for GPT-2 and Swin. The layers that read them broadcast extents of 1 themselves.
 """
 
 import functools
@@ -11,10 +11,10 @@ from types import ModuleType
 from typing import Any
 
 
-def drop_repeats(trt: ModuleType, network: Any) -> None:
-    """Connects layers to what slices of stride 0 repeat for them, where their results stay as they are.
+def drop_expansions(trt: ModuleType, network: Any) -> None:
+    """Connects layers to the inputs of such slices, where that does not change their results.
 
-    The slices stay in the network; those that nothing reads any more are left out of its engine.
+    The slices stay in the network; TensorRT drops those that nothing reads.
     """
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     outputs = [(layer.get_output(0), layer) for layer in layers if layer.type == trt.LayerType.SLICE]
@@ -25,15 +25,17 @@ def drop_repeats(trt: ModuleType, network: Any) -> None:
             continue
         for place in range(layer.num_inputs):
             while (source := slices.get(id(layer.get_input(place)))) is not None:
-                repeated = _repeated(trt, source)
+                repeated = _expanded_axes(trt, source)
                 if not repeated or not axes_of(layer, place) >= repeated:
                     break
                 layer.set_input(place, source.get_input(0))
 
 
-def of_empty_operands(original: Callable[..., Any]) -> Callable[..., Any]:
-    """torch_tensorrt's repetition of operands of different ranks, which takes the larger of 0 and 1 for the extent of
-    both; where there is an extent of 0, only the ranks are made equal."""
+def broadcast_empty_operands(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Corrects torch_tensorrt's broadcasting of empty operands, for which it takes the larger of the extents 0 and 1.
+
+    Where an extent is 0, only the ranks are made equal.
+    """
 
     @functools.wraps(original)
     def broadcast_to_same_shape(ctx: Any, target: Any, source_ir: Any, name: str, lhs: Any, rhs: Any) -> Any:
@@ -46,8 +48,8 @@ def of_empty_operands(original: Callable[..., Any]) -> Callable[..., Any]:
     return broadcast_to_same_shape
 
 
-def _repeated(trt: ModuleType, layer: Any) -> set[int]:
-    """The axes along which a slice repeats what it takes whole; none where it does anything else."""
+def _expanded_axes(trt: ModuleType, layer: Any) -> set[int]:
+    """The axes that a slice expands, if expanding is all that it does; else none."""
     if layer.num_inputs > 1:  # start, shape or stride is computed
         return set()
     layer.__class__ = trt.ISliceLayer
@@ -59,15 +61,15 @@ def _repeated(trt: ModuleType, layer: Any) -> set[int]:
     return repeated if whole else set()
 
 
-def _where_others_reach(layer: Any, place: int) -> set[int]:
-    """The axes in which another operand has the whole extent of this one, so that this one may have 1."""
+def _axes_of_other_operands(layer: Any, place: int) -> set[int]:
+    """The axes in which another operand has the same extent, so that this one may have 1."""
     own = tuple(layer.get_input(place).shape)
     others = [tuple(layer.get_input(other).shape) for other in range(layer.num_inputs) if other != place]
     return {axis for axis, extent in enumerate(own) if any(shape[axis] == extent for shape in others)}
 
 
-def _batch_axes(layer: Any, place: int) -> set[int]:
-    """The axes of a product of matrices that are neither rows nor columns."""
+def _axes_of_batch(layer: Any, place: int) -> set[int]:
+    """The batch axes of a matrix product."""
     own, other = (tuple(layer.get_input(index).shape) for index in (place, 1 - place))
     if len(own) != len(other):  # a vector
         return set()
@@ -75,13 +77,13 @@ def _batch_axes(layer: Any, place: int) -> set[int]:
 
 
 def _axes_of_affine(layer: Any, place: int) -> set[int]:
-    """All axes of a normalization's scale and shift; none of what it normalizes."""
+    """All axes of a normalization's scale and shift; none of its input."""
     return set(range(len(layer.get_input(place).shape))) if place else set()
 
 
 _BROADCASTING: dict[str, Callable[[Any, int], set[int]]] = {
-    "ELEMENTWISE": _where_others_reach,
-    "SELECT": _where_others_reach,
-    "MATRIX_MULTIPLY": _batch_axes,
+    "ELEMENTWISE": _axes_of_other_operands,
+    "SELECT": _axes_of_other_operands,
+    "MATRIX_MULTIPLY": _axes_of_batch,
     "NORMALIZATION": _axes_of_affine,
 }

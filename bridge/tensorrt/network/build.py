@@ -1,4 +1,4 @@
-"""From a network to engine bytes, with or without a GPU."""
+"""Builds the engine of a network, with or without a GPU."""
 
 import threading
 from collections.abc import Callable
@@ -10,15 +10,15 @@ from bridge.config import Config
 from bridge.errors import BuildError
 from bridge.tensorrt.install import gpu
 from bridge.tensorrt.install.flavour import Flavour
-from bridge.tensorrt.install.tensorrt_log import describe_errors, logger
+from bridge.tensorrt.install.tensorrt_log import errors_text, logger
 from bridge.tensorrt.network import progress
 
 
 def create_network(flavour: Flavour) -> tuple[Any, Any]:
-    """A builder and an empty, strongly typed network: every layer computes in the dtype that the model has there."""
+    """A builder and an empty, strongly typed network: every layer computes in the model's dtype."""
     trt = flavour.trt()
     builder = trt.Builder(logger(flavour))
-    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # later versions know no other kind
+    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # later versions have no other kind
     return builder, builder.create_network(0 if typed is None else 1 << int(typed))
 
 
@@ -26,7 +26,7 @@ def build_engine(flavour: Flavour, builder: Any, network: Any, profile: Any, tar
     """Serialised engine of a network. Ctrl-C cancels the build.
 
     Raises:
-        BuildError: TensorRT refused the network; the message carries what it said.
+        BuildError: TensorRT refused the network; the message has its errors.
     """
     settings = _builder_config(flavour, builder, target, config)
     if profile is not None:
@@ -40,7 +40,7 @@ def build_engine(flavour: Flavour, builder: Any, network: Any, profile: Any, tar
     finally:
         report.close()
     if engine is None:
-        raise BuildError(f"{flavour.name} {flavour.version} could not build the engine{describe_errors(flavour)}")
+        raise BuildError(f"{flavour.name} {flavour.version} could not build the engine{errors_text(flavour)}")
     return bytes(engine)
 
 
@@ -65,7 +65,7 @@ def _interruptible(work: Callable[[], Any], cancel: Callable[[], None], tick: Ca
 
     tick: called every tenth of a second meanwhile.
 
-    An exception must not cross TensorRT's frames, so the signal cannot be left to interrupt a build's callbacks.
+    KeyboardInterrupt must not be raised in a build's callbacks: no exception may cross TensorRT's frames.
     """
     results: list[Any] = []
     errors: list[BaseException] = []

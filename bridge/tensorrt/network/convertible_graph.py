@@ -1,4 +1,4 @@
-"""From an exported program to a graph in which every node has a converter, or an error that says which has none."""
+"""Lowers an exported program to a graph whose nodes all have converters, or says which have none."""
 
 import collections
 import operator
@@ -32,13 +32,12 @@ _SHOWN_LINES = 3  # of each operator without a converter
 
 
 def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: Any) -> GraphModule:
-    """torch_tensorrt's decompositions and graph passes, with bridge's ops left whole. inputs: by placeholder's name.
+    """Applies torch_tensorrt's decompositions and graph passes, but keeps bridge's ops. inputs: by placeholder's name.
 
     Raises:
-        ExportError: the model writes to its inputs or buffers, or an operator is taken apart in a way that does not
-            hold for all extents.
+        ExportError: the model writes to its inputs or buffers, or a decomposition is not valid for all extents.
         UnsupportedOpError: attention with dropout.
-        SpecializedError: torch or a pass fixed a dynamic dimension.
+        SpecializedError: torch or a pass specialised a dynamic dimension.
         BuildError: a decomposition fails, or a pass lost a bridge op.
     """
     from torch_tensorrt.dynamo.lowering import post_lowering
@@ -46,7 +45,7 @@ def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: 
 
     program = with_valid_names(program)
     with warnings.catch_warnings(), checking_lowering(program), without_input_guards(program):
-        warnings.simplefilter("ignore", FutureWarning)  # torch copies its own deprecated classes
+        warnings.simplefilter("ignore", FutureWarning)  # torch copies deprecated classes of its own
         taken_apart = decomposed(select_unbound(program))
         _refuse_mutation(taken_apart)
         module = _without_writes(taken_apart)
@@ -55,15 +54,15 @@ def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: 
         with failures_told(module.graph, "lowered"):
             module = post_lowering(remove_detach(module, settings), settings)
         make_integer(module, program.range_constraints)
-    found = count_ops(module.graph)
-    if found != expected:
-        raise BuildError(f"lowering changed the number of bridge's ops from {dict(expected)} to {dict(found)}")
+    counts = count_ops(module.graph)
+    if counts != expected:
+        raise BuildError(f"lowering changed the number of bridge's ops from {dict(expected)} to {dict(counts)}")
     _check_dynamic(module.graph, inputs)
     return module
 
 
 def _check_dynamic(graph: Graph, inputs: Mapping[str, TensorSpec]) -> None:
-    """A pass that looks at an extent's value makes torch take the extent for fixed from then on."""
+    """SpecializedError: a dynamic extent is fixed now, since a pass read its value."""
     fixed = []
     for node in graph.find_nodes(op="placeholder"):
         spec = inputs.get(node.target)
@@ -81,27 +80,29 @@ def _check_dynamic(graph: Graph, inputs: Mapping[str, TensorSpec]) -> None:
 
 
 def count_ops(graph: Graph) -> collections.Counter[str]:
-    """How often each bridge op stands in a graph, under its name or a foreign one, leaving out those that constant
-    folding or dead code may remove."""
+    """How often a graph calls each bridge op, by its own name or a foreign one.
+
+    Calls that constant folding or dead code elimination may remove do not count.
+    """
     names = {target: op.name for target, op in targets().items()}
-    live = _reached(graph.output_node(), lambda node: node.all_input_nodes)
+    live = _reachable(graph.output_node(), lambda node: node.all_input_nodes)
     inputs = graph.find_nodes(op="placeholder")
-    varying = set().union(*(_reached(node, lambda node: node.users) for node in inputs))
+    varying = set().union(*(_reachable(node, lambda node: node.users) for node in inputs))
     return collections.Counter(names[node.target] for node in live & varying if node.target in names)
 
 
-def _reached(start: Node, neighbours: Callable[[Node], Any]) -> set[Node]:
+def _reachable(start: Node, neighbours: Callable[[Node], Any]) -> set[Node]:
     seen, pending = {start}, [start]
     while pending:
-        found = [node for node in neighbours(pending.pop()) if node not in seen]
-        seen.update(found)
-        pending += found
+        new = [node for node in neighbours(pending.pop()) if node not in seen]
+        seen.update(new)
+        pending += new
     return seen
 
 
 def _refuse_mutation(program: ExportedProgram) -> None:
-    """Raises ExportError for writes that outlive the call; a buffer that each call writes before it reads may stay."""
-    unread = _overwritten(program)
+    """ExportError: a write outlives the call. A buffer that every call overwrites before it is read is allowed."""
+    unread = _overwritten_weights(program)
     mutated = {spec.target: spec.arg.name for spec in _mutations(program) if spec.target not in unread}
     if mutated:
         nodes = {node.name: node for node in program.graph.nodes}
@@ -119,8 +120,8 @@ def _mutations(program: ExportedProgram) -> list[Any]:
     return [spec for spec in program.graph_signature.output_specs if spec.kind.name.endswith("_MUTATION")]
 
 
-def _overwritten(program: ExportedProgram) -> set[str]:
-    """The weights that a functional program writes whole without a look at what they held."""
+def _overwritten_weights(program: ExportedProgram) -> set[str]:
+    """The weights that a functional program overwrites without reading them."""
     signature = program.graph_signature
     weights = {**signature.inputs_to_buffers, **signature.inputs_to_parameters}
     nodes = {node.name: node for node in program.graph.find_nodes(op="placeholder")}
@@ -128,12 +129,12 @@ def _overwritten(program: ExportedProgram) -> set[str]:
 
 
 def _overwrites(user: Node, buffer: Node) -> bool:
-    """copy(buffer, value): the value in the buffer's shape and dtype."""
+    """Whether a node is copy(buffer, value), which reads only the buffer's shape and dtype."""
     return user.target is torch.ops.aten.copy.default and user.args[0] is buffer and user.args[1] is not buffer
 
 
 def _without_writes(program: ExportedProgram) -> GraphModule:
-    """The program as a module that leaves its buffers as they are."""
+    """The program as a module that does not write to its buffers."""
     specs, writes = program.graph_signature.output_specs, _mutations(program)
     if writes:
         kept = [place for place, spec in enumerate(specs) if spec not in writes]
@@ -146,20 +147,20 @@ def _without_writes(program: ExportedProgram) -> GraphModule:
 
 
 def check_supported(module: GraphModule, flavour: Flavour) -> None:
-    """Raises UnsupportedOpError naming every operator that no converter accepts, with the model's lines that use it."""
+    """UnsupportedOpError: no converter accepts some operators; all are named, with the lines that use them."""
     refused: dict[str, list[Node]] = collections.defaultdict(list)
     reasons: dict[str, str] = {}
     for node in module.graph.nodes:
         reason = refusal(node)
         if node.target is operator.getitem and operator_name(node.args[0]) in refused:
-            continue  # an output of an operator that is refused itself
+            continue  # an output of a refused operator
         if reason is not None:
             refused[operator_name(node)].append(node)
             reasons.setdefault(operator_name(node), reason)
     if refused:
         raise UnsupportedOpError(
             f"{flavour.name} {flavour.version} cannot run {len(refused)} of the model's operators:\n"
-            + "\n".join(_describe(name, nodes, reasons[name]) for name, nodes in refused.items())
+            + "\n".join(_uses_text(name, nodes, reasons[name]) for name, nodes in refused.items())
             + "\nRewrite these lines with other operations, or make an op of them with @bridge.op and a kernel;"
             ' torch.compile(model, backend="bridge", options={"fallback": True}) runs them in PyTorch.'
         )
@@ -171,17 +172,15 @@ def refusal(node: Node) -> str | None:
 
     if node.op not in ("call_function", "call_method", "call_module"):
         return None
-    for rule in (_refuse_rank, _refuse_values, slices.refuse, ordering.refuse, scattering.refuse):
+    for rule in (_rank_refusal, _operator_refusal, slices.refusal, ordering.refusal, scattering.refusal):
         if (reason := rule(node)) is not None:
             return reason
     try:
         converter = DYNAMO_CONVERTERS.get(node)
-    except (
-        Exception
-    ) as error:  # the check of a converter, torch_tensorrt's or a user's, that does not understand the node
+    except Exception as error:  # the check of a converter, torch_tensorrt's or a user's, fails on the node
         return f"its converter cannot tell whether it takes these arguments: {type(error).__name__}: {error}"
     if converter is None:
-        if node.target in targets() and (reason := op_calls.refuse(node)) is not None:
+        if node.target in targets() and (reason := op_calls.plugin_refusal(node)) is not None:
             return reason
         known = DYNAMO_CONVERTERS.get_unvalidated(node.target) is not None
         dtype = getattr(node.meta.get("val"), "dtype", None)
@@ -202,7 +201,7 @@ _BY_VALUES = (
 
 
 def _takes_by_values(node: Node) -> bool:
-    """Whether a result has an extent of values where no argument has one: a selection by a mask, for instance."""
+    """Whether a result has an unbacked extent and no argument has one, as with a selection by a mask."""
     taken, made = (
         any(depends_on_values(extent) for tensor in op_calls.tensors_of(nodes) for extent in tensor.shape)
         for nodes in (node.all_input_nodes, [node])
@@ -210,7 +209,7 @@ def _takes_by_values(node: Node) -> bool:
     return made and not taken
 
 
-def _refuse_rank(node: Node) -> str | None:
+def _rank_refusal(node: Node) -> str | None:
     ranks = [tensor.dim() for tensor in op_calls.tensors_of([node, *node.all_input_nodes])]
     return (
         f"it has a tensor of {max(ranks)} dimensions; TensorRT takes {MAX_RANK}"
@@ -219,12 +218,12 @@ def _refuse_rank(node: Node) -> str | None:
     )
 
 
-def _refuse_values(node: Node) -> str | None:
-    """Of operators that no engine can have, what they are about."""
-    return _OUTSIDE.get(node.target)
+def _operator_refusal(node: Node) -> str | None:
+    """Why no engine can hold an operator at all, or None."""
+    return _NOT_IN_ENGINES.get(node.target)
 
 
-_OUTSIDE: dict[Any, str] = {
+_NOT_IN_ENGINES: dict[Any, str] = {
     torch.ops.aten._local_scalar_dense.default: "it makes a Python number of a tensor's value (.item(), float(),"
     " bool()); return the tensor, or compute with it",
     torch.ops.aten.nonzero.default: _BY_VALUES,
@@ -236,7 +235,7 @@ _OUTSIDE: dict[Any, str] = {
 }
 
 
-def _describe(name: str, nodes: list[Node], reason: str) -> str:
+def _uses_text(name: str, nodes: list[Node], reason: str) -> str:
     lines = list(dict.fromkeys(map(model_line, nodes)))
     more = [f"and {len(lines) - _SHOWN_LINES} lines more"] if len(lines) > _SHOWN_LINES else []
     places = "".join(f"\n      {line}" for line in lines[:_SHOWN_LINES] + more)

@@ -1,4 +1,4 @@
-"""What a network holds, layer by layer, just before it is built."""
+"""The layers of a network as they are just before the build."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -10,15 +10,15 @@ from bridge.tensorrt.plugins.fields import Call
 
 
 def layers(network: Any, calls: Mapping[str, Call]) -> list[dict[str, Any]]:
-    """Every layer that an output depends on, in an order of execution, as JSON values.
+    """Every layer that an output depends on, in execution order, as JSON values.
 
-    calls: the uses of bridge's ops by the names of their layers. A tensor whose name another one has too gets a number.
+    calls: the uses of bridge's ops by the names of their layers. Tensors that share a name are numbered.
     """
-    return _Inventory(network).describe(calls)
+    return _Inventory(network).layers(calls)
 
 
 def live(network: Any) -> set[int]:
-    """The indices in the network of the same layers."""
+    """The indices of the same layers in the network."""
     return set(_Inventory(network).in_order())
 
 
@@ -28,11 +28,11 @@ def outputs(network: Any) -> tuple[OutputSpec, ...]:
     return tuple(OutputSpec(tensor.name, _dtype(tensor), tuple(tensor.shape)) for tensor in tensors)
 
 
-_NO_LAYER = -1  # makes an input of the network
+_NO_LAYER = -1  # the producer of the network's inputs
 
 
 class _Inventory:
-    """Layers and tensors are told apart by identity: torch_tensorrt gives several the same name."""
+    """Identifies layers and tensors by identity, for torch_tensorrt gives several the same name."""
 
     def __init__(self, network: Any) -> None:
         self._layers = [network.get_layer(index) for index in range(network.num_layers)]
@@ -45,11 +45,11 @@ class _Inventory:
         for tensor in [*(network.get_input(index) for index in range(network.num_inputs)), *self._results]:
             self._name(tensor)
 
-    def describe(self, calls: Mapping[str, Call]) -> list[dict[str, Any]]:
-        return [self._describe(index, calls.get(self._layers[index].name)) for index in self.in_order()]
+    def layers(self, calls: Mapping[str, Call]) -> list[dict[str, Any]]:
+        return [self._layer_values(index, calls.get(self._layers[index].name)) for index in self.in_order()]
 
     def in_order(self) -> Iterator[int]:
-        """Producers before consumers, from the outputs back: seeded plugin layers stand first in the network itself."""
+        """Layers in topological order; in the network itself seeded plugin layers come first."""
         seen = {_NO_LAYER}
         pending = [(self._producer(tensor), False) for tensor in reversed(self._results)]
         while pending:
@@ -64,7 +64,7 @@ class _Inventory:
     def _producer(self, tensor: Any) -> int:
         return self._producers.get(id(tensor), _NO_LAYER)
 
-    def _describe(self, index: int, call: Call | None) -> dict[str, Any]:
+    def _layer_values(self, index: int, call: Call | None) -> dict[str, Any]:
         layer, values = self._layers[index], self._outputs[index]
         return {
             "name": layer.name,

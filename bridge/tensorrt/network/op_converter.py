@@ -1,5 +1,4 @@
-"""The converter: one function adds any bridge op to a network that torch_tensorrt builds, as a plugin layer or as
-layers of TensorRT's own."""
+"""One converter for all of bridge's ops: it adds a plugin layer, or native TensorRT layers, to a network."""
 
 import contextlib
 import dataclasses
@@ -32,17 +31,17 @@ from bridge.tensorrt.plugins import op_calls, shape_rules
 from bridge.tensorrt.plugins.fields import Call
 from bridge.tensorrt.plugins.plugin_layers import DirectPlugins, Plugins
 
-# What torch_tensorrt 2.11 says it converts for fixed shapes alone, by layers that ask for no extent.
-_OF_ANY_SHAPE = (torch.ops.aten.gather.default, torch.ops.aten.log1p.default, torch.ops.aten.clone.default)
+# torch_tensorrt 2.11 declares these for fixed shapes only, though their layers need no extent.
+_ALSO_DYNAMIC = (torch.ops.aten.gather.default, torch.ops.aten.log1p.default, torch.ops.aten.clone.default)
 
 
 @dataclass
 class Conversion:
-    """What the converter knows of one network: attached to torch_tensorrt's context as `bridge`.
+    """The state of the conversion to one network, attached to torch_tensorrt's context as `bridge`.
 
     calls: every use of an op in the graph, by the FX node's name; empty where bridge did not see the graph.
     layers: the plugin layers added so far, by their names in the network.
-    native: the nodes that become layers of TensorRT's own instead.
+    native: the nodes that become native TensorRT layers instead.
     constants: arrays that the network points to; keep the conversion until the engine is built.
     """
 
@@ -54,7 +53,7 @@ class Conversion:
 
 
 class _Registry:
-    """What bridge has added to torch_tensorrt's table of converters, as long as someone holds it."""
+    """Bridge's entries in torch_tensorrt's table of converters; they stay while someone holds them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -62,13 +61,13 @@ class _Registry:
         self._entries: dict[Any, Any] = {}
 
     def hold(self) -> None:
-        """Adds what is missing, and keeps it until `release`."""
+        """Adds the missing entries, which stay until `release`."""
         with self._lock:
             self._holders += 1
             self._add()
 
     def refresh(self) -> None:
-        """Adds ops that were defined, and foreign operators that appeared, since; if anyone holds."""
+        """Adds ops and foreign operators that have been registered since, if anyone holds."""
         with self._lock:
             if self._holders:
                 self._add()
@@ -101,37 +100,38 @@ hold, refresh, release = _registry.hold, _registry.refresh, _registry.release
 
 @contextlib.contextmanager
 def own_conversion(flavour: Flavour) -> Iterator[None]:
-    """Around a lowering and conversion by bridge itself: torch_tensorrt converts bridge's ops, and what bridge converts
-    otherwise (attention, slices, writes to a part, sums, arithmetic on extents), or for dynamic shapes too (gather,
-    log1p, clone). Outside, torch_tensorrt's own compile keeps its behaviour, its settings included.
+    """Adds the converters that bridge's own compile needs, while it lowers and converts; for one thread at a time.
 
-    For one thread at a time.
+    They convert bridge's ops; attention, slices, partial writes, cumulative sums and arithmetic on extents in another
+    way; and gather, log1p and clone for dynamic shapes too. Outside, torch_tensorrt and its settings are unchanged.
     """
     flavour.torch_tensorrt()
     from torch_tensorrt.dynamo.conversion import DYNAMO_CONVERTERS
     from torch_tensorrt.dynamo.conversion._ConverterRegistry import DYNAMO_ATEN_CONVERTERS as table
 
     hold()
-    own = [*_OWN, *((rule.target, *_by_rule(rule)) for rule in (*NUMBERS, *TENSORS, *INTEGERS))]
-    before = {target: table.get(target) for target in (*(target for target, _, _ in own), *_OF_ANY_SHAPE)}
+    own = [*_OWN_CONVERTERS, *((rule.target, *_converter_of_rule(rule)) for rule in (*NUMBERS, *TENSORS, *INTEGERS))]
+    before = {target: table.get(target) for target in (*(target for target, _, _ in own), *_ALSO_DYNAMIC)}
     try:
         with contextlib.ExitStack() as stack:
             keep(stack, DYNAMO_CONVERTERS, "compilation_settings", "disallowed_targets")
             stack.enter_context(flavours.converting(flavour))
-            table.update({target: list(entries or ()) for target, entries in before.items()})  # copies: put back below
+            table.update(
+                {target: list(entries or ()) for target, entries in before.items()}
+            )  # copies, since the originals are restored below
             for target, fits, converter in own:
                 _add_converter(target, _in_own_conversion(fits), converter)
-            for free in _OF_ANY_SHAPE:
+            for free in _ALSO_DYNAMIC:
                 table[free] = [dataclasses.replace(entry, supports_dynamic_shapes=True) for entry in table[free]]
             yield
     finally:
         for target, entries in before.items():
-            _put_back(table, target, entries)
+            _restore_entry(table, target, entries)
         release()
 
 
 def _add_converter(target: Any, fits: Callable[..., bool], converter: Callable[..., Any]) -> None:
-    """Puts a converter before the others of its target."""
+    """Registers a converter with priority over the others of its target."""
     from torch_tensorrt.dynamo.conversion import ConverterPriority, dynamo_tensorrt_converter
 
     dynamo_tensorrt_converter(
@@ -139,7 +139,7 @@ def _add_converter(target: Any, fits: Callable[..., bool], converter: Callable[.
     )(converter)
 
 
-def _put_back(table: dict[Any, Any], key: Any, value: Any) -> None:
+def _restore_entry(table: dict[Any, Any], key: Any, value: Any) -> None:
     if value is None:
         table.pop(key, None)
     else:
@@ -147,14 +147,14 @@ def _put_back(table: dict[Any, Any], key: Any, value: Any) -> None:
 
 
 def _fits_plugin(node: Node, settings: Any = None) -> bool:
-    return op_calls.refuse(node) is None
+    return op_calls.plugin_refusal(node) is None
 
 
 def _in_own_conversion(fits: Callable[[Node], bool]) -> Callable[..., bool]:
     return lambda node, settings=None: version_shims.in_own_conversion() and fits(node)
 
 
-def _by_rule(rule: Rule) -> tuple[Callable[[Node], bool], Callable[..., Any]]:
+def _converter_of_rule(rule: Rule) -> tuple[Callable[[Node], bool], Callable[..., Any]]:
     def convert(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
         given = [_constant(ctx, value, f"{name}_{place}") for place, value in enumerate(args)]
         return rule.convert(_layers(ctx, f"[{rule.title}]-[{name}]"), given, kwargs)
@@ -185,8 +185,8 @@ def _convert_cumsum(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[
     return convert_cumsum(_layers(ctx, f"[CUMSUM]-[{name}]"), get_trt_tensor(ctx, args[0], name), args[1])
 
 
-# Operator, which of its nodes, and the converter, beside the rules for extents.
-_OWN: tuple[tuple[Any, Callable[[Node], bool], Callable[..., Any]], ...] = (
+# (operator, the nodes that it takes, converter); the rules for extents come in addition.
+_OWN_CONVERTERS: tuple[tuple[Any, Callable[[Node], bool], Callable[..., Any]], ...] = (
     (SDPA, fits_layer, convert_attention),
     (SLICE, is_of_values, _convert_slice),
     (COPY, is_of_number, _convert_copy),
@@ -199,10 +199,10 @@ def _layers(ctx: Any, name: str) -> Layers:
 
 
 def convert(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
-    """Adds the layer or layers of one call; returns its output tensor, or a tuple of them.
+    """Adds the layers of one call; returns its output tensor or tensors.
 
-    ctx: torch_tensorrt's ConversionContext. Arguments: ITensors, and torch tensors for constants.
-    BuildError: TensorRT refuses the plugin, or infers another shape than the graph has; or a tensor is a number.
+    ctx: torch_tensorrt's ConversionContext. args, kwargs: ITensors, and torch tensors for constants.
+    BuildError: TensorRT refuses the plugin or infers another shape than the graph has, or a number stands for a tensor.
     """
     op, values, attributes = foreign.bind(target, args, kwargs)
     conversion = _conversion(ctx)
@@ -212,7 +212,7 @@ def convert(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any
     tensors = [_tensor(ctx, op, *item, name) for item in zip(op.tensors, values, dtypes, strict=True)]
     title = f"[bridge::{op.name}]-[{name}]"
     if node in conversion.native:
-        outputs = _add_native(ctx, conversion, op, title, tensors, attributes)
+        outputs = _add_native_layers(ctx, conversion, op, title, tensors, attributes)
     else:
         layer = conversion.plugins.layer(node, op, tensors, attributes)
         layer.name = title
@@ -224,7 +224,7 @@ def convert(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any
     return outputs[0] if op.num_outputs == 1 else outputs
 
 
-def _add_native(
+def _add_native_layers(
     ctx: Any, conversion: Conversion, op: Op, title: str, tensors: Sequence[Any | None], attributes: Mapping[str, Any]
 ) -> tuple[Any, ...]:
     native = native_lowerings.find(op.name)
@@ -234,20 +234,20 @@ def _add_native(
 
 
 def _conversion(ctx: Any) -> Conversion:
-    found = getattr(ctx, "bridge", None)
-    if found is None:
+    conversion = getattr(ctx, "bridge", None)
+    if conversion is None:
         flavour = flavours.detect()
         if not flavour.kind.adds_plugins:
             raise BuildError(
                 f"{flavour.name} takes plugin layers into an empty network alone, and this one was made without bridge:"
                 " call bridge.register() before torch_tensorrt's classes are taken from it, or use bridge.compile"
             )
-        found = ctx.bridge = Conversion(DirectPlugins(flavour, ctx.net))
-    return found
+        conversion = ctx.bridge = Conversion(DirectPlugins(flavour, ctx.net))
+    return conversion
 
 
 def _tensor(ctx: Any, op: Op, parameter: str, value: Any, dtype: Any, name: str) -> Any:
-    """The ITensor of an argument, of the dtype that the graph gives it; None where an optional one is absent."""
+    """The ITensor of an argument, in the graph's dtype; None for an absent optional argument."""
     from torch_tensorrt.dynamo.conversion.converter_utils import get_trt_tensor
 
     if value is None:

@@ -1,4 +1,4 @@
-"""Which layers of a network each node of a graph became."""
+"""Records the layers that each node of a graph became."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -16,11 +16,11 @@ from bridge.tensorrt.plugins.fields import Call
 class Placement:
     """Watches a network while a graph is converted.
 
-    plugins: the plugin layers used so far, by name; they may be in the network from the start (see plugin_layers.py).
+    plugins: the plugin layers used so far, by name; the network may hold them from the start (see plugin_layers.py).
     """
 
     def __init__(self, graph: Graph, network: Any, plugins: Mapping[str, Call]) -> None:
-        # Now, because torch_tensorrt takes module paths out of the graph when it names a node's layers.
+        # Read now, because torch_tensorrt removes module paths from the graph when it names a node's layers.
         self._modules = {node: module_path(node) for node in graph.nodes}
         self._network = network
         self._plugins = plugins
@@ -29,7 +29,7 @@ class Placement:
 
     @contextlib.contextmanager
     def of(self, node: Node) -> Iterator[None]:
-        """Within it a node is converted."""
+        """To be held while a node is converted."""
         layers, plugins = self._network.num_layers, len(self._plugins)
         yield
         self._spans.append((node, range(layers, self._network.num_layers), range(plugins, len(self._plugins))))
@@ -61,7 +61,7 @@ def short_name(node: Node) -> str:
 
 
 def log_nodes(nodes: list[dict[str, Any]], plugins: Mapping[str, Call]) -> None:
-    """At level debug a line for each node and for each plugin layer."""
+    """Logs a line for each node and for each plugin layer, at level debug."""
     for node in nodes:
         where = f" in {node['module']}" if node["module"] else ""
         logger.debug("node %s, %s%s: %s", node["name"], node["op"], where, "; ".join(node["layers"]) or "no layer")

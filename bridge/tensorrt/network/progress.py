@@ -10,13 +10,13 @@ from typing import Any, TextIO
 from bridge.base.log import has_stderr
 
 _REWRITE_SECONDS = 0.2  # a terminal line is rewritten at most this often
-_WIDTH = 80  # of a terminal that does not say
+_WIDTH = 80  # of a terminal that does not tell its width
 
 
 class Report:
-    """What a build is doing: a terminal line rewritten in place, or, elsewhere, one line for each major phase.
+    """Shows a build's progress: a terminal line rewritten in place, or one line per major phase elsewhere.
 
-    Phases nest; the line shows the outermost one that counts its steps and the innermost one by name.
+    Phases nest; the line shows the step of the outermost one and the name of the innermost one.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -51,7 +51,7 @@ class Report:
                 self._clear()
 
     def tick(self) -> None:
-        """Call it now and then: some phases have steps of minutes, in which the seconds shall go on."""
+        """Updates the seconds; to be called regularly, for a step may take minutes."""
         with self._lock:
             self._rewrite()
 
@@ -97,7 +97,7 @@ def _width(stream: TextIO | None) -> int:
 
 
 def _shortened(line: str, width: int) -> str:
-    """The line in one row of a terminal: only the last row of a line that wraps could be cleared."""
+    """The line cut to one row of the terminal: a line that wraps cannot be cleared."""
     return line if len(line) <= width else line[: width - 1] + "…"
 
 

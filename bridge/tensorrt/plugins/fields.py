@@ -18,7 +18,7 @@ TENSORS_FIELD = "tensors"
 
 
 @dataclass(frozen=True)
-class Kind:
+class AttributeType:
     """How an attribute of one schema type is converted and spelt; `trt` and `onnx` name members of their enums."""
 
     convert: type
@@ -27,14 +27,14 @@ class Kind:
     numpy: type
 
 
-KINDS = {
-    "int": Kind(int, "INT", "INT64", numpy.int64),
-    "bool": Kind(int, "INT", "INT64", numpy.int64),
-    "float": Kind(float, "FLOAT", "FLOAT32", numpy.float32),
-    "str": Kind(str, "STRING", "CHAR", numpy.int8),
-    "int[]": Kind(list, "INTS", "INT64", numpy.int64),
-    "int[2]": Kind(list, "INTS", "INT64", numpy.int64),
-    "float[]": Kind(list, "FLOATS", "FLOAT32", numpy.float32),
+ATTRIBUTE_TYPES = {
+    "int": AttributeType(int, "INT", "INT64", numpy.int64),
+    "bool": AttributeType(int, "INT", "INT64", numpy.int64),
+    "float": AttributeType(float, "FLOAT", "FLOAT32", numpy.float32),
+    "str": AttributeType(str, "STRING", "CHAR", numpy.int8),
+    "int[]": AttributeType(list, "INTS", "INT64", numpy.int64),
+    "int[2]": AttributeType(list, "INTS", "INT64", numpy.int64),
+    "float[]": AttributeType(list, "FLOATS", "FLOAT32", numpy.float32),
 }
 
 
@@ -43,7 +43,7 @@ class Field:
     """One plugin field."""
 
     name: str
-    kind: Kind
+    kind: AttributeType
     value: Any
 
     def array(self) -> numpy.ndarray:
@@ -61,8 +61,8 @@ class Field:
         """A number that float32 does not hold is several that add up to it: fields lose nothing of an attribute."""
         if self.kind.onnx != "FLOAT":
             return self.value
-        found = float32.parts(self.value)
-        return found if len(found) > 1 else found[0]
+        terms = float32.parts(self.value)
+        return terms if len(terms) > 1 else terms[0]
 
 
 @dataclass(frozen=True)
@@ -105,5 +105,8 @@ def make_fields(
     """Every plugin field of an op whose tensors are `present` or absent, in the order of its schema."""
     given = [name for name, is_present in zip(op.tensors, present, strict=True) if is_present]
     names = [f"{name}=" if name in constant else name for name in given]
-    found = [Field(a.name, KINDS[a.type], KINDS[a.type].convert(attributes[a.name])) for a in op.attributes]
-    return [*found, Field(TENSORS_FIELD, KINDS["str"], ",".join(names))]
+    fields = [
+        Field(a.name, ATTRIBUTE_TYPES[a.type], ATTRIBUTE_TYPES[a.type].convert(attributes[a.name]))
+        for a in op.attributes
+    ]
+    return [*fields, Field(TENSORS_FIELD, ATTRIBUTE_TYPES["str"], ",".join(names))]

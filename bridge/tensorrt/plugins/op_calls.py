@@ -25,39 +25,39 @@ def find_calls(module: GraphModule) -> list[Call]:
     op has no plugin. BuildError: the plugin library's rule gives other shapes than the graph has.
     """
     targets = foreign.targets()
-    found = [(node, _call(module, node)) for node in module.graph.nodes if node.target in targets]
-    for node, call in found:
+    calls = [(node, _call(module, node)) for node in module.graph.nodes if node.target in targets]
+    for node, call in calls:
         _, values, _ = foreign.bind(node.target, node.args, node.kwargs)
         shape_rules.check(call, [value and tensor_of(module, value) for value in values], _results(call.op, node))
-    return [call for _, call in found]
+    return [call for _, call in calls]
 
 
-def fitting_calls(module: GraphModule) -> list[Call]:
+def convertible_calls(module: GraphModule) -> list[Call]:
     """Those of them that are not refused."""
     targets = foreign.targets()
-    found = []
+    calls = []
     for node in module.graph.nodes:
         if node.target in targets:
             with contextlib.suppress(UnsupportedOpError):
-                found.append(_call(module, node))
-    return found
+                calls.append(_call(module, node))
+    return calls
 
 
-def refuse(node: Node) -> str | None:
+def plugin_refusal(node: Node) -> str | None:
     """Why a node that calls a bridge op cannot be a plugin layer, going by what is written on the node; or None."""
     op = foreign.targets().get(node.target)
-    lacking = None if op is None else shape_rules.lacking(op)
-    return lacking or foreign.refuse(node) or lacking_dtype(node) or _counted_elsewhere(node)
+    lacking = None if op is None else shape_rules.refusal(op)
+    return lacking or foreign.refuse(node) or dtype_refusal(node) or _counted_refusal(node)
 
 
-def _counted_elsewhere(node: Node) -> str | None:
+def _counted_refusal(node: Node) -> str | None:
     op = foreign.targets().get(node.target)
     if op is None or not op.counted or version_shims.in_own_conversion():
         return None
     return "the shape of its result depends on values, for which torch_tensorrt makes no room; bridge.compile does"
 
 
-def lacking_dtype(node: Node) -> str | None:
+def dtype_refusal(node: Node) -> str | None:
     """That a node takes or gives a dtype that an engine has not; or None."""
     for tensor in tensors_of([node, *node.all_input_nodes]):
         if dtypes.from_torch(tensor.dtype) is None:
@@ -77,12 +77,12 @@ def _call(module: GraphModule, node: Node) -> Call:
     if reason is not None:
         raise UnsupportedOpError(f"{node.target}: {reason}; {model_line(node)}")
     op, values, attributes = foreign.bind(node.target, node.args, node.kwargs)
-    tensors = [_describe(module, node, op.name, *item) for item in zip(op.tensors, values, strict=True)]
+    tensors = [_tensor_spec(module, node, op.name, *item) for item in zip(op.tensors, values, strict=True)]
     results = _results(op, node)
     outputs = [_dtype(result, f"{op.name}: output {index}", node) for index, result in enumerate(results)]
     shapes = tuple(_shape(module, value) for value in values)
     constant = _constants(op.tensors, values)
-    made = tuple(_known(result) for result in results)
+    made = tuple(_fixed_extents(result) for result in results)
     return Call(node.name, op, tuple(tensors), tuple(outputs), attributes, shapes, model_line(node), constant, made)
 
 
@@ -101,14 +101,14 @@ def _constants(names: Sequence[str], values: Sequence[Any]) -> frozenset[str]:
 def _shape(module: GraphModule, value: Any) -> tuple[int, ...] | None:
     if value is None:
         return None
-    return _known(tensor_of(module, value))
+    return _fixed_extents(tensor_of(module, value))
 
 
-def _known(tensor: torch.Tensor) -> tuple[int, ...]:
+def _fixed_extents(tensor: torch.Tensor) -> tuple[int, ...]:
     return tuple(extent if isinstance(extent, int) else -1 for extent in tensor.shape)
 
 
-def _describe(
+def _tensor_spec(
     module: GraphModule, node: Node, op: str, parameter: str, value: Any
 ) -> tuple[DType, tuple[int, ...]] | None:
     if value is None:

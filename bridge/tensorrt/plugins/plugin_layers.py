@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from bridge.core.op import Op
 from bridge.errors import BuildError
 from bridge.tensorrt.install.flavour import Flavour
-from bridge.tensorrt.install.tensorrt_log import describe_errors, logger
+from bridge.tensorrt.install.tensorrt_log import errors_text, logger
 from bridge.tensorrt.plugins.fields import NAMESPACE, VERSION, Call, make_fields
 from bridge.tensorrt.plugins.seeds import seed_model
 
@@ -46,7 +46,7 @@ class DirectPlugins:
         plugin = create_plugin(self._flavour, name, op, present, attributes, constant)
         layer = self._network.add_plugin_v3([tensor for tensor in tensors if tensor is not None], [], plugin)
         if layer is None:
-            raise BuildError(f"TensorRT did not take the plugin {op.name} of {name}{describe_errors(self._flavour)}")
+            raise BuildError(f"TensorRT did not take the plugin {op.name} of {name}{errors_text(self._flavour)}")
         return layer
 
     def unused(self) -> list[str]:
@@ -66,7 +66,7 @@ def create_plugin(
     trt = flavour.trt()
     creator = trt.get_plugin_registry().get_creator(op.name, VERSION, NAMESPACE)
     if creator is None:
-        raise BuildError(f"no plugin {NAMESPACE}::{op.name} is registered{describe_errors(flavour)}")
+        raise BuildError(f"no plugin {NAMESPACE}::{op.name} is registered{errors_text(flavour)}")
     fields = make_fields(op, present, attributes, constant)
     arrays = [field.array() for field in fields]  # a PluginField only points to its data
     items = [
@@ -75,7 +75,7 @@ def create_plugin(
     ]
     plugin = creator.create_plugin(name, trt.PluginFieldCollection(items), trt.TensorRTPhase.BUILD)
     if plugin is None:
-        raise BuildError(f"the plugin {op.name} refuses the attributes {attributes}{describe_errors(flavour)}")
+        raise BuildError(f"the plugin {op.name} refuses the attributes {attributes}{errors_text(flavour)}")
     return plugin
 
 
@@ -92,7 +92,7 @@ class SeededPlugins:
     def _import(self, flavour: Flavour, network: Any, model: bytes) -> None:
         if not self._parser.parse(model):
             errors = [self._parser.get_error(index).desc() for index in range(self._parser.num_errors)]
-            raise BuildError(f"TensorRT did not import the plugins: {'; '.join(errors)}{describe_errors(flavour)}")
+            raise BuildError(f"TensorRT did not import the plugins: {'; '.join(errors)}{errors_text(flavour)}")
         while network.num_outputs:
             network.unmark_output(network.get_output(0))
         layers = [network.get_layer(index) for index in range(network.num_layers)]

@@ -22,7 +22,7 @@ _MOST = 1 << 12  # as great an extent as is tried where a dimension has a greate
 Extents = Mapping[sympy.Symbol, sympy.Integer]
 
 
-def lacking(op: Op) -> str | None:
+def refusal(op: Op) -> str | None:
     """That an op has no plugin, and what to do; None where it has."""
     library = libraries.find(libraries.PLUGIN_LIBRARY)
     if library is None or op.name in _plugins(library):
@@ -41,19 +41,19 @@ def check(call: Call, tensors: Sequence[torch.Tensor | None], results: Sequence[
 
     UnsupportedOpError: the op has no plugin. BuildError: the rules differ.
     """
-    if (reason := lacking(call.op)) is not None:
+    if (reason := refusal(call.op)) is not None:
         raise UnsupportedOpError(f"{call.op.name}: {reason}; {call.line or 'at an unknown line'}")
     for extents, certain in _places([tensor for tensor in tensors if tensor is not None]):
         shapes = [None if tensor is None else _shape(tensor, extents) for tensor in tensors]
         if any(shape is not None and -1 in shape for shape in shapes):
             continue
         try:
-            found = libraries.infer_shapes(call.op, shapes, call.attributes)
+            inferred = libraries.infer_shapes(call.op, shapes, call.attributes)
         except OpInputError as error:
             if not certain:
                 continue
             raise BuildError(f"the plugin library refuses {call.op.name}: {error}{_where(call)}") from error
-        for place, (mine, result) in enumerate(zip(found, results, strict=True)):
+        for place, (mine, result) in enumerate(zip(inferred, results, strict=True)):
             declared = _shape(result, extents)
             if _differ(mine, declared):
                 names = zip(call.op.tensors, shapes, strict=True)
@@ -62,18 +62,18 @@ def check(call: Call, tensors: Sequence[torch.Tensor | None], results: Sequence[
                 raise BuildError(_difference(call, place, *rules, f" for {inputs}"))
 
 
-def check_network(call: Call, found: Sequence[tuple[int, ...]]) -> None:
+def check_network(call: Call, inferred: Sequence[tuple[int, ...]]) -> None:
     """Compares what the network infers, -1 for what depends on its inputs, with the graph. BuildError: they differ."""
-    for place, (shape, declared) in enumerate(zip(found, call.results, strict=False)):
+    for place, (shape, declared) in enumerate(zip(inferred, call.results, strict=False)):
         if _differ(shape, declared):
             rules = f"{list(shape)} in the network", f"{list(declared)} in the graph"
             raise BuildError(_difference(call, place, *rules))
 
 
-def _differ(found: Sequence[int], declared: Sequence[int]) -> bool:
+def _differ(inferred: Sequence[int], declared: Sequence[int]) -> bool:
     """Whether two shapes do, -1 where an extent is not known."""
-    pairs = zip(found, declared, strict=False)
-    return len(found) != len(declared) or any(a >= 0 and b >= 0 and a != b for a, b in pairs)
+    pairs = zip(inferred, declared, strict=False)
+    return len(inferred) != len(declared) or any(a >= 0 and b >= 0 and a != b for a, b in pairs)
 
 
 @cache
@@ -113,12 +113,12 @@ def _shape(tensor: torch.Tensor, extents: Extents) -> tuple[int, ...]:
 def _extent(extent: int | torch.SymInt, extents: Extents) -> int:
     if isinstance(extent, int):
         return extent
-    found = extent.node.expr.xreplace(extents)
-    return int(found) if found.is_Integer else -1
+    value = extent.node.expr.xreplace(extents)
+    return int(value) if value.is_Integer else -1
 
 
-def _difference(call: Call, place: int, found: str, declared: str, inputs: str = "") -> str:
-    return f"{call.op.name}: output {place} is {found}, and {declared}{inputs}{_where(call)}"
+def _difference(call: Call, place: int, inferred: str, declared: str, inputs: str = "") -> str:
+    return f"{call.op.name}: output {place} is {inferred}, and {declared}{inputs}{_where(call)}"
 
 
 def _where(call: Call) -> str:

@@ -1,1 +1,1 @@
-"""An engine that runs on torch tensors. Needs no torch_tensorrt."""
+"""Runs an engine on torch tensors. Needs no torch_tensorrt."""

@@ -1,4 +1,4 @@
-"""Runs of an engine on torch tensors, in the order of the current stream."""
+"""Runs an engine on torch tensors, ordered by the current stream."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from bridge.errors import EngineError, EngineInputError
-from bridge.tensorrt.install.tensorrt_log import describe_errors, take_errors
+from bridge.tensorrt.install.tensorrt_log import errors_text, take_errors
 from bridge.tensorrt.run import streams
 from bridge.tensorrt.run.capturable import likely_causes
 from bridge.tensorrt.run.input_check import InputCheck
-from bridge.tensorrt.run.output_allocator import Found
+from bridge.tensorrt.run.output_allocator import DynamicOutput
 
 if TYPE_CHECKING:
     from bridge.tensorrt.run.engine import Engine
@@ -20,16 +20,16 @@ _ALIGNMENT = 256  # bytes; what TensorRT's kernels may assume of an address, and
 
 
 class Scratch:
-    """Scratch memory that the contexts of one thread share: they run one after the other, in `order`."""
+    """Scratch memory shared by the contexts of one thread; `order` keeps their runs one after the other."""
 
     def __init__(self, device: torch.device) -> None:
-        self.order = streams.Order(device)
+        self.order = streams.StreamOrder(device)
         self.memory: Tensor | None = None
         self.address = 0
         self._device = device
 
     def provide(self, size: int) -> int:
-        """The address of at least that many bytes, the same as before where those suffice."""
+        """The address of at least `size` bytes; it changes only when more are needed than before."""
         if self.memory is None or self.memory.numel() < size:
             self.memory = _bytes(size, self._device)
             self.address = self.memory.data_ptr()
@@ -39,8 +39,8 @@ class Scratch:
 class Context:
     """One execution context of an engine: made by `Engine.new_context`, for one thread at a time.
 
-    scratch: by default its own. static_outputs: calls with the shapes of the call before return its tensors,
-    overwritten, instead of new ones, except for outputs whose shape depends on values.
+    scratch: by default its own. static_outputs: a call with the same shapes as the last returns the same tensors,
+    overwritten, except for outputs whose shape depends on values.
     """
 
     _shapes: tuple[torch.Size, ...] | None
@@ -57,13 +57,13 @@ class Context:
         self._dtypes = [getattr(torch, spec.dtype) for spec in engine.file.outputs]
         self._scratch = scratch or Scratch(engine.device)
         self._static_outputs = static_outputs
-        self.captured = False  # a CUDA graph of the caller's holds a run of it
+        self.captured = False  # whether a CUDA graph of the caller holds a run of it
         with torch.cuda.device(self._device):
-            # What addresses of empty tensors point to: TensorRT takes no null there.
-            self._nowhere = torch.empty(_ALIGNMENT, dtype=torch.uint8, device=self._device)
-            if native.active_optimization_profile != 0:  # TensorRT selects it for the first context alone
-                native.set_optimization_profile_async(0, streams.beside_default(self._device))
-        self._forget()
+            # The address of empty tensors: TensorRT rejects null.
+            self._dummy_memory = torch.empty(_ALIGNMENT, dtype=torch.uint8, device=self._device)
+            if native.active_optimization_profile != 0:  # TensorRT sets it for the first context only
+                native.set_optimization_profile_async(0, streams.stream_for_default(self._device))
+        self._reset()
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The outputs, as `Engine.__call__` has them."""
@@ -74,41 +74,41 @@ class Context:
 
     @property
     def shapes(self) -> tuple[torch.Size, ...] | None:
-        """Those of the inputs of the last run."""
+        """The input shapes of the last run."""
         return self._shapes
 
     def check_capturable(self, stream: int) -> None:
-        """Whether a CUDA graph can hold a run with the shapes of the last one. EngineError: it cannot."""
+        """EngineError: a CUDA graph cannot hold a run with the shapes of the last one."""
         self.check_shapes_known()
         capturable = getattr(self.native, "is_stream_capturable", None)  # TensorRT-RTX alone can tell
         if capturable is not None and not capturable(stream):
             causes = likely_causes(self._engine.file.layers)
             raise EngineError(
                 f"TensorRT cannot capture this engine into a CUDA graph for inputs of shapes"
-                f" {_spell(self._shapes or ())}{f', probably because {causes}' if causes else ''}; run it with"
-                f" cuda_graph=False{', or write the model without that' if causes else ''}{self._reasons()}"
+                f" {_shapes_text(self._shapes or ())}{f', probably because {causes}' if causes else ''}; run it with"
+                f" cuda_graph=False{', or write the model without that' if causes else ''}{self._tensorrt_errors()}"
             )
 
     def check_shapes_known(self) -> None:
-        """Whether the last run's shapes are those of a CUDA graph. EngineError: that of an output depends on values."""
-        if self._found:
-            names = ", ".join(self._engine.file.outputs[place].name for place in self._found)
+        """EngineError: the shape of an output depends on values, which a CUDA graph cannot have."""
+        if self._dynamic_outputs:
+            names = ", ".join(self._engine.file.outputs[place].name for place in self._dynamic_outputs)
             raise EngineError(
                 f"a CUDA graph cannot hold this engine: the shape of its output {names} depends on values; run it with"
                 " cuda_graph=False, outside of any capture"
             )
 
     def keep_shapes(self, shapes: tuple[torch.Size, ...]) -> None:
-        """Takes this tuple for the last run's where it is equal to that: `run` compares by identity."""
+        """Makes an equal tuple the one of the last run, for `run` compares by identity."""
         if shapes == self._shapes:
             self._shapes = shapes
 
     def forget_outputs(self) -> None:
-        """Has the next run return new tensors, static_outputs or not."""
+        """Makes the next run return new tensors, even with static_outputs."""
         self._static = None
 
     def run(self, shapes: tuple[torch.Size, ...], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The outputs for inputs that were checked, on the current GPU, which is the engine's."""
+        """The outputs for checked inputs; the current GPU must be the engine's."""
         if shapes is not self._shapes:
             self._set_shapes(shapes)
         captured = torch.cuda.is_current_stream_capturing()
@@ -116,52 +116,56 @@ class Context:
             self.check_shapes_known()
             self.captured = True
         outputs = self._outputs_for(captured)
-        if self._computes:
-            copies = [tensor if _ready(tensor) else _copy(tensor) for tensor in inputs]
+        if self._has_work:
+            copies = [tensor if _usable_in_place(tensor) else _copy(tensor) for tensor in inputs]
             self._set_addresses((*copies, *outputs))
-            self._enqueue(captured)  # then the copies may go: their memory is reused in the order of the stream
-        if not self._found:
+            self._enqueue(captured)  # afterwards the copies may be freed: memory is reused in stream order
+        if not self._dynamic_outputs:
             return tuple(outputs)  # type: ignore[arg-type]
-        return tuple([self._found[i].take() if tensor is None else tensor for i, tensor in enumerate(outputs)])
+        return tuple(
+            [self._dynamic_outputs[i].take() if tensor is None else tensor for i, tensor in enumerate(outputs)]
+        )
 
-    def _forget(self) -> None:
-        """Sets all anew in the next call."""
+    def _reset(self) -> None:
+        """Makes the next call set everything again."""
         self._shapes = None
         self._addresses = [0] * len(self._names)
-        self._scratch_address = 0  # what the native context has been given; 0: nothing for these shapes
+        self._scratch_address = 0  # what the native context holds; 0: none for these shapes
         self._static = None
-        self._found: dict[int, Found] = {}
+        self._dynamic_outputs: dict[int, DynamicOutput] = {}
 
     def _set_shapes(self, shapes: tuple[torch.Size, ...]) -> None:
         self._shapes = self._static = None
         for name, shape in zip(self._names, shapes, strict=False):
             if not self.native.set_input_shape(name, tuple(shape)):
-                raise EngineError(f"TensorRT takes no input {name} of shape {tuple(shape)}{self._reasons()}")
+                raise EngineError(f"TensorRT takes no input {name} of shape {tuple(shape)}{self._tensorrt_errors()}")
         names = self._names[len(shapes) :]
         self._output_shapes = [tuple(self.native.get_tensor_shape(name)) for name in names]
-        self._find(names)
-        self._computes = any(0 not in shape for shape in self._output_shapes)
+        self._add_allocators(names)
+        self._has_work = any(0 not in shape for shape in self._output_shapes)
         self._scratch_address = 0
         self._shapes = shapes
 
-    def _find(self, names: Sequence[str]) -> None:
-        """Has TensorRT ask for the memory of outputs whose shapes do not follow from those of the inputs."""
-        self._found = {}
+    def _add_allocators(self, names: Sequence[str]) -> None:
+        """Gives TensorRT an allocator for each output whose shape depends on values."""
+        self._dynamic_outputs = {}
         for place, (shape, name) in enumerate(zip(self._output_shapes, names, strict=True)):
             if all(extent >= 0 for extent in shape):
                 continue
-            found = Found(self._engine.flavour.trt(), self._dtypes[place], shape, self._device)
-            if not self.native.set_output_allocator(name, found.allocator):
-                raise EngineError(f"TensorRT takes no allocator for output {name} of shape {shape}{self._reasons()}")
-            self._found[place] = found
+            output = DynamicOutput(self._engine.flavour.trt(), self._dtypes[place], shape, self._device)
+            if not self.native.set_output_allocator(name, output.allocator):
+                raise EngineError(
+                    f"TensorRT takes no allocator for output {name} of shape {shape}{self._tensorrt_errors()}"
+                )
+            self._dynamic_outputs[place] = output
 
     def _outputs_for(self, captured: bool) -> tuple[Tensor | None, ...]:
-        """New memory, or that of the call before; None for an output whose shape is found in the run."""
+        """New tensors, or those of the last call; None for an output whose shape depends on values."""
         if self._static is not None and not captured:
             return self._static
         outputs = tuple(
             [
-                None if place in self._found else torch.empty(shape, dtype=dtype, device=self._device)
+                None if place in self._dynamic_outputs else torch.empty(shape, dtype=dtype, device=self._device)
                 for place, (shape, dtype) in enumerate(zip(self._output_shapes, self._dtypes, strict=True))
             ]
         )
@@ -173,35 +177,37 @@ class Context:
         for place, tensor in enumerate(tensors):
             if tensor is None:
                 continue
-            address = tensor.data_ptr() or self._address_of_none(place, tensor)
+            address = tensor.data_ptr() or self._empty_tensor_address(place, tensor)
             if address != self._addresses[place]:
                 name = self._names[place]
                 if not self.native.set_tensor_address(name, address):
-                    raise EngineError(f"TensorRT takes no address {address:#x} for {name}{self._reasons()}")
+                    raise EngineError(f"TensorRT takes no address {address:#x} for {name}{self._tensorrt_errors()}")
                 self._addresses[place] = address
 
-    def _address_of_none(self, place: int, tensor: Tensor) -> int:
+    def _empty_tensor_address(self, place: int, tensor: Tensor) -> int:
         if tensor.numel():
             raise EngineInputError(f"input {self._names[place]} is a tensor without memory, such as a FakeTensor")
-        return self._nowhere.data_ptr()
+        return self._dummy_memory.data_ptr()
 
     def _enqueue(self, captured: bool) -> None:
         stream = streams.for_engines(self._device)
         if captured or not self._scratch_address or self._scratch_address != self._scratch.address:
             self._provide_scratch(captured)
-        self._scratch.order.enter(stream, self._kept, captured)
+        self._scratch.order.enter(stream, self._kept_memory, captured)
         enqueued = self.native.execute_async_v3(stream)
         if not enqueued:
             shapes = self._shapes or ()
-            error = next((found.error for found in self._found.values() if found.error), None)
-            self._forget()
+            error = next((output.error for output in self._dynamic_outputs.values() if output.error), None)
+            self._reset()
             if error:
                 raise error
-            raise EngineError(f"TensorRT did not run the engine on shapes {_spell(shapes)}{self._reasons()}")
+            raise EngineError(
+                f"TensorRT did not run the engine on shapes {_shapes_text(shapes)}{self._tensorrt_errors()}"
+            )
 
     def _provide_scratch(self, captured: bool) -> None:
         size = self._scratch_size()
-        if captured:  # its graph owns that memory, and may go at any time
+        if captured:  # the graph owns that memory, and may be destroyed at any time
             self._scratch_address = 0
             address = _bytes(size, self._device).data_ptr()
         else:
@@ -209,26 +215,28 @@ class Context:
         self.native.set_device_memory(address, size)
 
     def _scratch_size(self) -> int:
-        """Bytes for the shapes of this call; for all shapes where TensorRT cannot tell, as before a run that finds
-        extents out which depend on values, and which layers that TensorRT-RTX 1.6.1 fuses need to know."""
+        """Bytes for the shapes of this call, or for all shapes where TensorRT cannot tell.
+
+        It cannot where the scratch memory depends on extents that depend on values (seen with TensorRT-RTX 1.6.1).
+        """
         take_errors(self._engine.flavour)
         size = self.native.update_device_memory_size_for_shapes()
         failed = size == 0 and take_errors(self._engine.flavour)
         return self._engine.native.device_memory_size_v2 if failed else size
 
-    def _kept(self) -> list[Tensor]:
-        """What this context keeps for later calls, which may be on other streams."""
+    def _kept_memory(self) -> list[Tensor]:
+        """The memory that this context keeps for later calls, perhaps on other streams."""
         return [tensor for tensor in (self._scratch.memory, *(self._static or ())) if tensor is not None]
 
-    def _reasons(self) -> str:
-        return describe_errors(self._engine.flavour)
+    def _tensorrt_errors(self) -> str:
+        return errors_text(self._engine.flavour)
 
 
 def _bytes(size: int, device: torch.device) -> Tensor:
     return torch.empty(max(size, 1), dtype=torch.uint8, device=device)
 
 
-def _ready(tensor: Tensor) -> bool:
+def _usable_in_place(tensor: Tensor) -> bool:
     return tensor.is_contiguous() and tensor.data_ptr() % _ALIGNMENT == 0 and not tensor.is_neg()
 
 
@@ -236,5 +244,5 @@ def _copy(tensor: Tensor) -> Tensor:
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
-def _spell(shapes: tuple[torch.Size, ...]) -> str:
+def _shapes_text(shapes: tuple[torch.Size, ...]) -> str:
     return ", ".join(str(tuple(shape)) for shape in shapes)

@@ -1,16 +1,16 @@
-"""TensorRT's execution contexts of one engine."""
+"""Creates TensorRT's execution contexts of an engine."""
 
 from typing import Any
 
 from bridge.errors import EngineError
 from bridge.tensorrt.install.flavour import Flavour
-from bridge.tensorrt.install.tensorrt_log import describe_errors
+from bridge.tensorrt.install.tensorrt_log import errors_text
 
 
-class Contexts:
-    """Makes execution contexts whose scratch memory the caller provides.
+class ContextFactory:
+    """Creates execution contexts of one engine; the caller provides their scratch memory.
 
-    TensorRT-RTX compiles kernels for the GPU when a context first needs them. The contexts of an engine share them.
+    TensorRT-RTX compiles kernels when a context first needs them; the contexts of an engine share them.
     """
 
     def __init__(self, flavour: Flavour, engine: Any) -> None:
@@ -19,9 +19,9 @@ class Contexts:
         self._kernels: Any = None
 
     def make(self, for_capture: bool = False) -> Any:
-        """A further one. for_capture: with its final kernels from the start, since a graph keeps those that it saw.
+        """A new context. for_capture: with final kernels from the start, for a CUDA graph keeps those it captured.
 
-        EngineError: TensorRT makes none.
+        EngineError: TensorRT creates none.
         """
         trt = self._flavour.trt()
         memory = trt.ExecutionContextAllocationStrategy.USER_MANAGED
@@ -38,5 +38,5 @@ class Contexts:
                 config.dynamic_shapes_kernel_specialization_strategy = eager
             context = self._engine.create_execution_context(config)
         if context is None:
-            raise EngineError(f"TensorRT made no execution context{describe_errors(self._flavour)}")
+            raise EngineError(f"TensorRT made no execution context{errors_text(self._flavour)}")
         return context

@@ -1,4 +1,4 @@
-"""An engine on one GPU. It needs a TensorRT of the engine's flavour and a GPU, and no torch_tensorrt."""
+"""An engine loaded on one GPU. It needs TensorRT of the engine's flavour, and no torch_tensorrt."""
 
 import json
 import threading
@@ -14,20 +14,20 @@ from bridge.engine_file.dtypes import from_trt
 from bridge.errors import EngineError
 from bridge.tensorrt.install import gpu
 from bridge.tensorrt.install.flavour import Flavour, detect, release
-from bridge.tensorrt.install.tensorrt_log import describe_errors, logger, take_errors
+from bridge.tensorrt.install.tensorrt_log import errors_text, logger, take_errors
 from bridge.tensorrt.plugins import fields
 from bridge.tensorrt.plugins.registration import load_library
 from bridge.tensorrt.run.context import Context, Scratch
-from bridge.tensorrt.run.contexts import Contexts
-from bridge.tensorrt.run.replay import Replays
+from bridge.tensorrt.run.contexts import ContextFactory
+from bridge.tensorrt.run.replay import GraphReplays
 from bridge.tensorrt.run.shape_contexts import ShapeContexts
 
 
 class Engine:
-    """An engine on one GPU; call it with its inputs in order, for a tuple of its outputs.
+    """An engine on one GPU. Call it with its inputs in order; it returns a tuple of its outputs.
 
-    Any thread may call it: each gets execution contexts of its own, with the scratch memory that belongs to them.
-    Work is ordered by the caller's current stream, as torch's own operators are. Outputs are new tensors.
+    Any thread may call it: each gets its own execution contexts and scratch memory. Work is ordered by the caller's
+    current stream, like torch's own operators. Outputs are new tensors.
 
     device: the GPU, by default the current one. cuda_graph, static_outputs: as CompiledModule has them.
 
@@ -45,7 +45,7 @@ class Engine:
         static_outputs: bool = False,
     ) -> None:
         flavour = detect()
-        check_usable(file, flavour)
+        check_compatible(file, flavour)
         self.file = file
         self.flavour = flavour
         self.device = _cuda_device(file, device)
@@ -54,12 +54,12 @@ class Engine:
         with torch.cuda.device(self.device):
             self.native = _deserialize(file, flavour)
         _check_tensors(file, flavour, self.native)
-        self._contexts = Contexts(flavour, self.native)
+        self._contexts = ContextFactory(flavour, self.native)
         self._local = threading.local()
         self._lock = threading.Lock()
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The outputs. Inputs may be strided in any way; those that are not contiguous are copied."""
+        """The outputs. Inputs that are not contiguous are copied."""
         try:
             run = self._local.run
         except AttributeError:
@@ -69,17 +69,17 @@ class Engine:
     def new_context(
         self, *, for_capture: bool = False, static_outputs: bool = False, scratch: Scratch | None = None
     ) -> Context:
-        """A further execution context, for one thread at a time; it is called like the engine.
+        """A new execution context, for one thread at a time; it is called like the engine.
 
-        Two contexts run at once where they are called on two streams. Capture a CUDA graph with a context of its own,
-        made `for_capture` and called once before with the same shapes: its kernels are then the final ones.
+        Contexts on different streams run concurrently. To capture a CUDA graph, make a context with `for_capture` and
+        call it once with the same shapes first, so that its kernels are final.
         scratch: shared by contexts of one thread; by default the context has its own.
         """
         with self._lock, torch.cuda.device(self.device):
             return Context(self, self._contexts.make(for_capture), static_outputs, scratch)
 
-    def _new_run(self) -> ShapeContexts | Replays:
-        return (Replays if self._cuda_graph else ShapeContexts)(self, self._static_outputs)
+    def _new_run(self) -> ShapeContexts | GraphReplays:
+        return (GraphReplays if self._cuda_graph else ShapeContexts)(self, self._static_outputs)
 
     def inspect(self) -> list[dict[str, Any]]:
         """The layers as TensorRT fused them, from its engine inspector; at least the "Name" of each."""
@@ -89,39 +89,39 @@ class Engine:
         return [layer if isinstance(layer, dict) else {"Name": layer} for layer in layers]
 
 
-def check_usable(file: EngineFile, flavour: Flavour) -> None:
-    """Whether this installation can run an engine, as far as that is known before TensorRT reads it.
+def check_compatible(file: EngineFile, flavour: Flavour) -> None:
+    """Checks that this installation can run an engine, as far as that is known before TensorRT loads it.
 
     Raises:
         EngineError: it is of another flavour or version, or has plugins that this bridge does not.
     """
     if file.flavour != flavour.name:
         raise EngineError(
-            f"the engine was {_built(file)}; in use here is {flavour.name} {flavour.version}, which cannot read it: "
-            f"compile the model again here, or install {file.flavour} {file.tensorrt_version} in another environment"
+            f"the engine was {_build_text(file)}; in use here is {flavour.name} {flavour.version}, which cannot read it"
+            f": compile the model again here, or install {file.flavour} {file.tensorrt_version} in another environment"
         )
     if release(file.tensorrt_version)[:2] != release(flavour.version)[:2]:
         raise EngineError(
-            f"the engine was {_built(file)}; in use here is version {flavour.version}, and engines run with the "
+            f"the engine was {_build_text(file)}; in use here is version {flavour.version}, and engines run with the "
             f"version that built them: compile the model again here, or install {file.flavour} {file.tensorrt_version}"
         )
     for name, version in file.plugins.items():
         if name not in OPS or version != fields.VERSION:
-            ours = ", ".join(f"{op} {fields.VERSION}" for op in sorted(OPS))
+            available = ", ".join(f"{op} {fields.VERSION}" for op in sorted(OPS))
             raise EngineError(
-                f"the engine needs plugin {name} version {version}; this bridge has {ours}: "
+                f"the engine needs plugin {name} version {version}; this bridge has {available}: "
                 "compile the model again, or install the bridge that built it"
             )
 
 
-def _built(file: EngineFile) -> str:
+def _build_text(file: EngineFile) -> str:
     return f"built with {file.flavour} {file.tensorrt_version} for {file.target}"
 
 
 def _cuda_device(file: EngineFile, device: torch.device | str | int | None) -> torch.device:
     """The GPU to run on, with its index."""
     if not torch.cuda.is_available():
-        raise EngineError(f"there is no CUDA GPU here to run on; the engine was {_built(file)}")
+        raise EngineError(f"there is no CUDA GPU here to run on; the engine was {_build_text(file)}")
     wanted = torch.device("cuda" if device is None else device)
     if wanted.type != "cuda":
         raise EngineError(f"an engine runs on a CUDA GPU, not on {wanted}")
@@ -143,19 +143,19 @@ def _deserialize(file: EngineFile, flavour: Flavour) -> Any:
         advice = f"; compile the model with target={here!r}" if here != file.target else ""
         raise EngineError(
             f"{flavour.name} {flavour.version} did not load the engine on {torch.cuda.get_device_name()} ({here}); "
-            f"it was {_built(file)}{advice}{describe_errors(flavour)}"
+            f"it was {_build_text(file)}{advice}{errors_text(flavour)}"
         )
     return engine
 
 
 def _check_tensors(file: EngineFile, flavour: Flavour, engine: Any) -> None:
-    """Compares what the file says of the engine's inputs and outputs with the engine."""
+    """EngineError: the engine's inputs and outputs are not those that its file describes."""
     trt = flavour.trt()
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    found = {name: _dtype_name(engine.get_tensor_dtype(name)) for name in names}
+    dtypes = {name: _dtype_text(engine.get_tensor_dtype(name)) for name in names}
     described = {spec.name: spec.dtype for spec in file.inputs} | {spec.name: spec.dtype for spec in file.outputs}
-    if found != described:
-        raise EngineError(f"the engine's tensors are {found}, but its file describes {described}; compile it again")
+    if dtypes != described:
+        raise EngineError(f"the engine's tensors are {dtypes}, but its file describes {described}; compile it again")
     hosts = [name for name in names if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE]
     if hosts:
         raise EngineError(
@@ -164,6 +164,6 @@ def _check_tensors(file: EngineFile, flavour: Flavour, engine: Any) -> None:
         )
 
 
-def _dtype_name(dtype: Any) -> str:
+def _dtype_text(dtype: Any) -> str:
     row = from_trt(dtype)
     return row.name if row is not None else dtype.name

@@ -1,4 +1,4 @@
-"""Outputs whose shape TensorRT finds while it runs: it asks for memory, and says what the shape is."""
+"""Outputs whose shape depends on values: TensorRT asks for memory during the run, and reports the shape."""
 
 import functools
 from types import ModuleType
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 
-class Found:
-    """One such output of a context; `allocator` is TensorRT's. shape: with -1 for what is to be found."""
+class DynamicOutput:
+    """One such output of a context. shape: -1 for extents that depend on values. allocator: what TensorRT calls."""
 
     def __init__(self, trt: ModuleType, dtype: torch.dtype, shape: tuple[int, ...], device: torch.device) -> None:
         self.allocator = _allocator_class(trt)(self)
@@ -21,20 +21,20 @@ class Found:
         self.error: Exception | None = None
 
     def allocate(self, size: int) -> int:
-        """The address of that many bytes; 0 where there is no such memory."""
+        """The address of `size` bytes; 0 if there is not enough memory."""
         try:
             self._memory = torch.empty(max(size, 1), dtype=torch.uint8, device=self._device)
-        except torch.OutOfMemoryError as error:  # TensorRT stands between here and who must be told
+        except torch.OutOfMemoryError as error:  # it must not cross TensorRT's frames; Context raises it
             self.error = error
             return 0
         return self._memory.data_ptr()
 
-    def settle(self, shape: tuple[int, ...]) -> None:
-        """Takes the shape, once it is found."""
+    def set_shape(self, shape: tuple[int, ...]) -> None:
+        """Takes the shape, once TensorRT knows it."""
         self._shape = shape
 
     def take(self) -> Tensor:
-        """The output of the last run, which nothing here refers to any longer."""
+        """The output of the last run; this object keeps no reference to it."""
         shape = self._shape or tuple(max(extent, 0) for extent in self._unknown)
         count = functools.reduce(lambda product, extent: product * extent, shape, 1)
         memory = self._memory if count else None
@@ -47,17 +47,17 @@ class Found:
 @functools.cache
 def _allocator_class(trt: ModuleType) -> type:
     class Allocator(trt.IOutputAllocator):  # type: ignore[name-defined]
-        def __init__(self, found: Found) -> None:
+        def __init__(self, output: DynamicOutput) -> None:
             trt.IOutputAllocator.__init__(self)
-            self._found = found
+            self._output = output
 
         def reallocate_output(self, name: str, memory: int, size: int, alignment: int) -> int:
-            return self._found.allocate(size)
+            return self._output.allocate(size)
 
         def reallocate_output_async(self, name: str, memory: int, size: int, alignment: int, stream: int) -> int:
-            return self._found.allocate(size)
+            return self._output.allocate(size)
 
         def notify_shape(self, name: str, shape: Any) -> None:
-            self._found.settle(tuple(shape))
+            self._output.set_shape(tuple(shape))
 
     return Allocator

@@ -15,16 +15,16 @@ from bridge.tensorrt.run.input_check import InputCheck
 if TYPE_CHECKING:
     from bridge.tensorrt.run.engine import Engine
 
-GRAPHS = 16  # kept: those of the shapes used last
+GRAPHS = 16  # kept, for the most recently used shapes
 _CAPTURE = threading.Lock()
 
 
-class Replays:
+class GraphReplays:
     """An engine for one thread at a time, called like it: each combination of input shapes has a CUDA graph.
 
-    A call copies its inputs into those of the graph and replays it. static_outputs: it returns the graph's outputs,
-    which the next call with these shapes overwrites, instead of copies. Under a capture of the caller's it cannot run:
-    EngineError says so.
+    A call copies its inputs into the graph's and replays it. static_outputs: it returns the graph's own outputs, which
+    the next call with these shapes overwrites, instead of copies.
+    EngineError: the caller is capturing a CUDA graph.
     """
 
     def __init__(self, engine: "Engine", static_outputs: bool = False) -> None:
@@ -32,12 +32,12 @@ class Replays:
         self._device = engine.device
         self._check = InputCheck(engine.file.inputs, engine.device)
         self._static_outputs = static_outputs
-        self._order = streams.Order(engine.device)
-        self._graphs: OrderedDict[tuple[torch.Size, ...], _Graph] = OrderedDict()
-        self._last: tuple[tuple[torch.Size, ...] | None, _Graph | None] = (None, None)
-        self._own = streams.Own(engine.device)
+        self._order = streams.StreamOrder(engine.device)
+        self._graphs: OrderedDict[tuple[torch.Size, ...], _CapturedGraph] = OrderedDict()
+        self._last: tuple[tuple[torch.Size, ...] | None, _CapturedGraph | None] = (None, None)
+        self._capture_stream = streams.CaptureStream(engine.device)
         with torch.cuda.device(self._device):
-            self._pool = torch.cuda.graph_pool_handle()  # of all graphs: their scratch memory is the same
+            self._pool = torch.cuda.graph_pool_handle()  # shared by all graphs, with their scratch memory
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The outputs, as `Engine.__call__` has them."""
@@ -55,26 +55,26 @@ class Replays:
         shapes = self._check.check(inputs)
         seen, graph = self._last
         if graph is None or shapes is not seen:
-            graph = self._graph(shapes, inputs)
+            graph = self._graph_for(shapes, inputs)
             self._last = (shapes, graph)
-        self._order.enter(streams.current(self._device), graph.memory)
+        self._order.enter(streams.current_handle(self._device), graph.memory)
         graph.replay(inputs)
         return graph.outputs if self._static_outputs else tuple([output.clone() for output in graph.outputs])
 
-    def _graph(self, shapes: tuple[torch.Size, ...], inputs: Sequence[Tensor]) -> "_Graph":
+    def _graph_for(self, shapes: tuple[torch.Size, ...], inputs: Sequence[Tensor]) -> "_CapturedGraph":
         graph = self._graphs.get(shapes)
         if graph is None:
             if len(self._graphs) == GRAPHS:
                 self._graphs.popitem(last=False)
-            graph = self._graphs[shapes] = _Graph(self._engine, inputs, self._pool, self._own.stream)
+            graph = self._graphs[shapes] = _CapturedGraph(self._engine, inputs, self._pool, self._capture_stream.stream)
         self._graphs.move_to_end(shapes)
         return graph
 
 
-class _Graph:
-    """A CUDA graph of an engine for inputs of certain shapes, with what it reads from and writes to.
+class _CapturedGraph:
+    """A CUDA graph of an engine for one combination of input shapes, with its input and output tensors.
 
-    It has an execution context of its own: TensorRT allows one captured graph for each.
+    It has its own execution context: TensorRT allows one captured graph per context.
     """
 
     def __init__(self, engine: "Engine", inputs: Sequence[Tensor], pool: Any, stream: torch.cuda.Stream) -> None:
@@ -84,15 +84,15 @@ class _Graph:
         stream.wait_stream(torch.cuda.current_stream(engine.device))
         with torch.cuda.stream(stream):
             self._fill(inputs)
-            self.outputs = self._context(*self._inputs)  # compiles and loads kernels, which a capture cannot
+            self.outputs = self._context(*self._inputs)  # compiles and loads kernels, which a capture cannot do
             stream.synchronize()
         self._context.check_shapes_known()
         self._empty = all(output.numel() == 0 for output in self.outputs)
         if self._empty:
             return
         self._context.check_capturable(stream.cuda_stream)
-        # Of this thread alone: others may allocate memory meanwhile. But one at a time: torch.cuda.graph waits for the
-        # whole device before it captures, and that ends a capture of another thread.
+        # thread_local: other threads may allocate memory meanwhile. The lock: torch.cuda.graph synchronises the device
+        # before it captures, which would end a capture of another thread.
         with _CAPTURE, torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             self.outputs = self._context(*self._inputs)
 
@@ -103,7 +103,7 @@ class _Graph:
             self._graph.replay()
 
     def memory(self) -> list[Tensor]:
-        """What a run reads and writes."""
+        """The tensors that a run reads and writes."""
         return [*self._inputs, *self.outputs]
 
     def _fill(self, inputs: Sequence[Tensor]) -> None:

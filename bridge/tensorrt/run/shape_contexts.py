@@ -1,4 +1,4 @@
-"""Calls whose shapes change: shapes that come again get an execution context of their own."""
+"""Calls with changing shapes: shapes that recur get an execution context of their own."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from bridge.tensorrt.run.input_check import InputCheck
 if TYPE_CHECKING:
     from bridge.tensorrt.run.engine import Engine
 
-CONTEXTS = 16  # of one combination of shapes each
-IDLE = 1000  # calls without use, after which such a context gives its place to other shapes
-CHANGES = 128  # of shapes, after which the context for all others is made anew
+CONTEXTS = 16  # each for one combination of shapes
+IDLE = 1000  # calls without use, after which a context may be replaced
+CHANGES = 128  # of shapes, after which the shared context is replaced
 _REMEMBERED = 64  # combinations of shapes that have no context of their own
 
 Shapes = tuple[torch.Size, ...]
 
 
 @dataclass
-class _Own:
-    """A context of one combination of shapes."""
+class _ShapeContext:
+    """A context for one combination of shapes."""
 
     context: Context
     used: int  # number of the last call
@@ -32,9 +32,9 @@ class _Own:
 class ShapeContexts:
     """An engine for one thread at a time, called like it.
 
-    The first run after a change of shapes is slow, and TensorRT-RTX keeps host memory for it until the context goes:
-    on an H200 with 1.6.1, 0.2 ms and 5 KB for a small engine, 1 ms and 200 KB for a ResNet-50. A context whose shapes
-    never change pays neither.
+    The first run after a change of shapes is slow, and TensorRT-RTX keeps host memory for it until the context is
+    destroyed. With 1.6.1 on an H200 that is 0.2 ms and 5 KB for a small engine, 1 ms and 200 KB for a ResNet-50. A
+    context whose shapes never change avoids both.
     """
 
     def __init__(self, engine: "Engine", static_outputs: bool = False) -> None:
@@ -44,12 +44,12 @@ class ShapeContexts:
         self._static_outputs = static_outputs
         self._scratch = Scratch(engine.device)
         self._calls = 0
-        self._own: OrderedDict[Shapes, _Own] = OrderedDict()  # in the order of their last use
+        self._contexts: OrderedDict[Shapes, _ShapeContext] = OrderedDict()  # in the order of their last use
         self._remembered: OrderedDict[Shapes, None] = OrderedDict()
-        self._captured: list[Context] = []  # graphs of the caller's hold runs of these
-        self._roaming = self._new()  # for all other shapes
+        self._captured: list[Context] = []  # kept alive: CUDA graphs of the caller hold runs of these
+        self._shared = self._new_context()  # for all other shapes
         self._changes = 0
-        self._current: _Own | None = None
+        self._current: _ShapeContext | None = None
         self._shapes: Shapes | None = None
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -63,38 +63,38 @@ class ShapeContexts:
         shapes = self._check.check(inputs)
         self._calls += 1
         if shapes is not self._shapes:
-            self._turn_to(shapes)
-        context = self._current.context if self._current else self._roaming
+            self._switch_to(shapes)
+        context = self._current.context if self._current else self._shared
         return context.run(shapes, inputs)
 
-    def _turn_to(self, shapes: Shapes) -> None:
+    def _switch_to(self, shapes: Shapes) -> None:
         if self._current:
             self._current.used = self._calls
-        before, self._current = self._current, self._find(shapes)
-        context = self._current.context if self._current else self._roaming
+        before, self._current = self._current, self._context_for(shapes)
+        context = self._current.context if self._current else self._shared
         if before is not self._current:
-            context.forget_outputs()  # the last call's are another context's
+            context.forget_outputs()  # those of the last call are another context's
         context.keep_shapes(shapes)
         self._shapes = shapes
 
-    def _find(self, shapes: Shapes) -> _Own | None:
-        """The context of these shapes, perhaps a new one; None: the roaming one."""
-        if shapes == self._roaming.shapes:
+    def _context_for(self, shapes: Shapes) -> _ShapeContext | None:
+        """The context of these shapes, perhaps a new one; None means the shared one."""
+        if shapes == self._shared.shapes:
             return None
-        if shapes in self._own:
-            self._own.move_to_end(shapes)
-            return self._own[shapes]
-        capturing = torch.cuda.is_current_stream_capturing()  # which allows no new context
-        if self._came_before(shapes) and not capturing and self._has_room():
+        if shapes in self._contexts:
+            self._contexts.move_to_end(shapes)
+            return self._contexts[shapes]
+        capturing = torch.cuda.is_current_stream_capturing()  # then no context can be created
+        if self._seen_before(shapes) and not capturing and self._make_room():
             del self._remembered[shapes]
-            return self._own.setdefault(shapes, _Own(self._new(), self._calls))
+            return self._contexts.setdefault(shapes, _ShapeContext(self._new_context(), self._calls))
         self._changes += 1
         if self._changes > CHANGES and not capturing and self._engine.flavour.kind.compiles_kernels:
-            self._let_go(self._roaming)
-            self._roaming, self._changes = self._new(), 1
+            self._retire(self._shared)
+            self._shared, self._changes = self._new_context(), 1
         return None
 
-    def _came_before(self, shapes: Shapes) -> bool:
+    def _seen_before(self, shapes: Shapes) -> bool:
         known = shapes in self._remembered
         self._remembered[shapes] = None
         self._remembered.move_to_end(shapes)
@@ -102,20 +102,20 @@ class ShapeContexts:
             self._remembered.popitem(last=False)
         return known
 
-    def _has_room(self) -> bool:
-        """Whether there is room for a further context, which one out of use may have to make."""
-        if len(self._own) < CONTEXTS:
+    def _make_room(self) -> bool:
+        """Whether another context may be created; removes an idle one if need be."""
+        if len(self._contexts) < CONTEXTS:
             return True
-        shapes, oldest = next(iter(self._own.items()))
+        shapes, oldest = next(iter(self._contexts.items()))
         if self._calls - oldest.used < IDLE:
             return False
-        del self._own[shapes]
-        self._let_go(oldest.context)
+        del self._contexts[shapes]
+        self._retire(oldest.context)
         return True
 
-    def _let_go(self, context: Context) -> None:
+    def _retire(self, context: Context) -> None:
         if context.captured:
             self._captured.append(context)
 
-    def _new(self) -> Context:
+    def _new_context(self) -> Context:
         return self._engine.new_context(static_outputs=self._static_outputs, scratch=self._scratch)

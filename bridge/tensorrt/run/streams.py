@@ -1,4 +1,4 @@
-"""CUDA streams: which one a run is enqueued on, and order among runs that share memory."""
+"""CUDA streams: the one a run is enqueued on, and the order of runs that share memory."""
 
 import ctypes
 import functools
@@ -11,22 +11,22 @@ from torch import Tensor
 from bridge.errors import EngineError
 
 
-def current(device: torch.device) -> int:
-    """The handle of torch's current stream on a GPU; 0 is the legacy default stream."""
+def current_handle(device: torch.device) -> int:
+    """The handle of torch's current stream on a GPU; 0 means the legacy default stream."""
     return torch._C._cuda_getCurrentRawStream(device.index)
 
 
 def for_engines(device: torch.device) -> int:
-    """The handle of the stream on which an engine runs in the order of torch's current stream."""
-    return current(device) or beside_default(device)
+    """The handle of the stream to run an engine on, so that it is ordered as torch's current stream."""
+    return current_handle(device) or stream_for_default(device)
 
 
 @functools.cache
-def beside_default(device: torch.device) -> int:
-    """The handle of a stream whose work the legacy default stream orders as its own; one a GPU, for the process.
+def stream_for_default(device: torch.device) -> int:
+    """The handle of a blocking stream, to run engines on in the place of the legacy default stream; one per GPU.
 
-    On the default stream itself TensorRT synchronises with the host. CUDA makes work on a stream that is not created
-    as non-blocking, as torch's are, wait for what the default stream got before, and the reverse.
+    On the default stream itself TensorRT synchronises with the host. A blocking stream waits for earlier work of the
+    default stream, and the reverse; torch's own streams are non-blocking.
     """
     with torch.cuda.device(device):
         torch.cuda.current_stream().query()  # creates the GPU's context
@@ -37,11 +37,11 @@ def beside_default(device: torch.device) -> int:
     return handle.value
 
 
-class Own:
-    """A stream that no one else gets, for captures. torch hands out 32 streams a GPU in turns, and what another thread
-    enqueues on the same one would become part of the graph.
+class CaptureStream:
+    """A stream for captures that nothing else uses.
 
-    It is not ordered with the legacy default stream, whose use in any thread would end a capture.
+    torch hands out 32 streams per GPU in rotation; work of another thread on the same one would join the graph. The
+    stream is non-blocking, for use of the legacy default stream in any thread would end a capture.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -52,7 +52,7 @@ class Own:
         if status or handle.value is None:
             raise EngineError(f"CUDA made no stream on {device}: error {status}")
         self.stream = torch.cuda.ExternalStream(handle.value, device)
-        # Destroyed streams finish what was enqueued.
+        # A destroyed stream still finishes its work.
         weakref.finalize(self, _driver().cuStreamDestroy_v2, ctypes.c_void_p(handle.value)).atexit = False
 
 
@@ -65,15 +65,15 @@ def _driver() -> ctypes.CDLL:
     return ctypes.CDLL("libcuda.so.1")
 
 
-class Order:
-    """Runs that write to the same memory: one on another stream waits for the one before."""
+class StreamOrder:
+    """Orders runs that write to the same memory: a run on another stream waits for the one before."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._last: int | None = None
 
     def enter(self, stream: int, memory: Callable[[], Iterable[Tensor]], captured: bool = False) -> None:
-        """Before a run on `stream` that uses `memory`, which its allocator then keeps for as long as the run needs it.
+        """To be called before a run on `stream`; torch's allocator then keeps `memory` until the run ends.
 
         A capture cannot wait for what it does not hold; torch.cuda.graph waits for the device before it begins.
         """
