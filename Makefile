@@ -3,6 +3,8 @@
 #   make demo     compile the three models, print what is in their engines
 #   make test     all tests; those that need a GPU skip themselves where there is none
 #   make check    linters, formats, types
+#   make docs     the documentation with an API reference, in build/docs; warnings are errors
+#   make results  docs/results.md, from what was recorded
 #   make lean     lean runtimes of standard TensorRT, for the tests of plugin registration
 #   make build    the package, editable, with what it needs, in .venv
 #   make wheel    a wheel for every supported GPU, in dist/
@@ -50,7 +52,7 @@ endef
 
 LEAN := 10.15.1.29 11.4.0.106
 
-.PHONY: demo test check build lean wheel kernels sanitize fuzz sweep format clean distclean FORCE
+.PHONY: demo test check docs results build lean wheel kernels sanitize fuzz sweep format clean distclean FORCE
 .DELETE_ON_ERROR:
 
 demo: build
@@ -66,6 +68,13 @@ check: build
 	$(call step,ruff format,$(BIN)/ruff format --check .)
 	$(call step,clang-format,$(BIN)/clang-format --dry-run -Werror $(CPP_SOURCES))
 	$(call step,mypy,$(BIN)/mypy)
+
+docs: build $(STAMPS)/docs
+	$(call step,documentation,$(BIN)/python -m sphinx -W --keep-going -q -b html -d build/doctrees docs build/docs)
+	@echo "    $(abspath build/docs/index.html)"
+
+results: build
+	$(BIN)/python docs/generate_results.py
 
 format: build
 	$(BIN)/ruff check --fix --quiet .
@@ -131,6 +140,10 @@ build = BRIDGE_CUDA_ARCHITECTURES='$(BRIDGE_CUDA_ARCHITECTURES)' BRIDGE_WERROR=O
 # Apart from the build, because some of these are built from source themselves and need the isolation.
 $(STAMPS)/extras: pyproject.toml $(STAMPS)/settings-extras | $(STAMPS)/build
 	$(call step,what bridge[$(EXTRAS)] needs,$(PIP) install 'bridge-tensorrt[$(EXTRAS)]')
+	@touch $@
+
+$(STAMPS)/docs: pyproject.toml | $(STAMPS)/build
+	$(call step,what documentation needs,$(PIP) install 'bridge-tensorrt[docs]')
 	@touch $@
 
 # A file of the settings, newer than what was made with others.
