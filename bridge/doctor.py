@@ -155,7 +155,13 @@ def _tensorrt_versions() -> dict[str, str]:
     versions |= {
         f"torch_tensorrt for {flavour.name}": flavour.torch_tensorrt_version or "not installed" for flavour in found
     }
-    return versions | {"flavour in use": _try(lambda: flavours.detect().name)}
+    return versions | {"flavour in use": _try(_flavour_in_use)}
+
+
+def _flavour_in_use() -> str:
+    flavour = flavours.detect()
+    reason = flavours.unsupported(flavour)
+    return f"{flavour.name}; warning: {reason}; {flavours.ANY_VARIABLE}=1 accepts it" if reason else flavour.name
 
 
 # GPUs and libraries
@@ -226,7 +232,7 @@ def _build_elsewhere() -> str:
     flavour = flavours.detect()
     if not flavour.kind.builds_without_gpu:
         raise _Missing(
-            f"{flavour.name} builds for the GPU of this machine alone", flavours.KINDS["tensorrt_rtx"].install
+            f"{flavour.name} builds for the GPU of this machine alone", flavours.KINDS["tensorrt_rtx"].remedy
         )
     _need_builder(flavour)
     return f"{flavour.name} {flavour.version}: {', '.join(cross_targets(flavour))}"

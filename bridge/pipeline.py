@@ -23,6 +23,7 @@ from bridge.code_key import NoKeyError
 from bridge.config import Config
 from bridge.converters import Conversion, own_conversion, refresh
 from bridge.errors import BuildError, ExportError
+from bridge.linear_time import in_linear_time
 from bridge.lowering import Choice, choose
 from bridge.lowering_memory import Measurement
 from bridge.lowerings import NATIVE
@@ -80,7 +81,8 @@ class Session:
         """
         with contextlib.ExitStack() as stack:
             quiets = (quiet.quiet_logs(), quiet.quiet_copies())
-            for within in (compile_lock, *quiets, gpu.without_gpu(), of_any_channels(), of_any_extents()):
+            patched = (gpu.without_gpu(), of_any_channels(), of_any_extents(), in_linear_time())
+            for within in (compile_lock, *quiets, *patched):
                 stack.enter_context(within)
             stack.enter_context(own_conversion(self.flavour))
             yield

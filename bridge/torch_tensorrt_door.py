@@ -123,7 +123,7 @@ def _flavour(stack: contextlib.ExitStack) -> Flavour | None:
     try:
         flavour = detect()
         if flavour.torch_tensorrt_version is None:
-            raise FlavourError(f"{flavour.kind.torch_tensorrt} is not installed; {flavour.kind.install}")
+            raise FlavourError(f"{flavour.kind.torch_tensorrt} is not installed; {flavour.kind.remedy}")
         stack.enter_context(importing(flavour))
     except FlavourError as error:
         logger.warning("torch_tensorrt will not convert bridge's ops: %s", error)

@@ -27,8 +27,9 @@ _INTRODUCTION = """# Results
 <!-- Written by docs/generate_results.py: change what it reads, and run it. -->
 
 Every table names its GPU, date and versions. The engines on the H200 ran with **TensorRT-RTX 1.6.1.120** and the ONNX
-parser of 1.7.1.116. TensorRT-RTX 1.7.1 loads no engine on that GPU, and bridge itself does not accept that mix of
-versions. No GPU that TensorRT-RTX 1.7.1 supports was at hand. How things are measured: [Measuring](measuring.md).
+parser of 1.7.1.116. TensorRT-RTX 1.7.1 loads no engine on that GPU ("does not support this compute capability"). bridge
+accepts the older version only with `BRIDGE_ANY_TENSORRT=1`. No GPU that TensorRT-RTX 1.7.1 supports was at hand. How
+things are measured: [Measuring](measuring.md).
 """
 _COLUMNS = ("workload", "dtype", "µs", "cold", "% of floor", "error", "PyTorch's", "peers")
 _OPS = """

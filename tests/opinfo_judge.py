@@ -13,6 +13,7 @@ from unittest import mock
 import torch
 from layer_interpreter import Undefined
 from opinfo_pruning import leaving_out, named_cases
+from opinfo_rounding import tf32_errors
 from opinfo_samples import MARKS, Case, dimensions, grown
 from oracle import assert_same, interpreted
 from torch import Tensor
@@ -136,11 +137,25 @@ class Judge:
                     for case, tensors in zip(cases, given, strict=True)
                 ]
             found = self._call(compiled, [tensor.clone() for tensors in given for tensor in tensors])
-            for place, pair in enumerate(zip(found, expected, strict=True)):
-                if outcomes[place][0] == RIGHT and (difference := _difference(*pair, self.engines)):
+            for place, (case, mine, theirs) in enumerate(zip(cases, found, expected, strict=True)):
+                if outcomes[place][0] == RIGHT and (difference := self._difference(case, given[place], mine, theirs)):
                     extents = [tuple(tensor.shape) for tensor in given[place]]
                     outcomes[place] = WRONG, f"{difference} of inputs {extents}"
         return outcomes
+
+    def _difference(self, case: Case, inputs: Sequence[Tensor], found: Any, expected: Any) -> str:
+        """How a result differs from PyTorch's."""
+        errors = tf32_errors(case.model, inputs, expected) if self.engines else None
+        try:
+            mine, theirs = pytree.tree_flatten(found), pytree.tree_flatten(expected)
+            assert mine[1] == theirs[1], f"{mine[1]}, expected {theirs[1]}"
+            for place, pair in enumerate(zip(mine[0], theirs[0], strict=True)):
+                rtol, atol = _TOLERANCES.get(getattr(pair[1], "dtype", None), (0.0, 0.0))
+                mine_then, theirs_then = (case.promised(inputs, place, leaf) for leaf in pair)
+                assert_same(mine_then, theirs_then, rtol=rtol, atol=atol + (errors[place] if errors else 0.0))
+        except AssertionError as error:
+            return str(error)
+        return ""
 
     def _call(self, compiled: Any, inputs: list[Tensor]) -> Any:
         if not self.engines:
@@ -194,18 +209,3 @@ def _outcome_of(error: Exception) -> str:
     if isinstance(error, NotImplementedError) and "the interpreter has no" in str(error):
         return LACKS
     return WRONG if isinstance(error, (Undefined, AssertionError)) else RAW
-
-
-def _difference(found: Any, expected: Any, rounded: bool) -> str:
-    """How a result differs from PyTorch's; rounded: TensorRT may compute products with fewer bits."""
-    try:
-        mine, theirs = pytree.tree_flatten(found), pytree.tree_flatten(expected)
-        assert mine[1] == theirs[1], f"{mine[1]}, expected {theirs[1]}"
-        for pair in zip(mine[0], theirs[0], strict=True):
-            rtol, atol = _TOLERANCES.get(getattr(pair[1], "dtype", None), (0.0, 0.0))
-            if rounded and rtol:
-                rtol, atol = max(rtol, 1e-2), max(atol, 1e-2)
-            assert_same(*pair, rtol=rtol, atol=atol)
-    except AssertionError as error:
-        return str(error)
-    return ""

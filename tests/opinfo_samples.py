@@ -14,12 +14,11 @@ from torch.utils import _pytree as pytree
 
 # Their results are random, unset, or a property of the tensor object; or they need another device.
 _LEFT_OUT = ("empty", "new_empty", "jiterator", "rand", "normal", "resize_", "hash_tensor", "to_sparse", "item")
-_ANY_ORDER = ("argsort", "sort", "topk", "msort", "kthvalue")  # of equal values
-_ONCE = (
-    "bucketize",
-    "searchsorted",
-    "kthvalue",
-)  # of values in order, or of no two equal ones: larger samples repeat them
+# Of equal values any may come first: where in the arguments after the tensor the dimension stands along which
+# indices, the last of the results, are counted.
+_ANY_ORDER = {"argsort": 0, "sort": 0, "topk": 1, "kthvalue": 1, "median": 0, "nanmedian": 0}
+# Of values in order, or written to no place twice: larger samples repeat their elements.
+_ONCE = ("bucketize", "searchsorted", "scatter", "index_copy", "put")
 _UNPOOLED = "nn.functional.max_unpool"
 _PER_DTYPE = {torch.float32: 8, torch.int64: 3, torch.float16: 1, torch.bool: 1}
 
@@ -46,11 +45,23 @@ class Case:
     dynamic: bool
     model: "Call"
     inputs: tuple[Tensor, ...]
+    places: tuple[int, int] | None = None  # a leaf of the result that holds indices of values in any order; their dim
 
     @property
     def name(self) -> str:
         kind = ("dynamic" if self.dynamic else "static") + (" weights" if self.constants else "")
         return f"{self.operator} {str(self.dtype).removeprefix('torch.')} #{self.index} {kind}"
+
+    def promised(self, inputs: Sequence[Tensor], place: int, leaf: Any) -> Any:
+        """Of a leaf of the result what PyTorch promises: of indices, the values there, and that no two are equal."""
+        x = inputs[0]
+        if self.places is None or place != self.places[0] or not x.dim():
+            return leaf
+        dim = self.places[1]
+        places = leaf if leaf.dim() == x.dim() else leaf.unsqueeze(dim)
+        assert bool(((places >= 0) & (places < x.shape[dim])).all()), f"an index outside {x.shape[dim]} elements"
+        once = bool((places.sort(dim).values.diff(dim=dim) != 0).all())
+        return x.gather(dim, places), leaf.dtype, once
 
 
 class Call(torch.nn.Module):
@@ -90,7 +101,7 @@ def cases(op: Any, most: int | None = None, dtypes: Sequence[torch.dtype] | None
     """The cases of an operator. most: of samples of a dtype, spread over all that there are."""
     supported = op.supported_dtypes("cpu")
     for dtype in dtypes or _PER_DTYPE:
-        if dtype not in supported or (not dtype.is_floating_point and op.full_name in _ANY_ORDER):
+        if dtype not in supported:
             continue
         torch.manual_seed(0)
         samples = list(_samples(op, dtype))
@@ -131,7 +142,17 @@ def _of_sample(op: Any, dtype: torch.dtype, index: int, sample: Any) -> Iterator
             return
         for dynamic in (False, True):
             if not dynamic or any(tensor.dim() and tensor.shape[0] > 1 for tensor in inputs):
-                yield Case(op.full_name, dtype, index, constants, dynamic, model, inputs)
+                yield Case(op.full_name, dtype, index, constants, dynamic, model, inputs, _places(op.full_name, sample))
+
+
+def _places(name: str, sample: Any) -> tuple[int, int] | None:
+    """Case.places of an operator."""
+    if name not in _ANY_ORDER or sample.kwargs.get("stable"):
+        return None
+    given = sample.args[_ANY_ORDER[name] :]
+    if name.endswith("median") and not given and "dim" not in sample.kwargs:  # of all elements: no index
+        return None
+    return int(name != "argsort"), given[0] if given else sample.kwargs.get("dim", -1)
 
 
 def _own(leaf: Any) -> Any:

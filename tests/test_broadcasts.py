@@ -175,3 +175,17 @@ def test_weights_are_expanded_to_a_dynamic_batch():
         for batch in (2, 5):
             images = torch.randn(batch, 3, 4)
             assert_same(compiled(images), model(images))
+
+
+class Empty(nn.Module):
+    """No images beside weights of another rank, which torch_tensorrt repeats, and what has elements."""
+
+    def forward(self, x):
+        return x * torch.ones(8, 4), x > torch.zeros(4), nn.functional.adaptive_avg_pool1d(x, 3), x.sum(0).sigmoid()
+
+
+def test_empty_operands_of_another_rank():
+    model, x = Empty().eval(), torch.randn(0, 8, 4)
+    assert bridge.compile(model, (x,), target="sm86", cache=False).file.engine
+    with interpreted():
+        assert_same(ahead(model, (x,))(x), model(x))

@@ -150,7 +150,7 @@ def flood(options):
     print("x" * 10_000_000)
     return 0
 
-cli._COMMANDS["ops"] = (cli._add_ops, flood, "", "")
+cli._COMMANDS["ops"] = (cli._add_ops, flood, "")
 sys.exit(cli.main(["ops"]))
 """
 
@@ -167,7 +167,7 @@ def test_a_bug_is_reported_in_a_line_and_traced_with_debug(capsys, monkeypatch):
     def fail(options):
         raise ZeroDivisionError("one over none")
 
-    monkeypatch.setitem(cli._COMMANDS, "ops", (cli._add_ops, fail, "", ""))
+    monkeypatch.setitem(cli._COMMANDS, "ops", (cli._add_ops, fail, ""))
     assert run(capsys, "ops") == (
         1,
         "",

@@ -93,3 +93,24 @@ def test_operators_are_taken_apart_on_the_device_of_their_tensors(model: Any, ar
     taken_apart = decomposing.decomposed(export(model().to("meta").eval(), args, None, None))
     values = {node: node.meta.get("val") for node in taken_apart.graph.nodes}
     assert [node for node, value in values.items() if isinstance(value, Tensor) and value.device.type != "meta"] == []
+
+
+class _CutTwice(torch.nn.Module):
+    """x [n, 4]; where n may be 1 the first two rows are an extent that torch makes up."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.clone()
+        y[1:3] = 2
+        return y[:2]
+
+
+def test_an_extent_that_torch_loses_asks_for_a_larger_bound() -> None:
+    x = torch.randn(5, 4)
+    with interpreted():
+        with pytest.raises(BuildError, match="the dynamic dimensions a larger lower bound\n") as caught:
+            ahead(_CutTwice().eval(), (x,), ({0: torch.export.Dim("rows", min=1, max=8)},))
+        assert "unbacked" not in str(caught.value)
+        compiled = ahead(_CutTwice().eval(), (x,), ({0: torch.export.Dim("rows", min=2, max=8)},))
+        for rows in (2, 3, 7):
+            given = torch.randn(rows, 4)
+            assert torch.equal(compiled(given), _CutTwice()(given))

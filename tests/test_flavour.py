@@ -1,6 +1,7 @@
 """Which TensorRT is found, what importing it changes, and what is put back."""
 
 import ctypes
+import importlib.metadata
 import logging
 import os
 import subprocess
@@ -13,6 +14,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
+from bridge import doctor
 from bridge.errors import FlavourError, TargetError
 from bridge.tensorrt import flavour, gpu, quiet, shims, soname
 from bridge.tensorrt.target import cross_targets, resolve_target
@@ -25,6 +27,7 @@ def install(monkeypatch, **versions):
     """Pretends that exactly these distributions are installed."""
     names = {name.replace("_", "-"): version for name, version in versions.items()}
     monkeypatch.setattr(flavour, "_version", names.get)
+    monkeypatch.delenv(flavour.ANY_VARIABLE, raising=False)
 
 
 def test_import_bridge_imports_no_tensorrt():
@@ -78,6 +81,44 @@ def test_no_usable_flavour_is_an_error_with_a_command(monkeypatch, installed, as
     assert text in str(caught.value) and "pip install" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("torch_version", "expected"),
+    [
+        (None, 'pip install "torch-tensorrt-rtx==2.11.*" "tensorrt-rtx==1.7.1.116"'),
+        ("2.11.0+cu130", 'pip install "torch-tensorrt-rtx==2.11.*" "tensorrt-rtx==1.7.1.116"'),
+        ("2.12.0", 'then pip install --no-deps "torch-tensorrt-rtx==2.12.*"'),
+        ("2.14.1", 'then pip install --no-deps "torch-tensorrt-rtx==2.14.*"'),
+        ("2.15.0", 'then pip install --no-deps "torch-tensorrt-rtx==2.14.*"'),
+    ],
+)
+def test_what_to_install_depends_on_torch(monkeypatch, torch_version, expected):
+    install(monkeypatch, torch=torch_version)
+    with pytest.raises(FlavourError) as caught:
+        flavour.detect()
+    assert str(caught.value).endswith(expected)
+    assert "tensorrt-rtx==1.7.1.116" in str(caught.value)
+
+
+def test_a_switch_accepts_a_tensorrt_that_is_too_old_with_a_warning(monkeypatch, caplog):
+    install(monkeypatch, tensorrt_rtx="1.6.1.120")
+    flavour._warn_once.cache_clear()
+    monkeypatch.setenv(flavour.ANY_VARIABLE, "0")
+    with pytest.raises(FlavourError, match=r"too old.*; to try it all the same, set BRIDGE_ANY_TENSORRT=1"):
+        flavour.detect()
+    monkeypatch.setenv(flavour.ANY_VARIABLE, "1")
+    assert flavour.detect() == flavour.detect() == flavour.Flavour("tensorrt_rtx", "1.6.1.120", None)
+    warning = "tensorrt_rtx 1.6.1.120 is too old: bridge needs 1.7 or later; used all the same, because"
+    assert [record.getMessage().startswith(warning) for record in caplog.records] == [True]
+    assert doctor.examine().versions["flavour in use"].startswith("tensorrt_rtx; warning: tensorrt_rtx 1.6.1")
+
+
+def test_a_switch_that_is_neither_0_nor_1_is_an_error(monkeypatch):
+    install(monkeypatch, tensorrt_rtx="1.6.1.120")
+    monkeypatch.setenv(flavour.ANY_VARIABLE, "yes")
+    with pytest.raises(FlavourError, match="BRIDGE_ANY_TENSORRT is 'yes', expected 1"):
+        flavour.detect()
+
+
 def test_conversion_without_torch_tensorrt_is_an_error():
     lone = flavour.Flavour("tensorrt_rtx", "1.7.1", None)
     with pytest.raises(FlavourError, match=r"torch-tensorrt-rtx is not installed; pip install"):
@@ -99,7 +140,8 @@ def test_release_reads_the_numbers_of_a_version():
             ["hide_plugin_package", "add_algorithm_selector", "add_dtype_setter", "keep_dtypes_in_where"],
         ),
         ("tensorrt_rtx", (2, 12, 1), ["add_dtype_setter", "keep_dtypes_in_where"]),
-        ("tensorrt_rtx", (2, 14, 0), []),
+        ("tensorrt_rtx", (2, 14, 0), ["hide_cpp_runtime"]),
+        ("tensorrt", (2, 14, 0), []),
         ("tensorrt", (2, 11, 0), ["keep_dtypes_in_where"]),
     ],
 )
@@ -125,6 +167,38 @@ def test_plugin_package_is_hidden_only_during_the_import(monkeypatch):
     assert sys.modules["tensorrt.plugin"] is None
     undo()
     assert "tensorrt.plugin" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("text", "version", "other"),
+    [
+        ('__tensorrt_rtx_version__ = "1.6.1"', "1.7.1.116", "1.6.1"),
+        ('__tensorrt_rtx_version__ = "1.7.0.3"', "1.7.1.116", None),
+        ('__tensorrt_rtx_version__ = "1.1.0"', "1.10.0", "1.1.0"),
+        ('__version__ = "2.14.0"', "1.7.1.116", None),
+    ],
+)
+def test_which_rtx_a_cpp_runtime_was_made_for(monkeypatch, tmp_path, text, version, other):
+    (tmp_path / "torch_tensorrt").mkdir()
+    (tmp_path / "torch_tensorrt" / "_version.py").write_text(text)
+    distribution = types.SimpleNamespace(locate_file=tmp_path.joinpath)
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: distribution)
+    assert shims.other_rtx(version) == other
+
+
+def test_a_cpp_runtime_for_another_rtx_is_not_found_during_the_import(monkeypatch, tmp_path):
+    library, other = (tmp_path / "torch_tensorrt" / "lib" / name for name in ("libtorchtrt_runtime.so", "libother.so"))
+    library.parent.mkdir(parents=True)
+    library.touch(), other.touch()
+    monkeypatch.delitem(sys.modules, "torch_tensorrt._features", raising=False)
+    trt = types.SimpleNamespace(__version__="1.7.1")
+    monkeypatch.setattr(shims, "other_rtx", lambda version: None)
+    assert shims.hide_cpp_runtime(trt) is None
+    monkeypatch.setattr(shims, "other_rtx", lambda version: "1.6.1")
+    undo = shims.hide_cpp_runtime(trt)
+    assert not os.path.isfile(str(library)) and os.path.isfile(str(other))  # noqa: PTH113 (as torch_tensorrt asks)
+    undo()
+    assert os.path.isfile(str(library))  # noqa: PTH113
 
 
 def test_torch_cuda_is_stubbed_only_without_a_gpu_and_put_back(monkeypatch):

@@ -29,6 +29,7 @@ OF_FAMILY = {
     "Mixtral": {"num_local_experts": 4},
     "Qwen3Moe": {"num_experts": 5, "moe_intermediate_size": 12, "head_dim": 8},
     "Olmoe": {"num_experts": 4},
+    "GptOss": {"num_local_experts": 4, "head_dim": 8, "sliding_window": 4},
 }
 
 
@@ -71,7 +72,9 @@ class Logits(torch.nn.Module):
         return self.model(ids, use_cache=False).logits
 
 
-@pytest.mark.parametrize(("family", "dynamic_shapes"), [("Mixtral", ({1: LENGTH},)), ("Qwen3Moe", None)])
+@pytest.mark.parametrize(
+    ("family", "dynamic_shapes"), [("Mixtral", ({1: LENGTH},)), ("Qwen3Moe", None), ("GptOss", None)]
+)
 def test_mixtures_of_transformers(family, dynamic_shapes):
     model = Logits(family).eval()
     with oracle.interpreted():
@@ -81,8 +84,9 @@ def test_mixtures_of_transformers(family, dynamic_shapes):
             oracle.assert_same(compiled(ids), model(ids), rtol=1e-4, atol=1e-4)
 
 
-def test_a_mixture_by_torch_compile():
-    model, ids = Logits("Olmoe").eval(), torch.randint(30, (1, 7))
+@pytest.mark.parametrize("family", ["Olmoe", "GptOss"])
+def test_a_mixture_by_torch_compile(family):
+    model, ids = Logits(family).eval(), torch.randint(30, (1, 7))
     torch._dynamo.reset()
     with oracle.interpreted():
         oracle.assert_same(oracle.just_in_time(model)(ids), model(ids), rtol=1e-4, atol=1e-4)

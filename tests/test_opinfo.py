@@ -1,5 +1,6 @@
 """A part of torch's OpInfo samples against PyTorch, static and dynamic; opinfo_sweep.py runs them all."""
 
+import dataclasses
 from collections.abc import Iterator
 
 import pytest
@@ -72,3 +73,38 @@ def test_one_refusal_spares_the_others_of_its_model() -> None:
     chosen = [Case(str(k), torch.float32, 0, False, False, model, (torch.eye(3),)) for k, model in enumerate(models)]
     assert {each.operator: each.outcome for each in Judge().judge(chosen)} == {"0": RIGHT, "1": REFUSED}
     assert UNBUILT not in {each.outcome for each in Judge().judge(chosen)}
+
+
+def test_equal_values_may_be_in_any_order(monkeypatch: pytest.MonkeyPatch, table: dict[str, object]) -> None:
+    x = torch.tensor([[2.0, 1.0, 2.0, 1.0]])
+    found = next(case for case in cases(table["argsort"], 1, [torch.float32]))
+    case = dataclasses.replace(found, model=Call(torch.argsort, ((x,), {}), False), inputs=(x,), places=(0, -1))
+    judge, expected = Judge(), torch.tensor([[1, 3, 0, 2]])
+    assert not judge._difference(case, (x,), torch.tensor([[3, 1, 2, 0]]), expected)
+    for wrong in ([[3, 0, 2, 1]], [[3, 3, 2, 0]], [[1, 3, 0, 4]]):
+        assert judge._difference(case, (x,), torch.tensor(wrong), expected), wrong
+    chosen = [case for name in ("argsort", "kthvalue", "topk", "sort", "median") for case in cases(table[name], 3)]
+    assert {case.dtype for case in chosen} >= {torch.int64, torch.float16} and all(case.places for case in chosen[:3])
+
+
+def _tf32(x: torch.Tensor) -> torch.Tensor:
+    """Cut off after 10 bits of mantissa."""
+    return (x.view(torch.int32) & ~0x1FFF).view(torch.float32)
+
+
+def test_engines_may_round_products_alone() -> None:
+    a, b = torch.randn(2, 64, 64, generator=torch.Generator().manual_seed(0)) * 30
+    products = {
+        "product": lambda a, b: a @ b,
+        "chain": lambda a, b: a @ (b @ a),
+        "sum at indices": lambda a, b: b.index_add(0, torch.arange(64) % 7, a * 30),
+    }
+    engines = Judge(engines=True)
+    for name, product in products.items():
+        case = Case(name, torch.float32, 0, False, False, Call(product, ((a, b), {}), False), (a, b))
+        expected, rounded = product(a, b), product(_tf32(a), _tf32(b))
+        assert not engines._difference(case, (a, b), rounded, expected), name
+        assert Judge()._difference(case, (a, b), rounded, expected), name
+        assert engines._difference(case, (a, b), expected + 0.05 * expected.abs().max(), expected), name
+    case = Case("add", torch.float32, 0, False, False, Call(torch.add, ((a, b), {}), False), (a, b))
+    assert engines._difference(case, (a, b), _tf32(a) + _tf32(b), a + b)

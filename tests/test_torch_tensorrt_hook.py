@@ -12,6 +12,7 @@ import pytest
 from bridge import torch_tensorrt_door as door
 from bridge.errors import BridgeError
 from bridge.foreign import FOREIGN
+from bridge.tensorrt import flavour
 
 needs_torch_tensorrt = pytest.mark.skipif(find_spec("torch_tensorrt") is None, reason="needs torch_tensorrt")
 
@@ -82,6 +83,34 @@ def test_torch_tensorrt_may_be_imported_first():
 
 
 @needs_torch_tensorrt
+@pytest.mark.parametrize("first", ["bridge", "torch_tensorrt"])
+def test_a_cpp_runtime_that_is_chosen_at_import_is_one_for_this_rtx(first):
+    code = """
+    import bridge, torch
+    from bridge.tensorrt import flavour, shims
+    from bridge import torch_tensorrt_door as door
+    here = flavour.detect()
+    other = shims.other_rtx(here.version) if here.name == "tensorrt_rtx" else None
+    if sys.argv[1] == "torch_tensorrt":
+        door.unregister()
+        shims.SHIMS = tuple(shim for shim in shims.SHIMS if shim.apply is not shims.hide_cpp_runtime)
+    torch_tensorrt = here.torch_tensorrt()
+    door.register()
+    chosen = not hasattr(torch_tensorrt.dynamo.runtime, "PythonTorchTensorRTModule")
+    cpp = torch_tensorrt.ENABLED_FEATURES.torch_tensorrt_runtime
+    messages = [record.getMessage() for record in records]
+    print(json.dumps([chosen and other is not None, cpp, messages]))
+    """
+    mismatch, cpp, messages = run(code, first)
+    if not mismatch:
+        assert messages == []
+    elif first == "bridge":
+        assert not cpp and messages == []
+    else:
+        assert cpp and len(messages) == 1 and "import bridge before torch_tensorrt" in messages[0]
+
+
+@needs_torch_tensorrt
 def test_unregister_puts_back_everything_and_register_comes_again():
     code = """
     import torch, bridge
@@ -132,6 +161,7 @@ def test_models_without_bridges_ops_are_converted_as_without_bridge():
     import torch
     from torch import nn
     from bridge.tensorrt import flavour, gpu, inventory
+    from bridge import pipeline
     from bridge import torch_tensorrt_door as door
     door.unregister()
     torch_tensorrt = flavour.detect().torch_tensorrt()
@@ -147,11 +177,10 @@ def test_models_without_bridges_ops_are_converted_as_without_bridge():
 
     def layers():
         from torch_tensorrt.dynamo.conversion import TRTInterpreter, DYNAMO_CONVERTERS
-        from torch_tensorrt.dynamo._settings import CompilationSettings
         from torch_tensorrt.dynamo.lowering import get_decompositions, post_lowering
         torch.manual_seed(0)
         with gpu.without_gpu():
-            settings = CompilationSettings(use_explicit_typing=True)
+            settings = pipeline._conversion_settings()
             program = torch.export.export(Plain().eval(), (torch.randn(2, 3, 8, 8),))
             module = post_lowering(program.run_decompositions(get_decompositions()).module(), settings)
             interpreter = TRTInterpreter(module, [torch_tensorrt.Input((2, 3, 8, 8))], compilation_settings=settings)
@@ -175,9 +204,10 @@ def test_bridges_own_conversion_leaves_torch_tensorrt_as_it_was():
     import torch
     from bridge import converters, native
     from bridge import torch_tensorrt_door as door
-    from bridge.tensorrt import flavour
+    from bridge.tensorrt import flavour, shims
     from bridge.tensorrt.attention import SDPA
     found = flavour.detect()
+    needed = any(shim.own for shim in shims.shims_for(found.name, flavour.release(found.torch_tensorrt_version)))
     found.torch_tensorrt()
     door.register()
     from torch_tensorrt.dynamo.conversion import DYNAMO_CONVERTERS
@@ -187,7 +217,7 @@ def test_bridges_own_conversion_leaves_torch_tensorrt_as_it_was():
     with converters.own_conversion(found), converters.own_conversion(found):
         DYNAMO_CONVERTERS.set_compilation_settings(object.__new__(type("Settings", (), {"torch_executed_ops": set()})))
         inside = DYNAMO_CONVERTERS.get_unvalidated(SDPA)[0].__module__
-        shimmed = ops.promote_trt_tensors_to_same_dtype is not theirs
+        shimmed = (ops.promote_trt_tensors_to_same_dtype is not theirs) == needed
     restored = state() == before and DYNAMO_CONVERTERS.compilation_settings is settings
     outside = DYNAMO_CONVERTERS.get_unvalidated(SDPA)[0].__module__
     print(json.dumps([inside, shimmed, restored, outside.split(".")[0]]))
@@ -239,6 +269,7 @@ def test_what_bridge_does_not_support_is_left_alone_with_a_warning(tmp_path, bro
 
 def test_cross_compile_needs_bridge_registered(monkeypatch):
     if find_spec("torch_tensorrt"):
+        flavour.detect().torch_tensorrt()  # whose import registers bridge
         monkeypatch.setattr(door, "_changes", None)
         with pytest.raises(BridgeError, match=r"call bridge\.register\(\)"), door.cross_compile("sm86"):
             pass

@@ -380,9 +380,26 @@ def test_single_ways_are_measured(tmp_path, capsys):
     assert "invalid choice: 'onnx'" in capsys.readouterr().err
 
 
+def test_scripts_are_beside_the_package_or_in_it(tmp_path, monkeypatch):
+    package = tmp_path / "site" / "bridge"
+    monkeypatch.setattr(entries.bridge, "__file__", str(package / "__init__.py"))
+    monkeypatch.setattr(entries, "__file__", str(package / "zoo" / "entries.py"))
+    with pytest.raises(entries.ZooError, match=r"no model scripts in .*site/models or .*zoo/models; --models names"):
+        entries.folder()
+    (tmp_path / "site" / "models").mkdir(parents=True)  # of another package
+    installed, beside = package / "zoo" / "models", tmp_path / "site" / "models"
+    installed.mkdir(parents=True)
+    (installed / "common.py").touch()
+    assert entries.folder() == installed
+    (beside / "common.py").touch()
+    assert entries.folder() == beside
+
+
 def test_command_line(capsys):
     assert cli.main(["zoo", "--list", "--filter", "detr", "no such"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    captured = capsys.readouterr()
+    assert f"scripts in {entries.folder()}" in captured.err
+    lines = captured.out.splitlines()
     assert [line.partition(":")[0] for line in lines] == ["deformable_detr", "rt_detr"] and "--hidden 32" in lines[0]
     assert cli.main(["zoo", "--filter", "nothing"]) == 1
     assert "no model's name holds 'nothing'" in capsys.readouterr().err

@@ -5,6 +5,7 @@ slices of stride 0. TensorRT-RTX 1.7.1 fails to build some networks of such slic
 or utils.cpp, seen for GPT-2 and Swin. Extents of 1 mean the same to the layers that read them.
 """
 
+import functools
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -28,6 +29,21 @@ def drop_repeats(trt: ModuleType, network: Any) -> None:
                 if not repeated or not axes_of(layer, place) >= repeated:
                     break
                 layer.set_input(place, source.get_input(0))
+
+
+def of_empty_operands(original: Callable[..., Any]) -> Callable[..., Any]:
+    """torch_tensorrt's repetition of operands of different ranks, which takes the larger of 0 and 1 for the extent of
+    both; where there is an extent of 0, only the ranks are made equal."""
+
+    @functools.wraps(original)
+    def broadcast_to_same_shape(ctx: Any, target: Any, source_ir: Any, name: str, lhs: Any, rhs: Any) -> Any:
+        if 0 not in (*lhs.shape, *rhs.shape):
+            return original(ctx, target, source_ir, name, lhs, rhs)
+        from torch_tensorrt.dynamo.conversion.converter_utils import broadcast
+
+        return broadcast(ctx, lhs, rhs, f"{name}_lhs", f"{name}_rhs")
+
+    return broadcast_to_same_shape
 
 
 def _repeated(trt: ModuleType, layer: Any) -> set[int]:

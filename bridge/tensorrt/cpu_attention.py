@@ -5,6 +5,7 @@ PyTorch takes scaled_dot_product_attention apart into an operator of the device.
 
 import contextlib
 import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -38,12 +39,15 @@ def converted() -> Iterator[None]:
 
 
 def _written_out(original: Callable[..., dict[Any, Any]]) -> Callable[..., dict[Any, Any]]:
+    signature = inspect.signature(original)
+
     @functools.wraps(original)
-    def get_decompositions(
-        enable_experimental_decompositions: bool = False, decompose_attention: bool = False
-    ) -> dict[Any, Any]:
-        ours = {FLASH_ON_CPU: _flash} if decompose_attention else {}
-        return {**original(enable_experimental_decompositions, decompose_attention), **ours}
+    def get_decompositions(*args: Any, **kwargs: Any) -> dict[Any, Any]:
+        table, asked = original(*args, **kwargs), signature.bind(*args, **kwargs).arguments
+        if not asked.get("decompose_attention"):
+            return table
+        # Since 2.14 the setting use_fp32_acc reaches attention that is written out.
+        return {**table, FLASH_ON_CPU: _flash_in_float32 if asked.get("use_fp32_acc") else _flash}
 
     return get_decompositions
 
@@ -62,6 +66,14 @@ def _flash(
     grouped = query.shape[1] != key.shape[1]
     result = attention(query, key, value, attn_mask, is_causal=is_causal, scale=scale, enable_gqa=grouped)
     return result, query.new_zeros(query.shape[:-1])
+
+
+def _flash_in_float32(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    """The same, of float16 tensors with scores and sums in float32."""
+    if query.dtype != torch.float16:
+        return _flash(query, key, value, *args, **kwargs)
+    result, second = _flash(query.float(), key.float(), value.float(), *args, **kwargs)
+    return result.to(query.dtype), second
 
 
 def _fits(node: Node, settings: Any = None) -> bool:

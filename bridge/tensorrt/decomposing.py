@@ -11,6 +11,7 @@ from bridge.errors import BridgeError, BuildError
 from bridge.source import model_line, operator_name
 from bridge.tensorrt.decompositions import decompositions
 
+_LOST = "Pending unbacked symbols"  # how torch says that it has made up an extent, such as that of x[1:3][:2]
 _EXECUTING = re.compile(r"(?:^|\n)\s*While executing %(\w+) : .*", re.S)  # as torch.fx's interpreter ends a message
 
 
@@ -38,6 +39,8 @@ def failures_told(graph: Graph, what: str) -> Iterator[None]:
         found = _EXECUTING.search(text)
         node = _named(graph, found[1]) if found else None
         reason = (text[: found.start()] if found else text).strip() or type(error).__name__
+        if reason.startswith(_LOST):
+            reason = "torch cannot tell an extent of a slice there; give the dynamic dimensions a larger lower bound"
         name, where = ("the model", "") if node is None else (operator_name(node), f"\n  {model_line(node)}")
         raise BuildError(
             f"{name} cannot be {what}: {reason}{where}\nWrite that line with other operations, give it another dtype,"

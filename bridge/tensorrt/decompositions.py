@@ -13,6 +13,7 @@ from bridge.tensorrt.attention import SDPA
 from bridge.tensorrt.bounds import known_equal
 from bridge.tensorrt.cumulative import CUMSUM, cumsum
 from bridge.tensorrt.indexing import INDEX, index
+from bridge.tensorrt.integer_arithmetic import ARITHMETIC
 from bridge.tensorrt.promotion import promoted
 
 _FLASH_ON_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
@@ -60,6 +61,7 @@ def _ours() -> dict[Any, Callable[..., Any]]:
         _CONVOLUTION: convolution,
         torch.ops.prims.broadcast_in_dim.default: broadcast_in_dim,
         **resizing.by_factors(),
+        **ARITHMETIC,
         CUMSUM: cumsum,
         INDEX: index,
         _SOFTPLUS: softplus,

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import importlib
 import importlib.metadata
+import os
 import re
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from bridge.errors import FlavourError
 from bridge.tensorrt import gpu, import_hook, quiet, shims, soname
 
 TORCH_TENSORRT = "torch_tensorrt"  # the module, whatever the distribution
+ANY_VARIABLE = "BRIDGE_ANY_TENSORRT"  # 1 in the environment accepts versions that bridge does not support
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,15 @@ class Kind:
     builds_without_gpu: bool
     compiles_kernels: bool  # for the GPU that an engine runs on, when it runs
     install: str
+    install_newest: str | None = None  # where torch is newer than that knows, for its version ("2.14")
+
+    @property
+    def remedy(self) -> str:
+        """What installs it, with torch_tensorrt for the torch that is here."""
+        torch, (oldest, newest) = release(_version("torch") or "")[:2], _SECOND_COMMAND
+        if self.install_newest is None or torch < oldest:
+            return self.install
+        return self.install_newest.format(".".join(map(str, min(torch, newest))))
 
 
 KINDS = {
@@ -58,8 +69,15 @@ KINDS = {
         builds_without_gpu=True,
         compiles_kernels=True,
         install='pip install "torch-tensorrt-rtx==2.11.*" "tensorrt-rtx==1.7.1.116"',
+        # Later ones ask for an older TensorRT-RTX than 1.7, so that pip cannot resolve both at once.
+        install_newest=(
+            'pip install "tensorrt-rtx==1.7.1.116" dllist psutil; then pip install --no-deps "torch-tensorrt-rtx=={}.*"'
+        ),
     ),
 }
+
+# The oldest and the newest torch whose torch-tensorrt-rtx is installed by the second command.
+_SECOND_COMMAND = ((2, 12), (2, 14))
 
 
 @dataclass(frozen=True)
@@ -90,20 +108,41 @@ class Flavour:
 def detect(name: str | None = None) -> Flavour:
     """The flavour that torch_tensorrt uses here; without torch_tensorrt, the one that is installed.
 
-    FlavourError: none is installed, it is too old, or it is not `name`, where that is given.
+    FlavourError: none is installed, it is not `name`, where that is given, or it is too old. BRIDGE_ANY_TENSORRT=1 in
+    the environment turns the last into a warning, once in a process.
     """
     found = _chosen()
     if name is not None and name != found.name:
         raise FlavourError(
             f"flavour {name!r} is asked for, but {found.name} {found.version} is in use here; in another environment,"
-            f" {KINDS[name].install}"
+            f" {KINDS[name].remedy}"
         )
-    if release(found.version) < found.kind.since:
-        oldest = ".".join(map(str, found.kind.since))
-        raise FlavourError(
-            f"{found.name} {found.version} is too old: bridge needs {oldest} or later; {found.kind.install}"
-        )
+    reason = unsupported(found)
+    if reason and not _accepts_any():
+        raise FlavourError(f"{reason}; {found.kind.remedy}; to try it all the same, set {ANY_VARIABLE}=1")
+    if reason:
+        _warn_once(f"{reason}; used all the same, because {ANY_VARIABLE} is 1")
     return found
+
+
+def unsupported(flavour: Flavour) -> str | None:
+    """Why bridge does not support this version; None where it does."""
+    if release(flavour.version) >= flavour.kind.since:
+        return None
+    oldest = ".".join(map(str, flavour.kind.since))
+    return f"{flavour.name} {flavour.version} is too old: bridge needs {oldest} or later"
+
+
+def _accepts_any() -> bool:
+    text = os.environ.get(ANY_VARIABLE, "").strip()
+    if text not in ("", "0", "1"):
+        raise FlavourError(f"{ANY_VARIABLE} is {text!r}, expected 1 (accept any TensorRT) or 0")
+    return text == "1"
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    log.logger.warning(text)
 
 
 def installed() -> list[Flavour]:
@@ -135,7 +174,7 @@ def _chosen() -> Flavour:
 
 
 def _ways(kinds: dict[str, Kind]) -> str:
-    return "install " + ", or ".join(f"{name}: {kind.install}" for name, kind in kinds.items())
+    return "install " + ", or ".join(f"{name}: {kind.remedy}" for name, kind in kinds.items())
 
 
 def _first_version(distributions: tuple[str, ...]) -> str | None:
@@ -157,7 +196,7 @@ def _import_trt(flavour: Flavour) -> ModuleType:
             trt = importlib.import_module(flavour.name)
         except ImportError as error:
             raise FlavourError(
-                f"{flavour.name} {flavour.version} does not import: {error}; {flavour.kind.install}"
+                f"{flavour.name} {flavour.version} does not import: {error}; {flavour.kind.remedy}"
             ) from error
         if flavour.name == "tensorrt_rtx":
             _provide_parser_name(flavour)
@@ -209,7 +248,7 @@ def _check_temporary_folder() -> None:
 @functools.cache
 def _import_torch_tensorrt(flavour: Flavour) -> ModuleType:
     if flavour.torch_tensorrt_version is None:
-        raise FlavourError(f"{flavour.kind.torch_tensorrt} is not installed; {flavour.kind.install}")
+        raise FlavourError(f"{flavour.kind.torch_tensorrt} is not installed; {flavour.kind.remedy}")
     flavour.trt()
     _check_temporary_folder()
     try:
@@ -226,4 +265,4 @@ def _import_torch_tensorrt(flavour: Flavour) -> ModuleType:
             return importlib.import_module(TORCH_TENSORRT)
     except Exception as error:  # torch_tensorrt raises bare Exceptions
         what = f"torch_tensorrt {flavour.torch_tensorrt_version} does not import with {flavour.name} {flavour.version}"
-        raise FlavourError(f"{what}: {error}; {flavour.kind.install}") from error
+        raise FlavourError(f"{what}: {error}; {flavour.kind.remedy}") from error

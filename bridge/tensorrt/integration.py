@@ -20,8 +20,9 @@ from bridge.log import logger
 from bridge.numbers import take_numbers
 from bridge.source import model_line
 from bridge.tensorrt import built, cross, inventory, left_behind, shims
+from bridge.tensorrt.broadcasts import of_empty_operands
 from bridge.tensorrt.calls import find_calls
-from bridge.tensorrt.flavour import TORCH_TENSORRT, Flavour, release
+from bridge.tensorrt.flavour import TORCH_TENSORRT, Flavour
 from bridge.tensorrt.graph_hash import hash_arguments
 from bridge.tensorrt.interpreter import as_declared, with_extents
 from bridge.tensorrt.library import load_library
@@ -46,6 +47,7 @@ def integrate(
     from torch_tensorrt.dynamo._engine_cache import BaseEngineCache
     from torch_tensorrt.dynamo.backend import backends
     from torch_tensorrt.dynamo.conversion import _conversion, _TRTInterpreter
+    from torch_tensorrt.dynamo.conversion.converter_utils import broadcast_to_same_shape
     from torch_tensorrt.dynamo.lowering.passes._aten_lowering_pass import ATEN_POST_LOWERING_PASSES
 
     load_library(flavour.trt(), native.plugin_library())  # engines that are loaded, not built, hold plugins too
@@ -57,6 +59,7 @@ def integrate(
             base: _interpreter_class(base, flavour),
             _conversion.interpret_module_to_result: _interpret(_conversion.interpret_module_to_result),
             _compiler.compile_module: left_behind.watch_partition(_compiler.compile_module),
+            broadcast_to_same_shape: of_empty_operands(broadcast_to_same_shape),
             backends._pretraced_backend: left_behind.watch_backend(_backend(backends._pretraced_backend, record)),
         }
         for original, ours in theirs.items():
@@ -66,9 +69,7 @@ def integrate(
         _add_pass(stack, ATEN_POST_LOWERING_PASSES.passes, _lowering_pass(rewrite))
         get_hash = _hash(BaseEngineCache.get_hash)
         replace(stack, BaseEngineCache, "get_hash", staticmethod(get_hash))
-        if cpp_runtime_crashes(flavour):
-            features = _conversion.ENABLED_FEATURES._replace(torch_tensorrt_runtime=False)
-            replace(stack, _conversion, "ENABLED_FEATURES", features)  # read there to choose the runtime
+        _pass_over_cpp_runtime(stack, flavour)
         return stack.pop_all()
 
 
@@ -100,23 +101,22 @@ def _add_pass(stack: contextlib.ExitStack, passes: list[Any], ours: Callable[...
     stack.callback(remove)
 
 
-def cpp_runtime_crashes(flavour: Flavour) -> bool:
-    """Whether torch_tensorrt's C++ runtime was compiled for another TensorRT-RTX, whose C++ interface is not stable.
+def _pass_over_cpp_runtime(stack: contextlib.ExitStack, flavour: Flavour) -> None:
+    """Takes torch_tensorrt's Python runtime where its C++ one was compiled for another TensorRT-RTX."""
+    made_for = shims.other_rtx(flavour.version)
+    if made_for is None:
+        return
+    from torch_tensorrt.dynamo import runtime
+    from torch_tensorrt.dynamo.conversion import _conversion
 
-    That of 2.11, made for 1.3, ended the process with 1.6.1 (SIGSEGV) when it was given an engine; the Python runtime
-    ran it.
-    """
-    from torch_tensorrt import _version
-
-    made_for = getattr(_version, "__tensorrt_rtx_version__", None)
-    if flavour.name != "tensorrt_rtx" or made_for is None or release(made_for)[:2] == release(flavour.version)[:2]:
-        return False
-    logger.info(
-        "torch_tensorrt's C++ runtime was made for TensorRT-RTX %s, not %s: its engines run by its Python runtime",
-        made_for,
-        flavour.version,
-    )
-    return True
+    mismatch = f"torch_tensorrt's C++ runtime was made for TensorRT-RTX {made_for}, not {flavour.version}"
+    features = _conversion.ENABLED_FEATURES
+    if hasattr(runtime, "PythonTorchTensorRTModule"):  # before 2.13: chosen there, for each engine
+        replace(stack, _conversion, "ENABLED_FEATURES", features._replace(torch_tensorrt_runtime=False))
+    elif features.torch_tensorrt_runtime:  # it is loaded: shims.hide_cpp_runtime came too late
+        logger.warning("%s, and may end the process when an engine runs: import bridge before torch_tensorrt", mismatch)
+        return
+    logger.info("%s: its engines run by its Python runtime", mismatch)
 
 
 def _interpret(original: Callable[..., Any]) -> Callable[..., Any]:

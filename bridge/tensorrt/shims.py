@@ -6,10 +6,14 @@ is left alone.
 
 import contextlib
 import functools
+import importlib.metadata
+import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -62,6 +66,36 @@ def add_dtype_setter(trt: ModuleType) -> None:
     trt.ITensor.dtype = property(dtype.fget, set_dtype)
 
 
+def hide_cpp_runtime(trt: ModuleType) -> Callable[[], Any] | None:
+    """Since 2.13 torch_tensorrt chooses its runtime as it is imported: C++ if the file of that library is there. Where
+    it was made for another TensorRT-RTX (see `other_rtx`) the file is not found, and the Python runtime is chosen."""
+    if "torch_tensorrt._features" in sys.modules or other_rtx(trt.__version__) is None:  # it has chosen, or may choose
+        return None
+    isfile = os.path.isfile
+    os.path.isfile = lambda path: not _CPP_RUNTIME.search(str(path)) and isfile(path)
+    return lambda: setattr(os.path, "isfile", isfile)
+
+
+_CPP_RUNTIME = re.compile(r"torch_tensorrt/lib/libtorchtrt(_runtime)?\.so$")
+
+
+def other_rtx(version: str) -> str | None:
+    """The TensorRT-RTX that torch_tensorrt's C++ runtime was compiled for, where that is not `version`; else None.
+
+    The C++ interface changes from one minor version to the next: the runtime of 2.11, made for 1.3, ended the process
+    with 1.6.1 (SIGSEGV) when it was given an engine. The Python runtime ran it.
+    """
+    try:
+        distribution = importlib.metadata.distribution("torch-tensorrt-rtx")
+        text = Path(str(distribution.locate_file("torch_tensorrt/_version.py"))).read_text()
+    except (importlib.metadata.PackageNotFoundError, OSError):
+        return None
+    found = re.search(r'__tensorrt_rtx_version__ = "(\d+\.\d+)([^"]*)"', text)
+    if found is None or version.startswith(f"{found[1]}."):
+        return None
+    return found[1] + found[2]
+
+
 def keep_dtypes_in_where(trt: ModuleType) -> Callable[[], Any]:
     """torch_tensorrt's converter of aten.where casts two bfloat16 tensors to int32, and two int64 ones too."""
     from torch_tensorrt.dynamo.conversion.impl.condition import ops
@@ -79,10 +113,12 @@ def keep_dtypes_in_where(trt: ModuleType) -> Callable[[], Any]:
 
 
 _RTX, _BOTH = ("tensorrt_rtx",), ("tensorrt", "tensorrt_rtx")
+_ANY = (1_000_000,)  # every later version
 SHIMS = (
     Shim(_RTX, (2, 11), (2, 12), hide_plugin_package),
     Shim(_RTX, (2, 11), (2, 12), add_algorithm_selector),
     Shim(_RTX, (2, 11), (2, 13), add_dtype_setter),
+    Shim(_RTX, (2, 13), _ANY, hide_cpp_runtime),
     Shim(_BOTH, (2, 11), (2, 14), keep_dtypes_in_where, own=True),
 )
 

@@ -50,10 +50,14 @@ class Entry:
 
 
 def folder() -> Path:
-    """models/ beside the package. ZooError: an installed package has none."""
-    found = Path(bridge.__file__).parents[1] / "models"
-    if not found.is_dir():
-        raise ZooError(f"there is no folder {found}; --models names the folder of the scripts, which no wheel holds")
+    """models/ beside the package, or within it where it is installed. ZooError: there is neither."""
+    places = [Path(bridge.__file__).parents[1] / "models", Path(__file__).parent / "models"]
+    found = next((place for place in places if (place / "common.py").is_file()), None)
+    if found is None:
+        raise ZooError(
+            f"there are no model scripts in {' or '.join(map(str, places))}; --models names their folder, which is"
+            " models/ of bridge's sources"
+        )
     return found
 
 

@@ -223,11 +223,11 @@ def _inductor(subject: Subject) -> Row:
 def _torch_tensorrt(subject: Subject) -> Row:
     """torch_tensorrt without bridge's converters: what it has none for runs in PyTorch, between engines."""
     from bridge.tensorrt.flavour import detect
-    from bridge.tensorrt.integration import cpp_runtime_crashes
+    from bridge.tensorrt.shims import other_rtx
 
     flavour = detect()
     torch_tensorrt = flavour.torch_tensorrt()
-    python = cpp_runtime_crashes(flavour)
+    python = other_rtx(flavour.version) is not None
     bridge.unregister()
     try:
         with subject.turns.working():
