@@ -6,7 +6,7 @@ A comment right before a block says what is special about it:
     <!-- evaluated on the CPU -->      engines are evaluated on the CPU, for a GPU that is not here
     <!-- exit code: 3 -->              of the command in a shell block
     <!-- file: NAME -->                it is written to that file, in the folder where the page runs
-    <!-- from: PATH -->                it stands so in that file of the repository
+    <!-- from: PATH -->                it stands so in that file of the repository, whose folders may be "**"
     <!-- output -->                    it is what the block before it printed; "..." stands for anything
 
 Python blocks of one page share their names. Of shell blocks `bridge` commands run. What neither runs nor is compared
@@ -81,7 +81,7 @@ def check_page(page: Path, root: Path) -> None:
         if block.note == "output":
             _compare(block, printed)
         elif (path := block.noted("from")) is not None:
-            if block.text.strip() not in (root / path).read_text():
+            if not any(block.text.strip() in file.read_text() for file in root.glob(path)):
                 raise BlockError(f"{block.where}: {path} has no such lines")
         elif (path := block.noted("file")) is not None:
             Path(path).write_text(block.text)
