@@ -11,7 +11,6 @@ import torch
 
 import bridge
 from bridge import cli
-from bridge.op import OPS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "models" / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -22,10 +21,10 @@ def folder(tmp_path, monkeypatch):
     """An empty folder to run in; ops that a page defines are gone afterwards."""
     monkeypatch.chdir(tmp_path)
     torch._dynamo.reset()
-    before = dict(OPS)
+    before = dict(bridge.OPS)
     yield tmp_path
-    OPS.clear()
-    OPS.update(before)
+    bridge.OPS.clear()
+    bridge.OPS.update(before)
     bridge.register()
     torch._dynamo.reset()
 
@@ -56,7 +55,7 @@ def anchors(page):
 def test_readme_names_every_op_and_is_short():
     readme = (ROOT / "README.md").read_text()
     assert len(readme.splitlines()) <= 120
-    assert not [op for op in OPS if f"`{op}`" not in readme]
+    assert not [op for op in bridge.OPS if f"`{op}`" not in readme]
 
 
 def test_results_are_those_recorded():
