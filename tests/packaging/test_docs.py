@@ -14,7 +14,7 @@ import bridge
 from bridge import cli
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "models" / "README.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([*(ROOT / folder / "README.md" for folder in ("", "models", "csrc")), *(ROOT / "docs").rglob("*.md")])
 
 
 @pytest.fixture
