@@ -1,5 +1,5 @@
 // PyTorch as a host: every op of the table as the CUDA implementation of torch.ops.bridge.<name>, over the stable ABI.
-// The schemas are defined in Python (bridge/op.py), where the reference is.
+// The schemas are defined in Python (bridge/core/op.py), where the reference is.
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
