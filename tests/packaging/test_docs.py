@@ -47,6 +47,12 @@ def test_links(page):
             assert not anchor or anchor in anchors(found), f"{target}: there is no such heading"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_are_named_are_there(page):
+    named = re.findall(r"`((?:bridge|csrc|docs|models|tests)/[\w./-]+)`", page.read_text())
+    assert not [path for path in named if "my_op" not in path and not (ROOT / path).exists()]
+
+
 def anchors(page):
     """Of the headings of a page, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)
