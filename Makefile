@@ -21,7 +21,7 @@
 #   BRIDGE_CUDA_ARCHITECTURES  GPUs to compile for; default: the one present, else 86 (wheel: all)
 #   SANITIZE                   what `make sanitize` runs, as in SANITIZE='--tools racecheck rope'
 #   PYTEST_ARGS                what pytest is given; default: a process for each core, 8 at most
-#   TESTS                      the tests to run, as in TESTS=tests/test_relu.py; all of them where empty
+#   TESTS                      the tests to run, as in TESTS=tests/ops/test_relu.py; all of them where empty
 #   VENV, BUILD                folders of the environment and of the build; default: .venv, build
 #   FUZZ                       what `make fuzz` runs, as in FUZZ='files --count 1000 --seed 7'; all of it where empty
 #   SWEEP                      what `make sweep` takes, as in SWEEP='--filter pool --json pools.json'
@@ -123,15 +123,15 @@ kernels: $(STAMPS)/torch
 SANITIZE ?= --tools memcheck,racecheck,initcheck,synccheck
 
 sanitize: build
-	$(BIN)/python tests/sanitize.py $(SANITIZE)
+	$(BIN)/python tests/support/sanitize.py $(SANITIZE)
 
 FUZZ ?=
 
 fuzz: build
-	set -e; for run in $(if $(FUZZ),'$(FUZZ)',files plugins ops); do $(BIN)/python tests/fuzz.py $$run; done
+	set -e; for run in $(if $(FUZZ),'$(FUZZ)',files plugins ops); do PYTHONPATH=tests/support $(BIN)/python tests/fuzz/fuzz.py $$run; done
 
 sweep: build
-	$(BIN)/python tests/opinfo_sweep.py $(SWEEP)
+	PYTHONPATH=tests/support $(BIN)/python tests/opinfo/opinfo_sweep.py $(SWEEP)
 
 clean:
 	rm -rf build dist $(STAMPS)/build .mypy_cache .pytest_cache .ruff_cache

@@ -8,11 +8,11 @@ import importlib
 import pkgutil
 from typing import Any
 
-from bridge import errors, interrupts, log, ops
+from bridge import errors, ops
+from bridge.base import interrupts, log
+from bridge.base.package import __version__ as __version__
+from bridge.core.op import OPS, op
 from bridge.errors import BridgeError
-from bridge.op import OPS, op
-
-__version__ = "0.1.0"
 
 log.show_as_asked()
 
@@ -20,24 +20,24 @@ with interrupts.deferred():  # an op that is half defined cannot be defined agai
     for _module in pkgutil.iter_modules(ops.__path__):
         globals()[_module.name] = getattr(importlib.import_module(f"bridge.ops.{_module.name}"), _module.name)
 
-    from bridge import native  # after the ops, which it checks
+    from bridge.core import libraries as native  # after the ops, which it checks
 
     native.load()
 
-    from bridge.torch_tensorrt_door import cross_compile, register, unregister
+    from bridge.doors.torch_tensorrt_door import cross_compile, register, unregister
 
     register()
 
 # Imported on first use: they need TensorRT's Python packages only when called, but cost time to import.
 _LAZY = {
-    "compile": "bridge.compiler",
-    "load": "bridge.compiled",
-    "CompiledModule": "bridge.compiled",
+    "compile": "bridge.doors.compiler",
+    "load": "bridge.engine.compiled",
+    "CompiledModule": "bridge.engine.compiled",
     "Config": "bridge.config",
-    "Report": "bridge.reporting",
-    "report": "bridge.reporting",
-    "tune": "bridge.tuner",
-    "Tuning": "bridge.tuner",
+    "Report": "bridge.doors.reporting",
+    "report": "bridge.doors.reporting",
+    "tune": "bridge.doors.tuner",
+    "Tuning": "bridge.doors.tuner",
 }
 
 __all__ = [

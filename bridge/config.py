@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from bridge import log
-from bridge.op import OPS
+from bridge.base import log
+from bridge.core.op import OPS
 from bridge.passes import PASSES
 
 LOWERINGS = ("auto", "plugin", "native")

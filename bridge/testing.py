@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridge import native
-from bridge.op import Op
+from bridge.core import libraries
+from bridge.core.op import Op
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -69,7 +69,7 @@ def check_shapes(op: Op, *args: Any, **kwargs: Any) -> None:
     """The C++ shape rule against the fake implementation."""
     tensors, attributes = op.bind(args, kwargs)
     given = [None if tensor is None else tuple(tensor.shape) for tensor in tensors]
-    inferred = native.infer_shapes(op, given, attributes)
+    inferred = libraries.infer_shapes(op, given, attributes)
     with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=False) as mode:
         fakes = [None if tensor is None else mode.from_tensor(tensor) for tensor in tensors]
         traced = outputs_of(op.overload(*fakes, *attributes.values()))

@@ -27,7 +27,7 @@ CUDA_PACKAGES = [  # nvcc itself, its device compiler, headers of each, and the 
     "nvidia-cuda-runtime==13.0.*",
     "nvidia-cuda-cccl==13.0.*",
 ]
-TORCH = "torch>=2.10"  # the first with all of the stable ABI that csrc/torch_host.cpp uses
+TORCH = "torch>=2.10"  # the first with all of the stable ABI that csrc/hosts/torch uses
 
 # Options of CMakeLists.txt that pyproject.toml takes from the environment.
 SETTINGS = ["BRIDGE_CUDA_ARCHITECTURES", "BRIDGE_TENSORRT_ROOT", "BRIDGE_TORCH", "BRIDGE_WERROR"]

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import bridge
-from bridge.bench.lowerings import largest_error
+from bridge.bench.model_lowerings import largest_error
 
 DTYPES = ("float32", "float16", "bfloat16")
 # Largest difference from eager PyTorch, as a fraction of the largest output: a few roundings a layer.

@@ -10,12 +10,13 @@ import torch
 from oracle import interpreted
 from torch.utils._pytree import tree_structure
 
-from bridge import backend, partition
+from bridge.cli import self_test
+from bridge.doors import backend, partition
+from bridge.engine_file import pytrees
+from bridge.engine_file.contents import EngineFile, OutputSpec, TensorSpec
 from bridge.errors import EngineError, FlavourError, TargetError
-from bridge.tensorrt import pytrees, trial
-from bridge.tensorrt.engine_file import EngineFile, OutputSpec, TensorSpec
-from bridge.tensorrt.flavour import detect
-from bridge.tensorrt.input_check import InputCheck
+from bridge.tensorrt.install.flavour import detect
+from bridge.tensorrt.run.input_check import InputCheck
 
 # A shell's background job ignores Ctrl-C, and so would its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -47,7 +48,7 @@ def no_engines() -> str | None:
         return no_gpu()
     try:
         flavour = detect()
-        trial.run(trial.build(flavour))
+        self_test.run(self_test.build(flavour))
     except (EngineError, TargetError) as error:
         if "compute capability" in str(error):
             return f"{flavour.name} {flavour.version} runs no engine on {torch.cuda.get_device_name()}: {error}"

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bridge.base.files import read_object
 from bridge.bench.report import Key, key_of
 from bridge.bench.workload import Workload
 from bridge.bench.workloads import select
-from bridge.files import read_object
 
 FOLDER = Path(__file__).parent / "baselines"
 RECORDED = "recorded"

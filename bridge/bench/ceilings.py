@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bridge.bench.workload import DTYPES, Workload
-from bridge.timing import time_call
+from bridge.engine.timing import time_call
 
 _SIDE = 8192  # of the matrices
 # float32 elements of a copy's source: so much that no L2 cache keeps a share that counts from one copy to the next.

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bridge.base.text import columns
 from bridge.bench import kernels, layers
 from bridge.bench.measure import environment
-from bridge.placed import plugin_counts
-from bridge.table import columns
-from bridge.tensorrt import dtypes
-from bridge.tensorrt.engine import Engine
-from bridge.tensorrt.engine_file import EngineFile, TensorSpec
-from bridge.timing import compare
+from bridge.engine.node_table import plugin_counts
+from bridge.engine.timing import compare
+from bridge.engine_file import dtypes
+from bridge.engine_file.contents import EngineFile, TensorSpec
+from bridge.tensorrt.run.engine import Engine
 
 SCHEMA = 1
 _NAME_WIDTH = 100

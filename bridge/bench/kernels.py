@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from bridge.op import OPS
+from bridge.core.op import OPS
 
 _WARM_UP = 5
 _OURS = re.compile(r"(?:void )?bridge::(\w+)|_ZN6bridge\d+(\w+)")  # demangled, and as the compiler spells it

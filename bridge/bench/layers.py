@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridge.tensorrt.engine import Engine
+from bridge.tensorrt.run.engine import Engine
 
 _WARM_UP = 5
 

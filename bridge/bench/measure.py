@@ -14,9 +14,9 @@ import bridge
 from bridge.bench.ceilings import binding, floors, l2_bytes, measure_ceilings, refreshed
 from bridge.bench.peers import Missing, Peer
 from bridge.bench.workload import Workload
-from bridge.op import OPS
+from bridge.core.op import OPS
+from bridge.engine.timing import Timing, time_call, time_loop
 from bridge.testing import cast, outputs_of
-from bridge.timing import Timing, time_call, time_loop
 
 SCHEMA = 1
 _COLD = 3  # times the L2 cache, for the arguments that launches take in turn

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from bridge.table import columns
+from bridge.base.text import columns
 
 _SLOWER = 0.05  # than the baseline, beyond its spread, is a regression
 _LAUNCH_BOUND_US = 5.0  # below it a microsecond more is noise

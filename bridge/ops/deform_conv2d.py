@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from bridge.op import Pair, only_shapes, op, require
-from bridge.op_tensors import Floating, LikeFirst
+from bridge.core.op import Pair, only_shapes, op, require
+from bridge.core.tensors import Floating, LikeFirst
 
 
 @op

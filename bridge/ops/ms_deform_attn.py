@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from bridge.op import only_shapes, op, readable, require
-from bridge.op_tensors import Floating, Index, LikeFirstOrFloat32
+from bridge.core.op import only_shapes, op, readable, require
+from bridge.core.tensors import Floating, Index, LikeFirstOrFloat32
 
 MAX_SAMPLES = 1024
 """Most levels * points: the kernels keep an entry of each in shared memory."""

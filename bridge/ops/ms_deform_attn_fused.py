@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from bridge.op import only_shapes, op
-from bridge.op_tensors import Floating, Index, LikeFirstOrFloat32
+from bridge.core.op import only_shapes, op
+from bridge.core.tensors import Floating, Index, LikeFirstOrFloat32
 from bridge.ops.ms_deform_attn import attend, check_levels, check_same, check_shapes, wide_dtype
 
 

@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from bridge.float32 import below
-from bridge.op import Counted, only_shapes, op, require, unknown_extent
-from bridge.op_tensors import Floating
+from bridge.base.float32 import below
+from bridge.core.op import Counted, only_shapes, op, require, unknown_extent
+from bridge.core.tensors import Floating
 
 _MOST_BOXES = 1 << 19
 

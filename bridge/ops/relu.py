@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from bridge.float32 import nearest
-from bridge.op import op, require
-from bridge.op_tensors import Floating
+from bridge.base.float32 import nearest
+from bridge.core.op import op, require
+from bridge.core.tensors import Floating
 
 
 @op

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
-from bridge.op import Pair, only_shapes, op, require
-from bridge.op_tensors import Floating
+from bridge.core.op import Pair, only_shapes, op, require
+from bridge.core.tensors import Floating
 
 _MOST = 1 << 12  # of output_size and sampling_ratio
 _MOST_SAMPLES = 2**24  # of an adaptive grid along an axis: beyond it float32 does not tell samples apart

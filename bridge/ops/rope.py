@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from bridge.op import op, require
-from bridge.op_tensors import Floating, Index, LikeFirst, LikeFirstOrFloat32
+from bridge.core.op import op, require
+from bridge.core.tensors import Floating, Index, LikeFirst, LikeFirstOrFloat32
 
 _HEADS_FIRST = {"bhsd": True, "bshd": False}
 

@@ -11,14 +11,14 @@ from typing import Any
 from torch.export import ExportedProgram
 from torch.fx import Graph
 
-from bridge.log import logger
+from bridge.base.log import logger
+from bridge.graph.programs import copied
 from bridge.passes import ms_deform_attn, relu, rope
-from bridge.passes.constants import Constants
-from bridge.passes.editor import sort
+from bridge.passes.common.constants import Constants
+from bridge.passes.common.editor import sort
+from bridge.passes.common.nodes import remove_unused
+from bridge.passes.common.outcome import WRITTEN, Outcome, describe_failure
 from bridge.passes.functional import functional, may_hide_something
-from bridge.passes.graph import remove_unused
-from bridge.passes.outcome import WRITTEN, Outcome, describe_failure
-from bridge.programs import copied
 
 __all__ = ["PASSES", "Outcome", "Pass", "rewrite", "rewrite_graph", "selected"]
 

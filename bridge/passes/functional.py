@@ -9,8 +9,8 @@ import warnings
 from torch.export import ExportedProgram
 from torch.fx import Graph, Node
 
-from bridge.passes.graph import ORIGIN, aten, targets_of_writes
-from bridge.unbinding import select_unbound
+from bridge.passes.common.nodes import ORIGIN, aten, targets_of_writes
+from bridge.passes.common.unbinding import select_unbound
 
 # A rotation turns a sign, or multiplies complex numbers; deformable attention samples.
 _SIGNS = {

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from bridge.op import OPS
-from bridge.passes.constants import Constants
-from bridge.passes.editor import Editor
-from bridge.passes.graph import arguments, aten, between, canonical, value, written
-from bridge.passes.layout import LayoutError
-from bridge.passes.outcome import WRITTEN, Outcome
+from bridge.core.op import OPS
+from bridge.passes.common.constants import Constants
+from bridge.passes.common.editor import Editor
+from bridge.passes.common.layout import LayoutError
+from bridge.passes.common.nodes import arguments, aten, between, canonical, value, written
+from bridge.passes.common.outcome import WRITTEN, Outcome
 
 NAME = "relu"
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)

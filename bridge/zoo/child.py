@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bridge.files import replacing
-from bridge.log import logger
+from bridge.base.files import replacing
+from bridge.base.log import logger
 from bridge.zoo.entries import of_script
 from bridge.zoo.measure import first_line, measure
-from bridge.zoo.turns import Turns
+from bridge.zoo.measuring_lock import Turns
 
 
 def main(task: dict[str, Any], output: Path) -> None:

@@ -15,20 +15,20 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 import bridge
-from bridge import model_file
-from bridge.capture import export
+from bridge.base.log import logger
 from bridge.config import Config
-from bridge.difference import largest_error
-from bridge.log import logger
-from bridge.model_file import Model
+from bridge.doors import model_file
+from bridge.doors.model_file import Model
+from bridge.doors.session import Session
+from bridge.doors.torch_tensorrt_door import engines_of
+from bridge.engine.error_metric import largest_error
+from bridge.engine.timing import Timing, time_loop
+from bridge.graph.capture import export
 from bridge.passes import rewrite, selected
-from bridge.pipeline import Session
-from bridge.timing import Timing, time_loop
-from bridge.torch_tensorrt_door import engines_of
 from bridge.zoo import memory
 from bridge.zoo.entries import Entry
+from bridge.zoo.measuring_lock import Turns
 from bridge.zoo.table import WAYS
-from bridge.zoo.turns import Turns
 
 Row = dict[str, Any]
 
@@ -222,8 +222,8 @@ def _inductor(subject: Subject) -> Row:
 
 def _torch_tensorrt(subject: Subject) -> Row:
     """torch_tensorrt without bridge's converters: what it has none for runs in PyTorch, between engines."""
-    from bridge.tensorrt.flavour import detect
-    from bridge.tensorrt.shims import other_rtx
+    from bridge.tensorrt.install.flavour import detect
+    from bridge.tensorrt.install.version_shims import other_rtx
 
     flavour = detect()
     torch_tensorrt = flavour.torch_tensorrt()

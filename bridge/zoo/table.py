@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bridge.table import columns
+from bridge.base.text import columns
 
 Row = Mapping[str, Any]
 NOT_DONE = "not done"  # how the reasons begin of what ended with its time

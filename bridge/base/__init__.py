@@ -1,0 +1,1 @@
+"""What knows nothing of torch graphs and of TensorRT: logging, files, locks, text, reversible patches."""

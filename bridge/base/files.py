@@ -1,0 +1,137 @@
+"""Files that several processes write, whole or not at all; and files and folders that others may have put there."""
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from bridge.base import locks
+
+_SUFFIX = ".tmp"
+_LARGEST_OBJECT = 64 << 20  # bytes of JSON
+_SURELY_ABANDONED = 24 * 3600  # seconds; where no lock tells
+_SURELY_LOCKED = 60  # seconds after which a writer that lives has locked its file
+
+
+@contextlib.contextmanager
+def replacing(path: Path, private: bool = False) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when the block ends, and vanishes if the block fails.
+
+    private: no other user may read it.
+    """
+    temporary = path.parent / f".bridge-{os.getpid()}-{secrets.token_hex(8)}{_SUFFIX}"
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(temporary, flags, 0o600 if private else 0o666), "wb") as file:
+            with contextlib.suppress(OSError):  # there are no locks here
+                locks.try_lock(file.fileno())  # so that `abandoned` knows that its writer lives
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Removes a temporary or lock file of a process that is dead; nothing where it lives, or no one may remove it."""
+    with contextlib.suppress(OSError):
+        age = time.time() - path.stat().st_mtime
+        if age < _SURELY_LOCKED:
+            return
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            if _is_free(descriptor, age):
+                path.unlink()  # while it is locked: one who waits for it sees that it is gone, and makes another
+        finally:
+            os.close(descriptor)
+
+
+def _is_free(descriptor: int, age: float) -> bool:
+    try:
+        return locks.try_lock(descriptor)
+    except OSError:  # no locks here
+        return age > _SURELY_ABANDONED
+
+
+def is_temporary(name: str) -> bool:
+    """Whether `replacing` names its files so."""
+    return name.startswith(".bridge-") and name.endswith(_SUFFIX)
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Opens a file to read, never waiting for it. OSError: there is none, or it is a pipe, a folder or the like."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # or it would wait on a pipe
+    except ValueError as error:
+        raise OSError(errno.EINVAL, f"no file can have that name: {error}") from error
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "is a directory, not an engine file", str(path))
+    raise OSError(errno.EINVAL, "is no regular file", str(path))
+
+
+def read_own(path: Path, most: int) -> bytes:
+    """What is in a small file of this user's, or the administrator's. OSError: it is larger, another's, or no file."""
+    with open_regular(path) as file:
+        found = os.fstat(file.fileno())
+        if found.st_uid not in (os.geteuid(), 0):
+            raise PermissionError(errno.EPERM, f"belongs to user {found.st_uid}", str(path))
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"has {found.st_size:,} bytes, of at most {most:,}", str(path))
+    return content
+
+
+def read_object(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
+    """The JSON object of a file that someone names. ValueError: it has none. OSError: it cannot be read."""
+    with open_regular(path) as file:
+        content = file.read(_LARGEST_OBJECT + 1)
+    try:
+        if len(content) > _LARGEST_OBJECT:
+            raise ValueError(f"it has more than {_LARGEST_OBJECT:,} bytes")
+        found = json.loads(content.decode())
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__}")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no {what}: {error}") from error
+    return found
+
+
+def own_folder(path: Path, private: bool = False) -> None:
+    """Makes a folder that only this user can use, or checks that one that exists is this user's.
+
+    Others may no longer write to one of this user's, and if it is `private` not look into it either. One of the
+    administrator's will do where others cannot exchange what is in it, and if it is `private` not add to it either.
+    OSError: it cannot be made, or belongs to someone else.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.stat()
+    mode = stat.S_IMODE(found.st_mode)
+    open_to_others = mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if found.st_uid == os.geteuid():
+        wanted = mode & ~(0o077 if private else 0o022)
+        if mode != wanted:
+            path.chmod(wanted)
+    elif found.st_uid != 0 or (open_to_others and (private or not mode & stat.S_ISVTX)):
+        raise PermissionError(errno.EPERM, f"belongs to user {found.st_uid}, not to {os.geteuid()}", str(path))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

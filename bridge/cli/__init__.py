@@ -1,0 +1,185 @@
+"""What each command of `bridge` does; bridge/cli/command.py starts it, and lists the exit codes."""
+
+import argparse
+import io
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import bridge
+from bridge import errors
+from bridge.base import log
+from bridge.base.text import as_json
+from bridge.cli import bench_command, cache_command, command, compile_command, zoo_command
+
+_NOTHING_WORKS, _USAGE, _INTERRUPTED = 1, 2, 130
+_BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
+_EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
+    (errors.TargetError, _USAGE),
+    (errors.UnsupportedOpError, 3),
+    (errors.BuildError, 4),
+    (errors.EngineFileError, 5),
+    (errors.ExportError, 6),
+    (errors.FlavourError, 7),
+    (errors.LibraryError, 7),
+    (errors.EngineError, 7),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    _show_everything()
+    options = _parse(sys.argv[1:] if argv is None else argv)
+    try:
+        code = options.run(options)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that exit does not flush into it again
+        return _BROKEN_PIPE
+    except KeyboardInterrupt:
+        return _fail("interrupted", _INTERRUPTED, options.debug)
+    except errors.BridgeError as error:
+        code = next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
+        return _fail(str(error), code, options.debug)
+    except Exception as error:
+        hint = "" if options.debug else "\nThis should not happen; --debug shows where."
+        return _fail(f"{type(error).__name__}: {error}{hint}", 1, options.debug)
+
+
+def _show_everything() -> None:
+    """Lets the terminal's encoding lack letters of what is printed: they are shown as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    if debug and log.has_stderr():
+        traceback.print_exc()
+    log.say(f"bridge: {message}")
+    return code
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    own, model_argv = _split_at_dashes(argv)
+    parser = _parser()
+    options = parser.parse_args(own)
+    if model_argv and options.command != "compile" and not getattr(options, "lowerings", None):
+        parser.error(f"{options.command} takes nothing after --: {' '.join(model_argv)}")
+    options.model_argv = model_argv
+    return options
+
+
+def _split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    arguments = list(argv)
+    place = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:place], arguments[place + 1 :]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser, commands = command.parser(bridge.__version__)
+    for name, (add, run, description) in _COMMANDS.items():
+        commands[name].description = description
+        commands[name].set_defaults(run=run)
+        add(commands[name])
+    return parser
+
+
+# bridge doctor
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    _add_json(parser)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from bridge.cli.doctor import examine
+
+    report = examine()
+    print(as_json(report.as_json()) if options.json else report)
+    return 0 if report.usable else _NOTHING_WORKS
+
+
+# bridge ops
+
+
+def _add_ops(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("op", nargs="?", metavar="OP", help="one op, with its whole documentation")
+    _add_json(parser)
+
+
+def _ops(options: argparse.Namespace) -> int:
+    from bridge.cli import op_table
+
+    rows = op_table.rows([options.op] if options.op else None)
+    if options.json:
+        print(as_json(rows))
+    else:
+        print(op_table.detail(rows[0]) if options.op else op_table.text(rows))
+    return 0
+
+
+# bridge explain
+
+
+def _add_explain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE.engine")
+    parser.add_argument("--nodes", action="store_true", help="list which layers each node of the model's graph became")
+    parser.add_argument("--layers", action="store_true", help="list every layer of the network")
+    _add_json(parser)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from bridge.engine.explain import describe, explain
+    from bridge.engine_file.contents import EngineFile
+
+    file = EngineFile.load(options.file)
+    print(as_json(describe(file)) if options.json else explain(file, every_layer=options.layers, nodes=options.nodes))
+    return 0
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+_COMMANDS = {
+    "doctor": (
+        _add_doctor,
+        _doctor,
+        "Versions, GPUs, libraries, and what works here. Exit code 0 if engines can be built or run here.",
+    ),
+    "ops": (_add_ops, _ops, "Every op: schema, dtypes, how it is lowered to TensorRT, what it is."),
+    "compile": (
+        compile_command.add_arguments,
+        compile_command.run,
+        compile_command.DESCRIPTION,
+    ),
+    "bench": (
+        bench_command.add_arguments,
+        bench_command.run,
+        "Errors against fp32 first, then GPU time by CUDA graph replay with a warm and a cold L2 cache, beside what\n"
+        "memory and arithmetic allow as measured in the same run, and beside every peer that is installed.\n\n"
+        "Example: bridge bench --lowerings models/llama.py models/resnet_dcn.py --json lowerings.json -- --max-batch 4",
+    ),
+    "zoo": (
+        zoo_command.add_arguments,
+        zoo_command.run,
+        "One engine of each, for this GPU or another one; on a GPU also its difference from eager, and its time\n"
+        "beside those of eager, Inductor and torch_tensorrt without bridge. Each model has a process of its own.\n\n"
+        "Example: bridge zoo --full --filter detr --json zoo.json",
+    ),
+    "cache": (
+        cache_command.add_arguments,
+        cache_command.run,
+        "Lists, removes or checks the engines that bridge.compile and torch.compile keep on disk.",
+    ),
+    "explain": (
+        _add_explain,
+        _explain,
+        "Inputs with their profile, outputs, layers, plugin layers with their attributes, and which node of the graph\n"
+        "went where. Needs no GPU.",
+    ),
+}

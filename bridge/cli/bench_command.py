@@ -1,0 +1,141 @@
+"""`bridge bench`: measures the ops, an engine, or models with each lowering, on the GPU of this machine."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from bridge.base import log
+from bridge.base.files import read_object
+from bridge.errors import BridgeError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags."""
+    parser.usage = (
+        "bridge bench [OP ...] [options]\n       bridge bench --lowerings MODEL.py [MODEL.py ...] [-- MODEL FLAGS]"
+    )
+    parser.add_argument("ops", nargs="*", metavar="OP", help="default: every op that has workloads")
+    parser.add_argument("--workload", action="append", default=[], metavar="TEXT", help="those with this in their name")
+    parser.add_argument("--growth", action="store_true", help="also series of growing sizes, beside --peers alone")
+    parser.add_argument("--peers", nargs="*", metavar="PEER", help="only these; none given: no peer at all")
+    parser.add_argument("--json", metavar="FILE", help="write what was measured")
+    parser.add_argument("--plot", metavar="FILE.png", help="draw growing sizes and a roofline; needs matplotlib")
+    parser.add_argument("--record", action="store_true", help="keep this run as the baseline of this GPU")
+    parser.add_argument("--baseline", metavar="FILE", help='compare with a recorded run; "recorded": this GPU\'s own')
+    parser.add_argument("--against", metavar="FILE", help="measure nothing: show, plot, record or compare this run")
+    parser.add_argument("--engine", metavar="FILE", help="measure this engine, its kernels and its layers instead")
+    parser.add_argument(
+        "--lowerings", nargs="+", metavar="MODEL.py", help="tune these model files, and compare plugin, native and auto"
+    )
+    parser.add_argument("--list", action="store_true", help="list workloads and peers")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measures; returns 1 where a result is wrong or slower than it should be."""
+    try:
+        for name, measure in _INSTEAD.items():
+            if getattr(options, name):
+                _check_alone(options, name)
+                return measure(options)
+        return _ops(options)
+    except (BridgeError, BrokenPipeError):
+        raise  # some are of the kinds below, and have exit codes of their own
+    except ValueError as error:
+        log.say(f"bridge: {error}")
+        return 2
+    except (RuntimeError, ImportError, OSError) as error:
+        log.say(f"bridge: {error}")
+        return 7
+
+
+def _engine(options: argparse.Namespace) -> int:
+    from bridge.bench import engine
+
+    def progress(so_far: dict[str, Any], text: str) -> None:
+        _keep(so_far, options.json)
+        print(text, end="\n\n", flush=True)
+
+    engine.measure(options.engine, progress)
+    return 0
+
+
+def _lowerings(options: argparse.Namespace) -> int:
+    from bridge.bench import model_lowerings
+
+    result = model_lowerings.run(options.lowerings, options.model_argv, lambda so_far: _keep(so_far, options.json))
+    print(model_lowerings.table(result))
+    return 0 if model_lowerings.good(result) else 1
+
+
+_INSTEAD = {"engine": _engine, "lowerings": _lowerings}  # of ops
+
+
+def _check_alone(options: argparse.Namespace, name: str) -> None:
+    """ValueError: another flag is given, which says how ops are measured."""
+    others = ("ops", "workload", "growth", "peers", "plot", "record", "baseline", "against", "list", *_INSTEAD)
+    given = [other for other in others if other != name and getattr(options, other) not in (None, False, [])]
+    if given or options.peers == []:
+        names = ["OP" if other == "ops" else f"--{other}" for other in given] or ["--peers"]
+        raise ValueError(f"--{name} goes with --json alone, not with {', '.join(names)}")
+
+
+def _ops(options: argparse.Namespace) -> int:
+    from bridge.bench import baseline, measure, peers, plots, report, workloads
+
+    groups = ("default", "growth") if options.growth else ("default",)
+    chosen = workloads.select(options.ops, options.workload, groups)
+    if options.list:
+        print(_listing(chosen, peers.PEERS))
+        return 0
+    if options.plot:
+        plots.pyplot()  # before minutes are spent on what it cannot draw
+    others = [] if options.peers == [] else peers.select(options.peers or [])
+    if options.against:
+        result = read_object(options.against, "run of `bridge bench`")
+        if "rows" not in result:
+            print(_recorded(result))
+            return 0
+        before = baseline.load(options.baseline, result["gpu"]) if options.baseline else None
+    else:
+        before = baseline.load(options.baseline, measure.gpu(), chosen) if options.baseline else None
+        if options.record:
+            baseline.check_complete((w.op, w.name, w.dtype) for w in chosen)
+        named = options.peers is not None
+        result = measure.run(chosen, others, lambda so_far: _note(so_far, options.json), beside_growth=named)
+    print(report.table(result))
+    if options.plot:
+        plots.plot(result, options.plot)
+    found = report.regressions(result, before) if before else []
+    print("\n".join(["", "slower than the baseline", *(f"  {line}" for line in found)]) if found else "", end="")
+    if options.record:
+        print(f"\nrecorded in {baseline.record(result)}")
+    return 1 if found or not all(row["right"] for row in result["rows"]) else 0
+
+
+def _recorded(result: dict[str, Any]) -> str:
+    """A run that is not of ops."""
+    from bridge.bench import engine, model_lowerings
+
+    return model_lowerings.table(result) if "models" in result else engine.table(result)
+
+
+def _note(result: dict[str, Any], path: str | None) -> None:
+    """Says what was measured last, and writes all that there is."""
+    row = result["rows"][-1]
+    log.say(f"{row['op']}, {row['workload']}, {row['dtype']}: {row['us']:.1f} us")
+    _keep(result, path)
+
+
+def _keep(result: dict[str, Any], path: str | None) -> None:
+    """Writes what there is so far: a run may be cut off."""
+    if path:
+        Path(path).write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _listing(chosen: Any, known: Any) -> str:
+    from bridge.base.text import columns
+
+    rows = [(w.op, w.name, w.dtype, f"{w.bytes() / 1e6:.1f} MB", f"{w.flops() / 1e9:.1f} GFLOP") for w in chosen]
+    peers = [(peer.op, peer.name, "a bound" if peer.bound else "") for peer in known]
+    return columns(rows, indent=0) + "\n\npeers\n" + columns(peers)

@@ -1,0 +1,72 @@
+"""The table of ops that `bridge ops` shows."""
+
+import importlib.util
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from bridge.base.text import columns
+from bridge.core import libraries
+from bridge.core.op import OPS, Op
+from bridge.errors import BridgeError, LibraryError
+
+_PLUGIN, _NATIVE = "plugin", "native"
+
+
+def rows(names: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """One dict for each op, or for each one named: name, schema, dtypes, lowerings, cuda, summary, doc.
+
+    `dtypes` are those that the plugin takes for the first tensor; `doc` says more where an op has other tensors.
+    `lowerings` are those present here: no "plugin" and no dtypes without the plugin library.
+
+    BridgeError: there is no op of that name.
+    """
+    unknown = [name for name in names or () if name not in OPS]
+    if unknown:
+        raise BridgeError(f"there is no op {unknown[0]}; the ops are {', '.join(sorted(OPS))}")
+    plugins = _plugins()
+    return [_row(OPS[name], plugins) for name in names or sorted(OPS)]
+
+
+def text(table: Sequence[dict[str, Any]]) -> str:
+    """The table for reading."""
+    blocks = []
+    for row in table:
+        lines = [("schema", row["schema"]), ("dtypes", ", ".join(row["dtypes"])), ("lowerings", _ways(row))]
+        blocks.append(f"{row['name']}: {row['summary']}\n{columns(lines)}")
+    return "\n\n".join(blocks)
+
+
+def detail(row: dict[str, Any]) -> str:
+    """One op with its whole documentation."""
+    return f"{text([row])}\n\n{row['doc']}"
+
+
+def _row(op: Op, plugins: dict[str, list[str]]) -> dict[str, Any]:
+    doc = inspect.getdoc(op.reference) or ""
+    lowerings = [_PLUGIN] if op.name in plugins else []
+    if importlib.util.find_spec("bridge.tensorrt.native_lowerings") and importlib.util.find_spec(
+        f"bridge.tensorrt.native_lowerings.{op.name}"
+    ):
+        lowerings.append(_NATIVE)
+    return {
+        "name": op.name,
+        "schema": op.spell_schema(),
+        "dtypes": plugins.get(op.name, []),
+        "lowerings": lowerings,
+        "cuda": op.has_cuda_kernel,
+        "summary": doc.partition("\n")[0],
+        "doc": doc,
+    }
+
+
+def _plugins() -> dict[str, list[str]]:
+    try:
+        return libraries.plugin_dtypes()
+    except LibraryError:
+        return {}  # the row says that there is no lowering; `bridge doctor` says why
+
+
+def _ways(row: dict[str, Any]) -> str:
+    lowerings = ", ".join(row["lowerings"]) or "none here: `bridge doctor` says what is missing"
+    return lowerings + ("" if row["cuda"] else "; no CUDA kernel for PyTorch here")

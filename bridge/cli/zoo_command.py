@@ -1,0 +1,108 @@
+"""`bridge zoo`: compiles the models in models/, and on a GPU measures them."""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bridge.base import log
+from bridge.base.files import read_object
+from bridge.errors import BridgeError
+from bridge.zoo.table import WAYS, not_done
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags."""
+    add = parser.add_argument
+    add("--filter", nargs="+", default=[""], metavar="TEXT", help="those with one of these in their name")
+    add("--full", action="store_true", help="in their real sizes, not in those of the tests")
+    add("--target", metavar="SM", help="build for this GPU, and run nothing; default: this machine's, or sm86")
+    add("--json", metavar="FILE", help="write what came of each, after each")
+    add(
+        "--against",
+        nargs="+",
+        metavar="FILE",
+        help="measure nothing: show or record this run; of several the last one's times of each model",
+    )
+    add("--record", action="store_true", help="write the table to README.md beside the models")
+    add(
+        "--models",
+        type=Path,
+        metavar="FOLDER",
+        help="of the scripts; default: models/, or as it is installed",
+    )
+    add(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="models that are compiled at a time; one that measures is alone",
+    )
+    add("--limit", type=float, default=900.0, metavar="SECONDS", help="for one model")
+    add("--within", type=float, metavar="SECONDS", help="for all: what is not done then is left out, and said")
+    add("--logs", type=Path, metavar="FOLDER", help="keep what each model's process says, tracebacks included")
+    add("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY", help=f"only these of {', '.join(WAYS)}")
+    add("--list", action="store_true", help="list the models")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Returns 1 where bridge made no engine of a model."""
+    from bridge.zoo import entries, table
+
+    scripts = options.models or entries.folder()
+    if options.list:
+        log.say(f"[bridge] scripts in {scripts}")
+        for entry in entries.find(scripts, options.filter):
+            print(f"{entry.name}: {' '.join(entry.flags(options.full))}")
+        return 0
+    result = _merged(options.against) if options.against else _measured(options, scripts)
+    if options.record:
+        (scripts / "README.md").write_text(table.markdown(result))
+    print(table.text(result))
+    return 0 if table.good(result) else 1
+
+
+def _merged(paths: Sequence[str]) -> dict[str, Any]:
+    """One run of several. BridgeError: a file holds none, or they are not of the same GPU, versions and sizes."""
+    try:
+        first, *others = [read_object(path, "run of `bridge zoo`") for path in paths]
+    except (OSError, ValueError) as error:
+        raise BridgeError(str(error)) from error
+    rows = {row["model"]: row for row in first["rows"]}
+    for path, other in zip(paths[1:], others, strict=True):
+        for name in ("gpu", "driver", "versions", "full"):
+            if other.get(name) != first.get(name):
+                raise BridgeError(f"{path} has {name} {other.get(name)}, {paths[0]} {first.get(name)}: two tables")
+        rows |= {row["model"]: _with_earlier(row, rows.get(row["model"], {})) for row in other["rows"]}
+    return {**first, "date": max(run["date"] for run in (first, *others)), "rows": list(rows.values())}
+
+
+def _with_earlier(row: dict[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's row and, of an earlier one of the same flags, what this one has no result of."""
+    if row.get("argv") != earlier.get("argv"):
+        return row
+    done = {name: way for name, way in row.get("ways", {}).items() if not not_done(way)}
+    ways = {**row.get("ways", {}), **earlier.get("ways", {}), **done}
+    return {**{name: value for name, value in earlier.items() if name != "failed"}, **row, "ways": ways}
+
+
+def _measured(options: argparse.Namespace, scripts: Path) -> dict[str, Any]:
+    import torch
+
+    from bridge.zoo import entries, run
+
+    target = options.target or (None if torch.cuda.is_available() else "sm86")
+    settings = run.Settings(
+        options.full, target, options.jobs, options.limit, options.within, options.logs, options.ways
+    )
+    if options.logs:
+        options.logs.mkdir(parents=True, exist_ok=True)
+
+    def keep(so_far: Mapping[str, Any], row: Mapping[str, Any]) -> None:
+        said = row.get("failed") or {name: way.get("failed", "done") for name, way in row["ways"].items()}
+        log.say(f"{row['model']}: {said}, {row.get('wall_seconds', 0):.0f} s")
+        if options.json:
+            Path(options.json).write_text(json.dumps(so_far, indent=1) + "\n")
+
+    return run.run(entries.find(scripts, options.filter), settings, keep)

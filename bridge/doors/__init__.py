@@ -1,0 +1,1 @@
+"""bridge.compile, torch.compile(backend='bridge') and torch_tensorrt's compile, and what they share."""

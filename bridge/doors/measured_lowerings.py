@@ -1,0 +1,138 @@
+"""What bridge.tune measured, kept in one small JSON file in the cache folder: <folder>/lowerings.json.
+
+A measurement holds for a GPU's name, a target, a TensorRT and a bridge of certain versions. The file is written whole
+or not at all, by one process at a time. One that is damaged is ignored, with a warning.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bridge.base.files import own_folder, read_own, replacing
+from bridge.base.locks import locked
+from bridge.base.log import logger
+from bridge.base.package import __version__
+from bridge.config import Config
+from bridge.engine.cache import folder_of
+from bridge.engine_file import checks
+from bridge.tensorrt.install.flavour import Flavour
+from bridge.tensorrt.native_lowerings import NATIVE, PLUGIN
+
+_FORMAT = 1
+_NAME = "lowerings.json"
+_LARGEST = 16 << 20  # bytes
+ROUNDING = 0.1  # of the largest value; TensorRT-RTX 1.6.1 was seen to be wrong by 1.6 where it fused layers
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One kind of call, measured in a model both ways.
+
+    kind: as lowering_choice.kind_of spells it. plugin_us, native_us: median microseconds of a run of the whole engine.
+    lowering: the faster, or the default where the difference is within the noise, in microseconds; the plugin where
+    results disagree. measured: the date. difference: of the two engines' results, as a fraction of the largest value.
+    """
+
+    kind: str
+    lowering: str
+    plugin_us: float
+    native_us: float
+    noise_us: float
+    gpu: str
+    target: str
+    flavour: str
+    tensorrt: str
+    bridge: str
+    measured: str
+    difference: float = 0.0
+
+    @property
+    def agrees(self) -> bool:
+        """Whether native layers computed what the plugin did, as far as rounding allows in a whole model."""
+        return self.difference <= ROUNDING
+
+    @property
+    def tie(self) -> bool:
+        """Whether the difference is within the noise."""
+        return abs(self.plugin_us - self.native_us) <= self.noise_us
+
+    @property
+    def why(self) -> str:
+        """The reason for the choice, in words."""
+        times = {PLUGIN: self.plugin_us, NATIVE: self.native_us}
+        other = NATIVE if self.lowering == PLUGIN else PLUGIN
+        note = ", within the noise: the default" if self.tie else ""
+        if not self.agrees:
+            note = f"; native layers gave other results, by {self.difference:.2g} of the largest value: the plugin"
+        return (
+            f"measured {times[self.lowering]:.1f} µs a run of the engine, {times[other]:.1f} µs as {other}, "
+            f"on {self.gpu}{note}"
+        )
+
+
+def path_of(config: Config) -> Path:
+    """Where the measurements are."""
+    return folder_of(config.cache_dir) / _NAME
+
+
+def recall(config: Config, flavour: Flavour, target: str, gpu: str | None) -> dict[str, Measurement]:
+    """What holds for a target and TensorRT here, by kind of call; the last measured where there are several.
+
+    gpu: the name of the GPU, or None where the target is another machine's: then any GPU of that target counts.
+    """
+    here = (target, flavour.name, flavour.version, __version__)
+    found = [
+        item
+        for item in _read(path_of(config))
+        if (item.target, item.flavour, item.tensorrt, item.bridge) == here and gpu in (None, item.gpu)
+    ]
+    return {item.kind: item for item in sorted(found, key=lambda item: item.measured)}
+
+
+def remember(config: Config, measurements: Sequence[Measurement]) -> None:
+    """Adds measurements, in place of older ones of the same. OSError: the folder cannot be written to."""
+    path = path_of(config)
+    own_folder(path.parent)
+    with locked(path.with_suffix(".lock"), "another process writes down what it measured"):
+        merged = {_identity(item): item for item in [*_read(path), *measurements]}
+        content = {"format": _FORMAT, "measurements": [asdict(item) for item in merged.values()]}
+        with replacing(path, private=True) as file:
+            file.write(json.dumps(content, indent=1).encode())
+
+
+def _identity(item: Measurement) -> tuple[str, ...]:
+    return item.kind, item.gpu, item.target, item.flavour, item.tensorrt, item.bridge
+
+
+def _read(path: Path) -> list[Measurement]:
+    try:
+        content = json.loads(read_own(path, _LARGEST).decode())
+        checks.of_type(content, dict, "it")
+        if content.get("format") != _FORMAT:
+            checks.fail("its format", content.get("format"), str(_FORMAT))
+        _MEASUREMENTS(content.get("measurements"), "measurements")
+        return [Measurement(**item) for item in content["measurements"]]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        what = f"{type(error).__name__}: {error}"
+        logger.warning("%s is ignored, it holds no measurements (%s); bridge.tune writes a new one", path, what)
+        return []
+
+
+def _lowering(value: Any, what: str) -> None:
+    if value not in (PLUGIN, NATIVE):
+        checks.fail(what, value, f"{PLUGIN} or {NATIVE}")
+
+
+# The fields of a measurement; one that this bridge does not know makes it another bridge's, which is ignored.
+_TIMES = ("plugin_us", "native_us", "noise_us")
+_TEXTS = ("kind", "gpu", "target", "flavour", "tensorrt", "bridge", "measured")
+_MEASUREMENTS = checks.sequence(
+    checks.record(
+        {**dict.fromkeys(_TEXTS, checks.line), **dict.fromkeys(_TIMES, checks.measured), "lowering": _lowering},
+        {"difference": checks.measured},
+    )
+)

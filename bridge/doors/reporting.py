@@ -1,0 +1,226 @@
+"""What became of a compiled model: its graphs, their engines, and what runs in PyTorch and why."""
+
+import operator
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.fx import GraphModule
+
+from bridge.base.text import columns, printable, size
+from bridge.doors import dynamo
+from bridge.engine.compiled import CompiledModule
+from bridge.engine.explain import lowering_counts, lowerings, pass_counts, shape
+from bridge.engine.explain import passes as passes_of
+from bridge.engine.node_table import plugin_counts
+from bridge.engine_file.contents import EngineFile
+from bridge.graph.model_source import model_line, operator_name
+from bridge.tensorrt.guest import built_engines
+
+_RECORDS = "_bridge_graphs"  # attribute of what belongs to one torch.compile call
+
+
+@dataclass(frozen=True)
+class TorchNode:
+    """An operator that runs in PyTorch, why it does, and the line of the model that calls it."""
+
+    operator: str
+    reason: str
+    line: str
+
+
+@dataclass(frozen=True)
+class TorchTensorRTEngine:
+    """An engine that torch_tensorrt made: its name in the model, its bytes, and the layers of its network.
+
+    layers: empty where another process built it, or bridge was imported later.
+    """
+
+    name: str
+    engine: bytes = field(repr=False)
+    layers: list[dict[str, Any]] = field(repr=False)
+
+
+@dataclass
+class Graph:
+    """One graph of a compiled model.
+
+    name: the function or model. recompiled: why torch.compile traced it again, or None. graph_break: why it ends
+    before the function does, or None. engines: one, or with fallback=True any number. rebuilt: how many engines more
+    were built since because the model's weights were others. passes: what graph rewrites did, where no single engine
+    file tells it.
+    """
+
+    name: str
+    compile_id: str | None = None
+    recompiled: str | None = None
+    graph_break: str | None = None
+    engines: list[EngineFile | TorchTensorRTEngine] = field(default_factory=list)
+    from_cache: list[bool] = field(default_factory=list)
+    torch_nodes: list[TorchNode] = field(default_factory=list)
+    rebuilt: int = 0
+    passes: list[dict[str, Any]] = field(default_factory=list)
+    made: float = field(default_factory=time.time, repr=False)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a model. Print it."""
+
+    graphs: tuple[Graph, ...]
+
+    @property
+    def engines(self) -> list[EngineFile | TorchTensorRTEngine]:
+        """Every engine, in the order in which they were made."""
+        return [engine for graph in self.graphs for engine in graph.engines]
+
+    @property
+    def torch_nodes(self) -> list[TorchNode]:
+        """Every operator that runs in PyTorch."""
+        return [node for graph in self.graphs for node in graph.torch_nodes]
+
+    @property
+    def graph_breaks(self) -> list[str]:
+        """Why functions were cut into several graphs."""
+        return [graph.graph_break for graph in self.graphs if graph.graph_break]
+
+    @property
+    def recompiles(self) -> list[str]:
+        """Why functions were traced again."""
+        return [graph.recompiled for graph in self.graphs if graph.recompiled]
+
+    def plugin_counts(self) -> Counter[str]:
+        """How many plugin layers the engines have of each op."""
+        return sum((plugin_counts(engine.layers) for engine in self.engines), Counter())
+
+    @property
+    def lowerings(self) -> list[dict[str, Any]]:
+        """Every use of an op in bridge's engines, with its "op", "lowering" ("plugin" or "native") and "why"."""
+        return [row for engine in self.engines if isinstance(engine, EngineFile) for row in lowerings(engine)]
+
+    @property
+    def passes(self) -> list[dict[str, Any]]:
+        """What graph rewrites found, with "pass", "replaced", "what" (why not, if not), "line" and "module"."""
+        return [row for graph in self.graphs for row in _passes(graph)]
+
+    def __str__(self) -> str:
+        cached = sum(flag for graph in self.graphs for flag in graph.from_cache)
+        rows = [
+            ("graphs", str(len(self.graphs))),
+            ("engines", f"{len(self.engines)}, {cached} from the cache"),
+            ("plugin layers", _counts(self.plugin_counts())),
+            ("graph breaks", str(len(self.graph_breaks))),
+            ("recompiles", str(len(self.recompiles))),
+            ("in PyTorch", f"{len(self.torch_nodes)} operators"),
+        ]
+        return "\n\n".join([columns(rows, indent=0), *map(_describe, self.graphs)])
+
+
+def report(compiled: Any) -> Report:
+    """What became of a model that bridge.compile, torch_tensorrt.compile or torch.compile compiled, the latter with the
+    backend "bridge" or "torch_tensorrt".
+
+    With torch.compile a graph appears when it was compiled, in the first call.
+
+    TypeError: it was compiled by none of them.
+    """
+    if isinstance(compiled, CompiledModule):
+        name = printable(str(compiled.file.metadata.get("model")))
+        return Report((Graph(name, engines=[compiled.file], from_cache=[compiled.from_cache]),))
+    if isinstance(compiled, GraphModule) and any(map(_is_torch_tensorrt, compiled.modules())):
+        return Report((_of_torch_tensorrt(Graph("torch_tensorrt"), compiled),))
+    owner = dynamo.owner_of(compiled)
+    if owner is None:
+        raise TypeError(
+            "bridge.report takes what bridge.compile, torch.compile(backend='bridge') or torch_tensorrt.compile"
+            f" returned, not a {type(compiled).__name__}"
+        )
+    graphs: list[Graph] = getattr(owner, _RECORDS, [])
+    _explain_recompiles(graphs)
+    return Report(tuple(graphs))
+
+
+def record(owner: Any, graph: Graph) -> None:
+    """Keeps a graph for `report`, as long as the compiled model lives."""
+    if not hasattr(owner, _RECORDS):
+        setattr(owner, _RECORDS, [])
+    graphs = getattr(owner, _RECORDS)
+    graphs.append(graph)
+    _explain_recompiles(graphs)  # torch forgets older reasons
+
+
+def _is_torch_tensorrt(module: Any) -> bool:
+    return isinstance(getattr(module, "serialized_engine", None), (bytes, bytearray))
+
+
+def record_torch_tensorrt(gm: GraphModule, module: GraphModule) -> None:
+    """Keeps what torch_tensorrt's backend is about to return for a graph of torch.compile."""
+    frame = dynamo.current_frame(gm)
+    graph = Graph(str(frame), frame.compile_id, graph_break=frame.graph_break)
+    record(dynamo.owner_of_current_graph(), _of_torch_tensorrt(graph, module))
+
+
+def _of_torch_tensorrt(graph: Graph, module: GraphModule) -> Graph:
+    graph.passes = built_engines.passes_of(module)
+    for name, part in module.named_modules():
+        if _is_torch_tensorrt(part):
+            engine = bytes(part.serialized_engine)
+            graph.engines.append(TorchTensorRTEngine(name, engine, built_engines.find(engine) or []))
+            graph.from_cache.append(False)
+    parts = [module, *(part for part in module.children() if isinstance(part, GraphModule))]
+    nodes = [node for part in parts for node in part.graph.nodes if node.op == "call_function"]
+    left = [node for node in nodes if node.target is not operator.getitem]
+    reason = "torch_tensorrt left it to PyTorch"
+    graph.torch_nodes = [TorchNode(operator_name(node), reason, model_line(node)) for node in left]
+    return graph
+
+
+def _explain_recompiles(graphs: list[Graph]) -> None:
+    for graph in graphs:
+        if graph.recompiled is None and graph.compile_id is not None:
+            graph.recompiled = dynamo.recompile_reason(graph.compile_id, graph.made)
+
+
+def _passes(graph: Graph) -> list[dict[str, Any]]:
+    files = [engine for engine in graph.engines if isinstance(engine, EngineFile)]
+    return [*graph.passes, *(row for file in files for row in passes_of(file))]
+
+
+def _describe(graph: Graph) -> str:
+    lines = [graph.name + (f", graph {graph.compile_id}" if graph.compile_id else "")]
+    lines += [f"  recompiled: {graph.recompiled}"] if graph.recompiled else []
+    lines += [f"  graph break: {graph.graph_break}"] if graph.graph_break else []
+    lines += [f"  rebuilt {graph.rebuilt} times for other weights"] if graph.rebuilt else []
+    for engine, cached in zip(graph.engines, graph.from_cache, strict=True):
+        lines.append(_engine(engine, cached))
+    rows = [(count, f"{what}: {line}") for count, what, line in pass_counts(_passes(graph))]
+    lines += [columns([("pass", *row) for row in rows])] if rows else []
+    if graph.torch_nodes:
+        lines.append(columns([(f"in PyTorch: {node.operator}", node.reason, node.line) for node in graph.torch_nodes]))
+    return "\n".join(lines)
+
+
+def _engine(file: EngineFile | TorchTensorRTEngine, cached: bool) -> str:
+    if isinstance(file, TorchTensorRTEngine):
+        layers = (
+            f"{len(file.layers)} layers; plugins: {_counts(plugin_counts(file.layers))}"
+            if file.layers
+            else "layers not known"
+        )
+        return f"  engine {file.name}, {size(len(file.engine))}, {layers}"
+    seconds = file.metadata.get("build_seconds")
+    source = "from the cache" if cached else f"built in {seconds} s"
+    inputs = "; ".join(
+        f"{spec.name} {shape(spec.min)} to {shape(spec.max)}, tuned for {shape(spec.opt)}" for spec in file.inputs
+    )
+    rows = lowering_counts(file)
+    return (
+        f"  engine for {file.target}, {size(len(file.engine))}, {len(file.layers)} layers, {source};"
+        f" plugins: {_counts(plugin_counts(file.layers))}\n    inputs: {inputs}"
+        + "".join(f"\n    {count} {lowering}: {printable(why)}" for count, lowering, why in rows)
+    )
+
+
+def _counts(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none"

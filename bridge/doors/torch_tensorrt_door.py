@@ -1,0 +1,158 @@
+"""The second door: torch_tensorrt.compile and torch.compile(backend="torch_tensorrt") convert models with bridge's ops.
+
+`import bridge` imports neither TensorRT nor torch_tensorrt. It leaves a hook that changes torch_tensorrt when it is
+imported, before or after bridge, by whomever (`register`); `unregister` undoes it.
+"""
+
+import contextlib
+import importlib
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch.fx import Graph, GraphModule
+
+from bridge.base import import_hook
+from bridge.base.log import logger
+from bridge.errors import BridgeError, FlavourError
+from bridge.tensorrt.install.flavour import TORCH_TENSORRT, Flavour, detect, importing
+
+_lock = threading.RLock()
+_changes: contextlib.ExitStack | None = None  # what torch_tensorrt has of bridge's
+_passes: bool | Sequence[str] = True  # what `register` was told
+
+
+def register(passes: bool | Sequence[str] = True) -> None:
+    """Lets torch_tensorrt convert bridge's ops; `import bridge` does this. It may be called again.
+
+    passes: the graph rewrites that its own compile applies from now on: True, False or names, as in bridge.Config.
+    Where the installed TensorRT or torch_tensorrt is one that bridge does not support, torch_tensorrt is left as it
+    is, and a warning is logged.
+    """
+    global _passes
+    if passes is not True:
+        from bridge.config import Config  # takes time to import, as the passes do
+
+        Config(passes=passes)  # ValueError, TypeError: there is no such pass
+    _passes = passes
+    with _lock:
+        import_hook.remove(_FINDER)
+        import_hook.install(_FINDER)
+    if TORCH_TENSORRT in sys.modules and _changes is None:
+        importlib.import_module(TORCH_TENSORRT)  # waits for a thread that is about to import it
+        with _around():
+            pass
+
+
+def unregister() -> None:
+    """Makes torch_tensorrt what it is without bridge, now and when it is imported later; `register` undoes this.
+
+    bridge.compile and torch.compile(backend="bridge") go on working. The plugins stay known to TensorRT, so that
+    engines that hold them still run.
+    """
+    global _changes
+    with _lock:
+        import_hook.remove(_FINDER)
+        if _changes is not None:
+            _changes.close()
+        _changes = None
+
+
+@contextlib.contextmanager
+def cross_compile(target: str | None = None) -> Iterator[list[bytes]]:
+    """Within it torch_tensorrt builds engines for a GPU that need not be here.
+
+    torch_tensorrt.compile, torch.compile(backend="torch_tensorrt") and the conversions to a serialized engine work
+    then, up to the engine's bytes, which are added to the list that this gives. What they return raises EngineError
+    when it is run, and torch.compile runs what it has compiled. Where `target` is the GPU of this machine nothing is
+    different. One thread at a time is inside. torch_tensorrt's own engine cache is left out.
+
+    target: a compute capability, such as "sm86"; None means the GPU of this machine.
+    Raises:
+        TargetError: this TensorRT does not build for it here; standard TensorRT builds for this machine's GPU alone.
+        FlavourError: there is no TensorRT or torch_tensorrt that bridge supports.
+        BridgeError: bridge is not registered with torch_tensorrt.
+    """
+    from bridge.tensorrt.guest import cross_compilation
+    from bridge.tensorrt.install.target import resolve_target
+
+    flavour = detect()
+    flavour.torch_tensorrt()
+    if _changes is None:
+        raise BridgeError("bridge is not registered with torch_tensorrt; call bridge.register()")
+    with cross_compilation.building_for(resolve_target(flavour, target)) as engines:
+        yield engines
+
+
+def engines_of(compiled: Any) -> list[bytes]:
+    """Every engine in a module that torch_tensorrt made, in the order in which the module holds them."""
+    modules = [compiled, *compiled.modules()] if hasattr(compiled, "modules") else [compiled]
+    found = [getattr(module, "serialized_engine", None) for module in dict.fromkeys(modules)]
+    return [bytes(engine) for engine in found if engine]
+
+
+def layers_of(engine: Any) -> list[dict[str, Any]] | None:
+    """What the network held, layer by layer, that torch_tensorrt built an engine from: see CompiledModule.layers.
+
+    engine: its bytes, or a module that torch_tensorrt made; of several engines the layers of all.
+    None: it was not built by this process with bridge registered, or 64 others were since; or there is no engine.
+    """
+    from bridge.tensorrt.guest import built_engines
+
+    engines = [bytes(engine)] if isinstance(engine, (bytes, bytearray, memoryview)) else engines_of(engine)
+    found = [layers for layers in map(built_engines.find, engines) if layers is not None]
+    complete = len(found) == len(engines) > 0
+    return [layer for layers in found for layer in layers] if complete else None
+
+
+@contextlib.contextmanager
+def _around() -> Iterator[None]:
+    """Around the import of torch_tensorrt."""
+    with contextlib.ExitStack() as stack:
+        flavour = _flavour(stack)
+        yield
+    if flavour is not None:
+        _integrate(flavour)
+
+
+def _flavour(stack: contextlib.ExitStack) -> Flavour | None:
+    try:
+        flavour = detect()
+        if flavour.torch_tensorrt_version is None:
+            raise FlavourError(f"{flavour.kind.torch_tensorrt} is not installed; {flavour.kind.remedy}")
+        stack.enter_context(importing(flavour))
+    except FlavourError as error:
+        logger.warning("torch_tensorrt will not convert bridge's ops: %s", error)
+        return None
+    return flavour
+
+
+def _integrate(flavour: Flavour) -> None:
+    global _changes
+    with _lock:
+        if _changes is not None:
+            return
+        try:
+            from bridge.tensorrt.guest.integration import integrate
+
+            _changes = integrate(flavour, _rewrite, _record)
+        except Exception as error:  # the import of torch_tensorrt is the user's and must go on
+            version = flavour.torch_tensorrt_version
+            logger.warning("torch_tensorrt %s will not convert bridge's ops: %s", version, error)
+            logger.debug("integration failed", exc_info=True)
+
+
+def _rewrite(graph: Graph) -> list[dict[str, Any]]:
+    from bridge.passes import rewrite_graph, selected
+
+    return [outcome.row() for outcome in rewrite_graph(graph, selected(_passes))]
+
+
+def _record(gm: GraphModule, result: GraphModule) -> None:
+    from bridge.doors.reporting import record_torch_tensorrt
+
+    record_torch_tensorrt(gm, result)
+
+
+_FINDER = import_hook.Finder(TORCH_TENSORRT, _around)

@@ -1,0 +1,173 @@
+"""bridge.tune: measures a model's ops as plugins and as TensorRT's own layers, and remembers which are faster."""
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from bridge.base import log
+from bridge.base.package import __version__
+from bridge.base.text import columns
+from bridge.config import Config
+from bridge.doors import lowering_choice, measured_lowerings
+from bridge.doors.compiler import Captured, capture, settle
+from bridge.doors.measured_lowerings import Measurement
+from bridge.doors.session import Session
+from bridge.engine.call_structure import Structure
+from bridge.engine.compiled import CompiledModule
+from bridge.engine.error_metric import largest_error
+from bridge.engine.timing import compare, noise
+from bridge.errors import EngineError, TargetError
+from bridge.tensorrt import native_lowerings
+from bridge.tensorrt.install import gpu
+from bridge.tensorrt.native_lowerings import NATIVE, PLUGIN
+from bridge.tensorrt.plugins.op_calls import fitting_calls
+from bridge.tensorrt.run.engine import Engine
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What was measured. Print it. left_out: kinds of calls that were not, and why."""
+
+    measurements: tuple[Measurement, ...]
+    left_out: Mapping[str, str]
+
+    def __str__(self) -> str:
+        rows = [
+            (
+                item.kind,
+                f"{item.plugin_us:.1f}",
+                f"{item.native_us:.1f}",
+                item.lowering + (" (results differ)" if not item.agrees else " (tie)" if item.tie else ""),
+            )
+            for item in self.measurements
+        ]
+        head = ("µs a run of the engine", PLUGIN, NATIVE, "chosen")
+        table = columns([head, *rows], indent=0) if rows else "nothing was measured"
+        rest = columns([(kind, reason) for kind, reason in self.left_out.items()]) if self.left_out else ""
+        return table + (f"\n\nleft out\n{rest}" if rest else "")
+
+
+def tune(
+    model: torch.nn.Module | ExportedProgram,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+    config: Config | None = None,
+    **settings: Any,
+) -> Tuning:
+    """Measures on this GPU how fast a model's engine is with each lowering of its ops, and remembers the results.
+
+    For each kind of call (op, attributes, dtypes, shapes rounded up to powers of two) that `lowering` leaves to
+    "auto", two engines are built: with the plugin and with TensorRT's own layers there, all other calls as they are by
+    default. They are timed on the example arguments. Later compilations for this GPU, with this TensorRT and this
+    bridge, take the faster for calls of that kind, or the default where the difference is within the noise; and the
+    plugin, with a warning, where the results of the two engines are further apart than rounding explains.
+
+    Arguments: those of bridge.compile; the model is not changed, and no engine is returned.
+
+    Raises:
+        EngineError: there is no GPU to measure on. TargetError: the target is another one.
+        OSError: the cache folder, which holds the results, cannot be written to.
+        And what bridge.compile raises.
+    """
+    config = settle(config, settings)
+    _check_gpu()
+    session = replace(Session.of(config), measured={})
+    _check_target(session.target)
+    with session.converting():
+        captured = capture(session, model, args, kwargs, dynamic_shapes)
+    kinds, left_out = kinds_of(captured, session)
+    inputs: list[Tensor] = []
+    found = []
+    for kind, op in kinds.items():
+        with log.step(f"measuring {kind}") as note:
+            built = [compile_as(captured, session, {kind: way}) for way in (PLUGIN, NATIVE)]
+            inputs = inputs or example_inputs(built[0], model, args, kwargs)
+            found.append(_measure(built, inputs, kind, op, session))
+            note(found[-1].why)
+    if found:
+        measured_lowerings.remember(config, found)
+    return Tuning(tuple(found), left_out)
+
+
+def _check_gpu() -> None:
+    if not torch.cuda.is_available():
+        raise EngineError(
+            "there is no CUDA GPU here to measure on; run bridge.tune on a machine with the target's GPU, or choose by"
+            ' hand, such as lowering={"rope": "native"}'
+        )
+
+
+def _check_target(target: str) -> None:
+    here = gpu.current_target()
+    if target != here:
+        raise TargetError(f"target is {target}, but engines are timed on the GPU of this machine, {here}: leave it out")
+
+
+def kinds_of(captured: Captured, session: Session) -> tuple[dict[str, str], dict[str, str]]:
+    """The kinds of calls to measure, each with its op; and those that are left out, each with the reason."""
+    kinds: dict[str, str] = {}
+    left_out: dict[str, str] = {}
+    for call in fitting_calls(captured.program.graph_module):
+        kind, op = lowering_choice.kind_of(call), call.op.name
+        asked = session.config.lowering_of(op)
+        refused = native_lowerings.refuse(call, session.flavour.trt())
+        if asked != "auto":
+            left_out[kind] = f'the setting asks for "{asked}"'
+        elif refused is not None:
+            left_out[kind] = refused
+        else:
+            kinds[kind] = op
+    return kinds, left_out
+
+
+def compile_as(captured: Captured, session: Session, ways: Mapping[str, str]) -> CompiledModule:
+    """The engine with these lowerings by kind of call, and the default for other kinds."""
+    forced = {kind: Measurement(kind, way, 0.0, 0.0, 0.0, "", "", "", "", "", "") for kind, way in ways.items()}
+    session = replace(session, measured=forced)
+    with session.converting():
+        return captured.compile(session)
+
+
+def _measure(
+    files: Sequence[CompiledModule], inputs: list[Tensor], kind: str, op: str, session: Session
+) -> Measurement:
+    engines = [Engine(compiled.file) for compiled in files]
+    plugin, native = compare(engines, inputs)
+    found = Measurement(
+        kind=kind,
+        lowering=PLUGIN if plugin.us < native.us else NATIVE,
+        plugin_us=plugin.us,
+        native_us=native.us,
+        noise_us=noise(plugin, native),
+        gpu=torch.cuda.get_device_name(),
+        target=session.target,
+        flavour=session.flavour.name,
+        tensorrt=session.flavour.version,
+        bridge=__version__,
+        measured=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        difference=largest_error(engines[1](*inputs), engines[0](*inputs)),
+    )
+    if not found.agrees:
+        found = replace(found, lowering=PLUGIN)
+        log.logger.warning("%s: %s", kind, found.why)
+        return found
+    return replace(found, lowering=native_lowerings.default(op, session.flavour.name).lowering) if found.tie else found
+
+
+def example_inputs(
+    compiled: CompiledModule, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None
+) -> list[Tensor]:
+    """The engine's inputs, of the example arguments, on the GPU."""
+    if isinstance(model, ExportedProgram):
+        if model.example_inputs is None:
+            raise ValueError("the ExportedProgram has no example arguments to time its engine on; export it again")
+        args, kwargs = model.example_inputs
+    given = Structure.of_file(compiled.file).flatten(tuple(args), dict(kwargs or {}))
+    return [tensor.detach().cuda().contiguous() for tensor in given]

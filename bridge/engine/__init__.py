@@ -1,0 +1,1 @@
+"""What a compilation leaves: compiled modules, their cache and key, their explanation and their times."""

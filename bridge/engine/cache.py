@@ -1,0 +1,243 @@
+"""Engines on disk, shared by all processes of a user: a model that was built once is not built again.
+
+An entry is an ordinary engine file, <folder>/engines/<key>.engine, written whole or not at all. Whoever builds it holds
+the lock of its key, <key>.lock, which dies with its process. Entries that were not used for longest go first.
+
+An engine holds code for the GPU, so what another user has written is never taken: the folder of the entries is this
+user's (or the administrator's) and no one else can write to it or look into it; otherwise there is no cache.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bridge.base.files import is_temporary, own_folder, remove_abandoned
+from bridge.base.locks import locked
+from bridge.base.log import logger
+from bridge.base.text import size
+from bridge.config import Config
+from bridge.engine_file.contents import EngineFile
+from bridge.errors import EngineFileError
+
+FOLDER_VARIABLE = "BRIDGE_CACHE_DIR"
+SIZE_VARIABLE = "BRIDGE_CACHE_SIZE"
+
+_DEFAULT_SIZE = 20 << 30
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_UNITS |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
+_KEY = "cache_key"  # in the metadata of an entry
+_ENTRY = re.compile(r"([0-9a-f]{64})\.engine")
+_LOCK = re.compile(r"[0-9a-f]{64}\.lock")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An engine in the cache. used: seconds since the epoch, when it was built or taken last."""
+
+    key: str
+    path: Path
+    size: int
+    used: float
+
+
+class EngineCache:
+    """The engines of one folder, of at most `limit` bytes together.
+
+    Whatever is wrong with the folder or an entry, an engine comes out: the trouble is logged as a warning, and costs
+    a build at most.
+    """
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder = folder
+        self.limit = limit
+        self._engines = folder / "engines"
+
+    @classmethod
+    def of(cls, config: Config) -> "EngineCache | None":
+        """The cache that a config asks for, or None. ValueError: BRIDGE_CACHE_SIZE is no size."""
+        if not config.cache:
+            return None
+        return cls(folder_of(config.cache_dir), config.cache_size or default_size())
+
+    def get_or_build(self, key: str, build: Callable[[], EngineFile]) -> tuple[EngineFile, bool]:
+        """The engine of that key, and whether it was there; else what `build` makes, which is then kept.
+
+        What `build` raises, this raises.
+        """
+        if not self._is_usable():
+            return build(), False
+        found = self._take(key)
+        if found is not None:
+            return found, True
+        with self._lock(key):
+            found = self._take(key)  # another process may have built it meanwhile
+            if found is not None:
+                return found, True
+            logger.info("cache miss: %s", key)
+            file = build()
+            file = replace(file, metadata={**file.metadata, _KEY: key})
+            self._keep(key, file)
+            return file, False
+
+    def entries(self) -> list[Entry]:
+        """All that is there, the last used first."""
+        return sorted(self._scan(), key=lambda entry: -entry.used)
+
+    def clear(self, keys: Sequence[str] = ()) -> list[Entry]:
+        """Removes the entries whose keys begin with one of `keys`; all without any. Returns what was removed."""
+        chosen = [entry for entry in self.entries() if not keys or entry.key.startswith(tuple(keys))]
+        return [entry for entry in chosen if self._remove(entry.path)]
+
+    def prune(self, limit: int | None = None, keep: str | None = None) -> list[Entry]:
+        """Removes what was not used for longest, until the rest has at most `limit` bytes, and what dead writers left.
+
+        keep: the key of an entry that stays.
+        """
+        for path in [*self._paths(self._engines), *self._paths(self.folder)]:
+            if is_temporary(path.name) or _LOCK.fullmatch(path.name):
+                remove_abandoned(path)
+        limit = self.limit if limit is None else limit
+        entries = self.entries()
+        total = sum(entry.size for entry in entries)
+        removed = []
+        for entry in reversed(entries):
+            if total > limit and entry.key != keep and self._remove(entry.path):
+                total -= entry.size
+                removed.append(entry)
+        return removed
+
+    def verify(self) -> dict[str, str]:
+        """Reads every entry whole. What is wrong, by the names of the files."""
+        found = {entry.path.name: self._fault(entry) for entry in self.entries()}
+        return {name: fault for name, fault in found.items() if fault is not None}
+
+    def _fault(self, entry: Entry) -> str | None:
+        try:
+            self._read(entry.key)
+        except EngineFileError as error:
+            return str(error)
+        return None
+
+    def path(self, key: str) -> Path:
+        """Where the entry of a key is, or would be."""
+        return self._engines / f"{key}.engine"
+
+    def _read(self, key: str) -> EngineFile:
+        path = self.path(key)
+        file = EngineFile.load(path)
+        if file.metadata.get(_KEY) != key:
+            raise EngineFileError(f"{path}: it is the entry of {file.metadata.get(_KEY)!r}")
+        return file
+
+    def _take(self, key: str) -> EngineFile | None:
+        path = self.path(key)
+        if not os.path.lexists(path):
+            return None
+        try:
+            file = self._read(key)
+        except EngineFileError as error:
+            if os.path.lexists(path):  # or another process has removed it just now
+                logger.warning("the cached engine is not usable and is built again: %s", error)
+                self._remove(path)
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)  # used last now
+        logger.info("cache hit: %s", path)
+        return file
+
+    def _keep(self, key: str, file: EngineFile) -> None:
+        path = self.path(key)
+        try:
+            file.save(path, private=True)
+            written = path.stat().st_size
+        except (OSError, EngineFileError) as error:
+            self._warn(error)
+            return
+        if written > self.limit:
+            self._remove(path)
+            logger.warning(
+                "the engine has %s, the cache at most %s: it is not kept; set %s, or cache_size",
+                *(size(written), size(self.limit), SIZE_VARIABLE),
+            )
+        else:
+            self.prune(keep=key)
+
+    @contextlib.contextmanager
+    def _lock(self, key: str) -> Iterator[None]:
+        """One at a time builds a key. Where the folder or its file system has no locks, everyone builds."""
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self._engines / f"{key}.lock", "another process builds the same engine"))
+            except OSError as error:
+                self._warn(error)
+            yield
+
+    def _is_usable(self) -> bool:
+        """Whether the folder is there and this user's; made or mended if need be."""
+        try:
+            own_folder(self.folder)
+            own_folder(self._engines, private=True)
+        except OSError as error:
+            self._warn(error)
+            return False
+        return True
+
+    def _scan(self) -> Iterator[Entry]:
+        for path in self._paths(self._engines):
+            match = _ENTRY.fullmatch(path.name)
+            with contextlib.suppress(OSError):  # removed by another process since, or of no use
+                if match:
+                    found = path.stat()
+                    yield Entry(match[1], path, found.st_size, found.st_mtime)
+
+    def _paths(self, folder: Path) -> list[Path]:
+        """What is in a folder; nothing where there is none."""
+        try:
+            return list(folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            self._warn(error)
+            return []
+
+    def _remove(self, path: Path) -> bool:
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            self._warn(error)
+            return False
+        return True
+
+    def _warn(self, error: Exception) -> None:
+        logger.warning(
+            "the engine cache %s is not usable: %s; set %s to a folder that can be written to, or cache=False",
+            *(self.folder, error, FOLDER_VARIABLE),
+        )
+
+
+def folder_of(setting: str | None) -> Path:
+    """The folder that a setting, or the environment, names."""
+    named = setting or os.environ.get(FOLDER_VARIABLE)
+    if named:
+        return Path(os.path.expanduser(named))  # noqa: PTH111 (Path.expanduser may raise)
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 (Path.home may raise)
+    return Path(home) / "bridge"
+
+
+def default_size() -> int:
+    """Bytes that the environment allows. ValueError: it names no size."""
+    text = os.environ.get(SIZE_VARIABLE)
+    return _DEFAULT_SIZE if not text else parse_size(text, SIZE_VARIABLE)
+
+
+def parse_size(text: str, what: str) -> int:
+    """Bytes of "20GiB", "500 MB" or "1000000". ValueError, which names `what`: it is no size."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    if match is None or match[2].lower() not in _UNITS or not float(match[1]):
+        raise ValueError(f'{what} is {text!r}; expected a size such as "20GiB", "500MB" or a number of bytes')
+    return int(float(match[1]) * _UNITS[match[2].lower()])

@@ -1,0 +1,175 @@
+"""What is in an engine: for people, and as JSON for scripts. Needs neither TensorRT nor a GPU."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from bridge.base.text import columns, size
+from bridge.engine import node_table
+from bridge.engine_file.contents import EngineFile
+from bridge.tensorrt.plugins.fields import TENSORS_FIELD
+
+_LONGEST = 100  # characters of a node's name, beside each of its layers
+_WRITERS = ("bridge", "torch", "torch_tensorrt")
+
+
+def explain(file: EngineFile, every_layer: bool = False, nodes: bool = False) -> str:
+    """The engine as text: model, target, inputs with their profile, outputs, layers by type, plugin layers.
+
+    every_layer: also list every layer of the network, with its outputs and the node that it is of.
+    nodes: also say which layers each node of the model's graph became, and count them by module.
+    """
+    sections = [columns(_summary(file), indent=0), _inputs(file), _outputs(file), _layer_types(file), _plugins(file)]
+    sections += [_lowerings(file), _passes(file)]
+    if nodes:
+        sections += [node_table.modules_text(file), node_table.nodes_text(file)]
+    if every_layer:
+        sections.append(_layers(file))
+    return "\n\n".join(section for section in sections if section)
+
+
+def describe(file: EngineFile) -> dict[str, Any]:
+    """The same as JSON values; infinities and NaN are the strings "inf", "-inf" and "nan"."""
+    return _finite(
+        {
+            "model": file.metadata.get("model"),
+            "parameters": file.metadata.get("parameters"),
+            "flavour": file.flavour,
+            "tensorrt_version": file.tensorrt_version,
+            "target": file.target,
+            "size": len(file.engine),
+            "build_seconds": file.metadata.get("build_seconds"),
+            "versions": {name: file.metadata.get(name) for name in _WRITERS},
+            "inputs": [asdict(spec) for spec in file.inputs],
+            "outputs": [asdict(spec) for spec in file.outputs],
+            "layer_types": dict(_types(file)),
+            "plugin_counts": dict(node_table.plugin_counts(file.layers)),
+            "plugin_versions": file.plugins,
+            "plugin_layers": [layer for layer in file.layers if layer.get("op")],
+            "lowerings": lowerings(file),
+            "passes": passes(file),
+            "layers": file.layers,
+            "nodes": node_table.nodes(file),
+            "modules": node_table.modules(file),
+        }
+    )
+
+
+def _summary(file: EngineFile) -> Iterator[tuple[str, str]]:
+    metadata = file.metadata
+    if "model" in metadata:
+        parameters = metadata.get("parameters")
+        yield "model", f"{metadata['model']}" + (f", {parameters:,} parameters" if isinstance(parameters, int) else "")
+    seconds = metadata.get("build_seconds")
+    built = f", built in {seconds:.1f} s" if isinstance(seconds, (int, float)) else ""
+    yield "engine", f"{size(len(file.engine))} for {file.target}, {file.flavour} {file.tensorrt_version}{built}"
+    writers = [f"{name} {metadata[name]}" for name in _WRITERS if metadata.get(name)]
+    if writers:
+        yield "made by", ", ".join(writers)
+
+
+def _inputs(file: EngineFile) -> str:
+    rows = [(spec.name, spec.dtype, shape(spec.min), shape(spec.opt), shape(spec.max)) for spec in file.inputs]
+    return _section("inputs", ("dtype", "min", "opt", "max"), rows)
+
+
+def _outputs(file: EngineFile) -> str:
+    return _section(
+        "outputs", ("dtype", "shape"), [(spec.name, spec.dtype, shape(spec.shape)) for spec in file.outputs]
+    )
+
+
+def _layer_types(file: EngineFile) -> str:
+    counts = [(f"{count:>5}", kind) for kind, count in _types(file)]
+    return f"layers: {len(file.layers)}\n" + columns(counts)
+
+
+def _plugins(file: EngineFile) -> str:
+    layers = [layer for layer in file.layers if layer.get("op")]
+    if not layers:
+        return "plugin layers: 0"
+    counts = ", ".join(f"{count} {op}" for op, count in node_table.plugin_counts(file.layers).items())
+    return f"plugin layers: {counts}\n" + columns(_plugin_row(layer) for layer in layers)
+
+
+def lowerings(file: EngineFile) -> list[dict[str, Any]]:
+    """Every use of an op, with its "node", "op", "kind", "lowering" and "why"; none where an older bridge wrote it."""
+    found = file.metadata.get("lowerings")
+    return found if isinstance(found, list) else []
+
+
+def lowering_counts(file: EngineFile) -> list[tuple[str, str, str]]:
+    """The same for reading: how many of which op, their lowering, and why."""
+    counts = Counter((row["op"], row["lowering"], row["why"]) for row in lowerings(file))
+    return [(f"{count} {op}", lowering, why) for (op, lowering, why), count in counts.items()]
+
+
+def _lowerings(file: EngineFile) -> str:
+    rows = lowering_counts(file)
+    return "lowerings\n" + columns(rows) if rows else ""
+
+
+def passes(file: EngineFile) -> list[dict[str, Any]]:
+    """What the passes found in the model: rows with "pass", "replaced", "what", "line" and "module"."""
+    found = file.metadata.get("passes")
+    return found if isinstance(found, list) else []
+
+
+def pass_counts(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """The same for reading: how often which pass, what it did or why it did not, and where."""
+    counts = Counter((row["pass"], row["replaced"], row["what"], row["line"]) for row in rows)
+    return [
+        (f"{count} {name}", what if replaced else f"not replaced: {what}", line)
+        for (name, replaced, what, line), count in counts.items()
+    ]
+
+
+def _passes(file: EngineFile) -> str:
+    rows = pass_counts(passes(file))
+    return "passes\n" + columns(rows) if rows else ""
+
+
+def _plugin_row(layer: Mapping[str, Any]) -> tuple[str, ...]:
+    attributes = dict(layer.get("attributes", {}))
+    tensors = str(attributes.pop(TENSORS_FIELD, "")).replace("=", "").replace(",", ", ")
+    spelt = ", ".join(f"{name}={value}" for name, value in attributes.items())
+    return layer["name"], f"{layer['op']}({tensors})", spelt, _results(layer)
+
+
+def _layers(file: EngineFile) -> str:
+    """A row a layer; its name, which may be long, comes last."""
+    origins = {name: node["name"] for node in node_table.nodes(file) or [] for name in node["layers"]}
+    rows = [(node_table.kind(layer), _results(layer), *_origin(layer, origins), layer["name"]) for layer in file.layers]
+    return "every layer\n" + columns(rows)
+
+
+def _origin(layer: Mapping[str, Any], origins: Mapping[str, str]) -> list[str]:
+    return [f"of {origins[layer['name']][:_LONGEST]}" if layer["name"] in origins else ""] if origins else []
+
+
+def _results(layer: Mapping[str, Any]) -> str:
+    outputs = layer.get("outputs", [])
+    return ", ".join(f"{output.get('dtype')} {shape(output.get('shape', ()))}" for output in outputs)
+
+
+def _section(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return columns([(f"{title}: {len(rows)}", *headings), *((f"  {name}", *rest) for name, *rest in rows)], indent=0)
+
+
+def _types(file: EngineFile) -> list[tuple[str, int]]:
+    return Counter(layer["type"] for layer in file.layers).most_common()
+
+
+def shape(extents: Sequence[int]) -> str:
+    """Extents for reading, "?" for one that depends on the inputs."""
+    return "[" + ", ".join("?" if extent == -1 else str(extent) for extent in extents) + "]"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,1 @@
+"""The engine file: a data format, which knows neither torch's graphs nor TensorRT."""

@@ -1,0 +1,1 @@
+"""What an exported graph is: capture, dynamic extents, the model's lines."""

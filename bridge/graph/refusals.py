@@ -1,0 +1,87 @@
+"""What is said where torch.export refuses a model: torch's reason without boilerplate, the line, and the way out."""
+
+import re
+import traceback
+
+import torch
+
+from bridge.graph.model_source import is_the_models
+
+SMALL_EXAMPLE = r"specialized it to be a constant \([01]\)"
+
+# Pattern in torch's message → what to do about it; the first that matches is shown.
+_HINTS = (
+    (
+        SMALL_EXAMPLE,
+        "torch.export takes an extent of 0 or 1 for fixed; give an example whose dynamic dimensions have 2 or more",
+    ),
+    (
+        r"specialized it to be a constant|Specializations unexpectedly required",
+        "the model's code holds that dimension to the example's extent; change the line that does, or leave the"
+        " dimension out of dynamic_shapes",
+    ),
+    (
+        r"Constraints violated",
+        "the model's code restricts that dimension more than dynamic_shapes does; use the range that is suggested, or a"
+        " Dim that is a multiple, such as 8 * Dim(...)",
+    ),
+    (
+        r"has no attribute `",
+        "torch.export finds parameters and modules by names with dots between them; if one of the model's own names has"
+        " a dot in it, give it another",
+    ),
+    (
+        r"\d+ active drivers|JITFunction|@triton\.jit",
+        "the model launches a Triton kernel by itself, which torch.export cannot follow; put the launch into a function"
+        " under @torch.library.triton_op or custom_op, with a fake implementation, so that it is an operator",
+    ),
+    (
+        r"DispatchKey\.(Sparse|Nested)|SparseC[PS]U|NestedTensor",
+        "an engine takes dense tensors alone; pass x.to_dense(), or padded tensors and their lengths",
+    ),
+)
+_EXPERTS = (
+    "the model loops over the experts that tokens go to, which one engine cannot; for a model of transformers,"
+    ' model.set_experts_implementation("grouped_mm"), or "batched_mm", computes the same without that loop'
+)
+_DATA_DEPENDENT = r"data-dependent|DataDependent"
+_BRANCH = "the model branches on values of tensors, which one engine cannot; use torch.where, or compute both"
+_BRANCH_OF_LIBRARY = (
+    "that line of {library} branches on values of tensors, or on how many there are of something, which one engine"
+    " cannot; compile the part before it alone, or with"
+    ' torch.compile(model, backend="bridge", options={{"fallback": True}}), which runs the rest in PyTorch'
+)
+_BOILERPLATE = re.compile(
+    r"(For (more|extended|C\+\+|debugging)|If you suspect|The error above|consider using|Caused by|Potential framework)"
+)
+_SAYS_ITS_KIND = (torch._dynamo.exc.TorchDynamoException, RuntimeError, ValueError, TypeError)
+
+
+def explain(error: Exception) -> str:
+    """An exception from torch.export, for the user."""
+    text = re.sub(r" For more information, run with \S+", "", str(error))
+    lines = [line for line in text.splitlines() if line.strip() and not _BOILERPLATE.match(line.strip())]
+    said = "\n".join(lines)
+    if not said or not isinstance(error, _SAYS_ITS_KIND):
+        said = f"{type(error).__name__}: {said}"
+    frame = _frame(error)
+    where = f"\n  {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" if frame is not None else ""
+    hint = _hint(text, frame)
+    return f"{said}{where}" + (f"\nWhat to do: {hint}." if hint else "")
+
+
+def _hint(text: str, frame: traceback.FrameSummary | None) -> str | None:
+    found = next((hint for pattern, hint in _HINTS if re.search(pattern, text)), None)
+    if found is not None or not re.search(_DATA_DEPENDENT, text):
+        return found
+    if re.search(r"(?i)\bfor \w*expert\w* in\b", f"{text} {frame.line if frame is not None else ''}"):
+        return _EXPERTS
+    library = frame.filename.rpartition("site-packages/")[2].partition("/")[0] if frame is not None else ""
+    installed = frame is not None and "site-packages/" in frame.filename
+    return _BRANCH_OF_LIBRARY.format(library=library) if installed else _BRANCH
+
+
+def _frame(error: BaseException) -> traceback.FrameSummary | None:
+    """The innermost line of the model, or of a library other than torch, that the exception came through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return next((frame for frame in reversed(frames) if is_the_models(frame.filename)), None)

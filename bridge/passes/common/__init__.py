@@ -1,0 +1,1 @@
+"""What every pass uses: reading nodes, constants, editing, strides, outcomes."""

@@ -1,0 +1,64 @@
+"""Tensors of a graph whose values are known: weights, and what is computed from small ones of them alone."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.fx import Graph, Node
+
+from bridge.passes.common.nodes import is_copy
+
+_MOST = 4096  # elements of a tensor that is worth knowing
+
+
+class Constants:
+    """The known values of a graph's nodes. inputs: of its placeholders, by name; attributes are those of its module."""
+
+    def __init__(self, graph: Graph, inputs: Mapping[str, Any] | None = None) -> None:
+        self._module = graph.owning_module
+        self._inputs = inputs or {}
+        self._known: dict[Node, Tensor | None] = {}
+
+    def value(self, node: Any) -> Tensor | None:
+        """The value of a node; None where it depends on inputs, or is large."""
+        if not isinstance(node, Node):
+            return None
+        if node not in self._known:
+            self._known[node] = self._find(node)
+        return self._known[node]
+
+    def _find(self, node: Node) -> Tensor | None:
+        traced = node.meta.get("val")
+        if not isinstance(traced, Tensor) or not all(isinstance(extent, int) for extent in traced.shape):
+            return None
+        if traced.numel() > _MOST:
+            return None
+        if node.op == "placeholder":
+            return _real(self._inputs.get(node.name))
+        if node.op == "get_attr":
+            found: Any = self._module
+            for name in str(node.target).split("."):
+                found = getattr(found, name, None)
+            return _real(found)
+        return self._compute(node)
+
+    def _compute(self, node: Node) -> Tensor | None:
+        if is_copy(node):
+            return self.value(node.args[0])
+        if not isinstance(node.target, OpOverload) or node.target._schema.is_mutable:
+            return None
+        if torch.Tag.nondeterministic_seeded in node.target.tags:
+            return None
+        values = {argument: self.value(argument) for argument in node.all_input_nodes}
+        if any(value is None for value in values.values()):
+            return None
+        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda argument: values[argument])
+        with torch.no_grad():
+            return _real(node.target(*args, **kwargs))
+
+
+def _real(found: Any) -> Tensor | None:
+    fake = isinstance(found, torch._subclasses.FakeTensor)
+    return found.detach() if isinstance(found, Tensor) and not fake and found.layout == torch.strided else None

@@ -1,0 +1,235 @@
+"""Which axes of one tensor those of another are, where data is moved whole axes at a time, whatever their extents.
+
+A tensor's dimensions are described by the axes of the tensor it comes from, one group each: a view of [N, H, D] as
+[N H, D] has the dimensions (n, h) and (d). Axes of extent 1 are left out. Picking one level of an axis, or a range, is
+remembered. So a model may write views, permutations and cuts as it likes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from torch.fx import Node
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+from bridge.passes.common.nodes import (
+    CONVERSIONS,
+    CUTS,
+    SAME_ORDER,
+    arguments,
+    aten,
+    changes_dtype,
+    first_index,
+    is_traced,
+    same_extents,
+    value,
+)
+
+
+class Axis(NamedTuple):
+    """An axis of the tensor that others are described by."""
+
+    name: str
+    extent: Any
+
+
+Group = tuple[Axis, ...]
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The dimensions of a tensor. picked: the index of axes of which one is left. ranges: (start, extent) of axes of
+    which a part is left. Both are counted from the axis's first element, 0, whatever was cut before."""
+
+    groups: tuple[Group, ...]
+    picked: Mapping[str, int] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[int, Any]] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """The axes of each dimension, one letter each: ["nh", "d"]."""
+        return ["".join(axis.name for axis in group) for group in self.groups]
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing was cut off."""
+        return not self.picked and not self.ranges
+
+    def describes(self, node: Node) -> bool:
+        """Whether a node's extents are those of the groups."""
+        return same_extents([_product(group) for group in self.groups], node.meta["val"].shape)
+
+
+def name_axes(names: Sequence[str], extents: Mapping[str, Any]) -> Axes:
+    """Dimensions of these axes, each named by a letter. extents: of every axis."""
+    return Axes(tuple(_group(Axis(letter, extents[letter]) for letter in word) for word in names))
+
+
+def sources(node: Node) -> list[Node]:
+    """A node and those that it is moved from, one from the next."""
+    chain = [node]
+    while _is_move(chain[-1]):
+        source = chain[-1].args[0]
+        chain.append(source.args[0] if _is_cut(source) else source)  # type: ignore[union-attr, arg-type]
+    return chain
+
+
+def follow(axes: Axes, path: Sequence[Node]) -> Axes | None:
+    """The axes of the last node of a path, each of which moves the one before; None where they do not stay whole."""
+    for node in path:
+        move = _MOVES.get(node.target, _take) if _is_move(node) else None
+        found = None if move is None else move(axes, node)
+        if found is None or not found.describes(node):
+            return None
+        axes = found
+    return axes
+
+
+def _is_move(node: Node) -> bool:
+    if node.op != "call_function" or value(node) is None or not is_traced(node):
+        return False
+    if node.target in CONVERSIONS:
+        return not changes_dtype(node)
+    return node.target in _MOVES or _is_cut(node.args[0] if node.args else None)
+
+
+def _is_cut(node: Any) -> bool:
+    return isinstance(node, Node) and node.target in CUTS
+
+
+def _group(axes: Any) -> Group:
+    return tuple(axis for axis in axes if not (isinstance(axis.extent, int) and axis.extent == 1))
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return statically_known_true(a == b)
+
+
+def _product(group: Group) -> Any:
+    total: Any = 1
+    for axis in group:
+        total = total * axis.extent
+    return total
+
+
+def _reshape(axes: Axes, node: Node) -> Axes | None:
+    """Groups the same axes anew; an axis of which several dimensions are made becomes several."""
+    left = [axis for group in axes.groups for axis in group]
+    targets = list(node.meta["val"].shape)
+    groups: list[Group] = []
+    while targets:
+        target = targets.pop(0)
+        if isinstance(target, int) and target == 1:
+            groups.append(())
+            continue
+        taken: Group = ()
+        while left and not _equal(_product(taken), target):
+            parts = _split(left[0], [target, *targets]) if not taken else None
+            if parts is not None:
+                left[:1] = parts
+            taken = (*taken, left.pop(0))
+        if not _equal(_product(taken), target):
+            return None
+        groups.append(taken)
+    return None if left else replace(axes, groups=tuple(groups))
+
+
+def _split(axis: Axis, targets: Sequence[Any]) -> list[Axis] | None:
+    """An axis as two, where the first two dimensions are made of it."""
+    if len(targets) < 2 or _equal(axis.extent, targets[0]) or not _equal(axis.extent, targets[0] * targets[1]):
+        return None
+    return [Axis(f"{axis.name}{place}", extent) for place, extent in enumerate(targets[:2])]
+
+
+def _permute(axes: Axes, node: Node) -> Axes | None:
+    dims = arguments(node)["dims"]
+    return replace(axes, groups=tuple(axes.groups[dim] for dim in dims))
+
+
+def _transpose(axes: Axes, node: Node) -> Axes | None:
+    given, groups = arguments(node), list(axes.groups)
+    a, b = given["dim0"], given["dim1"]
+    groups[a], groups[b] = groups[b], groups[a]
+    return replace(axes, groups=tuple(groups))
+
+
+def _slice(axes: Axes, node: Node) -> Axes | None:
+    given = arguments(node)
+    before, after = given["self"].meta["val"].shape[given["dim"]], node.meta["val"].shape[given["dim"]]
+    if _equal(before, after):
+        return axes
+    start = first_index(given["start"], before, after)
+    return None if start is None or given["step"] != 1 else _cut(axes, given["dim"], start, after)
+
+
+def _narrow(axes: Axes, node: Node) -> Axes | None:
+    given = arguments(node)
+    dim = given["dim"]
+    before, after = given["self"].meta["val"].shape[dim], node.meta["val"].shape[dim]
+    start = first_index(given["start"], before, after)
+    return None if start is None else axes if _equal(before, after) else _cut(axes, dim, start, after)
+
+
+def _select(axes: Axes, node: Node) -> Axes | None:
+    given = arguments(node)
+    dim, index = given["dim"], given["index"]
+    if not isinstance(index, int):
+        return None
+    return _pick(axes, dim, index, given["self"].meta["val"].shape[dim])
+
+
+def _take(axes: Axes, node: Node) -> Axes | None:
+    """A result of an operator that cuts a tensor into several."""
+    whole, place = node.args
+    assert isinstance(whole, Node) and isinstance(place, int)
+    dim = arguments(whole)["dim"]
+    if whole.target is aten.unbind.int:
+        return _pick(axes, dim, place, len(whole.meta["val"]))
+    sizes = [part.shape[dim] for part in whole.meta["val"]]
+    return axes if len(sizes) == 1 else _cut(axes, dim, sum(sizes[:place]), sizes[place])
+
+
+def _pick(axes: Axes, dim: int, index: int, extent: Any) -> Axes | None:
+    groups = list(axes.groups)
+    group = groups.pop(dim)
+    if not group:
+        return replace(axes, groups=tuple(groups))
+    if len(group) > 1 or not isinstance(extent, int):
+        return None
+    return _picked(axes, groups, group[0].name, index % extent)
+
+
+def _picked(axes: Axes, groups: Sequence[Group], name: str, index: Any) -> Axes:
+    """One of the axis is left, where the groups are these; counted from the axis's own first element."""
+    ranges = dict(axes.ranges)
+    first, _ = ranges.pop(name, (0, None))
+    return Axes(tuple(groups), {**axes.picked, name: first + index}, ranges)
+
+
+def _cut(axes: Axes, dim: int, start: Any, extent: Any) -> Axes | None:
+    """A range of an axis; or, of a dimension of two axes, what one index of the first gives."""
+    groups = list(axes.groups)
+    group = groups[dim]
+    if len(group) == 1 and isinstance(extent, int) and extent == 1 and isinstance(start, int):
+        groups[dim] = ()
+        return _picked(axes, groups, group[0].name, start)
+    if len(group) == 1:
+        name = group[0].name
+        first, _ = axes.ranges.get(name, (0, None))
+        groups[dim] = _group([Axis(name, extent)])
+        return replace(axes, groups=tuple(groups), ranges={**axes.ranges, name: (first + start, extent)})
+    if len(group) == 2 and _equal(group[1].extent, extent) and isinstance(extent, int) and isinstance(start, int):
+        groups[dim] = group[1:]
+        place, rest = divmod(start, extent)
+        return None if rest else _picked(axes, groups, group[0].name, place)
+    return None
+
+
+_MOVES: dict[Any, Callable[[Axes, Node], Axes | None]] = {
+    **dict.fromkeys(SAME_ORDER | CONVERSIONS, _reshape),
+    aten.permute.default: _permute,
+    aten.transpose.int: _transpose,
+    aten.slice.Tensor: _slice,
+    aten.narrow.default: _narrow,
+    aten.select.int: _select,
+}

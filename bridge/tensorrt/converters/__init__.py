@@ -1,0 +1,1 @@
+"""Operators of torch's as TensorRT's layers, where torch_tensorrt has no converter that does."""

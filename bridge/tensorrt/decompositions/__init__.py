@@ -1,0 +1,71 @@
+"""Which operators are taken apart before conversion, and into what."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from bridge.core.op import OPS
+from bridge.tensorrt.converters import cumulative, partial_writes
+from bridge.tensorrt.converters.attention import SDPA
+from bridge.tensorrt.decompositions import (
+    arithmetic,
+    bags,
+    counting,
+    grouped_products,
+    indexing,
+    integer_arithmetic,
+    ordering,
+    pooling,
+    resizing,
+    scattering,
+    shapes,
+)
+from bridge.tensorrt.decompositions.promotion import promoted
+
+_FLASH_ON_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+_FAMILIES = (
+    resizing,
+    integer_arithmetic,
+    shapes,
+    arithmetic,
+    cumulative,
+    indexing,
+    partial_writes,
+    grouped_products,
+    bags,
+    counting,
+    scattering,
+    ordering,
+    pooling,
+)
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """torch_tensorrt's table, less what would take apart an operator that has a converter or needs a GPU."""
+    from torch_tensorrt.dynamo.lowering import get_decompositions
+
+    table = dict(get_decompositions())
+    table.pop(SDPA, None)
+    table |= torch._decomp.get_decompositions([_FLASH_ON_CPU])  # in programs that were decomposed before they came here
+    for op in OPS.values():
+        table.pop(op.overload, None)
+    return promoted({**_of_torch(table), **table, **_ours()})
+
+
+def _of_torch(table: Mapping[Any, Any]) -> dict[Any, Callable[..., Any]]:
+    """PyTorch's own, of functional operators that torch_tensorrt neither converts nor takes apart."""
+    from torch_tensorrt.dynamo.conversion import DYNAMO_CONVERTERS
+
+    known = dict(torch._decomp.core_aten_decompositions().items())
+    known |= torch._decomp.get_decompositions([torch.ops.aten.addmv])
+    converted = DYNAMO_CONVERTERS.keys() | table.keys()
+    return {op: theirs for op, theirs in known.items() if op.namespace == "aten" and op not in converted}
+
+
+def _ours() -> dict[Any, Callable[..., Any]]:
+    """What the families bring; of two rows for one operator the later one holds."""
+    table = {op: function for family in _FAMILIES for op, function in family.ROWS.items()}
+    if hasattr(torch.ops.transformers, "grouped_mm_fallback"):  # once its mixtures of experts are imported
+        table[torch.ops.transformers.grouped_mm_fallback.default] = grouped_products.grouped_mm_fallback
+    return table

@@ -1,0 +1,95 @@
+"""Products, norms and activations, where torch_tensorrt's own conversion is wrong or missing."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bridge.tensorrt.decompositions.bounds import known_equal
+
+aten = torch.ops.aten
+_CONVOLUTION = aten.convolution.default
+_SOFTPLUS = aten.softplus.default
+_BATCH_NORM = aten._native_batch_norm_legit_no_training.default
+_SAME_SOFTPLUS = 20
+
+
+def batch_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch norm in eval mode: x [N, C, ...] times a scale plus a shift, and two empty tensors.
+
+    Scale and shift are computed in float32 and rounded once, as PyTorch does on a GPU; torch_tensorrt's converter
+    computes them in the dtype of x. They are constants, so nothing of this is left in the engine.
+    """
+    scale = (variance.float() + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight.float()
+    shift = -mean.float() * scale
+    if bias is not None:
+        shift = shift + bias.float()
+    shape = [-1] + [1] * (x.dim() - 2)
+    empty = x.new_zeros(0)
+    return x * scale.to(x.dtype).reshape(shape) + shift.to(x.dtype).reshape(shape), empty, empty
+
+
+def convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """Where the window is as large as the map, a product of matrices: [N, C, *window] to [N, out, 1, ...].
+
+    TensorRT-RTX 1.6.1 leaves the bias of such a convolution out for other images than the first, where their number is
+    dynamic and the dtype has 16 bits (seen on an H200).
+    """
+    window = weight.shape[2:]
+    whole = x.dim() == weight.dim() and all(map(known_equal, x.shape[2:], window)) and any(n > 1 for n in window)
+    if not whole or transposed or groups != 1 or any(padding) or any(step != 1 for step in dilation):
+        return NotImplemented
+    product = torch.nn.functional.linear(x.flatten(1), weight.flatten(1), bias)
+    return product.reshape(*product.shape, *[1] * len(window))
+
+
+def softplus(x: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
+    """x itself beyond a threshold, which torch_tensorrt ignores. At 20 both are equal within float32's precision."""
+    if threshold >= _SAME_SOFTPLUS:
+        return NotImplemented
+    return torch.where(x * beta > threshold, x, _SOFTPLUS(x, beta, _SAME_SOFTPLUS))
+
+
+def softmax(x: Tensor, dim: int, half_to_float: bool) -> Tensor:
+    """Of a vector, or a single number: TensorRT's layer takes two dimensions or more."""
+    if x.dim() > 1:
+        return NotImplemented
+    return torch.softmax(x.reshape(1, -1), 1).reshape(x.shape)
+
+
+def addbmm(x: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """x times beta plus the sum of a batch of products times alpha."""
+    product = torch.bmm(a, b).sum(0)
+    product = product if alpha == 1 else product * alpha
+    return product if beta == 0 else product + (x if beta == 1 else x * beta)
+
+
+# Each returns NotImplemented for what it leaves as it is.
+ROWS: dict[Any, Callable[..., Any]] = {
+    _BATCH_NORM: batch_norm,
+    _CONVOLUTION: convolution,
+    _SOFTPLUS: softplus,
+    aten._softmax.default: softmax,
+    aten.addbmm.default: addbmm,
+}

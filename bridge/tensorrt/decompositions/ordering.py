@@ -1,0 +1,213 @@
+"""Sorting, and what asks for the order of elements.
+
+TensorRT's TopK layer takes at most 3840 elements of a fixed number, and says nothing of the order of equal ones.
+Elsewhere an element's place is the number of elements that come before it: stable, and right for dynamic extents.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from bridge.tensorrt.decompositions.bounds import known, most
+
+aten = torch.ops.aten
+MOST_K = 3840  # of a TopK layer
+MOST_COMPARISONS = 2**28
+_SORTS = (aten.sort.default, aten.sort.stable)
+
+
+def sort(x: Tensor, dim: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
+    """Values and indices; equal elements may come in any order."""
+    if not x.dim():
+        return x.clone(), torch.zeros_like(x, dtype=torch.int64)
+    count = x.shape[dim]
+    if known(count) and 0 < count <= MOST_K:
+        return torch.topk(x, count, dim, largest=descending)
+    return _sort(x, dim, descending)
+
+
+def stable_sort(
+    x: Tensor, *, stable: bool | None = None, dim: int = -1, descending: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Values and indices, equal elements in the order that they have in x."""
+    if not stable or not x.dim():
+        return sort(x, dim, descending)
+    return _sort(x, dim, descending)
+
+
+def topk(x: Tensor, k: Any, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Tensor, Tensor]:
+    """What the TopK layer does not take: vectors, booleans, axes before the last four, more than 3840 elements or a
+    dynamic number of them."""
+    if not x.dim():
+        return sort(x)
+    if x.dtype == torch.bool:
+        values, indices = torch.topk(x.int(), k, dim, largest)
+        return values.bool(), indices
+    if not known(k) or k > MOST_K:
+        ordered = _sort(x, dim, largest)
+        return ordered if ordered is NotImplemented else (ordered[0].narrow(dim, 0, k), ordered[1].narrow(dim, 0, k))
+    if x.dim() == 1:
+        return tuple(each.squeeze(0) for each in torch.topk(x.unsqueeze(0), k, 1, largest))  # type: ignore[return-value]
+    if dim % x.dim() < x.dim() - 4:
+        return tuple(each.movedim(-1, dim) for each in torch.topk(x.movedim(dim, -1), k, -1, largest))  # type: ignore[return-value]
+    return NotImplemented
+
+
+def kthvalue(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """The k-th smallest element, counted from 1, and its index."""
+    values, indices = torch.sort(x, dim=dim, stable=True)
+    if not x.dim():
+        return values, indices
+    return _at(values, indices, torch.full_like(indices.narrow(dim, 0, 1), k - 1), dim, keepdim)
+
+
+def median_dim(x: Tensor, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """The lower median and its index; NaN where there is one."""
+    if not x.dim():
+        return x.clone(), torch.zeros_like(x, dtype=torch.int64)
+    values, indices = torch.sort(x, dim=dim, stable=True)  # NaN comes last
+    place = torch.full_like(indices.narrow(dim, 0, 1), (x.shape[dim] - 1) // 2)
+    if x.is_floating_point():
+        place = torch.where(torch.isnan(x).any(dim, keepdim=True), x.shape[dim] - 1, place)
+    return _at(values, indices, place, dim, keepdim)
+
+
+def nanmedian_dim(x: Tensor, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """The lower median of what is no NaN, and its index."""
+    if not x.dim() or not x.is_floating_point():
+        return median_dim(x, dim, keepdim)
+    values, indices = torch.sort(x, dim=dim, stable=True)
+    count = torch.isnan(x).logical_not().sum(dim, keepdim=True)
+    return _at(values, indices, (count - 1).clamp(min=0) // 2, dim, keepdim)
+
+
+def median(x: Tensor) -> Tensor:
+    """Of all elements."""
+    return median_dim(x.flatten(), 0)[0]
+
+
+def nanmedian(x: Tensor) -> Tensor:
+    """Of all elements that are no NaN."""
+    return nanmedian_dim(x.flatten(), 0)[0]
+
+
+def max_dim(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """Maxima and the index of the first of each."""
+    return _extreme(x, dim, keepdim, torch.amax)
+
+
+def min_dim(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """Minima and the index of the first of each."""
+    return _extreme(x, dim, keepdim, torch.amin)
+
+
+def argmax(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    """The index of the first maximum; torch_tensorrt's converter compares integers as float32."""
+    return _first_index(x, dim, keepdim, torch.amax)
+
+
+def argmin(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    """The index of the first minimum."""
+    return _first_index(x, dim, keepdim, torch.amin)
+
+
+def first_place(x: Tensor, dim: int, extreme: Callable[..., Tensor], among: Tensor | None = None) -> Tensor:
+    """The index along dim of the first element that is the extreme one, or a NaN.
+
+    among: which elements count, of a shape that broadcasts.
+    """
+    count = x.shape[dim]
+    best = x == extreme(x, dim, keepdim=True)
+    best = best | torch.isnan(x) if x.is_floating_point() else best
+    best = best if among is None else best & among
+    place = torch.arange(count, device=x.device).reshape(
+        [-1 if axis == dim % x.dim() else 1 for axis in range(x.dim())]
+    )
+    return torch.where(best, place, count - 1).amin(dim)
+
+
+def refuse(node: Node) -> str | None:
+    """Why a node that was not taken apart cannot be part of an engine; None for others."""
+    if node.target not in (*_SORTS, aten.topk.default) or not isinstance(node.args[0], Node):
+        return None
+    x = node.args[0].meta["val"]
+    place = {aten.sort.default: 1, aten.topk.default: 2}.get(node.target, len(node.args))
+    dim: Any = node.args[place] if len(node.args) > place else node.kwargs.get("dim", -1)
+    if not _too_many(x, dim):
+        return None
+    return (
+        f"it orders up to {most(x.shape[dim]):,.0f} elements in up to {most(*x.shape) / most(x.shape[dim]):,.0f} rows;"
+        f" TensorRT's TopK layer takes at most {MOST_K} of a fixed number, and beyond it bridge compares each with"
+        f" each, up to {MOST_COMPARISONS:,} times. Take fewer elements, or give the dimension a smaller bound"
+    )
+
+
+def _sort(x: Tensor, dim: int, descending: bool) -> tuple[Tensor, Tensor]:
+    if _too_many(x, dim):
+        return NotImplemented
+    rows = x.movedim(dim, -1)
+    place = _places(rows.int() if x.dtype == torch.bool else rows, descending)
+    index = torch.arange(x.shape[dim], device=x.device).expand(place.shape)
+    indices = torch.zeros_like(place).scatter(-1, place, index).movedim(-1, dim)
+    return x.gather(dim, indices), indices
+
+
+def _places(x: Tensor, descending: bool) -> Tensor:
+    """Where each element of the last dimension belongs: how many come before it; NaN counts as greatest."""
+    order = torch.arange(x.shape[-1], device=x.device)
+    mine, other = x.unsqueeze(-1), x.unsqueeze(-2)  # [..., n, 1], [..., 1, n]
+    before, equal = other > mine if descending else other < mine, other == mine
+    if x.is_floating_point():
+        mine_nan, other_nan = torch.isnan(mine), torch.isnan(other)
+        before = before | (other_nan & ~mine_nan if descending else mine_nan & ~other_nan)
+        equal = equal | (mine_nan & other_nan)
+    return (before | (equal & (order < order[:, None]))).sum(-1)
+
+
+def _too_many(x: Tensor, dim: int) -> bool:
+    return bool(x.dim()) and most(*x.shape, x.shape[dim]) > MOST_COMPARISONS
+
+
+def _at(values: Tensor, indices: Tensor, place: Tensor, dim: int, keepdim: bool) -> tuple[Tensor, Tensor]:
+    found = values.gather(dim, place), indices.gather(dim, place)
+    return found if keepdim else (found[0].squeeze(dim), found[1].squeeze(dim))
+
+
+def _extreme(x: Tensor, dim: int, keepdim: bool, extreme: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
+    if not x.dim():
+        return x.clone(), torch.zeros_like(x, dtype=torch.int64)
+    if x.dtype == torch.bool:
+        values, indices = _extreme(x.int(), dim, keepdim, extreme)
+        return values.bool(), indices
+    values, indices = extreme(x, dim, keepdim=keepdim), first_place(x, dim, extreme)
+    return values, indices.unsqueeze(dim) if keepdim else indices
+
+
+def _first_index(x: Tensor, dim: int | None, keepdim: bool, extreme: Callable[..., Tensor]) -> Tensor:
+    if not x.dim():
+        return torch.zeros_like(x, dtype=torch.int64)
+    if dim is None:
+        index = _first_index(x.flatten(), 0, False, extreme)
+        return index.reshape([1] * x.dim()) if keepdim else index
+    place = first_place(x.int() if x.dtype == torch.bool else x, dim, extreme)
+    return place.unsqueeze(dim) if keepdim else place
+
+
+# Each returns NotImplemented for what it leaves as it is.
+ROWS: dict[Any, Callable[..., Any]] = {
+    aten.sort.default: sort,
+    aten.sort.stable: stable_sort,
+    aten.topk.default: topk,
+    aten.kthvalue.default: kthvalue,
+    aten.median.default: median,
+    aten.median.dim: median_dim,
+    aten.nanmedian.default: nanmedian,
+    aten.nanmedian.dim: nanmedian_dim,
+    aten.max.dim: max_dim,
+    aten.min.dim: min_dim,
+    aten.argmax.default: argmax,
+    aten.argmin.default: argmin,
+}

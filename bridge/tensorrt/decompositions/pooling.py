@@ -1,0 +1,194 @@
+"""Pooling by windows that TensorRT's pooling layer has not: adaptive ones, dilated ones, those that rounding up adds,
+and the places of maxima.
+
+The elements of the windows are gathered, axis by axis, and reduced: this holds for dynamic extents too, reads each
+element about once, and rounds as one sum does.
+"""
+
+import contextlib
+import functools
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bridge.tensorrt.decompositions.bounds import known_equal
+from bridge.tensorrt.decompositions.ordering import first_place
+from bridge.tensorrt.decompositions.windows import Axis, Windows, adaptive_windows, before
+
+aten = torch.ops.aten
+_plain = threading.local()  # within `_as_it_is` max pooling is the layer's
+
+
+def adaptive_avg_pool(x: Tensor, output_size: Sequence[Any]) -> Tensor:
+    """x [..., *extents] to [..., *output_size]; means of windows that may differ by one element.
+
+    Where the output divides the extents, torch_tensorrt's converter is right; elsewhere it takes all windows for equal.
+    """
+    rank = len(output_size)
+    sizes = list(zip(range(-rank, 0), x.shape[-rank:], output_size, strict=True))
+    if all(isinstance(extent, int) and isinstance(out, int) and extent % out == 0 for _, extent, out in sizes):
+        return NotImplemented
+    wide = x.float()
+    for axis, extent, out in sizes:
+        if known_equal(extent, out):
+            continue
+        windows = adaptive_windows(extent, out, x.device)
+        total = torch.where(windows.mask(axis), windows.gather(wide, axis), 0).sum(axis)
+        wide = total / before(windows.inside.sum(1), -axis - 1)
+    return wide.to(x.dtype)
+
+
+def adaptive_max_pool(x: Tensor, output_size: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    """x [..., *extents] to maxima [..., *output_size], and their places in the flattened extents."""
+    rank = len(output_size)
+    pairs = zip(x.shape[-rank:], output_size, strict=True)
+    windows = [adaptive_windows(extent, out, x.device) for extent, out in pairs]
+    return _maxima(x, windows), _places(x, windows)
+
+
+def max_pool_with_indices(
+    x: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil_mode: bool = False,
+    *,
+    rank: int,
+) -> tuple[Tensor, Tensor]:
+    """Maxima of windows and their places in the flattened map; what of this is not used does not stay in the graph."""
+    if getattr(_plain, "within", False):
+        return NotImplemented
+    axes = _axes(x, rank, kernel_size, stride, padding, dilation, ceil_mode)
+    windows = [axis.windows(x.device) for axis in axes]
+    if any(axis.gap != 1 for axis in axes):
+        return _maxima(x, windows), _places(x, windows)
+    padded = _pad(x, [0] * rank, [axis.missing for axis in axes], _lowest(x.dtype))
+    return _cut(_layer_max(padded, axes), axes), _places(x, windows)
+
+
+def avg_pool(
+    x: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    rank: int,
+) -> Tensor:
+    """Means of windows; those that rounding up adds reach over the padding, and are divided by what they cover."""
+    axes = _axes(x, rank, kernel_size, stride, padding, (1,), ceil_mode)
+    pads = [axis.pad for axis in axes]
+    if divisor_override is None and (not ceil_mode or all(axis.fits for axis in axes)):
+        plain = not ceil_mode and x.dim() == rank + 2
+        return NotImplemented if plain else _layer_avg(x, axes, pads, count_include_pad)
+    padded = _pad(x, pads, [axis.pad + axis.missing for axis in axes], 0)
+    means = _cut(_layer_avg(padded, axes, [0] * rank, True), axes)
+    area = math.prod(axis.kernel for axis in axes)
+    if divisor_override is not None:
+        return means * (area / divisor_override)
+    scale: Any = float(area)
+    for place, axis in enumerate(axes):
+        scale = scale / before(axis.counted(count_include_pad, x.device).float(), rank - 1 - place)
+    return (means.float() * scale).to(x.dtype)
+
+
+def _maxima(x: Tensor, windows: Sequence[Windows]) -> Tensor:
+    for axis, each in zip(range(-len(windows), 0), windows, strict=True):
+        x = torch.where(each.mask(axis), each.gather(x, axis), _lowest(x.dtype)).amax(axis)
+    return x
+
+
+def _places(x: Tensor, windows: Sequence[Windows]) -> Tensor:
+    """Where in the flattened extents the first maximum of each window is, [..., *outs]."""
+    rank = len(windows)
+    lead, extents = x.dim() - rank, x.shape[-rank:]
+    flat: Any = 0
+    inside: Any = True
+    for axis, each in enumerate(windows):
+        x = each.gather(x, axis - rank)
+        shape = [n for other in range(rank) for n in (windows[other].places.shape if other == axis else (1, 1))]
+        flat = flat * extents[axis] + each.places.reshape(shape)
+        inside = each.inside.reshape(shape) & inside
+    order = [*range(0, 2 * rank, 2), *range(1, 2 * rank, 2)]  # [out, k, out, k] to [out, out, k, k]
+    values = torch.where(inside, x, _lowest(x.dtype)).permute(*range(lead), *[lead + place for place in order])
+    places = flat.permute(order).flatten(rank).expand(*values.shape[: lead + rank], -1)
+    best = first_place(values.flatten(lead + rank), -1, torch.amax, inside.permute(order).flatten(rank))
+    return places.gather(-1, best.unsqueeze(-1)).squeeze(-1)
+
+
+def _layer_max(x: Tensor, axes: Sequence[Axis]) -> Tensor:
+    kernel, steps, pads = [a.kernel for a in axes], [a.step for a in axes], [a.pad for a in axes]
+    with _as_it_is():
+        return _batched(lambda y: _MAX_POOLS[len(axes)](y, kernel, steps, pads)[0], x, len(axes))
+
+
+def _layer_avg(x: Tensor, axes: Sequence[Axis], pads: list[int], count_include_pad: bool) -> Tensor:
+    kernel, steps = [a.kernel for a in axes], [a.step for a in axes]
+    layer = _AVG_POOLS[len(axes)]
+    return _batched(lambda y: layer(y, kernel, steps, pads, False, count_include_pad), x, len(axes))
+
+
+@contextlib.contextmanager
+def _as_it_is() -> Iterator[None]:
+    _plain.within = True
+    try:
+        yield
+    finally:
+        _plain.within = False
+
+
+def _batched(run: Callable[[Tensor], Tensor], x: Tensor, rank: int) -> Tensor:
+    """TensorRT pools batches of maps alone."""
+    return run(x) if x.dim() == rank + 2 else run(x.unsqueeze(0)).squeeze(0)
+
+
+def _axes(x: Tensor, rank: int, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> list[Axis]:
+    """Settings are one number, or one for each axis."""
+    settings = [_each(values, rank) for values in (kernel, stride or kernel, padding, dilation)]
+    return [Axis(extent, k, s, p, d, ceil_mode) for extent, k, s, p, d in zip(x.shape[-rank:], *settings, strict=True)]
+
+
+def _cut(x: Tensor, axes: Sequence[Axis]) -> Tensor:
+    for place, axis in enumerate(axes, -len(axes)):
+        if not known_equal(x.shape[place], axis.out):
+            x = x.narrow(place, 0, axis.out)
+    return x
+
+
+def _pad(x: Tensor, starts: Sequence[int], ends: Sequence[int], value: float) -> Tensor:
+    if not any(starts) and not any(ends):
+        return x
+    widths = [width for pair in zip(reversed(starts), reversed(ends), strict=True) for width in pair]
+    return torch.nn.functional.pad(x, widths, value=value)
+
+
+def _each(values: Sequence[int], rank: int) -> list[int]:
+    return list(values) * rank if len(values) == 1 else list(values)
+
+
+def _lowest(dtype: torch.dtype) -> float | int:
+    return float("-inf") if dtype.is_floating_point else torch.iinfo(dtype).min
+
+
+_MAX_POOLS = {2: aten.max_pool2d_with_indices.default, 3: aten.max_pool3d_with_indices.default}
+_AVG_POOLS = {2: aten.avg_pool2d.default, 3: aten.avg_pool3d.default}
+
+
+# Each returns NotImplemented for what it leaves as it is.
+ROWS: dict[Any, Callable[..., Any]] = {
+    aten._adaptive_avg_pool2d.default: adaptive_avg_pool,
+    aten._adaptive_avg_pool3d.default: adaptive_avg_pool,
+    aten.adaptive_max_pool2d.default: adaptive_max_pool,
+    aten.adaptive_max_pool3d.default: adaptive_max_pool,
+    aten.avg_pool2d.default: functools.partial(avg_pool, rank=2),
+    aten.avg_pool3d.default: functools.partial(avg_pool, rank=3),
+    aten.max_pool2d_with_indices.default: functools.partial(max_pool_with_indices, rank=2),
+    aten.max_pool3d_with_indices.default: functools.partial(max_pool_with_indices, rank=3),
+}

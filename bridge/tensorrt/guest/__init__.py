@@ -1,0 +1,1 @@
+"""bridge inside torch_tensorrt's own compile: its patches, reversible, each with its reason."""

@@ -1,0 +1,154 @@
+"""What torch_tensorrt needs changed while it is imported and while it converts, keyed on versions; all is undone.
+
+Each row says for which torch_tensorrt, with which TensorRT flavour, and what it works around. A version with no row
+is left alone.
+"""
+
+import contextlib
+import functools
+import importlib.metadata
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bridge.base.patches import add, replace
+
+Version = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Shim:
+    """`apply(stack, trt)` for flavours named and torch_tensorrt versions `since` <= version < `until`.
+
+    It is in force in the times of `when`, and undone as `stack` closes: while torch_tensorrt is imported; in each
+    conversion of bridge's own, where torch_tensorrt's own compile keeps its behaviour; as long as bridge is registered.
+    """
+
+    flavours: tuple[str, ...]
+    since: Version
+    until: Version
+    apply: Callable[[contextlib.ExitStack, ModuleType], None]
+    when: tuple[str, ...]
+
+
+def hide_plugin_package(stack: contextlib.ExitStack, trt: ModuleType) -> None:
+    """torch_tensorrt looks for tensorrt.plugin._lib, and thereby imports tensorrt_rtx.plugin, which needs a module that
+    the wheel lacks. Under this entry it is not found, which torch_tensorrt knows how to live without."""
+    if "tensorrt.plugin" not in sys.modules:
+        sys.modules["tensorrt.plugin"] = None  # type: ignore[assignment]
+        stack.callback(sys.modules.pop, "tensorrt.plugin", None)
+
+
+def add_algorithm_selector(stack: contextlib.ExitStack, trt: ModuleType) -> None:
+    """torch_tensorrt names trt.IAlgorithmSelector in annotations; TensorRT-RTX 1.7 has it no more."""
+    if not hasattr(trt, "IAlgorithmSelector"):
+        add(stack, trt, "IAlgorithmSelector", type("IAlgorithmSelector", (), {}))
+
+
+def add_dtype_setter(stack: contextlib.ExitStack, trt: ModuleType) -> None:
+    """torch_tensorrt assigns the dtype that an output has already; in TensorRT-RTX 1.7 ITensor.dtype has no setter."""
+    dtype = trt.ITensor.dtype
+    if dtype.fset is not None:
+        return
+
+    def set_dtype(tensor: Any, wanted: Any) -> None:
+        if dtype.fget(tensor) != wanted:
+            raise TypeError(
+                f"tensor {tensor.name} is {dtype.fget(tensor)}; a strongly typed one cannot become {wanted}"
+            )
+
+    replace(stack, trt.ITensor, "dtype", property(dtype.fget, set_dtype))
+
+
+def hide_cpp_runtime(stack: contextlib.ExitStack, trt: ModuleType) -> None:
+    """Since 2.13 torch_tensorrt chooses its runtime as it is imported: C++ if the file of that library is there. Where
+    it was made for another TensorRT-RTX (see `other_rtx`) the file is not found, and the Python runtime is chosen."""
+    if "torch_tensorrt._features" in sys.modules or other_rtx(trt.__version__) is None:  # it has chosen, or may choose
+        return
+    isfile = os.path.isfile
+    replace(stack, os.path, "isfile", lambda path: not _CPP_RUNTIME.search(str(path)) and isfile(path))
+
+
+_CPP_RUNTIME = re.compile(r"torch_tensorrt/lib/libtorchtrt(_runtime)?\.so$")
+
+
+def other_rtx(version: str) -> str | None:
+    """The TensorRT-RTX that torch_tensorrt's C++ runtime was compiled for, where that is not `version`; else None.
+
+    The C++ interface changes from one minor version to the next: the runtime of 2.11, made for 1.3, ended the process
+    with 1.6.1 (SIGSEGV) when it was given an engine. The Python runtime ran it.
+    """
+    try:
+        distribution = importlib.metadata.distribution("torch-tensorrt-rtx")
+        text = Path(str(distribution.locate_file("torch_tensorrt/_version.py"))).read_text()
+    except (importlib.metadata.PackageNotFoundError, OSError):
+        return None
+    found = re.search(r'__tensorrt_rtx_version__ = "(\d+\.\d+)([^"]*)"', text)
+    if found is None or version.startswith(f"{found[1]}."):
+        return None
+    return found[1] + found[2]
+
+
+def keep_dtypes_in_where(stack: contextlib.ExitStack, trt: ModuleType) -> None:
+    """torch_tensorrt's converter of aten.where casts two bfloat16 tensors to int32, and two int64 ones too."""
+    from torch_tensorrt.dynamo.conversion.impl.condition import ops
+
+    promote = ops.promote_trt_tensors_to_same_dtype
+
+    @functools.wraps(promote)
+    def promote_if_different(ctx: Any, lhs: Any, rhs: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        if in_own_conversion() and lhs.dtype == rhs.dtype:
+            return lhs, rhs
+        return promote(ctx, lhs, rhs, *args, **kwargs)
+
+    replace(stack, ops, "promote_trt_tensors_to_same_dtype", promote_if_different)
+
+
+IMPORT, OWN_CONVERSION, REGISTERED = "import", "own conversion", "registered"  # when a shim is in force
+_RTX, _BOTH = ("tensorrt_rtx",), ("tensorrt", "tensorrt_rtx")
+_ANY = (1_000_000,)  # every later version
+SHIMS = (
+    Shim(_RTX, (2, 11), (2, 12), hide_plugin_package, (IMPORT,)),
+    Shim(_RTX, (2, 11), (2, 12), add_algorithm_selector, (IMPORT,)),
+    Shim(_RTX, (2, 11), (2, 13), add_dtype_setter, (OWN_CONVERSION, REGISTERED)),
+    Shim(_RTX, (2, 13), _ANY, hide_cpp_runtime, (IMPORT,)),
+    Shim(_BOTH, (2, 11), (2, 14), keep_dtypes_in_where, (OWN_CONVERSION,)),
+)
+
+
+def shims_for(flavour: str, torch_tensorrt: Version) -> list[Shim]:
+    """The rows that apply to a torch_tensorrt version of one flavour."""
+    return [shim for shim in SHIMS if flavour in shim.flavours and shim.since <= torch_tensorrt < shim.until]
+
+
+@contextlib.contextmanager
+def applied(shims: Iterable[Shim], trt: Callable[[], ModuleType]) -> Iterator[None]:
+    """Within it these shims are in force. `trt` imports TensorRT, which is done only if there is a shim."""
+    with contextlib.ExitStack() as stack:
+        for shim in shims:
+            shim.apply(stack, trt())
+        yield
+
+
+_thread = threading.local()
+
+
+def in_own_conversion() -> bool:
+    """Whether this thread is within a conversion of bridge's own."""
+    return getattr(_thread, "depth", 0) > 0
+
+
+@contextlib.contextmanager
+def own_conversion() -> Iterator[None]:
+    """Marks the body as a conversion of bridge's own."""
+    _thread.depth = getattr(_thread, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        _thread.depth -= 1

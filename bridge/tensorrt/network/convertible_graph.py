@@ -1,0 +1,243 @@
+"""From an exported program to a graph in which every node has a converter, or an error that says which has none."""
+
+import collections
+import operator
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+from torch.fx import Graph, GraphModule, Node
+
+from bridge.core.foreign import targets
+from bridge.core.libraries import MAX_RANK
+from bridge.engine_file import dtypes
+from bridge.engine_file.contents import TensorSpec
+from bridge.errors import BuildError, ExportError, SpecializedError, UnsupportedOpError
+from bridge.graph.assumptions import asked_in_lowering
+from bridge.graph.model_source import model_line, operator_name
+from bridge.graph.symbolic import depends_on_values
+from bridge.graph.valid_names import without_conditions, writable
+from bridge.passes.common.unbinding import select_unbound
+from bridge.tensorrt.converters import slices
+from bridge.tensorrt.converters.attention import expand_attention
+from bridge.tensorrt.converters.float_extents import make_integer
+from bridge.tensorrt.decompositions import ordering, scattering
+from bridge.tensorrt.decompositions.decomposing import decomposed, failures_told
+from bridge.tensorrt.install.flavour import Flavour
+from bridge.tensorrt.plugins import op_calls
+
+_SHOWN_LINES = 3  # of each operator without a converter
+
+
+def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: Any) -> GraphModule:
+    """torch_tensorrt's decompositions and graph passes, with bridge's ops left whole. inputs: by placeholder's name.
+
+    Raises:
+        ExportError: the model writes to its inputs or buffers, or an operator is taken apart in a way that does not
+            hold for all extents.
+        UnsupportedOpError: attention with dropout.
+        SpecializedError: torch or a pass fixed a dynamic dimension.
+        BuildError: a decomposition fails, or a pass lost a bridge op.
+    """
+    from torch_tensorrt.dynamo.lowering import post_lowering
+    from torch_tensorrt.dynamo.lowering.passes.remove_detach import remove_detach
+
+    program = writable(program)
+    with warnings.catch_warnings(), asked_in_lowering(program), without_conditions(program):
+        warnings.simplefilter("ignore", FutureWarning)  # torch copies its own deprecated classes
+        taken_apart = decomposed(select_unbound(program))
+        _refuse_mutation(taken_apart)
+        module = _without_writes(taken_apart)
+        expected = count_ops(module.graph)
+        expand_attention(module)
+        with failures_told(module.graph, "lowered"):
+            module = post_lowering(remove_detach(module, settings), settings)
+        make_integer(module, program.range_constraints)
+    found = count_ops(module.graph)
+    if found != expected:
+        raise BuildError(f"lowering changed the number of bridge's ops from {dict(expected)} to {dict(found)}")
+    _check_dynamic(module.graph, inputs)
+    return module
+
+
+def _check_dynamic(graph: Graph, inputs: Mapping[str, TensorSpec]) -> None:
+    """A pass that looks at an extent's value makes torch take the extent for fixed from then on."""
+    fixed = []
+    for node in graph.find_nodes(op="placeholder"):
+        spec = inputs.get(node.target)
+        for axis, (low, high) in enumerate(zip(spec.min, spec.max, strict=True) if spec else ()):
+            extent = node.meta["val"].shape[axis]
+            if low != high and (isinstance(extent, int) or extent.node.expr.is_number):
+                fixed.append((str(node.target), axis, f"{node.target}.shape[{axis}], {low} to {high}, at {extent}"))
+    if fixed:
+        raise SpecializedError(
+            f"torch fixes {'; '.join(text for *_, text in fixed)}, while it takes the model apart: an operator there"
+            " looks at the extent's value. Leave the dimension out of"
+            " dynamic_shapes, or write that operation in another way.",
+            [(name, axis) for name, axis, _ in fixed],
+        )
+
+
+def count_ops(graph: Graph) -> collections.Counter[str]:
+    """How often each bridge op stands in a graph, under its name or a foreign one, leaving out those that constant
+    folding or dead code may remove."""
+    names = {target: op.name for target, op in targets().items()}
+    live = _reached(graph.output_node(), lambda node: node.all_input_nodes)
+    inputs = graph.find_nodes(op="placeholder")
+    varying = set().union(*(_reached(node, lambda node: node.users) for node in inputs))
+    return collections.Counter(names[node.target] for node in live & varying if node.target in names)
+
+
+def _reached(start: Node, neighbours: Callable[[Node], Any]) -> set[Node]:
+    seen, pending = {start}, [start]
+    while pending:
+        found = [node for node in neighbours(pending.pop()) if node not in seen]
+        seen.update(found)
+        pending += found
+    return seen
+
+
+def _refuse_mutation(program: ExportedProgram) -> None:
+    """Raises ExportError for writes that outlive the call; a buffer that each call writes before it reads may stay."""
+    unread = _overwritten(program)
+    mutated = {spec.target: spec.arg.name for spec in _mutations(program) if spec.target not in unread}
+    if mutated:
+        nodes = {node.name: node for node in program.graph.nodes}
+        lines = "".join(
+            f"\n  {model_line(nodes[name])}" for name in mutated.values() if nodes[name].op == "call_function"
+        )
+        raise ExportError(
+            f"the model writes to {', '.join(map(repr, mutated))}; an engine only reads its inputs and weights."
+            f"{lines}\n"
+            "Return the new value as an output instead, and write no in-place operation on an input or a buffer."
+        )
+
+
+def _mutations(program: ExportedProgram) -> list[Any]:
+    return [spec for spec in program.graph_signature.output_specs if spec.kind.name.endswith("_MUTATION")]
+
+
+def _overwritten(program: ExportedProgram) -> set[str]:
+    """The weights that a functional program writes whole without a look at what they held."""
+    signature = program.graph_signature
+    weights = {**signature.inputs_to_buffers, **signature.inputs_to_parameters}
+    nodes = {node.name: node for node in program.graph.find_nodes(op="placeholder")}
+    return {weights[name] for name in weights if all(_overwrites(user, nodes[name]) for user in nodes[name].users)}
+
+
+def _overwrites(user: Node, buffer: Node) -> bool:
+    """copy(buffer, value): the value in the buffer's shape and dtype."""
+    return user.target is torch.ops.aten.copy.default and user.args[0] is buffer and user.args[1] is not buffer
+
+
+def _without_writes(program: ExportedProgram) -> GraphModule:
+    """The program as a module that leaves its buffers as they are."""
+    specs, writes = program.graph_signature.output_specs, _mutations(program)
+    if writes:
+        kept = [place for place, spec in enumerate(specs) if spec not in writes]
+        results = program.graph.output_node().args[0]
+        program.graph.output_node().args = (tuple(results[place] for place in kept),)
+        program.graph_signature.output_specs = [specs[place] for place in kept]
+        program.graph.eliminate_dead_code()
+        program.graph_module.recompile()
+    return program.module(check_guards=False)
+
+
+def check_supported(module: GraphModule, flavour: Flavour) -> None:
+    """Raises UnsupportedOpError naming every operator that no converter accepts, with the model's lines that use it."""
+    refused: dict[str, list[Node]] = collections.defaultdict(list)
+    reasons: dict[str, str] = {}
+    for node in module.graph.nodes:
+        reason = refusal(node)
+        if node.target is operator.getitem and operator_name(node.args[0]) in refused:
+            continue  # an output of an operator that is refused itself
+        if reason is not None:
+            refused[operator_name(node)].append(node)
+            reasons.setdefault(operator_name(node), reason)
+    if refused:
+        raise UnsupportedOpError(
+            f"{flavour.name} {flavour.version} cannot run {len(refused)} of the model's operators:\n"
+            + "\n".join(_describe(name, nodes, reasons[name]) for name, nodes in refused.items())
+            + "\nRewrite these lines with other operations, or make an op of them with @bridge.op and a kernel;"
+            ' torch.compile(model, backend="bridge", options={"fallback": True}) runs them in PyTorch.'
+        )
+
+
+def refusal(node: Node) -> str | None:
+    """Why no converter accepts a node; None where one does."""
+    from torch_tensorrt.dynamo.conversion import DYNAMO_CONVERTERS
+
+    if node.op not in ("call_function", "call_method", "call_module"):
+        return None
+    for rule in (_refuse_rank, _refuse_values, slices.refuse, ordering.refuse, scattering.refuse):
+        if (reason := rule(node)) is not None:
+            return reason
+    try:
+        converter = DYNAMO_CONVERTERS.get(node)
+    except (
+        Exception
+    ) as error:  # the check of a converter, torch_tensorrt's or a user's, that does not understand the node
+        return f"its converter cannot tell whether it takes these arguments: {type(error).__name__}: {error}"
+    if converter is None:
+        if node.target in targets() and (reason := op_calls.refuse(node)) is not None:
+            return reason
+        known = DYNAMO_CONVERTERS.get_unvalidated(node.target) is not None
+        dtype = getattr(node.meta.get("val"), "dtype", None)
+        if known and dtype is not None and dtypes.from_torch(dtype) is None:
+            return f"its result is {dtype}, {dtypes.absence(dtype)}"
+        if _takes_by_values(node):
+            return _BY_VALUES
+        return "its converter refuses these arguments or shapes" if known else "it has no converter"
+    data_dependent = len(converter) > 2 and converter[2].get("requires_output_allocator", False)
+    return _BY_VALUES if data_dependent else None
+
+
+_BY_VALUES = (
+    "the shape of its result depends on values, not on shapes. Keep all elements and mark those that do not count, such"
+    " as boxes before nms by torch.where(scores > threshold, scores, -inf), and drop them after the engine; or have"
+    ' PyTorch run it between engines: torch.compile(model, backend="bridge", options={"fallback": True})'
+)
+
+
+def _takes_by_values(node: Node) -> bool:
+    """Whether a result has an extent of values where no argument has one: a selection by a mask, for instance."""
+    taken, made = (
+        any(depends_on_values(extent) for tensor in op_calls.tensors_of(nodes) for extent in tensor.shape)
+        for nodes in (node.all_input_nodes, [node])
+    )
+    return made and not taken
+
+
+def _refuse_rank(node: Node) -> str | None:
+    ranks = [tensor.dim() for tensor in op_calls.tensors_of([node, *node.all_input_nodes])]
+    return (
+        f"it has a tensor of {max(ranks)} dimensions; TensorRT takes {MAX_RANK}"
+        if max(ranks, default=0) > MAX_RANK
+        else None
+    )
+
+
+def _refuse_values(node: Node) -> str | None:
+    """Of operators that no engine can have, what they are about."""
+    return _OUTSIDE.get(node.target)
+
+
+_OUTSIDE: dict[Any, str] = {
+    torch.ops.aten._local_scalar_dense.default: "it makes a Python number of a tensor's value (.item(), float(),"
+    " bool()); return the tensor, or compute with it",
+    torch.ops.aten.nonzero.default: _BY_VALUES,
+    torch.ops.aten.rand.default: "it draws random numbers; take them as an input",
+    torch.ops.aten.randn.default: "it draws random numbers; take them as an input",
+    torch.ops.aten.rand_like.default: "it draws random numbers; take them as an input",
+    torch.ops.aten.randn_like.default: "it draws random numbers; take them as an input",
+    torch.ops.aten.bernoulli.default: "it draws random numbers; take them as an input",
+}
+
+
+def _describe(name: str, nodes: list[Node], reason: str) -> str:
+    lines = list(dict.fromkeys(map(model_line, nodes)))
+    more = [f"and {len(lines) - _SHOWN_LINES} lines more"] if len(lines) > _SHOWN_LINES else []
+    places = "".join(f"\n      {line}" for line in lines[:_SHOWN_LINES] + more)
+    return f"  {name} ({len(nodes)} {'use' if len(nodes) == 1 else 'uses'}): {reason}{places}"

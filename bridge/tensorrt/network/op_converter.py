@@ -1,0 +1,260 @@
+"""The converter: one function adds any bridge op to a network that torch_tensorrt builds, as a plugin layer or as
+layers of TensorRT's own."""
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy
+import torch
+from torch.fx import Node
+
+from bridge.base.patches import keep
+from bridge.core import foreign
+from bridge.core.op import Op
+from bridge.errors import BuildError
+from bridge.tensorrt import native_lowerings
+from bridge.tensorrt.converters.attention import SDPA, convert_attention, fits_layer
+from bridge.tensorrt.converters.cumulative import CUMSUM, convert_cumsum
+from bridge.tensorrt.converters.dynamic_tensors import TENSORS
+from bridge.tensorrt.converters.extents import NUMBERS, Rule
+from bridge.tensorrt.converters.integers import RULES as INTEGERS
+from bridge.tensorrt.converters.layers import Layers
+from bridge.tensorrt.converters.partial_writes import COPY, convert_copy, is_of_number
+from bridge.tensorrt.converters.slices import SLICE, convert_slice, is_of_values
+from bridge.tensorrt.install import flavour as flavours
+from bridge.tensorrt.install import version_shims
+from bridge.tensorrt.install.flavour import Flavour
+from bridge.tensorrt.plugins import op_calls, shape_rules
+from bridge.tensorrt.plugins.fields import Call
+from bridge.tensorrt.plugins.plugin_layers import DirectPlugins, Plugins
+
+# What torch_tensorrt 2.11 says it converts for fixed shapes alone, by layers that ask for no extent.
+_OF_ANY_SHAPE = (torch.ops.aten.gather.default, torch.ops.aten.log1p.default, torch.ops.aten.clone.default)
+
+
+@dataclass
+class Conversion:
+    """What the converter knows of one network: attached to torch_tensorrt's context as `bridge`.
+
+    calls: every use of an op in the graph, by the FX node's name; empty where bridge did not see the graph.
+    layers: the plugin layers added so far, by their names in the network.
+    native: the nodes that become layers of TensorRT's own instead.
+    constants: arrays that the network points to; keep the conversion until the engine is built.
+    """
+
+    plugins: Plugins
+    calls: Mapping[str, Call] = field(default_factory=dict)
+    layers: dict[str, Call] = field(default_factory=dict)
+    native: frozenset[str] = frozenset()
+    constants: list[Any] = field(default_factory=list)
+
+
+class _Registry:
+    """What bridge has added to torch_tensorrt's table of converters, as long as someone holds it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holders = 0
+        self._entries: dict[Any, Any] = {}
+
+    def hold(self) -> None:
+        """Adds what is missing, and keeps it until `release`."""
+        with self._lock:
+            self._holders += 1
+            self._add()
+
+    def refresh(self) -> None:
+        """Adds ops that were defined, and foreign operators that appeared, since; if anyone holds."""
+        with self._lock:
+            if self._holders:
+                self._add()
+
+    def release(self) -> None:
+        """Undoes one `hold`; the last one leaves the table as it was."""
+        from torch_tensorrt.dynamo.conversion._ConverterRegistry import DYNAMO_ATEN_CONVERTERS as table
+
+        with self._lock:
+            self._holders -= 1
+            if self._holders:
+                return
+            for target, entry in self._entries.items():
+                table[target] = [other for other in table[target] if other is not entry]
+                if not table[target]:
+                    del table[target]
+            self._entries.clear()
+
+    def _add(self) -> None:
+        from torch_tensorrt.dynamo.conversion._ConverterRegistry import DYNAMO_ATEN_CONVERTERS as table
+
+        for target in foreign.targets().keys() - self._entries.keys():
+            _add_converter(target, _fits_plugin, convert)
+            self._entries[target] = table[target][0]
+
+
+_registry = _Registry()
+hold, refresh, release = _registry.hold, _registry.refresh, _registry.release
+
+
+@contextlib.contextmanager
+def own_conversion(flavour: Flavour) -> Iterator[None]:
+    """Around a lowering and conversion by bridge itself: torch_tensorrt converts bridge's ops, and what bridge converts
+    otherwise (attention, slices, writes to a part, sums, arithmetic on extents), or for dynamic shapes too (gather,
+    log1p, clone). Outside, torch_tensorrt's own compile keeps its behaviour, its settings included.
+
+    For one thread at a time.
+    """
+    flavour.torch_tensorrt()
+    from torch_tensorrt.dynamo.conversion import DYNAMO_CONVERTERS
+    from torch_tensorrt.dynamo.conversion._ConverterRegistry import DYNAMO_ATEN_CONVERTERS as table
+
+    hold()
+    own = [*_OWN, *((rule.target, *_by_rule(rule)) for rule in (*NUMBERS, *TENSORS, *INTEGERS))]
+    before = {target: table.get(target) for target in (*(target for target, _, _ in own), *_OF_ANY_SHAPE)}
+    try:
+        with contextlib.ExitStack() as stack:
+            keep(stack, DYNAMO_CONVERTERS, "compilation_settings", "disallowed_targets")
+            stack.enter_context(flavours.converting(flavour))
+            table.update({target: list(entries or ()) for target, entries in before.items()})  # copies: put back below
+            for target, fits, converter in own:
+                _add_converter(target, _in_own_conversion(fits), converter)
+            for free in _OF_ANY_SHAPE:
+                table[free] = [dataclasses.replace(entry, supports_dynamic_shapes=True) for entry in table[free]]
+            yield
+    finally:
+        for target, entries in before.items():
+            _put_back(table, target, entries)
+        release()
+
+
+def _add_converter(target: Any, fits: Callable[..., bool], converter: Callable[..., Any]) -> None:
+    """Puts a converter before the others of its target."""
+    from torch_tensorrt.dynamo.conversion import ConverterPriority, dynamo_tensorrt_converter
+
+    dynamo_tensorrt_converter(
+        target, capability_validator=fits, priority=ConverterPriority.HIGH, supports_dynamic_shapes=True
+    )(converter)
+
+
+def _put_back(table: dict[Any, Any], key: Any, value: Any) -> None:
+    if value is None:
+        table.pop(key, None)
+    else:
+        table[key] = value
+
+
+def _fits_plugin(node: Node, settings: Any = None) -> bool:
+    return op_calls.refuse(node) is None
+
+
+def _in_own_conversion(fits: Callable[[Node], bool]) -> Callable[..., bool]:
+    return lambda node, settings=None: version_shims.in_own_conversion() and fits(node)
+
+
+def _by_rule(rule: Rule) -> tuple[Callable[[Node], bool], Callable[..., Any]]:
+    def convert(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
+        given = [_constant(ctx, value, f"{name}_{place}") for place, value in enumerate(args)]
+        return rule.convert(_layers(ctx, f"[{rule.title}]-[{name}]"), given, kwargs)
+
+    return rule.fits, convert
+
+
+def _constant(ctx: Any, value: Any, name: str) -> Any:
+    from torch_tensorrt.dynamo.conversion.converter_utils import get_trt_tensor
+
+    return get_trt_tensor(ctx, value, name) if isinstance(value, (torch.Tensor, numpy.ndarray)) else value
+
+
+def _convert_slice(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
+    return convert_slice(_layers(ctx, f"[SLICE]-[{name}]"), args, kwargs)
+
+
+def _convert_copy(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
+    from torch_tensorrt.dynamo.conversion.converter_utils import get_trt_tensor
+
+    part, number = (get_trt_tensor(ctx, value, f"{name}_{place}") for place, value in enumerate(args[:2]))
+    return convert_copy(_layers(ctx, f"[COPY]-[{name}]"), part, number)
+
+
+def _convert_cumsum(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
+    from torch_tensorrt.dynamo.conversion.converter_utils import get_trt_tensor
+
+    return convert_cumsum(_layers(ctx, f"[CUMSUM]-[{name}]"), get_trt_tensor(ctx, args[0], name), args[1])
+
+
+# Operator, which of its nodes, and the converter, beside the rules for extents.
+_OWN: tuple[tuple[Any, Callable[[Node], bool], Callable[..., Any]], ...] = (
+    (SDPA, fits_layer, convert_attention),
+    (SLICE, is_of_values, _convert_slice),
+    (COPY, is_of_number, _convert_copy),
+    (CUMSUM, lambda node: True, _convert_cumsum),
+)
+
+
+def _layers(ctx: Any, name: str) -> Layers:
+    return Layers(flavours.detect().trt(), ctx.net, name, _conversion(ctx).constants)
+
+
+def convert(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
+    """Adds the layer or layers of one call; returns its output tensor, or a tuple of them.
+
+    ctx: torch_tensorrt's ConversionContext. Arguments: ITensors, and torch tensors for constants.
+    BuildError: TensorRT refuses the plugin, or infers another shape than the graph has; or a tensor is a number.
+    """
+    op, values, attributes = foreign.bind(target, args, kwargs)
+    conversion = _conversion(ctx)
+    node = name.rpartition("/")[2]
+    call = conversion.calls.get(node)
+    dtypes = [None] * len(values) if call is None else [tensor and tensor[0] for tensor in call.tensors]
+    tensors = [_tensor(ctx, op, *item, name) for item in zip(op.tensors, values, dtypes, strict=True)]
+    title = f"[bridge::{op.name}]-[{name}]"
+    if node in conversion.native:
+        outputs = _add_native(ctx, conversion, op, title, tensors, attributes)
+    else:
+        layer = conversion.plugins.layer(node, op, tensors, attributes)
+        layer.name = title
+        if call is not None:
+            conversion.layers[layer.name] = call
+        outputs = tuple(layer.get_output(index) for index in range(op.num_outputs))
+    if call is not None:
+        shape_rules.check_network(call, [tuple(output.shape) for output in outputs])
+    return outputs[0] if op.num_outputs == 1 else outputs
+
+
+def _add_native(
+    ctx: Any, conversion: Conversion, op: Op, title: str, tensors: Sequence[Any | None], attributes: Mapping[str, Any]
+) -> tuple[Any, ...]:
+    native = native_lowerings.find(op.name)
+    assert native is not None, op.name
+    layers = Layers(flavours.detect().trt(), ctx.net, title, conversion.constants)
+    return native.add(layers, tensors, attributes)
+
+
+def _conversion(ctx: Any) -> Conversion:
+    found = getattr(ctx, "bridge", None)
+    if found is None:
+        flavour = flavours.detect()
+        if not flavour.kind.adds_plugins:
+            raise BuildError(
+                f"{flavour.name} takes plugin layers into an empty network alone, and this one was made without bridge:"
+                " call bridge.register() before torch_tensorrt's classes are taken from it, or use bridge.compile"
+            )
+        found = ctx.bridge = Conversion(DirectPlugins(flavour, ctx.net))
+    return found
+
+
+def _tensor(ctx: Any, op: Op, parameter: str, value: Any, dtype: Any, name: str) -> Any:
+    """The ITensor of an argument, of the dtype that the graph gives it; None where an optional one is absent."""
+    from torch_tensorrt.dynamo.conversion.converter_utils import get_trt_tensor
+
+    if value is None:
+        return None
+    if isinstance(value, (bool, int, float)):
+        raise BuildError(f"{op.name}: {parameter} is the number {value}, expected a tensor ({name})")
+    if isinstance(value, (torch.Tensor, numpy.ndarray)):
+        value = get_trt_tensor(ctx, value, f"{name}_{parameter}")
+    wanted = value.dtype if dtype is None else dtype.like(value.dtype)
+    return value if value.dtype == wanted else ctx.net.add_cast(value, wanted).get_output(0)

@@ -1,0 +1,1 @@
+"""bridge's ops as TensorRT's plugins: fields, calls, shape rules, layers, registration."""

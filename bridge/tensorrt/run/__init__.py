@@ -1,0 +1,1 @@
+"""An engine that runs on torch tensors. Needs no torch_tensorrt."""

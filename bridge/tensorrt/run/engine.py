@@ -1,0 +1,169 @@
+"""An engine on one GPU. It needs a TensorRT of the engine's flavour and a GPU, and no torch_tensorrt."""
+
+import json
+import threading
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bridge.core import libraries
+from bridge.core.op import OPS
+from bridge.engine_file.contents import EngineFile
+from bridge.engine_file.dtypes import from_trt
+from bridge.errors import EngineError
+from bridge.tensorrt.install import gpu
+from bridge.tensorrt.install.flavour import Flavour, detect, release
+from bridge.tensorrt.install.tensorrt_log import describe_errors, logger, take_errors
+from bridge.tensorrt.plugins import fields
+from bridge.tensorrt.plugins.registration import load_library
+from bridge.tensorrt.run.context import Context, Scratch
+from bridge.tensorrt.run.contexts import Contexts
+from bridge.tensorrt.run.replay import Replays
+from bridge.tensorrt.run.shape_contexts import ShapeContexts
+
+
+class Engine:
+    """An engine on one GPU; call it with its inputs in order, for a tuple of its outputs.
+
+    Any thread may call it: each gets execution contexts of its own, with the scratch memory that belongs to them.
+    Work is ordered by the caller's current stream, as torch's own operators are. Outputs are new tensors.
+
+    device: the GPU, by default the current one. cuda_graph, static_outputs: as CompiledModule has them.
+
+    Raises:
+        EngineError: the engine cannot be used here; the message says what differs.
+        EngineInputError: from a call, for inputs that the engine does not take.
+    """
+
+    def __init__(
+        self,
+        file: EngineFile,
+        device: torch.device | str | int | None = None,
+        *,
+        cuda_graph: bool = False,
+        static_outputs: bool = False,
+    ) -> None:
+        flavour = detect()
+        check_usable(file, flavour)
+        self.file = file
+        self.flavour = flavour
+        self.device = _cuda_device(file, device)
+        self._cuda_graph = cuda_graph
+        self._static_outputs = static_outputs
+        with torch.cuda.device(self.device):
+            self.native = _deserialize(file, flavour)
+        _check_tensors(file, flavour, self.native)
+        self._contexts = Contexts(flavour, self.native)
+        self._local = threading.local()
+        self._lock = threading.Lock()
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The outputs. Inputs may be strided in any way; those that are not contiguous are copied."""
+        try:
+            run = self._local.run
+        except AttributeError:
+            run = self._local.run = self._new_run()
+        return run(*inputs)
+
+    def new_context(
+        self, *, for_capture: bool = False, static_outputs: bool = False, scratch: Scratch | None = None
+    ) -> Context:
+        """A further execution context, for one thread at a time; it is called like the engine.
+
+        Two contexts run at once where they are called on two streams. Capture a CUDA graph with a context of its own,
+        made `for_capture` and called once before with the same shapes: its kernels are then the final ones.
+        scratch: shared by contexts of one thread; by default the context has its own.
+        """
+        with self._lock, torch.cuda.device(self.device):
+            return Context(self, self._contexts.make(for_capture), static_outputs, scratch)
+
+    def _new_run(self) -> ShapeContexts | Replays:
+        return (Replays if self._cuda_graph else ShapeContexts)(self, self._static_outputs)
+
+    def inspect(self) -> list[dict[str, Any]]:
+        """The layers as TensorRT fused them, from its engine inspector; at least the "Name" of each."""
+        form = self.flavour.trt().LayerInformationFormat.JSON
+        text = self.native.create_engine_inspector().get_engine_information(form)
+        layers = json.loads(text).get("Layers", [])
+        return [layer if isinstance(layer, dict) else {"Name": layer} for layer in layers]
+
+
+def check_usable(file: EngineFile, flavour: Flavour) -> None:
+    """Whether this installation can run an engine, as far as that is known before TensorRT reads it.
+
+    Raises:
+        EngineError: it is of another flavour or version, or has plugins that this bridge does not.
+    """
+    if file.flavour != flavour.name:
+        raise EngineError(
+            f"the engine was {_built(file)}; in use here is {flavour.name} {flavour.version}, which cannot read it: "
+            f"compile the model again here, or install {file.flavour} {file.tensorrt_version} in another environment"
+        )
+    if release(file.tensorrt_version)[:2] != release(flavour.version)[:2]:
+        raise EngineError(
+            f"the engine was {_built(file)}; in use here is version {flavour.version}, and engines run with the "
+            f"version that built them: compile the model again here, or install {file.flavour} {file.tensorrt_version}"
+        )
+    for name, version in file.plugins.items():
+        if name not in OPS or version != fields.VERSION:
+            ours = ", ".join(f"{op} {fields.VERSION}" for op in sorted(OPS))
+            raise EngineError(
+                f"the engine needs plugin {name} version {version}; this bridge has {ours}: "
+                "compile the model again, or install the bridge that built it"
+            )
+
+
+def _built(file: EngineFile) -> str:
+    return f"built with {file.flavour} {file.tensorrt_version} for {file.target}"
+
+
+def _cuda_device(file: EngineFile, device: torch.device | str | int | None) -> torch.device:
+    """The GPU to run on, with its index."""
+    if not torch.cuda.is_available():
+        raise EngineError(f"there is no CUDA GPU here to run on; the engine was {_built(file)}")
+    wanted = torch.device("cuda" if device is None else device)
+    if wanted.type != "cuda":
+        raise EngineError(f"an engine runs on a CUDA GPU, not on {wanted}")
+    index = torch.cuda.current_device() if wanted.index is None else wanted.index
+    if index >= torch.cuda.device_count():
+        raise EngineError(f"there is no {wanted}: {torch.cuda.device_count()} GPUs are visible")
+    return torch.device("cuda", index)
+
+
+def _deserialize(file: EngineFile, flavour: Flavour) -> Any:
+    """TensorRT's engine, on the current GPU."""
+    trt = flavour.trt()
+    if file.plugins:
+        load_library(trt, libraries.plugin_library())
+    take_errors(flavour)
+    engine = trt.Runtime(logger(flavour)).deserialize_cuda_engine(file.engine)
+    if engine is None:
+        here = gpu.current_target()
+        advice = f"; compile the model with target={here!r}" if here != file.target else ""
+        raise EngineError(
+            f"{flavour.name} {flavour.version} did not load the engine on {torch.cuda.get_device_name()} ({here}); "
+            f"it was {_built(file)}{advice}{describe_errors(flavour)}"
+        )
+    return engine
+
+
+def _check_tensors(file: EngineFile, flavour: Flavour, engine: Any) -> None:
+    """Compares what the file says of the engine's inputs and outputs with the engine."""
+    trt = flavour.trt()
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    found = {name: _dtype_name(engine.get_tensor_dtype(name)) for name in names}
+    described = {spec.name: spec.dtype for spec in file.inputs} | {spec.name: spec.dtype for spec in file.outputs}
+    if found != described:
+        raise EngineError(f"the engine's tensors are {found}, but its file describes {described}; compile it again")
+    hosts = [name for name in names if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE]
+    if hosts:
+        raise EngineError(
+            f"the engine has {', '.join(hosts)} in CPU memory, as a shape that it computes with, which bridge does not "
+            "support: let the model take that shape from a tensor's shape"
+        )
+
+
+def _dtype_name(dtype: Any) -> str:
+    row = from_trt(dtype)
+    return row.name if row is not None else dtype.name

@@ -1,0 +1,93 @@
+// Rotary position embedding (Su et al., https://arxiv.org/abs/2104.09864) of queries and keys in one launch: which way
+// computes it, and with which grid.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+
+#include "kernels/attention/rope_kernel.cuh"
+
+namespace bridge {
+
+// A block covers what lies together in memory: heads of a token, or tokens of a head; in as many threads as a way
+// wants, or twice as many where a token has so many heads.
+template <class Way, class T, class Table>
+struct RopeGrid {
+  static constexpr int64_t kMaxGrid = 65535, kMaxDepth = 64, kMost = Way::kMost;
+  int64_t slots, units, x, y, z;
+
+  explicit RopeGrid(RopeArguments<T, Table> const& a)
+      : slots(ceil_divide(a.heads, Way::kHeads)), units(RopeUnits<Way>(a.head_dim, a.rotary_dim).count) {
+    x = std::min(std::max<int64_t>(units, 1), int64_t(kRopeThreads) / 2);
+    y = std::min(slots, std::max<int64_t>(2 * kMost / x, 1));
+    z = std::min({int64_t(a.seq), kMaxDepth, std::max<int64_t>(kMost / (x * y), 1)});
+    if (!a.heads_first) return;
+    z = std::min({int64_t(a.seq), kMaxDepth, std::max<int64_t>(kMost / x, 1)});
+    y = std::min(slots, std::max<int64_t>(kMost / (x * z), 1));
+  }
+  bool covers(RopeArguments<T, Table> const& a) const {
+    return units <= x && ceil_divide(slots, y) <= kMaxGrid && a.batch <= kMaxGrid;
+  }
+  cudaError_t launch(RopeArguments<T, Table> const& a, cudaStream_t stream) const {
+    dim3 const block(static_cast<unsigned>(x), static_cast<unsigned>(y), static_cast<unsigned>(z));
+    dim3 const grid(static_cast<unsigned>(ceil_divide(a.seq, z)),
+                    static_cast<unsigned>(std::min(ceil_divide(slots, y), kMaxGrid)),
+                    static_cast<unsigned>(std::min(a.batch, kMaxGrid)));
+    rope_kernel<Way><<<grid, block, 0, stream>>>(a);
+    return cudaGetLastError();
+  }
+};
+
+// Whether there are few tokens, and offsets of 32 bits reach all that a kernel reads and writes.
+template <class T, class Table>
+bool rope_is_small(RopeArguments<T, Table> const& a) {
+  constexpr int64_t kManyElements = int64_t(1) << 22;
+  auto reaches = [&](RopeStrides const& strides, int64_t heads) {
+    int64_t const last = (a.batch - 1) * strides.batch + int64_t(a.seq - 1) * strides.seq + (heads - 1) * strides.head;
+    return last + a.head_dim <= std::numeric_limits<uint32_t>::max();
+  };
+  for (RopeTensor<T> const& tensor : a.tensor) {
+    int64_t const heads = &tensor == a.tensor ? a.heads_q : a.heads - a.heads_q;
+    if (!reaches(tensor.in_strides, heads) || !reaches(tensor.out_strides, heads)) return false;
+  }
+  int64_t const tables = a.batch * a.table_step + a.table_rows * a.table_width;
+  return tables <= std::numeric_limits<uint32_t>::max() && a.batch * a.seq * a.heads * a.head_dim < kManyElements;
+}
+
+template <RopeScale kScale, int kPackets, class T, class Table>
+cudaError_t launch_rope_as(RopeArguments<T, Table> const& a, cudaStream_t stream) {
+  return a.table_width != uint32_t(a.rotary_dim) / 2
+             ? RopeGrid<RopeWay<T, kScale, kPackets, true>, T, Table>(a).launch(a, stream)
+             : RopeGrid<RopeWay<T, kScale, kPackets, false>, T, Table>(a).launch(a, stream);
+}
+
+template <RopeScale kScale, int kPackets, class T, class Table>
+bool rope_covers(RopeArguments<T, Table> const& a) {
+  return RopeGrid<RopeWay<T, kScale, kPackets, false>, T, Table>(a).covers(a);
+}
+
+template <int kPackets, class T, class Table>
+cudaError_t launch_rope_pairs(RopeArguments<T, Table> const& a, bool wide, cudaStream_t stream) {
+  if (wide && rope_is_small(a) && rope_covers<RopeScale::kFew, kPackets>(a)) {
+    return a.position_ids ? launch_rope_as<RopeScale::kFewGathered, kPackets>(a, stream)
+                          : launch_rope_as<RopeScale::kFew, kPackets>(a, stream);
+  }
+  return wide && rope_covers<RopeScale::kMany, kPackets>(a) ? launch_rope_as<RopeScale::kMany, kPackets>(a, stream)
+                                                            : launch_rope_as<RopeScale::kAny, kPackets>(a, stream);
+}
+
+template <class T, class Table>
+cudaError_t launch_rope(RopeArguments<T, Table> const& a, bool interleaved, cudaStream_t stream) {
+  if (a.batch == 0 || a.seq == 0 || a.head_dim == 0 || a.heads == 0) return cudaSuccess;
+  constexpr int kLanes = kAccessBytes / sizeof(T);
+  bool wide = a.head_dim % kLanes == 0 && (interleaved ? a.rotary_dim : a.rotary_dim / 2) % kLanes == 0 &&
+              aligned(a.cos) && aligned(a.sin);
+  for (RopeTensor<T> const& tensor : a.tensor) {
+    RopeStrides const& strides = tensor.in_strides;
+    wide = wide && aligned(tensor.in) && aligned(tensor.out) && strides.batch % kLanes == 0 &&
+           strides.seq % kLanes == 0 && strides.head % kLanes == 0;
+  }
+  return interleaved ? launch_rope_pairs<1>(a, wide, stream) : launch_rope_pairs<2>(a, wide, stream);
+}
+
+}  // namespace bridge

@@ -1,0 +1,92 @@
+// What every kernel of deformable convolution takes, and the geometry that they share.
+#pragma once
+
+#include "kernels/deformable/bilinear.cuh"
+
+namespace bridge {
+
+// taps: kernel_h * kernel_w.
+template <class T>
+struct DeformConv2dArguments {
+  T const* x;              // [batch, channels, height, width], or [batch, height, width, channels] where channels_last
+  T const* offset;         // [batch, offset_groups, taps, 2, out_height, out_width], y before x
+  T const* weight;         // [out_channels, channels / groups, kernel_h, kernel_w]
+  T const* bias;           // [out_channels], or null
+  T const* mask;           // [batch, offset_groups, taps, out_height, out_width], or null
+  T* y;                    // [batch, out_channels, out_height, out_width]
+  T const* packed_weight;  // weight as fused kernels read it (PackedOperands), or null
+  int64_t batch, channels, out_channels;
+  int height, width, out_height, out_width, kernel_h, kernel_w;
+  int stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
+  int groups, offset_groups;
+  bool tf32;  // float may be rounded to TF32
+  bool channels_last;
+
+  __host__ __device__ int taps() const { return kernel_h * kernel_w; }
+  __host__ __device__ int64_t plane() const { return int64_t(height) * width; }
+  __host__ __device__ int64_t out_plane() const { return int64_t(out_height) * out_width; }
+  __host__ __device__ int64_t positions() const { return batch * out_plane(); }
+};
+
+// A tile of output positions: a rectangle of one image, so that its samples lie close together. Positions of it that
+// are outside the image are not valid, and stand for the nearest one.
+struct PositionTile {
+  int width_log2;     // of a tile; its height is its positions divided by that
+  int rows, columns;  // tiles in an image
+
+  __host__ __device__ int64_t count(int64_t batch) const { return batch * rows * columns; }
+};
+
+struct OutputPosition {
+  int64_t n;
+  int row, column;
+  bool valid;
+};
+
+template <class T>
+__device__ OutputPosition tile_position(DeformConv2dArguments<T> const& a, PositionTile const& tiles, int positions,
+                                        unsigned tile, int position) {
+  unsigned const in_image = tiles.rows * tiles.columns, rest = tile % in_image;
+  int const row = static_cast<int>(rest / tiles.columns) * (positions >> tiles.width_log2);
+  int const column = static_cast<int>(rest % tiles.columns) << tiles.width_log2;
+  OutputPosition at{tile / in_image, row + (position >> tiles.width_log2),
+                    column + (position & ((1 << tiles.width_log2) - 1)), false};
+  at.valid = at.row < a.out_height && at.column < a.out_width;
+  at.row = min(at.row, a.out_height - 1), at.column = min(at.column, a.out_width - 1);
+  return at;
+}
+
+// Position `p` of the flattened [batch, out_height, out_width].
+template <class T>
+__device__ OutputPosition output_position(DeformConv2dArguments<T> const& a, int64_t p) {
+  int64_t const plane = a.out_plane();
+  int const rest = static_cast<int>(p % plane);
+  return {p / plane, rest / a.out_width, rest % a.out_width, true};
+}
+
+// Where a tap of an output position samples: offset and mask as they are in memory.
+template <class T>
+struct TapSample {
+  T dy, dx, mask;
+};
+
+template <class T>
+__device__ TapSample<T> load_tap(DeformConv2dArguments<T> const& a, OutputPosition const& at, int tap,
+                                 int offset_group) {
+  int64_t const plane = a.out_plane(), row = (at.n * a.offset_groups + offset_group) * a.taps() + tap;
+  int64_t const pixel = int64_t(at.row) * a.out_width + at.column;
+  return {a.offset[2 * row * plane + pixel], a.offset[(2 * row + 1) * plane + pixel],
+          a.mask ? a.mask[row * plane + pixel] : from_float<T>(1.f)};
+}
+
+template <class T>
+__device__ BilinearCorners tap_corners(DeformConv2dArguments<T> const& a, OutputPosition const& at, int tap,
+                                       TapSample<T> const& sample) {
+  int const row = tap / a.kernel_w;
+  float const y = float(at.row * a.stride_h - a.padding_h + row * a.dilation_h) + to_float(sample.dy);
+  float const x =
+      float(at.column * a.stride_w - a.padding_w + (tap - row * a.kernel_w) * a.dilation_w) + to_float(sample.dx);
+  return bilinear_corners(y, x, a.height, a.width, to_float(sample.mask));
+}
+
+}  // namespace bridge

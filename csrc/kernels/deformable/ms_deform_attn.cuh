@@ -1,0 +1,80 @@
+// Multi-scale deformable attention with sampling locations and attention weights as they are.
+#pragma once
+
+#include "kernels/deformable/ms_deform_attn_gather.cuh"
+
+namespace bridge {
+
+// How the tensors of points are read: whether pairs are aligned for one access, and whether all are known to be of T;
+// else each is float32 or T, as it says.
+template <class T, bool kAligned, bool kAlike>
+struct PointReader {
+  static __device__ float one(void const* data, bool is_float, int64_t i) {
+    return !kAlike && is_float ? static_cast<float const*>(data)[i] : to_float(static_cast<T const*>(data)[i]);
+  }
+
+  // data[2 i] and data[2 i + 1].
+  static __device__ float2 two(void const* data, bool is_float, int64_t i) {
+    if constexpr (!kAligned) return {one(data, is_float, 2 * i), one(data, is_float, 2 * i + 1)};
+    if (!kAlike && is_float) return static_cast<float2 const*>(data)[i];
+    auto const pair = static_cast<Vec<T, 2> const*>(data)[i];
+    return {to_float(pair.lane[0]), to_float(pair.lane[1])};
+  }
+};
+
+// The order of roundings is the reference's.
+__device__ inline float pixel_of(float location, float extent) { return __fsub_rn(__fmul_rn(location, extent), 0.5f); }
+
+// Each tensor is of float32, or of T.
+template <class T>
+struct MsDeformAttnLocations {
+  void const* locations;  // [batch, queries, heads, levels, points, 2], x and y from 0 to 1
+  void const* weights;    // [batch, queries, heads, levels, points]
+  bool float_locations, float_weights;
+
+  bool aligned_pairs() const { return aligned(locations, 2 * (float_locations ? sizeof(float) : sizeof(T))); }
+  bool alike() const { return !float_locations && !float_weights; }
+};
+
+template <class T, class Read>
+struct MsDeformAttnSource : MsDeformAttnLocations<T> {
+  struct Raw {
+    float2 location;
+    float weight;
+  };
+  struct State {};
+
+  __device__ Raw load(MsDeformAttnArguments<T> const&, MsDeformAttnPlace const& place, int sample) const {
+    int64_t const i = place.first + sample;
+    return {Read::two(this->locations, this->float_locations, i), Read::one(this->weights, this->float_weights, i)};
+  }
+  __device__ State begin(MsDeformAttnArguments<T> const&, MsDeformAttnPlan const&, MsDeformAttnPlace const&,
+                         MsDeformAttnLane const&) const {
+    return {};
+  }
+  __device__ float2 pixel(MsDeformAttnArguments<T> const&, Raw const& raw, MsDeformAttnLevel const& level) const {
+    return {pixel_of(raw.location.x, level.width), pixel_of(raw.location.y, level.height)};
+  }
+  __device__ float weight(Raw const& raw, State) const { return raw.weight; }
+  __device__ float scale(State) const { return 1.f; }
+};
+
+template <class T, int N, bool kPacked, bool kAlike>
+__global__ void __launch_bounds__(kMsDeformAttnWarps* kWarpSize) ms_deform_attn_kernel(
+    MsDeformAttnArguments<T> a, MsDeformAttnPlan plan, MsDeformAttnLocations<T> locations) {
+  ms_deform_attn_blocks<T, N, kPacked>(a, plan, MsDeformAttnSource<T, PointReader<T, (N > 1), kAlike>>{locations});
+}
+
+// packed: whether 16-bit samples are interpolated in T.
+template <class T>
+cudaError_t launch_ms_deform_attn(MsDeformAttnArguments<T> const& a, MsDeformAttnLocations<T> const& locations,
+                                  bool packed, int multiprocessors, cudaStream_t stream) {
+  constexpr int kLanes = kAccessBytes / sizeof(T);
+  constexpr bool kPacks = sizeof(T) == 2;
+  MsDeformAttnKernels<decltype(&ms_deform_attn_kernel<T, 1, false, false>)> const kernels{
+      ms_deform_attn_kernel<T, kLanes, false, false>, ms_deform_attn_kernel<T, kLanes, kPacks, false>,
+      ms_deform_attn_kernel<T, kLanes, kPacks, kPacks>, ms_deform_attn_kernel<T, 1, false, false>};
+  return launch_ms_deform_attn(a, locations, kernels, packed, multiprocessors, stream);
+}
+
+}  // namespace bridge

@@ -1,0 +1,309 @@
+"""Which node went where: recorded while a graph is converted, and told by `bridge explain`."""
+
+import json
+from collections import Counter
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import pytest
+import torch
+from compile_models import Attention, Convolutional, Deformable
+from torch import nn
+
+import bridge
+from bridge import cli
+from bridge.engine import node_table
+from bridge.engine.explain import describe, explain
+from bridge.graph.model_source import module_path
+from bridge.tensorrt.install import flavour
+from bridge.tensorrt.network import build, inventory, placement
+from bridge.tensorrt.network.placement import Placement, short_name
+
+compiles = pytest.mark.skipif(find_spec("torch_tensorrt") is None, reason="needs torch_tensorrt")
+
+NODES = [
+    {"name": "fc_weight", "op": "get_attr", "module": "body.0.fc", "layers": []},
+    {"name": "x", "op": "placeholder", "module": "", "layers": []},
+    {"name": "relu", "op": "bridge.relu", "module": "body.0", "layers": ["relu_1"]},
+    {"name": "clone", "op": "aten.clone", "module": "body.1", "layers": []},
+    {"name": "output", "op": "output", "module": "", "layers": ["cast_2"]},
+]
+
+
+@pytest.fixture
+def file(make_engine_file):
+    """An engine file that knows its nodes."""
+    return make_engine_file(metadata={"nodes": NODES})
+
+
+def compiled(model):
+    torch.manual_seed(0)
+    args, dynamic_shapes = model.example(torch.float16)
+    return bridge.compile(model().eval().half(), args, dynamic_shapes=dynamic_shapes, target="sm86", cache=False).file
+
+
+def by_name(file):
+    return {node["name"]: node for node in node_table.nodes(file)}
+
+
+# What is recorded
+
+
+@compiles
+@pytest.mark.parametrize("model", [Convolutional, Attention, Deformable], ids=lambda model: model.__name__)
+def test_every_layer_is_of_one_node(model):
+    file = compiled(model)
+    of_nodes = Counter(name for node in node_table.nodes(file) for name in node["layers"])
+    assert of_nodes == Counter(layer["name"] for layer in file.layers)
+    assert of_nodes.most_common(1)[0][1] == 1
+    plugins = {layer["name"]: layer["op"] for layer in file.layers if layer["op"]}
+    of_ops = [node for node in node_table.nodes(file) if node["op"].startswith("bridge.")]
+    assert Counter(node["op"] for node in of_ops) == Counter(f"bridge.{op}" for op in plugins.values())
+    for node in of_ops:
+        assert [plugins[name] for name in node["layers"] if name in plugins] == [node["op"].removeprefix("bridge.")]
+
+
+@compiles
+def test_nodes_stand_in_the_graphs_order_with_operator_and_module():
+    nodes = by_name(compiled(Convolutional))
+    assert list(nodes)[-1] == "output" and list(nodes).index("relu") < list(nodes).index("mean")
+    assert {name: (node["op"], node["module"]) for name, node in nodes.items()}.items() >= {
+        ("x", ("placeholder", "")),
+        ("conv_weight", ("get_attr", "conv")),
+        ("convolution", ("aten.convolution", "conv")),
+        ("relu", ("bridge.relu", "")),
+        ("mean", ("aten.mean.dim", "")),
+        ("linear", ("aten.linear", "head")),
+    }
+    assert {node["module"] for node in nodes.values()} == {"", "conv", "norm", "head"}
+    assert nodes["conv_weight"]["layers"] == nodes["x"]["layers"] == []
+    assert len(nodes["linear"]["layers"]) > 1
+
+
+@compiles
+def test_nodes_that_need_no_layer_have_none():
+    nodes = by_name(compiled(Attention))
+    assert nodes["getitem"]["op"] == "operator.getitem"
+    assert nodes["getitem"]["layers"] == nodes["clone"]["layers"] == []
+
+
+@compiles
+def test_nested_modules_are_named_by_their_whole_path():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList([Convolutional() for _ in range(2)])
+
+        def forward(self, x):
+            return sum(layer(x) for layer in self.layers)
+
+    x = torch.randn(2, 3, 8, 8)
+    file = bridge.compile(Block().eval(), (x,), target="sm86", cache=False).file
+    assert {node["module"] for node in node_table.nodes(file)} >= {
+        "layers.0.conv",
+        "layers.0",
+        "layers.1",
+        "layers.1.head",
+    }
+
+
+@compiles
+def test_the_file_keeps_the_nodes(tmp_path):
+    file = compiled(Convolutional)
+    file.save(tmp_path / "a.engine")
+    assert node_table.nodes(bridge.load(tmp_path / "a.engine").file) == node_table.nodes(file)
+
+
+class Watched:
+    """A Placement over a real network, to which functions add layers as converters do."""
+
+    def __init__(self, seeded=()):
+        found = flavour.detect()
+        _, self.network = build.create_network(found)
+        trt = found.trt()
+        self.x = self.network.add_input("x", trt.float32, (2, 3))
+        for name in seeded:
+            self.add(name)
+        self.graph = torch.fx.Graph()
+        self.plugins = {}
+        self.nodes = [self.graph.create_node("call_function", torch.ops.aten.add.Tensor, name=name) for name in "abc"]
+        self.placement = Placement(self.graph, self.network, self.plugins)
+
+    def add(self, name):
+        layer = self.network.add_identity(self.x)
+        layer.name = name
+        return layer
+
+    def finish(self, *layers):
+        """Names of the layers of each node, where the network's outputs depend on `layers`."""
+        for layer in layers:
+            self.network.mark_output(layer.get_output(0))
+        return {node["name"]: node["layers"] for node in self.placement.nodes()}
+
+
+@compiles
+def test_layers_that_no_output_needs_are_left_out():
+    watched = Watched()
+    a, b, c = watched.nodes
+    with watched.placement.of(a):
+        kept = watched.add("kept")
+        watched.add("dropped")
+    with watched.placement.of(b):
+        pass
+    with watched.placement.of(c):
+        also = watched.add("also")
+    assert watched.finish(kept, also) == {"a": ["kept"], "b": [], "c": ["also"]}
+    assert inventory.live(watched.network) == {0, 2}
+
+
+@compiles
+def test_a_plugin_layer_that_was_seeded_is_of_the_node_that_uses_it():
+    watched = Watched(seeded=["zeros", "plugin"])
+    seeded = watched.network.get_layer(1)
+    with watched.placement.of(watched.nodes[0]):
+        watched.plugins["plugin"] = SimpleNamespace()
+        cast = watched.add("cast")
+    assert watched.finish(seeded, cast) == {"a": ["plugin", "cast"]}
+
+
+@compiles
+def test_a_plugin_layer_that_was_added_is_named_once():
+    watched = Watched()
+    with watched.placement.of(watched.nodes[0]):
+        layer = watched.add("plugin")
+        watched.plugins["plugin"] = SimpleNamespace()
+    assert watched.finish(layer) == {"a": ["plugin"]}
+
+
+@compiles
+def test_a_node_that_fails_is_not_recorded():
+    watched = Watched()
+    with pytest.raises(ValueError), watched.placement.of(watched.nodes[0]):
+        raise ValueError
+    assert watched.finish(watched.add("x2")) == {}
+
+
+def test_module_paths_are_the_models_in_every_capture():
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Sequential(nn.Linear(4, 4))])
+
+        def forward(self, x):
+            return self.layers[0](x) + bridge.relu(x)
+
+    graphs = []
+
+    def backend(module, inputs):
+        graphs.append(module.graph)
+        return module
+
+    model = Outer().eval()
+    torch.compile(model, backend=backend)(torch.randn(2, 4))
+    graphs.append(torch.export.export(model, (torch.randn(2, 4),)).graph)
+    for graph in graphs:
+        paths = {str(node.target): module_path(node) for node in graph.nodes if node.op == "call_function"}
+        assert paths.pop("bridge.relu.default") == ""
+        assert "layers.0.0" in paths.values()
+    graph = torch.fx.Graph()
+    made = graph.placeholder("x")
+    made.meta["nn_module_stack"] = {"_empty_nn_module_stack_from_metadata_hook": ("_empty_nn_module_stack_x", "")}
+    assert module_path(made) == ""
+
+
+def test_operators_are_spelt_as_people_write_them():
+    graph = torch.fx.Graph()
+    x = graph.placeholder("x")
+    nodes = [
+        graph.call_function(torch.ops.aten.add.Tensor, (x, x)),
+        graph.call_function(torch.ops.bridge.relu.default, (x,)),
+        graph.call_function(torch.sym_max, (x, x)),
+    ]
+    assert [short_name(node) for node in (x, *nodes)] == [
+        "placeholder",
+        "aten.add.Tensor",
+        "bridge.relu",
+        "torch.sym_max",
+    ]
+
+
+# What is told
+
+
+def test_nodes_as_a_table(file):
+    lines = explain(file, nodes=True).splitlines()
+    at = lines.index("nodes: 3  operator     module  layers")
+    assert lines[at + 1 : at + 4] == [
+        "  relu    bridge.relu  body.0  plugin relu",
+        "  clone   aten.clone   body.1  no layer",
+        "  output  output               CAST",
+    ]
+    at = lines.index("modules: 3            nodes  layers  plugin layers")
+    assert lines[at + 1 : at + 4] == [
+        "  body.0                  1       1              1",
+        "  body.1                  1       0              0",
+        "  (the model itself)      1       1              0",
+    ]
+
+
+def test_nodes_are_not_listed_unless_asked_for(file):
+    assert "nodes:" not in explain(file) and "modules:" not in explain(file)
+
+
+def test_several_layers_of_a_node_are_counted_by_type(make_engine_file):
+    layers = [{"name": str(index), "type": kind} for index, kind in enumerate(["SHAPE", "CAST", "SHAPE", "GATHER"])]
+    node = {"name": "n", "op": "aten.view", "module": "a", "layers": ["0", "1", "2", "3"]}
+    text = explain(make_engine_file(layers=layers, metadata={"nodes": [node]}), nodes=True)
+    assert "  n       aten.view  a       2 SHAPE, CAST, GATHER" in text.splitlines()
+
+
+def test_layers_say_which_node_they_are_of(file):
+    lines = explain(file, every_layer=True).splitlines()
+    assert "  plugin relu  float16 [?, 3, ?]   of relu    relu_1" in lines
+    assert "  CAST         bfloat16 [?, 3, ?]  of output  cast_2" in lines
+
+
+@pytest.mark.parametrize(
+    ("modules", "shown"),
+    [
+        ([f"layers.{i}.mlp.{part}" for i in range(30) for part in "abc"], [f"layers.{i}.mlp" for i in range(30)]),
+        ([f"layers.{i}.mlp" for i in range(41)] + ["head"], ["layers", "head"]),
+        ([f"block{i}" for i in range(41)], [f"block{i}" for i in range(41)]),
+        (["", "a.b.c", "a"], ["(the model itself)", "a.b.c", "a"]),
+    ],
+)
+def test_modules_are_as_deep_as_fits(make_engine_file, modules, shown):
+    nodes = [{"name": str(i), "op": "aten.add.Tensor", "module": path, "layers": []} for i, path in enumerate(modules)]
+    file = make_engine_file(metadata={"nodes": nodes})
+    lines = explain(file, nodes=True).splitlines()
+    at = next(index for index, line in enumerate(lines) if line.startswith("modules: "))
+    found = [line.rsplit(maxsplit=3)[0].strip() for line in lines[at + 1 : lines.index("", at)]]
+    assert found == shown
+    assert sum(row["nodes"] for row in node_table.modules(file)) == len(modules)
+
+
+def test_a_file_of_an_older_bridge_says_so(make_engine_file):
+    old = make_engine_file()
+    assert "nodes: this file does not say which node became which layers; compile the model again" in explain(
+        old, nodes=True
+    )
+    assert "modules:" not in explain(old, nodes=True)
+    assert describe(old)["nodes"] is None and describe(old)["modules"] == []
+
+
+def test_the_command(file, tmp_path, capsys):
+    path = str(tmp_path / "a.engine")
+    file.save(path)
+    assert cli.main(["explain", path, "--nodes"]) == 0
+    assert capsys.readouterr().out == explain(file, nodes=True) + "\n"
+    assert cli.main(["explain", path, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["nodes"] == NODES
+    assert shown["modules"][0] == {"module": "body.0", "nodes": 1, "layers": 1, "plugin_layers": 1}
+
+
+def test_debug_lines_name_module_and_layers(caplog):
+    with caplog.at_level("DEBUG", "bridge"):
+        placement.log_nodes(NODES, {})
+    assert "node relu, bridge.relu in body.0: relu_1" in caplog.messages
+    assert "node clone, aten.clone in body.1: no layer" in caplog.messages

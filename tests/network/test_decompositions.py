@@ -1,0 +1,97 @@
+"""What bridge takes apart before conversion, and what it leaves as it is."""
+
+from importlib.util import find_spec
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import bridge
+from bridge.tensorrt.decompositions import arithmetic, shapes
+
+pytestmark = pytest.mark.skipif(find_spec("torch_tensorrt") is None, reason="needs torch_tensorrt")
+
+
+def test_views_that_say_the_same_otherwise():
+    x = torch.randn(4, 5, 1, 1)
+    assert torch.equal(shapes.as_strided(x, (4, 5, 1, 1), (5, 1, 5, 5)), x)
+    for size, stride, offset in (((4, 5, 1, 1), (1, 4, 1, 1), 0), ((4, 5), (5, 1), 0), ((4, 5, 1, 1), (5, 1, 1, 1), 1)):
+        assert shapes.as_strided(x, size, stride, offset) is NotImplemented
+
+
+def test_empty_tensors_of_one_dimension_leave_a_concatenation():
+    x, empty = torch.randn(2, 3, 4), torch.tensor([])
+    for tensors, dim in (([empty, x], -2), ([x, empty, x, empty], 1), ([empty, x[:0]], 0)):
+        found = shapes.cat(tensors, dim)
+        assert torch.equal(found, torch.cat(tensors, dim)) and found.data_ptr() != x.data_ptr()
+    for tensors in ([x, x], [x[:0], x], [empty, empty], [empty, x[0, 0]], [empty.double(), x]):
+        assert shapes.cat(tensors) is NotImplemented
+
+
+WHOLE = {"stride": [2], "padding": [0], "dilation": [1], "transposed": False, "output_padding": [0], "groups": 1}
+
+
+@pytest.mark.parametrize("window", [(3,), (2, 3), (1, 5), (2, 1, 2)])
+@pytest.mark.parametrize("bias", [None, torch.randn(5)])
+def test_a_window_over_the_whole_map_is_a_product(window, bias):
+    x, weight = torch.randn(4, 6, *window), torch.randn(5, 6, *window)
+    given = {name: value * len(window) if isinstance(value, list) else value for name, value in WHOLE.items()}
+    found = arithmetic.convolution(x, weight, bias, **given)
+    torch.testing.assert_close(found, torch.ops.aten.convolution(x, weight, bias, **given))
+    assert found.shape == (4, 5, *[1] * len(window))
+
+
+@pytest.mark.parametrize(
+    ("size", "weight", "changes"),
+    [
+        ((6, 2, 3), (5, 6, 2, 2), {}),
+        ((6, 1, 1), (5, 6, 1, 1), {}),
+        ((6, 2, 3), (5, 6, 2, 3), {"padding": [0, 1]}),
+        ((6, 2, 3), (4, 3, 2, 3), {"groups": 2}),
+        ((6, 2, 3), (6, 5, 2, 3), {"transposed": True}),
+        ((6, 2, 3), (5, 6, 2, 3), {"dilation": [2, 2], "padding": [1, 2]}),
+    ],
+)
+def test_other_convolutions_are_left(size, weight, changes):
+    given = {name: value * 2 if isinstance(value, list) else value for name, value in WHOLE.items()} | changes
+    assert arithmetic.convolution(torch.randn(4, *size), torch.randn(weight), None, **given) is NotImplemented
+
+
+def test_a_window_over_the_whole_map_in_an_engine():
+    model = torch.nn.Conv2d(6, 5, (2, 3)).eval()
+    batch = torch.export.Dim("batch", min=1, max=8)
+    compiled = bridge.compile(model, (torch.randn(2, 6, 2, 3),), dynamic_shapes=({0: batch},), target="sm86")
+    types = [layer["type"] for layer in compiled.layers]
+    assert "MATRIX_MULTIPLY" in types and "CONVOLUTION" not in types and compiled.outputs[0].shape == (-1, 5, 1, 1)
+
+
+class Growing(torch.nn.Module):
+    """A cache that begins empty, as transformers' do."""
+
+    def forward(self, x):
+        cache = torch.tensor([], dtype=x.dtype)
+        return torch.cat([cache, x.relu()], dim=-2)
+
+
+def test_a_cache_that_begins_empty_in_an_engine():
+    shapes = {"x": {1: torch.export.Dim("length", min=1, max=4)}}
+    compiled = bridge.compile(Growing().eval(), (torch.randn(2, 3, 4),), dynamic_shapes=shapes, target="sm86")
+    assert compiled.outputs[0].shape == (2, -1, 4)
+    assert "CONCATENATION" not in {layer["type"] for layer in compiled.layers}
+
+
+class Pooled(torch.nn.Module):
+    """Pooling by torch's composite operators: those of channels-last maps are views by strides."""
+
+    def forward(self, x):
+        y = F.avg_pool2d(x, 2, ceil_mode=True).to(memory_format=torch.channels_last)
+        return F.adaptive_avg_pool2d(y.relu(), 1)
+
+
+def test_in_an_engine():
+    """Dynamic extents too, where windows fit whichever they are."""
+    shapes = {"x": {0: torch.export.Dim("batch", min=1, max=4), 2: 2 * torch.export.Dim("half", min=2, max=8)}}
+    x = torch.randn(2, 8, 6, 4)
+    compiled = bridge.compile(Pooled().eval(), (x,), dynamic_shapes=shapes, target="sm86", cache=False)
+    assert compiled.outputs[0].shape == (-1, 8, 1, 1)
+    assert sum(layer["type"] == "POOLING" for layer in compiled.layers) >= 1

@@ -1,0 +1,218 @@
+"""Every kernel of every op under compute-sanitizer: `make sanitize`.
+
+    python tests/support/sanitize.py [OP ...]                              the calls alone
+    python tests/support/sanitize.py --tools memcheck,initcheck [OP ...]   the same under these tools in turn
+    python tests/support/sanitize.py --tools racecheck --jobs 8 [OP ...]   in 8 processes at a time, each with its share
+
+The calls are the samples that the tests share: each in every dtype, by every tactic that computes it on this GPU, with
+inputs aligned and not. Inputs are made on the CPU and copied, and every tensor has memory of its own: so a tool sees
+who wrote what, and no kernel but bridge's runs. Outputs are copied back, which initcheck takes for a read.
+"""
+
+import argparse
+import itertools
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from plugin_host import Plugin
+from samples import LARGE, SAMPLES, Sample
+
+from bridge.core import libraries
+from bridge.core.op import OPS, Op
+from bridge.tensorrt.plugins.fields import make_fields
+from bridge.testing import cast, outputs_of
+
+TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+LOGS = Path(__file__).parents[2] / "build" / "sanitize"
+OPTIONS = ["--error-exitcode", "86", "--print-limit", "1000"]
+# The caching allocator would hand out parts of larger blocks, of which a tool knows neither ends nor who wrote them.
+ENVIRONMENT = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: (\d+) (?:errors?|hazards?)")
+KERNEL = re.compile(r"\bbridge::(\w+_kernel)\b")
+SETTINGS = {"deform_conv2d": {"allow_tf32": True}}  # with which large calls are made once more, by other kernels
+CALLS = re.compile(r"^(\d+) calls$", re.MULTILINE)
+
+
+# The calls
+
+
+Call = tuple[str, Op, Sequence, dict, int, bool]  # what to say of it, and what `call` takes
+
+
+def run(names: Sequence[str], share: int = 0, shares: int = 1) -> int:
+    """Runs one of equal shares of the calls, and says each before it runs; returns how many there were."""
+    count = 0
+    for what, *how in itertools.islice(calls(names), share, None, shares):
+        print(what, flush=True)
+        call(*how)
+        count += 1
+    return count
+
+
+def calls(names: Sequence[str]) -> Iterator[Call]:
+    for name in names:
+        for label, args, kwargs in samples_of(name):
+            for dtype in dtypes_of(name):
+                given = cast(args, dtype)
+                for tactic in tactics(OPS[name], given, kwargs):
+                    for aligned in (True, False):
+                        what = f"{name}, {dtype}, tactic {tactic}, {'aligned' if aligned else 'not aligned'}: {label}"
+                        yield what, OPS[name], given, kwargs, tactic, aligned
+
+
+def samples_of(name: str) -> list[Sample]:
+    large = LARGE.get(name, list)()
+    settings = SETTINGS.get(name, {})
+    others = [(f"{label}, {settings}", args, kwargs | settings) for label, args, kwargs in large if settings]
+    return [*SAMPLES.get(name, list)(), *large, *others]
+
+
+def dtypes_of(name: str) -> list[torch.dtype | None]:
+    """Those that its floating-point tensors can have; None leaves them as the samples have them."""
+    found = [getattr(torch, dtype) for dtype in libraries.plugin_dtypes()[name]]
+    return [dtype for dtype in found if dtype.is_floating_point] or [None]
+
+
+def tactics(op: Op, args: Sequence, kwargs: dict) -> list[int]:
+    """The numbers of an op's kernels that compute a call on this GPU, and -1, with which the op chooses."""
+    if op.counted:
+        return [-1]  # shapes of results, by which a plugin is asked, depend on values
+    tensors, attributes = op.bind(args, kwargs)
+    fields = make_fields(op, [tensor is not None for tensor in tensors], attributes)
+    plugin = Plugin(Plugin.create(op.name, {field.name: field.value for field in fields}))
+    meta = op.overload(*cast(args, device="meta"), **kwargs)
+    if plugin.configure([tensor for tensor in tensors if tensor is not None], outputs_of(meta)):
+        raise RuntimeError(f"the plugin {op.name} refuses {attributes}")
+    return [number - 2 for number in plugin.tactics()] or [-1]  # TensorRT's first leaves the choice to the op
+
+
+def call(op: Op, args: Sequence, kwargs: dict, tactic: int, aligned: bool) -> None:
+    given = [on_gpu(value, aligned) if isinstance(value, torch.Tensor) else value for value in args]
+    with libraries.tactic(op.name, tactic):
+        outputs = outputs_of(op.overload(*given, **kwargs))
+    for output in outputs:
+        output.cpu()
+
+
+def on_gpu(tensor: torch.Tensor, aligned: bool) -> torch.Tensor:
+    """A copy there; one that is not aligned begins an element after the start of its memory."""
+    flat = tensor.contiguous().flatten()
+    if not aligned:
+        flat = torch.cat([flat.new_zeros(1), flat])
+    return flat.cuda()[0 if aligned else 1 :].view(tensor.shape)
+
+
+# The tools
+
+
+def sanitizer(environ: dict[str, str]) -> str:
+    """compute-sanitizer's path. FileNotFoundError: it is nowhere."""
+    folders = [environ.get("PATH", ""), *(f"{environ[name]}/bin" for name in ("CUDA_HOME",) if environ.get(name))]
+    found = shutil.which("compute-sanitizer", path=os.pathsep.join([*folders, "/usr/local/cuda/bin"]))
+    if found is None:
+        raise FileNotFoundError(
+            "there is no compute-sanitizer on PATH, in CUDA_HOME/bin or in /usr/local/cuda/bin; it is part of NVIDIA's"
+            " CUDA toolkit"
+        )
+    return found
+
+
+def check(tool: str, names: Sequence[str], jobs: int = 1) -> bool:
+    """Runs the calls under a tool in so many processes at once, prints a line of each, and returns whether it found
+    nothing in any."""
+    LOGS.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(jobs) as pool:
+        return all(list(pool.map(lambda job: check_share(tool, names, job, jobs), range(jobs))))
+
+
+def check_share(tool: str, names: Sequence[str], share: int, shares: int) -> bool:
+    which = f"{tool}-{share + 1}-of-{shares}" if shares > 1 else tool
+    log, started = LOGS / f"{which}.log", time.monotonic()
+    command = [sanitizer(dict(os.environ)), "--tool", tool, *OPTIONS, sys.executable, __file__]
+    command += ["--share", f"{share + 1}/{shares}", *names]
+    with log.open("wb") as file:
+        code = subprocess.run(command, env=os.environ | ENVIRONMENT, stdout=file, stderr=subprocess.STDOUT).returncode
+    found, text = judge(code, log.read_text(errors="replace"))
+    print(f"{which:10} {text}, {time.monotonic() - started:.0f} s{'' if found else f'; see {log}'}", flush=True)
+    return found
+
+
+def judge(code: int, output: str) -> tuple[bool, str]:
+    """Whether a tool found nothing, and what it found, from its exit code and all that it wrote."""
+    summaries, calls = SUMMARY.findall(output), CALLS.search(output)
+    if not summaries or not calls:
+        last = next((line for line in reversed(output.splitlines()) if line.strip()), "it wrote nothing")
+        return False, f"broke off with exit code {code}: {last}" + _found(output, summaries)
+    if code == 0 and not any(map(int, summaries)):
+        return True, f"none in {calls[1]} calls"
+    return False, f"in {calls[1]} calls, exit code {code}" + _found(output, summaries)
+
+
+def _found(output: str, summaries: Sequence[str]) -> str:
+    kernels = Counter(KERNEL.findall(output))
+    where = ", ".join(f"{name} in {count} lines" for name, count in kernels.most_common())
+    return f", {sum(map(int, summaries))} found" + (f": {where}" if where else "")
+
+
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    unknown = [name for name in names if name not in TOOLS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no tool is called {', '.join(unknown)}; there are {', '.join(TOOLS)}")
+    return names
+
+
+def _share(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"a share is as 2/8, the second of eight, not {text!r}")
+    return int(found[1]) - 1, int(found[2])
+
+
+def _jobs(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"jobs are 1 or more, not {text!r}")
+    return int(text)
+
+
+def _ops(names: Sequence[str]) -> Iterator[str]:
+    for name in names or sorted(OPS):
+        if name not in OPS:
+            raise ValueError(f"no op is called {name!r}; there are {', '.join(sorted(OPS))}")
+        yield name
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("ops", nargs="*", metavar="OP", help="default: all")
+    parser.add_argument("--tools", type=_names, default=[], metavar="TOOL,TOOL", help=f"of {', '.join(TOOLS)}")
+    parser.add_argument("--jobs", type=_jobs, default=1, metavar="N", help="processes of a tool at a time")
+    parser.add_argument(
+        "--share", type=_share, default=(0, 1), metavar="I/N", help="only every N-th call, from the I-th"
+    )
+    options = parser.parse_args(argv)
+    try:
+        names = list(_ops(options.ops))
+        if not torch.cuda.is_available():
+            raise RuntimeError("kernels run on a CUDA GPU, and there is none")
+        if options.tools:
+            found_nothing = [check(tool, names, options.jobs) for tool in options.tools]
+            return 0 if all(found_nothing) else 1
+        print(f"{run(names, *options.share)} calls")
+    except (ValueError, RuntimeError, FileNotFoundError) as error:
+        print(f"sanitize: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
