@@ -9,7 +9,7 @@ from torch import nn
 from torch._dynamo.exc import BackendCompilerFailed
 
 import bridge
-from bridge import strict
+from bridge.doors import strict
 from bridge.errors import GraphBreakError
 
 pytestmark = pytest.mark.usefixtures("evaluated")
