@@ -15,6 +15,7 @@ from bridge.doors.lowering_choice import Choice, choose
 from bridge.doors.measured_lowerings import Measurement
 from bridge.graph.linear_time import in_linear_time
 from bridge.graph.pooled_extents import of_any_extents
+from bridge.graph.recurrent import of_any_batch
 from bridge.graph.upsampling import of_any_channels
 from bridge.tensorrt.install import gpu
 from bridge.tensorrt.install.flavour import Flavour, detect
@@ -55,7 +56,7 @@ class Session:
         """
         with contextlib.ExitStack() as stack:
             quiets = (third_party_output.quiet_logs(), third_party_output.quiet_copies())
-            patched = (gpu.without_gpu(), of_any_channels(), of_any_extents(), in_linear_time())
+            patched = (gpu.without_gpu(), of_any_channels(), of_any_extents(), of_any_batch(), in_linear_time())
             for within in (compile_lock, *quiets, *patched):
                 stack.enter_context(within)
             stack.enter_context(own_conversion(self.flavour))

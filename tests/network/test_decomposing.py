@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bridge.errors import BuildError
 from bridge.graph.capture import export
-from bridge.tensorrt.decompositions import decomposing
+from bridge.tensorrt.network import decomposing
 
 
 class _Sine(torch.nn.Module):

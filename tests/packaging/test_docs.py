@@ -50,7 +50,9 @@ def test_links(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_files_that_are_named_are_there(page):
     named = re.findall(r"`((?:bridge|csrc|docs|models|tests)/[\w./-]+)`", page.read_text())
-    assert not [path for path in named if "my_op" not in path and not (ROOT / path).exists()]
+    built = "bridge/lib"  # is where the package is installed
+    kept = [path for path in named if "my_op" not in path and not path.startswith(built)]
+    assert not [path for path in kept if not (ROOT / path).exists()]
 
 
 def anchors(page):
