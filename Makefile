@@ -1,7 +1,7 @@
 # One command does all: each target makes .venv and installs what it needs. Needs Python 3.10 or later, gcc and make.
 #
 #   make demo     compile the three models, print what is in their engines
-#   make test     all tests; those that need a GPU skip themselves where there is none
+#   make test     all tests, and the slowest ten; those that need a GPU skip themselves where there is none
 #   make test-newest  the tests that meet torch's own structures, with the newest torch, in an environment of its own
 #   make check    linters, formats, types
 #   make docs     the documentation with an API reference, in build/docs; warnings are errors
@@ -78,7 +78,7 @@ demo: build
 PYTEST_ARGS ?= -n logical --maxprocesses 8 --dist worksteal
 
 test: build lean
-	$(call step,tests,OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) $(TESTS))
+	$(call step,tests,OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=10 $(PYTEST_ARGS) $(TESTS))
 
 test-newest:
 	@$(MAKE) --no-print-directory test TORCH=$(NEWEST_TORCH) VENV=.venv-newest BUILD=build/newest TESTS='$(NEWEST_TESTS)'
