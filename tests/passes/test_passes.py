@@ -41,7 +41,11 @@ def test_passes_run_by_rank_and_then_by_name(monkeypatch):
     ("value", "error", "text"),
     [
         ("rope", TypeError, "passes is 'rope' of type str; expected bool or list or tuple"),
-        (["rope", "rop"], ValueError, "passes names 'rop', which does not exist; the passes are ms_deform_attn, rope, relu"),
+        (
+            ["rope", "rop"],
+            ValueError,
+            "passes names 'rop', which does not exist; the passes are ms_deform_attn, rope, relu",
+        ),
     ],
 )
 def test_bad_setting(value, error, text):
