@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any
 
 import torch
-from samples import FIXED, RANDOM, nms_samples
+from samples import FIXED, MODULES, RANDOM
 
 from bridge.core import libraries
 from bridge.core.op import OPS
@@ -25,7 +25,7 @@ TEXTS = ("", "bhsd", "bshd", "bsdh", "é")
 MOST = 1 << 22  # elements of a result: larger ones are not computed
 
 CALLS = [(name, *RANDOM[name](seed)) for name in FIXED for seed in range(10)]
-CALLS += [("nms", args, kwargs) for _, args, kwargs in nms_samples()]
+CALLS += [(name, *call[1:]) for name in OPS if name not in FIXED for call in MODULES[name].samples()]
 
 
 def run_case(seed: int, number: int) -> Counter[str]:
