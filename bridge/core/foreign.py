@@ -35,7 +35,7 @@ FOREIGN: dict[str, Foreign] = {}
 
 
 def stands_for(name: str, op: str, bind: Bind, refuse: Refuse = lambda given: None) -> None:
-    """Has an op take the place of another library's operator, such as "torchvision::nms".
+    """Has an op take the place of another library's operator, such as "acme::corr".
 
     Args:
         name: the operator's, with its namespace.
@@ -48,7 +48,7 @@ def stands_for(name: str, op: str, bind: Bind, refuse: Refuse = lambda given: No
     if op not in OPS:
         raise OpDefinitionError(f"{name}: no op is called {op!r}; there are {', '.join(sorted(OPS))}")
     if not all(name.partition("::")):
-        raise OpDefinitionError(f"op {op}: {name!r} is no operator's name; expected one such as 'torchvision::nms'")
+        raise OpDefinitionError(f"op {op}: {name!r} is no operator's name; expected one such as 'acme::corr'")
     if name in FOREIGN:
         raise OpDefinitionError(f"op {op}: {name} is taken by the op {FOREIGN[name].op}")
     FOREIGN[name] = Foreign(op, bind, refuse)

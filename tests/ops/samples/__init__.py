@@ -12,6 +12,7 @@ and where it has a native lowering
 It may define
     further()                       more samples, for kernels that do not take the others
     SWITCHES                        attributes with which still other kernels take those
+    ALSO_RAISES                     errors that a CPU raises of wrong values, beside OpInputError
     NATIVE_TOLERANCE                {dtype: share of the largest value} by which a native lowering may differ
 """
 
