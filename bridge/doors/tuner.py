@@ -69,12 +69,13 @@ def tune(
     bridge, take the faster for calls of that kind, or the default where the difference is within the noise; and the
     plugin, with a warning, where the results of the two engines are further apart than rounding explains.
 
-    Arguments: those of bridge.compile; the model is not changed, and no engine is returned.
+    The arguments are those of bridge.compile; the model is not changed, and no engine is returned.
 
     Raises:
-        EngineError: there is no GPU to measure on. TargetError: the target is another one.
+        EngineError: there is no GPU to measure on.
+        TargetError: the target is another GPU.
         OSError: the cache folder, which holds the results, cannot be written to.
-        And what bridge.compile raises.
+        BridgeError: any error that bridge.compile raises.
     """
     config = settle(config, settings)
     _check_gpu()

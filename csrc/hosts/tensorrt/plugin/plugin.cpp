@@ -1,4 +1,4 @@
-#include "hosts/tensorrt/plugin.h"
+#include "hosts/tensorrt/plugin/plugin.h"
 
 #include <memory>
 

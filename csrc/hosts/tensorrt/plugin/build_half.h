@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "hosts/tensorrt/abi.h"
-#include "hosts/tensorrt/plugin_op.h"
+#include "hosts/tensorrt/plugin/plugin_op.h"
 
 namespace bridge {
 

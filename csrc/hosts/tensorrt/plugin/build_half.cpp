@@ -1,4 +1,4 @@
-#include "hosts/tensorrt/plugin_build.h"
+#include "hosts/tensorrt/plugin/build_half.h"
 
 #include <sstream>
 #include <type_traits>

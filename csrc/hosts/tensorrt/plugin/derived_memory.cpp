@@ -1,4 +1,4 @@
-#include "hosts/tensorrt/derived_memory.h"
+#include "hosts/tensorrt/plugin/derived_memory.h"
 
 namespace bridge {
 

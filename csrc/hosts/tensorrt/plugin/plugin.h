@@ -4,9 +4,9 @@
 #include <utility>
 
 #include "hosts/tensorrt/abi.h"
-#include "hosts/tensorrt/plugin_build.h"
-#include "hosts/tensorrt/plugin_op.h"
-#include "hosts/tensorrt/plugin_runtime.h"
+#include "hosts/tensorrt/plugin/build_half.h"
+#include "hosts/tensorrt/plugin/plugin_op.h"
+#include "hosts/tensorrt/plugin/runtime_half.h"
 
 namespace bridge {
 

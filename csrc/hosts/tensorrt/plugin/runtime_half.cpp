@@ -1,4 +1,4 @@
-#include "hosts/tensorrt/plugin_runtime.h"
+#include "hosts/tensorrt/plugin/runtime_half.h"
 
 #include <algorithm>
 

@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "hosts/tensorrt/abi.h"
-#include "hosts/tensorrt/derived_memory.h"
-#include "hosts/tensorrt/plugin_op.h"
+#include "hosts/tensorrt/plugin/derived_memory.h"
+#include "hosts/tensorrt/plugin/plugin_op.h"
 
 namespace bridge {
 

@@ -1,4 +1,4 @@
-#include "hosts/tensorrt/plugin_op.h"
+#include "hosts/tensorrt/plugin/plugin_op.h"
 
 namespace bridge {
 
