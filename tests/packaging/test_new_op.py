@@ -13,6 +13,7 @@ from pathlib import Path
 import samples
 
 from bridge.core.op import OPS
+from bridge.passes import PASSES
 
 ROOT = Path(__file__).parents[2]
 NAMES = re.compile(rf"\b({'|'.join(OPS)})\b")
@@ -77,6 +78,13 @@ def test_an_op_without_samples_is_named(monkeypatch):
     assert samples.lacking("relu") == ["samples", "random_call", "PAIR", "growing", "growing_shapes", "open_axes"]
     monkeypatch.delitem(samples.MODULES, "nms")
     assert samples.lacking("nms") == ["samples"] and samples.lacking("rope") == []
+
+
+def test_tables_for_readers_have_every_op_and_pass():
+    """Lists by nature: what they say of each is written for readers."""
+    for page, names in (("ops.md", OPS), ("passes.md", [each.name for each in PASSES])):
+        rows = re.findall(r"^\| `(?:bridge\.)?(\w+)", (ROOT / "docs" / page).read_text(), re.MULTILINE)
+        assert set(names) <= set(rows), page
 
 
 # What the author of an op called "halve" writes beside its kernel.
