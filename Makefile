@@ -132,12 +132,12 @@ kernels: $(STAMPS)/torch
 SANITIZE ?= --tools memcheck,racecheck,initcheck,synccheck
 
 sanitize: build
-	$(BIN)/python tests/support/sanitize.py $(SANITIZE)
+	PYTHONPATH=tests/ops $(BIN)/python tests/support/sanitize.py $(SANITIZE)
 
 FUZZ ?=
 
 fuzz: build
-	set -e; for run in $(if $(FUZZ),'$(FUZZ)',files plugins ops); do PYTHONPATH=tests/support $(BIN)/python tests/fuzz/fuzz.py $$run; done
+	set -e; for run in $(if $(FUZZ),'$(FUZZ)',files plugins ops); do PYTHONPATH=tests/support:tests/ops $(BIN)/python tests/fuzz/fuzz.py $$run; done
 
 sweep: build
 	PYTHONPATH=tests/support $(BIN)/python tests/opinfo/opinfo_sweep.py $(SWEEP)

@@ -1,4 +1,4 @@
-"""Workloads of a detector's ops: roi_align, and nms by how many boxes there are and how many of them stay."""
+"""Workloads and peers of nms: how many boxes there are, and how many of them stay."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,86 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bridge.bench.peer import Call, Peer, imported
 from bridge.bench.workload import DTYPES, Workload
 
 _PAIRS = 1 << 24  # that are looked at at once
 _TIE = 1e-5  # an overlap this near the threshold may be on either side of it
-
-
-@dataclass(frozen=True)
-class RoiAlign(Workload):
-    """roi_align of `count` float32 regions, whose sides are 7 to 28 pixels of the map as a feature pyramid's are."""
-
-    batch: int = 2
-    channels: int = 256
-    size: tuple[int, int] = (200, 304)  # the finest map of an image of 800 x 1216
-    count: int = 1000
-    output_size: int = 7
-    sampling_ratio: int = 2
-    channels_last: bool = False
-
-    def arguments(self, device: torch.device) -> tuple[list[Any], dict[str, Any]]:
-        """x and rois; spatial_scale is 1/4."""
-        x = self._random(device, self.batch, self.channels, *self.size)
-        x = x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
-        sides = 7 * 4 ** torch.rand(self.count, 2, device=device)
-        extents = torch.tensor(self.size[::-1], device=device)
-        first = torch.rand(self.count, 2, device=device) * (extents - sides).clamp(min=0)
-        images = torch.randint(0, self.batch, (self.count, 1), device=device)
-        rois = torch.cat((images, 4 * first, 4 * (first + sides)), 1)
-        settings = {"output_size": [self.output_size] * 2, "spatial_scale": 0.25, "aligned": True}
-        return [x, rois], settings | {"sampling_ratio": self.sampling_ratio}
-
-    def bytes(self) -> int:
-        """x, or as much as few regions can touch; rois; and the result."""
-        pixels, bins = self.batch * self.size[0] * self.size[1], self.count * self.output_size**2
-        if self.sampling_ratio > 0:
-            pixels = min(pixels, 4 * bins * self.sampling_ratio**2)
-        return self._bytes(pixels)
-
-    def traffic(self, args: list[Any], settings: dict[str, Any]) -> int:
-        """With as much of x as its regions touch."""
-        rois, scale = args[1], settings["spatial_scale"]
-        rows, columns = (
-            self._touched(rois[:, place] * scale - 0.5, rois[:, place + 2] * scale - 0.5, extent)
-            for place, extent in ((2, self.size[0]), (1, self.size[1]))
-        )
-        pixels = 0
-        for image in range(self.batch):
-            inside = (rois[:, 0] == image)[:, None]
-            pixels += int(((rows * inside).T @ columns > 0).sum())
-        return self._bytes(pixels)
-
-    def _touched(self, first: Tensor, last: Tensor, extent: int) -> Tensor:
-        """[regions, extent], 1 where the samples of a region from `first` to `last` read a row, or a column."""
-        count = self.output_size * (self.sampling_ratio or extent)  # as near as pixels, if not nearer
-        shares = (torch.arange(count, device=first.device) + 0.5) / count
-        places = first[:, None] + shares * (last - first)[:, None]
-        low = places.clamp(min=0).floor().long().clamp(max=extent - 1)
-        found = torch.zeros(len(first), extent, device=first.device)
-        return found.scatter_(1, low, 1.0).scatter_(1, (low + 1).clamp(max=extent - 1), 1.0)
-
-    def _bytes(self, pixels: int) -> int:
-        bins = self.count * self.output_size**2
-        return (pixels + bins) * self.channels * self.element + self.count * 5 * 4
-
-
-def roi_align() -> Iterable[Workload]:
-    """Of the maps of a feature pyramid, and of one that is small and deep."""
-    for channels_last in (False, True):
-        order = "channels-last" if channels_last else "NCHW"
-        for dtype in DTYPES:
-            yield RoiAlign("roi_align", f"FPN, {order}", dtype, channels_last=channels_last)
-        variations: dict[str, dict[str, Any]] = {
-            "mask head": {"count": 200, "output_size": 14},
-            "one image": {"batch": 1, "count": 100},
-            "adaptive": {"channels": 1024, "size": (50, 76), "count": 300, "output_size": 14, "sampling_ratio": 0},
-        }
-        for name, changes in variations.items():
-            yield RoiAlign("roi_align", f"{name}, {order}", "float16", channels_last=channels_last, **changes)
-        for power in range(0, 13, 3):
-            name = f"regions {2**power}, {order}"
-            yield RoiAlign("roi_align", name, "float16", "growth", count=2**power, channels_last=channels_last)
 
 
 @dataclass(frozen=True)
@@ -151,7 +76,7 @@ def _overlaps(a: Tensor, b: Tensor) -> Tensor:
     return both / (areas[0][:, None] + areas[1][None] - both)
 
 
-def nms() -> Iterable[Workload]:
+def workloads() -> Iterable[Workload]:
     """Of three sizes, each with many boxes that stay and with few, as before and after a detector's own choice."""
     for count in (1000, 10_000, 100_000):
         yield Nms("nms", f"{count} boxes, few stay", "float32", count=count, objects=max(20, count // 500))
@@ -159,3 +84,11 @@ def nms() -> Iterable[Workload]:
     yield Nms("nms", "10000 boxes, few stay", "float16", count=10_000, objects=20)
     for power in range(6, 19, 3):
         yield Nms("nms", f"boxes {2**power}", "float32", "growth", count=2**power, objects=max(1, 2**power // 32))
+
+
+def _torchvision(workload: Nms, settings: dict[str, Any]) -> Call:
+    nms = imported("torchvision.ops", "nms")
+    return lambda args: nms(args[0], args[1], **settings)
+
+
+PEERS = (Peer("torchvision", "nms", _torchvision),)
