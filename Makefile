@@ -1,9 +1,11 @@
 # One command does all: each target makes .venv and installs what it needs. Needs Python 3.10 or later, gcc and make.
 #
 #   make demo     compile the three models, print what is in their engines
-#   make test     all tests; those that need a GPU skip themselves where there is none
+#   make test     all tests, and the slowest ten; those that need a GPU skip themselves where there is none
 #   make test-newest  the tests that meet torch's own structures, with the newest torch, in an environment of its own
 #   make check    linters, formats, types
+#   make docs     the documentation with an API reference, in build/docs; warnings are errors
+#   make results  docs/results.md, from what was recorded
 #   make lean     lean runtimes of standard TensorRT, for the tests of plugin registration
 #   make build    the package, editable, with what it needs, in .venv
 #   make wheel    a wheel for every supported GPU, in dist/, with the manylinux tag that its libraries allow
@@ -67,7 +69,7 @@ endef
 
 LEAN := 10.15.1.29 11.4.0.106
 
-.PHONY: demo test test-newest check build lean wheel kernels sanitize fuzz sweep format clean distclean FORCE
+.PHONY: demo test test-newest check docs results build lean wheel kernels sanitize fuzz sweep format clean distclean FORCE
 .DELETE_ON_ERROR:
 
 demo: build
@@ -76,7 +78,7 @@ demo: build
 PYTEST_ARGS ?= -n logical --maxprocesses 8 --dist worksteal
 
 test: build lean
-	$(call step,tests,OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) $(TESTS))
+	$(call step,tests,OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=10 $(PYTEST_ARGS) $(TESTS))
 
 test-newest:
 	@$(MAKE) --no-print-directory test TORCH=$(NEWEST_TORCH) VENV=.venv-newest BUILD=build/newest TESTS='$(NEWEST_TESTS)'
@@ -86,6 +88,13 @@ check: build
 	$(call step,ruff format,$(BIN)/ruff format --check .)
 	$(call step,clang-format,$(BIN)/clang-format --dry-run -Werror $(CPP_SOURCES))
 	$(call step,mypy,$(BIN)/mypy)
+
+docs: build $(STAMPS)/docs
+	$(call step,documentation,$(BIN)/python -m sphinx -W --keep-going -q -b html -d $(BUILD)/doctrees docs $(BUILD)/docs)
+	@echo "    $(abspath $(BUILD)/docs/index.html)"
+
+results: build
+	$(BIN)/python docs/generate_results.py
 
 format: build
 	$(BIN)/ruff check --fix --quiet .
@@ -123,12 +132,12 @@ kernels: $(STAMPS)/torch
 SANITIZE ?= --tools memcheck,racecheck,initcheck,synccheck
 
 sanitize: build
-	$(BIN)/python tests/support/sanitize.py $(SANITIZE)
+	PYTHONPATH=tests/ops $(BIN)/python tests/support/sanitize.py $(SANITIZE)
 
 FUZZ ?=
 
 fuzz: build
-	set -e; for run in $(if $(FUZZ),'$(FUZZ)',files plugins ops); do PYTHONPATH=tests/support $(BIN)/python tests/fuzz/fuzz.py $$run; done
+	set -e; for run in $(if $(FUZZ),'$(FUZZ)',files plugins ops); do PYTHONPATH=tests/support:tests/ops $(BIN)/python tests/fuzz/fuzz.py $$run; done
 
 sweep: build
 	PYTHONPATH=tests/support $(BIN)/python tests/opinfo/opinfo_sweep.py $(SWEEP)
@@ -160,6 +169,10 @@ build = BRIDGE_CUDA_ARCHITECTURES='$(BRIDGE_CUDA_ARCHITECTURES)' BRIDGE_WERROR=O
 $(STAMPS)/extras: pyproject.toml $(STAMPS)/settings-extras | $(STAMPS)/build
 	$(call step,what bridge[$(extras)] needs,$(PIP) install '$(TORCH)' 'bridge-tensorrt[$(extras)]')
 	$(if $(apart),$(call step,torch-tensorrt-rtx $(apart),$(PIP) install --no-deps 'torch-tensorrt-rtx==$(apart).*'))
+	@touch $@
+
+$(STAMPS)/docs: pyproject.toml | $(STAMPS)/build
+	$(call step,what documentation needs,$(PIP) install 'bridge-tensorrt[docs]')
 	@touch $@
 
 # A file of the settings, newer than what was made with others.

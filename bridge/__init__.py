@@ -5,11 +5,11 @@ that uses it into one TensorRT engine. Importing this package imports torch, and
 """
 
 import importlib
-import pkgutil
 from typing import Any
 
-from bridge import errors, ops
+from bridge import errors
 from bridge.base import interrupts, log
+from bridge.base.modules import modules_of
 from bridge.base.package import __version__ as __version__
 from bridge.core.op import OPS, op
 from bridge.errors import BridgeError
@@ -17,8 +17,8 @@ from bridge.errors import BridgeError
 log.show_as_asked()
 
 with interrupts.deferred():  # an op that is half defined cannot be defined again
-    for _module in pkgutil.iter_modules(ops.__path__):
-        globals()[_module.name] = getattr(importlib.import_module(f"bridge.ops.{_module.name}"), _module.name)
+    for _name, _module in modules_of("bridge.ops"):
+        globals()[_name] = getattr(_module, _name)
 
     from bridge.core import libraries as native  # after the ops, which it checks
 

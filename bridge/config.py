@@ -17,29 +17,32 @@ FLAVOURS = ("tensorrt", "tensorrt_rtx")
 class Config:
     """How to compile a model.
 
-    target: GPU to build for: a compute capability ("sm86", "8.6" or "86"), or None for the GPU of this machine.
-    flavour: "tensorrt" or "tensorrt_rtx", or None for the one that is installed.
-    progress: whether to report a build's progress on stderr; None reports where stderr is a terminal.
-    optimization_level: TensorRT's builder optimization level, 0 to 5; None leaves its default.
-    workspace_size: the most GPU memory, in bytes, that a layer may use as scratch; None sets no limit.
-    tf32: whether float32 convolutions and matrix products may round their inputs to TF32. TensorRT decides: version
-        1.6.1 of TensorRT-RTX was seen to round where this forbids it.
-    lowering: what a bridge op becomes: "plugin", bridge's kernel; "native", layers of TensorRT's own, or an error where
-        they cannot compute it; "auto", what bridge.tune measured here, else the default of the op. Or a mapping from
-        ops to these, such as {"rope": "native"}; the ops it leaves out take "auto".
-    passes: which graph rewrites look for code that computes what an op does: True, those that are on by default; False,
-        none; or the names of some, such as ["rope"].
-    fallback: whether torch.compile(backend="bridge") runs what no engine can in PyTorch; False makes that an error.
-    growth: how many times the example's number of elements an input may have in dynamic dimensions without an upper
-        bound, which torch.compile may give: an engine is built for a bounded range.
-    cache: whether to keep built engines on disk, and to take them from there.
-    cache_dir: the folder of that cache; None takes the environment's BRIDGE_CACHE_DIR, else XDG_CACHE_HOME's bridge,
-        else ~/.cache/bridge.
-    cache_size: the most bytes that it may hold; None takes BRIDGE_CACHE_SIZE, else 20 GiB.
-    cuda_graph: whether calls replay a CUDA graph, captured once for each combination of input shapes.
-    static_outputs: whether a call returns the tensors of the call before, overwritten, where the shapes are the same.
-
-    Errors: TypeError for a value of another type, ValueError for one out of range.
+    Args:
+        target: GPU to build for: a compute capability ("sm86", "8.6" or "86"), or None for the GPU of this machine.
+        flavour: "tensorrt" or "tensorrt_rtx", or None for the one that is installed.
+        progress: whether to report a build's progress on stderr; None reports where stderr is a terminal.
+        optimization_level: TensorRT's builder optimization level, 0 to 5; None leaves its default.
+        workspace_size: the most GPU memory, in bytes, that a layer may use as scratch; None sets no limit.
+        tf32: whether float32 convolutions and matrix products may round their inputs to TF32. TensorRT decides: version
+            1.6.1 of TensorRT-RTX was seen to round where this forbids it.
+        lowering: what a bridge op becomes: "plugin", bridge's kernel; "native", layers of TensorRT's own, or an error
+            where they cannot compute it; "auto", what bridge.tune measured here, else the default of the op. Or a
+            mapping from ops to these, such as {"rope": "native"}; the ops it leaves out take "auto".
+        passes: which graph rewrites look for code that computes what an op does: True, those that are on by default;
+            False, none; or the names of some, such as ["rope"].
+        fallback: whether torch.compile(backend="bridge") runs what no engine can in PyTorch; False makes that an error.
+        growth: how many times the example's number of elements an input may have in dynamic dimensions without an upper
+            bound, which torch.compile may give: an engine is built for a bounded range.
+        cache: whether to keep built engines on disk, and to take them from there.
+        cache_dir: the folder of that cache; None takes the environment's BRIDGE_CACHE_DIR, else XDG_CACHE_HOME's
+            bridge, else ~/.cache/bridge.
+        cache_size: the most bytes that it may hold; None takes BRIDGE_CACHE_SIZE, else 20 GiB.
+        cuda_graph: whether calls replay a CUDA graph, captured once for each combination of input shapes.
+        static_outputs: whether a call returns the tensors of the call before, overwritten, where the shapes are the
+            same.
+    Raises:
+        TypeError: a value is of another type.
+        ValueError: a value is out of range.
     """
 
     target: str | None = None

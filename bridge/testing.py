@@ -36,7 +36,7 @@ def check_op(op: Op, *args: Any, **kwargs: Any) -> None:
     """Schema, dispatch, tracing, shapes and gradient of one call on CPU.
 
     Raises:
-        AssertionError or torch's own OpCheckError, naming what differs.
+        AssertionError, OpCheckError: something differs, which the message names; the latter is torch's own.
     """
     check_shapes(op, *args, **kwargs)
     grads = [a.detach().clone().requires_grad_() if _differentiable(a) else a for a in args]
@@ -112,7 +112,7 @@ def check_cuda(op: Op, dtype: torch.dtype, *args: Any, **kwargs: Any) -> None:
 
 
 def check_error(what: str, exact: Tensor, peer: Tensor, ours: Tensor) -> None:
-    """max |ours - exact| must be at most 2 max |peer - exact|, plus one rounding of the largest value."""
+    """The largest error of ours must be at most twice that of peer, plus one rounding of the largest value."""
     if exact.numel() == 0:
         return
     assert torch.equal(ours.isnan(), exact.isnan()), f"{what}: NaN where there should be none, or the reverse"

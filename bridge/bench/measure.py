@@ -12,7 +12,7 @@ from torch import Tensor
 
 import bridge
 from bridge.bench.ceilings import binding, floors, l2_bytes, measure_ceilings, refreshed
-from bridge.bench.peers import Missing, Peer
+from bridge.bench.peer import Missing, Peer
 from bridge.bench.workload import Workload
 from bridge.core.op import OPS
 from bridge.engine.timing import Timing, time_call, time_loop

@@ -1,10 +1,10 @@
-"""Operators of other libraries that compute what one of bridge's ops computes, under another name.
+"""Operators of other libraries that compute what an op computes, under another name.
 
-They become bridge's plugin wherever a graph is converted. An entry of `FOREIGN` is in force once its library has
-defined the operator, which importing that library does.
+They become the op's plugin wherever a graph is converted. The file of the op says which they are, see `stands_for`; an
+entry is in force once its library has defined the operator, which importing that library does.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,67 +13,63 @@ from torch._ops import OpOverload
 from torch.fx import Node
 
 from bridge.core.op import OPS, Op
+from bridge.errors import OpDefinitionError
 
 Arguments = Mapping[str, Any]  # of one call, by the names of the operator's schema
+Bound = tuple[list[Any], dict[str, Any]]
+Bind = Callable[[Arguments], Bound]
+Refuse = Callable[[Arguments], str | None]
 
 
 @dataclass(frozen=True)
 class Foreign:
-    """`op` is bridge's. `bind` sorts the arguments of a call as Op.bind does. `refuse` reads the shapes of those of a
-    graph's node and says why bridge's op cannot take its place, or None."""
+    """What `stands_for` was told of one operator; `op` is the name of the op that takes its place."""
 
     op: str
-    bind: Callable[[Arguments], tuple[list[Any], dict[str, Any]]]
-    refuse: Callable[[Arguments], str | None]
+    bind: Bind
+    refuse: Refuse
 
 
-def _bind_deform_conv2d(given: Arguments) -> tuple[list[Any], dict[str, Any]]:
-    mask = given["mask"] if given["use_mask"] else None  # where there is none, torchvision passes zeros
-    tensors = [given["input"], given["offset"], given["weight"], given["bias"], mask]
-    pairs = {"stride": "stride", "padding": "pad", "dilation": "dilation"}
-    return tensors, {name: (given[f"{theirs}_h"], given[f"{theirs}_w"]) for name, theirs in pairs.items()}
+FOREIGN: dict[str, Foreign] = {}
+"""Every such operator, by its qualified name."""
 
 
-def _refuse_deform_conv2d(given: Arguments) -> str | None:
-    """bridge's op derives both numbers of groups from the shapes; torchvision is also told them."""
-    for name in ("stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w"):
+def stands_for(name: str, op: str, bind: Bind, refuse: Refuse = lambda given: None) -> None:
+    """Has an op take the place of another library's operator, such as "acme::corr".
+
+    Args:
+        name: the operator's, with its namespace.
+        op: the name of an op that is defined.
+        bind: sorts the arguments of a call as Op.bind does.
+        refuse: reads the shapes of the arguments of a graph's node, and says why the op cannot take its place, or None.
+    Raises:
+        OpDefinitionError: there is no such op, the name is none, or another op has it.
+    """
+    if op not in OPS:
+        raise OpDefinitionError(f"{name}: no op is called {op!r}; there are {', '.join(sorted(OPS))}")
+    if not all(name.partition("::")):
+        raise OpDefinitionError(f"op {op}: {name!r} is no operator's name; expected one such as 'acme::corr'")
+    if name in FOREIGN:
+        raise OpDefinitionError(f"op {op}: {name} is taken by the op {FOREIGN[name].op}")
+    FOREIGN[name] = Foreign(op, bind, refuse)
+
+
+def refuse_unknown(given: Arguments, names: Iterable[str]) -> str | None:
+    """That one of these arguments of a graph's node is no number, for a plugin's attributes are numbers; or None."""
+    for name in names:
         if not isinstance(given[name], int):
             return f"{name} is {given[name]}, which depends on shapes; the plugin needs a number"
-    x, weight, offset = (_shape(given[name]) for name in ("input", "weight", "offset"))
-    derived = {"groups": (x[1], weight[1]), "offset_groups": (offset[1], 2 * weight[2] * weight[3])}
-    for name, (whole, part) in derived.items():
-        if whole != part * given[name]:
-            return f"{name} is {given[name]}, but the shapes make it {whole} / {part}"
     return None
 
 
-def _bind_roi_align(given: Arguments) -> tuple[list[Any], dict[str, Any]]:
-    shared = {name: given[name] for name in ("spatial_scale", "sampling_ratio", "aligned")}
-    bins = given["pooled_height"], given["pooled_width"]
-    return [given["input"], given["rois"]], {"output_size": bins, **shared}
-
-
-def _refuse_roi_align(given: Arguments) -> str | None:
-    for name in ("pooled_height", "pooled_width"):
-        if not isinstance(given[name], int):
-            return f"{name} is {given[name]}, which depends on shapes; the plugin needs a number"
-    return None
-
-
-def _bind_nms(given: Arguments) -> tuple[list[Any], dict[str, Any]]:
-    return [given["dets"], given["scores"]], {"iou_threshold": given["iou_threshold"]}
-
-
-FOREIGN = {
-    "torchvision::deform_conv2d": Foreign("deform_conv2d", _bind_deform_conv2d, _refuse_deform_conv2d),
-    "torchvision::nms": Foreign("nms", _bind_nms, lambda given: None),
-    "torchvision::roi_align": Foreign("roi_align", _bind_roi_align, _refuse_roi_align),
-}
+def shape_of(node: Node) -> Sequence[Any]:
+    """The extents of what a graph's node holds: numbers, or symbols."""
+    return node.meta["val"].shape
 
 
 def targets() -> dict[Any, Op]:
-    """What nodes of a graph call that is one of bridge's ops: every op defined so far, and the operators of FOREIGN
-    that exist by now."""
+    """What nodes of a graph call that is an op: every op defined so far, and the operators of FOREIGN that exist by
+    now."""
     found: dict[Any, Op] = {op.overload: op for op in OPS.values()}
     for name, foreign in FOREIGN.items():
         overload = _overload(name)
@@ -94,7 +90,7 @@ def bind(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[O
 
 
 def refuse(node: Node) -> str | None:
-    """Why bridge's op cannot take the place of a foreign operator's node; None where it can, or it is no such node."""
+    """Why an op cannot take the place of a foreign operator's node; None where it can, or it is no such node."""
     foreign = FOREIGN.get(_name(node.target))
     return None if foreign is None else foreign.refuse(_by_name(node.target, node.args, node.kwargs))
 
@@ -113,7 +109,3 @@ def _by_name(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Arg
     arguments = target._schema.arguments
     defaults = {argument.name: argument.default_value for argument in arguments if argument.has_default_value()}
     return defaults | dict(zip([argument.name for argument in arguments], args, strict=False)) | dict(kwargs)
-
-
-def _shape(node: Node) -> Sequence[Any]:
-    return node.meta["val"].shape

@@ -13,9 +13,10 @@ from bridge.doors import measured_lowerings
 from bridge.doors.lowering_choice import Choice, choose
 from bridge.doors.measured_lowerings import Measurement
 from bridge.graph.dynamo import compile_lock
-from bridge.graph.linear_time import linear_time_export
-from bridge.graph.pooled_extents import pooling_without_guards
-from bridge.graph.upsampling import upsampling_without_guards
+from bridge.graph.torch_patches.linear_time import linear_time_export
+from bridge.graph.torch_patches.pooled_extents import pooling_without_guards
+from bridge.graph.torch_patches.recurrent import corrected_lstm_states
+from bridge.graph.torch_patches.upsampling import upsampling_without_guards
 from bridge.tensorrt.install import gpu
 from bridge.tensorrt.install.flavour import Flavour, detect
 from bridge.tensorrt.install.target import resolve_target
@@ -55,8 +56,8 @@ class Session:
         """
         with contextlib.ExitStack() as stack:
             silences = (third_party_output.silence_logs(), third_party_output.silence_copies())
-            patched = (gpu.without_gpu(), upsampling_without_guards(), pooling_without_guards(), linear_time_export())
-            for within in (compile_lock, *silences, *patched):
+            unguarded = (upsampling_without_guards(), pooling_without_guards(), corrected_lstm_states())
+            for within in (compile_lock, *silences, gpu.without_gpu(), *unguarded, linear_time_export()):
                 stack.enter_context(within)
             stack.enter_context(own_conversion(self.flavour))
             yield

@@ -26,9 +26,11 @@ _passes: bool | Sequence[str] = True  # the argument of `register`
 def register(passes: bool | Sequence[str] = True) -> None:
     """Lets torch_tensorrt convert bridge's ops; `import bridge` does this. It may be called again.
 
-    passes: the graph rewrites that its own compile applies from now on: True, False or names, as in bridge.Config.
     Where the installed TensorRT or torch_tensorrt is one that bridge does not support, torch_tensorrt is left as it
     is, and a warning is logged.
+
+    Args:
+        passes: the graph rewrites that its own compile applies from now on: True, False or names, as in bridge.Config.
     """
     global _passes
     if passes is not True:
@@ -68,7 +70,8 @@ def cross_compile(target: str | None = None) -> Iterator[list[bytes]]:
     when it is run, and torch.compile runs what it has compiled. Where `target` is the GPU of this machine nothing is
     different. One thread at a time is inside. torch_tensorrt's own engine cache is left out.
 
-    target: a compute capability, such as "sm86"; None means the GPU of this machine.
+    Args:
+        target: a compute capability, such as "sm86"; None means the GPU of this machine.
     Raises:
         TargetError: this TensorRT does not build for it here; standard TensorRT builds for this machine's GPU alone.
         FlavourError: there is no TensorRT or torch_tensorrt that bridge supports.

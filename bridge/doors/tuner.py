@@ -69,21 +69,21 @@ def tune(
     for calls of that kind. They take the default where the difference is within the noise, and the plugin, with a
     warning, where the results differ by more than rounding explains.
 
-    Arguments: those of bridge.compile. The model is not changed, and no engine is returned.
+    The arguments are those of bridge.compile; the model is not changed, and no engine is returned.
 
     Raises:
-        EngineError: there is no GPU here. TargetError: the target is another GPU.
-        OSError: the cache folder cannot be written to. And what bridge.compile raises.
+        EngineError: there is no GPU to measure on.
+        TargetError: the target is another GPU.
+        OSError: the cache folder, which holds the results, cannot be written to.
+        BridgeError: any error that bridge.compile raises.
     """
     config = resolve_config(config, settings)
-    _check_gpu()
-    session = replace(Session.of(config), measured={})
-    _check_target(session.target)
+    session = _measuring_session(config)
     with session.converting():
         captured = capture(session, model, args, kwargs, dynamic_shapes)
     kinds, left_out = kinds_of(captured, session)
+    measurements: list[Measurement] = []
     inputs: list[Tensor] = []
-    measurements = []
     for kind, op in kinds.items():
         with log.step(f"measuring {kind}") as note:
             pair = [compile_as(captured, session, {kind: lowering}) for lowering in (PLUGIN, NATIVE)]
@@ -93,6 +93,14 @@ def tune(
     if measurements:
         measured_lowerings.store_measurements(config, measurements)
     return Tuning(tuple(measurements), left_out)
+
+
+def _measuring_session(config: Config) -> Session:
+    """A session for the GPU of this machine, without earlier measurements."""
+    _check_gpu()
+    session = replace(Session.of(config), measured={})
+    _check_target(session.target)
+    return session
 
 
 def _check_gpu() -> None:

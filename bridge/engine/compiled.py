@@ -23,12 +23,12 @@ class CompiledModule:
     The first call on a GPU loads the engine there; everything else works without a GPU. Any number of threads may call
     it, each on its own streams and GPUs.
 
-    from_cache: whether the engine came from the cache.
-    cuda_graph: calls replay a CUDA graph, one for each of the 16 combinations of input shapes that were used last. The
-    first call with other shapes records one, which takes a few times as long as a call.
-    static_outputs: a call returns the same tensors as the one before with these shapes, overwritten, instead of new
-    ones; each thread has its own.
-
+    Args:
+        from_cache: whether the engine came from the cache.
+        cuda_graph: calls replay a CUDA graph, one for each of the 16 combinations of input shapes that were used last.
+            The first call with other shapes records one, which takes a few times as long as a call.
+        static_outputs: a call returns the same tensors as the one before with these shapes, overwritten, instead of new
+            ones; each thread has its own.
     Raises:
         EngineError: from a call, when the engine cannot be used here.
         EngineInputError: from a call, for arguments that the engine does not take.
@@ -73,12 +73,12 @@ class CompiledModule:
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """The engine's inputs: name, dtype, and the least, tuned and greatest shape."""
+        """The engine's inputs, each with its name, dtype, and the least, tuned and greatest shape."""
         return self.file.inputs
 
     @property
     def outputs(self) -> tuple[OutputSpec, ...]:
-        """The engine's outputs: name, dtype, and shape with -1 for what depends on the inputs."""
+        """The engine's outputs, each with its name, dtype, and shape with -1 for what depends on the inputs."""
         return self.file.outputs
 
     @property

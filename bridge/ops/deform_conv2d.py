@@ -1,8 +1,11 @@
 """Deformable convolution, versions 1 and 2."""
 
+from itertools import chain
+
 import torch
 from torch import Tensor
 
+from bridge.core.foreign import Arguments, Bound, refuse_unknown, shape_of, stands_for
 from bridge.core.op import Pair, only_shapes, op, require
 from bridge.core.tensors import Floating, LikeFirst
 
@@ -167,3 +170,27 @@ def _sample(x: Tensor, y: Tensor, x_position: Tensor, offset_groups: int) -> Ten
         total = term if total is None else total + term
     assert total is not None
     return total
+
+
+_EXTENTS = {"stride": ("stride_h", "stride_w"), "padding": ("pad_h", "pad_w"), "dilation": ("dilation_h", "dilation_w")}
+
+
+def _bind_torchvision(given: Arguments) -> Bound:
+    mask = given["mask"] if given["use_mask"] else None  # where there is none, torchvision passes zeros
+    tensors = [given["input"], given["offset"], given["weight"], given["bias"], mask]
+    return tensors, {name: tuple(given[theirs] for theirs in pair) for name, pair in _EXTENTS.items()}
+
+
+def _refuse_torchvision(given: Arguments) -> str | None:
+    """The op derives both numbers of groups from the shapes; torchvision's is also told them."""
+    if reason := refuse_unknown(given, chain(*_EXTENTS.values())):
+        return reason
+    x, weight, offset = (shape_of(given[name]) for name in ("input", "weight", "offset"))
+    derived = {"groups": (x[1], weight[1]), "offset_groups": (offset[1], 2 * weight[2] * weight[3])}
+    for name, (whole, part) in derived.items():
+        if whole != part * given[name]:
+            return f"{name} is {given[name]}, but the shapes make it {whole} / {part}"
+    return None
+
+
+stands_for("torchvision::deform_conv2d", "deform_conv2d", _bind_torchvision, _refuse_torchvision)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bridge.base.float32 import below
+from bridge.core.foreign import Arguments, Bound, stands_for
 from bridge.core.op import Counted, only_shapes, op, require, unknown_extent
 from bridge.core.tensors import Floating
 
@@ -63,3 +64,10 @@ def _overlaps(boxes: Tensor) -> Tensor:
     sides = (ends - torch.maximum(boxes[:, None, :2], boxes[None, :, :2])).clamp(min=0)
     both = sides[..., 0] * sides[..., 1]
     return both / (areas[:, None] + areas[None, :] - both)
+
+
+def _bind_torchvision(given: Arguments) -> Bound:
+    return [given["dets"], given["scores"]], {"iou_threshold": given["iou_threshold"]}
+
+
+stands_for("torchvision::nms", "nms", _bind_torchvision)

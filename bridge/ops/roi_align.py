@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
+from bridge.core.foreign import Arguments, Bound, refuse_unknown, stands_for
 from bridge.core.op import Pair, only_shapes, op, require
 from bridge.core.tensors import Floating
 
@@ -166,3 +167,14 @@ class _Axis:
         before = ((-1 - left) * self.samples[:, None] / self._bin[:, None]).detach().floor() - 2
         skips = self._adaptive & (self.samples > self._most)[:, None]
         return torch.where(skips, before.clamp(min=0), 0)
+
+
+_BINS = ("pooled_height", "pooled_width")
+
+
+def _bind_torchvision(given: Arguments) -> Bound:
+    shared = {name: given[name] for name in ("spatial_scale", "sampling_ratio", "aligned")}
+    return [given["input"], given["rois"]], {"output_size": tuple(given[name] for name in _BINS), **shared}
+
+
+stands_for("torchvision::roi_align", "roi_align", _bind_torchvision, lambda given: refuse_unknown(given, _BINS))

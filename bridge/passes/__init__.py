@@ -1,20 +1,21 @@
 """Passes: graph rewrites that find in an unmodified model what bridge's ops compute. One file a pass.
 
 They work on ATen graphs: those of torch.export, and those that torch_tensorrt lowers. A pass replaces what it has
-proved to be the op, and declines what is near it, with the reason; both are told as `Outcome`s.
+proved to be the op, and declines what is near it, with the reason; both are told as `Outcome`s. A file that defines
+`PASS` is found by it: nothing lists the passes.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch.export import ExportedProgram
 from torch.fx import Graph
 
 from bridge.base.log import logger
+from bridge.base.modules import modules_of
 from bridge.graph.programs import copied
-from bridge.passes import ms_deform_attn, relu, rope
 from bridge.passes.common.constants import Constants
+from bridge.passes.common.definition import Pass
 from bridge.passes.common.editor import sort
 from bridge.passes.common.nodes import remove_unused
 from bridge.passes.common.outcome import WRITTEN, Outcome, describe_failure
@@ -23,22 +24,13 @@ from bridge.passes.functional import functional, may_hide_something
 __all__ = ["PASSES", "Outcome", "Pass", "rewrite", "rewrite_graph", "selected"]
 
 
-@dataclass(frozen=True)
-class Pass:
-    """`apply` rewrites a graph in place, given the constants in it. default: whether it is on where the setting names
-    no passes."""
-
-    name: str
-    apply: Callable[[Graph, Constants], list[Outcome]]
-    default: bool = True
+def find() -> tuple[Pass, ...]:
+    """Every pass, in the order in which they run."""
+    found = [module.PASS for _, module in modules_of(__name__) if hasattr(module, "PASS")]
+    return tuple(sorted(found, key=lambda each: (each.rank, each.name)))
 
 
-# In the order in which they run.
-PASSES = (
-    Pass("rope", rope.apply),
-    Pass("relu", relu.apply, default=False),
-    Pass("ms_deform_attn", ms_deform_attn.apply),
-)
+PASSES = find()
 
 
 def selected(setting: bool | Sequence[str]) -> tuple[str, ...]:

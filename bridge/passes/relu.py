@@ -16,6 +16,7 @@ from torch.fx import Graph, Node
 
 from bridge.core.op import OPS
 from bridge.passes.common.constants import Constants
+from bridge.passes.common.definition import Pass
 from bridge.passes.common.editor import Editor
 from bridge.passes.common.layout import LayoutError
 from bridge.passes.common.nodes import arguments, aten, between, canonical, value, written
@@ -153,3 +154,7 @@ _FORMS: dict[Any, Callable[[Node, dict[Node, Node]], Activation | None]] = {
     aten.where.self: _where,
     aten.maximum.default: _maximum,
 }
+
+
+# After the others: a clipped or leaky ReLU may be a part of what they look for.
+PASS = Pass(NAME, apply, default=False, rank=1)

@@ -11,12 +11,21 @@ import pytest
 import torch
 
 from bridge import cli
+from bridge.base.modules import modules_of
 from bridge.bench import baseline, ceilings, measure, peers, plots, report, workloads
-from bridge.bench.detection import RoiAlign
-from bridge.bench.workloads import WORKLOADS, DeformConv2d, MsDeformAttn, Relu, Rope
+from bridge.bench.peer import Peer, plain
+from bridge.bench.workloads import WORKLOADS
+from bridge.bench.workloads.deform_conv2d import DeformConv2d
+from bridge.bench.workloads.ms_deform_attn import MsDeformAttn
+from bridge.bench.workloads.ms_deform_attn_fused import MsDeformAttnFused
+from bridge.bench.workloads.relu import Relu
+from bridge.bench.workloads.roi_align import RoiAlign
+from bridge.bench.workloads.rope import Rope
+from bridge.core.op import OPS
 from bridge.engine.timing import Timing
 
 needs_matplotlib = pytest.mark.skipif(find_spec("matplotlib") is None, reason="needs matplotlib")
+KINDS = {"ms_deform_attn": MsDeformAttn, "ms_deform_attn_fused": MsDeformAttnFused}
 CEILINGS = {
     "bytes_per_us": 4.0e6,
     "l2_bytes_per_us": 8.0e6,
@@ -56,6 +65,13 @@ def recorded(*rows, gpu="NVIDIA A GPU"):
 # Workloads
 
 
+def test_every_op_has_workloads_in_the_file_of_its_name():
+    of_files = {name: {each.op for each in module.workloads()} for name, module in modules_of("bridge.bench.workloads")}
+    assert of_files == {name: {name} for name in OPS}
+    for name, module in modules_of("bridge.bench.workloads"):
+        assert {each.op for each in getattr(module, "PEERS", ())} <= {name}
+
+
 def test_bytes_and_operations_by_hand():
     assert Relu("relu", "x", "bfloat16", count=1000).bytes() == 4000
     rope = Rope("rope", "x", "float16", batch=2, seq=3, heads=(4, 2), head_dim=8)
@@ -67,7 +83,7 @@ def test_bytes_and_operations_by_hand():
     attention = {"batch": 3, "heads": 2, "head_dim": 8, "levels": ((5, 6), (2, 3)), "points": 4}
     encoder = MsDeformAttn("ms_deform_attn", "x", "float16", **attention)
     assert encoder.bytes() == 2 * 3 * (36 * 16 + 36 * 2 * (8 + 8 * 3)) + 2 * 24
-    decoder = MsDeformAttn("ms_deform_attn_fused", "x", "float16", queries=1, **attention)
+    decoder = MsDeformAttnFused("ms_deform_attn_fused", "x", "float16", queries=1, **attention)
     assert decoder.bytes() == 2 * 3 * (32 * 16 + 2 * (8 + 8 * 3) + 4) + 2 * 24
 
     roi_align = RoiAlign("roi_align", "x", "float16", channels=8, size=(5, 6), count=3, output_size=2)
@@ -92,7 +108,7 @@ def test_peers_of_roi_align_compute_what_it_does(name, monkeypatch):
     torch.manual_seed(0)
     args, settings = workload.arguments("cpu")
     (peer,) = (peer for peer in peers.PEERS if (peer.op, peer.name) == ("roi_align", name))
-    monkeypatch.setattr(peers, "_compiled", peers._plain)  # inductor takes its time
+    monkeypatch.setattr("bridge.bench.workloads.roi_align.compiled", plain)  # inductor takes its time
     expected = measure.OPS["roi_align"].overload(*args, **settings)
     torch.testing.assert_close(peer.prepare(workload, settings)(args), expected, rtol=1e-4, atol=1e-4)
 
@@ -159,9 +175,9 @@ def test_recorded_floors_by_todays_rule(monkeypatch):
 def test_traffic_is_what_is_touched():
     """Few points, and regions that lie on each other, read less than the whole map; by hand and one by one."""
     torch.manual_seed(0)
-    for op in ("ms_deform_attn", "ms_deform_attn_fused"):
+    for op, kind in KINDS.items():
         shapes = {"heads": 2, "head_dim": 8, "levels": ((5, 6), (2, 3)), "points": 3}
-        workload = MsDeformAttn(op, "x", "float16", batch=2, queries=2, **shapes)
+        workload = kind(op, "x", "float16", batch=2, queries=2, **shapes)
         args, settings = workload.arguments(torch.device("cpu"))
         locations = (
             args[3] if op == "ms_deform_attn" else args[3][:, :, None, :, None] + args[4] / args[1].flip(1)[:, None]
@@ -285,8 +301,8 @@ def test_errors_are_those_of_both_against_a_wider_dtype():
 
 
 ATTENTION = [
-    MsDeformAttn(op, "x", "float32", batch=2, queries=queries, heads=2, head_dim=8, levels=((5, 6), (2, 3)), points=3)
-    for op in ("ms_deform_attn", "ms_deform_attn_fused")
+    kind(op, "x", "float32", batch=2, queries=queries, heads=2, head_dim=8, levels=((5, 6), (2, 3)), points=3)
+    for op, kind in KINDS.items()
     for queries in (0, 7)
 ]
 
@@ -314,7 +330,9 @@ def test_the_peers_of_attention_compute_what_it_does(workload):
 
 def test_the_queries_of_an_encoder_are_the_pixels():
     """With offsets of zero each samples itself at its own level."""
-    workload = MsDeformAttn("ms_deform_attn_fused", "x", "float32", heads=1, head_dim=4, levels=((3, 5),), points=1)
+    workload = MsDeformAttnFused(
+        "ms_deform_attn_fused", "x", "float32", heads=1, head_dim=4, levels=((3, 5),), points=1
+    )
     args, _ = workload.arguments(torch.device("cpu"))
     args[4].zero_()
     torch.testing.assert_close(measure.OPS[workload.op].overload(*args), args[0][:, :, 0])
@@ -360,7 +378,7 @@ def test_a_peer_that_is_not_installed_is_reported(monkeypatch):
     def fail(module):
         raise ImportError(f"No module named {module!r}\nand more")
 
-    monkeypatch.setattr(peers, "import_module", fail)
+    monkeypatch.setattr("bridge.bench.peer.import_module", fail)
     (peer,) = (peer for peer in peers.select(["mmcv"]) if peer.op == "deform_conv2d")
     workload = next(w for w in WORKLOADS if w.op == "deform_conv2d")
     assert measure._peer(peer, workload, [], {}) == {
@@ -375,7 +393,7 @@ def test_a_peer_is_compared_with_ours(monkeypatch):
     monkeypatch.setattr(measure, "time_call", lambda call, arguments: Timing(1.0, 1.0, 1.0, 0.0))
 
     def measured(answer, **changes):
-        return measure._peer(peers.Peer("p", "rope", lambda *_: answer, **changes), workload, args, settings)
+        return measure._peer(Peer("p", "rope", lambda *_: answer, **changes), workload, args, settings)
 
     def ours(given):
         return measure.OPS["rope"].overload(*given, **settings)
@@ -488,9 +506,9 @@ def test_lists(capsys):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["nothing"], "no workload is of 'nothing'; there are deform_conv2d, ms_deform_attn, ms_deform_attn_fused, "),
+        (["nothing"], f"no workload is of 'nothing'; there are {', '.join(sorted(OPS))}"),
         (["relu", "--workload", "nothing"], "no workload's name holds 'nothing'; there are 2^30 elements"),
-        (["--peers", "nothing"], "no peer is called 'nothing'; there are conv2d"),
+        (["--peers", "nothing"], f"no peer is called 'nothing'; there are {min(each.name for each in peers.PEERS)}, "),
     ],
 )
 def test_wrong_names_are_answered_with_those_that_exist(capsys, arguments, text):
@@ -657,11 +675,9 @@ def test_without_matplotlib_nothing_is_measured(capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("op", ["relu", "rope", "deform_conv2d", "ms_deform_attn", "ms_deform_attn_fused", "nms"])
+@pytest.mark.parametrize("op", OPS)
 def test_a_measured_row(op):
-    small = {"relu": "2^24 elements", "rope": "decode, 4", "deform_conv2d": "stage 4, one image", "nms": "1000 boxes"}
-    name = small.get(op, "decoder, one image")
-    (workload, *_) = workloads.select([op], [name])
+    workload = min(workloads.select([op]), key=lambda each: each.bytes())
     (peer, *_) = (peer for peer in peers.PEERS if peer.op == op)
     found = measure.measure_workload(workload, [peer], ceilings.refreshed(workload, CEILINGS))
     assert found["right"] and 0 < found["low_us"] <= found["us"] <= found["high_us"]

@@ -14,8 +14,9 @@ from torch import nn
 
 import bridge
 from bridge.core import foreign
+from bridge.core.op import OPS
 from bridge.doors import torch_tensorrt_door as door
-from bridge.errors import EngineError, UnsupportedOpError
+from bridge.errors import EngineError, OpDefinitionError, UnsupportedOpError
 from bridge.tensorrt.install import flavour
 from bridge.tensorrt.plugins.op_calls import find_calls
 
@@ -59,6 +60,19 @@ def test_torchvisions_arguments_mean_what_bridges_do(seed):
     op, tensors, attributes = foreign.bind(overload, args, {})
     assert (tensors[4] is None) == (not args[-1])
     torch.testing.assert_close(op.reference(*tensors, **attributes), overload(*args), rtol=1e-4, atol=1e-4)
+
+
+def test_a_name_is_taken_once_and_stands_for_an_op_that_exists(monkeypatch):
+    monkeypatch.setattr(foreign, "FOREIGN", {})
+    foreign.stands_for("acme::suppress", "nms", dict)
+    for name, op, text in [
+        ("acme::suppress", "relu", "op relu: acme::suppress is taken by the op nms"),
+        ("suppress", "nms", "op nms: 'suppress' is no operator's name"),
+        ("acme::other", "nmz", f"acme::other: no op is called 'nmz'; there are {', '.join(sorted(OPS))}"),
+    ]:
+        with pytest.raises(OpDefinitionError, match=text):
+            foreign.stands_for(name, op, dict)
+    assert list(foreign.FOREIGN) == ["acme::suppress"]
 
 
 def attributes(layers):

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from samples import FIXED, RANDOM, nms_samples
+from samples import FIXED, MODULES, RANDOM
 
 import bridge
 from bridge.core import libraries
@@ -12,7 +12,7 @@ from bridge.core.op import OPS
 from bridge.core.tensors import ANY, Floating, Index, LikeFirst, LikeFirstOrFloat32, dtypes_of
 from bridge.errors import OpInputError
 
-CALLS = {name: RANDOM[name](11) for name in FIXED} | {"nms": nms_samples()[-1][1:]}
+CALLS = {name: RANDOM[name](11) if name in FIXED else MODULES[name].samples()[-1][1:] for name in OPS}
 TENSORS = [
     (name, place, OPS[name].tensors[place])
     for name, (args, _) in CALLS.items()

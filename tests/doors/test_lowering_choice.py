@@ -148,7 +148,11 @@ def test_torch_compile_takes_the_option():
     [
         ("fast", ValueError, "lowering is 'fast'; expected one of auto, plugin, native"),
         ({"relu": "fast"}, ValueError, "lowering['relu'] is 'fast'; expected one of auto, plugin, native"),
-        ({"rlu": "native"}, ValueError, "lowering names the op 'rlu', which does not exist; the ops are deform_conv2d"),
+        (
+            {"rlu": "native"},
+            ValueError,
+            f"lowering names the op 'rlu', which does not exist; the ops are {', '.join(sorted(OPS))}",
+        ),
         (None, TypeError, "lowering is None of type NoneType; expected str or Mapping"),
     ],
 )

@@ -257,7 +257,7 @@ def test_attention_that_sums_in_float32_is_for_float16_alone():
     assert results[0].dtype == torch.bfloat16 and torch.equal(*results)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a GPU where there is one")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
 def test_engines_with_weights_that_change_need_a_gpu(torch_tensorrt, caplog):
     eager, args, _ = make(Convolutional, torch.float32)
     with pytest.raises(BuildError, match="leave immutable_weights=True"), door.cross_compile("sm86"):

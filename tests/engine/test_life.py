@@ -49,7 +49,6 @@ import sys, torch, bridge
 program = torch.export.load(sys.argv[1])
 assert "life_models" not in sys.modules
 from life_models import Every
-from samples import FIXED
 for batch in (1, 5):
     args, _ = Every.example(batch)
     torch.testing.assert_close(program.module()(*args), Every.make()(*args))
@@ -84,7 +83,6 @@ LOAD_MODEL = """
 import sys, torch
 model = torch.load(sys.argv[1], weights_only=False)
 from life_models import Every
-from samples import FIXED
 args, _ = Every.example(3)
 torch.testing.assert_close(model(*args), Every.make()(*args), rtol=0, atol=0)
 print("equal")
@@ -118,7 +116,6 @@ torch.backends.cudnn.allow_tf32 = False
 run = torch._inductor.aoti_load_package(path)
 assert "life_models" not in sys.modules
 from life_models import Every
-from samples import FIXED
 for batch in (1, 5):
     args, _ = Every.example(batch, device)
     with torch.no_grad():

@@ -11,8 +11,8 @@ from torch.export import ExportGraphSignature
 
 from bridge.config import Config
 from bridge.doors.pipeline import Session, lowered
-from bridge.graph.linear_time import linear_time_export
 from bridge.graph.shape_profile import input_specs
+from bridge.graph.torch_patches.linear_time import linear_time_export
 
 unflatten = import_module("torch.export.unflatten")
 X = (torch.randn(2, 4),)

@@ -139,12 +139,19 @@ def test_release_reads_the_numbers_of_a_version():
         (
             "tensorrt_rtx",
             (2, 11, 0),
-            ["hide_plugin_package", "add_algorithm_selector", "add_dtype_setter", "keep_dtypes_in_where"],
+            [
+                "hide_plugin_package",
+                "add_algorithm_selector",
+                "add_dtype_setter",
+                "keep_dtypes_in_where",
+                "compute_in_float32",
+            ],
         ),
-        ("tensorrt_rtx", (2, 12, 1), ["add_dtype_setter", "keep_dtypes_in_where"]),
-        ("tensorrt_rtx", (2, 14, 0), ["hide_cpp_runtime"]),
-        ("tensorrt", (2, 14, 0), []),
-        ("tensorrt", (2, 11, 0), ["keep_dtypes_in_where"]),
+        ("tensorrt_rtx", (2, 12, 1), ["add_dtype_setter", "keep_dtypes_in_where", "compute_in_float32"]),
+        ("tensorrt_rtx", (2, 14, 0), ["hide_cpp_runtime", "compute_in_float32"]),
+        ("tensorrt", (2, 14, 0), ["compute_in_float32"]),
+        ("tensorrt", (2, 10, 0), []),
+        ("tensorrt", (2, 11, 0), ["keep_dtypes_in_where", "compute_in_float32"]),
     ],
 )
 def test_shims_are_keyed_on_versions(name, version, expected):

@@ -12,7 +12,8 @@ from bridge.errors import ExportError
 from bridge.tensorrt.decompositions import arithmetic, grouped_products
 
 pytestmark = pytest.mark.skipif(
-    find_spec("torch_tensorrt") is None or find_spec("transformers") is None, reason="needs both"
+    find_spec("torch_tensorrt") is None or find_spec("transformers") is None,
+    reason="needs torch_tensorrt and transformers",
 )
 
 LENGTH = torch.export.Dim("length", min=2, max=32)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 import bridge
 from bridge.errors import ExportError
-from bridge.graph import pooled_extents
+from bridge.graph.torch_patches import pooled_extents
 from bridge.tensorrt.decompositions import pooling
 
 pytestmark = pytest.mark.skipif(find_spec("torch_tensorrt") is None, reason="needs torch_tensorrt")

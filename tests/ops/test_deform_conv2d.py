@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from samples import deform_conv2d_arguments, random_deform_conv2d
+from samples.deform_conv2d import deform_conv2d_arguments, random_call
 
 import bridge
 from bridge.core import libraries
@@ -12,10 +12,10 @@ from bridge.testing import cast, check_export
 
 
 # torchvision takes no empty batch.
-@pytest.mark.parametrize("seed", [seed for seed in range(20) if random_deform_conv2d(seed)[0][0].shape[0]])
+@pytest.mark.parametrize("seed", [seed for seed in range(20) if random_call(seed)[0][0].shape[0]])
 def test_is_torchvision(seed):
     ops = pytest.importorskip("torchvision.ops", reason="needs torchvision")
-    args, kwargs = random_deform_conv2d(seed)
+    args, kwargs = random_call(seed)
     x, offset, weight, bias, mask = cast(args, torch.float64)
     expected = ops.deform_conv2d(x, offset, weight, bias, **kwargs, mask=mask)
     torch.testing.assert_close(bridge.deform_conv2d(x, offset, weight, bias, mask, **kwargs), expected)

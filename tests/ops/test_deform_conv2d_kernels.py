@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from plugin_host import Plugin
-from samples import LARGE, deform_conv2d_arguments
+from samples.deform_conv2d import deform_conv2d_arguments, further
 
 import bridge
 from bridge.core import libraries
@@ -32,9 +32,7 @@ def by_kernel(number, *args, **kwargs):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(
-    ("args", "kwargs"), [pytest.param(*rest, id=label) for label, *rest in LARGE["deform_conv2d"]()]
-)
+@pytest.mark.parametrize(("args", "kwargs"), [pytest.param(*rest, id=label) for label, *rest in further()])
 def test_every_kernel_is_the_reference(args, kwargs, dtype):
     for number in range(-1, KERNELS[dtype] + 1):
         with libraries.tactic("deform_conv2d", number):
@@ -193,7 +191,7 @@ def tf32_samples():
         for sizes in NARROW_OR_UNEVEN
     ]
     return [
-        *LARGE["deform_conv2d"](),
+        *further(),
         *((str(sizes), args, {name: list(pair) for name, pair in options.items()}) for sizes, args in narrow),
     ]
 

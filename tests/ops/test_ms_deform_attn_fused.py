@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from samples import ms_deform_attn_fused_arguments, random_ms_deform_attn_fused
+from samples.ms_deform_attn_fused import ms_deform_attn_fused_arguments, random_call
 from test_ms_deform_attn import BAD_LEVELS, by_grid_sample
 
 import bridge
@@ -28,7 +28,7 @@ def unfused(value, spatial_shapes, level_start_index, references, offsets, logit
 
 @pytest.mark.parametrize("seed", range(20))
 def test_is_grid_sample_at_the_modules_locations(seed):
-    args, _ = random_ms_deform_attn_fused(seed)
+    args, _ = random_call(seed)
     if args[0].shape[0] * args[4].shape[1] == 0:
         args = ms_deform_attn_fused_arguments(2, 5, 3, 7, [(2, 9), (4, 3)], 5, boxes=bool(seed % 2), seed=seed)
     args = cast(args, torch.float64)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from samples import FIXED, PAIRS, RANDOM, SAMPLES
+from samples import MODULES, PAIRS, RANDOM, SAMPLES, lacking
 
 import bridge
 from bridge.core import libraries
@@ -29,7 +29,12 @@ def test_every_file_is_an_op_and_tested():
     for pattern in ("csrc/ops/*/*.cu", "bridge/ops/*.py"):
         stems = {path.stem for path in ROOT.glob(pattern)} - {"__init__"}
         assert stems == set(OPS), pattern
-    assert set(SAMPLES) == set(RANDOM) == set(FIXED)
+    assert set(MODULES) == set(OPS)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_every_op_has_samples(name):
+    assert not (missing := lacking(name)), f"tests/ops/samples/{name}.py does not define {', '.join(missing)}"
 
 
 def test_schemas_agree():

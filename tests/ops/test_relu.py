@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from samples import _generator
+from draw import seeded
 
 import bridge
 from bridge.core import libraries
@@ -11,7 +11,7 @@ from bridge.core.op import OPS
 from bridge.errors import OpInputError
 from bridge.testing import check_export
 
-X = torch.randn(4, 7, generator=_generator(0)) * 4
+X = torch.randn(4, 7, generator=seeded(0)) * 4
 
 
 @pytest.mark.parametrize(

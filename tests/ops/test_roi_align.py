@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 from plugin_host import HWC, HWC8, Plugin
-from samples import SAMPLES, random_roi_align, roi_align_arguments
+from samples.roi_align import random_call, roi_align_arguments, samples
 from torch.export import Dim
 
 import bridge
@@ -30,7 +30,7 @@ def torchvisions(x, rois, output_size=7, spatial_scale=1.0, sampling_ratio=-1, a
 
 @pytest.mark.parametrize("seed", range(40))
 def test_is_torchvision(seed):
-    (x, rois), kwargs = random_roi_align(seed)
+    (x, rois), kwargs = random_call(seed)
     torch.testing.assert_close(bridge.roi_align(x, rois, **kwargs), torchvisions(x, rois, **kwargs))
 
 
@@ -289,7 +289,7 @@ def test_cuda_infinite_pixels_and_huge_regions(memory, number):
 @pytest.mark.gpu
 def test_cuda_is_torchvision():
     for seed in range(20):
-        (x, rois), kwargs = random_roi_align(seed)
+        (x, rois), kwargs = random_call(seed)
         x, rois = x.cuda(), rois.cuda()
         expected = torchvisions(x, rois, **kwargs)
         for memory in (torch.contiguous_format, torch.channels_last):
@@ -320,7 +320,7 @@ def test_cuda_bad_input(changes, text):
 @pytest.mark.gpu
 @pytest.mark.parametrize(("dtype", "format"), [(torch.float16, HWC8), (torch.bfloat16, HWC8), (torch.float32, HWC)])
 def test_the_plugin_runs_in_channels_last(dtype, format):
-    label, (x, rois), kwargs = SAMPLES["roi_align"]()[7]
+    label, (x, rois), kwargs = samples()[7]
     x = x.to(dtype)
     expected = OP.run(x, rois, **kwargs)
     plugin = Plugin(Plugin.create("roi_align", kwargs))

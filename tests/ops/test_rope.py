@@ -1,6 +1,7 @@
 import pytest
 import torch
-from samples import _generator, rope_arguments
+from draw import seeded
+from samples.rope import rope_arguments
 
 import bridge
 from bridge.core import libraries
@@ -10,7 +11,7 @@ from bridge.testing import cast, check_cuda, check_error, check_export
 
 
 def _angles(batch: int, seq: int, width: int) -> torch.Tensor:
-    return torch.randn(batch, seq, width, generator=_generator(4))
+    return torch.randn(batch, seq, width, generator=seeded(4))
 
 
 def test_is_hugging_face_llama():

@@ -23,13 +23,14 @@ PRIVATE = {
         "tensorrt/run/streams.py": "the current stream's handle, without the cost of a Stream object",
     },
     "torch._decomp": {
-        "graph/upsampling.py": "patched: it puts a guard on dynamic channels",
+        "graph/torch_patches/recurrent.py": "patched: an LSTM's last states have the wrong shape",
+        "graph/torch_patches/upsampling.py": "patched: it puts a guard on dynamic channels",
         "tensorrt/decompositions/__init__.py": "torch's own table",
         "tensorrt/decompositions/resizing.py": "torch's own table",
     },
     "torch._dispatch": {"tensorrt/converters/attention.py": "decomposes attention as torch.export does"},
     "torch._dynamo": {"graph/dynamo.py": "torch.compile's tracer: frames, graph breaks, recompiles, its lock"},
-    "torch._export": {"graph/linear_time.py": "patched: quadratic time"},
+    "torch._export": {"graph/torch_patches/linear_time.py": "patched: quadratic time"},
     "torch._foreach_copy_": {"tensorrt/run/replay.py": "one launch for the copies of all inputs"},
     "torch._guards": {
         "doors/backend.py": "leaves torch.compile's tracing context for a capture",
@@ -39,13 +40,15 @@ PRIVATE = {
     },
     "torch._is_functional_tensor": {"core/op.py": "tells whether a fast path is safe"},
     "torch._library": {"core/derivatives.py": "the autograd of custom ops, with forward mode added"},
-    "torch._meta_registrations": {"graph/pooled_extents.py": "patched: it puts guards on dynamic extents"},
+    "torch._meta_registrations": {
+        "graph/torch_patches/pooled_extents.py": "patched: it puts guards on dynamic extents"
+    },
     "torch._prims_common": {"tensorrt/decompositions/promotion.py": "torch's rules of dtype promotion"},
     "torch._sym_log2": {"tensorrt/converters/extents.py": "an operator in graphs"},
     "torch._sym_sqrt": {"tensorrt/converters/extents.py": "an operator in graphs"},
     "torch.export._trace": {
         "base/third_party_output.py": "patched: it prints graphs that fail",
-        "graph/linear_time.py": "patched: quadratic time",
+        "graph/torch_patches/linear_time.py": "patched: quadratic time",
     },
     "torch.nn.modules.batchnorm._BatchNorm": {"graph/capture.py": "the base class of layers that training changes"},
     "torch.nn.modules.dropout._DropoutNd": {"graph/capture.py": "the base class of layers that training changes"},

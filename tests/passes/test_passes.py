@@ -1,6 +1,7 @@
 """Passes as such: which run, what they leave alone, and the doors that have them."""
 
 import contextlib
+import types
 
 import pytest
 import torch
@@ -29,11 +30,22 @@ def test_every_file_says_what_it_is_called():
     assert [each.name for each in PASSES] == [each.apply.__module__.rpartition(".")[2] for each in PASSES]
 
 
+def test_passes_run_by_rank_and_then_by_name(monkeypatch):
+    made = [Pass("b", pytest.fail), Pass("c", pytest.fail, rank=-1), Pass("a", pytest.fail)]
+    modules = [(each.name, types.SimpleNamespace(PASS=each)) for each in made] + [("common", types.SimpleNamespace())]
+    monkeypatch.setattr(passes, "modules_of", lambda package: iter(modules))
+    assert [each.name for each in passes.find()] == ["c", "a", "b"]
+
+
 @pytest.mark.parametrize(
     ("value", "error", "text"),
     [
         ("rope", TypeError, "passes is 'rope' of type str; expected bool or list or tuple"),
-        (["rope", "rop"], ValueError, "passes names 'rop', which does not exist; the passes are rope"),
+        (
+            ["rope", "rop"],
+            ValueError,
+            f"passes names 'rop', which does not exist; the passes are {', '.join(each.name for each in PASSES)}",
+        ),
     ],
 )
 def test_bad_setting(value, error, text):

@@ -2,14 +2,7 @@
 
 import pytest
 import torch
-from samples import (
-    FIXED,
-    deform_conv2d_arguments,
-    ms_deform_attn_arguments,
-    ms_deform_attn_fused_arguments,
-    roi_align_arguments,
-    rope_arguments,
-)
+from samples import FIXED, MODULES, PAIRS
 
 import bridge
 from bridge.core.op import OPS
@@ -32,62 +25,22 @@ class Net(torch.nn.Module):
         return [output + 1 for output in outputs]
 
 
-def arguments(name, size, seed=0):
-    """x and the other tensors, at a batch of `size` and extents that grow with it."""
-    if name == "relu":
-        return torch.randn(size, size + 6, 33, generator=torch.Generator().manual_seed(seed)), []
-    if name == "rope":
-        q, *rest = rope_arguments(size, size + 6, (4, 2), 64, table="ids [1, S]", seed=seed)
-        rest[1:3] = [table[:6] for table in rest[1:3]]
-        rest[3] = rest[3] % 6
-        return q, rest
-    if name in MS_DEFORM_ATTN:
-        value, *rest = MS_DEFORM_ATTN[name](size, size + 6, seed=seed)
-        return value, rest
-    if name == "roi_align":
-        x, *rest = roi_align_arguments(2 * size + 1, size, 8, (size + 6, 16), seed=seed)
-        return x, rest
-    x, *rest = deform_conv2d_arguments(size, 8, (size + 6, 16), 8, padding=(1, 1), bias=False, seed=seed)
-    return x, rest
-
-
-KWARGS = {
-    "relu": {"negative_slope": 0.1, "max_value": 1.0},
-    "rope": {},
-    "deform_conv2d": {"padding": [1, 1]},
-    "roi_align": {"spatial_scale": 0.25, "sampling_ratio": 2, "aligned": True},
-}
-MS_DEFORM_ATTN = {"ms_deform_attn": ms_deform_attn_arguments, "ms_deform_attn_fused": ms_deform_attn_fused_arguments}
-
-
 def shapes_of(name):
     batch = torch.export.Dim("batch", min=1, max=8)
     length = torch.export.Dim("length", min=7, max=14)
-    if name == "relu":
-        return {"x": {0: batch, 1: length}, "rest": []}
-    if name == "rope":
-        head = {0: batch, 2: length}
-        return {"x": head, "rest": [head, None, None, {1: length}]}
-    if name in MS_DEFORM_ATTN:
-        queries = {0: batch, 1: length}
-        return {"x": {0: batch}, "rest": [None, None, *[queries] * (len(OPS[name].tensors) - 3)]}
-    plane = {0: batch, 2: length}
-    if name == "roi_align":
-        return {"x": plane, "rest": [{0: torch.export.Dim("count", min=0, max=50)}]}
-    return {"x": plane, "rest": [plane, None, None, plane]}
+    return MODULES[name].growing_shapes(batch, length)
 
 
 def compiled(name, dtype):
-    net = Net(name, KWARGS.get(name, {})).eval()
-    x, rest = (cast(part, getattr(torch, dtype)) for part in ([arguments(name, 2)[0]], arguments(name, 2)[1]))
-    engine = bridge.compile(net, (x[0], rest), dynamic_shapes=shapes_of(name), lowering="plugin")
+    net = Net(name, PAIRS[name][2]).eval()
+    engine = bridge.compile(net, given(name, dtype, 2, device="cpu"), dynamic_shapes=shapes_of(name), lowering="plugin")
     assert engine.plugin_counts() == {name: 1}
     return net, engine
 
 
-def given(name, dtype, size, seed=0):
-    x, rest = arguments(name, size, seed)
-    return cast([x], getattr(torch, dtype), "cuda")[0], cast(rest, getattr(torch, dtype), "cuda")
+def given(name, dtype, size, seed=0, device="cuda"):
+    x, rest = MODULES[name].growing(size, seed)
+    return cast([x], getattr(torch, dtype), device)[0], cast(rest, getattr(torch, dtype), device)
 
 
 def present(x, rest):

@@ -91,10 +91,11 @@ def test_a_rule_that_refuses_what_the_reference_takes_is_an_error(monkeypatch):
 
 def test_a_rule_is_believed_where_no_model_is_known_to_have_the_extents(monkeypatch):
     """Extents that depend on values have no example; the rule may refuse any guess."""
-    infer = libraries.infer_shapes
+    infer, refused = libraries.infer_shapes, []
 
     def refuse(op, shapes, attributes):
         if shapes[-1][0] != 3:
+            refused.append(shapes)
             raise bridge.errors.OpInputError("roi_align: no")
         return infer(op, shapes, attributes)
 
@@ -108,7 +109,9 @@ def test_a_rule_is_believed_where_no_model_is_known_to_have_the_extents(monkeypa
     )
     args = torch.randn(1, 4, 9, 8), torch.rand(6, 4), torch.rand(6)
     with interpreted():
-        ahead(Model().eval(), args)
+        compiled = ahead(Model().eval(), args)
+    assert refused
+    assert "roi_align" in compiled.file.plugins
 
 
 @pytest.mark.parametrize("found", [(1, 5, 7), (1, 7), (-1, 5, 7)])

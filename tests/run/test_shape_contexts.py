@@ -1,5 +1,6 @@
 """Calls of an engine whose shapes change: which execution context runs them, and what is kept."""
 
+import ctypes
 import itertools
 import types
 
@@ -156,15 +157,19 @@ def test_results_in_any_order_of_shapes(make_engine_file, static_outputs):
 
 @pytest.mark.gpu(engines=True)
 def test_host_memory_is_level_while_shapes_change(make_engine_file):
-    """TensorRT-RTX keeps 5 KB for each change of shapes: 4,000 of them are 20 MB."""
+    """TensorRT-RTX keeps 5 KB for each change of shapes: 9,000 of them are 45 MB."""
     from soak import memory
 
+    trim = ctypes.CDLL("libc.so.6").malloc_trim  # gives back what is free
     engine = Engine(make_engine_file(**build()))
     pairs = [inputs(1 + extent) for extent in range(60)]
     for pair in pairs * 20:
         engine(*pair)
+    torch.cuda.synchronize()
+    trim(0)
     before = memory()[0]
-    for pair in pairs * 70:
+    for pair in pairs * 200:
         engine(*pair)
     torch.cuda.synchronize()
-    assert memory()[0] - before < 8 << 20
+    trim(0)
+    assert memory()[0] - before < 20 << 20

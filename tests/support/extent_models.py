@@ -45,11 +45,11 @@ class AsValues(nn.Module):
         return (
             x / h + x * (w * 0.5) - (h - x) / max(w - 1, 1),
             x / math.sqrt(h) + x * (1.0 / w) + x * w**-0.5 + x.sum() / x.numel(),
-            torch.tensor([w, h]) + x.argmax(),
-            torch.tensor([w - 1.0, 1.0 / h, 2.0]) * x.mean(),
-            torch.full((h, w), h, dtype=torch.float32) + x[0, 0],
-            torch.full((w,), h) + x.argmax(),
-            torch.where(torch.tensor(h > w), x, -x).clamp(max=h * 0.1),
+            torch.tensor([w, h], device=x.device) + x.argmax(),
+            torch.tensor([w - 1.0, 1.0 / h, 2.0], device=x.device) * x.mean(),
+            torch.full((h, w), h, dtype=torch.float32, device=x.device) + x[0, 0],
+            torch.full((w,), h, device=x.device) + x.argmax(),
+            torch.where(torch.tensor(h > w, device=x.device), x, -x).clamp(max=h * 0.1),
         )
 
 
@@ -58,15 +58,18 @@ class Made(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         h, w = x.shape[2:]
-        rows, columns = torch.meshgrid(torch.linspace(0.5, h - 0.5, h), torch.arange(w) * 1.0, indexing="ij")
+        rows, columns = torch.meshgrid(
+            torch.linspace(0.5, h - 0.5, h, device=x.device), torch.arange(w, device=x.device) * 1.0, indexing="ij"
+        )
         return (
-            torch.arange(h, dtype=torch.float32) + x.sum(),
-            torch.arange(0.5, w, 0.7) + x.sum(),
-            torch.arange(w, h + w, 3) + x.argmax(),
-            torch.arange(1 - w, 1) * 0.5 + x.sum(),
+            torch.arange(h, dtype=torch.float32, device=x.device) + x.sum(),
+            torch.arange(0.5, w, 0.7, device=x.device) + x.sum(),
+            torch.arange(w, h + w, 3, device=x.device) + x.argmax(),
+            torch.arange(1 - w, 1, device=x.device) * 0.5 + x.sum(),
             torch.stack((rows / h, 2.0 * columns / (w - 1) - 1), -1) + x.sum(),
-            torch.eye(h) @ x.tril() + torch.full((h, h), -1e4).triu(1).softmax(-1) @ x,
-            torch.ones(1, h, w).cumsum(1)[:, -1:] + x.sum(),
+            torch.eye(h, device=x.device) @ x.tril()
+            + torch.full((h, h), -1e4, device=x.device).triu(1).softmax(-1) @ x,
+            torch.ones(1, h, w, device=x.device).cumsum(1)[:, -1:] + x.sum(),
         )
 
 

@@ -2,13 +2,31 @@
 
 import torch
 from compile_models import BATCH, Attention, Convolutional, Deformable, MultiScale, Regions
+from samples import PAIRS
 from torch import nn
 
 import bridge
+from bridge.core.op import OPS
+
+
+class Calls(nn.Module):
+    """Every op once, with arguments of its samples, which the module holds."""
+
+    def __init__(self):
+        super().__init__()
+        for name, (args, _, _) in PAIRS.items():
+            for place, value in enumerate(args):
+                self.register_buffer(f"{name}_{place}", value)
+
+    def forward(self):
+        return {
+            name: OPS[name].overload(*(getattr(self, f"{name}_{place}") for place in range(len(args))), **kwargs)
+            for name, (args, _, kwargs) in PAIRS.items()
+        }
 
 
 class Every(nn.Module):
-    """Each model of compile_models, and the ops with strings, flags and missing tensors."""
+    """Each model of compile_models, the ops with strings, flags and missing tensors, and every op as in its samples."""
 
     def __init__(self):
         super().__init__()
@@ -17,6 +35,7 @@ class Every(nn.Module):
         self.deformable = Deformable()
         self.multi_scale = MultiScale()
         self.regions = Regions()
+        self.calls = Calls()
 
     def forward(self, image, tokens, position_ids, features, rois):
         q = tokens.unflatten(-1, (4, 8))
@@ -29,6 +48,7 @@ class Every(nn.Module):
             "rotated": (q, k),
             "attended": self.multi_scale(tokens),
             "regions": self.regions(image, rois),
+            "calls": self.calls(),
         }
 
     @staticmethod

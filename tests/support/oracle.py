@@ -12,6 +12,7 @@ from unittest import mock
 
 import torch
 from layer_interpreter import interpret
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 import bridge
@@ -95,3 +96,13 @@ def assert_same(found: Any, expected: Any, rtol: float | None = None, atol: floa
             torch.testing.assert_close(mine, theirs, rtol=rtol, atol=atol, equal_nan=True)
         else:
             assert type(mine) is type(theirs) and mine == theirs, f"{mine!r}, expected {theirs!r}"
+
+
+def as_on_a_gpu(args: Sequence[Any]) -> tuple[Any, ...]:
+    """Tensors like these that say they are on a GPU, to capture with where there is none.
+
+    PyTorch gives a GPU operators and layouts of its own. Models with weights, or whose constants are computed while
+    they are lowered, cannot be captured so.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return tuple(torch.empty_like(arg, device="cuda") for arg in args)

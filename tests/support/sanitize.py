@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 from plugin_host import Plugin
-from samples import LARGE, SAMPLES, Sample
+from samples import MODULES, Sample
 
 from bridge.core import libraries
 from bridge.core.op import OPS, Op
@@ -38,7 +38,6 @@ OPTIONS = ["--error-exitcode", "86", "--print-limit", "1000"]
 ENVIRONMENT = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: (\d+) (?:errors?|hazards?)")
 KERNEL = re.compile(r"\bbridge::(\w+_kernel)\b")
-SETTINGS = {"deform_conv2d": {"allow_tf32": True}}  # with which large calls are made once more, by other kernels
 CALLS = re.compile(r"^(\d+) calls$", re.MULTILINE)
 
 
@@ -70,10 +69,10 @@ def calls(names: Sequence[str]) -> Iterator[Call]:
 
 
 def samples_of(name: str) -> list[Sample]:
-    large = LARGE.get(name, list)()
-    settings = SETTINGS.get(name, {})
-    others = [(f"{label}, {settings}", args, kwargs | settings) for label, args, kwargs in large if settings]
-    return [*SAMPLES.get(name, list)(), *large, *others]
+    module = MODULES[name]
+    further, switches = getattr(module, "further", list)(), getattr(module, "SWITCHES", {})
+    others = [(f"{label}, {switches}", args, kwargs | switches) for label, args, kwargs in further if switches]
+    return [*module.samples(), *further, *others]
 
 
 def dtypes_of(name: str) -> list[torch.dtype | None]:

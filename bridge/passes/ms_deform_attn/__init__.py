@@ -18,6 +18,7 @@ from torch.fx import Graph, Node
 
 from bridge.core.op import OPS
 from bridge.passes.common.constants import Constants
+from bridge.passes.common.definition import Pass
 from bridge.passes.common.editor import Editor
 from bridge.passes.common.layout import LayoutError
 from bridge.passes.common.nodes import aten, between, canonical, written
@@ -138,3 +139,6 @@ def _number(editor: Editor, number: int, like: Node) -> Node:
     """A whole number as a tensor, [1]."""
     kwargs = {"dtype": torch.int64, "device": like.meta["val"].device}
     return editor.once(aten.full.default, ([1], number), like, kwargs)
+
+
+PASS = Pass(NAME, apply)

@@ -16,6 +16,7 @@ from torch.fx import Graph, Node
 
 from bridge.core.op import OPS
 from bridge.passes.common.constants import Constants
+from bridge.passes.common.definition import Pass
 from bridge.passes.common.editor import Editor
 from bridge.passes.common.layout import LayoutError
 from bridge.passes.common.nodes import canonical, is_copy, value, written
@@ -189,3 +190,6 @@ def _outcome_text(rotation: Rotation, count: int, width: int) -> str:
     what = "queries and keys" if count == 2 else "one tensor"
     part = f", {rotation.rotary} of {width} lanes" if rotation.rotary != width else ""
     return f"bridge.rope of {what}, {rotation.pairing.name}{part}, {rotation.layout}"
+
+
+PASS = Pass(NAME, apply)

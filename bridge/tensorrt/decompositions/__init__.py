@@ -17,6 +17,7 @@ from bridge.tensorrt.decompositions import (
     integer_arithmetic,
     ordering,
     pooling,
+    recurrent,
     resizing,
     scattering,
     shapes,
@@ -38,6 +39,7 @@ _FAMILIES = (
     scattering,
     ordering,
     pooling,
+    recurrent,
 )
 
 

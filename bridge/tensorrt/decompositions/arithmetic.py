@@ -85,6 +85,11 @@ def addbmm(x: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1
     return product if beta == 0 else product + (x if beta == 1 else x * beta)
 
 
+def convert(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x in a dtype; PyTorch takes the variance of 16-bit values apart with it."""
+    return x.to(dtype)
+
+
 # Each returns NotImplemented for what it leaves as it is.
 ROWS: dict[Any, Callable[..., Any]] = {
     _BATCH_NORM: batch_norm,
@@ -92,4 +97,5 @@ ROWS: dict[Any, Callable[..., Any]] = {
     _SOFTPLUS: softplus,
     aten._softmax.default: softmax,
     aten.addbmm.default: addbmm,
+    torch.ops.prims.convert_element_type.default: convert,
 }

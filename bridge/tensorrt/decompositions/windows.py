@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridge.graph.pooled_extents import windows as windows_of
+from bridge.graph.torch_patches.pooled_extents import windows as windows_of
 from bridge.tensorrt.decompositions.bounds import known, known_equal
 
 

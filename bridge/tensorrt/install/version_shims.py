@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from bridge.base.patches import add, replace
+from bridge.tensorrt.install import rms_norm
 
 Version = tuple[int, ...]
 
@@ -119,6 +120,7 @@ SHIMS = (
     Shim(_RTX, (2, 11), (2, 13), add_dtype_setter, (OWN_CONVERSION, REGISTERED)),
     Shim(_RTX, (2, 13), _ANY, hide_cpp_runtime, (IMPORT,)),
     Shim(_BOTH, (2, 11), (2, 14), keep_dtypes_in_where, (OWN_CONVERSION,)),
+    Shim(_BOTH, (2, 11), _ANY, rms_norm.compute_in_float32, (OWN_CONVERSION, REGISTERED)),
 )
 
 

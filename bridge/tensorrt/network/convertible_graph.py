@@ -24,8 +24,9 @@ from bridge.tensorrt.converters import slices
 from bridge.tensorrt.converters.attention import expand_attention
 from bridge.tensorrt.converters.float_extents import make_integer
 from bridge.tensorrt.decompositions import ordering, scattering
-from bridge.tensorrt.decompositions.decomposing import decomposed, failures_told
 from bridge.tensorrt.install.flavour import Flavour
+from bridge.tensorrt.network.decomposing import decomposed, failures_told
+from bridge.tensorrt.network.output_check import check_outputs
 from bridge.tensorrt.plugins import op_calls
 
 _SHOWN_LINES = 3  # of each operator without a converter
@@ -38,7 +39,7 @@ def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: 
         ExportError: the model writes to its inputs or buffers, or a decomposition is not valid for all extents.
         UnsupportedOpError: attention with dropout.
         SpecializedError: torch or a pass specialised a dynamic dimension.
-        BuildError: a decomposition fails, or a pass lost a bridge op.
+        BuildError: a decomposition fails or changes the shape of a result, or a pass lost a bridge op.
     """
     from torch_tensorrt.dynamo.lowering import post_lowering
     from torch_tensorrt.dynamo.lowering.passes.remove_detach import remove_detach
@@ -54,6 +55,7 @@ def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: 
         with failures_told(module.graph, "lowered"):
             module = post_lowering(remove_detach(module, settings), settings)
         make_integer(module, program.range_constraints)
+    check_outputs(program, module)
     counts = count_ops(module.graph)
     if counts != expected:
         raise BuildError(f"lowering changed the number of bridge's ops from {dict(expected)} to {dict(counts)}")

@@ -2,7 +2,7 @@
 #include <memory>
 #include <vector>
 
-#include "hosts/tensorrt/plugin.h"
+#include "hosts/tensorrt/plugin/plugin.h"
 
 #define BRIDGE_EXPORT extern "C" __attribute__((visibility("default")))
 

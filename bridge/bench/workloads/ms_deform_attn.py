@@ -1,0 +1,172 @@
+"""Workloads and peers of ms_deform_attn."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bridge.bench.peer import Call, Peer, Prepare, Wrap, compiled, imported, plain
+from bridge.bench.workload import Workload
+
+
+@dataclass(frozen=True)
+class MsDeformAttn(Workload):
+    """ms_deform_attn over levels of an image.
+
+    Without a number of queries each position of each level is one, as in an encoder; else they are anywhere, as in a
+    decoder. Points lie around their query, by offsets that are normal, of 2 pixels of their level.
+    """
+
+    batch: int = 1
+    queries: int = 0
+    heads: int = 8
+    head_dim: int = 32
+    levels: tuple[tuple[int, int], ...] = ((100, 134), (50, 67), (25, 34), (13, 17))
+    points: int = 4
+
+    @property
+    def positions(self) -> int:
+        """Of all levels."""
+        return sum(height * width for height, width in self.levels)
+
+    def arguments(self, device: torch.device) -> tuple[list[Any], dict[str, Any]]:
+        """value, levels, locations and weights; levels are int64."""
+        levels, references, offsets, logits = self.parts(device)
+        locations = references[:, :, None, :, None] + offsets / levels[1].flip(1)[:, None]
+        weights = logits.float().flatten(3).softmax(-1).reshape(logits.shape)
+        return [*levels, locations.to(logits.dtype), weights.to(logits.dtype)], {}
+
+    def parts(self, device: torch.device) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+        """value and the levels; references [N, Q, L, 2], offsets [N, Q, H, L, P, 2] in pixels, logits [N, Q, H, L, P].
+
+        References and offsets are float32.
+        """
+        shapes = torch.tensor(self.levels, device=device)
+        sizes = shapes.prod(1)
+        value = self._random(device, self.batch, self.positions, self.heads, self.head_dim)
+        points = (self.batch, self.queries or self.positions, self.heads, len(self.levels), self.points)
+        offsets, logits = 2 * torch.randn(*points, 2, device=device), self._random(device, *points)
+        references = self._references(device).expand(self.batch, -1, len(self.levels), -1)
+        return [value, shapes, sizes.cumsum(0) - sizes], references, offsets, logits
+
+    def locations(self, args: list[Any]) -> Tensor:
+        """Those of the arguments of a call, [N, Q, H, L, P, 2]."""
+        return args[3]
+
+    def weights(self, args: list[Any]) -> Tensor:
+        """Those of the arguments of a call, [N, Q, H, L, P]."""
+        return args[4]
+
+    def batched(self) -> tuple[int, ...]:
+        """All but the levels."""
+        return (0, 3, 4)
+
+    def bytes(self) -> int:
+        """value, or as much as few queries can touch; for each query its result and its points; and the levels."""
+        queries, samples = self.queries or self.positions, len(self.levels) * self.points
+        each = self.heads * (self.head_dim + 3 * samples)
+        value = min(self.positions, 4 * queries * samples) * self.heads * self.head_dim
+        return self.batch * (value + queries * each) * self.element + 24 * len(self.levels)
+
+    def traffic(self, args: list[Any], settings: dict[str, Any]) -> int:
+        """With as much of value as its points touch."""
+        touched = self._touched(self.locations(args).float())
+        all_of_it = min(self.positions, 4 * (self.queries or self.positions) * len(self.levels) * self.points)
+        spared = self.batch * all_of_it * self.heads - touched
+        return self.bytes() - spared * self.head_dim * self.element
+
+    def _touched(self, locations: Tensor) -> int:
+        """How many positions of images and heads are read for locations [N, Q, H, L, P, 2]."""
+        found, ones = 0, torch.ones((), dtype=torch.bool, device=locations.device)
+        for level, (height, width) in enumerate(self.levels):
+            corner = locations[:, :, :, level] * torch.tensor([width, height], device=locations.device) - 0.5
+            corner = corner.floor().long().transpose(1, 2).flatten(0, 1).flatten(1, 2)  # [N H, Q P, 2]
+            maps = torch.zeros(len(corner), height + 2, width + 2, dtype=torch.bool, device=locations.device)
+            rows = torch.arange(len(corner), device=locations.device)[:, None]
+            for right, below in ((0, 0), (0, 1), (1, 0), (1, 1)):  # with a border for what lies outside
+                x, y = (
+                    (corner[..., 0] + right + 1).clamp(0, width + 1),
+                    (corner[..., 1] + below + 1).clamp(0, height + 1),
+                )
+                maps.index_put_((rows, y, x), ones)
+            found += int(maps[:, 1:-1, 1:-1].sum())
+        return found
+
+    def _references(self, device: torch.device) -> Tensor:
+        """[1, Q, 1, 2], the centres of the queries, (x, y) from 0 to 1."""
+        if self.queries:
+            return torch.rand(1, self.queries, 1, 2, device=device)
+        centres = []
+        for height, width in self.levels:
+            y, x = (torch.linspace(0.5 / n, 1 - 0.5 / n, n, device=device) for n in (height, width))
+            centres.append(torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(-1, 2))
+        return torch.cat(centres)[None, :, None]
+
+
+def of_images(kind: type[MsDeformAttn], op: str) -> Iterable[Workload]:
+    """Encoders and decoders of one image and of several, and growing numbers of queries."""
+    for dtype in ("float16", "bfloat16", "float32"):
+        yield kind(op, "encoder, one image", dtype)
+    yield kind(op, "encoder, 8 images", "float16", batch=8)
+    yield kind(op, "decoder, one image", "float16", queries=300)
+    yield kind(op, "decoder, 8 images", "float16", batch=8, queries=300)
+    for power in range(4, 17, 2):
+        yield kind(op, f"queries {2**power}", "float16", "growth", queries=2**power)
+
+
+def workloads() -> Iterable[Workload]:
+    """Those of images."""
+    return of_images(MsDeformAttn, "ms_deform_attn")
+
+
+def _grid_sample(wrap: Wrap) -> Prepare:
+    """Deformable attention as models in PyTorch write it: a grid_sample for each level."""
+
+    def prepare(workload: MsDeformAttn, settings: dict[str, Any]) -> Call:
+        counts = [height * width for height, width in workload.levels]
+
+        def attend(*args: Tensor) -> Tensor:
+            locations, weights = workload.locations(list(args)), workload.weights(list(args))
+            grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1).unbind(2)  # [N * H, Q, P, 2] a level
+            maps = args[0].transpose(1, 2).flatten(0, 1).transpose(1, 2).split(counts, 2)  # [N * H, D, h * w]
+            samples = [
+                F.grid_sample(x.unflatten(2, size), grid.to(x.dtype), align_corners=False)
+                for x, grid, size in zip(maps, grids, workload.levels, strict=True)
+            ]  # each [N * H, D, Q, P]
+            shares = weights.transpose(1, 2).flatten(0, 1).flatten(2).unsqueeze(1)  # [N * H, 1, Q, L * P]
+            summed = (torch.cat(samples, -1) * shares).sum(-1)  # [N * H, D, Q]
+            return summed.unflatten(0, (workload.batch, -1)).flatten(1, 2).transpose(1, 2)
+
+        wrapped = wrap(attend)
+        return lambda args: wrapped(*args)
+
+    return prepare
+
+
+def _cuda_operator(module: str, name: str) -> Prepare:
+    """The CUDA operator of Deformable DETR, and mmcv's of the same arguments; both take images 64 at a time."""
+
+    def prepare(workload: MsDeformAttn, settings: dict[str, Any]) -> Call:
+        found = imported(module, name)
+        apply = getattr(found, "apply", found)
+        return lambda args: apply(
+            *args[:3], *(t.contiguous() for t in (workload.locations(args), workload.weights(args))), 64
+        )
+
+    return prepare
+
+
+def of_others(op: str) -> tuple[Peer, ...]:
+    """Peers that take locations and weights, which are made for them where the op makes them itself."""
+    return (
+        Peer("eager", op, _grid_sample(plain)),
+        Peer("inductor", op, _grid_sample(compiled)),
+        Peer("deformable-detr", op, _cuda_operator("MultiScaleDeformableAttention", "ms_deform_attn_forward")),
+        Peer("mmcv", op, _cuda_operator("mmcv.ops.multi_scale_deform_attn", "MultiScaleDeformableAttnFunction")),
+    )
+
+
+PEERS = of_others("ms_deform_attn")

@@ -1,0 +1,108 @@
+"""Workloads and peers of roi_align."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bridge.bench.peer import Call, Missing, Once, Peer, compiled, imported
+from bridge.bench.workload import DTYPES, Workload
+
+
+@dataclass(frozen=True)
+class RoiAlign(Workload):
+    """roi_align of `count` float32 regions, whose sides are 7 to 28 pixels of the map as a feature pyramid's are."""
+
+    batch: int = 2
+    channels: int = 256
+    size: tuple[int, int] = (200, 304)  # the finest map of an image of 800 x 1216
+    count: int = 1000
+    output_size: int = 7
+    sampling_ratio: int = 2
+    channels_last: bool = False
+
+    def arguments(self, device: torch.device) -> tuple[list[Any], dict[str, Any]]:
+        """x and rois; spatial_scale is 1/4."""
+        x = self._random(device, self.batch, self.channels, *self.size)
+        x = x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
+        sides = 7 * 4 ** torch.rand(self.count, 2, device=device)
+        extents = torch.tensor(self.size[::-1], device=device)
+        first = torch.rand(self.count, 2, device=device) * (extents - sides).clamp(min=0)
+        images = torch.randint(0, self.batch, (self.count, 1), device=device)
+        rois = torch.cat((images, 4 * first, 4 * (first + sides)), 1)
+        settings = {"output_size": [self.output_size] * 2, "spatial_scale": 0.25, "aligned": True}
+        return [x, rois], settings | {"sampling_ratio": self.sampling_ratio}
+
+    def bytes(self) -> int:
+        """x, or as much as few regions can touch; rois; and the result."""
+        pixels, bins = self.batch * self.size[0] * self.size[1], self.count * self.output_size**2
+        if self.sampling_ratio > 0:
+            pixels = min(pixels, 4 * bins * self.sampling_ratio**2)
+        return self._bytes(pixels)
+
+    def traffic(self, args: list[Any], settings: dict[str, Any]) -> int:
+        """With as much of x as its regions touch."""
+        rois, scale = args[1], settings["spatial_scale"]
+        rows, columns = (
+            self._touched(rois[:, place] * scale - 0.5, rois[:, place + 2] * scale - 0.5, extent)
+            for place, extent in ((2, self.size[0]), (1, self.size[1]))
+        )
+        pixels = 0
+        for image in range(self.batch):
+            inside = (rois[:, 0] == image)[:, None]
+            pixels += int(((rows * inside).T @ columns > 0).sum())
+        return self._bytes(pixels)
+
+    def _touched(self, first: Tensor, last: Tensor, extent: int) -> Tensor:
+        """[regions, extent], 1 where the samples of a region from `first` to `last` read a row, or a column."""
+        count = self.output_size * (self.sampling_ratio or extent)  # as near as pixels, if not nearer
+        shares = (torch.arange(count, device=first.device) + 0.5) / count
+        places = first[:, None] + shares * (last - first)[:, None]
+        low = places.clamp(min=0).floor().long().clamp(max=extent - 1)
+        found = torch.zeros(len(first), extent, device=first.device)
+        return found.scatter_(1, low, 1.0).scatter_(1, (low + 1).clamp(max=extent - 1), 1.0)
+
+    def _bytes(self, pixels: int) -> int:
+        bins = self.count * self.output_size**2
+        return (pixels + bins) * self.channels * self.element + self.count * 5 * 4
+
+
+def workloads() -> Iterable[Workload]:
+    """Of the maps of a feature pyramid, and of one that is small and deep."""
+    for channels_last in (False, True):
+        order = "channels-last" if channels_last else "NCHW"
+        for dtype in DTYPES:
+            yield RoiAlign("roi_align", f"FPN, {order}", dtype, channels_last=channels_last)
+        variations: dict[str, dict[str, Any]] = {
+            "mask head": {"count": 200, "output_size": 14},
+            "one image": {"batch": 1, "count": 100},
+            "adaptive": {"channels": 1024, "size": (50, 76), "count": 300, "output_size": 14, "sampling_ratio": 0},
+        }
+        for name, changes in variations.items():
+            yield RoiAlign("roi_align", f"{name}, {order}", "float16", channels_last=channels_last, **changes)
+        for power in range(0, 13, 3):
+            name = f"regions {2**power}, {order}"
+            yield RoiAlign("roi_align", name, "float16", "growth", count=2**power, channels_last=channels_last)
+
+
+def _torchvision(workload: RoiAlign, settings: dict[str, Any]) -> Call:
+    roi_align = imported("torchvision.ops", "roi_align")
+    rois = Once(lambda args: args[1].to(args[0].dtype))  # it takes one dtype alone
+    return lambda args: roi_align(args[0], rois(args), **settings)
+
+
+def _in_torch(workload: RoiAlign, settings: dict[str, Any]) -> Call:
+    """What torchvision falls back on, in PyTorch's operations, which Inductor fuses."""
+    own = imported("torchvision.ops.roi_align", "_roi_align")
+    height, width = settings["output_size"]
+    scale, ratio, aligned = (settings[name] for name in ("spatial_scale", "sampling_ratio", "aligned"))
+    if ratio <= 0:
+        raise Missing("with adaptive sampling it takes memory for as many samples as the map has pixels")
+    pooled = compiled(lambda x, rois: own(x, rois, scale, height, width, ratio, aligned))
+    rois = Once(lambda args: args[1].to(args[0].dtype))
+    return lambda args: pooled(args[0], rois(args))
+
+
+PEERS = (Peer("torchvision", "roi_align", _torchvision), Peer("inductor", "roi_align", _in_torch))

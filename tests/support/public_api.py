@@ -1,0 +1,132 @@
+"""Lists what users of bridge rely on, one line each: names, signatures, exceptions, commands and flags.
+
+    python tests/support/public_api.py    writes tests/support/public_api.txt
+
+Types appear without the modules that they are defined in: those may move.
+"""
+
+import argparse
+import dataclasses
+import inspect
+import re
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import bridge
+import bridge.testing
+from bridge import cli, errors, native
+
+RECORD = Path(__file__).with_suffix(".txt")
+
+
+def lines() -> list[str]:
+    """The public interface as it is now."""
+    return [*_package(), *_classes(), *_errors(), *_testing(), *_commands(_parser())]
+
+
+def _package() -> Iterator[str]:
+    for name in sorted(bridge.__all__):
+        value = getattr(bridge, name)
+        if inspect.isfunction(value):
+            yield f"bridge.{name}{_signature(value)}"
+        elif not inspect.isclass(value):
+            yield f"bridge.{name}: {type(value).__name__}"
+    yield f"bridge.native.plugin_library{_signature(native.plugin_library)}"
+
+
+def _classes() -> Iterator[str]:
+    """Public classes, and those of bridge that their attributes hold."""
+    waiting = [bridge.CompiledModule, bridge.Config, bridge.Report, bridge.Tuning]
+    seen = set(waiting)
+    while waiting:
+        cls = waiting.pop(0)
+        yield f"{cls.__name__}{_signature(cls)}"
+        for name, value in vars(cls).items():
+            if name.startswith("_"):
+                continue
+            if inspect.isfunction(value):
+                yield f"{cls.__name__}.{name}{_signature(value)}"
+            elif isinstance(value, property):
+                yield f"{cls.__name__}.{name}: {_spelled(inspect.signature(value.fget).return_annotation)}"
+        new = [held for held in _held(cls) if held not in seen]
+        waiting += new
+        seen.update(new)
+
+
+def _held(cls: type) -> Iterator[type]:
+    """Dataclasses of bridge in the types of a class's attributes, but for the engine file, whose format has tests."""
+    hints = [typing.get_type_hints(value.fget) for value in vars(cls).values() if isinstance(value, property)]
+    for hint in [each["return"] for each in hints] + list(typing.get_type_hints(cls).values()):
+        for held in _flat(hint):
+            if dataclasses.is_dataclass(held) and held.__name__ != "EngineFile":
+                yield held
+
+
+def _flat(hint: Any) -> Iterator[Any]:
+    inner = typing.get_args(hint)
+    yield from (leaf for each in inner for leaf in _flat(each)) if inner else iter([hint])
+
+
+def _errors() -> Iterator[str]:
+    for name, value in vars(errors).items():
+        if inspect.isclass(value) and issubclass(value, Exception):
+            yield f"bridge.errors.{name}({', '.join(base.__name__ for base in value.__bases__)})"
+
+
+def _testing() -> Iterator[str]:
+    for name, value in vars(bridge.testing).items():
+        if inspect.isfunction(inspect.unwrap(value)) and value.__module__.endswith(".testing") and name[0] != "_":
+            yield f"bridge.testing.{name}{_signature(value)}"
+
+
+def _signature(value: Callable[..., Any]) -> str:
+    """Without what `Annotated` adds to a tensor: the dtypes of an op, which its own tests check."""
+    signature = inspect.signature(value)
+    hints = {} if inspect.isclass(value) else typing.get_type_hints(value)
+    parameters = [p.replace(annotation=hints.get(p.name, p.annotation)) for p in signature.parameters.values()]
+    returns = hints.get("return", signature.return_annotation)
+    return _spelled(signature.replace(parameters=parameters, return_annotation=returns))
+
+
+def _spelled(value: Any) -> str:
+    """A signature or an annotation, without modules and quotes, the same in every Python."""
+    text = value.__name__ if inspect.isclass(value) and not typing.get_args(value) else str(value)
+    text = re.sub(r"\b(?:[a-z_]\w*\.)+([A-Za-z_]\w*)", r"\1", text).replace("'", "")
+    return re.sub(r"Optional\[(\w+)\]", r"\1 | None", text).replace("NoneType", "None")
+
+
+def _parser() -> argparse.ArgumentParser:
+    """That of the `bridge` command, caught as it parses."""
+    with mock.patch.object(argparse.ArgumentParser, "parse_args", autospec=True, side_effect=_Caught) as parse:
+        try:
+            cli.main(["ops"])
+        except _Caught:
+            return parse.call_args.args[0]
+    raise AssertionError("the command line was not parsed")
+
+
+class _Caught(BaseException):
+    """Ends the command once its parser is known."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__()
+
+
+def _commands(parser: argparse.ArgumentParser, command: str = "bridge") -> Iterator[str]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, sub in action.choices.items():
+                yield from _commands(sub, f"{command} {name}")
+        elif action.dest != "help":
+            names = ", ".join(action.option_strings) or action.metavar or action.dest
+            takes = "" if action.nargs == 0 else f" takes {action.nargs or 1}"
+            choices = f" of {', '.join(map(str, action.choices))}" if action.choices else ""
+            default = "" if action.default in (None, argparse.SUPPRESS) else f", default {action.default!r}"
+            yield f"{command} {names}{takes}{choices}{default}"
+
+
+if __name__ == "__main__":
+    RECORD.write_text("\n".join(lines()) + "\n")
