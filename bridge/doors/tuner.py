@@ -77,8 +77,7 @@ def tune(
         OSError: the cache folder, which holds the results, cannot be written to.
         BridgeError: any error that bridge.compile raises.
     """
-    config = resolve_config(config, settings)
-    session = _measuring_session(config)
+    session = _measuring_session(resolve_config(config, settings))
     with session.converting():
         captured = capture(session, model, args, kwargs, dynamic_shapes)
     kinds, left_out = kinds_of(captured, session)
@@ -91,7 +90,7 @@ def tune(
             measurements.append(_measure(pair, inputs, kind, op, session))
             note(measurements[-1].why)
     if measurements:
-        measured_lowerings.store_measurements(config, measurements)
+        measured_lowerings.store_measurements(session.config, measurements)
     return Tuning(tuple(measurements), left_out)
 
 

@@ -74,13 +74,13 @@ def test_a_layer_of_torch_that_compiles_itself_is_an_error_or_an_engine():
     """torch 2.11 does not trace it; 2.14 does."""
     layer = nn.Linear(8, 8).eval()
     layer.compile(backend="bridge", options={"target": "sm86", "cache": False})
-    before = strict._runs()
+    before = strict._engine_runs()
     try:
         layer(X)
     except GraphBreakError as error:
         assert "this call ran in PyTorch" in str(error)
     else:
-        assert strict._runs() == before + 1
+        assert strict._engine_runs() == before + 1
 
 
 @pytest.mark.parametrize("model", [Disabled, LockedAlone])
