@@ -137,7 +137,7 @@ sanitize: build
 FUZZ ?=
 
 fuzz: build
-	set -e; for run in $(if $(FUZZ),'$(FUZZ)',files plugins ops); do PYTHONPATH=tests/support:tests/ops $(BIN)/python tests/fuzz/fuzz.py $$run; done
+	set -e; for run in $(if $(FUZZ),'$(FUZZ)',files plugins ops); do OMP_NUM_THREADS=1 PYTHONPATH=tests/support:tests/ops $(BIN)/python tests/fuzz/fuzz.py $$run; done
 
 sweep: build
 	PYTHONPATH=tests/support $(BIN)/python tests/opinfo/opinfo_sweep.py $(SWEEP)

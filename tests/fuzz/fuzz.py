@@ -1,6 +1,7 @@
 """Long runs of the fuzzers that the tests run for seconds: python tests/fuzz/fuzz.py plugins --count 480000 --seed 1
 
-tests/support must be in PYTHONPATH, as in `make fuzz`.
+tests/support and tests/ops must be in PYTHONPATH, and OMP_NUM_THREADS must be 1, as in `make fuzz`: cases run in forked
+processes, which would wait for OpenMP threads that a fork does not copy.
 A finding is printed with its seed and number, and the exit code is 1.
 """
 

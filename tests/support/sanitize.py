@@ -4,6 +4,8 @@
     python tests/support/sanitize.py --tools memcheck,initcheck [OP ...]   the same under these tools in turn
     python tests/support/sanitize.py --tools racecheck --jobs 8 [OP ...]   in 8 processes at a time, each with its share
 
+tests/ops must be in PYTHONPATH, as in `make sanitize`.
+
 The calls are the samples that the tests share: each in every dtype, by every tactic that computes it on this GPU, with
 inputs aligned and not. Inputs are made on the CPU and copied, and every tensor has memory of its own: so a tool sees
 who wrote what, and no kernel but bridge's runs. Outputs are copied back, which initcheck takes for a read.
