@@ -197,7 +197,8 @@ def _build(program: ExportedProgram, specs: Mapping[str, TensorSpec], session: S
     used = {node.target: specs[node.target] for node in module.graph.find_nodes(op="placeholder") if node.users}
     output_map, names = call_structure.flatten_outputs(module, program, list(used))
     structure = call_structure.of_program(program, list(used), output_map)
-    return _convert(module, used, names, structure, session, settings, started)
+    with explaining_empty_inputs(used):
+        return _convert(module, used, names, structure, session, settings, started)
 
 
 @dataclass(frozen=True)
@@ -225,9 +226,8 @@ def _convert(
     conversion = _fill(module, inputs, outputs, session, settings)
     flavour, builder, network = session.flavour, conversion.builder, conversion.network
     with log.step(f"build for {session.target}") as note:
-        with explaining_empty_inputs(inputs):
-            profile = conversion.filled.profile
-            engine = build.build_engine(flavour, builder, network, profile, session.target, session.config)
+        profile = conversion.filled.profile
+        engine = build.build_engine(flavour, builder, network, profile, session.target, session.config)
         note(f"{len(engine):,} bytes")
     return EngineFile(
         engine=engine,

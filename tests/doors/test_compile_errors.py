@@ -90,8 +90,16 @@ def test_arguments_without_strides_are_refused():
 
 
 def test_inputs_without_elements_are_named_where_tensorrt_refuses_them():
-    text = refused(errors.BuildError, lambda model, x: x * 2, x=torch.zeros(0, 3))
+    text = refused(errors.BuildError, lambda model, x: x.reshape(3, 0), x=torch.zeros(0, 3))
     assert "nothing to do for the input 'x' of shape (0, 3): give an example with elements" in text
+
+
+def test_inputs_without_elements_that_tensorrt_takes_are_built():
+    class Doubled(nn.Module):
+        def forward(self, x):
+            return x * 2
+
+    assert bridge.compile(Doubled().eval(), (torch.zeros(0, 3),), target="sm86").outputs[0].shape == (0, 3)
 
 
 def test_dropout_in_attention_is_refused():
