@@ -138,6 +138,9 @@ def samples():
 ''',
 }
 ASK = """
+import sys
+# Of the interpreter's own: an editable install has a finder that comes before PYTHONPATH.
+sys.meta_path[:] = [finder for finder in sys.meta_path if "importlib" in getattr(finder, "__module__", "")]
 import json, torch
 import bridge, samples
 from bridge.bench import peers, workloads
