@@ -18,7 +18,8 @@ import bridge
 from bridge.base.text import columns, size
 from bridge.cli import library_table
 from bridge.core.library import LIBRARIES
-from bridge.core.op import NAMESPACE, OPS
+from bridge.core.op import OPS
+from bridge.core.signature import NAMESPACE
 from bridge.errors import BridgeError
 from bridge.tensorrt.install import flavour as flavours
 from bridge.tensorrt.install import gpu

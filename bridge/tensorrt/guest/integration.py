@@ -21,7 +21,7 @@ from bridge.graph.model_source import model_line
 from bridge.graph.scalar_inputs import remove_number_inputs
 from bridge.tensorrt.guest import built_engines, cross_compilation, unconverted_ops
 from bridge.tensorrt.guest.graph_hash import hash_arguments
-from bridge.tensorrt.install import version_shims
+from bridge.tensorrt.install import gpu, version_shims
 from bridge.tensorrt.install.flavour import TORCH_TENSORRT, Flavour, registered
 from bridge.tensorrt.install.tensorrt_log import errors_text
 from bridge.tensorrt.network import inventory, op_converter
@@ -31,7 +31,7 @@ from bridge.tensorrt.network.op_converter import Conversion
 from bridge.tensorrt.plugins.op_calls import find_calls
 from bridge.tensorrt.plugins.plugin_layers import plugins_for
 from bridge.tensorrt.plugins.registration import register_plugins, register_working_plugins
-from bridge.tensorrt.plugins.requirements import libraries_of
+from bridge.tensorrt.plugins.requirements import check_targets, libraries_of
 
 Rows = list[dict[str, Any]]
 
@@ -188,6 +188,7 @@ class _BridgeInterpreter(Interpreter):
         self._bridge: Conversion | None = None
         self._bridge_inputs: set[Node] = set()
         if calls:
+            check_targets(list(calls.values()), cross_compilation.current_target() or gpu.current_target())
             register_plugins(self.flavour.trt(), libraries_of(calls.values()))
             plugins = plugins_for(self.flavour, self.ctx.net, list(calls.values()))
             self._bridge = self.ctx.bridge = Conversion(plugins, calls)

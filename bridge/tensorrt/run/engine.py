@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from bridge.core import libraries
-from bridge.core.op import NAMESPACE, OPS
+from bridge.core.op import OPS
+from bridge.core.signature import NAMESPACE
 from bridge.engine_file.contents import EngineFile
 from bridge.engine_file.dtypes import from_trt
 from bridge.errors import EngineError, LibraryError
