@@ -1,7 +1,7 @@
 """The state of the process that an engine depends on, beside its graph and the installed versions.
 
-It is the converters, decompositions and graph passes that others have registered with torch_tensorrt and torch, the
-settings of torch that lowering reads, and the environment variables that TensorRT reads.
+It consists of the converters, decompositions and graph passes registered with torch_tensorrt and torch by other code,
+the settings of torch that lowering reads, and the environment variables that TensorRT reads.
 """
 
 import hashlib
@@ -59,10 +59,10 @@ def _converters() -> Iterator[tuple[str, str]]:
 
     for place, table in enumerate(DYNAMO_CONVERTERS.registries):
         for target, entries in table.items():
-            several = entries if isinstance(entries, (list, tuple)) else [entries]
-            spelt = [text for entry in several if (text := _converter(target, entry))]
-            if spelt:
-                yield f"{place} {_target(target)}", "; ".join(spelt)
+            candidates = entries if isinstance(entries, (list, tuple)) else [entries]
+            texts = [text for entry in candidates if (text := _converter(target, entry))]
+            if texts:
+                yield f"{place} {_target(target)}", "; ".join(texts)
 
 
 def _converter(target: Any, entry: Any) -> str:

@@ -66,7 +66,7 @@ def warn_of_ones(program: ExportedProgram) -> None:
         lines = "".join(f"\n  {_condition_text(one.expression, names)}: {line}" for line, one in asked.items())
         logger.warning(
             "the engine is made for dynamic extents of 2 or more, and was not compared with the model for less, where"
-            " these lines may take another way; if results differ there, give the dimension min=2:%s",
+            " these lines may take another branch; if results differ there, give the dimension min=2:%s",
             lines,
         )
 

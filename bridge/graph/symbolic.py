@@ -24,9 +24,9 @@ class UnknownFunctionError(ValueError):
     """An expression contains a function that is not evaluated here."""
 
 
-def size_oblivious(wanted: bool) -> contextlib.AbstractContextManager[None]:
-    """Within it, where `wanted`, torch puts fewer guards on dynamic extents: none on whether one is 0 or 1."""
-    patch: contextlib.AbstractContextManager[None] = symbolic_config.patch(backed_size_oblivious=wanted)  # type: ignore[attr-defined]
+def size_oblivious(enabled: bool) -> contextlib.AbstractContextManager[None]:
+    """Within it, where `enabled`, torch puts fewer guards on dynamic extents: none on whether one is 0 or 1."""
+    patch: contextlib.AbstractContextManager[None] = symbolic_config.patch(backed_size_oblivious=enabled)  # type: ignore[attr-defined]
     return patch
 
 
