@@ -127,15 +127,15 @@ def compare(workload: Workload, args: list[Any], settings: dict[str, Any]) -> di
 
 def _images(workload: Workload, args: list[Any]) -> list[int | None]:
     """Image indices: the reference takes much memory, so a batch is compared image by image. [None]: no batch."""
-    places = workload.batched()
-    return list(range(args[places[0]].shape[0])) if places and args[places[0]].shape[0] > 1 else [None]
+    batched = workload.batched()
+    return list(range(args[batched[0]].shape[0])) if batched and args[batched[0]].shape[0] > 1 else [None]
 
 
 def _image(args: list[Any], batched: Sequence[int], index: int | None) -> list[Any]:
     """The arguments for one image; arguments that are not `batched` are shared. index None: all images."""
     if index is None:
         return list(args)
-    return [t[index : index + 1] if place in batched else t for place, t in enumerate(args)]
+    return [t[index : index + 1] if position in batched else t for position, t in enumerate(args)]
 
 
 def _time_cold(call: Callable[[list[Any]], Any], workload: Workload, args: list[Any]) -> Timing:

@@ -108,10 +108,10 @@ def _interleaved_samples(works: Sequence[Callable[[], Any]]) -> list[list[float]
     samples: list[list[float]] = [[] for _ in works]
     for number in range(_WARM_UP + _ROUNDS):
         for step in range(len(works)):
-            place = (number + step) % len(works)
-            sample = _elapsed_us(works[place])
+            index = (number + step) % len(works)
+            sample = _elapsed_us(works[index])
             if number >= _WARM_UP:
-                samples[place].append(sample)
+                samples[index].append(sample)
     return samples
 
 

@@ -1,7 +1,7 @@
 """Checks what a program assumes about its dynamic dimensions against their ranges.
 
-torch.export traces with the example's extents. Every condition that it met is checked here for the whole range, whether
-torch kept it as an assertion, as a guard, or not at all. An engine has neither assertions nor guards.
+torch.export traces with the example's extents. Every condition that it met is checked here for the whole range:
+those that torch kept as assertions or guards, and those that it dropped. An engine has neither assertions nor guards.
 """
 
 import contextlib

@@ -92,7 +92,7 @@ class _Attempt:
     """Settings of one call of torch.export.
 
     defer_asserts: accepts conditions that torch.export cannot prove, such as min(32 * s, 64 * s) == 32 * s.
-    size_oblivious: fewer guards on extents; at times it turns an extent into an unbacked one.
+    size_oblivious: fewer guards on extents, but torch.export sometimes makes an extent unbacked.
     strict: torch._dynamo traces the model's code, where int() of an extent makes no guard.
     """
 

@@ -104,7 +104,7 @@ def interval_around(
 
 
 def has_floats(expression: sympy.Basic) -> bool:
-    """Whether an expression is computed with floats on the way."""
+    """Whether floats occur in the computation of an expression."""
     return any(type(part).__name__ in _FLOAT_FUNCTIONS for part in sympy.preorder_traversal(expression))
 
 

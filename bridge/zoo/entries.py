@@ -51,11 +51,11 @@ class Entry:
 
 def folder() -> Path:
     """The folder models/ beside the package, or within an installed one. ZooError: there is neither."""
-    places = [Path(bridge.__file__).parents[1] / "models", Path(__file__).parent / "models"]
-    scripts = next((place for place in places if (place / "common.py").is_file()), None)
+    candidates = [Path(bridge.__file__).parents[1] / "models", Path(__file__).parent / "models"]
+    scripts = next((candidate for candidate in candidates if (candidate / "common.py").is_file()), None)
     if scripts is None:
         raise ZooError(
-            f"there are no model scripts in {' or '.join(map(str, places))}; --models names their folder, which is"
+            f"there are no model scripts in {' or '.join(map(str, candidates))}; --models names their folder, which is"
             " models/ of bridge's sources"
         )
     return scripts

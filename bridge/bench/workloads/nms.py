@@ -25,11 +25,11 @@ class Nms(Workload):
     def arguments(self, device: torch.device) -> tuple[list[Any], dict[str, Any]]:
         """boxes: [count, 4], whose sides are 16 to 128; scores: [count]."""
         dtype = DTYPES[self.dtype]
-        places = torch.rand(self.objects or self.count, 2, device=device) * 4096
-        chosen = torch.arange(self.count, device=device) % len(places)
+        cluster_centres = torch.rand(self.objects or self.count, 2, device=device) * 4096
+        cluster = torch.arange(self.count, device=device) % len(cluster_centres)
         near = 0.05 if self.objects else 0.0  # of a side
-        sides = 16 * 8 ** torch.rand(len(places), 2, device=device)[chosen]
-        centres = places[chosen] + near * sides * torch.randn(self.count, 2, device=device)
+        sides = 16 * 8 ** torch.rand(len(cluster_centres), 2, device=device)[cluster]
+        centres = cluster_centres[cluster] + near * sides * torch.randn(self.count, 2, device=device)
         boxes = torch.cat((centres - sides / 2, centres + sides / 2), 1)
         return [boxes.to(dtype), torch.rand(self.count, device=device).to(dtype)], {"iou_threshold": 0.5}
 

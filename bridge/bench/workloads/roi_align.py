@@ -46,8 +46,8 @@ class RoiAlign(Workload):
         """As `bytes`, with the part of x that the regions read."""
         rois, scale = args[1], settings["spatial_scale"]
         rows, columns = (
-            self._touched(rois[:, place] * scale - 0.5, rois[:, place + 2] * scale - 0.5, extent)
-            for place, extent in ((2, self.size[0]), (1, self.size[1]))
+            self._touched(rois[:, column] * scale - 0.5, rois[:, column + 2] * scale - 0.5, extent)
+            for column, extent in ((2, self.size[0]), (1, self.size[1]))
         )
         pixels = 0
         for image in range(self.batch):
@@ -59,8 +59,8 @@ class RoiAlign(Workload):
         """[regions, extent], 1 where the samples of a region from `first` to `last` read a row, or a column."""
         count = self.output_size * (self.sampling_ratio or extent)  # adaptive: samples at least as dense as pixels
         shares = (torch.arange(count, device=first.device) + 0.5) / count
-        places = first[:, None] + shares * (last - first)[:, None]
-        low = places.clamp(min=0).floor().long().clamp(max=extent - 1)
+        positions = first[:, None] + shares * (last - first)[:, None]
+        low = positions.clamp(min=0).floor().long().clamp(max=extent - 1)
         read_mask = torch.zeros(len(first), extent, device=first.device)
         return read_mask.scatter_(1, low, 1.0).scatter_(1, (low + 1).clamp(max=extent - 1), 1.0)
 

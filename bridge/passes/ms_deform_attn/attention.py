@@ -158,7 +158,10 @@ def _start(moved: Axes) -> Any:
 
 
 def _find_locations(sampler: Node, level: int, extents: dict[str, Any]) -> Node:
-    """The locations, [N, Q, H, L, P, 2] or [N, Q, H, L P, 2]; a sampler takes 2 x - 1 of one level, [N H, Q, P, 2]."""
+    """The locations x, [N, Q, H, L, P, 2] or [N, Q, H, L P, 2].
+
+    A sampler takes 2 x - 1 of one level, as [N H, Q, P, 2].
+    """
     grid = sampler.args[1]
     assert isinstance(grid, Node)
     before = sources(grid)
