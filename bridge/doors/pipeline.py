@@ -25,7 +25,7 @@ from bridge.errors import BuildError
 from bridge.graph.assumptions import checking_lowering
 from bridge.graph.shape_profile import explaining_empty_inputs
 from bridge.graph.valid_names import with_valid_names, without_input_guards
-from bridge.passes import Outcome, selected
+from bridge.passes import Outcome, pass_names
 from bridge.passes import rewrite as apply_passes
 from bridge.tensorrt.install.flavour import Flavour
 from bridge.tensorrt.install.tensorrt_log import take_errors
@@ -59,7 +59,7 @@ def rewrite(program: ExportedProgram, session: Session) -> tuple[ExportedProgram
     """
     program = with_valid_names(program)
     with log.step("passes") as note, checking_lowering(program), without_input_guards(program):
-        program, outcomes = apply_passes(program, selected(session.config.passes))
+        program, outcomes = apply_passes(program, pass_names(session.config.passes))
         note(f"{sum(outcome.replaced for outcome in outcomes)} of {len(outcomes)} places rewritten")
     return program, outcomes
 

@@ -147,9 +147,9 @@ def _integrate(flavour: Flavour) -> None:
 
 
 def _rewrite(graph: Graph) -> list[dict[str, Any]]:
-    from bridge.passes import rewrite_graph, selected
+    from bridge.passes import pass_names, rewrite_graph
 
-    return [outcome.row() for outcome in rewrite_graph(graph, selected(_passes))]
+    return [outcome.row() for outcome in rewrite_graph(graph, pass_names(_passes))]
 
 
 def _record(gm: GraphModule, result: GraphModule) -> None:
