@@ -26,8 +26,8 @@ _passes: bool | Sequence[str] = True  # the argument of `register`
 def register(passes: bool | Sequence[str] = True) -> None:
     """Lets torch_tensorrt convert bridge's ops; `import bridge` does this. It may be called again.
 
-    Where the installed TensorRT or torch_tensorrt is one that bridge does not support, torch_tensorrt is left as it
-    is, and a warning is logged.
+    If bridge does not support the installed TensorRT or torch_tensorrt, a warning is logged and torch_tensorrt stays
+    unchanged.
 
     Args:
         passes: the graph rewrites that its own compile applies from now on: True, False or names, as in bridge.Config.
@@ -63,12 +63,12 @@ def unregister() -> None:
 
 @contextlib.contextmanager
 def cross_compile(target: str | None = None) -> Iterator[list[bytes]]:
-    """Within it torch_tensorrt builds engines for a GPU that need not be here.
+    """The context in which torch_tensorrt builds engines for a GPU that this machine need not have.
 
-    torch_tensorrt.compile, torch.compile(backend="torch_tensorrt") and the conversions to a serialized engine work
-    then, up to the engine's bytes, which are added to the list that this gives. What they return raises EngineError
-    when it is run, and torch.compile runs what it has compiled. Where `target` is the GPU of this machine nothing is
-    different. One thread at a time is inside. torch_tensorrt's own engine cache is left out.
+    torch_tensorrt.compile, torch.compile(backend="torch_tensorrt") and the conversions to a serialized engine work up
+    to the engine's bytes, which are appended to the list that the context yields. Compiled modules raise EngineError
+    when they run; torch.compile runs them at once. Nothing changes if `target` is the GPU of this machine. One thread
+    at a time is inside. torch_tensorrt's own engine cache is not used.
 
     Args:
         target: a compute capability, such as "sm86"; None means the GPU of this machine.
@@ -96,10 +96,10 @@ def engines_of(compiled: Any) -> list[bytes]:
 
 
 def layers_of(engine: Any) -> list[dict[str, Any]] | None:
-    """What the network held, layer by layer, that torch_tensorrt built an engine from: see CompiledModule.layers.
+    """The layers of the network that torch_tensorrt built an engine from: see CompiledModule.layers.
 
-    engine: its bytes, or a module that torch_tensorrt made; of several engines the layers of all.
-    None: it was not built by this process with bridge registered, or 64 others were since; or there is no engine.
+    engine: its bytes, or a module that torch_tensorrt made; the layers of several engines are concatenated.
+    None: this process did not build it with bridge registered, or built 64 others since; or there is no engine.
     """
     from bridge.tensorrt.guest import built_engines
 

@@ -297,7 +297,7 @@ def test_compile_with_a_lowering(capsys, model, builder, tmp_path):
     flags = ("--target", "sm86", "-q", "-o", output, "--lowering")
     code, out, err = run(capsys, "compile", model, *flags, "relu=native,rope=plugin")
     assert (code, err) == (0, "") and "plugin layers  none" in out
-    assert "1 relu  native  asked for" in run(capsys, "explain", output)[1]
+    assert "1 relu  native  requested" in run(capsys, "explain", output)[1]
 
 
 def test_tuning_needs_a_gpu(capsys, model, monkeypatch):
