@@ -16,7 +16,7 @@ from bridge.engine.node_table import plugin_counts
 from bridge.engine_file.contents import EngineFile
 from bridge.graph import dynamo
 from bridge.graph.model_source import model_line, operator_name
-from bridge.tensorrt.guest import built_engines
+from bridge.tensorrt.guest import engine_records
 
 _RECORDS = "_bridge_graphs"  # attribute of an object that belongs to one call of torch.compile
 
@@ -161,11 +161,11 @@ def record_torch_tensorrt(gm: GraphModule, module: GraphModule) -> None:
 
 
 def _add_torch_tensorrt(graph: Graph, module: GraphModule) -> Graph:
-    graph.passes = built_engines.passes_of(module)
+    graph.passes = engine_records.passes_of(module)
     for name, part in module.named_modules():
         if _is_torch_tensorrt(part):
             engine = bytes(part.serialized_engine)
-            graph.engines.append(TorchTensorRTEngine(name, engine, built_engines.find(engine) or []))
+            graph.engines.append(TorchTensorRTEngine(name, engine, engine_records.layers_of(engine) or []))
             graph.from_cache.append(False)
     parts = [module, *(part for part in module.children() if isinstance(part, GraphModule))]
     nodes = [node for part in parts for node in part.graph.nodes if node.op == "call_function"]

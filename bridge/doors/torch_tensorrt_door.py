@@ -101,10 +101,10 @@ def layers_of(engine: Any) -> list[dict[str, Any]] | None:
     engine: its bytes, or a module that torch_tensorrt made; the layers of several engines are concatenated.
     None: this process did not build it with bridge registered, or built 64 others since; or there is no engine.
     """
-    from bridge.tensorrt.guest import built_engines
+    from bridge.tensorrt.guest import engine_records
 
     engines = [bytes(engine)] if isinstance(engine, (bytes, bytearray, memoryview)) else engines_of(engine)
-    known = [layers for layers in map(built_engines.find, engines) if layers is not None]
+    known = [layers for layers in map(engine_records.layers_of, engines) if layers is not None]
     complete = len(known) == len(engines) > 0
     return [layer for layers in known for layer in layers] if complete else None
 
@@ -123,7 +123,7 @@ def _flavour_to_import(stack: contextlib.ExitStack) -> Flavour | None:
     try:
         flavour = detect()
         if flavour.torch_tensorrt_version is None:
-            raise FlavourError(f"{flavour.kind.torch_tensorrt} is not installed; {flavour.kind.remedy}")
+            raise FlavourError(f"{flavour.traits.torch_tensorrt} is not installed; {flavour.traits.remedy}")
         stack.enter_context(importing(flavour))
     except FlavourError as error:
         logger.warning("torch_tensorrt will not convert bridge's ops: %s", error)

@@ -83,7 +83,7 @@ def builder():
         libraries.plugin_library()
     except (FlavourError, LibraryError) as error:
         pytest.skip(str(error))
-    if not flavour.kind.builds_without_gpu:
+    if not flavour.traits.builds_without_gpu:
         pytest.skip(f"{flavour.name} does not build for other GPUs")
 
 

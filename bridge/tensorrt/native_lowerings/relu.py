@@ -1,6 +1,6 @@
 """relu as activation layers, which TensorRT fuses with their neighbours.
 
-Values are the reference's, except where x is NaN, or -inf under a slope of 0: the reference gives NaN, and TensorRT a
+Values are the reference's, except for x NaN, or x -inf with a slope of 0: there the reference gives NaN, TensorRT a
 number.
 """
 
@@ -21,7 +21,7 @@ DEFAULTS = {"tensorrt": Default(PLUGIN, _REASON), "tensorrt_rtx": Default(PLUGIN
 
 
 def refusal(call: Call, trt: ModuleType) -> str | None:
-    """A slope without limit is no activation's."""
+    """Why a call cannot be converted: an activation takes a finite slope."""
     slope = call.attributes["negative_slope"]
     return None if math.isfinite(slope) else f"negative_slope is {slope}, and TensorRT's activation takes a finite one"
 

@@ -47,7 +47,7 @@ def build_engine(flavour: Flavour, builder: Any, network: Any, profile: Any, tar
 def _builder_config(flavour: Flavour, builder: Any, target: str, config: Config) -> Any:
     trt = flavour.trt()
     settings = builder.create_builder_config()
-    if flavour.kind.builds_without_gpu:
+    if flavour.traits.builds_without_gpu:
         member = "CURRENT" if target == gpu.current_target() else target.upper()
         settings.num_compute_capabilities = 1
         settings.set_compute_capability(trt.ComputeCapability.__members__[member], 0)

@@ -237,7 +237,7 @@ def _conversion(ctx: Any) -> Conversion:
     conversion = getattr(ctx, "bridge", None)
     if conversion is None:
         flavour = flavours.detect()
-        if not flavour.kind.adds_plugins:
+        if not flavour.traits.adds_plugins:
             raise BuildError(
                 f"{flavour.name} takes plugin layers into an empty network alone, and this one was made without bridge:"
                 " call bridge.register() before torch_tensorrt's classes are taken from it, or use bridge.compile"
