@@ -34,5 +34,5 @@ def add(layers: Layers, tensors: Sequence[Any | None], attributes: Mapping[str, 
         return (layers.activation(x, "CLIP", alpha=0.0, beta=limit),)
     y = layers.activation(x, "RELU") if slope == 0 else layers.activation(x, "LEAKY_RELU", alpha=slope)
     if limit < math.inf:
-        y = layers.elementwise("MIN", y, layers.number(limit, y))
+        y = layers.elementwise("MIN", y, layers.scalar_like(limit, y))
     return (y,)

@@ -18,7 +18,7 @@ def create_network(flavour: Flavour) -> tuple[Any, Any]:
     """A builder and an empty, strongly typed network: every layer computes in the model's dtype."""
     trt = flavour.trt()
     builder = trt.Builder(logger(flavour))
-    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # later versions have no other kind
+    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # later versions have no other networks
     return builder, builder.create_network(0 if typed is None else 1 << int(typed))
 
 
