@@ -97,7 +97,7 @@ def refusal(node: Node) -> str | None:
             return "it takes a mask beside other indices; write it with torch.where, or with a single mask"
     return (
         "TensorRT keeps one of the values whose indices are equal, so bridge compares each index with each position,"
-        f" here more than {MAX_COMPARISONS:,} times. Scatter into fewer positions, or bound dynamic dimensions more tightly"
+        f" here more than {MAX_COMPARISONS:,} times. Scatter into fewer positions, or lower the dynamic dimensions' max"
     )
 
 
