@@ -1,6 +1,6 @@
 """Chooses the lowering of each call of an op, with the reason.
 
-The setting decides first, then what bridge.tune measured on this kind of GPU, then the default in
+The setting decides first, then what bridge.tune measured on this GPU model, then the default in
 `bridge.tensorrt.native_lowerings.<op>.DEFAULTS`.
 """
 

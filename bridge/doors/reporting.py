@@ -32,7 +32,7 @@ class TorchNode:
 
 @dataclass(frozen=True)
 class TorchTensorRTEngine:
-    """An engine that torch_tensorrt made: its name in the model, its bytes, and the layers of its network.
+    """An engine that torch_tensorrt built: its name in the model, its bytes, and the layers of its network.
 
     layers: empty if another process built it, or bridge was imported later.
     """

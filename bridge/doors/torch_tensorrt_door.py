@@ -19,7 +19,7 @@ from bridge.errors import BridgeError, FlavourError
 from bridge.tensorrt.install.flavour import TORCH_TENSORRT, Flavour, detect, importing
 
 _lock = threading.RLock()
-_changes: contextlib.ExitStack | None = None  # made to torch_tensorrt
+_changes: contextlib.ExitStack | None = None  # to torch_tensorrt; closing it undoes them
 _passes: bool | Sequence[str] = True  # the argument of `register`
 
 
@@ -89,7 +89,7 @@ def cross_compile(target: str | None = None) -> Iterator[list[bytes]]:
 
 
 def engines_of(compiled: Any) -> list[bytes]:
-    """Every engine in a module that torch_tensorrt made, in the order in which the module holds them."""
+    """Every engine in a module that torch_tensorrt compiled, in the module's order."""
     modules = [compiled, *compiled.modules()] if hasattr(compiled, "modules") else [compiled]
     serialized = [getattr(module, "serialized_engine", None) for module in dict.fromkeys(modules)]
     return [bytes(engine) for engine in serialized if engine]
@@ -98,7 +98,7 @@ def engines_of(compiled: Any) -> list[bytes]:
 def layers_of(engine: Any) -> list[dict[str, Any]] | None:
     """The layers of the network that torch_tensorrt built an engine from: see CompiledModule.layers.
 
-    engine: its bytes, or a module that torch_tensorrt made; the layers of several engines are concatenated.
+    engine: its bytes, or a module that torch_tensorrt compiled; the layers of several engines are concatenated.
     None: this process did not build it with bridge registered, or built 64 others since; or there is no engine.
     """
     from bridge.tensorrt.guest import engine_records

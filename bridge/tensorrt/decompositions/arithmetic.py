@@ -53,8 +53,8 @@ def convolution(
 ) -> Tensor:
     """A matrix product if the window is as large as the map: [N, C, *window] to [N, out, 1, ...].
 
-    TensorRT-RTX 1.6.1 drops the bias of such a convolution for all images but the first, if their number is dynamic and
-    the dtype has 16 bits (seen on an H200).
+    For such a convolution in 16 bits, with a dynamic batch, TensorRT-RTX 1.6.1 adds the bias to the first image only
+    (seen on an H200).
     """
     window = weight.shape[2:]
     whole = x.dim() == weight.dim() and all(map(known_equal, x.shape[2:], window)) and any(n > 1 for n in window)

@@ -1,9 +1,9 @@
 """Makes torch_tensorrt's own compile convert bridge's ops, and changes nothing else of it.
 
 A subclass of its interpreter prepares the plugin layers while the network is still empty (see plugin_layers.py).
-Functions around it are wrapped. The wrappers register ops defined late, report bridge's ops that are not converted
-(see unconverted_ops.py), add operator arguments to its cache key, and record the layers of its networks (see
-engine_records.py). Its C++ runtime is avoided where it would end the process.
+Functions around it are wrapped. The wrappers register ops defined late, and add operator arguments to the cache key.
+They report bridge's ops that are not converted (see unconverted_ops.py), and record the layers of networks (see
+engine_records.py). The C++ runtime is not used if it would crash the process.
 """
 
 import contextlib
@@ -105,14 +105,14 @@ def _add_pass(stack: contextlib.ExitStack, passes: list[Any], added: Callable[..
 
 
 def _avoid_cpp_runtime(stack: contextlib.ExitStack, flavour: Flavour) -> None:
-    """Makes torch_tensorrt use its Python runtime if its C++ one was compiled for another TensorRT-RTX."""
-    made_for = version_shims.other_rtx(flavour.version)
-    if made_for is None:
+    """Makes torch_tensorrt use its Python runtime if its C++ runtime was compiled for another TensorRT-RTX."""
+    compiled_for = version_shims.other_rtx(flavour.version)
+    if compiled_for is None:
         return
     from torch_tensorrt.dynamo import runtime
     from torch_tensorrt.dynamo.conversion import _conversion
 
-    mismatch = f"torch_tensorrt's C++ runtime was made for TensorRT-RTX {made_for}, not {flavour.version}"
+    mismatch = f"torch_tensorrt's C++ runtime was compiled for TensorRT-RTX {compiled_for}, not {flavour.version}"
     features = _conversion.ENABLED_FEATURES
     if hasattr(runtime, "PythonTorchTensorRTModule"):  # before 2.13: chosen there, for each engine
         replace(stack, _conversion, "ENABLED_FEATURES", features._replace(torch_tensorrt_runtime=False))
@@ -215,7 +215,7 @@ class _BridgeInterpreter(Interpreter):
         super()._construct_trt_network_def()  # type: ignore[misc]
         unused = self._bridge.plugins.unused() if self._bridge is not None else []
         if unused:
-            raise BuildError(f"these nodes were not converted to the plugin layers made for them: {unused}")
+            raise BuildError(f"these nodes were not converted to the plugin layers prepared for them: {unused}")
         engine_records.set_layers(_layers_or_none(self.ctx.net, self._bridge))
 
     def run(self, *args: Any, **kwargs: Any) -> Any:

@@ -239,5 +239,5 @@ _NOT_IN_ENGINES: dict[Any, str] = {
 def _uses_text(name: str, nodes: list[Node], reason: str) -> str:
     lines = list(dict.fromkeys(map(model_line, nodes)))
     more = [f"and {len(lines) - _SHOWN_LINES} lines more"] if len(lines) > _SHOWN_LINES else []
-    places = "".join(f"\n      {line}" for line in lines[:_SHOWN_LINES] + more)
-    return f"  {name} ({len(nodes)} {'use' if len(nodes) == 1 else 'uses'}): {reason}{places}"
+    locations = "".join(f"\n      {line}" for line in lines[:_SHOWN_LINES] + more)
+    return f"  {name} ({len(nodes)} {'use' if len(nodes) == 1 else 'uses'}): {reason}{locations}"

@@ -70,7 +70,7 @@ class Regions:
         if mode == "LAST_VALUE":
             return state[inner]
         length = int(scope[node.names[1]])
-        require(length == len(collected) > 0, f"a loop of {len(collected)} steps, {length} said")
+        require(length == len(collected) > 0, f"a loop of {len(collected)} steps, expected {length}")
         return torch.stack(collected if mode == "CONCATENATE" else collected[::-1], node.layer.axis)
 
     def _count(self, loop: dict[str, list[Any]], scope: Scope) -> int | None:
