@@ -98,11 +98,11 @@ def _unpack(result: Any, what: str) -> Model:
 
 
 def _error_text(error: Exception, path: Path) -> str:
-    """The error and the line of the model file that it passed last."""
+    """The error, with the innermost line of the model file in its traceback."""
     line, frame = None, error.__traceback__
     while frame is not None:
         if frame.tb_frame.f_code.co_filename == str(path.resolve()):
             line = frame.tb_lineno
         frame = frame.tb_next
-    where = f" (line {line})" if line is not None else ""
-    return f"{type(error).__name__}: {error}{where}"
+    position = "" if line is None else f" (line {line})"
+    return f"{type(error).__name__}: {error}{position}"

@@ -73,7 +73,7 @@ def compile_parts(
 
 
 class _Part(nn.Module):
-    """A part of a graph that returns a tuple, or a single tensor where the graph expects one."""
+    """A part of a graph; it returns a tuple, or a single tensor if the graph expects one."""
 
     def __init__(self, run: Callable[..., Any], single: bool) -> None:
         super().__init__()

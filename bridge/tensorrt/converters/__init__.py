@@ -1,1 +1,1 @@
-"""Converters of torch's operators to TensorRT's layers, where torch_tensorrt has none that is right."""
+"""Converters of torch's operators to TensorRT's layers that torch_tensorrt lacks or gets wrong."""

@@ -19,7 +19,7 @@ from bridge.tensorrt.decompositions.ordering import first_index
 from bridge.tensorrt.decompositions.windows import Axis, Windows, adaptive_windows, with_trailing_ones
 
 aten = torch.ops.aten
-_plain = threading.local()  # within `_by_layer` max pooling is not decomposed
+_state = threading.local()  # within `_by_layer` max pooling is not decomposed
 
 
 def adaptive_avg_pool(x: Tensor, output_size: Sequence[Any]) -> Tensor:
@@ -60,7 +60,7 @@ def max_pool_with_indices(
     rank: int,
 ) -> tuple[Tensor, Tensor]:
     """Maxima of windows, and their indices into the flattened map; unused results are removed as dead code."""
-    if getattr(_plain, "within", False):
+    if getattr(_state, "within", False):
         return NotImplemented
     axes = _axes(x, rank, kernel_size, stride, padding, dilation, ceil_mode)
     windows = [axis.windows(x.device) for axis in axes]
@@ -136,11 +136,11 @@ def _layer_avg(x: Tensor, axes: Sequence[Axis], pads: list[int], count_include_p
 
 @contextlib.contextmanager
 def _by_layer() -> Iterator[None]:
-    _plain.within = True
+    _state.within = True
     try:
         yield
     finally:
-        _plain.within = False
+        _state.within = False
 
 
 def _batched(run: Callable[[Tensor], Tensor], x: Tensor, rank: int) -> Tensor:

@@ -66,7 +66,7 @@ def integrate(
             backends._pretraced_backend: unconverted_ops.report_failure(_backend(backends._pretraced_backend, record)),
         }
         for original, replacement in replacements.items():
-            # The class keeps its name where it is defined: bridge's own interpreter derives from it there.
+            # The defining module keeps the original class: bridge's own interpreter derives from it.
             kept_in = base.__module__ if original is base else ""
             replace_everywhere(stack, TORCH_TENSORRT, original, replacement, kept_in)
         _add_pass(stack, ATEN_POST_LOWERING_PASSES.passes, _lowering_pass(rewrite))
@@ -141,7 +141,7 @@ def _backend(original: Callable[..., Any], record: Callable[[GraphModule, GraphM
     """Wraps torch_tensorrt's backend for torch.compile: removes number inputs, and records the result.
 
     The backend of 2.11 fails for extents of tensors in a list or dictionary, as in transformers' models. It removes the
-    wrong arguments where two tensors have dynamic extents, and cannot trace integers and floats.
+    wrong arguments if two tensors have dynamic extents, and cannot trace integers and floats.
     """
 
     @functools.wraps(original)

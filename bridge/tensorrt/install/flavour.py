@@ -82,7 +82,7 @@ _INSTALL_NEWEST = ((2, 12), (2, 14))
 
 @dataclass(frozen=True)
 class Flavour:
-    """An installed TensorRT. `torch_tensorrt_version` is None where torch_tensorrt is not installed for it."""
+    """An installed TensorRT. `torch_tensorrt_version` is None if torch_tensorrt is not installed for it."""
 
     name: str
     version: str
@@ -126,7 +126,7 @@ def detect(name: str | None = None) -> Flavour:
 
 
 def unsupported(flavour: Flavour) -> str | None:
-    """Why bridge does not support this version; None where it does."""
+    """Why bridge does not support this version; None if it does."""
     if release(flavour.version) >= flavour.traits.since:
         return None
     oldest = ".".join(map(str, flavour.traits.since))

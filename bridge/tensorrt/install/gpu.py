@@ -25,7 +25,7 @@ _depth = 0
 
 @contextlib.contextmanager
 def without_gpu() -> Iterator[None]:
-    """The context in which torch.cuda has stand-ins for what torch_tensorrt calls; a no-op where there is a GPU.
+    """The context in which torch.cuda has stand-ins for what torch_tensorrt calls; a no-op on a machine with a GPU.
 
     One thread at a time is inside. Contexts may nest; the outermost one restores torch.cuda.
     """

@@ -1,4 +1,4 @@
-"""RMS normalisation as PyTorch computes it on a GPU, where torch_tensorrt's own graph pass would not.
+"""RMS normalisation as PyTorch computes it on a GPU, instead of torch_tensorrt's graph pass.
 
 PyTorch fuses it into one operator on GPUs alone. torch_tensorrt's pass expands that operator in the dtype of x. There
 the square of a float16 value above 255 overflows, and the whole row becomes 0. For a missing eps it takes 1e-5.

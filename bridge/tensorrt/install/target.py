@@ -41,4 +41,4 @@ def _targets_text(flavour: Flavour) -> str:
     targets = cross_targets(flavour)
     if targets:
         return f"pass target= one of {', '.join(targets)}, or None for the GPU of this machine"
-    return f"{flavour.name} builds for the GPU of this machine alone: pass target=None where there is one"
+    return f"{flavour.name} builds for the GPU of this machine alone: pass target=None on a machine with one"

@@ -39,7 +39,7 @@ class Native(Protocol):
 
 @functools.cache
 def find(op: str) -> Native | None:
-    """The native lowering of an op, or None where it has none."""
+    """The native lowering of an op, or None if it has none."""
     name = f"{__name__}.{op}"
     return cast(Native, importlib.import_module(name)) if importlib.util.find_spec(name) else None
 

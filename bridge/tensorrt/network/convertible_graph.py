@@ -168,7 +168,7 @@ def check_supported(module: GraphModule, flavour: Flavour) -> None:
 
 
 def refusal(node: Node) -> str | None:
-    """Why no converter accepts a node; None where one does."""
+    """Why no converter accepts a node; None if one does."""
     from torch_tensorrt.dynamo.conversion import DYNAMO_CONVERTERS
 
     if node.op not in ("call_function", "call_method", "call_module"):

@@ -141,7 +141,7 @@ def as_declared(network: Any, value: Any, declared: Any) -> Any:
 
 
 def with_extents(network: Any, value: Any, declared: Any) -> Any:
-    """The tensors of a node with the fixed extents that the graph declares, where the ranks agree."""
+    """The tensors of a node with the fixed extents that the graph declares, if the ranks agree."""
     return _map_tensors(
         value, declared, lambda x, y: _with_extents(network, x, tuple(y.shape)) if len(x.shape) == y.dim() else x
     )

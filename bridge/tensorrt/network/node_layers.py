@@ -63,8 +63,8 @@ def short_name(node: Node) -> str:
 def log_nodes(nodes: list[dict[str, Any]], plugins: Mapping[str, Call]) -> None:
     """Logs a line for each node and for each plugin layer, at level debug."""
     for node in nodes:
-        where = f" in {node['module']}" if node["module"] else ""
-        logger.debug("node %s, %s%s: %s", node["name"], node["op"], where, "; ".join(node["layers"]) or "no layer")
+        module = f" in {node['module']}" if node["module"] else ""
+        logger.debug("node %s, %s%s: %s", node["name"], node["op"], module, "; ".join(node["layers"]) or "no layer")
     for name, call in plugins.items():
         attributes = ", ".join(f"{field.name}={field.value}" for field in call.fields())
         logger.debug("plugin layer %s, %s: %s", name, call.op.name, attributes)

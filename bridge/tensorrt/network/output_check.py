@@ -36,6 +36,6 @@ def _shape(node: Any) -> Sequence[Any] | None:
 
 
 def _may_be_equal(shape: Sequence[Any], other: Sequence[Any]) -> bool:
-    """Whether two shapes may be the same: of equal rank, and equal where both extents are fixed."""
+    """Whether two shapes may be the same: the ranks are equal, and so are all pairs of fixed extents."""
     pairs = zip(shape, other, strict=False)
     return len(shape) == len(other) and all(a == b for a, b in pairs if isinstance(a, int) and isinstance(b, int))
