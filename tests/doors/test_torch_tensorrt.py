@@ -9,6 +9,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 from compile_models import Attention, Convolutional, Deformable, MultiScale
+from own_ops import forgotten
 from torch import nn
 
 import bridge
@@ -155,7 +156,7 @@ def test_a_cpp_runtime_made_for_another_rtx_is_passed_over(torch_tensorrt, monke
     with door.cross_compile("8.6"):
         compiled = torch_tensorrt.compile(eager, ir="dynamo", arg_inputs=list(args), **OPTIONS)
     assert isinstance(compiled._run_on_acc_0, runtime.PythonTorchTensorRTModule) is (made_for is not None)
-    assert ("was made for TensorRT-RTX 1.3.0" in caplog.text) is (made_for is not None)
+    assert ("was compiled for TensorRT-RTX 1.3.0" in caplog.text) is (made_for is not None)
     monkeypatch.undo()
     door.unregister(), door.register()
 
@@ -367,7 +368,7 @@ def test_a_failure_before_conversion_is_told(torch_tensorrt, build_here, caplog,
 def test_layers_seeded_and_not_used_are_an_error(torch_tensorrt, build_here, monkeypatch):
     monkeypatch.setattr("bridge.tensorrt.plugins.plugin_layers.SeededPlugins.unused", lambda self: ["relu"])
     with (
-        pytest.raises(BuildError, match=r"were not converted to the plugin layers made for them: \['relu'\]"),
+        pytest.raises(BuildError, match=r"were not converted to the plugin layers prepared for them: \['relu'\]"),
         build_here(),
     ):
         torch_tensorrt.compile(Leaky().eval(), ir="dynamo", arg_inputs=[torch.randn(2, 3)], min_block_size=1)
@@ -379,17 +380,16 @@ def test_ops_defined_after_torch_tensorrt_are_known(torch_tensorrt):
 
     from bridge.tensorrt.network import op_converter
 
-    @bridge.op
-    def fold_paper(x: torch.Tensor) -> torch.Tensor:
-        return x * 2
+    with forgotten():
 
-    try:
-        overload = torch.ops.bridge.fold_paper.default
+        @bridge.op("folding::fold_paper")
+        def fold_paper(x: torch.Tensor) -> torch.Tensor:
+            return x * 2
+
+        overload = torch.ops.folding.fold_paper.default
         assert overload not in DYNAMO_CONVERTERS
         op_converter.refresh()
         assert overload in DYNAMO_CONVERTERS
-    finally:
-        del bridge.OPS["fold_paper"]
 
 
 def test_inventories_are_bounded(monkeypatch):
