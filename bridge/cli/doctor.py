@@ -207,9 +207,9 @@ def _build_elsewhere() -> str:
     from bridge.tensorrt.install.target import cross_targets
 
     flavour = flavours.detect()
-    if not flavour.kind.builds_without_gpu:
+    if not flavour.traits.builds_without_gpu:
         raise _Missing(
-            f"{flavour.name} builds for the GPU of this machine alone", flavours.KINDS["tensorrt_rtx"].remedy
+            f"{flavour.name} builds for the GPU of this machine alone", flavours.TRAITS["tensorrt_rtx"].remedy
         )
     _need_builder(flavour)
     return f"{flavour.name} {flavour.version}: {', '.join(cross_targets(flavour))}"
