@@ -1,12 +1,10 @@
 """What `import bridge` does to torch_tensorrt, and what `unregister` undoes: each test in a process of its own."""
 
 import json
-import os
-import subprocess
-import sys
 import textwrap
 from importlib.util import find_spec
 
+import fresh_process
 import pytest
 
 from bridge.core.foreign import FOREIGN
@@ -43,9 +41,7 @@ def state():
 
 def run(code, *args):
     """Runs code after PRELUDE in another process; the last line that it prints is JSON."""
-    command = [sys.executable, "-c", PRELUDE + textwrap.dedent(code), *map(str, args)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    done = fresh_process.run(PRELUDE + textwrap.dedent(code), *args)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
