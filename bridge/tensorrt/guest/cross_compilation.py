@@ -92,10 +92,10 @@ class Elsewhere:
         self.target = target
 
     def set_output_tensors_as_unowned(self, enabled: bool) -> None:
-        """Of no account for an engine that does not run."""
+        """No-op: this engine never runs."""
 
     def are_output_tensors_unowned(self) -> bool:
-        """Of no account either."""
+        """False: this engine never runs."""
         return False
 
     def __getattr__(self, name: str) -> NoReturn:

@@ -18,7 +18,8 @@ from bridge.errors import BuildError, ExportError, SpecializedError, Unsupported
 from bridge.graph.assumptions import checking_lowering
 from bridge.graph.model_source import model_line, operator_name
 from bridge.graph.symbolic import depends_on_values
-from bridge.graph.valid_names import with_valid_names, without_input_guards
+from bridge.graph.torch_patches.input_guards import without_input_guards
+from bridge.graph.valid_names import with_valid_names
 from bridge.passes.common.unbinding import select_unbound
 from bridge.tensorrt.converters import slices
 from bridge.tensorrt.converters.attention import expand_attention
