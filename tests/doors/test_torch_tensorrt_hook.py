@@ -40,7 +40,7 @@ def state():
 def different(before, after):
     # The names that stand for something else, and those of bridge's that are new.
     new = {key for key, value in after.items() if key not in before
-           and getattr(getattr(value, "fget", value), "__module__", "").startswith("bridge")}
+           and str(getattr(getattr(value, "fget", value), "__module__", "")).startswith("bridge")}
     return sorted(new | {key for key, value in before.items() if after.get(key) is not value})
 """
 
