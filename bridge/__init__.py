@@ -20,10 +20,7 @@ with interrupts.deferred():  # an op that is half defined cannot be defined agai
     for _name, _module in modules_of("bridge.ops"):
         globals()[_name] = getattr(_module, _name)
 
-    from bridge.core import libraries as native  # after the ops, which it checks
-
-    native.load()
-
+    from bridge.core import libraries as native  # noqa: F401
     from bridge.doors.torch_tensorrt_door import cross_compile, register, unregister
 
     register()

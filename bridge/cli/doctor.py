@@ -16,8 +16,9 @@ import torch
 
 import bridge
 from bridge.base.text import columns, size
-from bridge.core import libraries as native
-from bridge.core.op import OPS
+from bridge.cli import library_table
+from bridge.core.library import LIBRARIES
+from bridge.core.op import NAMESPACE, OPS
 from bridge.errors import BridgeError
 from bridge.tensorrt.install import flavour as flavours
 from bridge.tensorrt.install import gpu
@@ -74,10 +75,7 @@ def examine() -> Report:
         return Report(
             versions={name: _try(question) for name, question in _VERSIONS.items()} | _tensorrt_versions(),
             gpus=_gpus(),
-            libraries={
-                native.TORCH_LIBRARY: _library(native.TORCH_LIBRARY, _kernels),
-                native.PLUGIN_LIBRARY: _library(native.PLUGIN_LIBRARY, _schemas),
-            },
+            libraries=library_table.states(),
             abilities=[_ability(name, *row) for name, row in _ABILITIES.items()],
         )
 
@@ -185,28 +183,6 @@ def _gpu(index: int) -> dict[str, Any]:
     }
 
 
-def _library(name: str, check: Callable[[], str]) -> dict[str, str]:
-    path = native.find(name)
-    if path is None:
-        searched = ", ".join(map(str, native.library_directories()))
-        return {"path": "not found", "state": f"not in {searched}; {_BUILD_BRIDGE}"}
-    return {"path": str(path.resolve()), "state": _try(check)}
-
-
-def _kernels() -> str:
-    registered = [name for name in sorted(OPS) if OPS[name].has_cuda_kernel]
-    missing = sorted(native.own_ops().keys() - set(registered))
-    if missing:
-        raise _Missing(f"no CUDA kernels of {', '.join(missing)}: it did not load, or is older than the ops")
-    return f"CUDA kernels of {', '.join(registered)}"
-
-
-def _schemas() -> str:
-    schemas = native.plugin_schemas()
-    native.check_schemas(native.own_ops(), schemas)
-    return f"plugins {', '.join(sorted(schemas))}; their schemas match the ops"
-
-
 # Abilities: each question says in what way it works, or raises why not
 
 
@@ -219,7 +195,7 @@ def _ops_on_cpu() -> str:
 
 def _ops_on_cuda() -> str:
     _need_gpu()
-    _kernels()
+    library_table.kernels_text(LIBRARIES[NAMESPACE])
     x = torch.tensor([-1.0, 2.0], device="cuda")
     if bridge.relu(x, 0.5).tolist() != [-0.5, 2.0]:
         raise _Missing("relu computes wrong values on the GPU")
@@ -276,9 +252,9 @@ def _need_builder(flavour: flavours.Flavour) -> None:
 
 
 def _need_plugins(flavour: flavours.Flavour) -> None:
-    from bridge.tensorrt.plugins.registration import load_library
+    from bridge.tensorrt.plugins.registration import register_plugins
 
-    load_library(flavour.trt(), native.plugin_library())
+    register_plugins(flavour.trt(), [LIBRARIES[NAMESPACE]])
 
 
 _ABILITIES: dict[str, tuple[Callable[[], str], str | None]] = {

@@ -8,7 +8,7 @@ from typing import Any
 from bridge.base.text import columns
 from bridge.core import libraries
 from bridge.core.op import OPS, Op
-from bridge.errors import BridgeError, LibraryError
+from bridge.errors import BridgeError
 
 _PLUGIN, _NATIVE = "plugin", "native"
 
@@ -21,10 +21,11 @@ def rows(names: Sequence[str] | None = None) -> list[dict[str, Any]]:
 
     BridgeError: there is no op of that name.
     """
+    libraries.load_installed()
     unknown = [name for name in names or () if name not in OPS]
     if unknown:
         raise BridgeError(f"there is no op {unknown[0]}; the ops are {', '.join(sorted(OPS))}")
-    plugins = _plugins()
+    plugins = libraries.plugin_dtypes()
     return [_row(OPS[name], plugins) for name in names or sorted(OPS)]
 
 
@@ -58,13 +59,6 @@ def _row(op: Op, plugins: dict[str, list[str]]) -> dict[str, Any]:
         "summary": doc.partition("\n")[0],
         "doc": doc,
     }
-
-
-def _plugins() -> dict[str, list[str]]:
-    try:
-        return libraries.plugin_dtypes()
-    except LibraryError:
-        return {}  # the row says that there is no lowering; `bridge doctor` says why
 
 
 def _lowerings_text(row: dict[str, Any]) -> str:

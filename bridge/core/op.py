@@ -1,13 +1,15 @@
 """@op: one plain-torch function defines an operator.
 
-The function is the op's *reference*. Its signature gives the schema of ``torch.ops.bridge.<name>``; its body is the CPU
-implementation, the fake (shape) implementation for tracing, the default gradient and the oracle of the tests. The
-CUDA kernel and the TensorRT plugin come from ``csrc/ops/<family>/<name>.cu``; the loader compares their schema with
+The function is the op's *reference*. Its signature gives the schema of ``torch.ops.<namespace>.<name>``; its body is
+the CPU implementation, the fake (shape) implementation for tracing, the default gradient and the oracle of the tests.
+The CUDA kernel and the TensorRT plugin come from the native libraries of the namespace, whose schemas are compared with
 this one.
 """
 
 import inspect
+import re
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, wraps
 from types import NoneType, UnionType
@@ -19,18 +21,29 @@ from torch import Tensor
 from bridge.core import derivatives
 from bridge.core.attributes import ATTRIBUTE_TYPES, Attribute
 from bridge.core.attributes import Pair as Pair
+from bridge.core.library import LIBRARIES, Library
 from bridge.core.tensors import REFUSED_KEYS, DTypes, check_tensors, dtypes_of
-from bridge.errors import OpDefinitionError, OpInputError
+from bridge.errors import LibraryError, OpDefinitionError, OpInputError
 
 NAMESPACE = "bridge"
 _COUNTED = "counted"
 Counted: TypeAlias = Annotated[Tensor, _COUNTED]
 """A result whose first extent depends on values, see `unknown_extent`; csrc/core/op.h says `counted`."""
 
-OPS: dict[str, "Op"] = {}
-"""Every op defined so far, by name."""
+_NAME = re.compile(r"[a-z_][a-z0-9_]*::[A-Za-z_][A-Za-z0-9_]*")
 
-_library = torch.library.Library(NAMESPACE, "FRAGMENT")
+
+class Ops(dict[str, "Op"]):
+    """Every op defined so far: bridge's own by name, others by their qualified name, such as "acme::corr"."""
+
+    def __missing__(self, name: str) -> "Op":
+        namespace, _, local_name = name.rpartition("::")
+        if namespace == NAMESPACE and local_name in self:
+            return self[local_name]
+        raise KeyError(name)
+
+
+OPS = Ops()
 
 
 def require(condition: bool, message: str) -> None:
@@ -66,11 +79,16 @@ def unknown_extent() -> Any:
 
 
 class Op:
-    """An operator as its reference defines it. Made by :func:`op`; found in :data:`OPS`."""
+    """An operator as its reference defines it. Made by :func:`op`; found in :data:`OPS`.
 
-    def __init__(self, reference: Callable[..., Any]) -> None:
+    name: the key in OPS. qualified_name: with its namespace, as torch.library takes it. local_name: without.
+    """
+
+    def __init__(self, reference: Callable[..., Any], qualified_name: str) -> None:
         self.reference = reference
-        self.name = reference.__name__
+        self.qualified_name = qualified_name
+        self.namespace, _, self.local_name = qualified_name.partition("::")
+        self.name = self.local_name if self.namespace == NAMESPACE else qualified_name
         hints = get_type_hints(reference)
         marked = get_type_hints(reference, include_extras=True)
         parameters = inspect.signature(reference).parameters.values()
@@ -118,9 +136,9 @@ class Op:
         return tuple(i for i, result in enumerate(results) if _COUNTED in getattr(result, "__metadata__", ()))
 
     @property
-    def qualified_name(self) -> str:
-        """The name with its namespace, as torch.library takes it."""
-        return f"{NAMESPACE}::{self.name}"
+    def library(self) -> Library:
+        """The library that the op belongs to."""
+        return LIBRARIES[self.namespace]
 
     @property
     def has_cuda_kernel(self) -> bool:
@@ -132,12 +150,12 @@ class Op:
         tensors = [f"Tensor? {name}=None" if name in self.optional else f"Tensor {name}" for name in self.tensors]
         arguments = ", ".join(tensors + [attribute.signature_text() for attribute in self.attributes])
         results = ", ".join(["Tensor"] * self.num_outputs)
-        return f"{self.name}({arguments}) -> {results if self.num_outputs == 1 else f'({results})'}"
+        return f"{self.local_name}({arguments}) -> {results if self.num_outputs == 1 else f'({results})'}"
 
     @cached_property
     def overload(self) -> torch._ops.OpOverload:
         """What to call, and what the nodes of a graph have for target."""
-        return getattr(getattr(torch.ops, NAMESPACE), self.name).default
+        return getattr(getattr(torch.ops, self.namespace), self.local_name).default
 
     @property
     def schema(self) -> torch.FunctionSchema:
@@ -204,17 +222,38 @@ class Op:
             _tracing.only_shapes = before
 
     def register(self) -> None:
-        """Makes ``torch.ops.bridge.<name>``: schema, CPU and fake implementation, derivatives."""
+        """Makes ``torch.ops.<namespace>.<name>``: schema, CPU and fake implementation, derivatives."""
+        fragment = self.library.fragment
         tags = (torch.Tag.pt2_compliant_tag, *((torch.Tag.dynamic_output_shape,) if self.counted else ()))
         try:
-            _library.define(self.schema_text(), tags=tags)
+            fragment.define(self.schema_text(), tags=tags)
         except RuntimeError as error:  # such as a name that another library of these ops has
             raise OpDefinitionError(f"op {self.name}: torch does not take {self.schema_text()}: {error}") from error
-        _library.impl(self.name, self.run, "CPU")
-        torch.library.register_fake(self.qualified_name, self.fake, lib=_library)
+        fragment.impl(self.local_name, self.run, "CPU")
+        fragment.impl(self.local_name, self._run_without_kernel, "CompositeExplicitAutograd")
+        torch.library.register_fake(self.qualified_name, self.fake, lib=fragment)
         for key in REFUSED_KEYS:
-            _library.impl(self.name, self._refuse, key)
-        derivatives.register(_library, self.overload, self.run, self._backward, self._save_for_backward)
+            fragment.impl(self.local_name, self._refuse, key)
+        derivatives.register(fragment, self.overload, self.run, self._backward, self._save_for_backward)
+
+    def _run_without_kernel(self, *args: Any, **kwargs: Any) -> Any:
+        """The implementation for devices without a kernel: the reference, which is slow there."""
+        warnings.warn(f"{self.qualified_name} has no kernel here, its reference runs: {self._absence()}", stacklevel=2)
+        return self.run(*args, **kwargs)
+
+    def _absence(self) -> str:
+        problem = self.library.problem_of(self.local_name)
+        missing = self.library.find("torch") is None
+        none = f"{self.library.find('torch')} has none"
+        return problem or (self.library.missing_text("torch") if missing else none)
+
+    def disable_kernel(self, problem: str) -> None:
+        """Has calls on a GPU raise: the kernel that is loaded has another schema, and would misread its arguments."""
+
+        def refuse(*args: Any, **kwargs: Any) -> Any:
+            raise LibraryError(problem)
+
+        self.library.fragment.impl(self.local_name, refuse, "CUDA", allow_override=True)
 
     def _refuse(self, *args: Any, **kwargs: Any) -> Any:
         self.check(args, kwargs)
@@ -257,23 +296,43 @@ def _fresh(output: Tensor, inputs: Sequence[Tensor]) -> Tensor:
     return output.clone(memory_format=torch.contiguous_format) if shared else output
 
 
-def op(reference: Callable[..., Any]) -> Callable[..., Any]:
+def op(reference: Callable[..., Any] | str) -> Callable[..., Any]:
     """Defines an operator by its reference and returns the function to call.
+
+    Use it as ``@bridge.op("acme::corr")``; without a name it is for bridge's own ops, called as their functions.
 
     The reference's parameters are tensors (``Tensor`` or ``Tensor | None``) followed by attributes (``int``, ``float``,
     ``bool``, ``str``, :data:`Pair`, ``Sequence[int]``, ``Sequence[float]``); it returns a tensor or a fixed-length
     tuple of tensors, uses plain torch only and works on any device.
 
+    Args:
+        reference: the op's name with its namespace; or the reference itself.
     Raises:
-        OpDefinitionError: the signature cannot be an operator's, or the name is taken.
+        OpDefinitionError: the signature cannot be an operator's, or the name is no name, or taken.
     """
-    definition = Op(reference)
+    if isinstance(reference, str):
+        name = reference
+        return lambda function: _define(function, name)
+    if reference.__module__.partition(".")[0] != NAMESPACE:
+        raise OpDefinitionError(
+            f"op {reference.__name__}: it needs a namespace of yours, for {NAMESPACE} is bridge's: write "
+            f'@bridge.op("<namespace>::{reference.__name__}")'
+        )
+    return _define(reference, f"{NAMESPACE}::{reference.__name__}")
+
+
+def _define(reference: Callable[..., Any], name: str) -> Callable[..., Any]:
+    if not _NAME.fullmatch(name):
+        raise OpDefinitionError(f'op {name!r}: expected a name with a namespace, such as "acme::corr"')
+    definition = Op(reference, name)
     if definition.name in OPS:
         raise OpDefinitionError(
             f"op {definition.name} is defined already, in {OPS[definition.name].reference.__module__}"
         )
+    library = LIBRARIES.of(definition.namespace, reference.__module__)
     definition.register()
     OPS[definition.name] = definition
+    library.add(definition)
     overload = definition.overload
 
     @wraps(reference)

@@ -38,6 +38,8 @@ from bridge.tensorrt.network.op_converter import Conversion, refresh
 from bridge.tensorrt.plugins.fields import VERSION, Call
 from bridge.tensorrt.plugins.op_calls import convertible_calls, find_calls
 from bridge.tensorrt.plugins.plugin_layers import plugins_for
+from bridge.tensorrt.plugins.registration import register_plugins
+from bridge.tensorrt.plugins.requirements import check_targets, libraries_of, requirements
 
 # The settings that an engine depends on; the others affect only how it is called, cached or reported.
 _BUILD_SETTINGS = ("optimization_level", "workspace_size", "tf32")
@@ -155,7 +157,8 @@ def _get_or_build(
     cache = EngineCache.of(session.config)
     if cache is None:
         return BuildResult(build_file(), False)
-    choices = session.choose(convertible_calls(module))
+    calls = convertible_calls(module)
+    choices = session.choose(calls)
     parts_of_key = {
         **parts,
         "lowerings": sorted({(choice.kind, choice.lowering) for choice in choices}),
@@ -163,7 +166,7 @@ def _get_or_build(
         "metadata": dict(metadata),
         "target": session.target,
         "settings": {name: getattr(session.config, name) for name in _BUILD_SETTINGS},
-        "environment": build_environment(session.flavour),
+        "environment": build_environment(session.flavour, libraries_of(calls)),
     }
     try:
         with log.step("cache key"):
@@ -247,6 +250,7 @@ def _convert(
             "input_map": structure.input_map,
             "nodes": conversion.filled.nodes,
             "lowerings": [asdict(choice) for choice in conversion.choices],
+            "libraries": [asdict(each) for each in requirements(libraries_of(conversion.plugins))],
             "build_seconds": round(time.monotonic() - started, 3),
         },
     )
@@ -261,6 +265,8 @@ def _fill(
     native_nodes = frozenset(choice.node for choice in choices if choice.lowering == NATIVE)
     plugins = [call for call in calls if call.name not in native_nodes]
     with log.step("conversion") as note:
+        check_targets(plugins, session.target)
+        register_plugins(flavour.trt(), libraries_of(plugins))
         builder, network = build.create_network(flavour)
         named = {call.name: call for call in calls}
         conversion = Conversion(plugins_for(flavour, network, plugins), named, native=native_nodes)

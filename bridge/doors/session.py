@@ -22,7 +22,6 @@ from bridge.tensorrt.install.flavour import Flavour, detect
 from bridge.tensorrt.install.target import resolve_target
 from bridge.tensorrt.network.op_converter import own_conversion
 from bridge.tensorrt.plugins.fields import Call
-from bridge.tensorrt.plugins.registration import load_library
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Session:
         """The session of a config. FlavourError, TargetError, LibraryError: TensorRT, GPU or library is missing."""
         flavour = detect(config.flavour)
         target = resolve_target(flavour, config.target)
-        load_library(flavour.trt(), libraries.plugin_library())
+        libraries.load_installed()
         here = torch.cuda.get_device_name() if target == gpu.current_target() else None
         return cls(config, flavour, target, measured_lowerings.load_measurements(config, flavour, target, here))
 

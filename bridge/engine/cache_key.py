@@ -7,17 +7,17 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
+from bridge.base.files import sha256
 from bridge.base.package import __version__, folders
-from bridge.core import libraries
+from bridge.core.library import Library
 from bridge.engine.code_key import NoKeyError
 from bridge.graph.model_source import module_path
 from bridge.tensorrt.install.flavour import Flavour
@@ -40,13 +40,12 @@ def engine_key(graph: Graph, constants: Mapping[str, Any], parts: Mapping[str, A
     return digest.hexdigest()
 
 
-def build_environment(flavour: Flavour) -> dict[str, str]:
-    """The versions of all that builds an engine, with digests of bridge's sources and plugin library."""
-    library = libraries.plugin_library()
+def build_environment(flavour: Flavour, libraries: Iterable[Library]) -> dict[str, Any]:
+    """The versions of all that builds an engine, with digests of bridge's sources and of the plugin libraries used."""
     return {
         "bridge": __version__,
         "sources": _sources_digest(),
-        "plugins": _file_digest(library, library.stat().st_mtime_ns, library.stat().st_size),
+        "plugins": {each.namespace: _plugins_digest(each) for each in libraries},
         "torch": torch.__version__,
         "torch_tensorrt": str(flavour.torch_tensorrt_version),
         "flavour": flavour.name,
@@ -64,13 +63,9 @@ def _sources_digest() -> str:
     return digest.hexdigest()
 
 
-@functools.cache
-def _file_digest(path: Path, changed: int, size: int) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+def _plugins_digest(library: Library) -> str:
+    path = library.find("plugins")
+    return "" if path is None else sha256(path)
 
 
 def _graph_text(graph: Graph) -> Iterator[str]:

@@ -14,12 +14,13 @@ import torch
 from torch._ops import OpOverload
 from torch.fx import Graph
 
+from bridge.core.library import LIBRARIES
 from bridge.engine.code_key import CodeText, NoKeyError, is_versioned
 
 # Prefixes of the environment variables that TensorRT and torch_tensorrt read during a build.
 _VARIABLES = ("NVIDIA_TF32_OVERRIDE", "TRT_", "TENSORRT_", "TORCHTRT_", "MYELIN_", "__LUNOWUD")
 # Operators of these namespaces are decomposed by code whose version is in the key.
-_NAMESPACES = {"aten", "prim", "prims", "higher_order", "bridge", "torchvision", "quantized", "quantized_decomposed"}
+_NAMESPACES = {"aten", "prim", "prims", "higher_order", "torchvision", "quantized", "quantized_decomposed"}
 _OWN_MODULES = "bridge."
 
 
@@ -102,7 +103,7 @@ def _check_operators(graph: Graph) -> None:
     for target in {node.target for node in graph.nodes if isinstance(node.target, OpOverload)}:
         name = target.name()
         composite = torch._C._dispatch_has_kernel_for_dispatch_key(name, "CompositeImplicitAutograd")
-        if target.namespace not in _NAMESPACES and composite:
+        if target.namespace not in _NAMESPACES | LIBRARIES.keys() and composite:
             raise NoKeyError(f"{target} is made of other operators by code that cannot be read")
 
 

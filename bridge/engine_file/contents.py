@@ -52,6 +52,7 @@ _METADATA: dict[str, checks.Check] = {
     "nodes": checks.sequence(checks.record(_NODE)),
     "lowerings": checks.sequence(checks.record(_LOWERING)),
     "passes": checks.sequence(checks.record(_PASS)),
+    "libraries": checks.sequence(checks.record(dict.fromkeys(("namespace", "file", "sha256", "origin"), checks.name))),
 }
 
 

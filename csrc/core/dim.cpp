@@ -1,8 +1,8 @@
-#include "core/dim.h"
+#include "dim.h"
 
 #include <algorithm>
 
-#include "core/checked.h"
+#include "checked.h"
 
 namespace bridge {
 namespace {

@@ -6,7 +6,7 @@
 #include <initializer_list>
 #include <ostream>
 
-#include "core/require.h"
+#include "require.h"
 
 namespace bridge {
 

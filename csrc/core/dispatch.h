@@ -7,7 +7,7 @@
 
 #include <utility>
 
-#include "core/dtype.h"
+#include "dtype.h"
 
 namespace bridge {
 

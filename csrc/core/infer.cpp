@@ -1,8 +1,8 @@
-#include "core/infer.h"
+#include "infer.h"
 
 #include <algorithm>
 
-#include "core/checked.h"
+#include "checked.h"
 
 namespace bridge {
 namespace {

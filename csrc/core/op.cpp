@@ -1,4 +1,4 @@
-#include "core/op.h"
+#include "op.h"
 
 namespace bridge {
 namespace {

@@ -10,10 +10,10 @@
 #include <variant>
 #include <vector>
 
-#include "core/dim.h"
-#include "core/dtype.h"
-#include "core/require.h"
-#include "core/tensor.h"
+#include "dim.h"
+#include "dtype.h"
+#include "require.h"
+#include "tensor.h"
 
 namespace bridge {
 

@@ -1,4 +1,4 @@
-#include "core/schema.h"
+#include "schema.h"
 
 #include <cmath>
 #include <sstream>

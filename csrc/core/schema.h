@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "core/op.h"
+#include "op.h"
 
 namespace bridge {
 

@@ -4,9 +4,9 @@
 #include <array>
 #include <cstdint>
 
-#include "core/checked.h"
-#include "core/dim.h"
-#include "core/dtype.h"
+#include "checked.h"
+#include "dim.h"
+#include "dtype.h"
 
 namespace bridge {
 

@@ -15,6 +15,7 @@ from bridge import cli
 from bridge.base.text import columns, size
 from bridge.cli import doctor
 from bridge.core import libraries
+from bridge.core.library import LIBRARIES
 from bridge.engine.explain import as_json_values, explain
 from bridge.engine_file.contents import EngineFile
 from bridge.errors import BuildError, EngineError, ExportError, FlavourError, LibraryError, UnsupportedOpError
@@ -236,7 +237,7 @@ def test_doctor_where_everything_is_broken(capsys, monkeypatch, tmp_path):
     def broken(*args, **kwargs):
         raise RuntimeError("broken\nin two lines")
 
-    (tmp_path / libraries.PLUGIN_LIBRARY).write_text("no library")
+    (tmp_path / "libbridge_plugins.so").write_text("no library")
     monkeypatch.setenv("BRIDGE_LIBRARY_DIR", str(tmp_path))
     for owner, name in ((flavours, "installed"), (flavours, "detect"), (torch.cuda, "is_available")):
         monkeypatch.setattr(owner, name, broken)
@@ -262,7 +263,7 @@ def test_ops_as_json(capsys):
     rows = json.loads(run(capsys, "ops", "--json")[1])
     assert [row["name"] for row in rows] == sorted(bridge.OPS)
     assert all(row["dtypes"] == ["float32", "float16", "bfloat16"] for row in rows)
-    built = libraries.find(libraries.PLUGIN_LIBRARY) is not None
+    built = LIBRARIES["bridge"].find("plugins") is not None
     assert all(row["lowerings"][:1] == (["plugin"] if built else []) for row in rows)
 
 

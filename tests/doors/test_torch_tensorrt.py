@@ -9,6 +9,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 from compile_models import Attention, Convolutional, Deformable, MultiScale
+from own_ops import forgotten
 from torch import nn
 
 import bridge
@@ -379,17 +380,16 @@ def test_ops_defined_after_torch_tensorrt_are_known(torch_tensorrt):
 
     from bridge.tensorrt.network import op_converter
 
-    @bridge.op
-    def fold_paper(x: torch.Tensor) -> torch.Tensor:
-        return x * 2
+    with forgotten():
 
-    try:
-        overload = torch.ops.bridge.fold_paper.default
+        @bridge.op("folding::fold_paper")
+        def fold_paper(x: torch.Tensor) -> torch.Tensor:
+            return x * 2
+
+        overload = torch.ops.folding.fold_paper.default
         assert overload not in DYNAMO_CONVERTERS
         op_converter.refresh()
         assert overload in DYNAMO_CONVERTERS
-    finally:
-        del bridge.OPS["fold_paper"]
 
 
 def test_inventories_are_bounded(monkeypatch):

@@ -14,7 +14,7 @@ from plugin_host import DTYPES, Plugin, call, creators
 from torch import nn
 
 import bridge
-from bridge.core import libraries
+from bridge.core import libraries, plugin_file
 from bridge.core.op import OPS
 from bridge.doors import torch_tensorrt_door as door
 from bridge.errors import EngineError, OpInputError, UnsupportedOpError
@@ -84,8 +84,8 @@ def test_the_threshold_is_torchvisions():
 def create_of_float32(name, values):
     """Address of a new nms plugin with one field of float32 values, or None."""
     buffer = (ctypes.c_float * len(values))(*values)
-    field = libraries._Field(name.encode(), ctypes.cast(buffer, ctypes.c_void_p), 1, len(values))
-    collection, types = libraries._Fields(1, ctypes.pointer(field)), [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int32]
+    field = plugin_file.Field(name.encode(), ctypes.cast(buffer, ctypes.c_void_p), 1, len(values))
+    collection, types = plugin_file.Fields(1, ctypes.pointer(field)), [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int32]
     return call(creators()["nms"], 0, ctypes.c_void_p, b"", ctypes.byref(collection), 0, types=types)
 
 

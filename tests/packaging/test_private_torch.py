@@ -19,7 +19,7 @@ ANYWHERE = {
 PRIVATE = {
     "torch._C": {
         "core/derivatives.py": "the stack of functorch's interpreters",
-        "core/libraries.py": "parse_schema",
+        "core/library.py": "parse_schema",
         "core/op.py": "dispatch keys, aliasing and the stack of dispatch modes",
         "engine/process_state.py": "cuDNN's and MKL-DNN's switches, dispatch keys",
         "tensorrt/run/streams.py": "the current stream's handle, without the cost of a Stream object",

@@ -62,11 +62,11 @@ def test_fields_survive_a_round_trip(name):
 
 
 def test_narrow_integers_are_taken():
-    from bridge.core import libraries
+    from bridge.core import plugin_file
 
     value = (ctypes.c_int32 * 2)(2, 3)
-    field = libraries._Field(b"stride", ctypes.cast(value, ctypes.c_void_p), 5, 2)
-    collection = libraries._Fields(1, ctypes.pointer(field))
+    field = plugin_file.Field(b"stride", ctypes.cast(value, ctypes.c_void_p), 5, 2)
+    collection = plugin_file.Fields(1, ctypes.pointer(field))
     from plugin_host import call
 
     types = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int32]

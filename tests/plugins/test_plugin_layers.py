@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from bridge.core import libraries
+from bridge.core.library import LIBRARIES
 from bridge.core.op import OPS
 from bridge.engine_file import dtypes
 from bridge.errors import BuildError
@@ -20,7 +21,7 @@ from bridge.tensorrt.install import flavour
 from bridge.tensorrt.network import build, op_converter
 from bridge.tensorrt.plugins.fields import Call, make_fields
 from bridge.tensorrt.plugins.plugin_layers import DirectPlugins, SeededPlugins, create_plugin
-from bridge.tensorrt.plugins.registration import load_library
+from bridge.tensorrt.plugins.registration import register_plugins
 
 needs_rtx = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="needs tensorrt_rtx")
 HALF = dtypes.from_torch(torch.float16)
@@ -30,7 +31,7 @@ DEFORM = {"stride": (2, 1), "padding": (1, 0), "dilation": (1, 1), "allow_tf32":
 @pytest.fixture(scope="module")
 def rtx():
     found = flavour.detect("tensorrt_rtx")
-    load_library(found.trt(), libraries.plugin_library())
+    register_plugins(found.trt(), [LIBRARIES["bridge"]])
     return found
 
 
@@ -77,8 +78,15 @@ def test_creators_make_plugins_from_the_fields(rtx, present):
 
 @needs_rtx
 def test_a_plugin_that_is_not_registered_is_a_build_error(rtx):
-    unknown = types.SimpleNamespace(name="fold_paper", attributes=[], tensors=["x"])
-    with pytest.raises(BuildError, match="no plugin bridge::fold_paper is registered"):
+    unknown = types.SimpleNamespace(
+        name="fold_paper",
+        local_name="fold_paper",
+        namespace="acme",
+        qualified_name="acme::fold_paper",
+        attributes=[],
+        tensors=["x"],
+    )
+    with pytest.raises(BuildError, match="no plugin acme::fold_paper is registered"):
         create_plugin(rtx, "node", unknown, [True], {})
 
 
@@ -130,7 +138,8 @@ REGISTER = """
 import json, sys
 from pathlib import Path
 import tensorrt_rtx as trt, numpy
-from bridge.core import libraries as native
+import bridge
+from bridge.core.library import LIBRARIES
 from bridge.errors import LibraryError
 from bridge.tensorrt.plugins.registration import load_library
 
@@ -151,7 +160,7 @@ elif sys.argv[1] != "none":
 errors = []
 for path in map(Path, sys.argv[2:]):
     try:
-        load_library(trt, path)
+        load_library(trt, "bridge", path, LIBRARIES["bridge"].ops)
         errors.append(None)
     except LibraryError as error:
         errors.append(str(error))

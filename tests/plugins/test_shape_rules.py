@@ -9,14 +9,16 @@ from importlib.util import find_spec
 import pytest
 import torch
 from oracle import ahead, interpreted, just_in_time
+from own_ops import forgotten
 from torch import nn
 from torch.export import Dim
 
 import bridge
-from bridge.cli import doctor
+from bridge.cli import library_table
 from bridge.core import libraries
 from bridge.core.op import OPS
-from bridge.errors import BuildError, UnsupportedOpError
+from bridge.core.plugin_file import LOADER_ABI
+from bridge.errors import BuildError, LibraryError, UnsupportedOpError
 from bridge.tensorrt.plugins import shape_rules
 
 pytestmark = pytest.mark.skipif(find_spec("torch_tensorrt") is None, reason="needs torch_tensorrt")
@@ -70,7 +72,7 @@ def test_a_rule_that_swaps_height_and_width_is_an_error(monkeypatch):
     text = str(error.value)
     assert "roi_align: output 0 is [3, 4, 2, 3] by the plugin library, and [3, 4, 3, 2] by its reference" in text
     assert "for x [2, 4, 9, 8], rois [3, 5]" in text and f"{__file__}:" in text
-    assert "Mend `shapes` in csrc/ops/*/roi_align.cu, or " in text and "bridge/ops/roi_align.py" in text
+    assert "Mend `shapes` or `outputs` in roi_align.cu, or " in text and "bridge/ops/roi_align.py" in text
 
 
 def test_a_rule_that_is_wrong_at_the_profiles_ends_alone_is_an_error(monkeypatch):
@@ -135,7 +137,12 @@ WRONG = r"""
 #include <stdint.h>
 #include <string.h>
 void* const* getCreators(int32_t* count) { return *count = 0, (void*)0; }
+int32_t bridge_loader_abi() { return ABI; }
+char const* bridge_namespace() { return "bridge"; }
 int32_t bridge_num_ops() { return 1; }
+int32_t bridge_infer_dtypes(char const* name, char const* const* dtypes, char* text, int32_t size) {
+  return DTYPES_RESULT;
+}
 int32_t bridge_schema(int32_t index, char* text, int32_t size) { return strlen(strncpy(text, SCHEMA, size)); }
 int32_t bridge_dtypes(int32_t index, char* text, int32_t size) { return strlen(strncpy(text, "float32", size)); }
 int32_t bridge_infer_shapes(char const* op, void* fields, int32_t const* ranks, int64_t const* extents,
@@ -147,18 +154,59 @@ int32_t bridge_infer_shapes(char const* op, void* fields, int32_t const* ranks, 
 """
 
 
+def compile_c(source, library, dtypes, abi=LOADER_ABI):
+    schema = OPS["relu"].schema_text()
+    text = WRONG.replace("SCHEMA", f'"{schema}"').replace("DTYPES_RESULT", dtypes).replace("ABI", str(abi))
+    source.write_text(text)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True, capture_output=True)
+
+
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 def test_a_plugin_library_with_a_wrong_rule_is_an_error(monkeypatch, tmp_path):
     """A library in which relu turns the extents round."""
-    source, library = tmp_path / "wrong.c", tmp_path / libraries.PLUGIN_LIBRARY
-    source.write_text(WRONG.replace("SCHEMA", f'"{OPS["relu"].schema_text()}"'))
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True, capture_output=True)
+    source, library = tmp_path / "wrong.c", tmp_path / OPS["relu"].library.file_name("plugins")
+    compile_c(source, library, '(strncpy(text, "float32", size), 0)')
     monkeypatch.setenv("BRIDGE_LIBRARY_DIR", str(tmp_path))
     fake = torch.empty(1, 7, 5, device="meta")
     with pytest.raises(BuildError, match=r"relu: output 0 is \[5, 7, 1\] by the plugin library, and \[1, 7, 5\] by"):
         shape_rules.check(call_of_relu(), [fake], [fake])
-    with pytest.raises(UnsupportedOpError, match=f"nms: it has no kernel in {library}"):
+    with pytest.raises(
+        UnsupportedOpError, match=f"nms: an engine needs a kernel of it, and {library} has none: it holds relu;"
+    ):
         shape_rules.check(dataclasses.replace(call_of_relu(), op=OPS["nms"]), [], [])
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@pytest.mark.parametrize(
+    ("dtypes", "kind", "text"),
+    [
+        (
+            '(strncpy(text, "float16", size), 0)',
+            BuildError,
+            "output 0 is float16 by the plugin library, and float32 by",
+        ),
+        (
+            '(strncpy(text, "relu: x is float32, expected float16", size), 1)',
+            UnsupportedOpError,
+            "x is float32, expected",
+        ),
+    ],
+)
+def test_a_plugin_library_with_other_dtypes_is_an_error(monkeypatch, tmp_path, dtypes, kind, text):
+    compile_c(tmp_path / "wrong.c", tmp_path / OPS["relu"].library.file_name("plugins"), dtypes)
+    monkeypatch.setenv("BRIDGE_LIBRARY_DIR", str(tmp_path))
+    fake = torch.empty(1, 7, 5, device="meta")
+    with pytest.raises(kind, match=rf"relu: .*{text}.*model\.py:1"):
+        shape_rules.check(call_of_relu(), [fake], [fake])
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@pytest.mark.parametrize(("abi", "age"), [(LOADER_ABI - 1, "an older"), (LOADER_ABI + 1, "a newer")])
+def test_a_plugin_library_of_another_bridge_is_an_error(monkeypatch, tmp_path, abi, age):
+    compile_c(tmp_path / "wrong.c", tmp_path / OPS["relu"].library.file_name("plugins"), "0", abi)
+    monkeypatch.setenv("BRIDGE_LIBRARY_DIR", str(tmp_path))
+    with pytest.raises(LibraryError, match=rf"built with {age} bridge: its ABI is {abi}, .*Build it again"):
+        OPS["relu"].library.plugins()
 
 
 # Ops without a plugin
@@ -168,16 +216,18 @@ def test_a_plugin_library_with_a_wrong_rule_is_an_error(monkeypatch, tmp_path):
 def tripled():
     """An op of someone's own, with no kernel."""
 
-    def tripled(x: torch.Tensor) -> torch.Tensor:
-        return x * 3
+    with forgotten():
 
-    yield bridge.op(tripled)
-    del OPS["tripled"]
+        @bridge.op("tripling::tripled")
+        def tripled(x: torch.Tensor) -> torch.Tensor:
+            return x * 3
+
+        yield tripled
 
 
 class Tripled(nn.Module):
     def forward(self, x):
-        return torch.ops.bridge.tripled(x + x)
+        return torch.ops.tripling.tripled(x + x)
 
 
 def test_an_op_without_a_kernel_stops_only_the_models_that_use_it(tripled):
@@ -186,15 +236,18 @@ def test_an_op_without_a_kernel_stops_only_the_models_that_use_it(tripled):
         with pytest.raises(UnsupportedOpError) as error:
             ahead(Tripled().eval(), (torch.ones(3),))
     text = str(error.value)
-    assert "bridge.tripled.default (1 use): it has no kernel in " in text and "forward: return torch.ops" in text
-    assert f"it is defined in {__file__}" in text and str(libraries.plugin_library()) in text
-    assert "call the function without @bridge.op" in text and "write csrc/ops/<family>/tripled.cu" in text
+    assert (
+        "tripling.tripled.default (1 use): an engine needs a kernel of it, and libtripling_plugins.so is not in" in text
+    )
+    assert "forward: return torch.ops" in text
+    assert f"the op is defined in {__file__}" in text and "`bridge new op tripling::tripled` makes a package" in text
+    assert "call the function without @bridge.op" in text
 
 
-def test_an_op_without_a_kernel_is_not_missed_in_the_libraries(tripled):
-    assert "tripled" in OPS and "tripled" not in libraries.own_ops()
-    libraries.check_schemas(libraries.own_ops(), libraries.plugin_schemas())
-    assert doctor._schemas().endswith("their schemas match the ops")
+def test_an_op_without_a_kernel_is_not_missed_in_other_libraries(tripled):
+    states = library_table.states()
+    assert "their schemas match the ops" in states["libbridge_plugins.so"]["state"]
+    assert "libtripling_plugins.so is not in" in states["libtripling_plugins.so"]["state"]
 
 
 def test_an_op_without_a_kernel_may_stay_in_pytorch(tripled):

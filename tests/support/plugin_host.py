@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from bridge.core import libraries
+from bridge.core import libraries, plugin_file
 
 CORE, BUILD, RUNTIME = 0, 1, 2
 DTYPES = {
@@ -90,9 +90,9 @@ class Plugin:
     @staticmethod
     def create(name: str, fields: dict[str, Any]) -> int | None:
         """Address of a new plugin, or None where the creator refuses the fields."""
-        pairs = [libraries._field(key, value) for key, value in fields.items()]
-        array = (libraries._Field * max(len(pairs), 1))(*(field for field, _ in pairs))
-        collection = libraries._Fields(len(pairs), array)
+        pairs = [plugin_file.field(key, value) for key, value in fields.items()]
+        array = (plugin_file.Field * max(len(pairs), 1))(*(field for field, _ in pairs))
+        collection = plugin_file.Fields(len(pairs), array)
         return call(
             creators()[name], 0, c_void_p, name.encode(), byref(collection), 0, types=[c_char_p, c_void_p, c_int32]
         )
@@ -105,7 +105,7 @@ class Plugin:
 
     def serialized(self) -> dict[str, tuple[int, bytes]]:
         """Name → (type, bytes) of the fields that an engine would hold."""
-        collection = ctypes.cast(call(self.runtime, 4, c_void_p), POINTER(libraries._Fields)).contents
+        collection = ctypes.cast(call(self.runtime, 4, c_void_p), POINTER(plugin_file.Fields)).contents
         sizes = {1: 4, 6: 1, 10: 8}
         fields = [collection.fields[i] for i in range(collection.count)]
         return {f.name.decode(): (f.type, ctypes.string_at(f.data, f.length * sizes[f.type])) for f in fields}
@@ -226,22 +226,22 @@ def pack_fields(rows: Sequence[tuple[Any, Any, int | None, int | None]], address
     """Fields of (name, value, type, length): None for a type or length is the value's own, `address` None is null."""
     fields, kept = [], []
     for name, value, kind, length in rows:
-        field, buffer = libraries._field("x", [0] if value is None else value)
+        field, buffer = plugin_file.field("x", [0] if value is None else value)
         # Room for as many values of any type.
         room = 8 * max(field.length, 16)
         spare = (ctypes.c_char * room).from_buffer_copy(bytes(buffer).ljust(room, b"\0")[:room])
         kept.append(spare)
         data = None if value is None else ctypes.cast(spare, c_void_p)
         fields.append(
-            libraries._Field(
+            plugin_file.Field(
                 None if name is None else name.encode(),
                 data,
                 field.type if kind is None else kind,
                 field.length if length is None else length,
             )
         )
-    array = (libraries._Field * max(len(fields), 1))(*fields)
-    collection = libraries._Fields(len(fields), array if address is not None else None)
+    array = (plugin_file.Field * max(len(fields), 1))(*fields)
+    collection = plugin_file.Fields(len(fields), array if address is not None else None)
     collection.kept = kept
     return collection
 

@@ -15,7 +15,7 @@ from torch.fx import Graph, GraphModule, Interpreter, Node
 
 from bridge.base.log import logger
 from bridge.base.patches import replace, replace_everywhere
-from bridge.core import foreign, libraries
+from bridge.core import foreign
 from bridge.errors import BridgeError, BuildError
 from bridge.graph.model_source import model_line
 from bridge.graph.scalar_inputs import remove_number_inputs
@@ -30,7 +30,8 @@ from bridge.tensorrt.network.interpreter import as_declared, with_extents
 from bridge.tensorrt.network.op_converter import Conversion
 from bridge.tensorrt.plugins.op_calls import find_calls
 from bridge.tensorrt.plugins.plugin_layers import plugins_for
-from bridge.tensorrt.plugins.registration import load_library
+from bridge.tensorrt.plugins.registration import register_plugins, register_working_plugins
+from bridge.tensorrt.plugins.requirements import libraries_of
 
 Rows = list[dict[str, Any]]
 
@@ -52,7 +53,7 @@ def integrate(
     from torch_tensorrt.dynamo.conversion.converter_utils import broadcast_to_same_shape
     from torch_tensorrt.dynamo.lowering.passes._aten_lowering_pass import ATEN_POST_LOWERING_PASSES
 
-    load_library(flavour.trt(), libraries.plugin_library())  # engines that are loaded, not built, hold plugins too
+    register_working_plugins(flavour.trt())  # engines that are loaded, not built, hold plugins too
     with contextlib.ExitStack() as stack:
         stack.enter_context(registered(flavour))
         op_converter.hold()
@@ -187,7 +188,7 @@ class _BridgeInterpreter(Interpreter):
         self._bridge: Conversion | None = None
         self._bridge_inputs: set[Node] = set()
         if calls:
-            load_library(self.flavour.trt(), libraries.plugin_library())
+            register_plugins(self.flavour.trt(), libraries_of(calls.values()))
             plugins = plugins_for(self.flavour, self.ctx.net, list(calls.values()))
             self._bridge = self.ctx.bridge = Conversion(plugins, calls)
             users = [node for node in module.graph.nodes if node.name in calls]

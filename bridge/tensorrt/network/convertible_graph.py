@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 
 from bridge.core.foreign import targets
-from bridge.core.libraries import MAX_RANK
+from bridge.core.tensors import MAX_RANK
 from bridge.engine_file import dtypes
 from bridge.engine_file.contents import TensorSpec
 from bridge.errors import BuildError, ExportError, SpecializedError, UnsupportedOpError

@@ -210,7 +210,7 @@ def convert(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any
     call = conversion.calls.get(node)
     dtypes = [None] * len(values) if call is None else [tensor and tensor[0] for tensor in call.tensors]
     tensors = [_tensor(ctx, op, *item, name) for item in zip(op.tensors, values, dtypes, strict=True)]
-    title = f"[bridge::{op.name}]-[{name}]"
+    title = f"[{op.qualified_name}]-[{name}]"
     if node in conversion.native:
         outputs = _add_native_layers(ctx, conversion, op, title, tensors, attributes)
     else:

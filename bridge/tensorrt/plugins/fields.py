@@ -10,7 +10,6 @@ from bridge.base import float32
 from bridge.core.op import Op
 from bridge.engine_file.dtypes import DType
 
-NAMESPACE = "bridge"
 VERSION = "1"
 # Names the tensors that are present: a plugin cannot tell which optional ones are absent. "=" marks those that never
 # change.

@@ -13,7 +13,7 @@ from bridge.core.op import Op
 from bridge.errors import BuildError
 from bridge.tensorrt.install.flavour import Flavour
 from bridge.tensorrt.install.tensorrt_log import errors_text, logger
-from bridge.tensorrt.plugins.fields import NAMESPACE, VERSION, Call, make_fields
+from bridge.tensorrt.plugins.fields import VERSION, Call, make_fields
 from bridge.tensorrt.plugins.seeds import seed_model
 
 
@@ -64,9 +64,9 @@ def create_plugin(
 ) -> Any:
     """A plugin from TensorRT's registry. BuildError: its creator is not registered, or refuses the attributes."""
     trt = flavour.trt()
-    creator = trt.get_plugin_registry().get_creator(op.name, VERSION, NAMESPACE)
+    creator = trt.get_plugin_registry().get_creator(op.local_name, VERSION, op.namespace)
     if creator is None:
-        raise BuildError(f"no plugin {NAMESPACE}::{op.name} is registered{errors_text(flavour)}")
+        raise BuildError(f"no plugin {op.qualified_name} is registered{errors_text(flavour)}")
     fields = make_fields(op, present, attributes, constant)
     arrays = [field.array() for field in fields]  # a PluginField only points to its data
     items = [

@@ -1,70 +1,94 @@
-"""Registers the plugin library with a TensorRT runtime."""
+"""Registers libraries of plugins with a TensorRT runtime."""
 
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bridge.core import libraries
-from bridge.core.op import OPS
+from bridge.core.library import LIBRARIES, Library
+from bridge.core.op import Op
 from bridge.errors import LibraryError
-from bridge.tensorrt.plugins.fields import NAMESPACE, TENSORS_FIELD, VERSION
+from bridge.tensorrt.plugins.fields import TENSORS_FIELD, VERSION
 
-_loaded: dict[str, Path] = {}  # name of the runtime's module → the library that this process registered with it
+_registered_files: dict[tuple[str, str], Path] = {}  # module of the runtime, namespace → what this process registered
 
 
-def load_library(trt: ModuleType, path: Path) -> None:
-    """Makes the ops of the plugin library at `path` known to `trt`: TensorRT, TensorRT-RTX or a lean runtime.
+def register_plugins(trt: ModuleType, libraries: Iterable[Library]) -> None:
+    """Makes the plugins of libraries known to `trt`: TensorRT, TensorRT-RTX or a lean runtime.
 
-    Harmless when they are registered already, by this function or by anything else, and are the same ops.
+    Harmless for plugins that are registered already, by this function or by anything else, and are the same.
 
     Raises:
-        LibraryError: TensorRT does not load the library, or other plugins of these names are registered already.
+        LibraryError: a library is missing or broken, TensorRT does not load it, or other plugins of these names are
+            registered already.
     """
-    registered = _registered(trt)
+    for library in libraries:
+        # An op without a plugin is refused where a model uses it; see shape_rules.
+        names = library.plugins().schemas.keys() & library.ops.keys()
+        load_library(trt, library.namespace, library.plugin_library(), {name: library.ops[name] for name in names})
+
+
+def register_working_plugins(trt: ModuleType) -> None:
+    """Makes the plugins of every library known that has some: an engine that is loaded may hold any of them."""
+    register_plugins(trt, [each for each in LIBRARIES.values() if each.find("plugins") and "" not in each.problems])
+
+
+def load_library(trt: ModuleType, namespace: str, path: Path, ops: Mapping[str, Op]) -> None:
+    """Makes the plugins in a file known to `trt`; ops: those of the library that have a plugin, by local name.
+
+    LibraryError: see register_plugins.
+    """
+    registered = _registered(trt, namespace)
     if not registered:
         if trt.get_plugin_registry().load_library(str(path)) is None:
             raise LibraryError(f"{trt.__name__} {trt.__version__} did not load the plugin library {path}")
-        _loaded[trt.__name__] = path
-        registered = _registered(trt)
-    # An op of someone's own, for which there is no plugin, is refused where a model uses it; see shape_rules.
-    names = [name for name in libraries.plugin_schemas() if name in OPS]
-    differences = [name for name in names if registered.get(name) != _expected(name)]
-    if differences:
-        raise LibraryError(_conflict(trt, path, registered, differences))
+        _registered_files[trt.__name__, namespace] = path
+        registered = _registered(trt, namespace)
+    differing = {name: op for name, op in ops.items() if registered.get(name) != _expected(op)}
+    if differing:
+        raise LibraryError(_conflict_text(trt, namespace, path, registered, differing))
 
 
-def _registered(trt: ModuleType) -> dict[str, set[str]]:
-    """The field names of every plugin of our namespace and version, by name."""
+def _registered(trt: ModuleType, namespace: str) -> dict[str, set[str]]:
+    """The field names of every plugin of a namespace in our version, by name."""
     creators = trt.get_plugin_registry().all_creators
-    ours = [c for c in creators if getattr(c, "plugin_namespace", None) == NAMESPACE and c.plugin_version == VERSION]
-    return {creator.name: _field_names(creator) for creator in ours}
+    own = [c for c in creators if getattr(c, "plugin_namespace", None) == namespace and c.plugin_version == VERSION]
+    return {creator.name: _field_names(creator) for creator in own}
 
 
 def _field_names(creator: Any) -> set[str]:
     return {field.name for field in creator.field_names}
 
 
-def _expected(name: str) -> set[str]:
-    return {attribute.name for attribute in OPS[name].attributes} | {TENSORS_FIELD}
+def _expected(op: Op) -> set[str]:
+    return {attribute.name for attribute in op.attributes} | {TENSORS_FIELD}
 
 
-def _conflict(trt: ModuleType, path: Path, registered: dict[str, set[str]], names: list[str]) -> str:
-    owner = _loaded.get(trt.__name__)
-    origin = f"from {owner}" if owner is not None else f"by something other than bridge ({_candidates(path)})"
+def _conflict_text(
+    trt: ModuleType, namespace: str, path: Path, registered: dict[str, set[str]], differing: Mapping[str, Op]
+) -> str:
+    owner = _registered_files.get((trt.__name__, namespace))
+    origin = (
+        f"from {owner}" if owner is not None else f"by something other than bridge ({_candidates(namespace, path)})"
+    )
     lines = [
         f"  {name}: {f'has fields {sorted(registered[name])}' if name in registered else 'is missing'},"
-        f" expected fields {sorted(_expected(name))}"
-        for name in names
+        f" expected fields {sorted(_expected(op))}"
+        for name, op in sorted(differing.items())
     ]
     return (
-        f"the plugins registered with {trt.__name__} {origin} are not those of {path}:\n" + "\n".join(lines) + "\n"
-        "Keep one plugin library in a process: unset LD_PRELOAD, load no second copy, or build bridge again."
+        f"the plugins of {namespace} registered with {trt.__name__} {origin} are not those of {path}:\n"
+        + "\n".join(lines)
+        + "\nKeep one version of a plugin library in a process: unset LD_PRELOAD, load no second copy, or build it "
+        "again."
     )
 
 
-def _candidates(path: Path) -> str:
-    """Other libraries in this process that may be bridge's, going by their names."""
+def _candidates(namespace: str, path: Path) -> str:
+    """Other libraries in this process that may hold the namespace's plugins, going by their names."""
     maps = Path("/proc/self/maps")
     lines = maps.read_text().splitlines() if maps.exists() else []
-    found = {line.split(maxsplit=5)[5] for line in lines if "bridge" in line.rpartition("/")[2] and ".so" in line}
+    name = re.compile(rf"{namespace}[^/]*\.so")
+    found = {line.split(maxsplit=5)[5] for line in lines if name.search(line.rpartition("/")[2])}
     return ", ".join(sorted(found - {str(path)})) or "no other file in this process looks like it"

@@ -5,8 +5,6 @@ The graph's shapes are the reference's. An engine has the plugin library's, at e
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import sympy
@@ -24,14 +22,25 @@ Extents = Mapping[sympy.Symbol, sympy.Integer]
 
 def refusal(op: Op) -> str | None:
     """That an op has no plugin, and what to do; None where it has."""
-    library = libraries.find(libraries.PLUGIN_LIBRARY)
-    if library is None or op.name in _plugins(library):
+    library = op.library
+    if problem := library.problem_of(op.local_name):
+        return f"its native library cannot be used: {problem}"
+    if library.has_plugin(op.local_name):
         return None
     return (
-        f"it has no kernel in {library}, and an engine needs one; it is defined in {_file(op)}. Where plain torch does,"
-        f" call the function without @bridge.op, and its own operators are converted; else write"
-        f" csrc/ops/<family>/{op.name}.cu and build bridge again"
+        f"an engine needs a kernel of it, and {_absence(op)}; the op is defined in {_file(op)}. Write its op struct "
+        f"and kernel: `bridge new op {op.qualified_name}` makes a package with both. Where plain torch does, call the "
+        "function without @bridge.op, and its own operators are converted"
     )
+
+
+def _absence(op: Op) -> str:
+    """That a library has no plugin of an op, and what it has instead."""
+    library = op.library
+    if library.find("plugins") is None:
+        return library.missing_text("plugins")
+    names = sorted(library.plugins().schemas)
+    return f"{library.plugin_library()} has none: it holds {', '.join(names)}"
 
 
 def check(call: Call, tensors: Sequence[torch.Tensor | None], results: Sequence[torch.Tensor]) -> None:
@@ -43,6 +52,7 @@ def check(call: Call, tensors: Sequence[torch.Tensor | None], results: Sequence[
     """
     if (reason := refusal(call.op)) is not None:
         raise UnsupportedOpError(f"{call.op.name}: {reason}; {call.line or 'at an unknown line'}")
+    _check_dtypes(call)
     for extents, certain in _places([tensor for tensor in tensors if tensor is not None]):
         shapes = [None if tensor is None else _shape(tensor, extents) for tensor in tensors]
         if any(shape is not None and -1 in shape for shape in shapes):
@@ -62,6 +72,20 @@ def check(call: Call, tensors: Sequence[torch.Tensor | None], results: Sequence[
                 raise BuildError(_difference(call, place, *rules, f" for {inputs}"))
 
 
+def _check_dtypes(call: Call) -> None:
+    """UnsupportedOpError: the kernel does not take a dtype. BuildError: it gives another one than the reference."""
+    names = [None if tensor is None else tensor[0].name for tensor in call.tensors]
+    try:
+        inferred = call.op.library.plugins().infer_dtypes(call.op.local_name, names)
+    except OpInputError as error:
+        reason = f"its kernel does not take these tensors: {error}"
+        raise UnsupportedOpError(f"{call.op.name}: {reason}; {call.line or 'at an unknown line'}") from error
+    for place, (dtype, declared) in enumerate(zip(inferred, call.outputs, strict=True)):
+        if dtype != declared.name:
+            rules = f"{dtype} by the plugin library", f"{declared.name} by its reference"
+            raise BuildError(_difference(call, place, *rules))
+
+
 def check_network(call: Call, inferred: Sequence[tuple[int, ...]]) -> None:
     """Compares what the network infers, -1 for what depends on its inputs, with the graph. BuildError: they differ."""
     for place, (shape, declared) in enumerate(zip(inferred, call.results, strict=False)):
@@ -74,11 +98,6 @@ def _differ(inferred: Sequence[int], declared: Sequence[int]) -> bool:
     """Whether two shapes do, -1 where an extent is not known."""
     pairs = zip(inferred, declared, strict=False)
     return len(inferred) != len(declared) or any(a >= 0 and b >= 0 and a != b for a, b in pairs)
-
-
-@cache
-def _plugins(library: Path) -> frozenset[str]:
-    return frozenset(libraries.plugin_schemas())
 
 
 def _places(tensors: Sequence[torch.Tensor]) -> Iterator[tuple[Extents, bool]]:
@@ -122,7 +141,8 @@ def _difference(call: Call, place: int, inferred: str, declared: str, inputs: st
 
 
 def _where(call: Call) -> str:
-    return f"; {call.line or 'at an unknown line'}\nMend `shapes` in csrc/ops/*/{call.op.name}.cu, or {_file(call.op)}."
+    files = f"{call.op.local_name}.cu, or {_file(call.op)}"
+    return f"; {call.line or 'at an unknown line'}\nMend `shapes` or `outputs` in {files}."
 
 
 def _file(op: Op) -> str:

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from bridge.core import libraries
-from bridge.core.op import OPS
+from bridge.core.op import NAMESPACE, OPS
 from bridge.engine_file.contents import EngineFile
 from bridge.engine_file.dtypes import from_trt
-from bridge.errors import EngineError
+from bridge.errors import EngineError, LibraryError
 from bridge.tensorrt.install import gpu
 from bridge.tensorrt.install.flavour import Flavour, detect, release
 from bridge.tensorrt.install.tensorrt_log import errors_text, logger, take_errors
 from bridge.tensorrt.plugins import fields
-from bridge.tensorrt.plugins.registration import load_library
+from bridge.tensorrt.plugins.registration import register_plugins
 from bridge.tensorrt.run.context import Context, Scratch
 from bridge.tensorrt.run.contexts import ContextFactory
 from bridge.tensorrt.run.replay import GraphReplays
@@ -106,12 +106,29 @@ def check_compatible(file: EngineFile, flavour: Flavour) -> None:
             f"version that built them: compile the model again here, or install {file.flavour} {file.tensorrt_version}"
         )
     for name, version in file.plugins.items():
-        if name not in OPS or version != fields.VERSION:
-            available = ", ".join(f"{op} {fields.VERSION}" for op in sorted(OPS))
-            raise EngineError(
-                f"the engine needs plugin {name} version {version}; this bridge has {available}: "
-                "compile the model again, or install the bridge that built it"
-            )
+        _check_plugin(file, name, version)
+
+
+def _check_plugin(file: EngineFile, name: str, version: str) -> None:
+    namespace = name.rpartition("::")[0] or NAMESPACE
+    try:
+        library = libraries.library(namespace)
+    except LibraryError as error:
+        raise EngineError(f"the engine needs the plugin {name}{_origin_text(file, namespace)}, but {error}") from error
+    if name not in OPS or version != fields.VERSION:
+        available = ", ".join(f"{op.name} {fields.VERSION}" for _, op in sorted(library.ops.items()))
+        raise EngineError(
+            f"the engine needs plugin {name} version {version}{_origin_text(file, namespace)}; this {namespace} has "
+            f"{available}: compile the model again, or install the {namespace} that built it"
+        )
+
+
+def _origin_text(file: EngineFile, namespace: str) -> str:
+    """Where the library came from that an engine was built with, as far as its file says so."""
+    for row in file.metadata.get("libraries", []):
+        if row["namespace"] == namespace:
+            return f" of {row['origin']} ({row['file']}, SHA-256 {row['sha256'][:12]})"
+    return ""
 
 
 def _build_text(file: EngineFile) -> str:
@@ -134,8 +151,8 @@ def _cuda_device(file: EngineFile, device: torch.device | str | int | None) -> t
 def _deserialize(file: EngineFile, flavour: Flavour) -> Any:
     """TensorRT's engine, on the current GPU."""
     trt = flavour.trt()
-    if file.plugins:
-        load_library(trt, libraries.plugin_library())
+    namespaces = sorted({name.rpartition("::")[0] or NAMESPACE for name in file.plugins})
+    register_plugins(trt, map(libraries.library, namespaces))
     take_errors(flavour)
     engine = trt.Runtime(logger(flavour)).deserialize_cuda_engine(file.engine)
     if engine is None:

@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "core/infer.h"
+#include "core/library.h"
 #include "core/schema.h"
 #include "hosts/tensorrt/fields.h"
 
@@ -36,7 +37,45 @@ std::vector<bridge::Shape> read_shapes(size_t count, int32_t const* ranks, int64
   return shapes;
 }
 
+// The dtype of that name; kUnsupported when kernels have none.
+bridge::DType dtype_of(std::string const& name) {
+  for (bridge::DType dtype : bridge::kDTypes) {
+    if (name == bridge::dtype_name(dtype)) return dtype;
+  }
+  return bridge::DType::kUnsupported;
+}
+
+bridge::OpType const& op_of(char const* name) {
+  bridge::require(name != nullptr, "the name is null");
+  bridge::OpType const* type = bridge::find_op(name);
+  bridge::require(type != nullptr, "there is no op \"", name, "\"");
+  return *type;
+}
+
+// Throws unless the op takes them; returns those of its outputs, "float32,int64".
+std::string infer_dtypes(bridge::OpType const& type, char const* const* dtypes) {
+  bridge::require(dtypes && dtypes[0], "the dtype of the first tensor is null");
+  bridge::DType const first = dtype_of(dtypes[0]);
+  for (size_t i = 0; i < type.inputs.size(); ++i) {
+    bridge::Param const& param = type.inputs[i];
+    if (!dtypes[i] || bridge::accepts(param.types, dtype_of(dtypes[i]), first)) continue;
+    bridge::require(false, type.name, ": ", param.name, " is ", dtypes[i], ", expected ",
+                    bridge::accepted_dtypes(param, first));
+  }
+  std::string names;
+  for (bridge::Param const& output : type.outputs) {
+    names += (names.empty() ? "" : ",") + std::string(bridge::dtype_name(bridge::output_dtype(output, first)));
+  }
+  return names;
+}
+
 }  // namespace
+
+// Which of these functions there are and what they take: the loader refuses a library of another number.
+BRIDGE_EXPORT int32_t bridge_loader_abi() { return bridge::kLoaderAbi; }
+
+// The namespace of the ops.
+BRIDGE_EXPORT char const* bridge_namespace() { return bridge::kNamespace; }
 
 // Number of ops in the table.
 BRIDGE_EXPORT int32_t bridge_num_ops() { return static_cast<int32_t>(bridge::op_table().size()); }
@@ -60,12 +99,11 @@ BRIDGE_EXPORT int32_t bridge_infer_shapes(char const* name, bridge::trt::FieldCo
                                           int32_t const* ranks, int64_t const* extents, int32_t* out_ranks,
                                           int64_t* out_extents, char* message, int32_t message_size) {
   try {
-    bridge::require(name && ranks && out_ranks && out_extents, "an argument is null");
-    bridge::OpType const* type = bridge::find_op(name);
-    bridge::require(type != nullptr, "there is no op \"", name, "\"");
-    std::unique_ptr<bridge::Op> const op = type->create();
-    bridge::read_fields(*type, *op, fields);
-    auto const outputs = bridge::infer_shapes(*type, *op, read_shapes(type->inputs.size(), ranks, extents));
+    bridge::require(ranks && out_ranks && out_extents, "an argument is null");
+    bridge::OpType const& type = op_of(name);
+    std::unique_ptr<bridge::Op> const op = type.create();
+    bridge::read_fields(type, *op, fields);
+    auto const outputs = bridge::infer_shapes(type, *op, read_shapes(type.inputs.size(), ranks, extents));
     for (size_t i = 0; i < outputs.size(); ++i) {
       out_ranks[i] = outputs[i].rank;
       for (int d = 0; d < outputs[i].rank; ++d) out_extents[i * bridge::kMaxRank + d] = outputs[i][d].value();
@@ -73,6 +111,18 @@ BRIDGE_EXPORT int32_t bridge_infer_shapes(char const* name, bridge::trt::FieldCo
     return 0;
   } catch (std::exception const& error) {
     copy_text(error.what(), message, message_size);
+    return 1;
+  }
+}
+
+// Checks the dtypes of an op's tensors. dtypes: a name for each tensor of the signature, null for an absent one. Returns
+// 0 with those of the outputs, "float32,int64", or 1 with a message.
+BRIDGE_EXPORT int32_t bridge_infer_dtypes(char const* name, char const* const* dtypes, char* text, int32_t size) {
+  try {
+    copy_text(infer_dtypes(op_of(name), dtypes), text, size);
+    return 0;
+  } catch (std::exception const& error) {
+    copy_text(error.what(), text, size);
     return 1;
   }
 }

@@ -4,6 +4,8 @@
 #include <cstdio>
 #include <exception>
 
+#include "core/library.h"
+
 namespace bridge {
 
 // Runs `body`. Its errors go to stderr, for TensorRT's logger is not ours to call, and `failure` to TensorRT.
@@ -12,9 +14,9 @@ Result guarded(char const* op, char const* where, Result failure, Body&& body) n
   try {
     return body();
   } catch (std::exception const& error) {
-    std::fprintf(stderr, "[bridge] plugin %s, %s: %s\n", op, where, error.what());
+    std::fprintf(stderr, "[%s] plugin %s, %s: %s\n", kNamespace, op, where, error.what());
   } catch (...) {
-    std::fprintf(stderr, "[bridge] plugin %s, %s: unknown error\n", op, where);
+    std::fprintf(stderr, "[%s] plugin %s, %s: unknown error\n", kNamespace, op, where);
   }
   return failure;
 }

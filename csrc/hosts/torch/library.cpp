@@ -1,4 +1,4 @@
-// PyTorch as a host: every op of the table as the CUDA implementation of torch.ops.bridge.<name>, over the stable ABI.
+// PyTorch as a host: every op of the table as the CUDA implementation of torch.ops.<namespace>.<name>, over the stable ABI.
 // The schemas are defined in Python (bridge/core/op.py), where the reference is.
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
@@ -9,6 +9,7 @@
 #include <atomic>
 #include <utility>
 
+#include "core/library.h"
 #include "hosts/torch/call.h"
 
 namespace bridge {
@@ -60,7 +61,7 @@ constexpr auto trampolines(std::index_sequence<kIndex...>) {
 void implement(OpType const& type, size_t index) {
   static constexpr auto kTrampolines = trampolines(std::make_index_sequence<kMaxOps>());
   static auto* library = new torch::stable::detail::StableLibrary(
-      torch::stable::detail::StableLibrary::Kind::IMPL, "bridge", "CUDA", "csrc/hosts/torch/library.cpp", __LINE__);
+      torch::stable::detail::StableLibrary::Kind::IMPL, kNamespace, "CUDA", "csrc/hosts/torch/library.cpp", __LINE__);
   require(index < kMaxOps, "more than ", kMaxOps, " ops: raise kMaxOps in csrc/hosts/torch/library.cpp");
   library->impl(type.name.c_str(), kTrampolines[index]);
 }

@@ -3,7 +3,7 @@
 
 #include <cfloat>
 
-#include "kernels/common/vec.cuh"
+#include "vec.cuh"
 
 namespace bridge {
 

@@ -1,4 +1,4 @@
-// An op of the table as an IPluginV3, in the namespace "bridge".
+// An op of the table as an IPluginV3, in the namespace of its library.
 #pragma once
 
 #include <utility>

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/infer.h"
+#include "core/library.h"
 #include "core/op.h"
 #include "hosts/tensorrt/fields.h"
 #include "hosts/tensorrt/guard.h"
@@ -15,7 +16,6 @@
 
 namespace bridge {
 
-constexpr char const* kNamespace = "bridge";
 constexpr char const* kVersion = "1";
 
 struct PluginOp {

@@ -1,0 +1,49 @@
+"""What an engine needs of libraries: their plugins, in the version that it was built with, with code for its target."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from bridge.base.files import sha256
+from bridge.core.device_code import device_codes, lacking_text
+from bridge.core.library import Library
+from bridge.errors import TargetError
+from bridge.tensorrt.plugins.fields import Call
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A library that an engine needs. file: the name of the library of plugins; sha256: of its content. origin: the
+    package that it came from, with its version, or the script."""
+
+    namespace: str
+    file: str
+    sha256: str
+    origin: str
+
+
+def libraries_of(calls: Iterable[Call]) -> list[Library]:
+    """The libraries whose ops are called, each once, by namespace."""
+    found = {call.op.namespace: call.op.library for call in calls}
+    return [found[namespace] for namespace in sorted(found)]
+
+
+def requirements(libraries: Iterable[Library]) -> list[Requirement]:
+    """What an engine with plugins of these libraries needs. LibraryError: one has no library of plugins."""
+    return [
+        Requirement(each.namespace, each.plugin_library().name, sha256(each.plugin_library()), each.origin)
+        for each in libraries
+    ]
+
+
+def check_targets(calls: Sequence[Call], target: str) -> None:
+    """TargetError: a plugin's library holds no code that runs on the target."""
+    for library in libraries_of(calls):
+        path = library.plugin_library()
+        if lacking := lacking_text(device_codes(path), target):
+            users = ", ".join(sorted({call.op.name for call in calls if call.op.library is library}))
+            capability = target.removeprefix("sm")
+            raise TargetError(
+                f"{users}: {path} holds {lacking}. Build the library for it: BRIDGE_CUDA_ARCHITECTURES="
+                f'"{capability}" pip install --force-reinstall --no-deps . (a list such as "86;{capability}" for '
+                "several), or compile for another target"
+            )
