@@ -166,6 +166,7 @@ def check_supported(module: GraphModule, flavour: Flavour) -> None:
             + "\n".join(_uses_text(name, nodes, reasons[name]) for name, nodes in refused.items())
             + "\nRewrite these lines with other operations, or make an op of them with @bridge.op and a kernel;"
             ' torch.compile(model, backend="bridge", options={"fallback": True}) runs them in PyTorch.'
+            " docs/unsupported.md compares these ways."
         )
 
 
