@@ -1,19 +1,19 @@
-"""The peers of every op, which stand beside its workloads."""
+"""The peers of every op, as the workload modules define them."""
 
 from bridge.base.modules import modules_of
 from bridge.bench.peer import Peer
 
 
-def find() -> tuple[Peer, ...]:
+def discover() -> tuple[Peer, ...]:
     """Every peer, op by op."""
     return tuple(peer for _, module in modules_of("bridge.bench.workloads") for peer in getattr(module, "PEERS", ()))
 
 
-PEERS = find()
+PEERS = discover()
 
 
 def select(names: list[str]) -> list[Peer]:
-    """Peers of these names; none: all. ValueError: a name that no peer has."""
+    """The peers of these names; all if there are no names. ValueError: an unknown name."""
     known = sorted({peer.name for peer in PEERS})
     for name in names:
         if name not in known:

@@ -118,13 +118,14 @@ class Library:
         if self.problems:
             raise LibraryError(next(iter(self.problems.values())))
 
-    def add(self, op: Any) -> None:
-        """Takes an op in, whose name is registered with torch.
+    def add(self, op: Any, loads_kernels: bool = True) -> None:
+        """Takes an op in, whose name is registered with torch. loads_kernels: else it has its own.
 
         What is wrong with its native half is kept in `problems`, with a warning: it must not stop what does not use it.
         """
         self.ops[op.local_name] = op
-        self._load_kernels()
+        if loads_kernels:
+            self._load_kernels()
         self._compare(op)
         if problem := self.problems.get(op.local_name):
             warnings.warn(f"{op.qualified_name}: {problem}", stacklevel=4)
@@ -208,16 +209,12 @@ _MEND = "Build the native libraries again (pip install .), or mend the side that
 
 def _mismatch(op: Any, schemas: Mapping[str, str]) -> str | None:
     native = schemas.get(op.local_name)
-    if native is None or _canonical(op.schema_text()) == _canonical(native):
+    if native is None or op.matches(native):
         return None
     return (
         f"op {op.name}: its reference and its op struct, {op.local_name}.cu, disagree.\n"
         f"  Python: {op.schema_text()}\n  native: {native}\n{_MEND}"
     )
-
-
-def _canonical(schema: str) -> str:
-    return str(torch._C.parse_schema(schema))
 
 
 def _package_folders(module: str) -> Iterator[Path]:

@@ -157,8 +157,8 @@ def _break_text(reason: Any) -> str:
     frame: traceback.FrameSummary | None = reason.user_stack[-1] if reason.user_stack else None
     where = f"{frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" if frame is not None else "an unknown line"
     lines = [line.strip() for line in reason.reason.splitlines()]
-    said = [line.removeprefix("Explanation: ") for line in lines if line and not line.startswith(_BREAK_BOILERPLATE)]
-    return f"{'; '.join(said)}\n  {where}"
+    reasons = [line.removeprefix("Explanation: ") for line in lines if line and not line.startswith(_BREAK_BOILERPLATE)]
+    return f"{'; '.join(reasons)}\n  {where}"
 
 
 _BREAK_BOILERPLATE = ("Hint:", "Developer debug context", "For more details")
@@ -176,10 +176,12 @@ def is_weight(node: Node) -> bool:
     return bool(node.meta.get("tensor_dict", {}).get("_dynamo_static_input_type"))
 
 
-def without_runtime_asserts(wanted: bool = True) -> contextlib.AbstractContextManager[None]:
-    """Within it torch.export writes no assertions on extents into programs, where `wanted` or already set so."""
-    unwanted = torch._dynamo.config.do_not_emit_runtime_asserts or wanted
-    patch: contextlib.AbstractContextManager[None] = torch._dynamo.config.patch(do_not_emit_runtime_asserts=unwanted)
+def without_runtime_asserts(enabled: bool = True) -> contextlib.AbstractContextManager[None]:
+    """Within it torch.export writes no assertions on extents into programs, where `enabled`, or disabled already."""
+    disabled_asserts = torch._dynamo.config.do_not_emit_runtime_asserts or enabled
+    patch: contextlib.AbstractContextManager[None] = torch._dynamo.config.patch(
+        do_not_emit_runtime_asserts=disabled_asserts
+    )
     return patch
 
 

@@ -286,7 +286,7 @@ def test_the_peer_of_nms_keeps_the_same(monkeypatch):
     workload = boxes_of("1000 boxes, few stay")
     args, settings = workload.arguments(torch.device("cpu"))
     (peer,) = (peer for peer in peers.select(["torchvision"]) if peer.op == "nms")
-    found = measure._peer(peer, workload, args, settings)
+    found = measure._measure_peer(peer, workload, args, settings)
     assert found["us"] == 1 and found["difference"] <= 0.01 and len(calls) == 1
 
 
@@ -381,7 +381,7 @@ def test_a_peer_that_is_not_installed_is_reported(monkeypatch):
     monkeypatch.setattr("bridge.bench.peer.import_module", fail)
     (peer,) = (peer for peer in peers.select(["mmcv"]) if peer.op == "deform_conv2d")
     workload = next(w for w in WORKLOADS if w.op == "deform_conv2d")
-    assert measure._peer(peer, workload, [], {}) == {
+    assert measure._measure_peer(peer, workload, [], {}) == {
         "missing": "ImportError: No module named 'mmcv.ops.modulated_deform_conv'"
     }
 
@@ -393,7 +393,7 @@ def test_a_peer_is_compared_with_ours(monkeypatch):
     monkeypatch.setattr(measure, "time_call", lambda call, arguments: Timing(1.0, 1.0, 1.0, 0.0))
 
     def measured(answer, **changes):
-        return measure._peer(Peer("p", "rope", lambda *_: answer, **changes), workload, args, settings)
+        return measure._measure_peer(Peer("p", "rope", lambda *_: answer, **changes), workload, args, settings)
 
     def ours(given):
         return measure.OPS["rope"].overload(*given, **settings)
@@ -417,7 +417,7 @@ def test_a_peer_is_compared_with_ours(monkeypatch):
 def test_a_peer_that_ignores_strides_gets_none():
     (peer,) = (peer for peer in peers.select(["mmcv"]) if peer.op == "deform_conv2d")
     workload = next(w for w in WORKLOADS if w.name == "small, channels-last")
-    assert "channels-last" in measure._peer(peer, workload, [], {})["missing"]
+    assert "channels-last" in measure._measure_peer(peer, workload, [], {})["missing"]
 
 
 def test_growth_has_the_peers_that_are_named_alone(capsys, monkeypatch):

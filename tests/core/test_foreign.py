@@ -14,6 +14,7 @@ from torch import nn
 
 import bridge
 from bridge.core import foreign
+from bridge.core.binding import bind
 from bridge.core.op import OPS
 from bridge.doors import torch_tensorrt_door as door
 from bridge.errors import EngineError, OpDefinitionError, UnsupportedOpError
@@ -64,14 +65,14 @@ def test_torchvisions_arguments_mean_what_bridges_do(seed):
 
 def test_a_name_is_taken_once_and_stands_for_an_op_that_exists(monkeypatch):
     monkeypatch.setattr(foreign, "FOREIGN", {})
-    foreign.stands_for("acme::suppress", "nms", dict)
+    bind("acme::suppress", "nms", arguments=dict)
     for name, op, text in [
-        ("acme::suppress", "relu", "op relu: acme::suppress is taken by the op nms"),
-        ("suppress", "nms", "op nms: 'suppress' is no operator's name"),
+        ("acme::suppress", "relu", "acme::suppress is bound already, to the op nms"),
+        ("suppress", "nms", "'suppress' is no operator's name"),
         ("acme::other", "nmz", f"acme::other: no op is called 'nmz'; there are {', '.join(sorted(OPS))}"),
     ]:
         with pytest.raises(OpDefinitionError, match=text):
-            foreign.stands_for(name, op, dict)
+            bind(name, op, arguments=dict)
     assert list(foreign.FOREIGN) == ["acme::suppress"]
 
 
@@ -128,7 +129,7 @@ def test_groups_that_contradict_the_shapes_are_refused(place, value, text):
     program = torch.export.export(Torchvision().eval(), (torch.randn(2, 4, 10, 9),))
     node = next(n for n in program.graph.nodes if "deform_conv2d" in n.name and n.args[11] == 1)
     node.update_arg(place, value)
-    assert foreign.refuse(node) == text
+    assert foreign.reason_against(node) == text
     with pytest.raises(UnsupportedOpError, match=f"{text}; .*in forward"):
         find_calls(program.graph_module)
 

@@ -17,8 +17,8 @@ ANYWHERE = {
 PRIVATE = {
     "torch._C": {
         "core/derivatives.py": "the stack of functorch's interpreters",
-        "core/library.py": "parse_schema",
-        "core/op.py": "dispatch keys, aliasing and the stack of dispatch modes",
+        "core/binding.py": "parse_schema",
+        "core/op.py": "parse_schema, dispatch keys, aliasing and the stack of dispatch modes",
         "engine/process_state.py": "cuDNN's and MKL-DNN's switches, dispatch keys",
         "tensorrt/run/streams.py": "the current stream's handle, without the cost of a Stream object",
     },

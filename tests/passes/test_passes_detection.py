@@ -11,7 +11,7 @@ from torch.export import Dim
 
 import bridge
 from bridge.graph import capture
-from bridge.passes import rewrite, selected
+from bridge.passes import pass_names, rewrite
 
 transformers = pytest.importorskip("transformers", reason="needs transformers")
 
@@ -42,7 +42,7 @@ def attention_of(name, points=None):
 @pytest.mark.parametrize("name", [*MODULES, *FUNCTIONS, *WITH_POINTS])
 def test_attention_of(name):
     attend = attention_of(name)
-    found, outcomes = rewrite(export(attend, arguments()), selected(True))
+    found, outcomes = rewrite(export(attend, arguments()), pass_names(True))
     assert [outcome.what for outcome in outcomes] == ["bridge.ms_deform_attn over levels of 4x5, 2x3, 1x2"]
     assert len(calls(found)) == 1
     check_same(found, attend, tuple(tensor.flip(0) for tensor in arguments()))
@@ -51,7 +51,7 @@ def test_attention_of(name):
 def test_levels_with_other_numbers_of_points_are_declined():
     attend = attention_of("d_fine", points=[4, 2, 3])
     program = export(attend, arguments())
-    found, (outcome,) = rewrite(program, selected(True))
+    found, (outcome,) = rewrite(program, pass_names(True))
     assert found is program and "its levels have 4, 2, 3 points" in outcome.what
 
 
@@ -101,7 +101,7 @@ SHAPES = {"pixel_values": {0: Dim("batch", min=1, max=4)}}
 def test_deformable_detr():
     model = deformable_detr()
     program = capture.export(model, (image(),), {}, SHAPES)
-    found, outcomes = rewrite(program, selected(True))
+    found, outcomes = rewrite(program, pass_names(True))
     assert [outcome.replaced for outcome in outcomes] == [True] * 3  # one encoder layer, two decoder layers
     assert all("modeling_deformable_detr.py" in outcome.line for outcome in outcomes)
     for batch in (1, 3):

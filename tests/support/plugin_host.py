@@ -1,6 +1,6 @@
-"""A host for V3 plugins in Python: calls a plugin's virtual functions as TensorRT does, in the order that it does.
+"""A host for V3 plugins in Python: calls a plugin's virtual functions like TensorRT, in the same order.
 
-The slots are those of csrc/hosts/tensorrt/abi.h. With it plugins run without TensorRT, and without a GPU up to enqueue.
+The slots are those of csrc/hosts/tensorrt/abi.h. Plugins run here without TensorRT, and up to enqueue without a GPU.
 """
 
 import ctypes
@@ -72,8 +72,8 @@ def creators() -> dict[str, int]:
     library = ctypes.CDLL(str(libraries.plugin_library()))
     library.getCreators.restype = POINTER(c_void_p)
     count = c_int32()
-    found = library.getCreators(byref(count))
-    return {call(found[i], 2, c_char_p).decode(): found[i] for i in range(count.value)}
+    addresses = library.getCreators(byref(count))
+    return {call(addresses[i], 2, c_char_p).decode(): addresses[i] for i in range(count.value)}
 
 
 class Plugin:
@@ -83,7 +83,7 @@ class Plugin:
         assert this, "no plugin"
         self.this = this
         self.core, self.build, self.runtime = (
-            call(this, 0, c_void_p, kind, types=[c_int32]) for kind in (CORE, BUILD, RUNTIME)
+            call(this, 0, c_void_p, interface, types=[c_int32]) for interface in (CORE, BUILD, RUNTIME)
         )
         self.num_outputs = call(self.build, 4, c_int32)
 
@@ -144,10 +144,10 @@ class Plugin:
         return call(self.build, 5, c_size_t, *given, types=[c_void_p, c_int32] * 2)
 
     def tactics(self) -> list[int]:
-        """Those of the shapes that it was configured with."""
-        found = (c_int32 * call(self.build, 7, c_int32))()
-        assert call(self.build, 6, c_int32, found, len(found), types=[c_void_p, c_int32]) == 0
-        return list(found)
+        """The tactics for the shapes that it was configured with."""
+        tactics = (c_int32 * call(self.build, 7, c_int32))()
+        assert call(self.build, 6, c_int32, tactics, len(tactics), types=[c_void_p, c_int32]) == 0
+        return list(tactics)
 
     def timing_cache_id(self) -> str | None:
         text = call(self.build, 8, c_char_p)
@@ -176,7 +176,7 @@ class Plugin:
         return call(self.runtime, 2, c_int32, *given, types=[c_void_p] * 6)
 
 
-# What no TensorRT would do, for tests/fuzz/fuzz_plugins.py: nothing here is checked.
+# Calls that TensorRT never makes, for tests/fuzz/fuzz_plugins.py. Nothing here is checked.
 
 
 def delete(this: int) -> None:
@@ -185,7 +185,7 @@ def delete(this: int) -> None:
 
 
 def _packed(rows: Sequence[bytes]) -> Any:
-    """One row after the other, and room for some more."""
+    """The rows concatenated, with spare room."""
     data = b"".join(rows)
     return (ctypes.c_char * (len(data) + 8 * ctypes.sizeof(DynamicDesc))).from_buffer_copy(
         data + bytes(8 * ctypes.sizeof(DynamicDesc))
@@ -207,7 +207,7 @@ def pack_tensors(rows: Sequence[Sequence[Any]]) -> Any:
 
 
 def pack_dynamic(rows: Sequence[Sequence[Any]], largest: Sequence[Sequence[Any]]) -> Any:
-    """The same for a build, with the greatest extents of the profile."""
+    """The same for a build. largest: the max of the profile."""
     return _packed(
         [
             _desc_bytes(row) + _dims_bytes(*row[:2]) + _dims_bytes(*most[:2]) + _dims_bytes(*row[:2])
@@ -217,7 +217,7 @@ def pack_dynamic(rows: Sequence[Sequence[Any]], largest: Sequence[Sequence[Any]]
 
 
 def pack_exprs(shapes: Sequence[tuple[Sequence[int], int]], nulls: bool = False) -> Any:
-    """Symbolic shapes: (extents, rank), whose extents are handles for which `Builder` has no meaning."""
+    """Symbolic shapes: (extents, rank); the extents are handles that `Builder` does not know."""
     rows = [struct.pack("i4x8Q", rank, *[0 if nulls else 16 + 16 * i for i in range(8)]) for _, rank in shapes]
     return _packed(rows)
 
@@ -225,7 +225,7 @@ def pack_exprs(shapes: Sequence[tuple[Sequence[int], int]], nulls: bool = False)
 def pack_fields(rows: Sequence[tuple[Any, Any, int | None, int | None]], address: int | None = 0) -> Any:
     """Fields of (name, value, type, length): None for a type or length is the value's own, `address` None is null."""
     fields, kept = [], []
-    for name, value, kind, length in rows:
+    for name, value, type_code, length in rows:
         field, buffer = plugin_file.field("x", [0] if value is None else value)
         # Room for as many values of any type.
         room = 8 * max(field.length, 16)
@@ -236,7 +236,7 @@ def pack_fields(rows: Sequence[tuple[Any, Any, int | None, int | None]], address
             plugin_file.Field(
                 None if name is None else name.encode(),
                 data,
-                field.type if kind is None else kind,
+                field.type if type_code is None else type_code,
                 field.length if length is None else length,
             )
         )
@@ -247,7 +247,7 @@ def pack_fields(rows: Sequence[tuple[Any, Any, int | None, int | None]], address
 
 
 class Builder:
-    """An IExprBuilder whose expressions are numbers without meaning; where it refuses, they are null."""
+    """An IExprBuilder whose expressions are arbitrary handles; null if it refuses."""
 
     def __init__(self, refuses: bool = False) -> None:
         self._next = 1 << 20
@@ -256,14 +256,14 @@ class Builder:
             self._next += 16
             return 0 if refuses else self._next
 
-        kinds = [
+        types = [
             ctypes.CFUNCTYPE(c_void_p, c_void_p),
             ctypes.CFUNCTYPE(c_void_p, c_void_p),
             ctypes.CFUNCTYPE(c_void_p, c_void_p, c_int64),
             ctypes.CFUNCTYPE(c_void_p, c_void_p, c_int32, c_void_p, c_void_p),
             ctypes.CFUNCTYPE(c_void_p, c_void_p, c_int32, c_void_p, c_void_p),
         ]
-        self._functions = [kind(make) for kind in kinds]
+        self._functions = [function_type(make) for function_type in types]
         self._table = (c_void_p * 5)(*(ctypes.cast(function, c_void_p).value for function in self._functions))
         self._object = (c_void_p * 1)(ctypes.addressof(self._table))
         self._handle = (c_void_p * 2)(None, ctypes.addressof(self._object))

@@ -1,6 +1,6 @@
-"""Spares the tests what torch repeats at each export: a third of the time of a test that exports a small model.
+"""Caches what torch repeats at each export: a third of the time of a test that exports a small model.
 
-The results are the same. Only the tests use it: a program exports a few times, the tests thousands of times.
+Results do not change. Only the tests use it: a program exports a few times, the tests thousands of times.
 """
 
 import functools
@@ -19,7 +19,7 @@ def install() -> None:
 
 
 def _once_a_library(materialize):
-    """Puts every composite operator into torch.ops; torch does so for each namespace, at each decomposition."""
+    """Materialises composite operators once; torch does it for each namespace at each decomposition."""
 
     @functools.cache
     def of(namespaces, libraries):
@@ -29,7 +29,7 @@ def _once_a_library(materialize):
 
 
 def _registering_at_once(py_impl):
-    """Registers kernels of dispatch keys, 13,000 a decomposition, without annotations that are types made anew."""
+    """Registers kernels of dispatch keys, 13,000 per decomposition, without creating types for annotations."""
 
     def quick(self, key):
         if type(key) is not DispatchKey or key == DispatchKey.Python:
@@ -37,7 +37,7 @@ def _registering_at_once(py_impl):
 
         def register(function):
             if key in self.py_kernels:
-                return py_impl(self, key)(function)  # which says what is wrong
+                return py_impl(self, key)(function)  # raises
             self.py_kernels[key] = function
             self._dispatch_cache.clear()
             return function

@@ -1,14 +1,14 @@
 """Every kernel of every op under compute-sanitizer: `make sanitize`.
 
     python tests/support/sanitize.py [OP ...]                              the calls alone
-    python tests/support/sanitize.py --tools memcheck,initcheck [OP ...]   the same under these tools in turn
-    python tests/support/sanitize.py --tools racecheck --jobs 8 [OP ...]   in 8 processes at a time, each with its share
+    python tests/support/sanitize.py --tools memcheck,initcheck [OP ...]   the calls under each of these tools
+    python tests/support/sanitize.py --tools racecheck --jobs 8 [OP ...]   in 8 parallel processes, each with a share
 
 tests/ops must be in PYTHONPATH, as in `make sanitize`.
 
-The calls are the samples that the tests share: each in every dtype, by every tactic that computes it on this GPU, with
-inputs aligned and not. Inputs are made on the CPU and copied, and every tensor has memory of its own: so a tool sees
-who wrote what, and no kernel but bridge's runs. Outputs are copied back, which initcheck takes for a read.
+The calls are the samples that the tests share: in every dtype, with every tactic that supports them on this GPU, with
+aligned and unaligned inputs. Inputs are created on the CPU and copied, and every tensor has its own allocation. So no
+kernel but bridge's runs, and a tool can attribute every write. Outputs are copied back, which initcheck sees as a read.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from bridge.testing import cast, outputs_of
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 LOGS = Path(__file__).parents[2] / "build" / "sanitize"
 OPTIONS = ["--error-exitcode", "86", "--print-limit", "1000"]
-# The caching allocator would hand out parts of larger blocks, of which a tool knows neither ends nor who wrote them.
+# The caching allocator returns parts of larger blocks, whose bounds and writes a tool cannot see.
 ENVIRONMENT = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: (\d+) (?:errors?|hazards?)")
 KERNEL = re.compile(r"\bbridge::(\w+_kernel)\b")
@@ -46,15 +46,15 @@ CALLS = re.compile(r"^(\d+) calls$", re.MULTILINE)
 # The calls
 
 
-Call = tuple[str, Op, Sequence, dict, int, bool]  # what to say of it, and what `call` takes
+Call = tuple[str, Op, Sequence, dict, int, bool]  # a description, and the arguments of `call`
 
 
 def run(names: Sequence[str], share: int = 0, shares: int = 1) -> int:
-    """Runs one of equal shares of the calls, and says each before it runs; returns how many there were."""
+    """Runs one of equal shares of the calls, and prints each before it runs; returns their number."""
     count = 0
-    for what, *how in itertools.islice(calls(names), share, None, shares):
-        print(what, flush=True)
-        call(*how)
+    for description, *arguments in itertools.islice(calls(names), share, None, shares):
+        print(description, flush=True)
+        call(*arguments)
         count += 1
     return count
 
@@ -63,30 +63,32 @@ def calls(names: Sequence[str]) -> Iterator[Call]:
     for name in names:
         for label, args, kwargs in samples_of(name):
             for dtype in dtypes_of(name):
-                given = cast(args, dtype)
-                for tactic in tactics(OPS[name], given, kwargs):
+                tensors = cast(args, dtype)
+                for tactic in tactics(OPS[name], tensors, kwargs):
                     for aligned in (True, False):
-                        what = f"{name}, {dtype}, tactic {tactic}, {'aligned' if aligned else 'not aligned'}: {label}"
-                        yield what, OPS[name], given, kwargs, tactic, aligned
+                        description = (
+                            f"{name}, {dtype}, tactic {tactic}, {'aligned' if aligned else 'not aligned'}: {label}"
+                        )
+                        yield description, OPS[name], tensors, kwargs, tactic, aligned
 
 
 def samples_of(name: str) -> list[Sample]:
     module = MODULES[name]
     further, switches = getattr(module, "further", list)(), getattr(module, "SWITCHES", {})
-    others = [(f"{label}, {switches}", args, kwargs | switches) for label, args, kwargs in further if switches]
-    return [*module.samples(), *further, *others]
+    switched = [(f"{label}, {switches}", args, kwargs | switches) for label, args, kwargs in further if switches]
+    return [*module.samples(), *further, *switched]
 
 
 def dtypes_of(name: str) -> list[torch.dtype | None]:
-    """Those that its floating-point tensors can have; None leaves them as the samples have them."""
-    found = [getattr(torch, dtype) for dtype in libraries.plugin_dtypes()[name]]
-    return [dtype for dtype in found if dtype.is_floating_point] or [None]
+    """The dtypes of its floating-point tensors; None keeps those of the samples."""
+    dtypes = [getattr(torch, dtype) for dtype in libraries.plugin_dtypes()[name]]
+    return [dtype for dtype in dtypes if dtype.is_floating_point] or [None]
 
 
 def tactics(op: Op, args: Sequence, kwargs: dict) -> list[int]:
-    """The numbers of an op's kernels that compute a call on this GPU, and -1, with which the op chooses."""
+    """The op's tactics that support a call on this GPU, and -1, with which the op chooses."""
     if op.counted:
-        return [-1]  # shapes of results, by which a plugin is asked, depend on values
+        return [-1]  # a plugin is configured with result shapes, which depend on values here
     tensors, attributes = op.bind(args, kwargs)
     fields = make_fields(op, [tensor is not None for tensor in tensors], attributes)
     plugin = Plugin(Plugin.create(op.name, {field.name: field.value for field in fields}))
@@ -97,15 +99,15 @@ def tactics(op: Op, args: Sequence, kwargs: dict) -> list[int]:
 
 
 def call(op: Op, args: Sequence, kwargs: dict, tactic: int, aligned: bool) -> None:
-    given = [on_gpu(value, aligned) if isinstance(value, torch.Tensor) else value for value in args]
+    tensors = [on_gpu(value, aligned) if isinstance(value, torch.Tensor) else value for value in args]
     with libraries.tactic(op.name, tactic):
-        outputs = outputs_of(op.overload(*given, **kwargs))
+        outputs = outputs_of(op.overload(*tensors, **kwargs))
     for output in outputs:
         output.cpu()
 
 
 def on_gpu(tensor: torch.Tensor, aligned: bool) -> torch.Tensor:
-    """A copy there; one that is not aligned begins an element after the start of its memory."""
+    """A copy on the GPU; an unaligned one starts one element after its allocation."""
     flat = tensor.contiguous().flatten()
     if not aligned:
         flat = torch.cat([flat.new_zeros(1), flat])
@@ -116,20 +118,19 @@ def on_gpu(tensor: torch.Tensor, aligned: bool) -> torch.Tensor:
 
 
 def sanitizer(environ: dict[str, str]) -> str:
-    """compute-sanitizer's path. FileNotFoundError: it is nowhere."""
+    """The path of compute-sanitizer. FileNotFoundError: it is not installed."""
     folders = [environ.get("PATH", ""), *(f"{environ[name]}/bin" for name in ("CUDA_HOME",) if environ.get(name))]
-    found = shutil.which("compute-sanitizer", path=os.pathsep.join([*folders, "/usr/local/cuda/bin"]))
-    if found is None:
+    path = shutil.which("compute-sanitizer", path=os.pathsep.join([*folders, "/usr/local/cuda/bin"]))
+    if path is None:
         raise FileNotFoundError(
             "there is no compute-sanitizer on PATH, in CUDA_HOME/bin or in /usr/local/cuda/bin; it is part of NVIDIA's"
             " CUDA toolkit"
         )
-    return found
+    return path
 
 
 def check(tool: str, names: Sequence[str], jobs: int = 1) -> bool:
-    """Runs the calls under a tool in so many processes at once, prints a line of each, and returns whether it found
-    nothing in any."""
+    """Runs the calls under a tool in parallel processes, and prints a line for each. Whether all are clean."""
     LOGS.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(jobs) as pool:
         return all(list(pool.map(lambda job: check_share(tool, names, job, jobs), range(jobs))))
@@ -142,29 +143,29 @@ def check_share(tool: str, names: Sequence[str], share: int, shares: int) -> boo
     command += ["--share", f"{share + 1}/{shares}", *names]
     with log.open("wb") as file:
         code = subprocess.run(command, env=os.environ | ENVIRONMENT, stdout=file, stderr=subprocess.STDOUT).returncode
-    found, text = judge(code, log.read_text(errors="replace"))
-    print(f"{which:10} {text}, {time.monotonic() - started:.0f} s{'' if found else f'; see {log}'}", flush=True)
-    return found
+    clean, text = judge(code, log.read_text(errors="replace"))
+    print(f"{which:10} {text}, {time.monotonic() - started:.0f} s{'' if clean else f'; see {log}'}", flush=True)
+    return clean
 
 
 def judge(code: int, output: str) -> tuple[bool, str]:
-    """Whether a tool found nothing, and what it found, from its exit code and all that it wrote."""
+    """Whether a tool's run is clean, and a summary, from its exit code and output."""
     summaries, calls = SUMMARY.findall(output), CALLS.search(output)
     if not summaries or not calls:
         last = next((line for line in reversed(output.splitlines()) if line.strip()), "it wrote nothing")
-        return False, f"broke off with exit code {code}: {last}" + _found(output, summaries)
+        return False, f"broke off with exit code {code}: {last}" + _findings_text(output, summaries)
     if code == 0 and not any(map(int, summaries)):
         return True, f"none in {calls[1]} calls"
-    return False, f"in {calls[1]} calls, exit code {code}" + _found(output, summaries)
+    return False, f"in {calls[1]} calls, exit code {code}" + _findings_text(output, summaries)
 
 
-def _found(output: str, summaries: Sequence[str]) -> str:
+def _findings_text(output: str, summaries: Sequence[str]) -> str:
     kernels = Counter(KERNEL.findall(output))
     where = ", ".join(f"{name} in {count} lines" for name, count in kernels.most_common())
     return f", {sum(map(int, summaries))} found" + (f": {where}" if where else "")
 
 
-def _names(text: str) -> list[str]:
+def _tools(text: str) -> list[str]:
     names = text.split(",")
     unknown = [name for name in names if name not in TOOLS]
     if unknown:
@@ -173,10 +174,10 @@ def _names(text: str) -> list[str]:
 
 
 def _share(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not found or not 1 <= int(found[1]) <= int(found[2]):
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise argparse.ArgumentTypeError(f"a share is as 2/8, the second of eight, not {text!r}")
-    return int(found[1]) - 1, int(found[2])
+    return int(match[1]) - 1, int(match[2])
 
 
 def _jobs(text: str) -> int:
@@ -195,7 +196,7 @@ def _ops(names: Sequence[str]) -> Iterator[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ops", nargs="*", metavar="OP", help="default: all")
-    parser.add_argument("--tools", type=_names, default=[], metavar="TOOL,TOOL", help=f"of {', '.join(TOOLS)}")
+    parser.add_argument("--tools", type=_tools, default=[], metavar="TOOL,TOOL", help=f"of {', '.join(TOOLS)}")
     parser.add_argument("--jobs", type=_jobs, default=1, metavar="N", help="processes of a tool at a time")
     parser.add_argument(
         "--share", type=_share, default=(0, 1), metavar="I/N", help="only every N-th call, from the I-th"
@@ -206,8 +207,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not torch.cuda.is_available():
             raise RuntimeError("kernels run on a CUDA GPU, and there is none")
         if options.tools:
-            found_nothing = [check(tool, names, options.jobs) for tool in options.tools]
-            return 0 if all(found_nothing) else 1
+            clean = [check(tool, names, options.jobs) for tool in options.tools]
+            return 0 if all(clean) else 1
         print(f"{run(names, *options.share)} calls")
     except (ValueError, RuntimeError, FileNotFoundError) as error:
         print(f"sanitize: {error}", file=sys.stderr)

@@ -1,7 +1,7 @@
-"""What is measured of each op: one file an op, named like it.
+"""The workloads of each op, one module per op, named like it.
 
-A file gives the op's workloads, `workloads()`, and may give what others have for them, `PEERS`. Nothing lists the
-files.
+A module defines `workloads()`, and `PEERS` if there are other implementations. Modules are discovered; nothing lists
+them.
 """
 
 from collections.abc import Iterable
@@ -10,16 +10,16 @@ from bridge.base.modules import modules_of
 from bridge.bench.workload import Workload
 
 
-def find() -> tuple[Workload, ...]:
+def discover() -> tuple[Workload, ...]:
     """Every workload, op by op."""
     return tuple(workload for _, module in modules_of(__name__) for workload in module.workloads())
 
 
-WORKLOADS = find()
+WORKLOADS = discover()
 
 
 def select(ops: Iterable[str] = (), names: Iterable[str] = (), groups: Iterable[str] = ("default",)) -> list[Workload]:
-    """Workloads of these ops (none: all), with one of these texts in their names (none: all of the groups).
+    """The workloads of these ops (empty: all) whose names contain one of these texts (empty: all of the groups).
 
     ValueError: an op or a name that no workload has.
     """
@@ -27,10 +27,10 @@ def select(ops: Iterable[str] = (), names: Iterable[str] = (), groups: Iterable[
     for op in ops:
         if op not in {workload.op for workload in WORKLOADS}:
             raise ValueError(f"no workload is of {op!r}; there are {', '.join(sorted({w.op for w in WORKLOADS}))}")
-    found = [workload for workload in WORKLOADS if not ops or workload.op in ops]
+    candidates = [workload for workload in WORKLOADS if not ops or workload.op in ops]
     for name in names:
-        if not any(name in workload.name for workload in found):
-            raise ValueError(f"no workload's name holds {name!r}; there are {', '.join(w.name for w in found)}")
+        if not any(name in workload.name for workload in candidates):
+            raise ValueError(f"no workload's name holds {name!r}; there are {', '.join(w.name for w in candidates)}")
     if names:
-        return [workload for workload in found if any(name in workload.name for name in names)]
-    return [workload for workload in found if workload.group in groups]
+        return [workload for workload in candidates if any(name in workload.name for name in names)]
+    return [workload for workload in candidates if workload.group in groups]
