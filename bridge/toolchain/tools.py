@@ -11,16 +11,15 @@ from bridge.base import package
 from bridge.errors import LibraryError
 from bridge.toolchain import build_backend
 
-_SOURCES = Path(__file__).parents[2] / "csrc" / "cmake"  # of a checkout whose bridge is not installed
 _FALLBACK = "80"  # with PTX: runs on every GPU of compute capability 8.0 and later
 
 
 def cmake_package() -> Path:
     """The folder with bridgeConfig.cmake. LibraryError: this installation has none."""
-    places = [folder / build_backend.CMAKE_PACKAGE for folder in package.folders()] + [_SOURCES]
+    places = [folder / build_backend.CMAKE_PACKAGE for folder in package.folders()]
     found = next((place for place in places if (place / "bridgeConfig.cmake").is_file()), None)
     if found is None:
-        raise LibraryError(f"bridge's CMake package is not in {places[0]}: install bridge again")
+        raise LibraryError(f"bridge's CMake package is not in {', '.join(map(str, places))}: install bridge again")
     return found
 
 
