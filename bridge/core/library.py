@@ -19,6 +19,8 @@ from bridge.core.plugin_file import REBUILD, PluginFile, open_plugins
 from bridge.errors import LibraryError, OpDefinitionError
 
 KINDS = ("torch", "plugins")
+ENTRY_POINTS = "bridge.ops"
+"""The group of entry points by which installed packages make their libraries known: namespace = module."""
 
 
 class Library:
@@ -51,7 +53,9 @@ class Library:
     @property
     def origin(self) -> str:
         """Where the library comes from, for readers: "acme-corr 0.1.0", or the package or script."""
-        names = _distributions().get(self.package, [])
+        points = metadata.entry_points(group=ENTRY_POINTS, name=self.namespace)
+        # The entry point's first: a package that is installed editable has no files by which it would be found.
+        names = [point.dist.name for point in points if point.dist] or _distributions().get(self.package, [])
         return ", ".join(f"{name} {metadata.version(name)}" for name in names) or self.module
 
     def file_name(self, kind: str) -> str:
