@@ -25,7 +25,7 @@ def bind(
     op: str | None = None,
     *,
     arguments: SortArguments | None = None,
-    reason_against: ReasonAgainst = lambda given: None,
+    reason_against: ReasonAgainst | None = None,
 ) -> Op:
     """Gives an operator that exists already a TensorRT plugin. It keeps its name and its kernels in PyTorch.
 
@@ -48,6 +48,7 @@ def bind(
             cannot be a plugin's: it writes into an argument, or has one that is neither a tensor nor a number.
     """
     name = _name(operator)
+    reason_against = reason_against or (lambda given: None)
     if name in FOREIGN:
         raise OpDefinitionError(f"{name} is bound already, to the op {FOREIGN[name].op}")
     if op is None:
@@ -103,7 +104,10 @@ class BoundOp(Op):
         return self.reference(*tensors, **attributes)
 
     def register(self) -> None:
-        """Nothing: torch has the operator."""
+        """No-op: torch has the operator."""
+
+    def disable_kernel(self, problem: str) -> None:
+        """No-op: the operator's kernels are its own."""
 
 
 def _own_op(name: str, module: str) -> Op:

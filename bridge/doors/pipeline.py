@@ -24,7 +24,8 @@ from bridge.engine_file.contents import EngineFile, TensorSpec
 from bridge.errors import BuildError
 from bridge.graph.assumptions import checking_lowering
 from bridge.graph.shape_profile import explaining_empty_inputs
-from bridge.graph.valid_names import with_valid_names, without_input_guards
+from bridge.graph.torch_patches.input_guards import without_input_guards
+from bridge.graph.valid_names import with_valid_names
 from bridge.passes import Outcome, pass_names
 from bridge.passes import rewrite as apply_passes
 from bridge.tensorrt.install.flavour import Flavour

@@ -20,6 +20,7 @@ import bridge
 from bridge.base.log import logger
 from bridge.config import Config
 from bridge.doors import model_file
+from bridge.doors.compiler import capture
 from bridge.doors.model_file import Model
 from bridge.doors.session import Session
 from bridge.doors.torch_tensorrt_door import engines_of
@@ -27,7 +28,6 @@ from bridge.engine.error_metric import largest_error
 from bridge.engine.timing import Timing, time_loop
 from bridge.graph import dynamo
 from bridge.graph.capture import export
-from bridge.passes import pass_names, rewrite
 from bridge.zoo import memory
 from bridge.zoo.entries import Entry
 from bridge.zoo.measuring_lock import MeasuringLock
@@ -171,18 +171,19 @@ def first_line(error: BaseException) -> str:
 
 def _bridge(subject: Subject) -> Row:
     with subject.lock.working():
-        rewritten, outcomes = rewrite(subject.program, pass_names(True))
-        before, after = (program.module(check_guards=False) for program in (subject.program, rewritten))
-        row: Row = {
-            "graph_error": largest_difference(subject.call(after), subject.call(before), subject.entry.unordered)
-        }
         start = time.monotonic()
-        compiled = bridge.compile(subject.program, target=subject.target, cache=False, progress=False)
-        row |= {
-            "seconds": time.monotonic() - start,
+        session = Session.of(Config(target=subject.target, cache=False, progress=False))
+        with session.converting():  # as bridge.compile does
+            captured = capture(session, subject.program, (), None, None)
+            compiled = captured.compile(session)
+        seconds = time.monotonic() - start
+        before, after = (program.module(check_guards=False) for program in (subject.program, captured.program))
+        row: Row = {
+            "graph_error": largest_difference(subject.call(after), subject.call(before), subject.entry.unordered),
+            "seconds": seconds,
             "engines": 1,
             "graph_breaks": 0,
-            "rewritten": sum(outcome.replaced for outcome in outcomes),
+            "rewritten": sum(outcome.replaced for outcome in captured.outcomes),
             "plugins": dict(compiled.plugin_counts()),
             "layers": len(compiled.layers),
             "bytes": len(compiled.engine),

@@ -153,6 +153,25 @@ def test_torch_tensorrt_converts_the_ops_of_any_library(moved):
 
 @needs_compilers
 @needs_torch_tensorrt
+def test_a_library_that_is_defined_after_torch_tensorrt_is_registered_for_engines_that_are_loaded(built, monkeypatch):
+    """In a process of its own: TensorRT's registry outlives what bridge forgets."""
+    code = inspect.cleandoc(
+        """
+        import bridge, torch_tensorrt
+        from bridge.tensorrt.install.flavour import detect
+        known = lambda: {(c.plugin_namespace, c.name) for c in detect().trt().get_plugin_registry().all_creators}
+        assert ("bridge", "relu") in known() and ("moved", "relu") not in known()
+        bridge.op("moved::relu")(bridge.OPS["relu"].reference)
+        assert ("moved", "relu") in known()
+        """
+    )
+    monkeypatch.setenv("MOVED_LIBRARY_DIR", str(built))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@needs_compilers
+@needs_torch_tensorrt
 def test_a_target_without_code_in_a_library_is_an_error(moved):
     class Moved(nn.Module):
         def forward(self, x):
@@ -244,6 +263,14 @@ def test_a_broken_library_names_itself_and_stops_only_what_uses_it(tmp_path, mon
         assert call(torch.ones(2)).tolist() == [2, 2]
         with pytest.raises(LibraryError, match="does not load"):
             OPS["broken::twice"].library.plugins()
+
+
+def test_a_broken_library_does_not_stop_what_binds_to_it(tmp_path, monkeypatch):
+    (tmp_path / "libfaulty_plugins.so").write_bytes(b"no ELF")
+    monkeypatch.setenv("FAULTY_LIBRARY_DIR", str(tmp_path))
+    torch.library.define("faulty::f", "(Tensor x) -> Tensor")
+    with forgotten(), pytest.warns(UserWarning, match="faulty: .* does not load"):
+        assert "does not load" in bridge.bind("faulty::f").library.problem_of("f")
 
 
 class Twice(nn.Module):

@@ -5,9 +5,8 @@ import fcntl
 import json
 import logging
 import math
+import multiprocessing
 import os
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from importlib.util import find_spec
@@ -251,20 +250,17 @@ def test_what_is_remembered_holds_for_one_gpu_target_and_version():
 
 
 def test_processes_that_measure_at_once_lose_nothing():
-    program = """
-import sys
-from dataclasses import replace
-from bridge.doors import measured_lowerings as lowering_memory
-from bridge.config import Config
-from bridge.doors.measured_lowerings import Measurement
+    def store(name):
+        for number in range(5):
+            measured_lowerings.store_measurements(Config(), [measurement(f"{name} {number}")])
 
-for number in range(5):
-    kind = f"{sys.argv[1]} {number}"
-    item = Measurement(kind, "native", 2.0, 1.0, 0.1, "NVIDIA A10", "sm86", "tensorrt", "1", "1", "2026-01-01")
-    lowering_memory.store_measurements(Config(), [item])
-"""
-    children = [subprocess.Popen([sys.executable, "-c", program, name]) for name in ("a", "b", "c")]
-    assert [child.wait(60) for child in children] == [0, 0, 0]
+    fork = multiprocessing.get_context("fork")  # a process that imports torch anew takes seconds
+    children = [fork.Process(target=store, args=(name,)) for name in ("a", "b", "c")]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+    assert [child.exitcode for child in children] == [0, 0, 0]
     path = measured_lowerings.path_of(Config())
     assert len(json.loads(path.read_text())["measurements"]) == 15
     assert [file.name for file in path.parent.iterdir()] == [path.name]  # no lock, nothing half written

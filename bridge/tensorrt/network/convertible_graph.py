@@ -18,7 +18,8 @@ from bridge.errors import BuildError, ExportError, SpecializedError, Unsupported
 from bridge.graph.assumptions import checking_lowering
 from bridge.graph.model_source import model_line, operator_name
 from bridge.graph.symbolic import depends_on_values
-from bridge.graph.valid_names import with_valid_names, without_input_guards
+from bridge.graph.torch_patches.input_guards import without_input_guards
+from bridge.graph.valid_names import with_valid_names
 from bridge.passes.common.unbinding import select_unbound
 from bridge.tensorrt.converters import slices
 from bridge.tensorrt.converters.attention import expand_attention
@@ -164,6 +165,7 @@ def check_supported(module: GraphModule, flavour: Flavour) -> None:
             + "\n".join(_uses_text(name, nodes, reasons[name]) for name, nodes in refused.items())
             + "\nRewrite these lines with other operations, or make an op of them with @bridge.op and a kernel;"
             ' torch.compile(model, backend="bridge", options={"fallback": True}) runs them in PyTorch.'
+            " docs/unsupported.md compares these ways."
         )
 
 
