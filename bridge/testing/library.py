@@ -13,10 +13,6 @@ from bridge.testing.report import FAILED, PASSED, SKIPPED, LibraryCheckError, Li
 from bridge.testing.samples import Sample, sample_module, samples_of
 
 
-def _quiet(_: Result) -> None:
-    """No progress is shown."""
-
-
 def check_library(
     library: str | Library,
     ops: Sequence[str] = (),
@@ -24,7 +20,7 @@ def check_library(
     samples: str | Path | None = None,
     few: int = 3,
     target: str | None = None,
-    progress: Callable[[Result], None] = _quiet,
+    progress: Callable[[Result], None] | None = None,
 ) -> LibraryReport:
     """Runs every check of `bridge.testing` for every op of a library, on the op's samples.
 
@@ -52,7 +48,8 @@ def check_library(
     for name in op_names(library, ops):
         for result in _results(library.ops[name], samples, few, target):
             report.results.append(result)
-            progress(result)
+            if progress is not None:
+                progress(result)
     if not ops and (extra := _plugins_without_op(library)):
         report.results.append(extra)
     if report.failed:
