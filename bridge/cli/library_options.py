@@ -7,10 +7,12 @@ from typing import Any
 from bridge.core import libraries
 from bridge.errors import LibraryError
 
+OWN = "bridge"
+
 
 def add_library(parser: argparse.ArgumentParser) -> None:
     """The flags that name a library."""
-    parser.add_argument("--library", default="bridge", metavar="NAMESPACE", help="whose ops; default: bridge's own")
+    parser.add_argument("--library", default=OWN, metavar="NAMESPACE", help="whose ops; default: bridge's own")
     parser.add_argument(
         "--import", dest="module", metavar="MODULE", help="import this first: a library that is not installed"
     )
