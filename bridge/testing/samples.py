@@ -81,9 +81,9 @@ def switched(module: ModuleType | None, further: Iterable[Sample]) -> list[Sampl
 def _source(op: Op, source: str | Path | None) -> tuple[str, Callable[[], Iterable[Any]]]:
     """Where the samples of an op are, for messages, and the function that makes them."""
     beside = f"{op.local_name}_samples"
-    own = sys.modules.get(op.reference.__module__)
-    if source is None and hasattr(own, beside):
-        return f"{op.reference.__module__}.{beside}", getattr(own, beside)
+    own = getattr(op.reference, "__globals__", {}).get(beside)
+    if source is None and own is not None:
+        return f"{op.reference.__module__}.{beside}", own
     module = sample_module(op, source)
     if module is not None and hasattr(module, "samples"):
         return f"{module.__name__}.samples", module.samples
