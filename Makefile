@@ -34,9 +34,9 @@ TORCH ?= torch==2.11.0
 EXTRAS ?= rtx,models,dev
 
 NEWEST_TORCH := torch==2.14.1
-# What depends on how torch traces, exports and takes apart, and on torch_tensorrt.
-NEWEST_TESTS := $(foreach name,torch_tensorrt torch_tensorrt_hook dynamic flavour compile compile_errors decomposing \
-	decompositions strict in_place native_lowering,$(shell find tests -name test_$(name).py))
+# A minute of what depends on torch's own structures and on torch_tensorrt.
+NEWEST_TESTS := $(foreach name,torch_tensorrt torch_tensorrt_hook strict in_place names linear_time \
+	private_torch,$(shell find tests -name test_$(name).py))
 
 VENV ?= .venv
 BUILD ?= build
@@ -81,7 +81,8 @@ test: build lean
 	$(call step,tests,OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=10 $(PYTEST_ARGS) $(TESTS))
 
 test-newest:
-	@$(MAKE) --no-print-directory test TORCH=$(NEWEST_TORCH) VENV=.venv-newest BUILD=build/newest TESTS='$(NEWEST_TESTS)'
+	@$(MAKE) --no-print-directory test TORCH=$(NEWEST_TORCH) VENV=.venv-newest BUILD=build/newest LEAN= \
+		TESTS='$(NEWEST_TESTS)'
 
 check: build
 	$(call step,ruff check,$(BIN)/ruff check .)

@@ -11,6 +11,7 @@ from bridge import errors
 from bridge.base import interrupts, log
 from bridge.base.modules import modules_of
 from bridge.base.package import __version__ as __version__
+from bridge.core.binding import bind
 from bridge.core.op import OPS, op
 from bridge.errors import BridgeError
 
@@ -44,6 +45,7 @@ __all__ = [
     "Config",
     "Report",
     "Tuning",
+    "bind",
     "compile",
     "cross_compile",
     "errors",

@@ -1,1 +1,1 @@
-"""What knows nothing of torch graphs and of TensorRT: logging, files, locks, text, reversible patches."""
+"""Helpers that do not depend on torch graphs or TensorRT: logging, files, locks, text, reversible patches."""

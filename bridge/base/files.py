@@ -1,4 +1,4 @@
-"""Files that several processes write, whole or not at all; and files and folders that others may have put there."""
+"""Atomic writes of files that processes share, and checks of files and folders that other users may have made."""
 
 import contextlib
 import errno
@@ -17,13 +17,13 @@ from bridge.base import locks
 
 _SUFFIX = ".tmp"
 _LARGEST_OBJECT = 64 << 20  # bytes of JSON
-_SURELY_ABANDONED = 24 * 3600  # seconds; where no lock tells
-_SURELY_LOCKED = 60  # seconds after which a writer that lives has locked its file
+_SURELY_ABANDONED = 24 * 3600  # seconds; used where the file system has no locks
+_SURELY_LOCKED = 60  # seconds within which a live writer locks its file
 
 
 @contextlib.contextmanager
 def replacing(path: Path, private: bool = False) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when the block ends, and vanishes if the block fails.
+    """A temporary file that replaces `path` when the block ends, and is removed if the block fails.
 
     private: no other user may read it.
     """
@@ -31,8 +31,8 @@ def replacing(path: Path, private: bool = False) -> Iterator[BinaryIO]:
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(temporary, flags, 0o600 if private else 0o666), "wb") as file:
-            with contextlib.suppress(OSError):  # there are no locks here
-                locks.try_lock(file.fileno())  # so that `abandoned` knows that its writer lives
+            with contextlib.suppress(OSError):  # the file system has no locks
+                locks.try_lock(file.fileno())  # tells `remove_abandoned` that the writer is alive
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -44,7 +44,7 @@ def replacing(path: Path, private: bool = False) -> Iterator[BinaryIO]:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Removes a temporary or lock file of a process that is dead; nothing where it lives, or no one may remove it."""
+    """Removes a temporary or lock file of a dead process. No-op if the process lives, or removal fails."""
     with contextlib.suppress(OSError):
         age = time.time() - path.stat().st_mtime
         if age < _SURELY_LOCKED:
@@ -52,7 +52,7 @@ def remove_abandoned(path: Path) -> None:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             if _is_free(descriptor, age):
-                path.unlink()  # while it is locked: one who waits for it sees that it is gone, and makes another
+                path.unlink()  # while locked: a waiting process sees that it is gone, and makes another
         finally:
             os.close(descriptor)
 
@@ -60,19 +60,19 @@ def remove_abandoned(path: Path) -> None:
 def _is_free(descriptor: int, age: float) -> bool:
     try:
         return locks.try_lock(descriptor)
-    except OSError:  # no locks here
+    except OSError:  # the file system has no locks
         return age > _SURELY_ABANDONED
 
 
 def is_temporary(name: str) -> bool:
-    """Whether `replacing` names its files so."""
+    """Whether a file name is one that `replacing` gives."""
     return name.startswith(".bridge-") and name.endswith(_SUFFIX)
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Opens a file to read, never waiting for it. OSError: there is none, or it is a pipe, a folder or the like."""
+    """Opens a regular file to read, without blocking. OSError: there is none, or it is a pipe, a folder or the like."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # or it would wait on a pipe
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would block
     except ValueError as error:
         raise OSError(errno.EINVAL, f"no file can have that name: {error}") from error
     mode = os.fstat(descriptor).st_mode
@@ -85,7 +85,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def read_own(path: Path, most: int) -> bytes:
-    """What is in a small file of this user's, or the administrator's. OSError: it is larger, another's, or no file."""
+    """The content of a small file that this user or root owns. OSError: it is too large, another's, or no file."""
     with open_regular(path) as file:
         status = os.fstat(file.fileno())
         if status.st_uid not in (os.geteuid(), 0):
@@ -97,7 +97,7 @@ def read_own(path: Path, most: int) -> bytes:
 
 
 def read_object(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
-    """The JSON object of a file that someone names. ValueError: it has none. OSError: it cannot be read."""
+    """The JSON object in a file named by the user. ValueError: it holds none. OSError: it cannot be read."""
     with open_regular(path) as file:
         content = file.read(_LARGEST_OBJECT + 1)
     try:
@@ -112,26 +112,26 @@ def read_object(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
 
 
 def own_folder(path: Path, private: bool = False) -> None:
-    """Makes a folder that only this user can use, or checks that one that exists is this user's.
+    """Makes a folder for this user alone, or checks the owner of an existing one.
 
-    Others may no longer write to one of this user's, and if it is `private` not look into it either. One of the
-    administrator's will do where others cannot exchange what is in it, and if it is `private` not add to it either.
-    OSError: it cannot be made, or belongs to someone else.
+    A folder of this user loses write permission for others and, if `private`, read permission. A folder of root is
+    accepted if others cannot replace files in it and, if `private`, cannot add files.
+    OSError: it cannot be made, or belongs to another user.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = path.stat()
     mode = stat.S_IMODE(status.st_mode)
     open_to_others = mode & (stat.S_IWGRP | stat.S_IWOTH)
     if status.st_uid == os.geteuid():
-        wanted = mode & ~(0o077 if private else 0o022)
-        if mode != wanted:
-            path.chmod(wanted)
+        safe_mode = mode & ~(0o077 if private else 0o022)
+        if mode != safe_mode:
+            path.chmod(safe_mode)
     elif status.st_uid != 0 or (open_to_others and (private or not mode & stat.S_ISVTX)):
         raise PermissionError(errno.EPERM, f"belongs to user {status.st_uid}, not to {os.geteuid()}", str(path))
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut."""
+    """Makes a rename in a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

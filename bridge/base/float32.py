@@ -1,4 +1,4 @@
-"""Numbers as float32 has them: kernels compute in it, and attributes of ONNX hold nothing wider."""
+"""Rounding to float32: kernels compute in it, and ONNX attributes hold nothing wider."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 
 
 def nearest(value: float, dtype: torch.dtype = torch.float32) -> float:
-    """The nearest number of a dtype that is float32 or wider; an infinity where it has none so large."""
+    """The nearest value in float32 or float64; infinity on overflow."""
     if dtype == torch.float64:
         return value
     with numpy.errstate(over="ignore"):
@@ -15,13 +15,13 @@ def nearest(value: float, dtype: torch.dtype = torch.float32) -> float:
 
 
 def below(value: float) -> float:
-    """The greatest number of float32 that is not above the value: a float32 exceeds both, or neither."""
+    """The greatest float32 not above the value: any float32 exceeds both or neither."""
     rounded = nearest(value)
     return float(numpy.nextafter(numpy.float32(rounded), numpy.float32(-math.inf))) if rounded > value else rounded
 
 
 def parts(value: float) -> list[float]:
-    """Up to three numbers of float32 that add up to the value, greatest first; the plugin adds them up (fields.cpp)."""
+    """Up to three float32 values that sum to the value, largest first; the plugin adds them (fields.cpp)."""
     terms = [nearest(value)]
     while len(terms) < 3 and math.isfinite(terms[-1]) and (rest := value - math.fsum(terms)):
         terms.append(nearest(rest))

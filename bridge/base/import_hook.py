@@ -1,4 +1,4 @@
-"""Does something around the import of a module, whoever imports it, without importing it."""
+"""Runs the import of a module within a context, whoever imports it, without importing it now."""
 
 import contextlib
 import sys
@@ -8,20 +8,20 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-Around = Callable[[], contextlib.AbstractContextManager[None]]
+ContextFactory = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 class Finder(MetaPathFinder):
-    """For sys.meta_path: finds the module as the other finders do, and runs it within `around`."""
+    """A finder for sys.meta_path: finds the module by the other finders, and executes it within `around`."""
 
-    def __init__(self, name: str, around: Around) -> None:
+    def __init__(self, name: str, around: ContextFactory) -> None:
         self.name = name
         self._around = around
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The spec that the other finders give, with a loader that does more."""
+        """The spec of the other finders, with a loader that enters the context."""
         if fullname != self.name:
             return None
         for finder in [finder for finder in sys.meta_path if not isinstance(finder, Finder)]:
@@ -33,9 +33,9 @@ class Finder(MetaPathFinder):
 
 
 class _Loader(Loader):
-    """Another loader, which the module shows as its own once it runs."""
+    """Wraps a loader; once executed, the module refers to the original loader."""
 
-    def __init__(self, loader: Any, around: Around) -> None:
+    def __init__(self, loader: Any, around: ContextFactory) -> None:
         self._loader = loader
         self._around = around
 
@@ -56,7 +56,7 @@ class _Loader(Loader):
 
 
 def install(finder: Finder) -> None:
-    """Makes imports go by a finder, before any other that is there."""
+    """Puts a finder before all others."""
     sys.meta_path.insert(0, finder)
 
 
@@ -67,8 +67,8 @@ def remove(finder: Finder) -> None:
 
 
 @contextlib.contextmanager
-def installed(name: str, around: Around) -> Iterator[None]:
-    """Within it the import of a module runs within `around`, or as a finder that is there already wants it."""
+def installed(name: str, around: ContextFactory) -> Iterator[None]:
+    """Within it, a module is imported within `around`; no-op if a finder for the module is installed already."""
     if any(isinstance(finder, Finder) and finder.name == name for finder in sys.meta_path):
         yield
         return

@@ -1,7 +1,7 @@
-"""Ctrl-C while modules are imported.
+"""Defers Ctrl-C while modules are imported.
 
-torch, TensorRT and torch_tensorrt register things as they are imported, and do not bear a second try: an import that
-Ctrl-C ends half way leaves a process in which nothing compiles any more. So it waits until the import is done.
+torch, TensorRT and torch_tensorrt register types and operators on import, and fail on a second attempt. After an
+interrupted import, nothing compiles in that process. So Ctrl-C is handled when the import is complete.
 """
 
 import contextlib
@@ -15,19 +15,19 @@ from bridge.base.log import logger
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Ctrl-C within the block is answered at its end, as it would have been at once."""
+    """Within it, Ctrl-C is recorded; the previous handler runs at the end."""
     before = signal.getsignal(signal.SIGINT)
-    # Python runs signal handlers in the main thread alone; one that is not Python's is left as it is.
+    # Python runs signal handlers in the main thread only. Handlers not set from Python stay.
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield
         return
     received: list[Any] = []
 
-    def note(number: int, frame: Any) -> None:
+    def record(number: int, frame: Any) -> None:
         received.append((number, frame))
-        logger.info("interrupted; modules are being imported, which comes to an end first")
+        logger.info("interrupted; the import of modules is completed first")
 
-    signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGINT, record)
     try:
         yield
     finally:

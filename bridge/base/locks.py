@@ -1,8 +1,8 @@
-"""Lock files: one process at a time does what several could, and none waits for ever for another that is stopped.
+"""Lock files between processes, with a timeout.
 
-A lock dies with its process. One that is stopped, or hangs, keeps it: whoever waits says so, and after
-BRIDGE_LOCK_TIMEOUT seconds (600 where that is not set) goes on without the lock. No file is spoilt by that, since all
-are written whole; work may be done twice.
+A lock is released when its process ends. A stopped or hanging process keeps it. A waiting process logs this. After
+BRIDGE_LOCK_TIMEOUT seconds (default: 600) it proceeds without the lock. Files stay intact, since writes are atomic;
+work may be done twice.
 """
 
 import contextlib
@@ -19,16 +19,16 @@ from bridge.base.log import logger
 VARIABLE = "BRIDGE_LOCK_TIMEOUT"
 
 _DEFAULT_TIMEOUT = 600.0  # seconds
-_PATIENCE = 30.0  # seconds of waiting that are worth no warning
-_NAPS = (0.02, 0.5)  # seconds between two attempts, the first and the longest
+_PATIENCE = 30.0  # seconds of waiting before a warning
+_NAPS = (0.02, 0.5)  # seconds between attempts: the first pause and the longest
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
-    """Holds the lock file `path`, and removes it. Waits, and logs that `what` is busy.
+    """Holds the lock file `path`, and removes it at the end. While it waits, it logs `what`.
 
-    Where the file system has no locks, or another process keeps it for too long, nothing is held.
+    After the timeout, or where the file system has no locks, it proceeds without the lock.
     OSError: the file cannot be made. ValueError: BRIDGE_LOCK_TIMEOUT is no number of seconds.
     """
     descriptor = _lock(path, what, time.monotonic() + timeout())
@@ -37,12 +37,12 @@ def locked(path: Path, what: str) -> Iterator[None]:
     finally:
         if descriptor is not None:
             with contextlib.suppress(OSError):
-                path.unlink()  # while it is locked: one who waits for it sees that it is gone, and makes another
+                path.unlink()  # while locked: a waiting process sees that it is gone, and makes another
             os.close(descriptor)
 
 
 def timeout() -> float:
-    """Seconds after which a lock is not waited for any more. ValueError: the environment names none."""
+    """Seconds to wait for a lock. ValueError: the environment variable is no number of seconds."""
     text = os.environ.get(VARIABLE, "").strip()
     try:
         seconds = float(text) if text else _DEFAULT_TIMEOUT
@@ -54,7 +54,7 @@ def timeout() -> float:
 
 
 def try_lock(descriptor: int) -> bool:
-    """Whether an open file is locked now, because no other process had it. OSError: there are no locks here."""
+    """Locks an open file if no other process has; returns whether it did. OSError: the file system has no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -63,7 +63,7 @@ def try_lock(descriptor: int) -> bool:
 
 
 def _lock(path: Path, what: str, deadline: float) -> int | None:
-    """A descriptor of the file at `path`, locked, or None: it could not be. OSError: the file cannot be made."""
+    """A locked descriptor of the file at `path`; None without a lock. OSError: the file cannot be made."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -77,11 +77,11 @@ def _lock(path: Path, what: str, deadline: float) -> int | None:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # its holder removed it: whoever comes now locks another file
+        os.close(descriptor)  # its holder removed it: the next process locks a new file
 
 
 def _wait(descriptor: int, path: Path, what: str, deadline: float) -> bool:
-    """Whether the lock is held. OSError other than that there are no locks."""
+    """Waits for the lock; returns whether it is held. OSError: any but missing support for locks."""
     started, nap, warned = time.monotonic(), _NAPS[0], False
     try:
         if try_lock(descriptor):
@@ -95,8 +95,8 @@ def _wait(descriptor: int, path: Path, what: str, deadline: float) -> bool:
             holder = _holder(descriptor)
             if not warned and (now - started > _PATIENCE or "stopped" in holder):
                 warned = True
-                rest = deadline - now
-                logger.warning("%s%s; waiting for %s, for %.0f s at most (%s)", what, holder, path, rest, VARIABLE)
+                remaining = deadline - now
+                logger.warning("%s%s; waiting for %s, for %.0f s at most (%s)", what, holder, path, remaining, VARIABLE)
             time.sleep(min(nap, max(deadline - now, 0)))
             nap = min(2 * nap, _NAPS[1])
     except OSError as error:
@@ -107,16 +107,16 @@ def _wait(descriptor: int, path: Path, what: str, deadline: float) -> bool:
 
 
 def _holder(descriptor: int) -> str:
-    """Which process holds the lock of a file, and whether it is stopped, as far as this system says."""
+    """Text on the process that holds a lock, and whether it is stopped; "" where the system does not tell."""
     try:
         status = os.fstat(descriptor)
-        place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+        inode = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
         rows = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
-        pids = [row[4] for row in rows if len(row) > 5 and row[1] == "FLOCK" and row[5] == place]
+        pids = [row[4] for row in rows if len(row) > 5 and row[1] == "FLOCK" and row[5] == inode]
         if not pids or int(pids[0]) <= 0:
             return ""
         state = Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, ValueError, IndexError):  # another system, or the process has ended since
+    except (OSError, ValueError, IndexError):  # not Linux, or the process has ended since
         return ""
     return f" (process {pids[0]}{', which is stopped' if state in 'Tt' else ''})"
 

@@ -1,8 +1,8 @@
-"""Logging: the logger "bridge" of Python's logging, silent below warnings unless someone asks.
+"""Logging: the logger "bridge" of Python's logging, silent below warnings by default.
 
-An application asks as with any library, `logging.getLogger("bridge").setLevel(logging.INFO)` with a handler of its own;
-a user by the environment variable BRIDGE_LOG, or `bridge compile --verbose`, which write lines to stderr. At level info
-there is a line for every step with its seconds, at debug also one for every node of a graph and every plugin layer.
+An application sets a level and a handler as for any library: `logging.getLogger("bridge").setLevel(logging.INFO)`. The
+environment variable BRIDGE_LOG and `bridge compile --verbose` write to stderr. Level info has a line per step with its
+seconds; level debug also one per node of a graph and per plugin layer.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ _LAST_STANDARD = 2  # the file descriptor of stderr
 def step(what: str) -> Iterator[Callable[[str], None]]:
     """Logs how long its body took: "lowering: 0.52 s", or "lowering: failed after 0.52 s".
 
-    It gives a function that adds to that line what the body knows in the end: "lowering: 0.52 s, 120 nodes".
+    It yields a function that adds details to that line: "lowering: 0.52 s, 120 nodes".
     """
     details: list[str] = []
     logger.debug("%s …", what)
@@ -42,7 +42,7 @@ def step(what: str) -> Iterator[Callable[[str], None]]:
 def show(level: int) -> None:
     """Writes what is logged at `level` and above to stderr. A later call changes the level.
 
-    The root logger gets it no more: torch_tensorrt gives that a handler of its own, which would write it again.
+    Records no longer propagate: torch_tensorrt adds a handler to the root logger, which would print them again.
     """
     if not any(isinstance(handler, _Handler) for handler in logger.handlers):
         logger.addHandler(_Handler())
@@ -51,7 +51,7 @@ def show(level: int) -> None:
 
 
 def show_as_asked() -> None:
-    """The same with the level that the environment asks for, if it does. UserWarning: it is none."""
+    """As `show`, with the level of the environment variable, if it is set. UserWarning: it is no level."""
     text = os.environ.get(VARIABLE, "")
     level = LEVELS.get(text.strip().lower())
     if level is not None:
@@ -61,7 +61,7 @@ def show_as_asked() -> None:
 
 
 class _Handler(logging.StreamHandler):
-    """Writes to what sys.stderr is at the time, which programs and tests replace."""
+    """Writes to the current sys.stderr, which programs and tests replace."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -77,12 +77,12 @@ class _Handler(logging.StreamHandler):
 
 
 def has_stderr() -> bool:
-    """Whether there is a stderr to write to: a program may have none (None), or have closed it."""
+    """Whether sys.stderr can be written to: it may be None, or closed."""
     return sys.stderr is not None and not getattr(sys.stderr, "closed", False)
 
 
 def reserve_standard_streams() -> None:
-    """Opens what is closed of file descriptors 0 to 2: a file that got one would get what libraries print, too."""
+    """Opens file descriptors 0 to 2 where closed, so that no file gets one, and with it the output of libraries."""
     descriptor = os.open(os.devnull, os.O_RDWR)
     while descriptor <= _LAST_STANDARD:
         os.set_inheritable(descriptor, True)
@@ -92,12 +92,12 @@ def reserve_standard_streams() -> None:
 
 @contextlib.contextmanager
 def some_stderr() -> Iterator[None]:
-    """Within it sys.stderr can be written to, which logging, warnings and torch do without asking."""
+    """Within it, sys.stderr can be written to; logging, warnings and torch do so without a check."""
     if has_stderr():
         yield
         return
     before = sys.stderr
-    reserve_standard_streams()  # else this file could get stderr's number, which is free again once it is closed
+    reserve_standard_streams()  # else the file below could get stderr's descriptor
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123 (no path)
         sys.stderr = nowhere
         try:
@@ -114,7 +114,7 @@ def to_terminal() -> bool:
 def say(text: str) -> None:
     """Writes a line to stderr, if there is one."""
     if has_stderr():
-        with contextlib.suppress(OSError):  # whoever read it has gone
+        with contextlib.suppress(OSError):  # the reader has closed the pipe
             print(text, file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Finds modules by their places, so that no list has to name them."""
+"""Discovers modules by where they are, so that no list names them."""
 
 import importlib
 import importlib.util
@@ -8,7 +8,7 @@ from types import ModuleType
 
 
 def modules_of(package: str) -> Iterator[tuple[str, ModuleType]]:
-    """The modules and packages right below a package, imported one by one, with their short names, sorted by these."""
+    """Imports the direct submodules of a package; yields (short name, module), sorted by name."""
     for each in pkgutil.iter_modules(importlib.import_module(package).__path__):
         yield each.name, importlib.import_module(f"{package}.{each.name}")
 

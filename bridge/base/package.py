@@ -1,4 +1,4 @@
-"""This package: its version, and the folders that it lies in."""
+"""This package: its version and its folders."""
 
 import sys
 from pathlib import Path
@@ -7,5 +7,5 @@ __version__ = "0.1.0"
 
 
 def folders() -> list[Path]:
-    """Two where it is installed editable: that of the sources, and that of the native libraries."""
+    """The folders of the package. An editable install has two: sources and native libraries."""
     return [Path(entry) for entry in sys.modules["bridge"].__path__]

@@ -1,6 +1,6 @@
-"""Puts objects of ours in the place of another package's, and puts its own back.
+"""Reversible monkey patches of other packages.
 
-Every change of an attribute of torch's, torch_tensorrt's or TensorRT's goes through here; a test reads the sources.
+Every assignment to an attribute of torch, torch_tensorrt or TensorRT goes through here; a test checks the sources.
 """
 
 import contextlib
@@ -9,12 +9,12 @@ from typing import Any
 
 
 def replace(stack: contextlib.ExitStack, owner: Any, name: str, value: Any) -> None:
-    """Sets an attribute of a module or class until `stack` is closed; one that was changed since stays as it is."""
-    _set(stack, owner, name, value, vars(owner)[name])  # a static method as such, not the function in it
+    """Sets an attribute of a module or class until `stack` closes. It is not restored if it has been changed since."""
+    _set(stack, owner, name, value, vars(owner)[name])  # vars keeps a static method, getattr would unwrap it
 
 
 def add(stack: contextlib.ExitStack, owner: Any, name: str, value: Any) -> None:
-    """The same of an attribute that the module or class does not have of its own."""
+    """As `replace`, for an attribute that the module or class may not define itself."""
     _set(stack, owner, name, value, vars(owner).get(name, _ABSENT))
 
 
@@ -36,15 +36,15 @@ _ABSENT = object()
 
 
 def keep(stack: contextlib.ExitStack, owner: Any, *names: str) -> None:
-    """Puts attributes back as they are now, whatever they become until `stack` is closed."""
+    """Restores attributes to their current values when `stack` closes."""
     for name in names:
         stack.callback(setattr, owner, name, getattr(owner, name))
 
 
 def replace_everywhere(stack: contextlib.ExitStack, package: str, original: Any, value: Any, but: str = "") -> None:
-    """The same for every name in a package's modules that stands for `original`, `but` one module.
+    """As `replace`, for every name bound to `original` in a package's modules, except in the module `but`.
 
-    Modules take functions of each other by name, so the module that defines one is not the only place.
+    Modules import functions by name, so the defining module is not the only one to patch.
     """
     for name, module in list(sys.modules.items()):
         if module is None or name == but or not (name == package or name.startswith(f"{package}.")):

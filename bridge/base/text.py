@@ -1,16 +1,16 @@
-"""Text for people and scripts: tables, sizes, JSON, and names from files without the control characters in them."""
+"""Text output: tables, sizes, JSON, and escaping of control characters in names from files."""
 
 import json
 import re
 from collections.abc import Iterable, Sequence
 
-_WIDEST = 200  # of a cell that the others of its column are aligned with
+_WIDEST = 200  # cell width to which a column is aligned
 
 
 def columns(rows: Iterable[Sequence[object]], indent: int = 2) -> str:
-    """Rows as lines, their cells aligned; the last cell of a row is as long as it likes.
+    """Rows as lines with aligned columns; the last cell of a row is not padded.
 
-    A cell that holds control characters, as a name in an engine file may, is shown as a Python string.
+    A cell with control characters, which a name in an engine file may have, is shown as a Python string.
     """
     cells = [[printable(str(cell)) for cell in row] for row in rows]
     widths = [0] * max((len(row) for row in cells), default=0)
@@ -25,19 +25,19 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def printable(text: str) -> str:
-    """The text; as a Python string if it holds control characters, which a terminal would obey."""
+    """The text; as a Python string if it has control characters, which a terminal would execute."""
     return text if text.isprintable() else repr(text)
 
 
 def printable_lines(text: str) -> str:
-    """The text with its ends of lines; other control characters are shown as escapes."""
+    """The text with its line breaks; other control characters are escaped."""
     return re.sub(r"[^\n -~]", _escaped, text)
 
 
 def as_json(value: object) -> str:
-    """JSON for scripts, which a terminal shows as it is. ValueError: it holds infinities or NaN."""
-    written = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    return printable_lines(written)
+    """JSON without control characters, safe on a terminal. ValueError: it holds infinities or NaN."""
+    encoded = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    return printable_lines(encoded)
 
 
 def _escaped(match: re.Match[str]) -> str:
@@ -46,7 +46,7 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def size(count: int) -> str:
-    """A number of bytes for people: "812 bytes", "1.2 MB" (of 10⁶)."""
+    """A number of bytes as text: "812 bytes", "1.2 MB" (10⁶)."""
     if count < 1000:
         return f"{count} bytes"
     value = float(count)

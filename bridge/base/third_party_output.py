@@ -1,4 +1,4 @@
-"""Keeps what torch and torch_tensorrt print and log for their own developers away from the user's terminal."""
+"""Hides what torch and torch_tensorrt print and log for their own developers."""
 
 import contextlib
 import logging
@@ -12,11 +12,11 @@ from bridge.base import log
 from bridge.base.patches import add
 
 _STDERR = 2
-_LOGGERS = ("torch_tensorrt", "torch_tensorrt [TensorRT Conversion Context]")
-# What torch 2.14 logs of names in torch_tensorrt 2.14 that it will not have for ever.
-_OF_IMPORT = ("torch._opaque_base", "torch._library.opaque_object")
-# What torch logs of a capture that fails, with whole graphs, beside the exception that says it.
-_OF_CAPTURE = (
+_TORCH_TENSORRT_LOGGERS = ("torch_tensorrt", "torch_tensorrt [TensorRT Conversion Context]")
+# torch 2.14 logs deprecations that concern torch_tensorrt 2.14.
+_IMPORT_LOGGERS = ("torch._opaque_base", "torch._library.opaque_object")
+# torch logs failed captures, with whole graphs, in addition to the exception.
+_CAPTURE_LOGGERS = (
     "torch._guards",
     "torch.export",
     "torch.fx.experimental.symbolic_shapes",
@@ -27,9 +27,9 @@ _OF_CAPTURE = (
 
 @contextlib.contextmanager
 def silence_import() -> Iterator[None]:
-    """For the import of torch_tensorrt: drops its notes, and undoes its redirection of every warning to logging."""
+    """For the import of torch_tensorrt: drops its messages, and undoes its redirection of warnings to logging."""
     showwarning = warnings.showwarning
-    with silence_logs(), _loggers_silenced(_OF_IMPORT), _hold_stderr():
+    with silence_logs(), _loggers_silenced(_IMPORT_LOGGERS), _capture_stderr():
         try:
             yield
         finally:
@@ -39,14 +39,14 @@ def silence_import() -> Iterator[None]:
 
 @contextlib.contextmanager
 def silence_logs() -> Iterator[None]:
-    """Silences torch_tensorrt's loggers, unless the user has set a level on them: what matters is raised."""
-    with _loggers_silenced(_LOGGERS):
+    """Silences torch_tensorrt's loggers, unless the user has set a level on them. Errors are raised anyway."""
+    with _loggers_silenced(_TORCH_TENSORRT_LOGGERS):
         yield
 
 
 @contextlib.contextmanager
 def silence_copies() -> Iterator[None]:
-    """Silences torch's warning of a class of its own, which it copies with each exported program."""
+    """Silences the deprecation of torch's own LeafSpec, raised whenever an exported program is copied."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
         yield
@@ -54,12 +54,12 @@ def silence_copies() -> Iterator[None]:
 
 @contextlib.contextmanager
 def silence_capture() -> Iterator[None]:
-    """Silences torch.export: of a model that it refuses it logs the guards, and prints the graph up to there."""
+    """Silences torch.export, which logs guards and prints the partial graph when it fails."""
     from torch.export import _trace
 
     with contextlib.ExitStack() as stack:
         add(stack, _trace, "print", lambda *args, **kwargs: None)  # instead of the built-in function
-        stack.enter_context(_loggers_silenced(_OF_CAPTURE))
+        stack.enter_context(_loggers_silenced(_CAPTURE_LOGGERS))
         yield
 
 
@@ -76,34 +76,34 @@ def _loggers_silenced(names: Sequence[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _hold_stderr() -> Iterator[None]:
-    """Holds back file descriptor 2, to which torch_tensorrt's C++ library writes as it loads, and drops its lines.
+def _capture_stderr() -> Iterator[None]:
+    """Captures file descriptor 2, to which torch_tensorrt's C++ library writes on load, and drops that library's lines.
 
-    Where that is not possible, as without room for a temporary file, the lines are seen.
+    Without room for a temporary file, the lines are shown.
     """
     _flush()
     with contextlib.ExitStack() as stack:
         try:
-            held = stack.enter_context(tempfile.TemporaryFile())
+            captured = stack.enter_context(tempfile.TemporaryFile())
             stderr = stack.enter_context(os.fdopen(os.dup(_STDERR), "wb", buffering=0))
-            os.dup2(held.fileno(), _STDERR)
+            os.dup2(captured.fileno(), _STDERR)
         except OSError as error:
-            log.logger.debug("stderr is not held back: %s", error)
+            log.logger.debug("stderr is not captured: %s", error)
             stack.close()
-            held = None
+            captured = None
         try:
             yield
         finally:
-            if held is not None:
+            if captured is not None:
                 _flush()
                 os.dup2(stderr.fileno(), _STDERR)
-                held.seek(0)
-                with contextlib.suppress(OSError):  # what stderr leads to is closed: no one is there to read it
-                    stderr.writelines(line for line in held if b"[Torch-TensorRT]" not in line)
+                captured.seek(0)
+                with contextlib.suppress(OSError):  # the reader of stderr has closed it
+                    stderr.writelines(line for line in captured if b"[Torch-TensorRT]" not in line)
 
 
 def _flush() -> None:
-    """Writes out what Python holds for stderr, if there is one: it may be None, or closed."""
+    """Flushes sys.stderr, which may be None or closed."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Runs of the bench that later ones are compared with: one a GPU in bridge, or any file."""
+"""Baselines: recorded runs of the bench, one per GPU in bridge, or any file."""
 
 import json
 import re
@@ -16,12 +16,13 @@ RECORDED = "recorded"
 
 
 def path_of(gpu: str) -> Path:
-    """Where the baseline of a GPU is, or would be."""
-    return FOLDER / f"{re.sub(r'[^a-z0-9.-]', '_', gpu.lower())}.json"  # no way to another folder: files name GPUs
+    """The path of a GPU's baseline, which need not exist."""
+    # The name may come from a file: without path separators it names no other folder.
+    return FOLDER / f"{re.sub(r'[^a-z0-9.-]', '_', gpu.lower())}.json"
 
 
 def load(name: str, gpu: str, chosen: Sequence[Workload] | None = None) -> dict[str, Any]:
-    """A recorded run: the file `name`, or the GPU's own for "recorded"; of it the rows of `chosen` alone, if given.
+    """A recorded run: the file `name`, or the GPU's baseline for "recorded". chosen: keep the rows of these workloads.
 
     ValueError: there is none.
     """
@@ -29,15 +30,15 @@ def load(name: str, gpu: str, chosen: Sequence[Workload] | None = None) -> dict[
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.json"))) or "none"
         raise ValueError(f"there is no baseline {path.name}; recorded in bridge are {known}")
-    found = read_object(path, "run of `bridge bench`")
+    run = read_object(path, "run of `bridge bench`")
     if chosen is not None:
-        wanted = {(workload.op, workload.name, workload.dtype) for workload in chosen}
-        found["rows"] = [row for row in found["rows"] if key_of(row) in wanted]
-    return found
+        keys = {(workload.op, workload.name, workload.dtype) for workload in chosen}
+        run["rows"] = [row for row in run["rows"] if key_of(row) in keys]
+    return run
 
 
 def record(run: dict[str, Any]) -> Path:
-    """Keeps a run as the baseline of its GPU, and says where.
+    """Writes a run as the baseline of its GPU, and returns the path.
 
     ValueError: it is not complete, or a result is wrong. OSError: bridge's folder cannot be written to.
     """
@@ -52,11 +53,11 @@ def record(run: dict[str, Any]) -> Path:
 
 
 def check_complete(keys: Iterable[Key]) -> None:
-    """Whether every default workload is among these. ValueError names the first that is not."""
-    have = set(keys)
-    lacking = [key for key in ((w.op, w.name, w.dtype) for w in select()) if key not in have]
-    if lacking:
+    """ValueError: a default workload is missing from the keys."""
+    present = set(keys)
+    missing = [key for key in ((w.op, w.name, w.dtype) for w in select()) if key not in present]
+    if missing:
         raise ValueError(
-            f"a baseline has every default workload, and this run lacks {len(lacking)} of them, the first"
-            f" {', '.join(lacking[0])}: record without OP and --workload"
+            f"a baseline has every default workload, and this run lacks {len(missing)} of them, the first"
+            f" {', '.join(missing[0])}: record without OP and --workload"
         )

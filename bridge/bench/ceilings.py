@@ -1,4 +1,4 @@
-"""What the GPU allows, as measured: traffic to memory, matrix products, and a launch."""
+"""Measured ceilings of the GPU: memory traffic, matrix products, kernel launches."""
 
 from collections.abc import Mapping
 
@@ -9,28 +9,32 @@ from bridge.bench.workload import DTYPES, Workload
 from bridge.engine.timing import time_call
 
 _SIDE = 8192  # of the matrices
-# float32 elements of a copy's source: so much that no L2 cache keeps a share that counts from one copy to the next.
+# float32 elements of a copy's source: large enough that an L2 cache keeps no significant share between copies.
 _COPIES = (2**26, 2**27, 2**28)
-# A kernel's copy, which negates, and the driver's.
-_WAYS = (lambda pair: torch.neg(pair[0], out=pair[1]), lambda pair: pair[1].copy_(pair[0]))
-_TF32_PRODUCTS = 3  # of TF32 numbers for one of float32, each number the sum of two; the smallest of four is left out
+# A copy by a kernel, which negates, and a copy by the driver.
+_COPY_KERNELS = (lambda pair: torch.neg(pair[0], out=pair[1]), lambda pair: pair[1].copy_(pair[0]))
+# TF32 products per float32 product: each factor is a sum of two, and the smallest of the four products is dropped.
+_TF32_PRODUCTS = 3
 
 
 def measure_ceilings() -> dict[str, float]:
-    """bytes_per_us of a copy in memory and in the L2, flops_per_us of a matrix product in each dtype, launch_us of a
-    kernel of one element."""
-    found = {"bytes_per_us": measure_copy(), "l2_bytes_per_us": measure_l2(), "l2_bytes": float(l2_bytes())}
+    """Ceilings by name.
+
+    bytes_per_us: of a copy in memory, and l2_bytes_per_us of one in the L2. flops_per_us_…: of a matrix product in each
+    dtype. launch_us: of a kernel on one element.
+    """
+    ceilings = {"bytes_per_us": measure_copy(), "l2_bytes_per_us": measure_l2(), "l2_bytes": float(l2_bytes())}
     for name, dtype in DTYPES.items():
         a, b = (torch.randn(_SIDE, _SIDE, device="cuda", dtype=dtype) for _ in range(2))
-        found[f"flops_per_us_{name}"] = 2 * _SIDE**3 / time_call(lambda pair: pair[0] @ pair[1], [(a, b)]).us
-    found["flops_per_us_tf32"] = _measure_tf32()
+        ceilings[f"flops_per_us_{name}"] = 2 * _SIDE**3 / time_call(lambda pair: pair[0] @ pair[1], [(a, b)]).us
+    ceilings["flops_per_us_tf32"] = _measure_tf32()
     one = torch.randn(1, device="cuda")
-    found["launch_us"] = time_call(lambda _: torch.relu(one), [None]).us
-    return found
+    ceilings["launch_us"] = time_call(lambda _: torch.relu(one), [None]).us
+    return ceilings
 
 
 def _measure_tf32() -> float:
-    """Of float32 rounded to TF32 on tensor cores."""
+    """Operations per microsecond of a float32 product in TF32, on tensor cores."""
     a, b = (torch.randn(_SIDE, _SIDE, device="cuda") for _ in range(2))
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = True
@@ -41,29 +45,31 @@ def _measure_tf32() -> float:
 
 
 def l2_bytes() -> int:
-    """Of the GPU's L2 cache."""
+    """The size of the GPU's L2 cache."""
     return torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
 
 
 def measure_l2() -> float:
-    """Bytes read and written a microsecond of copies whose source and target the L2 holds: the most of some sizes."""
+    """Bytes per microsecond, read and written, of copies within the L2: the maximum of several sizes."""
     sizes = [l2_bytes() // share for share in (4, 8, 16)]  # of source and target together
-    found = []
+    rates = []
     for size in sizes:
         source, target = torch.randn(2, max(1, size // 8), device="cuda")
-        for way in _WAYS:
-            found.append(2 * _bytes(source) / time_call(way, [(source, target)]).us)
-    return max(found)
+        for copy_kernel in _COPY_KERNELS:
+            rates.append(2 * _bytes(source) / time_call(copy_kernel, [(source, target)]).us)
+    return max(rates)
 
 
 def measure_copy() -> float:
-    """Bytes read and written a microsecond: the most of several sizes, each by a kernel and by the driver.
+    """Bytes per microsecond, read and written: the maximum of several sizes, each copied by a kernel and by the driver.
 
-    In a CUDA graph the driver's copy is a node of another kind.
+    In a CUDA graph, the driver's copy is a memcpy node.
     """
-    room = torch.randn(2, max(_COPIES), device="cuda")
-    pairs = [(room[0, :size], room[1, :size]) for size in _COPIES]
-    return max(2 * _bytes(pair[0]) / time_call(way, [pair]).us for pair in pairs for way in _WAYS)
+    buffers = torch.randn(2, max(_COPIES), device="cuda")
+    pairs = [(buffers[0, :size], buffers[1, :size]) for size in _COPIES]
+    return max(
+        2 * _bytes(pair[0]) / time_call(copy_kernel, [pair]).us for pair in pairs for copy_kernel in _COPY_KERNELS
+    )
 
 
 def _bytes(tensor: Tensor) -> int:
@@ -71,10 +77,10 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def floors(workload: Workload, ceilings: dict[str, float], traffic: int | None = None) -> dict[str, float]:
-    """The least time that memory, the L2, arithmetic and a launch allow, each alone, of calls one after the other.
+    """The least time of back-to-back calls that memory, the L2, arithmetic and a launch allow, each alone.
 
-    traffic: bytes of the call, where its values say how many. What the L2 holds need not come from memory again; so of
-    a working set that it holds only its own rate counts.
+    traffic: bytes of the call, where they depend on its values. Data in the L2 is not read from memory again, so a
+    working set within it is bound by the L2's rate only.
     """
     count = workload.bytes() if traffic is None else traffic
     return {
@@ -86,23 +92,23 @@ def floors(workload: Workload, ceilings: dict[str, float], traffic: int | None =
 
 
 def rate(dtype: str, ceilings: Mapping[str, float]) -> float:
-    """Operations of products a microsecond, by whichever unit does them faster in that precision."""
+    """Operations per microsecond of products in a dtype, by the faster unit of that precision."""
     plain = ceilings[f"flops_per_us_{dtype}"]
     return max(plain, ceilings.get("flops_per_us_tf32", 0.0) / _TF32_PRODUCTS) if dtype == "float32" else plain
 
 
-def binding(found: dict[str, float]) -> str:
-    """Which of the floors is the highest."""
-    return max(found, key=lambda bound: found[bound])
+def binding(floors_us: dict[str, float]) -> str:
+    """The name of the highest floor."""
+    return max(floors_us, key=lambda bound: floors_us[bound])
 
 
 def floor_us(workload: Workload, ceilings: dict[str, float]) -> float:
-    """The largest of them."""
+    """The highest floor, in microseconds."""
     return max(floors(workload, ceilings).values())
 
 
 def refreshed(workload: Workload, ceilings: dict[str, float]) -> dict[str, float]:
-    """The ceilings for a workload: where memory bounds it, with a copy measured now, for the GPU's clocks drift."""
+    """The ceilings for a workload. Where memory bounds it, the copy is measured again, since GPU clocks drift."""
     if binding(floors(workload, ceilings)) != "memory":
         return ceilings
     return ceilings | {"bytes_per_us": measure_copy()}

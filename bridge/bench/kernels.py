@@ -1,4 +1,4 @@
-"""Which kernels a call runs on the GPU and how long each takes: CUPTI's records, which torch.profiler collects."""
+"""The kernels of a call and their times, from CUPTI's records by torch.profiler."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -11,12 +11,12 @@ from torch.profiler import ProfilerActivity, profile
 from bridge.core.op import OPS
 
 _WARM_UP = 5
-_OURS = re.compile(r"(?:void )?bridge::(\w+)|_ZN6bridge\d+(\w+)")  # demangled, and as the compiler spells it
+_BRIDGE_KERNEL = re.compile(r"(?:void )?bridge::(\w+)|_ZN6bridge\d+(\w+)")  # demangled and mangled
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel, or a copy, of a call. op: the bridge op that it belongs to, or None. us: of all its launches."""
+    """A kernel or copy of a call. op: its bridge op, or None. us: of all launches in one call."""
 
     name: str
     op: str | None
@@ -25,30 +25,30 @@ class Kernel:
 
 
 def trace(call: Callable[[], Any], runs: int = 20) -> list[Kernel]:
-    """The kernels of one call, by the mean of `runs`; those that take longest first. Empty where CUPTI records none."""
+    """The kernels of one call, mean of `runs`, the slowest first. Empty where CUPTI records none."""
     for _ in range(_WARM_UP):
         call()
     torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as found:
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
         for _ in range(runs):
             call()
         torch.cuda.synchronize()
-    events = found.events() or []
+    events = profiler.events() or []
     return group(((e.name, e.time_range.elapsed_us()) for e in events if e.device_type.name == "CUDA"), runs)
 
 
 def group(records: Iterable[tuple[str, float]], runs: int) -> list[Kernel]:
-    """One kernel a name, from the name and the microseconds of every launch in `runs` calls."""
+    """One kernel per name, from the name and the microseconds of every launch in `runs` calls."""
     launches: dict[str, list[float]] = {}
     for name, us in records:
         launches.setdefault(name, []).append(us)
-    found = [Kernel(name, op_of(name), len(times) / runs, sum(times) / runs) for name, times in launches.items()]
-    return sorted(found, key=lambda kernel: -kernel.us)
+    merged = [Kernel(name, op_of(name), len(times) / runs, sum(times) / runs) for name, times in launches.items()]
+    return sorted(merged, key=lambda kernel: -kernel.us)
 
 
 def op_of(name: str) -> str | None:
-    """The op that a kernel of bridge's belongs to, by its name; None for others' kernels."""
-    match = _OURS.match(name)
+    """The op of a bridge kernel, from its name; None for other kernels."""
+    match = _BRIDGE_KERNEL.match(name)
     function = (match[1] or match[2]) if match else ""
-    fitting = [op for op in OPS if f"{function}_".startswith(f"{op}_")]
-    return max(fitting, key=len, default=None)
+    candidates = [op for op in OPS if f"{function}_".startswith(f"{op}_")]
+    return max(candidates, key=len, default=None)

@@ -1,4 +1,4 @@
-"""How long each layer of an engine takes, as TensorRT's profiler reports it."""
+"""The time of each layer of an engine, from TensorRT's profiler."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Layer:
 
 
 def trace(engine: Engine, inputs: Sequence[Tensor], runs: int = 20) -> list[Layer]:
-    """The layers in the order that TensorRT reports them, by the mean of `runs`. Empty where it reports none."""
+    """The layers in TensorRT's order, mean of `runs`. Empty where TensorRT reports none."""
     profiler = _profiler(engine.flavour.trt())
     context = engine.new_context()
     for _ in range(_WARM_UP):
@@ -53,5 +53,5 @@ def _profiler(trt: Any) -> Any:
 
 
 def _op(name: str, plugins: dict[str, str]) -> str | None:
-    """The op of the plugin layer that a name, perhaps of several layers fused, holds."""
+    """The op of the plugin layer in a name, which may join the names of fused layers."""
     return plugins.get(name) or next((op for layer, op in plugins.items() if layer in name), None)

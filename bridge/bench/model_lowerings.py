@@ -1,4 +1,4 @@
-"""Models with their ops as plugins, as TensorRT's own layers, and as bridge.tune found best, one beside the other."""
+"""Compares engines of a model: ops as plugins, as TensorRT's own layers, and as bridge.tune chose."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ AUTO = "auto"
 
 
 def run(specs: Sequence[str], argv: Sequence[str], progress: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Measures model files, each made for the flags `argv`; `progress` gets what there is so far after each model.
+    """Measures model files, each made for the flags `argv`; `progress` gets the result so far after each model.
 
     A model that fails is reported as such. RuntimeError: there is no GPU. ModelFileError: as model_file.load has it.
     """
@@ -38,10 +38,10 @@ def run(specs: Sequence[str], argv: Sequence[str], progress: Callable[[dict[str,
     result: dict[str, Any] = {"schema": SCHEMA, **environment(), "argv": list(argv), "models": []}
     for spec, model in models.items():
         try:
-            found = _measure(model, result["versions"])
+            measured = _measure(model, result["versions"])
         except Exception as error:  # of any kind: one model's failure must not cost the times of the others
-            found = {"failed": f"{type(error).__name__}: {error}"}
-        result["models"].append({"model": spec, **found})
+            measured = {"failed": f"{type(error).__name__}: {error}"}
+        result["models"].append({"model": spec, **measured})
         torch.cuda.empty_cache()
         progress(result)
     return result
@@ -67,34 +67,37 @@ def _measure(model: Model, versions: dict[str, str]) -> dict[str, Any]:
         "tuning": [asdict(item) for item in tuning.measurements],
         "left_out": dict(tuning.left_out),
         "lowerings": {
-            way: _row(timing, engines[way], errors[way]) for way, timing in zip(engines, timings, strict=True)
+            lowering: _row(timing, engines[lowering], errors[lowering])
+            for lowering, timing in zip(engines, timings, strict=True)
         },
         **verdict(dict(zip(engines, timings, strict=True)), errors),
     }
 
 
 def build(model: Model, config: Config) -> dict[str, CompiledModule]:
-    """The engine with plugins, the one with native layers wherever there are some for a call, and bridge's choice."""
+    """The engines with plugins, with native layers where a call has them, and with the measured lowerings."""
     session = replace(Session.of(config), measured={})
     with session.converting():
         captured = capture(session, model.model, model.args, model.kwargs, model.dynamic_shapes)
     kinds, _ = tuner.kinds_of(captured, session)
-    engines = {way: tuner.compile_as(captured, session, dict.fromkeys(kinds, way)) for way in (PLUGIN, NATIVE)}
-    session = Session.of(config)  # with what was measured
+    engines = {
+        lowering: tuner.compile_as(captured, session, dict.fromkeys(kinds, lowering)) for lowering in (PLUGIN, NATIVE)
+    }
+    session = Session.of(config)  # with the recorded measurements
     with session.converting():
         engines[AUTO] = captured.compile(session)
     return engines
 
 
 def verdict(timings: Mapping[str, Timing], errors: Mapping[str, float]) -> dict[str, Any]:
-    """Which of the two is faster, and whether auto is slower than that by more than the noise.
+    """The faster of plugin and native, and whether auto is as fast, within the noise.
 
-    One whose results are wrong, by `errors`, is not the faster.
+    A lowering with wrong results, by `errors`, does not compete.
     """
-    right = [way for way in (PLUGIN, NATIVE) if errors[way] <= ROUNDING]
-    better = min(right or (PLUGIN, NATIVE), key=lambda way: timings[way].us)
-    least = noise(timings[AUTO], timings[better])
-    return {"better": better, "noise_us": least, "auto_is_best": timings[AUTO].us <= timings[better].us + least}
+    accurate = [lowering for lowering in (PLUGIN, NATIVE) if errors[lowering] <= ROUNDING]
+    better = min(accurate or (PLUGIN, NATIVE), key=lambda lowering: timings[lowering].us)
+    noise_us = noise(timings[AUTO], timings[better])
+    return {"better": better, "noise_us": noise_us, "auto_is_best": timings[AUTO].us <= timings[better].us + noise_us}
 
 
 def _row(timing: Timing, engine: CompiledModule, error: float) -> dict[str, Any]:
@@ -112,15 +115,15 @@ def _row(timing: Timing, engine: CompiledModule, error: float) -> dict[str, Any]
 def _errors(model: Model, engines: Mapping[str, CompiledModule]) -> dict[str, float]:
     """Largest difference from eager, as a fraction of the largest output; the model is moved to the GPU."""
     args, kwargs = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.cuda(), (model.args, model.kwargs))
-    if isinstance(model.model, ExportedProgram):  # constants of its graph stay where it was exported
+    if isinstance(model.model, ExportedProgram):  # its graph's constants stay on the device of the export
         expected = model.model.module()(*model.args, **model.kwargs)
     else:
         expected = model.model.cuda()(*args, **kwargs)
-    return {way: largest_error(engine(*args, **kwargs), expected) for way, engine in engines.items()}
+    return {lowering: largest_error(engine(*args, **kwargs), expected) for lowering, engine in engines.items()}
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """A run for reading: a line a model and lowering, then what was left out, then whether auto is the best."""
+    """The run as text: a line per model and lowering, then the skipped calls, then whether auto is the fastest."""
     head = [
         ("GPU", f"{result['gpu']}, driver {result['driver']}, {result['date']}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in result["versions"].items())),
@@ -128,31 +131,33 @@ def table(result: Mapping[str, Any]) -> str:
     ]
     heading = ("model", "lowering", "us a run", "10-90 %", "error", "calls")
     measured = [model for model in result["models"] if "lowerings" in model]
-    rows = [_cells(model, way, row) for model in measured for way, row in model["lowerings"].items()]
-    text = [columns(head, indent=0), columns([heading, *rows], indent=0)]
+    rows = [_cells(model, lowering, row) for model in measured for lowering, row in model["lowerings"].items()]
+    sections = [columns(head, indent=0), columns([heading, *rows], indent=0)]
     left_out = {f"{kind}: {why}" for model in measured for kind, why in model["left_out"].items()}
     if left_out:
-        text.append("\n".join(["plugin in all of them", *(f"  {line}" for line in sorted(left_out))]))
-    return "\n\n".join([*text, "\n".join(map(_sentence, result["models"]))])
+        sections.append("\n".join(["plugin in all of them", *(f"  {line}" for line in sorted(left_out))]))
+    return "\n\n".join([*sections, "\n".join(map(_verdict_text, result["models"]))])
 
 
-def _cells(model: Mapping[str, Any], way: str, row: Mapping[str, Any]) -> tuple[str, ...]:
+def _cells(model: Mapping[str, Any], lowering: str, row: Mapping[str, Any]) -> tuple[str, ...]:
     calls = ", ".join(f"{count} {call}" for call, count in row["calls"].items()) or "none"
-    span = f"{row['low_us']:.1f}-{row['high_us']:.1f}"
-    return Path(model["model"]).name, way, f"{row['us']:.1f}", span, f"{row['error']:.1e}", calls
+    range_text = f"{row['low_us']:.1f}-{row['high_us']:.1f}"
+    return Path(model["model"]).name, lowering, f"{row['us']:.1f}", range_text, f"{row['error']:.1e}", calls
 
 
-def _sentence(model: Mapping[str, Any]) -> str:
+def _verdict_text(model: Mapping[str, Any]) -> str:
     name = Path(model["model"]).name
     if "failed" in model:
         return f"FAILED: {name}: {model['failed']}"
     auto, better = model["lowerings"][AUTO]["us"], model["better"]
-    best, least = model["lowerings"][better]["us"], model["noise_us"]
+    best, noise_us = model["lowerings"][better]["us"], model["noise_us"]
     if model["auto_is_best"]:
-        return f"{name}: auto takes {auto:.1f} us, {better}, the better, {best:.1f} us, noise {least:.1f} us: as fast"
-    return f"SLOWER: {name}: auto takes {auto:.1f} us, {better} {best:.1f} us, and the noise is {least:.1f} us"
+        return (
+            f"{name}: auto takes {auto:.1f} us, {better}, the better, {best:.1f} us, noise {noise_us:.1f} us: as fast"
+        )
+    return f"SLOWER: {name}: auto takes {auto:.1f} us, {better} {best:.1f} us, and the noise is {noise_us:.1f} us"
 
 
-def good(result: Mapping[str, Any]) -> bool:
-    """Whether every model was measured, and auto nowhere slower than the better by more than the noise."""
+def auto_is_best_everywhere(result: Mapping[str, Any]) -> bool:
+    """Whether every model was measured, and auto is nowhere slower than the better lowering by more than the noise."""
     return all(model.get("auto_is_best", False) for model in result["models"])

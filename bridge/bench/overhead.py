@@ -1,11 +1,10 @@
-"""What a call of a small engine costs, by bridge's runtime and by torch_tensorrt's.
+"""Call overhead of a small engine, by bridge's runtime and by those of torch_tensorrt.
 
     python -m bridge.bench.overhead [--json FILE] [--rounds N]
 
-The same engine, whose work takes a GPU a few microseconds, is called by every runtime in turn, round after round: on
-the default stream and on another one, as it comes and as a CUDA graph. Two times are taken: `issue`, of a call when
-the next follows without waiting for the GPU, and `latency`, of a call and the wait for its result. What a runtime of
-torch_tensorrt does not do here is reported with the reason.
+The engine takes a GPU a few microseconds. Every runtime calls it, interleaved in rounds: on the default stream and on
+another one, with and without a CUDA graph. `issue` is the time per call without waiting for the GPU. `latency` is the
+time of a call and the wait for its result. A runtime that cannot run here is reported with the reason.
 """
 
 import argparse
@@ -33,12 +32,12 @@ from bridge.tensorrt.install.flavour import detect
 from bridge.tensorrt.run import streams
 from bridge.tensorrt.run.engine import Engine
 
-_CALLS = 100  # of one runtime in a round, between two waits for the GPU
+_CALLS_PER_ROUND = 100  # of one runtime, between two waits for the GPU
 
 
 @dataclass(frozen=True)
 class Row:
-    """One way to call the engine. Times are microseconds a call: the median of the rounds, 10th and 90th percentile."""
+    """One runtime on one stream. Times are microseconds per call: median of the rounds, 10th and 90th percentile."""
 
     runtime: str
     stream: str
@@ -49,8 +48,8 @@ class Row:
     reason: str | None = None
 
 
-class Small(nn.Module):
-    """A few operators on little data: what a call costs is then the runtime's."""
+class SmallModel(nn.Module):
+    """A few operators on little data, so that the runtime dominates the time of a call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,94 +64,96 @@ Call = Callable[..., Any]
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to call an engine.
+class Runtime:
+    """A runtime that calls an engine.
 
-    make: what makes it ready. global_graphs: torch_tensorrt's setting while it runs. foreign: it is not bridge's, and
-    may end the process; a process of its own tries it first.
+    make: prepares it and returns the call. global_graphs: torch_tensorrt's CUDA graph setting while it runs.
+    may_crash: it may end the process, so that a child process tries it first.
     """
 
     name: str
     make: Callable[[], Call]
     global_graphs: bool = False
-    foreign: bool = False
+    may_crash: bool = False
 
     def select(self) -> None:
-        """Before calls by this way."""
+        """Applies the global setting; call it before calls by this runtime."""
         detect().torch_tensorrt().runtime.set_cudagraphs_mode(self.global_graphs)
 
 
-def ways(module: CompiledModule, eager: nn.Module, args: tuple[Tensor, ...]) -> list[Way]:
-    """Every way to call the engine of a module."""
+def runtimes(module: CompiledModule, eager: nn.Module, args: tuple[Tensor, ...]) -> list[Runtime]:
+    """Every runtime for the engine of a module."""
 
-    def bridges(**settings: bool) -> Callable[[], Call]:
+    def compiled_with(**settings: bool) -> Callable[[], Call]:
         return lambda: CompiledModule(module.file, **settings)
 
-    found = [
-        Way("PyTorch, eager", lambda: eager),
-        Way("execute_async_v3 alone", lambda: _bare(module, args)),
-        Way("bridge", bridges()),
-        Way("bridge, static outputs", bridges(static_outputs=True)),
-        Way("bridge, CUDA graph", bridges(cuda_graph=True)),
-        Way("bridge, CUDA graph, static outputs", bridges(cuda_graph=True, static_outputs=True)),
+    result = [
+        Runtime("PyTorch, eager", lambda: eager),
+        Runtime("execute_async_v3 alone", lambda: _execute_async_v3(module, args)),
+        Runtime("bridge", compiled_with()),
+        Runtime("bridge, static outputs", compiled_with(static_outputs=True)),
+        Runtime("bridge, CUDA graph", compiled_with(cuda_graph=True)),
+        Runtime("bridge, CUDA graph, static outputs", compiled_with(cuda_graph=True, static_outputs=True)),
     ]
     for language, kind in (("Python", "PythonTorchTensorRTModule"), ("C++", "TorchTensorRTModule")):
         for graph, what in ((False, ""), (True, ", CUDA graph")):
             make = functools.partial(_torch_tensorrt, kind, module)
-            found.append(Way(f"torch_tensorrt, {language}{what}", make, graph, foreign=True))
-    return found
+            result.append(Runtime(f"torch_tensorrt, {language}{what}", make, graph, may_crash=True))
+    return result
 
 
-def measure(inputs: int, rounds: int, broken: dict[str, str]) -> list[Row]:
-    """Every way, on both streams; those of `broken` are listed with that reason."""
+def measure(inputs: int, rounds: int, crashing: dict[str, str]) -> list[Row]:
+    """Every runtime on both streams; those in `crashing` are listed with the reason."""
     eager, args, module = _engine(inputs)
     rows = []
     for name, stream in (("default", torch.cuda.default_stream()), ("other", torch.cuda.Stream())):
-        calls: dict[Way, Call] = {}
+        calls: dict[Runtime, Call] = {}
         with torch.cuda.stream(stream):
-            for way in ways(module, eager, args):
-                call, reason = (None, broken[way.name]) if way.name in broken else _ready(way, eager, args)
+            for runtime in runtimes(module, eager, args):
+                call, reason = (
+                    (None, crashing[runtime.name]) if runtime.name in crashing else _prepare(runtime, eager, args)
+                )
                 if call is None:
-                    rows.append(Row(way.name, name, reason=reason))
+                    rows.append(Row(runtime.name, name, reason=reason))
                 else:
-                    calls[way] = call
+                    calls[runtime] = call
             rows += _time(calls, name, args, rounds)
     return rows
 
 
-def broken_ways() -> dict[str, str]:
-    """The ways that end the process that tries them, and how."""
-    found = {}
+def crashing_runtimes() -> dict[str, str]:
+    """The runtimes that end the process that tries them, and by which signal."""
+    reasons = {}
     eager, args, module = _engine(1)
-    for way in ways(module, eager, args):
-        if way.foreign:
-            command = [sys.executable, "-m", "bridge.bench.overhead", "--try", way.name]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-            if done.returncode < 0:
-                found[way.name] = f"it ends the process by {signal.Signals(-done.returncode).name}"
-    return found
+    for runtime in runtimes(module, eager, args):
+        if runtime.may_crash:
+            command = [sys.executable, "-m", "bridge.bench.overhead", "--try", runtime.name]
+            process = subprocess.run(command, capture_output=True, text=True, timeout=300)
+            if process.returncode < 0:
+                reasons[runtime.name] = f"it ends the process by {signal.Signals(-process.returncode).name}"
+    return reasons
 
 
 def _try(name: str) -> None:
     eager, args, module = _engine(1)
-    for way in ways(module, eager, args):
-        if way.name == name:
-            _ready(way, eager, args)
+    for runtime in runtimes(module, eager, args):
+        if runtime.name == name:
+            _prepare(runtime, eager, args)
 
 
 def _engine(inputs: int) -> tuple[nn.Module, tuple[Tensor, ...], CompiledModule]:
     """A model, arguments for it, and its engine. EngineError: TensorRT does not run on this GPU."""
     torch.manual_seed(0)
-    eager = Small().eval().half().cuda()
+    eager = SmallModel().eval().half().cuda()
     args = tuple(torch.randn(4, 64, device="cuda", dtype=torch.half) for _ in range(inputs))
     return eager, args, bridge.compile(eager, args)
 
 
-def _ready(way: Way, eager: nn.Module, args: tuple[Tensor, ...]) -> tuple[Call | None, str | None]:
-    """What calls the engine, and computes what eager PyTorch does; or why it cannot be called here."""
+def _prepare(runtime: Runtime, eager: nn.Module, args: tuple[Tensor, ...]) -> tuple[Call | None, str | None]:
+    """The call of a runtime, checked against eager PyTorch; or the reason that it cannot run here."""
     try:
-        way.select()
-        call = way.make()
+        runtime.select()
+        call = runtime.make()
         for _ in range(5):
             results = call(*args)
         torch.cuda.synchronize()
@@ -165,34 +166,37 @@ def _ready(way: Way, eager: nn.Module, args: tuple[Tensor, ...]) -> tuple[Call |
     return call, None
 
 
-def _time(calls: dict[Way, Call], stream: str, args: tuple[Tensor, ...], rounds: int) -> list[Row]:
-    issue: dict[Way, list[float]] = {way: [] for way in calls}
-    latency: dict[Way, list[float]] = {way: [] for way in calls}
+def _time(calls: dict[Runtime, Call], stream: str, args: tuple[Tensor, ...], rounds: int) -> list[Row]:
+    issue: dict[Runtime, list[float]] = {runtime: [] for runtime in calls}
+    latency: dict[Runtime, list[float]] = {runtime: [] for runtime in calls}
     current = torch.cuda.current_stream()
     for _ in range(rounds):
-        for way, call in calls.items():
-            way.select()
+        for runtime, call in calls.items():
+            runtime.select()
             torch.cuda.synchronize()
             start = time.perf_counter()
-            for _ in range(_CALLS):
+            for _ in range(_CALLS_PER_ROUND):
                 call(*args)
-            issue[way].append((time.perf_counter() - start) / _CALLS * 1e6)
+            issue[runtime].append((time.perf_counter() - start) / _CALLS_PER_ROUND * 1e6)
             torch.cuda.synchronize()
             start = time.perf_counter()
-            for _ in range(_CALLS):
+            for _ in range(_CALLS_PER_ROUND):
                 call(*args)
                 current.synchronize()
-            latency[way].append((time.perf_counter() - start) / _CALLS * 1e6)
-    return [Row(way.name, stream, *_spread(issue[way]), *_spread(latency[way])) for way in calls]
+            latency[runtime].append((time.perf_counter() - start) / _CALLS_PER_ROUND * 1e6)
+    return [
+        Row(runtime.name, stream, *_median_and_range(issue[runtime]), *_median_and_range(latency[runtime]))
+        for runtime in calls
+    ]
 
 
-def _spread(values: list[float]) -> tuple[float, tuple[float, float]]:
+def _median_and_range(values: list[float]) -> tuple[float, tuple[float, float]]:
     tenths = statistics.quantiles(values, n=10)
     return round(statistics.median(values), 2), (round(tenths[0], 2), round(tenths[-1], 2))
 
 
-def _bare(module: CompiledModule, args: tuple[Tensor, ...]) -> Call:
-    """TensorRT's own call with nothing around it, into the same outputs each time: the floor of any runtime."""
+def _execute_async_v3(module: CompiledModule, args: tuple[Tensor, ...]) -> Call:
+    """TensorRT's call alone, into the same outputs each time: the floor of any runtime."""
     context = Engine(module.file).new_context(static_outputs=True)
     context(*args)
     device = args[0].device
@@ -209,9 +213,9 @@ def _torch_tensorrt(kind: str, module: CompiledModule) -> Call:
     from torch_tensorrt.dynamo import runtime
 
     names = [spec.name for spec in module.inputs], [spec.name for spec in module.outputs]
-    made = getattr(runtime, kind)(module.engine, *names, name="small")
-    made.setup_engine()
-    return made
+    tensorrt_module = getattr(runtime, kind)(module.engine, *names, name="small")
+    tensorrt_module.setup_engine()
+    return tensorrt_module
 
 
 def table(rows: list[Row]) -> str:
@@ -230,8 +234,8 @@ def _range(values: tuple[float, float] | None) -> str:
     return f"{values[0]:.1f} to {values[1]:.1f}" if values is not None else ""
 
 
-def describe() -> dict[str, Any]:
-    """Where and with what the figures were taken."""
+def environment() -> dict[str, Any]:
+    """GPU, date and versions of the measurement."""
     flavour = detect()
     return {
         "gpu": torch.cuda.get_device_name(),
@@ -258,15 +262,15 @@ def main() -> None:
     if options.name:
         _try(options.name)
         return
-    broken = broken_ways()
-    found = {f"{n} inputs, {n} outputs": measure(n, options.rounds, broken) for n in (1, 8)}
-    where = describe()
-    print(", ".join(f"{name} {value}" for name, value in where.items()))
-    for title, rows in found.items():
+    crashing = crashing_runtimes()
+    tables = {f"{n} inputs, {n} outputs": measure(n, options.rounds, crashing) for n in (1, 8)}
+    environment_here = environment()
+    print(", ".join(f"{name} {value}" for name, value in environment_here.items()))
+    for title, rows in tables.items():
         print(f"\n{title}\n{table(rows)}")
     if options.json:
-        measured = {title: [asdict(row) for row in rows] for title, rows in found.items()}
-        Path(options.json).write_text(json.dumps({**where, "measured": measured}, indent=1) + "\n")
+        measured = {title: [asdict(row) for row in rows] for title, rows in tables.items()}
+        Path(options.json).write_text(json.dumps({**environment_here, "measured": measured}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

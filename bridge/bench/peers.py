@@ -1,22 +1,22 @@
-"""The peers of every op, which stand beside its workloads."""
+"""The peers of every op, as the workload modules define them."""
 
 from collections.abc import Sequence
 
 from bridge.bench import workloads
 from bridge.bench.peer import Peer
-from bridge.core.op import NAMESPACE
+from bridge.core.signature import NAMESPACE
 
 
-def find(namespace: str = NAMESPACE) -> tuple[Peer, ...]:
+def discover(namespace: str = NAMESPACE) -> tuple[Peer, ...]:
     """Every peer of a library's ops, op by op."""
     return tuple(peer for module in workloads.modules(namespace) for peer in getattr(module, "PEERS", ()))
 
 
-PEERS = find()
+PEERS = discover()
 
 
 def select(names: list[str], known: Sequence[Peer] = PEERS) -> list[Peer]:
-    """Peers of these names; none: all. ValueError: a name that no peer has."""
+    """The peers of these names; all if there are no names. ValueError: an unknown name."""
     there = sorted({peer.name for peer in known})
     for name in names:
         if name not in there:

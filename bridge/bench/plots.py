@@ -1,4 +1,4 @@
-"""A run of the bench as a picture: growing sizes with their floors, and rooflines. Needs matplotlib, and no GPU."""
+"""Plots a run of the bench: times over growing sizes with their floors, and rooflines. Needs matplotlib, but no GPU."""
 
 import math
 import re
@@ -18,7 +18,7 @@ _LINES = {"float32": "-", "float16": "--", "bfloat16": ":"}
 
 
 def pyplot() -> Any:
-    """matplotlib's, which draws into files. ImportError: it is not installed."""
+    """matplotlib.pyplot, drawing into files. ImportError: it is not installed."""
     try:
         import matplotlib
     except ImportError as error:
@@ -30,20 +30,20 @@ def pyplot() -> Any:
 
 
 def plot(run: Mapping[str, Any], path: str) -> None:
-    """Writes the picture of a run. ValueError: the run has no rows."""
+    """Writes the figure of a run to a file. ValueError: the run has no rows."""
     figure = draw(run)
     figure.savefig(path)
     pyplot().close(figure)
 
 
 def draw(run: Mapping[str, Any]) -> Any:
-    """The figure: a panel a series of growing sizes, then what arithmetic bounds, then what memory does."""
+    """The figure: one panel per series of growing sizes, then workloads with products, then those without."""
     panels = _panels(run)
     if not panels:
         raise ValueError("the run has no rows to draw")
     columns = min(_COLUMNS, len(panels))
-    lines = math.ceil(len(panels) / columns)
-    figure, axes = pyplot().subplots(lines, columns, figsize=(6.5 * columns, 4.5 * lines), squeeze=False)
+    panel_rows = math.ceil(len(panels) / columns)
+    figure, axes = pyplot().subplots(panel_rows, columns, figsize=(6.5 * columns, 4.5 * panel_rows), squeeze=False)
     for axis, panel in zip(axes.flat, panels, strict=False):
         panel(axis)
         axis.grid(alpha=0.3)
@@ -55,85 +55,87 @@ def draw(run: Mapping[str, Any]) -> Any:
 
 
 def _panels(run: Mapping[str, Any]) -> list[Callable[[Any], None]]:
-    found: list[Callable[[Any], None]] = []
+    panels: list[Callable[[Any], None]] = []
     series = growth(run["rows"])
-    for (op, unit), kinds in series.items():
-        found.append(partial(_draw_growth, op=op, unit=unit, kinds=kinds))
-    drawn = {id(row) for kinds in series.values() for points in kinds.values() for _, row in points}
+    for (op, unit), variants in series.items():
+        panels.append(partial(_draw_growth, op=op, unit=unit, variants=variants))
+    drawn = {id(row) for variants in series.values() for points in variants.values() for _, row in points}
     rest = [row for row in run["rows"] if id(row) not in drawn]
     products = [row for row in rest if row["flops"]]
     others = [row for row in rest if not row["flops"]]
     if products:
-        found.append(partial(_draw_roofline, rows=products, ceilings=run["ceilings"]))
+        panels.append(partial(_draw_roofline, rows=products, ceilings=run["ceilings"]))
     if others:
-        found.append(partial(_draw_bandwidth, rows=others, ceilings=run["ceilings"]))
-    return found
+        panels.append(partial(_draw_bandwidth, rows=others, ceilings=run["ceilings"]))
+    return panels
 
 
 def growth(rows: Sequence[Row]) -> Series:
-    """Rows whose workload is a word and a number: by op and word, then by dtype and what follows the number, in the
-    order of the number. One row alone is no series."""
+    """Rows whose workload is named by a word and a size: by op and word, then by dtype and suffix, sorted by size.
+
+    A single row is no series.
+    """
     series: Series = {}
     for row in rows:
-        if found := _SIZE.fullmatch(row["workload"]):
-            unit, size, rest = found.groups(default="")
-            kinds = series.setdefault((row["op"], unit), {})
-            kinds.setdefault(row["dtype"] + rest, []).append((int(size), row))
+        if match := _SIZE.fullmatch(row["workload"]):
+            unit, size, rest = match.groups(default="")
+            variants = series.setdefault((row["op"], unit), {})
+            variants.setdefault(row["dtype"] + rest, []).append((int(size), row))
     sorted_by_size = {
-        name: {kind: sorted(points, key=itemgetter(0)) for kind, points in kinds.items() if len(points) > 1}
-        for name, kinds in series.items()
+        name: {variant: sorted(points, key=itemgetter(0)) for variant, points in variants.items() if len(points) > 1}
+        for name, variants in series.items()
     }
-    return {name: kinds for name, kinds in sorted_by_size.items() if kinds}
+    return {name: variants for name, variants in sorted_by_size.items() if variants}
 
 
-def _draw_growth(axis: Any, op: str, unit: str, kinds: Mapping[str, Sequence[tuple[int, Row]]]) -> None:
-    for kind, points in kinds.items():
+def _draw_growth(axis: Any, op: str, unit: str, variants: Mapping[str, Sequence[tuple[int, Row]]]) -> None:
+    for variant, points in variants.items():
         sizes = [size for size, _ in points]
-        (ours,) = axis.loglog(sizes, [row["us"] for _, row in points], "o-", label=f"bridge, {kind}")
+        (line,) = axis.loglog(sizes, [row["us"] for _, row in points], "o-", label=f"bridge, {variant}")
         floor = [row["floor_us"] for _, row in points]
-        axis.loglog(sizes, floor, "--", color=ours.get_color(), label=f"floor, {kind}")
+        axis.loglog(sizes, floor, "--", color=line.get_color(), label=f"floor, {variant}")
         for name in dict.fromkeys(name for _, row in points for name in row["peers"]):
-            known = [(size, row["peers"][name]["us"]) for size, row in points if "us" in row["peers"].get(name, {})]
-            if known:
-                axis.loglog(*zip(*known, strict=True), ".-", linewidth=0.8, label=f"{name}, {kind}")
+            timed = [(size, row["peers"][name]["us"]) for size, row in points if "us" in row["peers"].get(name, {})]
+            if timed:
+                axis.loglog(*zip(*timed, strict=True), ".-", linewidth=0.8, label=f"{name}, {variant}")
     axis.set(title=op, xlabel=unit, ylabel="us")
-    ticks = sorted({size for points in kinds.values() for size, _ in points})
+    ticks = sorted({size for points in variants.values() for size, _ in points})
     axis.set_xticks(ticks, [str(size) for size in ticks])
     axis.minorticks_off()
     axis.legend(fontsize="small", loc="upper left")
 
 
 def _draw_roofline(axis: Any, rows: Sequence[Row], ceilings: Mapping[str, float]) -> None:
-    """Arithmetic intensity against the rate of products, under the copy's slope and each dtype's flat roof."""
+    """Rate of products over arithmetic intensity, under the copy's slope and the ceiling of each dtype."""
     intensities = [row["flops"] / row["bytes"] for row in rows]
     copy = ceilings["bytes_per_us"]
     for dtype in dict.fromkeys(row["dtype"] for row in rows):
         most = rate(dtype, ceilings)
-        spots = sorted({min(intensities) / 4, most / copy, max(max(intensities), most / copy) * 4})
-        roof = [min(spot * copy, most) / 1e6 for spot in spots]
-        axis.loglog(spots, roof, f"k{_LINES.get(dtype, '-')}", linewidth=1, label=f"ceiling, {dtype}")
+        xs = sorted({min(intensities) / 4, most / copy, max(max(intensities), most / copy) * 4})
+        roof = [min(x * copy, most) / 1e6 for x in xs]
+        axis.loglog(xs, roof, f"k{_LINES.get(dtype, '-')}", linewidth=1, label=f"ceiling, {dtype}")
     _scatter(axis, rows, intensities, [row["flops"] / row["us"] / 1e6 for row in rows])
     axis.set(title="roofline", xlabel="operations of products a byte", ylabel="TFLOP/s")
     axis.legend(fontsize="x-small", loc="lower right")
 
 
 def _draw_bandwidth(axis: Any, rows: Sequence[Row], ceilings: Mapping[str, float]) -> None:
-    """Bytes of a call against the rate of its traffic, under the copy's and what a launch's time allows."""
+    """Rate of traffic over the bytes of a call, under the rate of a copy and the time of a launch."""
     sizes = [row["bytes"] for row in rows]
     copy, launch = ceilings["bytes_per_us"], ceilings["launch_us"]
     knee = copy * launch
-    spots = sorted({min(*sizes, knee) / 2, knee, max(*sizes, knee) * 2})
-    axis.loglog(spots, [min(copy, spot / launch) / 1e6 for spot in spots], "k-", linewidth=1, label="copy and launch")
+    xs = sorted({min(*sizes, knee) / 2, knee, max(*sizes, knee) * 2})
+    axis.loglog(xs, [min(copy, x / launch) / 1e6 for x in xs], "k-", linewidth=1, label="copy and launch")
     _scatter(axis, rows, sizes, [row["bytes"] / row["us"] / 1e6 for row in rows])
     axis.set(title="ops without products", xlabel="bytes, each counted once", ylabel="TB/s")
     axis.legend(fontsize="x-small", loc="lower right")
 
 
-def _scatter(axis: Any, rows: Sequence[Row], places: Sequence[float], heights: Sequence[float]) -> None:
-    """A point a row: a colour an op, a marker a dtype, with the workload's name beside it."""
+def _scatter(axis: Any, rows: Sequence[Row], xs: Sequence[float], ys: Sequence[float]) -> None:
+    """One labelled point per row: a colour per op, a marker per dtype."""
     colours = {op: f"C{number}" for number, op in enumerate(dict.fromkeys(row["op"] for row in rows))}
     seen = set()
-    for row, x, y in zip(rows, places, heights, strict=True):
+    for row, x, y in zip(rows, xs, ys, strict=True):
         label = f"{row['op']}, {row['dtype']}"
         marker = _MARKERS.get(row["dtype"], "D")
         axis.loglog([x], [y], marker, color=colours[row["op"]], label=None if label in seen else label)

@@ -1,4 +1,4 @@
-"""A run of the bench as a table, and against a recorded one."""
+"""A run of the bench as text, and compared with a baseline."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,12 +7,12 @@ from bridge.base.text import columns
 
 _SLOWER = 0.05  # than the baseline, beyond its spread, is a regression
 _LAUNCH_BOUND_US = 5.0  # below it a microsecond more is noise
-_DIFFERS = 0.05  # of the largest value: what is worth a word beside a peer's time
+_DIFFERS = 0.05  # of the largest value; a larger difference is shown beside a peer's time
 Key = tuple[str, str, str]
 
 
 def table(run: Mapping[str, Any]) -> str:
-    """The run for reading: a line a workload, then what every peer took, then peers that are missing."""
+    """The run as text: a line per workload with its peers, then the peers that are missing."""
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     ceilings = run["ceilings"]
     head = [
@@ -29,9 +29,9 @@ def table(run: Mapping[str, Any]) -> str:
     missing = {f"{name}: {peer['missing']}" for name, peer in peers if "us" not in peer}
     if missing:
         text.append("\n".join(["not measured", *(f"  {line}" for line in sorted(missing))]))
-    beaten = [f"  {', '.join(key_of(row))}" for row in run["rows"] if _beats_its_floor(row)]
-    if beaten:
-        text.append("\n".join(["no floor: the ceilings of this run are lower than what these reached", *beaten]))
+    below_floor = [f"  {', '.join(key_of(row))}" for row in run["rows"] if _is_below_floor(row)]
+    if below_floor:
+        text.append("\n".join(["no floor: the ceilings of this run are lower than what these reached", *below_floor]))
     wrong = [row for row in run["rows"] if not row["right"]]
     text += [f"WRONG: {', '.join(key_of(row))}: error {row['error']:.1e}" for row in wrong]
     return "\n\n".join(text)
@@ -43,7 +43,7 @@ def _dtypes(ceilings: Mapping[str, float]) -> list[str]:
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     peers = [
-        f"{name} {peer['us']:.1f} ({peer['us'] / row['us']:.2f}x{_remark(peer)})"
+        f"{name} {peer['us']:.1f} ({peer['us'] / row['us']:.2f}x{_peer_note(peer)})"
         for name, peer in row["peers"].items()
         if "us" in peer
     ]
@@ -53,20 +53,22 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{row['low_us']:.2f}-{row['high_us']:.2f}",
         f"{row['cold_us']:.2f}",
         f"{row['floor_us']:.2f} {row.get('floor', '')}".rstrip(),
-        "-" if _beats_its_floor(row) else f"{row['floor_us'] / row['us']:.0%}",
+        "-" if _is_below_floor(row) else f"{row['floor_us'] / row['us']:.0%}",
         f"{row['error']:.1e}",
         f"{row['pytorch_error']:.1e}",
         "; ".join(peers),
     )
 
 
-def _beats_its_floor(row: Mapping[str, Any]) -> bool:
-    """Whether a row took less than its floor, which is none then: ceilings are measured, and older runs counted neither
-    the L2 nor the units that products run on."""
+def _is_below_floor(row: Mapping[str, Any]) -> bool:
+    """Whether a row took less than its floor, which is then invalid.
+
+    Ceilings are measured. Older runs counted neither the L2 nor the tensor cores.
+    """
     return bool(row["floor_us"] > row["us"])
 
 
-def _remark(peer: Mapping[str, Any]) -> str:
+def _peer_note(peer: Mapping[str, Any]) -> str:
     if peer["bound"]:
         return ", a bound"
     difference = peer.get("difference", 0.0)
@@ -74,12 +76,12 @@ def _remark(peer: Mapping[str, Any]) -> str:
 
 
 def key_of(row: Mapping[str, Any]) -> Key:
-    """What names a row: op, workload and dtype."""
+    """The key of a row: op, workload and dtype."""
     return row["op"], row["workload"], row["dtype"]
 
 
 def regressions(run: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[str]:
-    """What is slower than in the baseline, wrong, or not there any more, a line each.
+    """One line for each row that is slower than in the baseline, wrong, or missing.
 
     ValueError: the baseline is of another GPU, or of another version of the file.
     """
@@ -87,20 +89,20 @@ def regressions(run: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[str
         raise ValueError(f"the baseline has schema {baseline.get('schema')}, this run {run['schema']}; record it again")
     if run["gpu"] != baseline["gpu"]:
         raise ValueError(f"the baseline is of {baseline['gpu']}, and this run of {run['gpu']}; record one for each GPU")
-    now = {key_of(row): row for row in run["rows"]}
-    found = []
-    for before in baseline["rows"]:
-        key = key_of(before)
-        row = now.get(key)
+    current = {key_of(row): row for row in run["rows"]}
+    lines = []
+    for recorded in baseline["rows"]:
+        key = key_of(recorded)
+        row = current.get(key)
         if row is None:
-            found.append(f"{', '.join(key)}: not in this run")
-        elif row["us"] > _allowed(before):
-            found.append(f"{', '.join(key)}: {row['us']:.2f} us, the baseline {before['us']:.2f} us")
-    found += [f"{', '.join(key)}: wrong, error {row['error']:.1e}" for key, row in now.items() if not row["right"]]
-    return found
+            lines.append(f"{', '.join(key)}: not in this run")
+        elif row["us"] > _allowed(recorded):
+            lines.append(f"{', '.join(key)}: {row['us']:.2f} us, the baseline {recorded['us']:.2f} us")
+    lines += [f"{', '.join(key)}: wrong, error {row['error']:.1e}" for key, row in current.items() if not row["right"]]
+    return lines
 
 
-def _allowed(before: Mapping[str, Any]) -> float:
-    spread = before["high_us"] - before["low_us"]
-    noise = 0.5 if before["us"] < _LAUNCH_BOUND_US else 0.0
-    return before["us"] + max(_SLOWER * before["us"], spread, noise)
+def _allowed(recorded: Mapping[str, Any]) -> float:
+    spread = recorded["high_us"] - recorded["low_us"]
+    noise = 0.5 if recorded["us"] < _LAUNCH_BOUND_US else 0.0
+    return recorded["us"] + max(_SLOWER * recorded["us"], spread, noise)

@@ -1,4 +1,4 @@
-"""What a workload is: the arguments of a call, with the bytes and the operations that it cannot do without."""
+"""A workload: the arguments of a call, and the bytes and operations that it needs at least."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +12,10 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(frozen=True)
 class Workload:
-    """One call of an op. group: a default one, or one that is asked for by its name. captured: whether a CUDA graph can
-    hold it."""
+    """One call of an op.
+
+    group: "default", or one that runs only when named. captured: whether a CUDA graph can hold the call.
+    """
 
     op: str
     name: str
@@ -31,7 +33,7 @@ class Workload:
         raise NotImplementedError
 
     def batched(self) -> tuple[int, ...]:
-        """The places of the arguments whose first axis is the batch, as the results' is; none: there is no batch."""
+        """The indices of the arguments whose first axis is the batch, as in the results; empty without a batch."""
         return ()
 
     def bytes(self) -> int:
@@ -39,17 +41,18 @@ class Workload:
         raise NotImplementedError
 
     def traffic(self, args: list[Any], settings: dict[str, Any]) -> int:
-        """The same of these arguments, where it is their values that say which elements are read."""
+        """As `bytes`, for these arguments: their values may decide which elements are read."""
         return self.bytes()
 
     def errors(self, args: list[Any], settings: dict[str, Any], result: Any) -> dict[str, Any] | None:
-        """How wrong a result is, as measure.compare gives it; None where it is compared with the op's reference."""
+        """The errors of a result, as measure.compare returns them; None to compare with the op's reference."""
         return None
 
-    def difference(self, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+    def difference(self, results: Sequence[Tensor], peer_results: Sequence[Tensor]) -> float:
         """Largest difference of two results, as a fraction of the largest value; NaN where one has NaN."""
-        found = [float((b.reshape(a.shape) - a).abs().max() / a.abs().max()) for a, b in zip(ours, theirs, strict=True)]
-        return torch.tensor(found, dtype=torch.float64).max().item()
+        pairs = zip(results, peer_results, strict=True)
+        fractions = [float((b.reshape(a.shape) - a).abs().max() / a.abs().max()) for a, b in pairs]
+        return torch.tensor(fractions, dtype=torch.float64).max().item()
 
     def flops(self) -> int:
         """Operations of its matrix products, 0 where there are none."""

@@ -67,7 +67,7 @@ def _lowerings(options: argparse.Namespace) -> int:
 
     result = model_lowerings.run(options.lowerings, options.model_argv, lambda so_far: _keep(so_far, options.json))
     print(model_lowerings.table(result))
-    return 0 if model_lowerings.good(result) else 1
+    return 0 if model_lowerings.auto_is_best_everywhere(result) else 1
 
 
 _INSTEAD = {"engine": _engine, "lowerings": _lowerings}  # of ops
@@ -102,8 +102,8 @@ def _ops(options: argparse.Namespace) -> int:
     groups = ("default", "growth") if options.growth else ("default",)
     namespace = library_options.library_of(options).namespace
     _check_baseline(options)
-    chosen = workloads.select(options.ops, options.workload, groups, workloads.find(namespace))
-    known = peers.find(namespace)
+    chosen = workloads.select(options.ops, options.workload, groups, workloads.discover(namespace))
+    known = peers.discover(namespace)
     if options.list:
         print(_listing(chosen, known))
         return 0

@@ -18,7 +18,8 @@ import bridge
 from bridge.base.text import columns, size
 from bridge.cli import library_table
 from bridge.core.library import LIBRARIES
-from bridge.core.op import NAMESPACE, OPS
+from bridge.core.op import OPS
+from bridge.core.signature import NAMESPACE
 from bridge.errors import BridgeError
 from bridge.tensorrt.install import flavour as flavours
 from bridge.tensorrt.install import gpu
@@ -206,9 +207,9 @@ def _build_elsewhere() -> str:
     from bridge.tensorrt.install.target import cross_targets
 
     flavour = flavours.detect()
-    if not flavour.kind.builds_without_gpu:
+    if not flavour.traits.builds_without_gpu:
         raise _Missing(
-            f"{flavour.name} builds for the GPU of this machine alone", flavours.KINDS["tensorrt_rtx"].remedy
+            f"{flavour.name} builds for the GPU of this machine alone", flavours.TRAITS["tensorrt_rtx"].remedy
         )
     _need_builder(flavour)
     return f"{flavour.name} {flavour.version}: {', '.join(cross_targets(flavour))}"

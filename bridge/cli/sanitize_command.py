@@ -50,8 +50,8 @@ def run(options: argparse.Namespace) -> int:
         log.say(f"bridge: {error}")
         return 7
     runner = sanitize.Runner(job, options.logs, options.jobs)
-    found_nothing = [runner.check(tool) for tool in options.tools]
-    return 0 if all(found_nothing) else 1
+    clean = [runner.check(tool) for tool in options.tools]
+    return 0 if all(clean) else 1
 
 
 def _tools(text: str) -> tuple[str, ...]:

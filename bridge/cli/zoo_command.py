@@ -9,7 +9,7 @@ from typing import Any
 from bridge.base import log
 from bridge.base.files import read_object
 from bridge.errors import BridgeError
-from bridge.zoo.table import WAYS, not_done
+from bridge.zoo.table import BACKENDS, timed_out
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=float, default=900.0, metavar="SECONDS", help="for one model")
     add("--within", type=float, metavar="SECONDS", help="for all: what is not done then is left out, and said")
     add("--logs", type=Path, metavar="FOLDER", help="keep what each model's process says, tracebacks included")
-    add("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY", help=f"only these of {', '.join(WAYS)}")
+    add(
+        "--ways",
+        nargs="+",
+        choices=BACKENDS,
+        default=list(BACKENDS),
+        metavar="WAY",
+        help=f"only these of {', '.join(BACKENDS)}",
+    )
     add("--list", action="store_true", help="list the models")
 
 
@@ -60,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     if options.record:
         (scripts / "README.md").write_text(table.markdown(result))
     print(table.text(result))
-    return 0 if table.good(result) else 1
+    return 0 if table.all_compiled(result) else 1
 
 
 def _merged(paths: Sequence[str]) -> dict[str, Any]:
@@ -82,9 +89,9 @@ def _with_earlier(row: dict[str, Any], earlier: Mapping[str, Any]) -> dict[str, 
     """A model's row and, of an earlier one of the same flags, what this one has no result of."""
     if row.get("argv") != earlier.get("argv"):
         return row
-    done = {name: way for name, way in row.get("ways", {}).items() if not not_done(way)}
-    ways = {**row.get("ways", {}), **earlier.get("ways", {}), **done}
-    return {**{name: value for name, value in earlier.items() if name != "failed"}, **row, "ways": ways}
+    finished = {name: measurement for name, measurement in row.get("ways", {}).items() if not timed_out(measurement)}
+    measurements = {**row.get("ways", {}), **earlier.get("ways", {}), **finished}
+    return {**{name: value for name, value in earlier.items() if name != "failed"}, **row, "ways": measurements}
 
 
 def _measured(options: argparse.Namespace, scripts: Path) -> dict[str, Any]:
@@ -100,8 +107,10 @@ def _measured(options: argparse.Namespace, scripts: Path) -> dict[str, Any]:
         options.logs.mkdir(parents=True, exist_ok=True)
 
     def keep(so_far: Mapping[str, Any], row: Mapping[str, Any]) -> None:
-        said = row.get("failed") or {name: way.get("failed", "done") for name, way in row["ways"].items()}
-        log.say(f"{row['model']}: {said}, {row.get('wall_seconds', 0):.0f} s")
+        status = row.get("failed") or {
+            name: measurement.get("failed", "done") for name, measurement in row["ways"].items()
+        }
+        log.say(f"{row['model']}: {status}, {row.get('wall_seconds', 0):.0f} s")
         if options.json:
             Path(options.json).write_text(json.dumps(so_far, indent=1) + "\n")
 

@@ -1,7 +1,6 @@
-"""Operators of other libraries that compute what an op computes, under another name.
+"""Operators that are not defined by bridge's ops and become their plugins wherever a graph is converted; see `bind`.
 
-They become the op's plugin wherever a graph is converted. The file of the op says which they are, see `stands_for`; an
-entry is in force once its library has defined the operator, which importing that library does.
+An entry is in force once its library has defined the operator, which importing that library does.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,48 +12,27 @@ from torch._ops import OpOverload
 from torch.fx import Node
 
 from bridge.core.op import OPS, Op
-from bridge.errors import OpDefinitionError
 
 Arguments = Mapping[str, Any]  # of one call, by the names of the operator's schema
-Bound = tuple[list[Any], dict[str, Any]]
-Bind = Callable[[Arguments], Bound]
-Refuse = Callable[[Arguments], str | None]
+SortedArguments = tuple[Sequence[Any], Mapping[str, Any]]  # positional and keyword arguments of an op
+SortArguments = Callable[[Arguments], SortedArguments]
+ReasonAgainst = Callable[[Arguments], str | None]
 
 
 @dataclass(frozen=True)
 class Foreign:
-    """What `stands_for` was told of one operator; `op` is the name of the op that takes its place."""
+    """What `bind` was told of one operator; `op` is the name of the op that takes its place."""
 
     op: str
-    bind: Bind
-    refuse: Refuse
+    arguments: SortArguments
+    reason_against: ReasonAgainst
 
 
 FOREIGN: dict[str, Foreign] = {}
 """Every such operator, by its qualified name."""
 
 
-def stands_for(name: str, op: str, bind: Bind, refuse: Refuse = lambda given: None) -> None:
-    """Has an op take the place of another library's operator, such as "acme::corr".
-
-    Args:
-        name: the operator's, with its namespace.
-        op: the name of an op that is defined.
-        bind: sorts the arguments of a call as Op.bind does.
-        refuse: reads the shapes of the arguments of a graph's node, and says why the op cannot take its place, or None.
-    Raises:
-        OpDefinitionError: there is no such op, the name is none, or another op has it.
-    """
-    if op not in OPS:
-        raise OpDefinitionError(f"{name}: no op is called {op!r}; there are {', '.join(sorted(OPS))}")
-    if not all(name.partition("::")):
-        raise OpDefinitionError(f"op {op}: {name!r} is no operator's name; expected one such as 'acme::corr'")
-    if name in FOREIGN:
-        raise OpDefinitionError(f"op {op}: {name} is taken by the op {FOREIGN[name].op}")
-    FOREIGN[name] = Foreign(op, bind, refuse)
-
-
-def refuse_unknown(given: Arguments, names: Iterable[str]) -> str | None:
+def reason_unknown(given: Arguments, names: Iterable[str]) -> str | None:
     """That one of these arguments of a graph's node is no number, for a plugin's attributes are numbers; or None."""
     for name in names:
         if not isinstance(given[name], int):
@@ -85,14 +63,14 @@ def bind(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[O
         op = targets()[target]
         return op, *op.bind(args, kwargs)
     op = OPS[foreign.op]
-    tensors, attributes = foreign.bind(_by_name(target, args, kwargs))
+    tensors, attributes = foreign.arguments(_by_name(target, args, kwargs))
     return op, *op.bind(tensors, attributes)
 
 
-def refuse(node: Node) -> str | None:
+def reason_against(node: Node) -> str | None:
     """Why an op cannot take the place of a foreign operator's node; None where it can, or it is no such node."""
     foreign = FOREIGN.get(_name(node.target))
-    return None if foreign is None else foreign.refuse(_by_name(node.target, node.args, node.kwargs))
+    return None if foreign is None else foreign.reason_against(_by_name(node.target, node.args, node.kwargs))
 
 
 def _overload(name: str) -> OpOverload | None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bridge.core.library import LIBRARIES, Library
-from bridge.core.op import NAMESPACE, OPS, Op
+from bridge.core.op import OPS, Op
+from bridge.core.signature import NAMESPACE
 from bridge.errors import BridgeError, LibraryError
 
 ENTRY_POINTS = "bridge.ops"

@@ -8,7 +8,8 @@ the same ops as TensorRT plugins. They lie in the folder ``lib`` of the Python p
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from bridge.core.plugin_file import REBUILD, PluginFile, open_plugins
 from bridge.errors import LibraryError, OpDefinitionError
 
 KINDS = ("torch", "plugins")
+
+LISTENERS: list[Callable[["Library"], None]] = []
+"""Called with a library whenever an op is added to it."""
 
 
 class Library:
@@ -112,20 +116,22 @@ class Library:
             )
         self._folder = folder
         self.problems.clear()
-        self._load_kernels()
+        self._load(with_kernels=True)
         for op in self.ops.values():
             self._compare(op)
         if self.problems:
             raise LibraryError(next(iter(self.problems.values())))
 
-    def add(self, op: Any) -> None:
-        """Takes an op in, whose name is registered with torch.
+    def add(self, op: Any, loads_kernels: bool = True) -> None:
+        """Takes an op in, whose name is registered with torch. loads_kernels: else it has its own.
 
         What is wrong with its native half is kept in `problems`, with a warning: it must not stop what does not use it.
         """
         self.ops[op.local_name] = op
-        self._load_kernels()
+        self._load(loads_kernels)
         self._compare(op)
+        for listener in LISTENERS:
+            listener(self)
         if problem := self.problems.get(op.local_name):
             warnings.warn(f"{op.qualified_name}: {problem}", stacklevel=4)
 
@@ -143,21 +149,27 @@ class Library:
             self.problems[""] = problem
             warnings.warn(f"{self.namespace}: {problem}", stacklevel=4)
 
-    def _load_kernels(self) -> None:
-        """Loads the CUDA implementations into torch, once, if the library of plugins beside them is sound."""
-        if self._kernels_are_loaded or "" in self.problems:
+    def _load(self, with_kernels: bool) -> None:
+        """Checks the library of plugins; then loads the CUDA implementations into torch, once."""
+        if "" in self.problems:
             return
         try:
             if self.find("plugins") is not None:
                 self.plugins()
-            path = self.find("torch")
-            if path is not None and torch.version.cuda is not None:
-                torch.ops.load_library(str(path))
-                self._kernels_are_loaded = True
+            if with_kernels and not self._kernels_are_loaded:
+                self._load_kernels()
         except LibraryError as error:
             self._fail(str(error))
+
+    def _load_kernels(self) -> None:
+        path = self.find("torch")
+        if path is None or torch.version.cuda is None:
+            return
+        try:
+            torch.ops.load_library(str(path))
         except OSError as error:
-            self._fail(f"ops have no CUDA kernels, {self.find('torch')} does not load: {error}. {REBUILD}")
+            raise LibraryError(f"ops have no CUDA kernels, {path} does not load: {error}. {REBUILD}") from error
+        self._kernels_are_loaded = True
 
     def problem_of(self, op: str) -> str | None:
         """Why the native libraries cannot be used for an op, by its name without the namespace; or None."""
@@ -207,16 +219,12 @@ _MEND = "Build the native libraries again (pip install .), or mend the side that
 
 def _mismatch(op: Any, schemas: Mapping[str, str]) -> str | None:
     native = schemas.get(op.local_name)
-    if native is None or _canonical(op.schema_text()) == _canonical(native):
+    if native is None or op.matches(native):
         return None
     return (
         f"op {op.name}: its reference and its op struct, {op.local_name}.cu, disagree.\n"
         f"  Python: {op.schema_text()}\n  native: {native}\n{_MEND}"
     )
-
-
-def _canonical(schema: str) -> str:
-    return str(torch._C.parse_schema(schema))
 
 
 def _package_folders(module: str) -> Iterator[Path]:
@@ -227,5 +235,6 @@ def _package_folders(module: str) -> Iterator[Path]:
         yield from map(Path, getattr(package, "__path__", ()))
 
 
+@cache
 def _distributions() -> Mapping[str, list[str]]:
     return metadata.packages_distributions()

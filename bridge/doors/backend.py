@@ -11,7 +11,7 @@ from torch._guards import tracing
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
-import bridge.doors.preload  # noqa: F401  (first: Ctrl-C must not end what it imports half way)
+import bridge.doors.preload  # noqa: F401  (first: Ctrl-C must not interrupt its imports)
 from bridge.base import log
 from bridge.config import Config
 from bridge.doors import partition, strict
@@ -27,7 +27,7 @@ from bridge.graph import dynamo
 from bridge.graph.capture import export
 from bridge.graph.shape_profile import input_specs
 
-_MOST_WEIGHTS = 8  # sets of weights that one graph keeps engines for
+_MAX_COMPILED = 8  # sets of weights that one graph keeps engines for
 
 
 @log.some_stderr()
@@ -39,8 +39,8 @@ def bridge_backend(
     options: settings of bridge.Config, e.g. {"target": "sm86", "fallback": True}. mode: None, or "reduce-overhead"
     for cuda_graph=True.
 
-    The model's parameters and buffers become constants of the engine; calls with other or modified ones build another
-    engine. Extents without an upper bound get one (Config.growth); larger extents recompile.
+    Parameters and buffers become constants of the engine; other or modified ones build another engine. Extents without
+    an upper bound get one (Config.growth); larger extents recompile.
 
     Raises:
         GraphBreakError: unless fallback is set, the function has a graph break or was recompiled too often, or a call
@@ -51,9 +51,9 @@ def bridge_backend(
     session = Session.of(_config(options, mode))
     frame = dynamo.current_frame(gm)
     if not session.config.fallback:
-        strict.refuse_breaks(frame)
-        strict.refuse_recompiles(frame)
-    _refuse_gradients(gm, example_inputs)
+        strict.check_no_graph_break(frame)
+        strict.check_recompile_limit(frame)
+    _check_no_gradients(gm, example_inputs)
     graph = Graph(str(frame), frame.compile_id, graph_break=frame.graph_break)
     with session.converting(), tracing(None):
         compiled = CompiledGraph(session, lift_graph(gm, example_inputs), example_inputs, frame.function, graph)
@@ -73,30 +73,30 @@ class CompiledGraph:
         self._name = name
         self._graph = graph
         self._lock = threading.Lock()
-        # Detached, because torch.export removes the marks of mark_dynamic from the tensors that it is given.
-        self._example = [args[place].detach() for place in lifted.inputs]
+        # Detached: torch.export removes the marks of mark_dynamic from the tensors it gets.
+        self._example = [args[index].detach() for index in lifted.inputs]
         self._dims = dynamic_dims(lifted.fakes, session.config.growth)
-        self._runs: list[_BuiltGraph] = []
-        self._add_run(self._weights(args), self._compile_guarded())
+        self._compiled: list[_GraphForWeights] = []
+        self._add_compiled(self._weights(args), self._compile_guarded())
         self._example = [_shape_only(tensor) for tensor in self._example]
 
     def __call__(self, *args: Any) -> Sequence[Any]:
         """The graph's results."""
         strict.count_engine_run()
-        run = self._run_with(self._weights(args))
-        results = run(*[args[place] for place in self._lifted.inputs])
+        run = self._compiled_for(self._weights(args))
+        results = run(*[args[index] for index in self._lifted.inputs])
         if self._lifted.returns_module_outputs:
             return results
         return tuple(_graph_result(output, results, args) for output in self._lifted.outputs)
 
     def _weights(self, args: Sequence[Any]) -> tuple[Tensor, ...]:
-        return tuple([args[place] for place in self._lifted.weights.values()])
+        return tuple([args[index] for index in self._lifted.weights.values()])
 
-    def _run_with(self, weights: tuple[Tensor, ...]) -> Callable[..., Any]:
-        """The engine for these weights: torch.compile shares one graph among modules of a class."""
-        for run in self._runs:
-            if run.is_for(weights):
-                return run.call
+    def _compiled_for(self, weights: tuple[Tensor, ...]) -> Callable[..., Any]:
+        """The compiled graph for these weights: torch.compile shares one graph among modules of a class."""
+        for compiled in self._compiled:
+            if compiled.is_for(weights):
+                return compiled.call
         with self._lock:
             return self._rebuild(weights)
 
@@ -108,15 +108,15 @@ class CompiledGraph:
             program = self._export()
             run = self._compile(program, input_specs(program))
         self._graph.rebuilt += 1
-        self._add_run(weights, run)
+        self._add_compiled(weights, run)
         return run
 
-    def _add_run(self, weights: tuple[Tensor, ...], call: Callable[..., Any]) -> None:
-        others = [run for run in self._runs if not all(map(operator.is_, weights, run.weights))]
-        self._runs = [_BuiltGraph(weights, call), *others][:_MOST_WEIGHTS]
+    def _add_compiled(self, weights: tuple[Tensor, ...], call: Callable[..., Any]) -> None:
+        others = [other for other in self._compiled if not all(map(operator.is_, weights, other.weights))]
+        self._compiled = [_GraphForWeights(weights, call), *others][:_MAX_COMPILED]
 
     def _compile_guarded(self) -> Callable[..., Any]:
-        """Compiles, with guards for what the engine assumes; an extent that torch specialises is fixed by a guard."""
+        """Compiles, and adds guards for what the engine assumes, such as extents that torch specialised."""
         program = self._export()
         specs = input_specs(program)
         add_guards(self._lifted.fakes, program, specs)
@@ -124,10 +124,10 @@ class CompiledGraph:
             return self._compile(program, specs)
         except SpecializedError as error:
             names = self._input_names()
-            fixed = [(names.index(name), axis) for name, axis in error.dimensions]
-            specialize(self._lifted.fakes, fixed)
+            specialized = [(names.index(name), axis) for name, axis in error.dimensions]
+            specialize(self._lifted.fakes, specialized)
             self._dims = dynamic_dims(self._lifted.fakes, self._session.config.growth)
-            self._warn_specialized(fixed)
+            self._warn_specialized(specialized)
         return self._compile_guarded()
 
     def _input_names(self) -> list[str]:
@@ -138,15 +138,15 @@ class CompiledGraph:
             with log.step("export"):
                 return export(self._lifted.module, self._example, {}, self._dims if any(self._dims) else None)
         except ExportError as error:
-            fixed = specialize_named(self._lifted.fakes, self._dims, str(error))
-            if not fixed:
+            specialized = specialize_named(self._lifted.fakes, self._dims, str(error))
+            if not specialized:
                 raise
-            self._warn_specialized(fixed)
+            self._warn_specialized(specialized)
         return self._export()
 
-    def _warn_specialized(self, fixed: Sequence[tuple[int, int]]) -> None:
+    def _warn_specialized(self, specialized: Sequence[tuple[int, int]]) -> None:
         names = self._input_names()
-        extents = [f"{names[place]}.shape[{axis}] = {self._example[place].shape[axis]}" for place, axis in fixed]
+        extents = [f"{names[index]}.shape[{axis}] = {self._example[index].shape[axis]}" for index, axis in specialized]
         log.logger.warning(
             "%s: its engine is for %s alone, and other extents get one of their own: torch.export cannot capture it for"
             " several. torch._dynamo.mark_static, or dynamic=False, saves the time of trying",
@@ -155,7 +155,7 @@ class CompiledGraph:
         )
 
     def _compile(self, program: ExportedProgram, specs: Mapping[str, TensorSpec]) -> Callable[..., Any]:
-        _refuse_training(program)
+        _check_eval_mode(program)
         parameters = sum(weight.numel() for weight in self._lifted.module.buffers())
         metadata = engine_metadata(self._name, parameters, self._session.flavour)
         program, outcomes = rewrite(program, self._session)
@@ -168,7 +168,7 @@ class CompiledGraph:
         return CompiledModule(result.file, from_cache=result.from_cache, **self._session.config.runtime)
 
 
-class _BuiltGraph:
+class _GraphForWeights:
     """A graph compiled for certain weights, which are constants of its engine."""
 
     def __init__(self, weights: tuple[Tensor, ...], call: Callable[..., Any]) -> None:
@@ -193,18 +193,20 @@ def _config(options: Mapping[str, Any] | None, mode: str | None) -> Config:
     return Config().with_settings(settings)
 
 
-def _refuse_gradients(gm: GraphModule, args: Sequence[Any]) -> None:
+def _check_no_gradients(gm: GraphModule, args: Sequence[Any]) -> None:
     if not torch.is_grad_enabled():
         return
     for node, value in zip(gm.graph.find_nodes(op="placeholder"), args, strict=True):
         if isinstance(value, Tensor) and value.requires_grad and not dynamo.is_weight(node):
-            raise ExportError(f"{node.name} requires a gradient, which an engine has not; call under torch.no_grad()")
+            raise ExportError(
+                f"{node.name} requires a gradient, which an engine does not compute; call under torch.no_grad()"
+            )
 
 
 _DROPOUT = torch.ops.aten.dropout.default
 
 
-def _refuse_training(program: ExportedProgram) -> None:
+def _check_eval_mode(program: ExportedProgram) -> None:
     for node in program.graph.find_nodes(op="call_function", target=_DROPOUT):
         if node.args[2]:
             raise ExportError("the model is in training mode: it applies dropout; call model.eval() first")

@@ -25,7 +25,7 @@ from bridge.graph.symbolic import has_floats, interval_around
 def dynamic_dims(fakes: Sequence[Tensor], growth: int) -> tuple[dict[int, Any], ...]:
     """For each input a dict axis → Dim for torch.export, with a range around the traced extent.
 
-    growth: how many times as many elements as the example an input may have through its unbounded dimensions.
+    growth: the most elements that an input may have through its unbounded dimensions, as a multiple of the example's.
     """
     dims: dict[sympy.Symbol, Any] = {}
     limits = _limits(fakes, growth)
@@ -35,28 +35,28 @@ def dynamic_dims(fakes: Sequence[Tensor], growth: int) -> tuple[dict[int, Any], 
     )
 
 
-def specialize_named(fakes: Sequence[Tensor], dims: Sequence[dict[int, Any]], refusal: str) -> list[tuple[int, int]]:
-    """Specialises each dimension that torch.export names in its refusal of `dims`, and removes it from them.
+def specialize_named(fakes: Sequence[Tensor], dims: Sequence[dict[int, Any]], error: str) -> list[tuple[int, int]]:
+    """Specialises each dimension that an error of torch.export names, and removes it from `dims`.
 
-    Returns (input, axis) of each; an empty list means that the refusal is about something else.
+    Returns (input, axis) of each; an empty list means that the error has another cause.
     """
-    named = set(re.findall(_DIM_NAME, refusal))
+    named = set(re.findall(_DIM_NAME, error))
     named_dims = [
-        (place, axis)
-        for place, axes in enumerate(dims)
+        (index, axis)
+        for index, axes in enumerate(dims)
         for axis, dim in axes.items()
         if named.intersection(re.findall(_DIM_NAME, dim.__name__))
     ]
     specialize(fakes, named_dims)
-    for place, axis in named_dims:
-        del dims[place][axis]
+    for index, axis in named_dims:
+        del dims[index][axis]
     return named_dims
 
 
 def specialize(fakes: Sequence[Tensor], dynamic_dims: Sequence[tuple[int, int]]) -> None:
     """Puts a guard on each dimension, an (input, axis), that fixes it to the example's extent."""
-    for place, axis in dynamic_dims:
-        int(fakes[place].shape[axis])  # int() of a symbolic extent makes a guard
+    for index, axis in dynamic_dims:
+        int(fakes[index].shape[axis])  # int() of a symbolic extent makes a guard
 
 
 _DIM_NAME = r"\bd\d+_\w+"  # of a Dim, as `_dim` names it; a multiple is 2*d0_s1
@@ -67,11 +67,10 @@ def _limits(fakes: Sequence[Tensor], growth: int) -> dict[sympy.Symbol, int]:
     limits: dict[sympy.Symbol, int] = {}
     for fake in fakes:
         pairs = [pair for extent in fake.shape for pair in _symbols(extent)]
-        free = [
-            (symbol, env) for symbol, env in pairs if _upper_bound(env, symbol) is None
-        ]  # a square image has one symbol twice
-        for symbol, env in free:
-            limit = 2 ** math.ceil(math.log2(_example_value(env, symbol) * growth ** (1 / len(free))))
+        # A square image has one symbol twice, and counts twice.
+        unbounded = [(symbol, env) for symbol, env in pairs if _upper_bound(env, symbol) is None]
+        for symbol, env in unbounded:
+            limit = 2 ** math.ceil(math.log2(_example_value(env, symbol) * growth ** (1 / len(unbounded))))
             limits[symbol] = min(limit, limits.get(symbol, limit), UNBOUNDED)
     return limits
 
@@ -129,11 +128,11 @@ def add_guards(fakes: Sequence[Tensor], program: ExportedProgram, specs: Mapping
     sizes: dict[sympy.Symbol, Any] = {}
     for node, fake in zip(nodes, fakes, strict=True):
         spec, shape = specs[node.name], node.meta["val"].shape
-        for extent, inner, low, high in zip(fake.shape, shape, spec.min, spec.max, strict=True):
+        for extent, exported, low, high in zip(fake.shape, shape, spec.min, spec.max, strict=True):
             if is_dynamic(extent):
                 _guard(extent >= low and extent <= high, f"{low} <= {extent} <= {high}")
-                if is_dynamic(inner) and inner.node.expr.is_Symbol:
-                    sizes[inner.node.expr] = extent
+                if is_dynamic(exported) and exported.node.expr.is_Symbol:
+                    sizes[exported.node.expr] = extent
     for condition in broken_conditions(program):
         if condition.expression.free_symbols <= sizes.keys():
             _guard_condition(condition.expression, sizes, program.range_constraints)
@@ -160,4 +159,4 @@ def _guard_condition(condition: sympy.Basic, sizes: Mapping[sympy.Symbol, torch.
 def _guard(holds: bool | torch.SymBool, condition: str) -> None:
     """bool() of a symbolic condition makes it a guard."""
     if not bool(holds):
-        raise AssertionError(f"the example itself does not have {condition}")
+        raise AssertionError(f"the example itself violates {condition}")

@@ -15,7 +15,7 @@ from bridge.errors import ExportError
 from bridge.graph import dynamo
 from bridge.graph.scalar_inputs import is_dynamic, is_float_input, replace_number_input, specialize_float
 
-_REGISTRIES = ("_modules", "_parameters", "_buffers")  # of torch.nn.Module, in the names of sources
+_REGISTRIES = ("_modules", "_parameters", "_buffers")  # attributes of torch.nn.Module, in the names of sources
 
 
 def _evaluate(expression: sympy.Basic, values: Mapping[sympy.Symbol, Any]) -> Any:
@@ -28,14 +28,14 @@ def _evaluate(expression: sympy.Basic, values: Mapping[sympy.Symbol, Any]) -> An
 
 @dataclass(frozen=True)
 class SymbolicOutput:
-    """A number that a graph returns, as an expression in the extents and numbers of its arguments."""
+    """A scalar that a graph returns, as an expression in the extents and scalars of its arguments."""
 
     expression: sympy.Expr
-    places: Mapping[sympy.Symbol, tuple[int, int | None]]  # (argument, axis); axis is None for a number
+    origins: Mapping[sympy.Symbol, tuple[int, int | None]]  # (argument, axis); axis is None for a scalar
 
     def evaluate(self, args: Sequence[Any]) -> int:
         """Its value in a call."""
-        values = {s: args[i] if axis is None else args[i].shape[axis] for s, (i, axis) in self.places.items()}
+        values = {s: args[i] if axis is None else args[i].shape[axis] for s, (i, axis) in self.origins.items()}
         return int(_evaluate(self.expression, values))
 
 
@@ -45,7 +45,7 @@ class LiftedGraph:
 
     inputs: for each input of the module, its index among the graph's arguments. fakes: the same inputs as torch.compile
     traced them. weights: the index of each of the model's parameters and buffers, which are buffers of the module.
-    outputs: for each result of the graph the index of the module's output, a Number, or ("literal", value).
+    outputs: for each result of the graph the index of the module's output, a SymbolicOutput, or ("literal", value).
     """
 
     module: GraphModule
@@ -61,39 +61,39 @@ class LiftedGraph:
 
 
 def lift_graph(gm: GraphModule, args: Sequence[Any]) -> LiftedGraph:
-    """Splits a graph into module, tensors and numbers; the graph itself is not changed.
+    """Splits a copy of a graph into module, tensors and scalars.
 
     ExportError: it takes something that is neither a tensor nor an integer.
     """
     lifted = LiftedGraph(GraphModule(gm, gm.graph.__deepcopy__()))
     graph = lifted.module.graph
-    numbers: list[tuple[Node, torch.SymInt]] = []
+    scalars: list[tuple[Node, torch.SymInt]] = []
     symbols: dict[sympy.Symbol, tuple[int, int | None]] = {}
-    taken: set[str] = set()
-    for place, (node, value) in enumerate(zip(graph.find_nodes(op="placeholder"), args, strict=True)):
+    used_names: set[str] = set()
+    for index, (node, value) in enumerate(zip(graph.find_nodes(op="placeholder"), args, strict=True)):
         example = node.meta.get("example_value")
         if isinstance(example, torch.SymInt):
-            numbers.append((node, example))
+            scalars.append((node, example))
             if example.node.expr.is_Symbol:
-                symbols[example.node.expr] = (place, None)
+                symbols[example.node.expr] = (index, None)
         elif not isinstance(example, Tensor):
             raise ExportError(
                 f"the graph takes {dynamo.source_name(node)} = {value!r}, a {type(value).__name__}; pass a tensor"
             )
         elif dynamo.is_weight(node):
-            _bake(lifted, node, place, value)
+            _make_buffer(lifted, node, index, value)
         elif is_float_input(node):
             specialize_float(node)
         else:
-            _rename(node, taken)
-            lifted.inputs.append(place)
+            _name_input(node, used_names)
+            lifted.inputs.append(index)
             lifted.fakes.append(example)
-    for place, fake in zip(lifted.inputs, lifted.fakes, strict=True):
+    for index, fake in zip(lifted.inputs, lifted.fakes, strict=True):
         for axis, extent in enumerate(fake.shape):
             if is_dynamic(extent) and extent.node.expr.is_Symbol:
-                symbols.setdefault(extent.node.expr, (place, axis))
-    for node, number in numbers:
-        replace_number_input(node, number)
+                symbols.setdefault(extent.node.expr, (index, axis))
+    for node, scalar in scalars:
+        replace_number_input(node, scalar)
     _split_outputs(lifted, symbols)
     graph.lint()
     lifted.module.recompile()
@@ -101,15 +101,15 @@ def lift_graph(gm: GraphModule, args: Sequence[Any]) -> LiftedGraph:
     return lifted
 
 
-def _bake(lifted: LiftedGraph, node: Node, place: int, value: Tensor) -> None:
+def _make_buffer(lifted: LiftedGraph, node: Node, index: int, value: Tensor) -> None:
     """Turns a placeholder into a buffer of the module, named as in the model."""
     words = [word for word in re.findall(r"\w+", dynamo.source_name(node))[2:] if word not in _REGISTRIES]
     name = "_".join(words) or node.name
     name = f"weight_{name}" if name[0].isdigit() or keyword.iskeyword(name) else name
     while hasattr(lifted.module, name):
-        name = f"{name}_{place}"
+        name = f"{name}_{index}"
     lifted.module.register_buffer(name, value.detach())
-    lifted.weights[name] = place
+    lifted.weights[name] = index
     with node.graph.inserting_before(node):
         attribute = node.graph.get_attr(name)
     attribute.meta = dict(node.meta)
@@ -118,7 +118,7 @@ def _bake(lifted: LiftedGraph, node: Node, place: int, value: Tensor) -> None:
 
 
 def _split_outputs(lifted: LiftedGraph, symbols: Mapping[sympy.Symbol, tuple[int, int | None]]) -> None:
-    """Leaves the module its tensor outputs; numbers are computed from the arguments of each call."""
+    """Keeps the tensor outputs; scalars are computed from the arguments of each call."""
     output = lifted.module.graph.output_node()
     tensors: list[Node] = []
     for result in output.args[0]:  # type: ignore[union-attr]
@@ -131,21 +131,20 @@ def _split_outputs(lifted: LiftedGraph, symbols: Mapping[sympy.Symbol, tuple[int
             tensors.append(result)
         else:
             lifted.outputs.append(("literal", example if isinstance(result, Node) else result))
-    output.args = (
-        tuple(tensors),
-    )  # no dead code elimination: in-place writes have no users, and torch.export must see them
+    # No dead code elimination: in-place writes have no users, and torch.export must see them.
+    output.args = (tuple(tensors),)
 
 
-def _rename(node: Node, taken: set[str]) -> None:
+def _name_input(node: Node, used_names: set[str]) -> None:
     """Names an input as in the model: x for L['x'], pair_x for L['pair']['x']."""
     words = re.findall(r"\w+", dynamo.source_name(node).removeprefix("L"))
     name = "_".join(word for word in words if word != "kwargs") or node.name
     name = name if not name[0].isdigit() else f"args_{name}"
-    while name in taken:
+    while name in used_names:
         name = f"{name}_input"
-    taken.add(name)
+    used_names.add(name)
     for other in node.graph.nodes:
         if other.name == name and other is not node:
             other._rename(f"{name}_value")
     node.name = node.target = name
-    node.graph._graph_namespace.create_name(name, None)  # which no later node gets, then
+    node.graph._graph_namespace.create_name(name, None)  # reserves it

@@ -1,6 +1,6 @@
 """Chooses the lowering of each call of an op, with the reason.
 
-The setting decides first, then what bridge.tune measured on this kind of GPU, then the default in
+The setting decides first, then what bridge.tune measured on this GPU model, then the default in
 `bridge.tensorrt.native_lowerings.<op>.DEFAULTS`.
 """
 
@@ -15,7 +15,7 @@ from bridge.tensorrt.install.flavour import Flavour
 from bridge.tensorrt.native_lowerings import NATIVE, PLUGIN
 from bridge.tensorrt.plugins.fields import Call
 
-_ASKED = "asked for"
+_REQUESTED = "requested"
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Choice:
 def choose(
     calls: Sequence[Call], config: Config, flavour: Flavour, measured: Mapping[str, Measurement]
 ) -> list[Choice]:
-    """The lowering of every call, in order. UnsupportedOpError: the setting asks for one that a call cannot have."""
-    chosen = [_choose_one(call, config, flavour, measured) for call in calls]
-    return [Choice(call.name, call.op.name, call_kind(call), *pair) for call, pair in zip(calls, chosen, strict=True)]
+    """The lowering of every call, in order. UnsupportedOpError: the setting requests one that a call cannot have."""
+    pairs = [_choose_one(call, config, flavour, measured) for call in calls]
+    return [Choice(call.name, call.op.name, call_kind(call), *pair) for call, pair in zip(calls, pairs, strict=True)]
 
 
 def call_kind(call: Call) -> str:
-    """The op, its attributes, and dtypes and shapes of its tensors, with every extent rounded up to a power of two."""
+    """The op with its attributes, dtypes and shapes; every extent is rounded up to a power of two."""
     tensors = [
         f"{name}: {tensor[0].name}{[_round_up(extent) for extent in tensor[1]]}"
         for name, tensor in zip(call.op.tensors, call.tensors, strict=True)
@@ -49,27 +49,27 @@ def call_kind(call: Call) -> str:
 
 
 def _choose_one(call: Call, config: Config, flavour: Flavour, measured: Mapping[str, Measurement]) -> tuple[str, str]:
-    asked = config.lowering_of(call.op.name)
-    if asked == PLUGIN:
-        return PLUGIN, _ASKED
+    requested = config.lowering_of(call.op.name)
+    if requested == PLUGIN:
+        return PLUGIN, _REQUESTED
     reason = native_lowerings.refusal(call, flavour.trt())
-    if asked == NATIVE:
+    if requested == NATIVE:
         if reason is not None:
-            raise UnsupportedOpError(_native_refused_text(call.op.name, reason, call.line))
-        return NATIVE, _ASKED
+            raise UnsupportedOpError(_no_native_text(call.op.name, reason, call.line))
+        return NATIVE, _REQUESTED
     if reason is not None:
-        return PLUGIN, f"the only one here: {reason}"
-    known = measured.get(call_kind(call))
-    if known is not None:
-        return known.lowering, known.why
+        return PLUGIN, f"the only one possible: {reason}"
+    measurement = measured.get(call_kind(call))
+    if measurement is not None:
+        return measurement.lowering, measurement.why
     default = native_lowerings.default(call.op.name, flavour.name)
     return default.lowering, f"the default: {default.reason}"
 
 
-def _native_refused_text(op: str, reason: str, line: str) -> str:
+def _no_native_text(op: str, reason: str, line: str) -> str:
     return (
-        f'{op}: lowering "native" is asked for, but {reason}; {line or "at an unknown line"}\nPass'
-        f' lowering={{"{op}": "plugin"}} for bridge\'s kernel, or "auto", which takes it where there is no other.'
+        f'{op}: lowering "native" is requested, but {reason}; {line or "at an unknown line"}\nPass'
+        f' lowering={{"{op}": "plugin"}} for bridge\'s kernel, or "auto", which falls back to it.'
     )
 
 

@@ -21,9 +21,9 @@ from bridge.tensorrt.install.flavour import Flavour
 from bridge.tensorrt.native_lowerings import NATIVE, PLUGIN
 
 _FORMAT = 1
-_NAME = "lowerings.json"
-_LARGEST = 16 << 20  # bytes
-ROUNDING = 0.1  # of the largest value; TensorRT-RTX 1.6.1 was seen to be wrong by 1.6 where it fused layers
+_FILE_NAME = "lowerings.json"
+_MAX_BYTES = 16 << 20
+ROUNDING = 0.1  # of the largest value; wrongly fused layers of TensorRT-RTX 1.6.1 were off by 1.6
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,9 @@ class Measurement:
     """One kind of call, measured in a model with both lowerings.
 
     kind: see lowering_choice.call_kind. plugin_us, native_us: median microseconds of a run of the whole engine.
-    lowering: the faster, or the default where the difference is within the noise, in microseconds; the plugin where
-    results disagree. measured: the date. difference: of the two engines' results, as a fraction of the largest value.
+    noise_us: differences up to this are noise. lowering: the faster one; the default for differences within the noise;
+    the plugin if the results disagree. measured: the date. difference: of the two engines' results, as a fraction of
+    the largest value.
     """
 
     kind: str
@@ -50,12 +51,12 @@ class Measurement:
 
     @property
     def agrees(self) -> bool:
-        """Whether native layers computed what the plugin did, as far as rounding allows in a whole model."""
+        """Whether both engines' results are equal but for rounding."""
         return self.difference <= ROUNDING
 
     @property
     def tie(self) -> bool:
-        """Whether the difference is within the noise."""
+        """Whether the times differ by no more than the noise."""
         return abs(self.plugin_us - self.native_us) <= self.noise_us
 
     @property
@@ -74,7 +75,7 @@ class Measurement:
 
 def path_of(config: Config) -> Path:
     """The path of the measurements file."""
-    return folder_of(config.cache_dir) / _NAME
+    return folder_of(config.cache_dir) / _FILE_NAME
 
 
 def load_measurements(config: Config, flavour: Flavour, target: str, gpu: str | None) -> dict[str, Measurement]:
@@ -82,13 +83,13 @@ def load_measurements(config: Config, flavour: Flavour, target: str, gpu: str | 
 
     gpu: the name of the GPU, or None if the target is not this machine's: then any GPU of that target counts.
     """
-    here = (target, flavour.name, flavour.version, __version__)
-    fitting = [
+    setup = (target, flavour.name, flavour.version, __version__)
+    matching = [
         item
         for item in _read(path_of(config))
-        if (item.target, item.flavour, item.tensorrt, item.bridge) == here and gpu in (None, item.gpu)
+        if (item.target, item.flavour, item.tensorrt, item.bridge) == setup and gpu in (None, item.gpu)
     ]
-    return {item.kind: item for item in sorted(fitting, key=lambda item: item.measured)}
+    return {item.kind: item for item in sorted(matching, key=lambda item: item.measured)}
 
 
 def store_measurements(config: Config, measurements: Sequence[Measurement]) -> None:
@@ -108,7 +109,7 @@ def _identity(item: Measurement) -> tuple[str, ...]:
 
 def _read(path: Path) -> list[Measurement]:
     try:
-        content = json.loads(read_own(path, _LARGEST).decode())
+        content = json.loads(read_own(path, _MAX_BYTES).decode())
         checks.of_type(content, dict, "it")
         if content.get("format") != _FORMAT:
             checks.fail("its format", content.get("format"), str(_FORMAT))

@@ -5,10 +5,10 @@ A model file defines a function
     def bridge_model(argv: list[str]):
         return model, args, kwargs, dynamic_shapes
 
-`argv` are the flags meant for the model: what stands after `--` on the command line, after `--weights FILE` if that was
-given. `model` is a torch.nn.Module in eval mode or an ExportedProgram; `args` and `kwargs` are example arguments and
-`dynamic_shapes` is what torch.export takes. What comes last may be left out, and `model` alone needs no tuple. The file
-may import its neighbours, and `if __name__ == "__main__":` keeps what it does as a script.
+`argv` are the flags for the model: what follows `--` on the command line, after `--weights FILE` if that was given.
+`model` is a torch.nn.Module in eval mode or an ExportedProgram; `args` and `kwargs` are example arguments and
+`dynamic_shapes` is what torch.export takes. Trailing values may be left out, and `model` alone needs no tuple. The file
+may import its neighbours; code under `if __name__ == "__main__":` does not run.
 """
 
 import importlib.util
@@ -91,18 +91,18 @@ def _unpack(result: Any, what: str) -> Model:
     if not 1 <= len(parts) <= 4:
         raise ModelFileError(f"{what} returned {len(parts)} values; expected (model, args, kwargs, dynamic_shapes)")
     model = Model(*parts)
-    for name, kind, value in (("args", tuple | list, model.args), ("kwargs", dict | None, model.kwargs)):
-        if not isinstance(value, kind):
+    for name, expected, value in (("args", tuple | list, model.args), ("kwargs", dict | None, model.kwargs)):
+        if not isinstance(value, expected):
             raise ModelFileError(f"{what} returned {name} of type {type(value).__name__}; see `bridge compile -h`")
     return Model(model.model, tuple(model.args), dict(model.kwargs or {}), model.dynamic_shapes)
 
 
 def _error_text(error: Exception, path: Path) -> str:
-    """The error and the line of the model file that it passed last."""
+    """The error, with the innermost line of the model file in its traceback."""
     line, frame = None, error.__traceback__
     while frame is not None:
         if frame.tb_frame.f_code.co_filename == str(path.resolve()):
             line = frame.tb_lineno
         frame = frame.tb_next
-    where = f" (line {line})" if line is not None else ""
-    return f"{type(error).__name__}: {error}{where}"
+    position = "" if line is None else f" (line {line})"
+    return f"{type(error).__name__}: {error}{position}"

@@ -1,4 +1,4 @@
-"""fallback=True: engines run the parts that they can, PyTorch runs the rest, and bridge.report lists both.
+"""fallback=True: engines run what they can, PyTorch runs the rest, and bridge.report lists both.
 
 torch.compile breaks the graph at operators whose output shape depends on values: masks, torch.where with one argument,
 nonzero, nms. In a detector the first engine holds backbone, heads and decoding; the operator runs in PyTorch, and the
@@ -28,7 +28,7 @@ from bridge.graph.shape_profile import input_spec
 from bridge.tensorrt.network.convertible_graph import refusal
 from bridge.tensorrt.plugins.op_calls import dtype_refusal, tensor_of, tensors_of
 
-_LEAST_NODES = 3  # of an engine without any of bridge's ops
+_MIN_NODES = 3  # of an engine without any of bridge's ops
 
 
 def compile_parts(
@@ -65,15 +65,15 @@ def compile_parts(
             str(call.target),
             _Part(CompiledModule(result.file, from_cache=result.from_cache, **session.config.runtime), single),
         )
-    left = {node.name for node in module.graph.nodes}  # fusing copies nodes, so compare names
-    record.torch_nodes += [_torch_node(n, why) for n, why in reasons.items() if n.name in left and _is_operator(n)]
+    remaining = {node.name for node in module.graph.nodes}  # fusing copies nodes, so compare names
+    record.torch_nodes += [_torch_node(n, why) for n, why in reasons.items() if n.name in remaining and _is_operator(n)]
     module.graph.eliminate_dead_code()
     module.recompile()
     return module
 
 
 class _Part(nn.Module):
-    """A part of a graph that returns a tuple, or a single tensor where the graph expects one."""
+    """A part of a graph; it returns a tuple, or a single tensor if the graph expects one."""
 
     def __init__(self, run: Callable[..., Any], single: bool) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ def _reasons(module: GraphModule) -> dict[Node, str]:
 
 
 class _EngineSupport(OperatorSupportBase):
-    """The nodes that an engine can run. Numbers stay outside; an engine that needs one recomputes it."""
+    """The nodes that an engine can run. Scalars stay outside: an engine that needs one recomputes it."""
 
     def __init__(self, reasons: Mapping[Node, str]) -> None:
         self._reasons = reasons
@@ -115,7 +115,7 @@ def _partition(module: GraphModule, reasons: dict[Node, str]) -> list[Node]:
     partitioner = CapabilityBasedPartitioner(module, _EngineSupport(reasons), allows_single_node_partition=True)
     kept = []
     for part in partitioner.propose_partitions():
-        if _worthwhile(part):
+        if _is_worth_an_engine(part):
             kept.append(part)
         else:
             count = len(part.nodes)
@@ -124,29 +124,29 @@ def _partition(module: GraphModule, reasons: dict[Node, str]) -> list[Node]:
     return [node for node in module.graph.find_nodes(op="call_module") if str(node.target).startswith("engine_")]
 
 
-def _worthwhile(part: Partition) -> bool:
-    return len(part.nodes) >= _LEAST_NODES or any(node.target in targets() for node in part.nodes)
+def _is_worth_an_engine(part: Partition) -> bool:
+    return len(part.nodes) >= _MIN_NODES or any(node.target in targets() for node in part.nodes)
 
 
 def _make_self_contained(module: GraphModule, call: Node, part: GraphModule) -> None:
-    """Makes a part take only tensors and return a tuple: weights, and what computes numbers, are copied into it."""
-    taken: list[tuple[Any, Node]] = list(zip(call.args, _placeholders(part.graph), strict=True))
-    inside: dict[Node, Node] = {outer: inner for outer, inner in taken if _is_input(outer)}
-    extra: list[Node] = []
-    top = _after_placeholders(part.graph)
-    for _, inner in taken:
-        top.prepend(inner)
+    """Makes a part take tensors alone and return a tuple. Weights and the nodes of scalars are copied into it."""
+    inputs_of_part: list[tuple[Any, Node]] = list(zip(call.args, _placeholders(part.graph), strict=True))
+    counterparts: dict[Node, Node] = {outer: inner for outer, inner in inputs_of_part if _is_input(outer)}
+    added_inputs: list[Node] = []
+    body_start = _after_placeholders(part.graph)
+    for _, inner in inputs_of_part:
+        body_start.prepend(inner)
 
     def copy(outer: Node) -> Node:
-        if outer not in inside:
-            inside[outer] = _copy_into_part(module, part, outer, top, copy, extra)
-        return inside[outer]
+        if outer not in counterparts:
+            counterparts[outer] = _copy_into_part(module, part, outer, body_start, copy, added_inputs)
+        return counterparts[outer]
 
-    for outer, inner in taken:
+    for outer, inner in inputs_of_part:
         if not _is_input(outer):
             inner.replace_all_uses_with(copy(outer))
             part.graph.erase_node(inner)
-    call.args = (*(outer for outer, _ in taken if _is_input(outer)), *extra)
+    call.args = (*(outer for outer, _ in inputs_of_part if _is_input(outer)), *added_inputs)
     output = part.graph.output_node()
     if isinstance(output.args[0], Node):
         output.args = ((output.args[0],),)
@@ -155,22 +155,27 @@ def _make_self_contained(module: GraphModule, call: Node, part: GraphModule) -> 
 
 
 def _copy_into_part(
-    module: GraphModule, part: GraphModule, outer: Node, top: Node, copy: Callable[[Node], Node], extra: list[Node]
+    module: GraphModule,
+    part: GraphModule,
+    outer: Node,
+    body_start: Node,
+    copy: Callable[[Node], Node],
+    added_inputs: list[Node],
 ) -> Node:
-    """The node in a part for a node of the graph: weights and numbers are copied, other tensors become inputs."""
+    """The node in a part for a node of the graph. Weights and scalars are copied; other tensors become inputs."""
     if outer.op == "get_attr":
         name = f"weight_{outer.name}"
         part.register_buffer(name, operator.attrgetter(str(outer.target))(module))
-        with part.graph.inserting_before(top):
+        with part.graph.inserting_before(body_start):
             inner = part.graph.get_attr(name)
     elif _is_input(outer):
-        extra.append(outer)
+        added_inputs.append(outer)
         with part.graph.inserting_before(_after_placeholders(part.graph)):
             inner = part.graph.placeholder(f"{outer.name}_shape")
     else:
         for argument in outer.all_input_nodes:
             copy(argument)
-        with part.graph.inserting_before(top):
+        with part.graph.inserting_before(body_start):
             inner = part.graph.node_copy(outer, copy)
     inner.meta = dict(outer.meta)
     return inner
@@ -185,7 +190,7 @@ def _placeholders(graph: Graph) -> list[Node]:
 
 
 def _is_input(outer: Any) -> bool:
-    """Whether a value is an input of a part; weights and numbers are not, for they are copied into it."""
+    """Whether a value is an input of a part. Weights and scalars are not: they are copied into it."""
     return outer.op != "get_attr" and isinstance(outer.meta.get("val"), Tensor)
 
 

@@ -24,8 +24,9 @@ from bridge.engine_file.contents import EngineFile, TensorSpec
 from bridge.errors import BuildError
 from bridge.graph.assumptions import checking_lowering
 from bridge.graph.shape_profile import explaining_empty_inputs
-from bridge.graph.valid_names import with_valid_names, without_input_guards
-from bridge.passes import Outcome, selected
+from bridge.graph.torch_patches.input_guards import without_input_guards
+from bridge.graph.valid_names import with_valid_names
+from bridge.passes import Outcome, pass_names
 from bridge.passes import rewrite as apply_passes
 from bridge.tensorrt.install.flavour import Flavour
 from bridge.tensorrt.install.tensorrt_log import take_errors
@@ -59,7 +60,7 @@ def rewrite(program: ExportedProgram, session: Session) -> tuple[ExportedProgram
     """
     program = with_valid_names(program)
     with log.step("passes") as note, checking_lowering(program), without_input_guards(program):
-        program, outcomes = apply_passes(program, selected(session.config.passes))
+        program, outcomes = apply_passes(program, pass_names(session.config.passes))
         note(f"{sum(outcome.replaced for outcome in outcomes)} of {len(outcomes)} places rewritten")
     return program, outcomes
 
@@ -78,9 +79,11 @@ def compile_program(
     ExportError, UnsupportedOpError, BuildError: as bridge.compile has them.
     """
     tensors = {**program.state_dict, **program.constants, **_inner_graphs(program.graph_module)}
-    parts = {"in_spec": str(program.call_spec.in_spec), "out_spec": str(program.call_spec.out_spec)}
+    program_key = {"in_spec": str(program.call_spec.in_spec), "out_spec": str(program.call_spec.out_spec)}
     module = program.graph_module
-    result = _get_or_build(module, tensors, specs, session, metadata, parts, lambda: _build(program, specs, session))
+    result = _get_or_build(
+        module, tensors, specs, session, metadata, program_key, lambda: _build(program, specs, session)
+    )
     rows = [outcome.row() for outcome in outcomes]
     return dataclasses.replace(
         result, file=dataclasses.replace(result.file, metadata={**result.file.metadata, "passes": rows})
@@ -96,7 +99,7 @@ def compile_module(
 ) -> BuildResult:
     """The engine of a graph that was lowered with `settings`; it takes tensors and returns a tuple of tensors."""
 
-    def make() -> EngineFile:
+    def convert() -> EngineFile:
         started = time.monotonic()
         take_errors(session.flavour)
         count = len(module.graph.output_node().args[0])  # type: ignore[arg-type]
@@ -104,7 +107,7 @@ def compile_module(
         return _convert(module, specs, names, call_structure.of_tensors(list(specs), count), session, settings, started)
 
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers()), **_inner_graphs(module)}
-    return _get_or_build(module, tensors, specs, session, metadata, {}, make)
+    return _get_or_build(module, tensors, specs, session, metadata, {}, convert)
 
 
 def lowered(program: ExportedProgram, specs: Mapping[str, TensorSpec]) -> tuple[GraphModule, Any]:
@@ -122,9 +125,9 @@ def _conversion_settings() -> Any:
     from torch_tensorrt.dynamo._settings import CompilationSettings
     from torch_tensorrt.dynamo.conversion import DYNAMO_CONVERTERS
 
-    wanted = {"use_explicit_typing": True, "attn_bias_is_causal": False}
-    known = {field.name for field in dataclasses.fields(CompilationSettings)}
-    settings = CompilationSettings(**{name: value for name, value in wanted.items() if name in known})
+    values = {"use_explicit_typing": True, "attn_bias_is_causal": False}
+    supported = {field.name for field in dataclasses.fields(CompilationSettings)}
+    settings = CompilationSettings(**{name: value for name, value in values.items() if name in supported})
     DYNAMO_CONVERTERS.set_compilation_settings(settings)
     return settings
 
@@ -146,11 +149,11 @@ def _get_or_build(
     specs: Mapping[str, TensorSpec],
     session: Session,
     metadata: Mapping[str, Any],
-    parts: Mapping[str, Any],
-    make: Callable[[], EngineFile],
+    program_key: Mapping[str, Any],
+    convert: Callable[[], EngineFile],
 ) -> BuildResult:
     def build_file() -> EngineFile:
-        file = make()
+        file = convert()
         return dataclasses.replace(file, metadata={**file.metadata, **metadata})
 
     cache = EngineCache.of(session.config)
@@ -158,8 +161,8 @@ def _get_or_build(
         return BuildResult(build_file(), False)
     calls = convertible_calls(module)
     choices = session.choose(calls)
-    parts_of_key = {
-        **parts,
+    key_parts = {
+        **program_key,
         "lowerings": sorted({(choice.kind, choice.lowering) for choice in choices}),
         "specs": list(specs.values()),
         "metadata": dict(metadata),
@@ -169,8 +172,8 @@ def _get_or_build(
     }
     try:
         with log.step("cache key"):
-            parts_of_key["process state"] = process_state(module.graph)
-            key = engine_key(module.graph, tensors, parts_of_key)
+            key_parts["process state"] = process_state(module.graph)
+            key = engine_key(module.graph, tensors, key_parts)
     except NoKeyError as error:
         log.logger.info("not cached: %s", error)
         return BuildResult(build_file(), False)
@@ -182,8 +185,8 @@ def _with_current_reasons(file: EngineFile, choices: Sequence[Choice]) -> Engine
     """A cached engine with the current reasons for its lowerings, which may differ from those at its build."""
     reasons = {(choice.kind, choice.lowering): choice.why for choice in choices}
     rows = file.metadata.get("lowerings", [])
-    renewed = [{**row, "why": reasons.get((row["kind"], row["lowering"]), row["why"])} for row in rows]
-    return dataclasses.replace(file, metadata={**file.metadata, "lowerings": renewed})
+    current = [{**row, "why": reasons.get((row["kind"], row["lowering"]), row["why"])} for row in rows]
+    return dataclasses.replace(file, metadata={**file.metadata, "lowerings": current})
 
 
 def _inner_graphs(module: GraphModule) -> dict[str, GraphModule]:
@@ -197,11 +200,11 @@ def _build(program: ExportedProgram, specs: Mapping[str, TensorSpec], session: S
     with log.step("lowering"):
         module, settings = lowered(program, specs)
         check_supported(module, session.flavour)
-    used = {node.target: specs[node.target] for node in module.graph.find_nodes(op="placeholder") if node.users}
-    output_map, names = call_structure.flatten_outputs(module, program, list(used))
-    structure = call_structure.of_program(program, list(used), output_map)
-    with explaining_empty_inputs(used):
-        return _convert(module, used, names, structure, session, settings, started)
+    inputs = {node.target: specs[node.target] for node in module.graph.find_nodes(op="placeholder") if node.users}
+    output_map, names = call_structure.flatten_outputs(module, program, list(inputs))
+    structure = call_structure.of_program(program, list(inputs), output_map)
+    with explaining_empty_inputs(inputs):
+        return _convert(module, inputs, names, structure, session, settings, started)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Imports what the doors need, in one step that Ctrl-C cannot interrupt; the backend imports this module first."""
+"""Imports what the doors need in one step, which Ctrl-C cannot interrupt. The backend imports this module first."""
 
 from bridge.base.interrupts import deferred
 

@@ -11,12 +11,12 @@ from torch.fx import GraphModule
 from bridge.base.text import columns, printable, size
 from bridge.engine.compiled import CompiledModule
 from bridge.engine.explain import lowering_counts, lowerings, pass_counts, shape_text
-from bridge.engine.explain import passes as passes_of
+from bridge.engine.explain import passes as engine_passes
 from bridge.engine.node_table import plugin_counts
 from bridge.engine_file.contents import EngineFile
 from bridge.graph import dynamo
 from bridge.graph.model_source import model_line, operator_name
-from bridge.tensorrt.guest import built_engines
+from bridge.tensorrt.guest import engine_records
 
 _RECORDS = "_bridge_graphs"  # attribute of an object that belongs to one call of torch.compile
 
@@ -32,9 +32,9 @@ class TorchNode:
 
 @dataclass(frozen=True)
 class TorchTensorRTEngine:
-    """An engine that torch_tensorrt made: its name in the model, its bytes, and the layers of its network.
+    """An engine that torch_tensorrt built: its name in the model, its bytes, and the layers of its network.
 
-    layers: empty where another process built it, or bridge was imported later.
+    layers: empty if another process built it, or bridge was imported later.
     """
 
     name: str
@@ -46,9 +46,9 @@ class TorchTensorRTEngine:
 class Graph:
     """One graph of a compiled model.
 
-    name: the function or model. recompiled: the reason of the recompile, or None. graph_break: the reason why the graph
-    ends before the function, or None. engines: one, or with fallback=True any number. rebuilt: how many more engines
-    were built for other weights. passes: what graph rewrites did, where it is not in an engine file.
+    name: the function or model. recompiled: why it was recompiled, or None. graph_break: why the graph ends before the
+    function does, or None. engines: one, or with fallback=True any number. rebuilt: how many more engines were built
+    for other weights. passes: what graph rewrites did, unless an engine file says so.
     """
 
     name: str
@@ -81,12 +81,12 @@ class Report:
 
     @property
     def graph_breaks(self) -> list[str]:
-        """The reasons of graph breaks."""
+        """Why each graph break happened."""
         return [graph.graph_break for graph in self.graphs if graph.graph_break]
 
     @property
     def recompiles(self) -> list[str]:
-        """The reasons of recompiles."""
+        """Why each recompile happened."""
         return [graph.recompiled for graph in self.graphs if graph.recompiled]
 
     def plugin_counts(self) -> Counter[str]:
@@ -101,7 +101,7 @@ class Report:
     @property
     def passes(self) -> list[dict[str, Any]]:
         """Where graph rewrites applied: "pass", "replaced", "what" (or why not), "line" and "module"."""
-        return [row for graph in self.graphs for row in _passes(graph)]
+        return [row for graph in self.graphs for row in _pass_rows(graph)]
 
     def __str__(self) -> str:
         cached = sum(flag for graph in self.graphs for flag in graph.from_cache)
@@ -161,17 +161,17 @@ def record_torch_tensorrt(gm: GraphModule, module: GraphModule) -> None:
 
 
 def _add_torch_tensorrt(graph: Graph, module: GraphModule) -> Graph:
-    graph.passes = built_engines.passes_of(module)
+    graph.passes = engine_records.passes_of(module)
     for name, part in module.named_modules():
         if _is_torch_tensorrt(part):
             engine = bytes(part.serialized_engine)
-            graph.engines.append(TorchTensorRTEngine(name, engine, built_engines.find(engine) or []))
+            graph.engines.append(TorchTensorRTEngine(name, engine, engine_records.layers_of(engine) or []))
             graph.from_cache.append(False)
     parts = [module, *(part for part in module.children() if isinstance(part, GraphModule))]
     nodes = [node for part in parts for node in part.graph.nodes if node.op == "call_function"]
-    left = [node for node in nodes if node.target is not operator.getitem]
+    in_torch = [node for node in nodes if node.target is not operator.getitem]
     reason = "torch_tensorrt left it to PyTorch"
-    graph.torch_nodes = [TorchNode(operator_name(node), reason, model_line(node)) for node in left]
+    graph.torch_nodes = [TorchNode(operator_name(node), reason, model_line(node)) for node in in_torch]
     return graph
 
 
@@ -181,9 +181,9 @@ def _explain_recompiles(graphs: list[Graph]) -> None:
             graph.recompiled = dynamo.recompile_reason(graph.compile_id, graph.made)
 
 
-def _passes(graph: Graph) -> list[dict[str, Any]]:
+def _pass_rows(graph: Graph) -> list[dict[str, Any]]:
     files = [engine for engine in graph.engines if isinstance(engine, EngineFile)]
-    return [*graph.passes, *(row for file in files for row in passes_of(file))]
+    return [*graph.passes, *(row for file in files for row in engine_passes(file))]
 
 
 def _graph_text(graph: Graph) -> str:
@@ -193,7 +193,7 @@ def _graph_text(graph: Graph) -> str:
     lines += [f"  rebuilt {graph.rebuilt} times for other weights"] if graph.rebuilt else []
     for engine, cached in zip(graph.engines, graph.from_cache, strict=True):
         lines.append(_engine_text(engine, cached))
-    rows = [(count, f"{what}: {line}") for count, what, line in pass_counts(_passes(graph))]
+    rows = [(count, f"{what}: {line}") for count, what, line in pass_counts(_pass_rows(graph))]
     lines += [columns([("pass", *row) for row in rows])] if rows else []
     if graph.torch_nodes:
         lines.append(columns([(f"in PyTorch: {node.operator}", node.reason, node.line) for node in graph.torch_nodes]))
@@ -209,14 +209,14 @@ def _engine_text(file: EngineFile | TorchTensorRTEngine, cached: bool) -> str:
         )
         return f"  engine {file.name}, {size(len(file.engine))}, {layers}"
     seconds = file.metadata.get("build_seconds")
-    source = "from the cache" if cached else f"built in {seconds} s"
+    origin = "from the cache" if cached else f"built in {seconds} s"
     inputs = "; ".join(
         f"{spec.name} {shape_text(spec.min)} to {shape_text(spec.max)}, tuned for {shape_text(spec.opt)}"
         for spec in file.inputs
     )
     rows = lowering_counts(file)
     return (
-        f"  engine for {file.target}, {size(len(file.engine))}, {len(file.layers)} layers, {source};"
+        f"  engine for {file.target}, {size(len(file.engine))}, {len(file.layers)} layers, {origin};"
         f" plugins: {_counts_text(plugin_counts(file.layers))}\n    inputs: {inputs}"
         + "".join(f"\n    {count} {lowering}: {printable(why)}" for count, lowering, why in rows)
     )

@@ -39,24 +39,24 @@ class Session:
         flavour = detect(config.flavour)
         target = resolve_target(flavour, config.target)
         libraries.load_installed()
-        here = torch.cuda.get_device_name() if target == gpu.current_target() else None
-        return cls(config, flavour, target, measured_lowerings.load_measurements(config, flavour, target, here))
+        gpu_name = torch.cuda.get_device_name() if target == gpu.current_target() else None
+        return cls(config, flavour, target, measured_lowerings.load_measurements(config, flavour, target, gpu_name))
 
     def choose(self, calls: Sequence[Call]) -> list[Choice]:
-        """The lowering of each call. UnsupportedOpError: the setting asks for one that it cannot have."""
+        """The lowering of each call. UnsupportedOpError: the setting requests one that it cannot have."""
         return choose(calls, self.config, self.flavour, self.measured)
 
     @contextlib.contextmanager
     def converting(self) -> Iterator[None]:
-        """To be held while graphs are captured and converted; one thread at a time.
+        """The context in which graphs are captured and converted, by one thread at a time.
 
-        torch.export and torch_tensorrt keep global state. The lock is torch.compile's own, for a backend is called
-        with it held, and a second lock could deadlock.
+        torch.export and torch_tensorrt keep global state. The lock is torch.compile's own: it calls backends with that
+        lock held, so a second one could deadlock.
         """
         with contextlib.ExitStack() as stack:
             silences = (third_party_output.silence_logs(), third_party_output.silence_copies())
             unguarded = (upsampling_without_guards(), pooling_without_guards(), corrected_lstm_states())
-            for within in (compile_lock, *silences, gpu.without_gpu(), *unguarded, linear_time_export()):
-                stack.enter_context(within)
+            for context in (compile_lock, *silences, gpu.without_gpu(), *unguarded, linear_time_export()):
+                stack.enter_context(context)
             stack.enter_context(own_conversion(self.flavour))
             yield

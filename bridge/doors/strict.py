@@ -19,7 +19,7 @@ _FALLBACK = 'or pass options={"fallback": True} to run what lies between the eng
 _thread = threading.local()
 
 
-def refuse_breaks(frame: Frame) -> None:
+def check_no_graph_break(frame: Frame) -> None:
     """GraphBreakError: the graph is only a part of the compiled function."""
     reason = frame.graph_break or ("it goes on after a graph break" if frame.resumed else None)
     if reason is not None:
@@ -33,13 +33,13 @@ def refuse_breaks(frame: Frame) -> None:
         )
 
 
-def refuse_recompiles(frame: Frame) -> None:
+def check_recompile_limit(frame: Frame) -> None:
     """GraphBreakError: the next recompile would reach torch.compile's limit, after which it runs in PyTorch."""
     limit = dynamo.recompile_limit()
     if frame.attempt >= limit - 1:
         raise GraphBreakError(
-            f"torch.compile traced {frame} {frame.attempt + 1} times, and would from now on run it in PyTorch without a"
-            f" word (torch._dynamo.config.recompile_limit is {limit}). TORCH_LOGS=recompiles says why: give"
+            f"torch.compile traced {frame} {frame.attempt + 1} times, and would from now on run it in PyTorch"
+            f" silently (torch._dynamo.config.recompile_limit is {limit}). TORCH_LOGS=recompiles says why: give"
             " torch.compile dynamic=True, mark dimensions with torch._dynamo.mark_dynamic, or raise that limit."
         )
 
@@ -53,7 +53,7 @@ def _advice(reason: str) -> str:
 
 
 def count_engine_run() -> None:
-    """To be called whenever an engine runs, in its thread."""
+    """Call it whenever an engine runs, in the thread that runs it."""
     _thread.runs = _engine_runs() + 1
 
 
@@ -75,8 +75,8 @@ class StrictCall(contextlib.AbstractContextManager["StrictCall"]):
     def __exit__(self, *_: object) -> None:
         if _engine_runs() == self._runs and sys.exc_info()[1] is self._error and dynamo.is_tracing():
             raise GraphBreakError(
-                "this call ran in PyTorch: torch.compile traced no graph of it, so there is no engine. It does so in"
-                " silence where a function is excluded from tracing (torch._dynamo.disable, torch.compiler.disable),"
+                "this call ran in PyTorch: torch.compile traced no graph of it, so there is no engine. It does so"
+                " silently where a function is excluded from tracing (torch._dynamo.disable, torch.compiler.disable),"
                 " holds a lock or another context manager that it does not know, resizes tensors or takes sparse ones,"
                 " and where Module.compile() is called on a layer of torch.nn itself (torch.compile(layer) traces it)."
                 f' TORCH_LOGS="graph_breaks" says why; change that function, {_FALLBACK}'
@@ -89,8 +89,8 @@ def check_calls(backend: Callable[..., Any]) -> None:
     Models compiled with options={"fallback": True} are left out.
     """
 
-    def context(used: Any, options: Any) -> Callable[[], Any] | None:
-        strict = used is backend and not (isinstance(options, dict) and options.get("fallback"))
+    def context(called_backend: Any, options: Any) -> Callable[[], Any] | None:
+        strict = called_backend is backend and not (isinstance(options, dict) and options.get("fallback"))
         return StrictCall if strict else None
 
     dynamo.enter_around_calls(context)

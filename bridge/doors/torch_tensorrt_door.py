@@ -19,15 +19,15 @@ from bridge.errors import BridgeError, FlavourError
 from bridge.tensorrt.install.flavour import TORCH_TENSORRT, Flavour, detect, importing
 
 _lock = threading.RLock()
-_changes: contextlib.ExitStack | None = None  # made to torch_tensorrt
+_changes: contextlib.ExitStack | None = None  # to torch_tensorrt; closing it undoes them
 _passes: bool | Sequence[str] = True  # the argument of `register`
 
 
 def register(passes: bool | Sequence[str] = True) -> None:
     """Lets torch_tensorrt convert bridge's ops; `import bridge` does this. It may be called again.
 
-    Where the installed TensorRT or torch_tensorrt is one that bridge does not support, torch_tensorrt is left as it
-    is, and a warning is logged.
+    If bridge does not support the installed TensorRT or torch_tensorrt, a warning is logged and torch_tensorrt stays
+    unchanged.
 
     Args:
         passes: the graph rewrites that its own compile applies from now on: True, False or names, as in bridge.Config.
@@ -63,12 +63,12 @@ def unregister() -> None:
 
 @contextlib.contextmanager
 def cross_compile(target: str | None = None) -> Iterator[list[bytes]]:
-    """Within it torch_tensorrt builds engines for a GPU that need not be here.
+    """The context in which torch_tensorrt builds engines for a GPU that this machine need not have.
 
-    torch_tensorrt.compile, torch.compile(backend="torch_tensorrt") and the conversions to a serialized engine work
-    then, up to the engine's bytes, which are added to the list that this gives. What they return raises EngineError
-    when it is run, and torch.compile runs what it has compiled. Where `target` is the GPU of this machine nothing is
-    different. One thread at a time is inside. torch_tensorrt's own engine cache is left out.
+    torch_tensorrt.compile, torch.compile(backend="torch_tensorrt") and the conversions to a serialized engine work up
+    to the engine's bytes, which are appended to the list that the context yields. Compiled modules raise EngineError
+    when they run; torch.compile runs them at once. Nothing changes if `target` is the GPU of this machine. One thread
+    at a time is inside. torch_tensorrt's own engine cache is not used.
 
     Args:
         target: a compute capability, such as "sm86"; None means the GPU of this machine.
@@ -89,22 +89,22 @@ def cross_compile(target: str | None = None) -> Iterator[list[bytes]]:
 
 
 def engines_of(compiled: Any) -> list[bytes]:
-    """Every engine in a module that torch_tensorrt made, in the order in which the module holds them."""
+    """Every engine in a module that torch_tensorrt compiled, in the module's order."""
     modules = [compiled, *compiled.modules()] if hasattr(compiled, "modules") else [compiled]
     serialized = [getattr(module, "serialized_engine", None) for module in dict.fromkeys(modules)]
     return [bytes(engine) for engine in serialized if engine]
 
 
 def layers_of(engine: Any) -> list[dict[str, Any]] | None:
-    """What the network held, layer by layer, that torch_tensorrt built an engine from: see CompiledModule.layers.
+    """The layers of the network that torch_tensorrt built an engine from: see CompiledModule.layers.
 
-    engine: its bytes, or a module that torch_tensorrt made; of several engines the layers of all.
-    None: it was not built by this process with bridge registered, or 64 others were since; or there is no engine.
+    engine: its bytes, or a module that torch_tensorrt compiled; the layers of several engines are concatenated.
+    None: this process did not build it with bridge registered, or built 64 others since; or there is no engine.
     """
-    from bridge.tensorrt.guest import built_engines
+    from bridge.tensorrt.guest import engine_records
 
     engines = [bytes(engine)] if isinstance(engine, (bytes, bytearray, memoryview)) else engines_of(engine)
-    known = [layers for layers in map(built_engines.find, engines) if layers is not None]
+    known = [layers for layers in map(engine_records.layers_of, engines) if layers is not None]
     complete = len(known) == len(engines) > 0
     return [layer for layers in known for layer in layers] if complete else None
 
@@ -123,7 +123,7 @@ def _flavour_to_import(stack: contextlib.ExitStack) -> Flavour | None:
     try:
         flavour = detect()
         if flavour.torch_tensorrt_version is None:
-            raise FlavourError(f"{flavour.kind.torch_tensorrt} is not installed; {flavour.kind.remedy}")
+            raise FlavourError(f"{flavour.traits.torch_tensorrt} is not installed; {flavour.traits.remedy}")
         stack.enter_context(importing(flavour))
     except FlavourError as error:
         logger.warning("torch_tensorrt will not convert bridge's ops: %s", error)
@@ -147,9 +147,9 @@ def _integrate(flavour: Flavour) -> None:
 
 
 def _rewrite(graph: Graph) -> list[dict[str, Any]]:
-    from bridge.passes import rewrite_graph, selected
+    from bridge.passes import pass_names, rewrite_graph
 
-    return [outcome.row() for outcome in rewrite_graph(graph, selected(_passes))]
+    return [outcome.row() for outcome in rewrite_graph(graph, pass_names(_passes))]
 
 
 def _record(gm: GraphModule, result: GraphModule) -> None:

@@ -46,8 +46,8 @@ class Tuning:
             )
             for item in self.measurements
         ]
-        head = ("µs a run of the engine", PLUGIN, NATIVE, "chosen")
-        table = columns([head, *rows], indent=0) if rows else "nothing was measured"
+        header = ("µs a run of the engine", PLUGIN, NATIVE, "chosen")
+        table = columns([header, *rows], indent=0) if rows else "nothing was measured"
         rest = columns([(kind, reason) for kind, reason in self.left_out.items()]) if self.left_out else ""
         return table + (f"\n\nleft out\n{rest}" if rest else "")
 
@@ -64,10 +64,10 @@ def tune(
     """Times a model's engine on this GPU with each lowering of its ops, and stores the results.
 
     A kind of call is an op with its attributes, dtypes, and shapes rounded up to powers of two. For each kind whose
-    `lowering` is "auto", two engines are built, with the plugin and with native layers; other calls keep their default.
-    Both are timed on the example arguments. Later compilations for this GPU, TensorRT and bridge take the faster one
-    for calls of that kind. They take the default where the difference is within the noise, and the plugin, with a
-    warning, where the results differ by more than rounding explains.
+    `lowering` is "auto", two engines are built: one with the plugin, one with native layers. Other calls keep their
+    default. Both are timed on the example arguments. Later compilations for this GPU, TensorRT and bridge use the
+    faster lowering for calls of that kind. They use the default if the times differ by no more than the noise. They
+    use the plugin, and a warning is logged, if the results differ by more than rounding explains.
 
     The arguments are those of bridge.compile; the model is not changed, and no engine is returned.
 
@@ -111,9 +111,11 @@ def _check_gpu() -> None:
 
 
 def _check_target(target: str) -> None:
-    here = gpu.current_target()
-    if target != here:
-        raise TargetError(f"target is {target}, but engines are timed on the GPU of this machine, {here}: leave it out")
+    current = gpu.current_target()
+    if target != current:
+        raise TargetError(
+            f"target is {target}, but engines are timed on the GPU of this machine, {current}: leave it out"
+        )
 
 
 def kinds_of(captured: CapturedModel, session: Session) -> tuple[dict[str, str], dict[str, str]]:
@@ -122,12 +124,12 @@ def kinds_of(captured: CapturedModel, session: Session) -> tuple[dict[str, str],
     left_out: dict[str, str] = {}
     for call in convertible_calls(captured.program.graph_module):
         kind, op = lowering_choice.call_kind(call), call.op.name
-        asked = session.config.lowering_of(op)
-        refused = native_lowerings.refusal(call, session.flavour.trt())
-        if asked != "auto":
-            left_out[kind] = f'the setting asks for "{asked}"'
-        elif refused is not None:
-            left_out[kind] = refused
+        requested = session.config.lowering_of(op)
+        reason = native_lowerings.refusal(call, session.flavour.trt())
+        if requested != "auto":
+            left_out[kind] = f'the setting requests "{requested}"'
+        elif reason is not None:
+            left_out[kind] = reason
         else:
             kinds[kind] = op
     return kinds, left_out
@@ -181,5 +183,5 @@ def example_inputs(
         if model.example_inputs is None:
             raise ValueError("the ExportedProgram has no example arguments to time its engine on; export it again")
         args, kwargs = model.example_inputs
-    given = CallStructure.of_file(compiled.file).flatten(tuple(args), dict(kwargs or {}))
-    return [tensor.detach().cuda().contiguous() for tensor in given]
+    tensors = CallStructure.of_file(compiled.file).flatten(tuple(args), dict(kwargs or {}))
+    return [tensor.detach().cuda().contiguous() for tensor in tensors]

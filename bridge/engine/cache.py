@@ -4,7 +4,7 @@ An entry is an ordinary engine file, <folder>/engines/<key>.engine, written atom
 <key>.lock, which is released when the process ends. The least recently used entries are removed first.
 
 An engine holds code for the GPU, so no file of another user is ever loaded. The folder must belong to this user or the
-administrator, and no one else may read it or write to it; otherwise there is no cache.
+administrator, and no one else may read it or write to it. Otherwise there is no cache.
 """
 
 import contextlib

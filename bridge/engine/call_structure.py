@@ -1,8 +1,8 @@
 """Maps a model's arguments and results to the flat list of tensors of its engine.
 
-A call's arguments flatten into leaves (torch's pytrees). Each leaf is an input of the engine, a literal that the engine
-was compiled with (None, a number or a string), or a tensor that the model does not use. The leaves of a result are
-outputs of the engine, its inputs, or literals.
+A call's arguments flatten into leaves (torch's pytrees). Each leaf is an input of the engine, a literal, or a
+tensor that the model does not use. The leaves of a result are outputs of the engine, its inputs, or literals. Literals
+(None, numbers, strings) are fixed when the engine is compiled.
 """
 
 import functools

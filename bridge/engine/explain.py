@@ -63,8 +63,8 @@ def _summary(file: EngineFile) -> Iterator[tuple[str, str]]:
         parameters = metadata.get("parameters")
         yield "model", f"{metadata['model']}" + (f", {parameters:,} parameters" if isinstance(parameters, int) else "")
     seconds = metadata.get("build_seconds")
-    built = f", built in {seconds:.1f} s" if isinstance(seconds, (int, float)) else ""
-    yield "engine", f"{size(len(file.engine))} for {file.target}, {file.flavour} {file.tensorrt_version}{built}"
+    build_time = f", built in {seconds:.1f} s" if isinstance(seconds, (int, float)) else ""
+    yield "engine", f"{size(len(file.engine))} for {file.target}, {file.flavour} {file.tensorrt_version}{build_time}"
     writers = [f"{name} {metadata[name]}" for name in _WRITERS if metadata.get(name)]
     if writers:
         yield "made by", ", ".join(writers)
@@ -104,7 +104,7 @@ def lowerings(file: EngineFile) -> list[dict[str, Any]]:
 
 
 def lowering_counts(file: EngineFile) -> list[tuple[str, str, str]]:
-    """The same for reading: how many of which op, their lowering, and why."""
+    """Counts of the lowerings, as text: "<count> <op>", the lowering, and the reason."""
     counts = Counter((row["op"], row["lowering"], row["why"]) for row in lowerings(file))
     return [(f"{count} {op}", lowering, why) for (op, lowering, why), count in counts.items()]
 
@@ -115,13 +115,13 @@ def _lowerings(file: EngineFile) -> str:
 
 
 def passes(file: EngineFile) -> list[dict[str, Any]]:
-    """What the passes rows in the model: rows with "pass", "replaced", "what", "line" and "module"."""
+    """The outcomes of the passes: rows with "pass", "replaced", "what", "line" and "module"."""
     rows = file.metadata.get("passes")
     return rows if isinstance(rows, list) else []
 
 
 def pass_counts(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
-    """The same for reading: how often which pass, what it did or why it did not, and where."""
+    """Counts of the outcomes, as text: "<count> <pass>", the op or the reason to decline, and the line."""
     counts = Counter((row["pass"], row["replaced"], row["what"], row["line"]) for row in rows)
     return [
         (f"{count} {name}", what if replaced else f"not replaced: {what}", line)

@@ -37,15 +37,15 @@ def modules(file: EngineFile) -> list[dict[str, Any]]:
 
 
 def modules_text(file: EngineFile) -> str:
-    """The same as text; "" where nothing is known."""
+    """The modules as text; "" where the file has no nodes."""
     rows = [_cells(row) for row in modules(file)]
     return columns([(f"modules: {len(rows)}", *_COUNTS), *rows], indent=0) if rows else ""
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     path, *counts = row.values()
-    numbers = [str(count).rjust(len(title)) for count, title in zip(counts, _COUNTS, strict=True)]
-    return [f"  {path or '(the model itself)'}", *numbers]
+    cells = [str(count).rjust(len(title)) for count, title in zip(counts, _COUNTS, strict=True)]
+    return [f"  {path or '(the model itself)'}", *cells]
 
 
 def nodes_text(file: EngineFile) -> str:

@@ -1,7 +1,10 @@
 """The state of the process that an engine depends on, beside its graph and the installed versions.
 
-It is the converters, decompositions and graph passes that others have registered with torch_tensorrt and torch, the
-settings of torch that lowering reads, and the environment variables that TensorRT reads.
+It consists of:
+
+- converters, decompositions and graph passes that other code has registered with torch_tensorrt and torch;
+- settings of torch that lowering reads;
+- environment variables that TensorRT reads.
 """
 
 import hashlib
@@ -58,12 +61,12 @@ def _converters() -> Iterator[tuple[str, str]]:
     """For each target its converters in order of priority, without bridge's own."""
     from torch_tensorrt.dynamo.conversion import DYNAMO_CONVERTERS
 
-    for place, table in enumerate(DYNAMO_CONVERTERS.registries):
+    for registry, table in enumerate(DYNAMO_CONVERTERS.registries):
         for target, entries in table.items():
-            several = entries if isinstance(entries, (list, tuple)) else [entries]
-            spelt = [text for entry in several if (text := _converter(target, entry))]
-            if spelt:
-                yield f"{place} {_target(target)}", "; ".join(spelt)
+            candidates = entries if isinstance(entries, (list, tuple)) else [entries]
+            texts = [text for entry in candidates if (text := _converter(target, entry))]
+            if texts:
+                yield f"{registry} {_target(target)}", "; ".join(texts)
 
 
 def _converter(target: Any, entry: Any) -> str:

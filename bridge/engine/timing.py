@@ -100,18 +100,18 @@ def compare(engines: Sequence["Engine"], inputs: Sequence[Tensor]) -> list[Timin
         repeated = [_repeat(context, inputs, runs) for context in contexts]
         samples = _interleaved_samples(_capture_all(contexts, repeated, stream) or repeated)
     torch.cuda.current_stream().wait_stream(stream)
-    return [Timing.of([us / runs for us in taken]) for taken in samples]
+    return [Timing.of([us / runs for us in sample]) for sample in samples]
 
 
 def _interleaved_samples(works: Sequence[Callable[[], Any]]) -> list[list[float]]:
-    """Microseconds of each, one per round; every round starts with another one."""
+    """Microseconds of each work, one sample per round; the starting work rotates."""
     samples: list[list[float]] = [[] for _ in works]
     for number in range(_WARM_UP + _ROUNDS):
         for step in range(len(works)):
-            place = (number + step) % len(works)
-            taken = _elapsed_us(works[place])
+            index = (number + step) % len(works)
+            sample = _elapsed_us(works[index])
             if number >= _WARM_UP:
-                samples[place].append(taken)
+                samples[index].append(sample)
     return samples
 
 

@@ -1,1 +1,1 @@
-"""The engine file: a data format, which knows neither torch's graphs nor TensorRT."""
+"""The engine file: a data format, independent of torch's graphs and of TensorRT."""

@@ -1,6 +1,6 @@
-"""Checks of values that a file holds: their types and bounds, before anything uses them.
+"""Checks of the types and bounds of values from a file, before anything uses them.
 
-A check is a function of a value and of what it is called; EngineFileError says what it is and what was expected.
+A check takes a value and its name in messages. It raises EngineFileError with the value and what was expected.
 """
 
 import math
@@ -14,9 +14,9 @@ Check = Callable[[Any, str], None]
 
 INT64_MAX = 2**63 - 1
 _LONGEST = 1 << 20  # characters of a text; a model's source line may be long
-_LONGEST_NAME = 4096  # characters; TensorRT takes names of as many bytes
-_LONGEST_WORD = 256  # of what tables repeat
-_DEEPEST = 16  # of values that this bridge does not know
+_LONGEST_NAME = 4096  # characters; TensorRT's limit is as many bytes
+_LONGEST_WORD = 256  # characters of a word that tables repeat
+_DEEPEST = 16  # nesting of values that this version does not know
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = 80
@@ -28,7 +28,7 @@ def shown(value: Any) -> str:
 
 
 def fail(what: str, value: Any, expected: str) -> None:
-    """EngineFileError, which says so."""
+    """Raises EngineFileError with the value and what was expected."""
     raise EngineFileError(f"{what} is {shown(value)}; expected {expected}")
 
 
@@ -55,7 +55,7 @@ def name(value: Any, what: str, longest: int = _LONGEST_NAME) -> None:
 
 
 def word(value: Any, what: str) -> None:
-    """The same, shorter yet."""
+    """As `name`, but shorter."""
     name(value, what, _LONGEST_WORD)
 
 
@@ -107,30 +107,30 @@ def integer(low: int, high: int = INT64_MAX) -> Check:
 
 
 def seconds(value: Any, what: str) -> None:
-    """A time that a clock could have measured."""
+    """A plausible duration in seconds."""
     if type(value) not in (int, float) or not (0 <= value < 1e9 and math.isfinite(value)):
         fail(what, value, "a number of seconds")
 
 
 def measured(value: Any, what: str) -> None:
-    """A number that was measured: floating-point, perhaps infinite or NaN."""
+    """A measured number, perhaps infinite or NaN."""
     if type(value) not in (int, float) or (type(value) is int and abs(value) > INT64_MAX):
         fail(what, value, "a number")
 
 
 def optional(check: Check) -> Check:
-    """None, or what the check takes."""
+    """None, or a value that passes the check."""
     return lambda value, what: None if value is None else check(value, what)
 
 
-def sequence(check: Check, most: int | None = None) -> Check:
-    """A list or tuple of what the check takes."""
+def sequence(check: Check, longest: int | None = None) -> Check:
+    """A list or tuple of values that pass the check."""
 
     def check_all(values: Any, what: str) -> None:
         if not isinstance(values, (list, tuple)):
             of_type(values, list, what)
-        if most is not None and len(values) > most:
-            fail(f"the length of {what}", len(values), f"at most {most}")
+        if longest is not None and len(values) > longest:
+            fail(f"the length of {what}", len(values), f"at most {longest}")
         for index, value in enumerate(values):
             check(value, f"{what}[{index}]")
 
@@ -138,7 +138,7 @@ def sequence(check: Check, most: int | None = None) -> Check:
 
 
 def mapping(check: Check) -> Check:
-    """A dictionary from names to what the check takes."""
+    """A dictionary from names to values that pass the check."""
 
     def check_all(values: Any, what: str) -> None:
         of_type(values, dict, what)
@@ -149,14 +149,14 @@ def mapping(check: Check) -> Check:
     return check_all
 
 
-def record(required: Mapping[str, Check], others: Mapping[str, Check] | None = None) -> Check:
-    """A dictionary with known keys, some of which may be missing; it may have more, which nothing reads."""
+def record(required: Mapping[str, Check], optional_keys: Mapping[str, Check] | None = None) -> Check:
+    """A dictionary with required and optional keys. Unknown keys are ignored."""
 
     def check_all(value: Any, what: str) -> None:
         of_type(value, dict, what)
         for key, check in required.items():
             check(value.get(key), f"the {key} of {what}")
-        for key, check in (others or {}).items():
+        for key, check in (optional_keys or {}).items():
             if key in value:
                 check(value[key], f"the {key} of {what}")
 
@@ -164,7 +164,7 @@ def record(required: Mapping[str, Check], others: Mapping[str, Check] | None = N
 
 
 def plain(value: Any, what: str, depth: int = _DEEPEST) -> None:
-    """JSON values of a bounded depth, whatever they are."""
+    """Any JSON values of bounded depth."""
     if isinstance(value, (dict, list, tuple)):
         if depth == 0:
             raise EngineFileError(f"{what} is nested more than {_DEEPEST} deep")

@@ -11,12 +11,12 @@ Layout, little-endian:
     32+H        P      payload: the engine, as TensorRT serialised it
     32+H+P      32     SHA-256 of everything before it
 
-Later formats keep this frame and `metadata.bridge` in the header, so that an older bridge can tell a newer file
-from a damaged one and name the version that wrote it. Format 1 had torch's text for pytrees, which can make a reader
-import modules; it is not read.
+Later formats keep this frame and `metadata.bridge` in the header. So an older bridge can tell a newer file from a
+damaged one, and name the version that wrote it. Format 1 is not read: its pytrees were torch's text, which can make a
+reader import modules.
 
-The sizes in the preamble are those of the file, but a file may be sparse and claim any: what is larger than this
-machine's memory is refused before it is read.
+The sizes in the preamble must match the file. A sparse file may claim any size, so sizes beyond this machine's memory
+are rejected before the payload is read.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ _LARGEST_HEADER = 64 << 20
 _LONGEST_VERSION = 80
 _CONTROL_GROUP = Path("/sys/fs/cgroup/memory.max")
 _REMEDY = "copy or compile it again"
-# What people pass by mistake: (how it starts, what it is).
+# Files passed by mistake: (first bytes, what it is).
 _OTHER_FILES = (
     (b"ftrt", "a bare TensorRT engine; bridge needs the file that CompiledModule.save or `bridge compile` wrote"),
     (b"ptrt", "a bare TensorRT engine; bridge needs the file that CompiledModule.save or `bridge compile` wrote"),
@@ -51,7 +51,7 @@ _OTHER_FILES = (
 
 
 def write(path: str | os.PathLike[str], header: dict[str, Any], payload: bytes, private: bool = False) -> None:
-    """Write the file whole or not at all: one that exists at `path` stays until the new one is complete.
+    """Writes the file atomically: an existing file at `path` stays until the new one is complete.
 
     private: no other user may read it.
     """
@@ -65,12 +65,12 @@ def write(path: str | os.PathLike[str], header: dict[str, Any], payload: bytes, 
                 digest.update(part)
                 file.write(part)
             file.write(digest.digest())
-    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+    except (OSError, ValueError) as error:  # ValueError: an invalid path
         raise EngineFileError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], bytes]:
-    """(header, payload) of a file that is complete and undamaged; the payload is held in memory once."""
+    """(header, payload) of a complete, undamaged file. Memory holds one copy of the payload."""
     try:
         with open_regular(path) as file:
             preamble = _read_preamble(file, os.fstat(file.fileno()).st_size)
@@ -99,7 +99,7 @@ def _encode(header: dict[str, Any]) -> bytes:
 
 
 def _read_preamble(file: BinaryIO, size: int) -> bytes:
-    """The preamble, its lengths checked against the size of the file: what they say can be read."""
+    """The preamble, with its lengths checked against the size of the file and the memory."""
     preamble = file.read(_PREAMBLE.size)
     if not preamble:
         raise EngineFileError("the file is empty")
@@ -123,11 +123,11 @@ def _read_preamble(file: BinaryIO, size: int) -> bytes:
 
 
 def machine_memory() -> int | None:
-    """Bytes of memory that this process could have at most, by what the machine has and its control group allows."""
+    """The most bytes that this process can have: the machine's memory, or the limit of its control group."""
     limits = []
     with contextlib.suppress(OSError, ValueError):
         limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    with contextlib.suppress(OSError, ValueError):  # "max" where there is none
+    with contextlib.suppress(OSError, ValueError):  # "max" without a limit
         limits.append(int(_CONTROL_GROUP.read_text()))
     return min(limits, default=None)
 
@@ -148,7 +148,7 @@ def _check_digest(stored: bytes, *parts: bytes) -> None:
 
 
 def _parse_header(header: bytes, version: int) -> Any:
-    """The header, or the error that says why it is none; EngineFileError: it is damaged, and of this format."""
+    """The parsed header; for another format, the error if it is no JSON. EngineFileError: damaged, of this format."""
     try:
         return json.loads(header.decode())
     except (ValueError, RecursionError) as error:

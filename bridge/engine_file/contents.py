@@ -1,8 +1,7 @@
 """The engine file: TensorRT's engine bytes with all that is needed to explain, check and run them.
 
-The classes here say what it holds, and check it wherever it comes from: what has been made of a file has the types and
-bounds that its users rely on. container.py says how it lies on disk. Keys of a header that a reader does not know are
-ignored.
+The classes define the contents, and check them from any source: users rely on their types and bounds. container.py
+defines the layout on disk. Unknown keys of a header are ignored.
 """
 
 import os
@@ -38,7 +37,7 @@ _PASS = {
     "line": checks.text,
     "module": checks.text,
 }
-# What bridge writes into the metadata; each may be missing. Others are kept, and read by nothing.
+# The metadata that bridge writes, all optional. Other keys are kept, but not read.
 _METADATA: dict[str, checks.Check] = {
     "model": checks.optional(checks.text),
     "parameters": checks.optional(checks.integer(0)),
@@ -131,7 +130,7 @@ class EngineFile:
             _check_arguments(self.metadata, self.in_spec, len(self.inputs))
 
     def save(self, path: str | os.PathLike[str], private: bool = False) -> None:
-        """Write the file whole or not at all: an existing file at `path` stays until the new one is complete.
+        """Writes the file atomically: an existing file at `path` stays until the new one is complete.
 
         private: no other user may read it.
         """
@@ -144,7 +143,7 @@ class EngineFile:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "EngineFile":
-        """Read and check a file; EngineFileError says what is wrong with it."""
+        """Reads and checks a file. EngineFileError: the file is invalid; the message has the fault."""
         try:
             return cls._from_header(*container.read(path))
         except EngineFileError as error:
@@ -226,13 +225,13 @@ def _check_input(entry: Any, what: str) -> None:
 
 
 def _check_arguments(metadata: Mapping[str, Any], in_spec: Tree, inputs: int) -> None:
-    """Whether every leaf of the arguments has its entry, every input its leaf, and every argument its name."""
+    """EngineFileError: a leaf of the arguments lacks its entry, an input its leaf, or an argument its name."""
     entries, names = metadata["input_map"], metadata.get("arguments", [])
-    places = [entry for entry in entries if type(entry) is int]
+    indices = [entry for entry in entries if type(entry) is int]
     for leaf, entry in enumerate(entries):
         if type(entry) is not int:
             _check_input(entry, f"input_map[{leaf}]")
-    if sorted(places) != list(range(inputs)):
+    if sorted(indices) != list(range(inputs)):
         checks.fail("input_map", entries, f"the index of each of {inputs} inputs, once")
     _check_count("input_map", entries, in_spec)
     if [child.kind for child in in_spec.children] not in (["tuple", "dict"], ["list", "dict"]):

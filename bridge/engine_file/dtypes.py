@@ -1,4 +1,4 @@
-"""One row for each element type that an engine can hold, with its name in each of the languages involved."""
+"""The element types of an engine: one row each, with its names in torch, TensorRT and ONNX."""
 
 from dataclasses import dataclass
 from types import ModuleType
@@ -17,7 +17,7 @@ class DType:
 
     @property
     def torch(self) -> torch.dtype:
-        """As torch has it."""
+        """The torch dtype."""
         return getattr(torch, self.name)
 
     def of(self, trt: ModuleType) -> Any:
@@ -45,24 +45,24 @@ _BY_TRT = {row.trt: row for row in DTYPES}
 
 
 def named(name: str) -> DType:
-    """The row of torch's name, such as "float16", which must be there."""
+    """The row of a torch name such as "float16". KeyError: there is none."""
     return _BY_NAME[name]
 
 
 def from_torch(dtype: torch.dtype) -> DType | None:
-    """The row of a torch dtype, None where an engine has none like it (float64, complex64, int16), see `absence`."""
+    """The row of a torch dtype; None where engines have no such dtype (float64, complex64, int16), see `absence`."""
     return _BY_TORCH.get(dtype)
 
 
-# Those that TensorRT has and bridge does not convert: a model's scales would have to become its quantization layers.
+# TensorRT has these, but bridge does not convert them: a model's scales would have to become quantization layers.
 _UNCONVERTED = ("float8_e4m3fn", "float8_e8m0fnu", "float4_e2m1fn_x2", "int4")
 
 
 def absence(dtype: torch.dtype) -> str:
-    """Who has no such dtype, for one of which `from_torch` knows none: "which TensorRT lacks"."""
+    """Why `from_torch` has no row for a dtype, as part of a message: "which TensorRT lacks"."""
     return f"which {'bridge does not convert' if str(dtype)[6:] in _UNCONVERTED else 'TensorRT lacks'}"
 
 
 def from_trt(dtype: Any) -> DType | None:
-    """The row of a member of trt.DataType, None where torch has none like it."""
+    """The row of a member of trt.DataType; None where torch has no such dtype."""
     return _BY_TRT.get(dtype.name)

@@ -1,17 +1,17 @@
-"""Pytrees as an engine file has them: which containers hold the leaves of a model's arguments and of its result.
+"""Pytrees in an engine file: the containers of a model's arguments and of its result.
 
-torch's own text form, `treespec_dumps`, imports the modules and reads the attributes that it names. Nothing here does:
-a tree is checked when it is read, and a class is looked up among those that this process has registered with torch.
+torch's text form, `treespec_dumps`, imports modules and reads attributes that a file names. This form does not: a tree
+is checked when it is read, and classes are looked up among those that this process has registered with torch.
 
-In a file a leaf is "*", and a container {"kind": …, "context": …, "children": […]}:
+In a file, a leaf is "*", and a container {"kind": …, "context": …, "children": […]}:
 
     kind                   context
     tuple, list            none
     dict, OrderedDict      the keys
-    defaultdict            [the default's factory or null, the keys]
-    deque                  the greatest length or null
-    namedtuple             the name that the class is registered under
-    registered             [that name, what its flattening keeps, as JSON values]
+    defaultdict            [the default factory or null, the keys]
+    deque                  the maximum length or null
+    namedtuple             the registered name of the class
+    registered             [the registered name, the context of its flattening as JSON values]
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from bridge.errors import EngineError, EngineFileError, ExportError
 LEAF = "*"
 
 _DEEPEST = 64
-_NO_NAME = pytree.NO_SERIALIZED_TYPE_NAME_FOUND  # what torch has for classes without one
+_NO_NAME = pytree.NO_SERIALIZED_TYPE_NAME_FOUND  # torch's placeholder for classes without a name
 _BUILTIN: dict[str, Any] = {
     "tuple": tuple,
     "list": list,
@@ -51,7 +51,7 @@ _REMEDY = (
 
 @dataclass(frozen=True)
 class Tree:
-    """A leaf, or a container of trees. context: as the table above has it, with tuples for lists."""
+    """A leaf, or a container of trees. context: as in the table above, with tuples for lists."""
 
     kind: str = LEAF
     context: Any = None
@@ -59,23 +59,23 @@ class Tree:
 
     @property
     def is_leaf(self) -> bool:
-        """Whether it is no container."""
+        """Whether the tree is a leaf."""
         return self.kind == LEAF
 
     @property
     def leaves(self) -> int:
-        """How many leaves it has."""
+        """The number of leaves."""
         return 1 if self.is_leaf else sum(child.leaves for child in self.children)
 
     def as_json(self) -> Any:
-        """As a file has it."""
+        """The tree as JSON values."""
         if self.is_leaf:
             return LEAF
         return {"kind": self.kind, "context": self.context, "children": [child.as_json() for child in self.children]}
 
 
 def of_json(value: Any, what: str, depth: int = _DEEPEST) -> Tree:
-    """The tree that a file has. EngineFileError: it is none, or holds what no container has."""
+    """The tree of JSON values from a file. EngineFileError: they are no valid tree."""
     if value == LEAF:
         return Tree()
     checks.of_type(value, dict, what)
@@ -85,13 +85,13 @@ def of_json(value: Any, what: str, depth: int = _DEEPEST) -> Tree:
     if not isinstance(kind, str) or kind not in _CONTEXTS:
         checks.fail(f"the kind of {what}", kind, f"one of {', '.join(_CONTEXTS)}")
     checks.of_type(children, list, f"the children of {what}")
-    context = _frozen(context, f"the context of {what}")
+    context = _as_tuples(context, f"the context of {what}")
     _CONTEXTS[kind](context, len(children), f"the context of {what}")
     return Tree(kind, context, tuple(of_json(child, what, depth - 1) for child in children))
 
 
 def of_spec(spec: pytree.TreeSpec, depth: int = _DEEPEST) -> Tree:
-    """The tree of a treespec. ExportError: it has a container that a file cannot have."""
+    """The tree of a treespec. ExportError: a container cannot be written to a file."""
     if spec.is_leaf():
         return Tree()
     if depth == 0:
@@ -100,33 +100,33 @@ def of_spec(spec: pytree.TreeSpec, depth: int = _DEEPEST) -> Tree:
     children = tuple(of_spec(child, depth - 1) for child in spec.children())
     tree = Tree(kind, _context_of(kind, spec), children)
     try:
-        tree = dataclasses.replace(tree, context=_frozen(tree.context, "its context"))
+        tree = dataclasses.replace(tree, context=_as_tuples(tree.context, "its context"))
         _CONTEXTS[kind](tree.context, len(children), "its context")
     except EngineFileError as error:
         raise ExportError(
-            f"the model takes or returns a {_spelt(spec)} that cannot be written to a file: {error}; return tensors in"
-            " tuples, and in dicts whose keys are strings or numbers"
+            f"the model takes or returns a {_type_name(spec)} that cannot be written to a file: {error}; return tensors"
+            " in tuples, and in dicts whose keys are strings or numbers"
         ) from error
     return tree
 
 
 def to_spec(tree: Tree) -> pytree.TreeSpec:
-    """The treespec of a tree. EngineError: this process does not know one of its classes, or knows another one."""
+    """The treespec of a tree. EngineError: a class is not registered in this process, or differs."""
     if tree.is_leaf:
         return pytree.tree_structure(0)
     children = [to_spec(child) for child in tree.children]
     if tree.kind == "namedtuple":
-        return pytree.TreeSpec(namedtuple, _named_tuple(tree), children)
+        return pytree.TreeSpec(namedtuple, _namedtuple_class(tree), children)
     if tree.kind == "registered":
         name, context = tree.context
-        return pytree.TreeSpec(_registered(name), _thawed(context), children)
+        return pytree.TreeSpec(_pytree_class(name), _as_lists(context), children)
     context = tree.context
     if tree.kind == "defaultdict":
         context = [_FACTORIES[context[0]], context[1]]
-    return pytree.TreeSpec(_BUILTIN[tree.kind], _thawed(context), children)
+    return pytree.TreeSpec(_BUILTIN[tree.kind], _as_lists(context), children)
 
 
-# Contexts: what each kind of container keeps, checked against the number of its children.
+# Checks of each container's context against the number of its children.
 
 
 def _nothing(context: Any, children: int, what: str) -> None:
@@ -176,7 +176,7 @@ _CONTEXTS: dict[str, Callable[[Any, int, str], None]] = {
 
 
 def _context_of(kind: str, spec: pytree.TreeSpec) -> Any:
-    """The context that a file has. ExportError: the class is not registered under a name, or reads it by itself."""
+    """The context for a file. ExportError: the class has no registered name, or decodes its context by own code."""
     if kind == "defaultdict":
         factory, keys = spec.context
         names = [name for name, known in _FACTORIES.items() if known is factory]
@@ -190,21 +190,21 @@ def _context_of(kind: str, spec: pytree.TreeSpec) -> Any:
 
 def _name_of(kind: type, named: bool) -> str:
     entry = pytree.SUPPORTED_SERIALIZED_TYPES.get(kind)
-    found = (
+    problem = (
         f"the model takes or returns a class that cannot be written to a file: {kind.__module__}.{kind.__qualname__}"
     )
     name = "" if entry is None else entry.serialized_type_name
     if entry is None or pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE.get(name) is not kind or name == _NO_NAME:
-        raise ExportError(f"{found} has no registered name; {_REMEDY}")
+        raise ExportError(f"{problem} has no registered name; {_REMEDY}")
     if not named and entry.from_dumpable_context is not None:
-        raise ExportError(f"{found} reads its context by code of its own, which no engine file may run; {_REMEDY}")
+        raise ExportError(f"{problem} reads its context by code of its own, which no engine file may run; {_REMEDY}")
     return str(name)
 
 
-# Classes: those that the process has registered, never what the name of a file leads to.
+# Classes are looked up among the registered ones; a name from a file is never imported.
 
 
-def _find(name: str) -> Any:
+def _class_by_name(name: str) -> Any:
     kind = pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE.get(name)
     if kind is None or name == _NO_NAME:
         package = name.partition(".")[0]
@@ -215,8 +215,8 @@ def _find(name: str) -> Any:
     return kind
 
 
-def _named_tuple(tree: Tree) -> Any:
-    kind = _find(tree.context)
+def _namedtuple_class(tree: Tree) -> Any:
+    kind = _class_by_name(tree.context)
     fields = getattr(kind, "_fields", None)
     if not (isinstance(kind, type) and issubclass(kind, tuple) and isinstance(fields, tuple)):
         raise EngineError(f"the engine file has {tree.context} for a namedtuple, which it is not in this process")
@@ -227,31 +227,31 @@ def _named_tuple(tree: Tree) -> Any:
     return kind
 
 
-def _registered(name: str) -> Any:
-    kind = _find(name)
+def _pytree_class(name: str) -> Any:
+    kind = _class_by_name(name)
     entry = pytree.SUPPORTED_SERIALIZED_TYPES[kind]
     if kind in _KINDS or kind not in pytree.SUPPORTED_NODES or entry.from_dumpable_context is not None:
         raise EngineError(f"the engine file has {name} for a registered class, which it is not in this process")
     return kind
 
 
-# JSON's lists as tuples, which have a hash and stay as they are.
+# Tuples for JSON's lists: hashable and immutable.
 
 
-def _frozen(value: Any, what: str) -> Any:
+def _as_tuples(value: Any, what: str) -> Any:
     checks.plain(value, what)
-    return _with(tuple, value)
+    return _convert_sequences(tuple, value)
 
 
-def _thawed(value: Any) -> Any:
-    return _with(list, value)
+def _as_lists(value: Any) -> Any:
+    return _convert_sequences(list, value)
 
 
-def _with(kind: Callable[[Any], Any], value: Any) -> Any:
+def _convert_sequences(kind: Callable[[Any], Any], value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _with(kind, item) for key, item in value.items()}
-    return kind(_with(kind, item) for item in value) if isinstance(value, (list, tuple)) else value
+        return {key: _convert_sequences(kind, item) for key, item in value.items()}
+    return kind(_convert_sequences(kind, item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
-def _spelt(spec: pytree.TreeSpec) -> str:
+def _type_name(spec: pytree.TreeSpec) -> str:
     return str(getattr(spec.type, "__name__", spec.type))

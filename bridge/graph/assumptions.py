@@ -1,7 +1,7 @@
 """Checks what a program assumes about its dynamic dimensions against their ranges.
 
-torch.export traces with the example's extents. Every condition that it met is checked here for the whole range, whether
-torch kept it as an assertion, as a guard, or not at all. An engine has neither assertions nor guards.
+torch.export traces with the example's extents. Every condition that it met is checked here for the whole range:
+those that torch kept as assertions or guards, and those that it dropped. An engine has neither assertions nor guards.
 """
 
 import contextlib
@@ -66,7 +66,7 @@ def warn_of_ones(program: ExportedProgram) -> None:
         lines = "".join(f"\n  {_condition_text(one.expression, names)}: {line}" for line, one in asked.items())
         logger.warning(
             "the engine is made for dynamic extents of 2 or more, and was not compared with the model for less, where"
-            " these lines may take another way; if results differ there, give the dimension min=2:%s",
+            " these lines may take another branch; if results differ there, give the dimension min=2:%s",
             lines,
         )
 

@@ -18,7 +18,7 @@ from bridge.errors import ExportError
 from bridge.graph import dynamo
 from bridge.graph.assumptions import broken_conditions, keep_conditions
 from bridge.graph.conditions import recording_conditions
-from bridge.graph.refusals import SMALL_EXAMPLE, explain_export_error
+from bridge.graph.export_errors import SMALL_EXAMPLE, explain_export_error
 from bridge.graph.symbolic import depends_on_values, size_oblivious
 from bridge.graph.symbolic_arguments import SymbolicArguments
 
@@ -46,8 +46,8 @@ def export(
         raise TypeError(f"model is a {type(model).__name__}, expected torch.nn.Module or torch.export.ExportedProgram")
     if not isinstance(args, (tuple, list)):
         raise TypeError(f"args is a {type(args).__name__}, expected a tuple of the model's arguments")
-    _refuse_training(model)
-    _refuse_layouts(args, kwargs or {})
+    _check_eval_mode(model)
+    _check_layouts(args, kwargs or {})
     try:
         with torch.no_grad(), silence_capture(), _restoring_attributes(model):
             return _export(model, *_without_aliases(tuple(args), dict(kwargs or {})), dynamic_shapes)
@@ -57,7 +57,7 @@ def export(
         ) from error
 
 
-def _refuse_layouts(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+def _check_layouts(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """ExportError: an argument is a sparse, nested or quantized tensor, on which torch.export fails in many ways."""
     for name, given in (("args", tuple(args)), ("kwargs", dict(kwargs))):
         for path, value in pytree.tree_flatten_with_path(given)[0]:
@@ -68,31 +68,31 @@ def _refuse_layouts(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
 def _export(
     model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any
 ) -> ExportedProgram:
-    """The first capture that is valid for all extents, else the first at all: check_assumptions reports what fails."""
-    fallback, refusal = None, None
+    """The first capture that is valid for all extents, else the first capture, which check_assumptions rejects."""
+    fallback, first_error = None, None
     for attempt in _attempts(model) if dynamic_shapes else _ATTEMPTS[:1]:
         try:
             program = attempt.export(model, args, kwargs, dynamic_shapes)
         except Exception as error:
-            if refusal is None and not _is_about_extents(error):
+            if first_error is None and not _is_about_extents(error):
                 raise
-            refusal = refusal or error
+            first_error = first_error or error
             continue
         if not broken_conditions(program) and not (attempt.may_add_unbacked and _has_unbacked_extents(program)):
             return program
         fallback = fallback or program
     if fallback is None:
-        assert refusal is not None
-        raise refusal
+        assert first_error is not None
+        raise first_error
     return fallback
 
 
 @dataclass(frozen=True)
 class _Attempt:
-    """One way to call torch.export.
+    """Settings of one call of torch.export.
 
     defer_asserts: accepts conditions that torch.export cannot prove, such as min(32 * s, 64 * s) == 32 * s.
-    size_oblivious: fewer guards on extents; at times it turns an extent into an unbacked one.
+    size_oblivious: fewer guards on extents, but torch.export sometimes makes an extent unbacked.
     strict: torch._dynamo traces the model's code, where int() of an extent makes no guard.
     """
 
@@ -193,7 +193,7 @@ def _without_aliases(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tup
     return pytree.tree_map(distinct, (args, kwargs))
 
 
-def _refuse_training(model: torch.nn.Module) -> None:
+def _check_eval_mode(model: torch.nn.Module) -> None:
     layers = [name for name, layer in model.named_modules() if layer.training and isinstance(layer, _MODE_DEPENDENT)]
     if model.training or layers:
         shown = ", ".join(layers[:_SHOWN_LAYERS]) + (", …" if len(layers) > _SHOWN_LAYERS else "")

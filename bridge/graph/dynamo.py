@@ -96,20 +96,26 @@ def enter_around_calls(context: Callable[[Any, Any], Callable[[], Any] | None]) 
     """Enters a context around each call of a model that torch.compile compiles from now on.
 
     context: takes the backend and its options, which may be None, and returns a factory of contexts, or None.
-    torch looks the factory up on its own wrapper of a backend, so that class is patched.
+    torch looks the factory up on its own wrapper of a backend, so that class is patched, and stays so: the backend
+    "bridge" is there as long as the process is, and without the patch a call that runs in PyTorch passes in silence.
+    Other backends keep the factory that they have, or torch's.
     """
     from torch._dynamo.repro import after_dynamo
 
     def backend_ctx_ctor(wrapper: Any) -> Callable[[], Any]:
         given = wrapper._torchdynamo_orig_backend
         options = getattr(given, "kwargs", {}).get("options")
-        return context(getattr(given, "compiler_fn", given), options) or contextlib.nullcontext
+        others: Callable[[], Any] = vars(wrapper).get(_AROUND_CALLS, contextlib.nullcontext)
+        return context(getattr(given, "compiler_fn", given), options) or others
 
     wrapper = getattr(after_dynamo, "WrapBackendDebug", None)
     if isinstance(wrapper, type):
-        add(contextlib.ExitStack(), wrapper, "backend_ctx_ctor", property(backend_ctx_ctor))  # for good
+        add(contextlib.ExitStack(), wrapper, _AROUND_CALLS, property(backend_ctx_ctor))  # for good
     else:
         logger.warning("with torch %s a call in which no engine runs is not noticed", torch.__version__)
+
+
+_AROUND_CALLS = "backend_ctx_ctor"
 
 
 def owner_of_current_graph() -> Any:
@@ -157,8 +163,8 @@ def _break_text(reason: Any) -> str:
     frame: traceback.FrameSummary | None = reason.user_stack[-1] if reason.user_stack else None
     where = f"{frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" if frame is not None else "an unknown line"
     lines = [line.strip() for line in reason.reason.splitlines()]
-    said = [line.removeprefix("Explanation: ") for line in lines if line and not line.startswith(_BREAK_BOILERPLATE)]
-    return f"{'; '.join(said)}\n  {where}"
+    reasons = [line.removeprefix("Explanation: ") for line in lines if line and not line.startswith(_BREAK_BOILERPLATE)]
+    return f"{'; '.join(reasons)}\n  {where}"
 
 
 _BREAK_BOILERPLATE = ("Hint:", "Developer debug context", "For more details")
@@ -176,10 +182,12 @@ def is_weight(node: Node) -> bool:
     return bool(node.meta.get("tensor_dict", {}).get("_dynamo_static_input_type"))
 
 
-def without_runtime_asserts(wanted: bool = True) -> contextlib.AbstractContextManager[None]:
-    """Within it torch.export writes no assertions on extents into programs, where `wanted` or already set so."""
-    unwanted = torch._dynamo.config.do_not_emit_runtime_asserts or wanted
-    patch: contextlib.AbstractContextManager[None] = torch._dynamo.config.patch(do_not_emit_runtime_asserts=unwanted)
+def without_runtime_asserts(enabled: bool = True) -> contextlib.AbstractContextManager[None]:
+    """Within it torch.export writes no assertions on extents into programs, where `enabled`, or disabled already."""
+    disabled_asserts = torch._dynamo.config.do_not_emit_runtime_asserts or enabled
+    patch: contextlib.AbstractContextManager[None] = torch._dynamo.config.patch(
+        do_not_emit_runtime_asserts=disabled_asserts
+    )
     return patch
 
 

@@ -24,9 +24,9 @@ class UnknownFunctionError(ValueError):
     """An expression contains a function that is not evaluated here."""
 
 
-def size_oblivious(wanted: bool) -> contextlib.AbstractContextManager[None]:
-    """Within it, where `wanted`, torch puts fewer guards on dynamic extents: none on whether one is 0 or 1."""
-    patch: contextlib.AbstractContextManager[None] = symbolic_config.patch(backed_size_oblivious=wanted)  # type: ignore[attr-defined]
+def size_oblivious(enabled: bool) -> contextlib.AbstractContextManager[None]:
+    """Within it, where `enabled`, torch puts fewer guards on dynamic extents: none on whether one is 0 or 1."""
+    patch: contextlib.AbstractContextManager[None] = symbolic_config.patch(backed_size_oblivious=enabled)  # type: ignore[attr-defined]
     return patch
 
 
@@ -104,7 +104,7 @@ def interval_around(
 
 
 def has_floats(expression: sympy.Basic) -> bool:
-    """Whether an expression is computed with floats on the way."""
+    """Whether floats occur in the computation of an expression."""
     return any(type(part).__name__ in _FLOAT_FUNCTIONS for part in sympy.preorder_traversal(expression))
 
 

@@ -1,22 +1,16 @@
-"""Renames what would break the Python code that torch generates: parameters, and keys of arguments.
+"""Renames parameters and constants whose names would break the Python code that torch generates.
 
-torch.fx writes graphs as code, where `d.class.weight` is a syntax error and a quote ends a string early. torch.export
-writes its guards on inputs as code too, with the keys of dictionaries.
+torch.fx writes graphs as code, where `d.class.weight` is a syntax error and a quote ends a string early.
 """
 
-import contextlib
 import dataclasses
 import keyword
 import re
-from collections.abc import Iterable, Iterator
 from typing import Any
 
-import torch
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
-from torch.utils import _pytree as pytree
 
-from bridge.base.patches import replace
 from bridge.graph.programs import copied
 
 _BREAKS_A_STRING = re.compile(r"[\"'\\\n\r]")
@@ -39,24 +33,6 @@ def with_valid_names(program: ExportedProgram) -> ExportedProgram:
     return program._update(module, signature, state_dict=tensors, constants=constants)
 
 
-@contextlib.contextmanager
-def without_input_guards(program: ExportedProgram) -> Iterator[None]:
-    """Within it torch generates no guards on a program's inputs if a key would break them; for one thread at a time.
-
-    An engine checks its inputs itself.
-    """
-    spec = program.call_spec.in_spec
-    unlift = getattr(torch.export, "_unlift", None)
-    name = "_convert_guards_code_to_fn"
-    if spec is None or not hasattr(unlift, name) or not any(map(_BREAKS_A_STRING.search, _argument_keys(spec))):
-        yield
-        return
-    original = getattr(unlift, name)
-    with contextlib.ExitStack() as stack:
-        replace(stack, unlift, name, lambda conditions, paths: original([], paths))
-        yield
-
-
 def _is_valid_word(word: str) -> bool:
     """Whether a part of a dotted name can be an attribute in code, and is no attribute of GraphModule."""
     plain = word.isdigit() or (word.isidentifier() and not keyword.iskeyword(word))
@@ -74,10 +50,3 @@ def _valid_name(name: str, taken: set[str]) -> str:
 
 def _renamed(specs: list[Any], names: dict[str, str]) -> list[Any]:
     return [dataclasses.replace(spec, target=names.get(spec.target, spec.target)) for spec in specs]
-
-
-def _argument_keys(spec: pytree.TreeSpec) -> Iterable[str]:
-    context = spec.context if isinstance(spec.context, (list, tuple)) else [spec.context]
-    yield from (key for key in context if isinstance(key, str))
-    for child in spec.children():
-        yield from _argument_keys(child)

@@ -5,7 +5,8 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from bridge.core.foreign import Arguments, Bound, refuse_unknown, shape_of, stands_for
+from bridge.core.binding import bind
+from bridge.core.foreign import Arguments, SortedArguments, reason_unknown, shape_of
 from bridge.core.op import Pair, only_shapes, op, require
 from bridge.core.tensors import Floating, LikeFirst
 
@@ -175,15 +176,15 @@ def _sample(x: Tensor, y: Tensor, x_position: Tensor, offset_groups: int) -> Ten
 _EXTENTS = {"stride": ("stride_h", "stride_w"), "padding": ("pad_h", "pad_w"), "dilation": ("dilation_h", "dilation_w")}
 
 
-def _bind_torchvision(given: Arguments) -> Bound:
+def _from_torchvision(given: Arguments) -> SortedArguments:
     mask = given["mask"] if given["use_mask"] else None  # where there is none, torchvision passes zeros
     tensors = [given["input"], given["offset"], given["weight"], given["bias"], mask]
     return tensors, {name: tuple(given[theirs] for theirs in pair) for name, pair in _EXTENTS.items()}
 
 
-def _refuse_torchvision(given: Arguments) -> str | None:
+def _reason_against(given: Arguments) -> str | None:
     """The op derives both numbers of groups from the shapes; torchvision's is also told them."""
-    if reason := refuse_unknown(given, chain(*_EXTENTS.values())):
+    if reason := reason_unknown(given, chain(*_EXTENTS.values())):
         return reason
     x, weight, offset = (shape_of(given[name]) for name in ("input", "weight", "offset"))
     derived = {"groups": (x[1], weight[1]), "offset_groups": (offset[1], 2 * weight[2] * weight[3])}
@@ -193,4 +194,4 @@ def _refuse_torchvision(given: Arguments) -> str | None:
     return None
 
 
-stands_for("torchvision::deform_conv2d", "deform_conv2d", _bind_torchvision, _refuse_torchvision)
+bind("torchvision::deform_conv2d", "deform_conv2d", arguments=_from_torchvision, reason_against=_reason_against)

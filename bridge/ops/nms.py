@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from bridge.base.float32 import below
-from bridge.core.foreign import Arguments, Bound, stands_for
+from bridge.core.binding import bind
+from bridge.core.foreign import Arguments, SortedArguments
 from bridge.core.op import Counted, only_shapes, op, require, unknown_extent
 from bridge.core.tensors import Floating
 
@@ -66,8 +67,8 @@ def _overlaps(boxes: Tensor) -> Tensor:
     return both / (areas[:, None] + areas[None, :] - both)
 
 
-def _bind_torchvision(given: Arguments) -> Bound:
+def _from_torchvision(given: Arguments) -> SortedArguments:
     return [given["dets"], given["scores"]], {"iou_threshold": given["iou_threshold"]}
 
 
-stands_for("torchvision::nms", "nms", _bind_torchvision)
+bind("torchvision::nms", "nms", arguments=_from_torchvision)

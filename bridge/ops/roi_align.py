@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
-from bridge.core.foreign import Arguments, Bound, refuse_unknown, stands_for
+from bridge.core.binding import bind
+from bridge.core.foreign import Arguments, SortedArguments, reason_unknown
 from bridge.core.op import Pair, only_shapes, op, require
 from bridge.core.tensors import Floating
 
@@ -172,9 +173,14 @@ class _Axis:
 _BINS = ("pooled_height", "pooled_width")
 
 
-def _bind_torchvision(given: Arguments) -> Bound:
+def _from_torchvision(given: Arguments) -> SortedArguments:
     shared = {name: given[name] for name in ("spatial_scale", "sampling_ratio", "aligned")}
     return [given["input"], given["rois"]], {"output_size": tuple(given[name] for name in _BINS), **shared}
 
 
-stands_for("torchvision::roi_align", "roi_align", _bind_torchvision, lambda given: refuse_unknown(given, _BINS))
+bind(
+    "torchvision::roi_align",
+    "roi_align",
+    arguments=_from_torchvision,
+    reason_against=lambda given: reason_unknown(given, _BINS),
+)

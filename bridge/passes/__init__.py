@@ -1,8 +1,8 @@
-"""Passes: graph rewrites that find in an unmodified model what bridge's ops compute. One file a pass.
+"""Passes: graph rewrites that replace operators of an unmodified model by bridge's ops. One file per pass.
 
 They work on ATen graphs: those of torch.export, and those that torch_tensorrt lowers. A pass replaces what it has
-proved to be the op, and declines what is near it, with the reason; both are told as `Outcome`s. A file that defines
-`PASS` is found by it: nothing lists the passes.
+proved to be the op. It declines what only resembles the op, and gives a reason. Each result is an `Outcome`. A module
+that defines `PASS` is discovered; nothing lists the passes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,38 +16,38 @@ from bridge.base.modules import modules_of
 from bridge.graph.programs import copied
 from bridge.passes.common.constants import Constants
 from bridge.passes.common.definition import Pass
-from bridge.passes.common.editor import sort
+from bridge.passes.common.editor import sort_topologically
 from bridge.passes.common.nodes import remove_unused
-from bridge.passes.common.outcome import WRITTEN, Outcome, describe_failure
-from bridge.passes.functional import functional, may_hide_something
+from bridge.passes.common.outcome import MUTATED, Outcome, failure_text
+from bridge.passes.functional import may_hide_ops, without_mutations
 
-__all__ = ["PASSES", "Outcome", "Pass", "rewrite", "rewrite_graph", "selected"]
+__all__ = ["PASSES", "Outcome", "Pass", "pass_names", "rewrite", "rewrite_graph"]
 
 
-def find() -> tuple[Pass, ...]:
+def discover() -> tuple[Pass, ...]:
     """Every pass, in the order in which they run."""
-    found = [module.PASS for _, module in modules_of(__name__) if hasattr(module, "PASS")]
-    return tuple(sorted(found, key=lambda each: (each.rank, each.name)))
+    passes = [module.PASS for _, module in modules_of(__name__) if hasattr(module, "PASS")]
+    return tuple(sorted(passes, key=lambda each: (each.rank, each.name)))
 
 
-PASSES = find()
+PASSES = discover()
 
 
-def selected(setting: bool | Sequence[str]) -> tuple[str, ...]:
-    """The names of the passes that a setting asks for: True is the default ones, False none."""
+def pass_names(setting: bool | Sequence[str]) -> tuple[str, ...]:
+    """The names of the passes that a setting enables. True: the default passes. False: none."""
     if isinstance(setting, bool):
         return tuple(each.name for each in PASSES if each.default and setting)
     return tuple(each.name for each in PASSES if each.name in setting)
 
 
 def rewrite_graph(graph: Graph, names: Iterable[str], inputs: Mapping[str, Any] | None = None) -> list[Outcome]:
-    """Applies the passes of these names to a graph, in place, and says what they did.
+    """Applies the named passes to a graph, in place.
 
-    inputs: tensors that placeholders stand for, by their names, as far as they are known.
+    inputs: tensors behind the placeholders, by placeholder name, as far as they are known.
     """
-    wanted = set(names)
+    enabled = set(names)
     constants = Constants(graph, inputs)
-    outcomes = [outcome for each in PASSES if each.name in wanted for outcome in _apply(each, graph, constants)]
+    outcomes = [outcome for each in PASSES if each.name in enabled for outcome in _apply(each, graph, constants)]
     for outcome in outcomes:
         what = outcome.what if outcome.replaced else f"not replaced: {outcome.what}"
         logger.info("pass %s: %s; %s", outcome.name, what, outcome.line)
@@ -58,35 +58,36 @@ def rewrite_graph(graph: Graph, names: Iterable[str], inputs: Mapping[str, Any] 
 
 
 def _apply(each: Pass, graph: Graph, constants: Constants) -> list[Outcome]:
-    """What a pass did. One that fails has replaced each place wholly or not at all."""
+    """The outcomes of one pass. A pass that fails leaves no match half replaced."""
     try:
         return each.apply(graph, constants)
-    except Exception as error:  # a graph that is not understood must not end a compile
-        sort(graph)
+    except Exception as error:  # a graph that a pass cannot read must not end the compilation
+        sort_topologically(graph)
         logger.warning("pass %s left a graph as it is: %s", each.name, error)
-        return [Outcome(each.name, False, describe_failure(error), "at an unknown line", "")]
+        return [Outcome(each.name, False, failure_text(error), "at an unknown line", "")]
 
 
 def rewrite(program: ExportedProgram, names: Sequence[str]) -> tuple[ExportedProgram, list[Outcome]]:
-    """The program with these passes applied; the one that is given stays as it is, and is returned if none fits.
+    """A copy of the program with the named passes applied; the program itself where no pass matches.
 
-    Where in-place writes stand in the way, the program that is returned has none.
+    Where in-place writes hide an op, the copy is functionalised.
     """
     if not names:
         return program, []
-    found, outcomes = _rewrite(program, names)
-    if may_hide_something(program.graph) or any(outcome.what == WRITTEN for outcome in outcomes):
-        without = _functional(program)
-        again, anew = _rewrite(without, names)
-        return (program if again is without else again), anew
-    return found, outcomes
+    rewritten, outcomes = _rewrite(program, names)
+    if may_hide_ops(program.graph) or any(outcome.what == MUTATED for outcome in outcomes):
+        functional = _without_mutations(program)
+        rewritten, outcomes = _rewrite(functional, names)
+        if rewritten is functional:
+            return program, outcomes
+    return rewritten, outcomes
 
 
-def _functional(program: ExportedProgram) -> ExportedProgram:
+def _without_mutations(program: ExportedProgram) -> ExportedProgram:
     try:
-        return functional(program)
-    except Exception as error:  # the lowering functionalises too, and tells of what it cannot
-        logger.info("passes: the model's in-place writes stay: %s", describe_failure(error))
+        return without_mutations(program)
+    except Exception as error:  # the lowering functionalises as well, and reports what it cannot
+        logger.info("passes: the model's in-place writes stay: %s", failure_text(error))
         return program
 
 
@@ -101,6 +102,8 @@ def _rewrite(program: ExportedProgram, names: Sequence[str]) -> tuple[ExportedPr
 
 
 def _constants(program: ExportedProgram) -> dict[str, Any]:
-    """The tensors that a program holds, by the names of the placeholders that stand for them."""
-    held = {**program.constants, **program.state_dict}
-    return {spec.arg.name: held[spec.target] for spec in program.graph_signature.input_specs if spec.target in held}
+    """A program's own tensors, by placeholder name."""
+    tensors = {**program.constants, **program.state_dict}
+    return {
+        spec.arg.name: tensors[spec.target] for spec in program.graph_signature.input_specs if spec.target in tensors
+    }

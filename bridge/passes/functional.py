@@ -1,7 +1,7 @@
-"""Programs without in-place writes: what a write would do to a tensor is the value of a node of its own.
+"""Functionalised programs: each in-place write becomes a node with a new tensor as its value.
 
-A pass proves what a node is from what it is computed from, and a write changes that behind its back. Models write in
-place to build tables (Qwen3-VL's interleaved mrope), or to put rotated lanes where the others were.
+A pass proves what a node computes from its inputs. An in-place write changes the tensor without a new node, so the
+proof would be wrong. Models write in place to build tables (Qwen3-VL's interleaved mrope), or to store rotated lanes.
 """
 
 import warnings
@@ -9,11 +9,11 @@ import warnings
 from torch.export import ExportedProgram
 from torch.fx import Graph, Node
 
-from bridge.passes.common.nodes import ORIGIN, aten, targets_of_writes
+from bridge.passes.common.nodes import ORIGIN, aten, mutated_arguments
 from bridge.passes.common.unbinding import select_unbound
 
-# A rotation turns a sign, or multiplies complex numbers; deformable attention samples.
-_SIGNS = {
+# A rotation negates, subtracts or multiplies complex numbers; deformable attention samples.
+_MARKERS = {
     aten.neg.default,
     aten.neg_.default,
     aten.sub.Tensor,
@@ -24,32 +24,37 @@ _SIGNS = {
 }
 
 
-def writes(graph: Graph) -> list[Node]:
-    """The nodes that write to what they are given."""
-    return [node for node in graph.nodes if targets_of_writes(node)]
+def mutations(graph: Graph) -> list[Node]:
+    """The nodes that write to one of their arguments."""
+    return [node for node in graph.nodes if mutated_arguments(node)]
 
 
-def may_hide_something(graph: Graph) -> bool:
-    """Whether writes may keep a pass from seeing its op: a graph has some, and one of the operators that each such op
-    has when it is written out. It spares the others, such as a ResNet with relu_, the time of another trace."""
-    return any(node.target in _SIGNS for node in graph.nodes) and bool(writes(graph))
+def may_hide_ops(graph: Graph) -> bool:
+    """Whether in-place writes may hide an op from its pass.
+
+    Functionalising takes another trace. Graphs without the operators that an op consists of, such as a ResNet with
+    relu_, are spared it.
+    """
+    return any(node.target in _MARKERS for node in graph.nodes) and bool(mutations(graph))
 
 
-def functional(program: ExportedProgram) -> ExportedProgram:
-    """The same program with no write in it, all else as it was, operators included; it does nothing to one that has
-    none. Writes to inputs and buffers become results, as torch.export's signature has them."""
-    if not writes(program.graph):
+def without_mutations(program: ExportedProgram) -> ExportedProgram:
+    """The program without in-place writes, its other operators unchanged; the program itself if it has none.
+
+    Writes to inputs and buffers become results, as torch.export's signature declares them.
+    """
+    if not mutations(program.graph):
         return program
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch copies its own deprecated classes
-        found = select_unbound(program).run_decompositions({})
-    for node in found.graph.nodes:
-        _place(node)
-    return found
+        functional = select_unbound(program).run_decompositions({})
+    for node in functional.graph.nodes:
+        _inherit_origin(node)
+    return functional
 
 
-def _place(node: Node) -> None:
-    """Lets a node that stands for a write, which torch gives no line, come from where its newest argument does."""
+def _inherit_origin(node: Node) -> None:
+    """Gives a node that replaces a write, for which torch records no line, the origin of its latest argument."""
     if node.op != "call_function" or node.meta.get("stack_trace"):
         return
     for argument in sorted(node.all_input_nodes, reverse=True):

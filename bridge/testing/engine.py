@@ -90,9 +90,9 @@ def open_shapes(extents: Extents) -> tuple[list[Any], list[list[Any]]]:
     most = {symbol: most[symbol] for symbol in most if all(extents.takes_alone(symbol, v) for v in tried[symbol])}
     dims = {symbol: torch.export.Dim(f"extent_{i}", min=2, max=most[symbol]) for i, symbol in enumerate(most)}
     shapes: list[Any] = [None if tensor is None else {} for tensor in extents.tensors]
-    for (place, axis), expression in extents.axes.items():
+    for (index, axis), expression in extents.axes.items():
         if expression in dims:
-            shapes[place][axis] = dims[expression]
+            shapes[index][axis] = dims[expression]
     others = [extents.at(most), extents.at(dict.fromkeys(most, 2))]
     random = [extents.random(each) for each in others if each is not None and extents.takes(each)]
     return shapes, [each for each in random if each is not None]
@@ -115,13 +115,13 @@ def runs_here(target: str) -> bool:
 
 
 def _check_outputs(compiled: "bridge.CompiledModule", expected: Sequence[Tensor], dynamic: bool) -> None:
-    found = compiled.outputs
-    assert len(found) == len(expected), f"the engine has {len(found)} outputs, expected {len(expected)}"
-    for place, (spec, output) in enumerate(zip(found, expected, strict=True)):
+    actual = compiled.outputs
+    assert len(actual) == len(expected), f"the engine has {len(actual)} outputs, expected {len(expected)}"
+    for index, (spec, output) in enumerate(zip(actual, expected, strict=True)):
         dtype = dtypes.named(spec.dtype).torch
-        assert dtype == output.dtype, f"output {place} of the engine is {dtype}, of the reference {output.dtype}"
+        assert dtype == output.dtype, f"output {index} of the engine is {dtype}, of the reference {output.dtype}"
         extents = zip(spec.shape, output.shape, strict=False)
-        same = all(mine == theirs or (mine == -1 and dynamic) for mine, theirs in extents)
+        same = all(extent in (wanted, -1 if dynamic else wanted) for extent, wanted in extents)
         assert len(spec.shape) == output.dim() and same, (
-            f"output {place} of the engine is {list(spec.shape)}, of the reference {list(output.shape)}"
+            f"output {index} of the engine is {list(spec.shape)}, of the reference {list(output.shape)}"
         )

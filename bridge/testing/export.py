@@ -53,8 +53,8 @@ def check_export_of(op: Op, *args: Any, **kwargs: Any) -> None:
     open_shapes = [
         None
         if tensor is None
-        else {axis: auto for axis in range(tensor.dim()) if not extents.axes[place, axis].is_Integer}
-        for place, tensor in enumerate(tensors)
+        else {axis: auto for axis in range(tensor.dim()) if not extents.axes[index, axis].is_Integer}
+        for index, tensor in enumerate(tensors)
     ]
     program = torch.export.export(OneOp(op, extents.attributes), tuple(tensors), dynamic_shapes=(tuple(open_shapes),))
     _check_node(op, program)

@@ -21,7 +21,7 @@ from bridge.errors import OpInputError
 from bridge.testing.arguments import differentiable, outputs_of
 from bridge.testing.reference import traced
 
-Axis = tuple[int, int]  # the place of a tensor among the op's, and its dimension
+Axis = tuple[int, int]  # the index of a tensor among the op's, and its dimension
 Shapes = list[tuple[int, ...] | None]
 REFUSALS = (OpInputError, RuntimeError, ValueError)  # what an op may raise of shapes that it does not take
 _MOST_ELEMENTS = 1 << 16
@@ -55,16 +55,16 @@ class Extents:
     def at(self, values: Mapping[sympy.Symbol, int]) -> Shapes | None:
         """The shapes where some symbols have other values; None where an extent would be no whole number."""
         full = {**self.values, **values}
-        found = {axis: expression.xreplace(_integers(full)) for axis, expression in self.axes.items()}
-        if any(not extent.is_Integer or extent < 0 for extent in found.values()):
+        extents = {axis: expression.xreplace(_integers(full)) for axis, expression in self.axes.items()}
+        if any(not extent.is_Integer or extent < 0 for extent in extents.values()):
             return None
-        return self.with_extents({axis: int(extent) for axis, extent in found.items()})
+        return self.with_extents({axis: int(extent) for axis, extent in extents.items()})
 
     def with_extents(self, extents: Mapping[Axis, int]) -> Shapes:
         """The shapes of the call with other extents at some axes."""
         return [
-            shape and tuple(extents.get((place, axis), extent) for axis, extent in enumerate(shape))
-            for place, shape in enumerate(self.shapes)
+            shape and tuple(extents.get((index, axis), extent) for axis, extent in enumerate(shape))
+            for index, shape in enumerate(self.shapes)
         ]
 
     def outputs(self, shapes: Shapes) -> list[tuple[int, ...]]:
@@ -106,8 +106,8 @@ def extents_of(op: Op, args: Sequence[Any], kwargs: dict[str, Any]) -> Extents:
         fakes = [None if t is None else _symbolic(mode, t, name) for name, t in zip(op.tensors, tensors, strict=True)]
         outputs_of(op.overload(*fakes, *attributes.values()))
     axes = {
-        (place, axis): _expression(extent)
-        for place, fake in enumerate(fakes)
+        (index, axis): _expression(extent)
+        for index, fake in enumerate(fakes)
         if fake is not None
         for axis, extent in enumerate(fake.shape)
     }
@@ -150,15 +150,15 @@ def check_open_axes(op: Op, *args: Any, open_axes: Mapping[int, Collection[int]]
     A reference that makes a number of an extent, as ``range(x.shape[0])`` does, fixes it in every program and engine.
 
     Args:
-        open_axes: the axes that a model may leave open, by the place of the tensor; None: all. Extents of 0 and 1 are
+        open_axes: the axes that a model may leave open, by the index of the tensor; None: all. Extents of 0 and 1 are
             left out, for torch treats them specially.
     Raises:
-        AssertionError: an extent is fixed, and the reference takes another in its place; the message names the axis.
+        AssertionError: an extent is fixed, and the reference takes another there; the message names the axis.
     """
     extents = extents_of(op, args, kwargs)
     fixed = {axis: int(e) for axis, e in extents.axes.items() if e.is_Integer and int(e) > 1}
     if open_axes is not None:
-        fixed = {(place, axis): e for (place, axis), e in fixed.items() if axis in open_axes.get(place, ())}
+        fixed = {(index, axis): e for (index, axis), e in fixed.items() if axis in open_axes.get(index, ())}
     for axis, extent in fixed.items():
         together = {other: extent + 1 for other, same in fixed.items() if same == extent}
         for changed in ({axis: extent + 1}, together):
@@ -205,8 +205,8 @@ def _compare_call(extents: Extents, shapes: Shapes, expected: list[tuple[int, ..
         return  # of values
     except Exception as error:
         raise AssertionError(f"{what}: a call raises {type(error).__name__}: {error}, and a trace does not") from error
-    found = [tuple(output.shape) for output in outputs]
-    assert found == expected, f"{what}: a call gives {found}, a trace {expected}"
+    actual = [tuple(output.shape) for output in outputs]
+    assert actual == expected, f"{what}: a call gives {actual}, a trace {expected}"
 
 
 def _symbolic(mode: Any, tensor: Tensor, name: str) -> Any:

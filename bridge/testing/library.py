@@ -69,24 +69,24 @@ def op_names(library: Library, names: Sequence[str] = ()) -> list[str]:
 
 def _results(op: Op, source: str | Path | None, few: int, target: str | None) -> Iterator[Result]:
     yield _result(op, "", "schemas", lambda: _check_schema(op))
-    found: list[Sample] = []
-    yield _result(op, "", "samples", lambda: found.extend(samples_of(op, source)))
-    if not found:
+    calls: list[Sample] = []
+    yield _result(op, "", "samples", lambda: calls.extend(samples_of(op, source)))
+    if not calls:
         return
     module = sample_module(op, source)
-    chosen = _few(found, few)
-    for place, (label, args, kwargs) in enumerate(found):
+    chosen = _few(calls, few)
+    for index, (label, args, kwargs) in enumerate(calls):
         case = Case(op, args, kwargs, module, target)
-        checks = [check for check in CHECKS if place in chosen or not check.slow]
-        yield from _of_sample(case, label or f"number {place}", checks)
+        checks = [check for check in CHECKS if index in chosen or not check.slow]
+        yield from _of_sample(case, label or f"number {index}", checks)
 
 
 def _of_sample(case: Case, label: str, checks: Sequence[Check]) -> Iterator[Result]:
     """The results of a sample; where the first check, the call itself, fails, there are no others."""
-    for place, check in enumerate(checks):
+    for index, check in enumerate(checks):
         result = _result(case.op, label, check.name, lambda check=check: check.run(case))  # type: ignore[misc]
         yield result
-        if place == 0 and result.outcome == FAILED:
+        if index == 0 and result.outcome == FAILED:
             yield Result(case.op.name, label, "all others", SKIPPED, f"the call of sample {label!r} fails")
             return
 
@@ -126,10 +126,10 @@ def _plugins_without_op(library: Library) -> Result | None:
 def _few(samples: Sequence[Sample], count: int) -> set[int]:
     """Places of that many samples, evenly spread over those without empty tensors."""
     full = [
-        place
-        for place, (_, args, _) in enumerate(samples)
+        index
+        for index, (_, args, _) in enumerate(samples)
         if all(value.numel() for value in args if hasattr(value, "numel"))
     ]
-    places = full or list(range(len(samples)))
-    count = min(count, len(places))
-    return {places[round(i * (len(places) - 1) / max(count - 1, 1))] for i in range(count)}
+    indices = full or list(range(len(samples)))
+    count = min(count, len(indices))
+    return {indices[round(i * (len(indices) - 1) / max(count - 1, 1))] for i in range(count)}

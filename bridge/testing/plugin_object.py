@@ -82,8 +82,8 @@ def creators(path: Path) -> dict[str, int]:
     library = ctypes.CDLL(str(path))
     library.getCreators.restype = POINTER(c_void_p)
     count = c_int32()
-    found = library.getCreators(byref(count))
-    return {call(found[i], 2, c_char_p).decode(): found[i] for i in range(count.value)}
+    addresses = library.getCreators(byref(count))
+    return {call(addresses[i], 2, c_char_p).decode(): addresses[i] for i in range(count.value)}
 
 
 def create(path: Path, name: str, fields: dict[str, Any]) -> int | None:
@@ -102,7 +102,7 @@ class BuilderPlugin:
         assert this, "no plugin"
         self.this = this
         self.core, self.build, self.runtime = (
-            call(this, 0, c_void_p, kind, types=[c_int32]) for kind in (CORE, BUILD, RUNTIME)
+            call(this, 0, c_void_p, interface, types=[c_int32]) for interface in (CORE, BUILD, RUNTIME)
         )
         self.num_outputs = call(self.build, 4, c_int32)
 
@@ -112,7 +112,7 @@ class BuilderPlugin:
         return call(self.build, 0, c_int32, *given, types=[c_void_p, c_int32] * 2)
 
     def tactics(self) -> list[int]:
-        """Those of the shapes that it was configured with."""
-        found = (c_int32 * call(self.build, 7, c_int32))()
-        assert call(self.build, 6, c_int32, found, len(found), types=[c_void_p, c_int32]) == 0
-        return list(found)
+        """The tactics for the shapes that it was configured with."""
+        tactics = (c_int32 * call(self.build, 7, c_int32))()
+        assert call(self.build, 6, c_int32, tactics, len(tactics), types=[c_void_p, c_int32]) == 0
+        return list(tactics)

@@ -47,15 +47,15 @@ def check_gradient(op: Op, *args: Any, **kwargs: Any) -> None:
         AssertionError, GradcheckError: a derivative differs; the latter is torch's own.
     """
     doubles = cast(args, torch.float64)
-    places = [i for i, value in enumerate(doubles) if differentiable(value) and value.numel()]
+    indices = [i for i, value in enumerate(doubles) if differentiable(value) and value.numel()]
 
     def call(*tensors: Tensor) -> Any:
         given = list(doubles)
-        for place, tensor in zip(places, tensors, strict=True):
-            given[place] = tensor
+        for index, tensor in zip(indices, tensors, strict=True):
+            given[index] = tensor
         return op.overload(*given, **kwargs)
 
-    inputs = tuple(doubles[i].detach().clone().requires_grad_() for i in places)
+    inputs = tuple(doubles[i].detach().clone().requires_grad_() for i in indices)
     if inputs:
         assert torch.autograd.gradcheck(call, inputs, fast_mode=True)
         assert torch.autograd.gradgradcheck(call, inputs, fast_mode=True)
@@ -100,11 +100,11 @@ def check_call(op: Op, *args: Any, **kwargs: Any) -> None:
             torch.testing.assert_close(tensor, copy, rtol=0, atol=0, equal_nan=True, msg=message)
     promised = traced(op, tensors, attributes)
     assert len(outputs) == op.num_outputs, f"{len(outputs)} outputs, its signature says {op.num_outputs}"
-    for place, (output, fake) in enumerate(zip(outputs, promised, strict=True)):
-        what = f"output {place}"
+    for index, (output, fake) in enumerate(zip(outputs, promised, strict=True)):
+        what = f"output {index}"
         assert output.dtype == fake.dtype, f"{what} is {output.dtype}, in a trace {fake.dtype}"
         assert output.is_contiguous(), f"{what} is not contiguous: shape {list(output.shape)}, {output.stride()}"
-        if place not in op.counted:
+        if index not in op.counted:
             assert output.shape == fake.shape, f"{what} is {list(output.shape)}, in a trace {list(fake.shape)}"
 
 
@@ -116,10 +116,10 @@ def check_memory(op: Op, *args: Any, **kwargs: Any) -> None:
     """
     tensors, _ = op.bind(args, kwargs)
     named = [(name, tensor) for name, tensor in zip(op.tensors, tensors, strict=True) if tensor is not None]
-    for place, output in enumerate(outputs_of(op.overload(*args, **kwargs))):
+    for index, output in enumerate(outputs_of(op.overload(*args, **kwargs))):
         for name, other in named:
-            assert not _overlap(output, other), f"output {place} shares memory with {name}"
-        named.append((f"output {place}", output))
+            assert not _overlap(output, other), f"output {index} shares memory with {name}"
+        named.append((f"output {index}", output))
 
 
 def _overlap(a: Tensor, b: Tensor) -> bool:
@@ -166,9 +166,9 @@ def check_dtypes(op: Op, *args: Any, **kwargs: Any) -> None:
         except Exception as error:
             raise AssertionError(f"{what}: the reference raises {type(error).__name__}: {error}") from error
         if plugins is not None:
-            found = [_name(output.dtype) for output in outputs]
+            actual = [_name(output.dtype) for output in outputs]
             inferred = plugins.infer_dtypes(op.local_name, dtypes)
-            assert found == inferred, f"{what}: outputs {found} by the reference, {inferred} by the kernel"
+            assert actual == inferred, f"{what}: outputs {actual} by the reference, {inferred} by the kernel"
 
 
 def dtype_variants(op: Op, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[list[Any]]:
@@ -176,10 +176,10 @@ def dtype_variants(op: Op, args: Sequence[Any], kwargs: dict[str, Any]) -> Itera
     tensors, _ = op.bind(args, kwargs)
     for dtype in first_dtypes(op, args, kwargs):
         yield _as_declared(op, tensors, dtype)
-        for place in range(1, len(tensors)):
-            for other in _others(op, place, tensors[place], dtype):
+        for index in range(1, len(tensors)):
+            for other in _others(op, index, tensors[index], dtype):
                 varied = _as_declared(op, tensors, dtype)
-                varied[place] = tensors[place].to(other)
+                varied[index] = tensors[index].to(other)
                 yield varied
 
 
@@ -198,16 +198,16 @@ def first_dtypes(op: Op, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[t
 def _as_declared(op: Op, tensors: Sequence[Any], first: torch.dtype) -> list[Any]:
     """Floating-point tensors in the dtype of the first, where they are declared to take that."""
 
-    def convert(place: int, value: Any) -> Any:
-        takes = place == 0 or first in op.dtypes[place].of(first)
+    def convert(index: int, value: Any) -> Any:
+        takes = index == 0 or first in op.dtypes[index].of(first)
         return value.to(first) if differentiable(value) and takes else value
 
-    return [convert(place, value) for place, value in enumerate(tensors)]
+    return [convert(index, value) for index, value in enumerate(tensors)]
 
 
-def _others(op: Op, place: int, value: Any, first: torch.dtype) -> list[torch.dtype]:
+def _others(op: Op, index: int, value: Any, first: torch.dtype) -> list[torch.dtype]:
     """Further dtypes that a tensor is declared to take, of the kind that its values have."""
-    rule = op.dtypes[place]
+    rule = op.dtypes[index]
     if not isinstance(value, Tensor) or rule is ANY:
         return []
     usual = first if value.is_floating_point() else value.dtype

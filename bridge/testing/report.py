@@ -45,8 +45,8 @@ class LibraryReport:
     def __str__(self) -> str:
         ops = list(dict.fromkeys(result.op for result in self.results))
         head = f"library {self.namespace} ({self.origin}): {len(ops)} ops, {len(self.results)} checks"
-        found = [str(result) for result in self.failed]
-        return "\n\n".join([head, *found, *(self._of_op(op) for op in ops), self._verdict()])
+        failures = [str(result) for result in self.failed]
+        return "\n\n".join([head, *failures, *(self._of_op(op) for op in ops), self._verdict()])
 
     def _of_op(self, op: str) -> str:
         """How often each check passed and failed, and which were skipped, and why."""

@@ -13,7 +13,7 @@ A module may define more:
 
     further()                       samples for kernels that do not take the others
     SWITCHES                        attributes with which still other kernels take those
-    open_axes(tensors)              {place of a tensor: the axes that a model may leave open}; else all
+    open_axes(tensors)              {index of a tensor: the axes that a model may leave open}; else all
     growing(size, seed)             (first tensor, [other arguments]) that grow with a size, attributes as in PAIR
     growing_shapes(batch, length)   the dynamic shapes {"x": ..., "rest": [...]} of these, for two Dims
     PAIR                            (args, args, kwargs): equal attributes, different shapes
@@ -22,8 +22,9 @@ A module may define more:
 
 import importlib
 import importlib.util
+import inspect
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -53,7 +54,7 @@ def samples_of(op: Op | str, source: str | Path | None = None) -> list[Sample]:
     """
     op = OPS[op] if isinstance(op, str) else op
     where, make = _source(op, source)
-    return [_checked(sample, where, place) for place, sample in enumerate(make())]
+    return [_checked(sample, where, index) for index, sample in enumerate(make())]
 
 
 def sample_module(op: Op, source: str | Path | None = None) -> ModuleType | None:
@@ -62,7 +63,7 @@ def sample_module(op: Op, source: str | Path | None = None) -> ModuleType | None
     SampleError: `source` is neither a folder nor a package.
     """
     if source is None:
-        return module_beside(op.reference.__module__, f"samples.{op.local_name}")
+        return module_beside(module_of(op), f"samples.{op.local_name}")
     if Path(source).is_dir():
         return _in_folder(Path(source), op.local_name)
     try:
@@ -78,27 +79,39 @@ def switched(module: ModuleType | None, further: Iterable[Sample]) -> list[Sampl
     return [(f"{label}, {switches}", args, kwargs | switches) for label, args, kwargs in further if switches]
 
 
+def module_of(op: Op) -> str:
+    """The module that defines an op; of an operator that is bound, the one that binds it."""
+    return op.reference.__module__ if inspect.isfunction(op.reference) else op.library.module
+
+
+def _names_beside(op: Op) -> Mapping[str, Any]:
+    """The global names of the module that defines an op."""
+    if inspect.isfunction(op.reference):
+        return op.reference.__globals__
+    return vars(sys.modules.get(op.library.module, ModuleType("")))
+
+
 def _source(op: Op, source: str | Path | None) -> tuple[str, Callable[[], Iterable[Any]]]:
     """Where the samples of an op are, for messages, and the function that makes them."""
     beside = f"{op.local_name}_samples"
-    own = getattr(op.reference, "__globals__", {}).get(beside)
+    own = _names_beside(op).get(beside)
     if source is None and own is not None:
-        return f"{op.reference.__module__}.{beside}", own
+        return f"{module_of(op)}.{beside}", own
     module = sample_module(op, source)
     if module is not None and hasattr(module, "samples"):
         return f"{module.__name__}.samples", module.samples
     raise SampleError(
-        f"{op.name} has no samples: define {beside}() in {op.reference.__module__}, or samples() in a module "
+        f"{op.name} has no samples: define {beside}() in {module_of(op)}, or samples() in a module "
         f"{op.local_name} of {source or 'a package samples beside it'}; it yields (label, args, kwargs)"
     )
 
 
-def _checked(sample: Any, where: str, place: int) -> Sample:
+def _checked(sample: Any, where: str, index: int) -> Sample:
     """A sample whose parts are of the right kinds. SampleError: they are not."""
     parts = tuple(sample) if isinstance(sample, Sequence) and not isinstance(sample, str) else ()
     kinds = (str, Sequence, dict)
     if len(parts) != 3 or not all(isinstance(part, kind) for part, kind in zip(parts, kinds, strict=True)):
-        raise SampleError(f"{where}: sample {place} is {sample!r:.200}, expected (label, args, kwargs)")
+        raise SampleError(f"{where}: sample {index} is {sample!r:.200}, expected (label, args, kwargs)")
     label, args, kwargs = parts
     if not args or not isinstance(args[0], Tensor):
         raise SampleError(f"{where}: the first argument of sample {label!r} is no tensor")

@@ -14,7 +14,7 @@ from pathlib import Path
 from bridge.testing.sanitizer_calls import Job
 
 OPTIONS = ["--error-exitcode", "86", "--print-limit", "1000"]
-# The caching allocator would hand out parts of larger blocks, of which a tool knows neither ends nor who wrote them.
+# The caching allocator returns parts of larger blocks, whose bounds and writes a tool cannot see.
 ENVIRONMENT = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: (\d+) (?:errors?|hazards?)")
 KERNEL = re.compile(r"\bat (?:void )?(?:\w+::)*(\w+)[<(]")
@@ -22,15 +22,15 @@ CALLS = re.compile(r"^(\d+) calls$", re.MULTILINE)
 
 
 def sanitizer(environ: Mapping[str, str] = os.environ) -> str:
-    """compute-sanitizer's path. FileNotFoundError: it is nowhere."""
+    """The path of compute-sanitizer. FileNotFoundError: it is not installed."""
     folders = [environ.get("PATH", ""), *(f"{environ[name]}/bin" for name in ("CUDA_HOME",) if environ.get(name))]
-    found = shutil.which("compute-sanitizer", path=os.pathsep.join([*folders, "/usr/local/cuda/bin"]))
-    if found is None:
+    path = shutil.which("compute-sanitizer", path=os.pathsep.join([*folders, "/usr/local/cuda/bin"]))
+    if path is None:
         raise FileNotFoundError(
             "there is no compute-sanitizer on PATH, in CUDA_HOME/bin or in /usr/local/cuda/bin: install NVIDIA's"
             " CUDA toolkit, which it is part of, or set CUDA_HOME to where the toolkit is"
         )
-    return found
+    return path
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Runner:
     processes: int = 1
 
     def check(self, tool: str) -> bool:
-        """Runs the calls under a tool, prints a line of each process, and returns whether it found nothing in any."""
+        """Runs the calls under a tool, prints a line of each process, and returns whether all are clean."""
         self.logs.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(self.processes) as pool:
             return all(list(pool.map(lambda share: self._check_share(tool, share), range(self.processes))))
@@ -55,23 +55,23 @@ class Runner:
         environment = os.environ | ENVIRONMENT
         with log.open("wb") as file:
             code = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
-        found, text = judge(code, log.read_text(errors="replace"))
-        print(f"{which:10} {text}, {time.monotonic() - started:.0f} s{'' if found else f'; see {log}'}", flush=True)
-        return found
+        clean, text = judge(code, log.read_text(errors="replace"))
+        print(f"{which:10} {text}, {time.monotonic() - started:.0f} s{'' if clean else f'; see {log}'}", flush=True)
+        return clean
 
 
 def judge(code: int, output: str) -> tuple[bool, str]:
-    """Whether a tool found nothing, and what it found, from its exit code and all that it wrote."""
+    """Whether a tool's run is clean, and a summary, from its exit code and output."""
     summaries, calls = SUMMARY.findall(output), CALLS.search(output)
     if not summaries or not calls:
         last = next((line for line in reversed(output.splitlines()) if line.strip()), "it wrote nothing")
-        return False, f"broke off with exit code {code}: {last}" + _found(output, summaries)
+        return False, f"broke off with exit code {code}: {last}" + _findings_text(output, summaries)
     if code == 0 and not any(map(int, summaries)):
         return True, f"none in {calls[1]} calls"
-    return False, f"in {calls[1]} calls, exit code {code}" + _found(output, summaries)
+    return False, f"in {calls[1]} calls, exit code {code}" + _findings_text(output, summaries)
 
 
-def _found(output: str, summaries: Sequence[str]) -> str:
+def _findings_text(output: str, summaries: Sequence[str]) -> str:
     kernels = Counter(KERNEL.findall(output))
     where = ", ".join(f"{name} in {count} lines" for name, count in kernels.most_common())
     return f", {sum(map(int, summaries))} found" + (f": {where}" if where else "")

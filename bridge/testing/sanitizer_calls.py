@@ -113,10 +113,10 @@ def on_gpu(tensor: torch.Tensor, aligned: bool) -> torch.Tensor:
 
 def share(text: str) -> tuple[int, int]:
     """A share of the command line, counted from 0."""
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not found or not 1 <= int(found[1]) <= int(found[2]):
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise argparse.ArgumentTypeError(f"a share is as 2/8, the second of eight, not {text!r}")
-    return int(found[1]) - 1, int(found[2])
+    return int(match[1]) - 1, int(match[2])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,8 +1,8 @@
-"""Measures one model in a process of its own, for run.py: what a failure ends is this process.
+"""Measures one model in a process of its own, for run.py: a crash ends this process alone.
 
     python -m bridge.zoo.child '{"path": …}' ROW.json
 
-The row is written again whenever there is more of it.
+The row is rewritten after each backend.
 """
 
 import json
@@ -18,7 +18,7 @@ from bridge.zoo.measuring_lock import MeasuringLock
 
 
 def main(task: dict[str, Any], output: Path) -> None:
-    """Measures what a task of run.py says."""
+    """Measures the model of a task that run.py made."""
     entry = next(entry for entry in of_script(Path(task["path"])) if entry.name == task["name"])
     row: dict[str, Any] = {}
 
@@ -30,7 +30,7 @@ def main(task: dict[str, Any], output: Path) -> None:
     try:
         lock = MeasuringLock(Path(task["lock"]))
         keep(measure(entry, task["argv"], task["target"], keep, lock, task["ways"]) | {"complete": True})
-    except Exception as error:  # of any kind: it is the model's result
+    except Exception as error:  # of any kind: it becomes the model's result
         logger.info("%s failed", entry.name, exc_info=True)
         keep({**row, "model": entry.name, "failed": first_line(error)})
 

@@ -1,12 +1,12 @@
-"""The models of the zoo: what scripts say of themselves.
+"""The models of the zoo, as declared by their scripts.
 
-A script that is part of it has, beside its `bridge_model(argv)`, a list ZOO of dictionaries of constants:
+A script takes part by a list ZOO of dictionaries of constants, beside its `bridge_model(argv)`:
 
     small, full     flags of a configuration for tests, and of the model's real sizes
     part            the part of the model, where the script has several
     about           what the full configuration is
-    rank            when it is its turn; 1 is first
-    unordered       True where the rows of its results, along axis 1, come in an order that rounding decides
+    rank            models are measured in the order of their ranks; 1 is first
+    unordered       True where rounding decides the order of the result's rows, along axis 1
 """
 
 import ast
@@ -24,7 +24,7 @@ _KEYS = {"small", "full", "part", "about", "rank", "unordered"}
 
 
 class ZooError(BridgeError):
-    """There are no models where they should be, or a script's table is not what it should be."""
+    """The folder has no models, or a script's table is invalid."""
 
 
 @dataclass(frozen=True)
@@ -41,41 +41,41 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """Of the script, and of the part."""
+        """The name of the script, and of the part if it has one."""
         return f"{self.path.stem}, {self.part}" if self.part else self.path.stem
 
     def flags(self, full: bool) -> tuple[str, ...]:
-        """Of a configuration."""
+        """The flags of a configuration."""
         return self.full if full else self.small
 
 
 def folder() -> Path:
-    """models/ beside the package, or within it where it is installed. ZooError: there is neither."""
-    places = [Path(bridge.__file__).parents[1] / "models", Path(__file__).parent / "models"]
-    found = next((place for place in places if (place / "common.py").is_file()), None)
-    if found is None:
+    """The folder models/ beside the package, or within an installed one. ZooError: there is neither."""
+    candidates = [Path(bridge.__file__).parents[1] / "models", Path(__file__).parent / "models"]
+    scripts = next((candidate for candidate in candidates if (candidate / "common.py").is_file()), None)
+    if scripts is None:
         raise ZooError(
-            f"there are no model scripts in {' or '.join(map(str, places))}; --models names their folder, which is"
+            f"there are no model scripts in {' or '.join(map(str, candidates))}; --models names their folder, which is"
             " models/ of bridge's sources"
         )
-    return found
+    return scripts
 
 
 def find(scripts: Path, texts: Sequence[str] = ("",)) -> list[Entry]:
-    """The entries whose name holds one of `texts`, in their order. ZooError: there is none."""
-    every = [entry for path in sorted(scripts.glob("*.py")) for entry in of_script(path)]
+    """The entries whose name contains one of `texts`, by rank. ZooError: there is none."""
+    entries = [entry for path in sorted(scripts.glob("*.py")) for entry in of_script(path)]
     chosen = sorted(
-        (entry for entry in every if any(text in entry.name for text in texts)), key=lambda entry: entry.rank
+        (entry for entry in entries if any(text in entry.name for text in texts)), key=lambda entry: entry.rank
     )
     if not chosen:
-        there = ", ".join(entry.name for entry in every) or f"no script in {scripts} has a list {TABLE}"
-        wanted = " or ".join(map(repr, texts))
-        raise ZooError(f"no model's name holds {wanted}; there are {there}" if every else there)
+        available = ", ".join(entry.name for entry in entries) or f"no script in {scripts} has a list {TABLE}"
+        patterns = " or ".join(map(repr, texts))
+        raise ZooError(f"no model's name holds {patterns}; there are {available}" if entries else available)
     return chosen
 
 
 def of_script(path: Path) -> list[Entry]:
-    """The entries of one script, which is not run; none where it has no table. ZooError: it is no such table."""
+    """The entries of one script, which is not executed; none without a table. ZooError: the table is invalid."""
     for statement in ast.parse(path.read_text(), str(path)).body:
         if isinstance(statement, ast.Assign) and [ast.unparse(target) for target in statement.targets] == [TABLE]:
             try:

@@ -1,5 +1,7 @@
-"""One model: its engine, and on a GPU results, times and memory of it, beside those of eager, Inductor, torch_tensorrt
-alone, and one engine without bridge's kernels."""
+"""Measures one model: its engine, and on a GPU its results, times and memory.
+
+It is compared with eager, Inductor, torch_tensorrt alone, and an engine without bridge's kernels.
+"""
 
 import gc
 import os
@@ -18,6 +20,7 @@ import bridge
 from bridge.base.log import logger
 from bridge.config import Config
 from bridge.doors import model_file
+from bridge.doors.compiler import capture
 from bridge.doors.model_file import Model
 from bridge.doors.session import Session
 from bridge.doors.torch_tensorrt_door import engines_of
@@ -25,19 +28,21 @@ from bridge.engine.error_metric import largest_error
 from bridge.engine.timing import Timing, time_loop
 from bridge.graph import dynamo
 from bridge.graph.capture import export
-from bridge.passes import rewrite, selected
 from bridge.zoo import memory
 from bridge.zoo.entries import Entry
 from bridge.zoo.measuring_lock import MeasuringLock
-from bridge.zoo.table import WAYS
+from bridge.zoo.table import BACKENDS
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model in the middle of being measured. program: as torch.export captured it, once for all. used: MiB of GPU
-    memory that the process had before this way, the model's weights among them."""
+    """A model under measurement.
+
+    program: its torch.export program, shared by the backends. used: MiB of GPU memory of the process before this
+    backend, the model's weights included.
+    """
 
     entry: Entry
     model: Model
@@ -52,27 +57,27 @@ class Subject:
         return torch.cuda.is_available() and self.target is None
 
     def call(self, function: Callable[..., Any]) -> Any:
-        """function of the example arguments."""
+        """Calls a function with the example arguments."""
         return function(*self.model.args, **self.model.kwargs)
 
     def error(self, function: Callable[..., Any]) -> float:
         """Largest difference from eager, as a fraction of each result's largest value."""
-        found = largest_difference(self.call(function), self.call(self.model.model), self.entry.unordered)
-        torch.cuda.empty_cache()  # eager's memory is not this way's
-        return found
+        difference = largest_difference(self.call(function), self.call(self.model.model), self.entry.unordered)
+        torch.cuda.empty_cache()  # eager's memory does not count for this backend
+        return difference
 
     def timing(self, function: Callable[..., Any], own_weights: bool = True) -> Row:
-        """The time of a call, alone on the machine, and the MiB of GPU memory that it took to have it.
+        """The time of a call, alone on the machine, and the MiB of GPU memory that the backend took.
 
-        own_weights: `function` has its own; else it uses the model's, which count for it, too.
+        own_weights: `function` has a copy of the weights. Otherwise it uses the model's, and their size is added.
         """
         with self.lock.alone():
-            found = _times(time_loop(lambda: self.call(function)))
+            row = _times(time_loop(lambda: self.call(function)))
             used = memory.used()
         if used is None or self.used is None:
-            return found
+            return row
         shared = 0 if own_weights else _weight_bytes(self.model.model) // 2**20
-        return found | {"memory_mib": used - self.used + shared}
+        return row | {"memory_mib": used - self.used + shared}
 
 
 @torch.no_grad()
@@ -82,12 +87,12 @@ def measure(
     target: str | None,
     keep: Callable[[Row], None],
     lock: MeasuringLock | None = None,
-    ways: Sequence[str] = tuple(WAYS),
+    backends: Sequence[str] = tuple(BACKENDS),
 ) -> Row:
-    """What came of one model, made for the flags `argv`, as JSON values; `keep` gets what there is after each way.
+    """The results of one model, made for the flags `argv`, as JSON values. `keep` gets the row so far.
 
-    ways: of table.WAYS; "native" not for a model in which bridge, measured too, found none of its ops. A way that fails
-    says so under "failed". Errors of the script, and of torch.export, are the caller's.
+    backends: of table.BACKENDS. "native" is skipped where bridge was measured and its engine has no plugins. A backend
+    that fails has the reason under "failed". Errors of the script and of torch.export are raised.
     """
     lock = lock or MeasuringLock()
     with lock.working():
@@ -97,20 +102,22 @@ def measure(
         with Session.of(Config(target=target)).converting():
             program = export(model.model, model.args, model.kwargs, model.dynamic_shapes)
     subject = Subject(entry, model, program, target, lock)
-    for name, way in _WAYS.items():
+    for name, measure_backend in _MEASURE_FUNCTIONS.items():
         has_plugins = row["ways"].get("bridge", {"plugins": True}).get("plugins")
-        if name in ways and (name == "bridge" or (subject.runs and (name != "native" or has_plugins))):
+        if name in backends and (name == "bridge" or (subject.runs and (name != "native" or has_plugins))):
             row["ways"][name] = {"running": True}
             keep(row)
-            row["ways"][name] = _result_or_failure(way, replace(subject, used=memory.used() if subject.runs else None))
+            row["ways"][name] = _result_or_failure(
+                measure_backend, replace(subject, used=memory.used() if subject.runs else None)
+            )
             keep(row)
     return row
 
 
 def largest_difference(actual: Any, expected: Any, unordered: bool = False) -> float:
-    """Largest difference of two results, as a fraction of each tensor's largest value; NaN where there is one.
+    """Largest difference of two results, as a fraction of each tensor's largest value; NaN if a difference is NaN.
 
-    unordered: rows along axis 1 may stand in any order; each column is sorted first.
+    unordered: rows along axis 1 may come in any order; each column is sorted first.
     """
     if unordered:
         actual, expected = (pytree.tree_map_only(torch.Tensor, _sorted, result) for result in (actual, expected))
@@ -122,7 +129,7 @@ def _sorted(x: torch.Tensor) -> torch.Tensor:
 
 
 def _on_target(model: Model, target: str | None) -> Model:
-    """On the GPU, where engines are for it."""
+    """The model on the GPU, if engines are for it."""
     if target is not None or not torch.cuda.is_available():
         return model
     args, kwargs = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.cuda(), (model.args, model.kwargs))
@@ -142,11 +149,11 @@ def _facts(model: Model) -> Row:
     }
 
 
-def _result_or_failure(way: Callable[..., Row], *args: Any) -> Row:
+def _result_or_failure(measure_backend: Callable[..., Row], *args: Any) -> Row:
     try:
-        return way(*args)
-    except Exception as error:  # of any kind: what failed is a result, and the other ways are to be measured
-        logger.info("%s failed", way.__name__.strip("_"), exc_info=True)
+        return measure_backend(*args)
+    except Exception as error:  # of any kind: a failure is a result, and the other backends are measured all the same
+        logger.info("%s failed", measure_backend.__name__.strip("_"), exc_info=True)
         return {"failed": first_line(error)}
     finally:
         gc.collect()
@@ -154,28 +161,29 @@ def _result_or_failure(way: Callable[..., Row], *args: Any) -> Row:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error is, in a line; files are named from the current folder on."""
+    """An error in one line, with paths relative to the current folder."""
     lines = [line.strip() for line in str(error).replace(f"{Path.cwd()}{os.sep}", "").splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
-# The ways
+# One function per backend
 
 
 def _bridge(subject: Subject) -> Row:
     with subject.lock.working():
-        rewritten, outcomes = rewrite(subject.program, selected(True))
-        before, after = (program.module(check_guards=False) for program in (subject.program, rewritten))
-        found: Row = {
-            "graph_error": largest_difference(subject.call(after), subject.call(before), subject.entry.unordered)
-        }
         start = time.monotonic()
-        compiled = bridge.compile(subject.program, target=subject.target, cache=False, progress=False)
-        found |= {
-            "seconds": time.monotonic() - start,
+        session = Session.of(Config(target=subject.target, cache=False, progress=False))
+        with session.converting():  # as bridge.compile does
+            captured = capture(session, subject.program, (), None, None)
+            compiled = captured.compile(session)
+        seconds = time.monotonic() - start
+        before, after = (program.module(check_guards=False) for program in (subject.program, captured.program))
+        row: Row = {
+            "graph_error": largest_difference(subject.call(after), subject.call(before), subject.entry.unordered),
+            "seconds": seconds,
             "engines": 1,
             "graph_breaks": 0,
-            "rewritten": sum(outcome.replaced for outcome in outcomes),
+            "rewritten": sum(outcome.replaced for outcome in captured.outcomes),
             "plugins": dict(compiled.plugin_counts()),
             "layers": len(compiled.layers),
             "bytes": len(compiled.engine),
@@ -183,9 +191,9 @@ def _bridge(subject: Subject) -> Row:
             "tensorrt": f"{compiled.file.flavour} {compiled.file.tensorrt_version}",
         }
         if not subject.runs:
-            return found
-        found["error"] = subject.error(compiled)
-    return found | subject.timing(compiled) | {"cuda_graph": _result_or_failure(_with_cuda_graph, subject, compiled)}
+            return row
+        row["error"] = subject.error(compiled)
+    return row | subject.timing(compiled) | {"cuda_graph": _result_or_failure(_with_cuda_graph, subject, compiled)}
 
 
 def _with_cuda_graph(subject: Subject, compiled: bridge.CompiledModule) -> Row:
@@ -196,13 +204,13 @@ def _with_cuda_graph(subject: Subject, compiled: bridge.CompiledModule) -> Row:
 
 
 def _native(subject: Subject) -> Row:
-    """One engine without bridge's kernels: the model's own code as layers, and ops as TensorRT's layers."""
+    """One engine without bridge's kernels: no passes, and ops as TensorRT's own layers."""
     with subject.lock.working():
         start = time.monotonic()
         compiled = bridge.compile(subject.program, passes=False, lowering="native", cache=False, progress=False)
-        found: Row = {"seconds": time.monotonic() - start, "engines": 1, "layers": len(compiled.layers)}
-        found["error"] = subject.error(compiled)
-    return found | subject.timing(compiled)
+        row: Row = {"seconds": time.monotonic() - start, "engines": 1, "layers": len(compiled.layers)}
+        row["error"] = subject.error(compiled)
+    return row | subject.timing(compiled)
 
 
 def _eager(subject: Subject) -> Row:
@@ -210,17 +218,17 @@ def _eager(subject: Subject) -> Row:
 
 
 def _inductor(subject: Subject) -> Row:
-    """torch.compile as it is by default, whose graph breaks PyTorch counts itself."""
+    """torch.compile with its defaults, with PyTorch's own count of graph breaks."""
     with subject.lock.working(), dynamo.counting_graph_breaks() as graph_breaks:
         start = time.monotonic()
         compiled = torch.compile(subject.model.model)
-        found: Row = {"error": subject.error(compiled), "seconds": time.monotonic() - start}
-        found["graph_breaks"] = sum(graph_breaks.values())
-    return found | subject.timing(compiled, own_weights=False)
+        row: Row = {"error": subject.error(compiled), "seconds": time.monotonic() - start}
+        row["graph_breaks"] = sum(graph_breaks.values())
+    return row | subject.timing(compiled, own_weights=False)
 
 
 def _torch_tensorrt(subject: Subject) -> Row:
-    """torch_tensorrt without bridge's converters: what it has none for runs in PyTorch, between engines."""
+    """torch_tensorrt without bridge's converters: operators that it cannot convert run in PyTorch, between engines."""
     from bridge.tensorrt.install.flavour import detect
     from bridge.tensorrt.install.version_shims import other_rtx
 
@@ -237,26 +245,30 @@ def _torch_tensorrt(subject: Subject) -> Row:
                 kwarg_inputs=subject.model.kwargs,
                 use_python_runtime=python,
             )
-            found = {"seconds": time.monotonic() - start, "python_runtime": python, **_pieces(compiled)}
-            found["error"] = subject.error(compiled)
-        return found | subject.timing(compiled)
+            row = {"seconds": time.monotonic() - start, "python_runtime": python, **_split_counts(compiled)}
+            row["error"] = subject.error(compiled)
+        return row | subject.timing(compiled)
     finally:
         bridge.register()
 
 
-def _pieces(compiled: Any) -> Row:
-    """How many engines there are, and how many pieces of the graph run in PyTorch, with their operators."""
-    pieces = [part for name, part in compiled.named_children() if name.startswith("_run_on_gpu")]
-    graphs = [part.graph for part in pieces or [compiled]]
-    left = Counter(str(node.target) for graph in graphs for node in graph.nodes if node.op == "call_function")
-    return {"engines": len(engines_of(compiled)), "graph_breaks": len(pieces), "in_pytorch": dict(left.most_common(5))}
+def _split_counts(compiled: Any) -> Row:
+    """The number of engines, and of subgraphs that run in PyTorch, with their operators."""
+    split_modules = [part for name, part in compiled.named_children() if name.startswith("_run_on_gpu")]
+    graphs = [part.graph for part in split_modules or [compiled]]
+    eager_calls = Counter(str(node.target) for graph in graphs for node in graph.nodes if node.op == "call_function")
+    return {
+        "engines": len(engines_of(compiled)),
+        "graph_breaks": len(split_modules),
+        "in_pytorch": dict(eager_calls.most_common(5)),
+    }
 
 
 def _times(timing: Timing) -> Row:
     return {"us": timing.us, **{f"{name}_us": value for name, value in asdict(timing).items() if name != "us"}}
 
 
-_WAYS = {
+_MEASURE_FUNCTIONS = {
     "bridge": _bridge,
     "eager": _eager,
     "native": _native,

@@ -6,8 +6,8 @@ from typing import Any
 from bridge.base.text import columns
 
 Row = Mapping[str, Any]
-NOT_DONE = "not done"  # how the reasons begin of what ended with its time
-WAYS = {  # as the JSON and the flags name them, and in headings
+NOT_DONE = "not done"  # the reason after a timeout begins with it
+BACKENDS = {  # name in the JSON and on the command line → heading. The JSON's key for their results is "ways"
     "eager": "eager",
     "inductor": "Inductor",
     "torch_tensorrt": "torch_tensorrt",
@@ -16,7 +16,7 @@ WAYS = {  # as the JSON and the flags name them, and in headings
 }
 HEADER = (
     *("model", "parameters", "plugin layers", "engines", "graph breaks", "graph error", "error"),
-    *(*WAYS.values(), "with a CUDA graph"),
+    *(*BACKENDS.values(), "with a CUDA graph"),
 )
 _INTRODUCTION = """# Models
 
@@ -36,41 +36,47 @@ done": the time for the model was over, in which it also waited for others while
 _MEMORY = """
 ## GPU memory
 
-MiB that the process took for the weights and the calls of each way, by PyTorch, TensorRT and libraries together.
+MiB that the process took for the weights and the calls of each backend, by PyTorch, TensorRT and libraries together.
 """
 
 
 def text(result: Mapping[str, Any]) -> str:
-    """For a terminal."""
-    failures = failed(result)
+    """The run as text for a terminal."""
+    failures = failure_lines(result)
     table = columns([HEADER, *map(cells, result["rows"])], indent=0)
-    used = memory(result)
-    memories = ["", "GPU memory, MiB", columns(used, indent=0)] if used else []
+    memory_rows = memory(result)
+    memories = ["", "GPU memory, MiB", columns(memory_rows, indent=0)] if memory_rows else []
     return "\n".join(
-        [where(result), "", table, *memories, *(["", "what failed, or was not done", *failures] if failures else [])]
+        [
+            environment_text(result),
+            "",
+            table,
+            *memories,
+            *(["", "what failed, or was not done", *failures] if failures else []),
+        ]
     )
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """models/README.md."""
+    """The run as Markdown, for models/README.md."""
     lines = [_line(HEADER), _line(["---"] * len(HEADER)), *(_line(cells(row)) for row in result["rows"])]
     flags = [
-        f"- {row['model']}: `{' '.join(row['argv']) or 'no flags'}`, {_size(row, result['full'])}"
+        f"- {row['model']}: `{' '.join(row['argv']) or 'no flags'}`, {_input_text(row, result['full'])}"
         for row in result["rows"]
     ]
-    failures = [f"- {line}" for line in failed(result)] or ["Nothing."]
-    parts = [where(result) + ".", _LEGEND, *lines]
-    if used := memory(result):
-        parts += [_MEMORY, _line(used[0]), _line(["---"] * len(used[0])), *map(_line, used[1:])]
+    failures = [f"- {line}" for line in failure_lines(result)] or ["Nothing."]
+    parts = [environment_text(result) + ".", _LEGEND, *lines]
+    if memory_rows := memory(result):
+        parts += [_MEMORY, _line(memory_rows[0]), _line(["---"] * len(memory_rows[0])), *map(_line, memory_rows[1:])]
     parts += ["", "## Configurations", "", *flags, "", "## What failed, or was not done", ""]
     return _INTRODUCTION + "\n".join([*parts, *failures]) + "\n"
 
 
-def where(result: Mapping[str, Any]) -> str:
+def environment_text(result: Mapping[str, Any]) -> str:
     """GPU, date and versions."""
-    built = [row["ways"]["bridge"] for row in result["rows"] if "target" in row.get("ways", {}).get("bridge", {})]
-    tensorrt = sorted({way["tensorrt"] for way in built})
-    targets = " and ".join(sorted({way["target"] for way in built}))
+    engines = [row["ways"]["bridge"] for row in result["rows"] if "target" in row.get("ways", {}).get("bridge", {})]
+    tensorrt = sorted({measurement["tensorrt"] for measurement in engines})
+    targets = " and ".join(sorted({measurement["target"] for measurement in engines}))
     gpu = result["gpu"] or f"no GPU, engines for {targets}"
     versions = [f"{name} {version}" for name, version in result["versions"].items()]
     return ", ".join([gpu, *([f"driver {result['driver']}"] if "driver" in result else []), *versions, *tensorrt]) + (
@@ -79,75 +85,83 @@ def where(result: Mapping[str, Any]) -> str:
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """Of one model, as HEADER names them."""
-    ways = row.get("ways", {})
-    ours, theirs = ways.get("bridge", {}), ways.get("torch_tensorrt", {})
-    plugins = ", ".join(f"{count} {name}" for name, count in sorted(ours.get("plugins", {}).items()))
-    pieces = f" ({theirs['engines']} engines, {theirs['graph_breaks']} breaks)" if "engines" in theirs else ""
-    breaks = ways.get("inductor", {}).get("graph_breaks", 0)
+    """The cells of one model, in the order of HEADER."""
+    measurements = row.get("ways", {})
+    bridge_row, tensorrt_row = measurements.get("bridge", {}), measurements.get("torch_tensorrt", {})
+    plugins = ", ".join(f"{count} {name}" for name, count in sorted(bridge_row.get("plugins", {}).items()))
+    split_text = (
+        f" ({tensorrt_row['engines']} engines, {tensorrt_row['graph_breaks']} breaks)"
+        if "engines" in tensorrt_row
+        else ""
+    )
+    breaks = measurements.get("inductor", {}).get("graph_breaks", 0)
     return (
         row["model"],
         _count(row["parameters"]) if "parameters" in row else "",
-        plugins or ("none" if "plugins" in ours else ""),
-        str(ours.get("engines", "")),
-        str(ours.get("graph_breaks", "")),
-        _error(ours.get("graph_error")),
-        _error(ours.get("error")),
-        _time(ways.get("eager", {})),
-        _time(ways.get("inductor", {})) + (f" ({breaks} breaks)" if breaks else ""),
-        _time(theirs) + pieces,
-        _time(ways.get("native", {})),
-        _time(ours) or _time(row),
-        _time(ours.get("cuda_graph", {})),
+        plugins or ("none" if "plugins" in bridge_row else ""),
+        str(bridge_row.get("engines", "")),
+        str(bridge_row.get("graph_breaks", "")),
+        _error(bridge_row.get("graph_error")),
+        _error(bridge_row.get("error")),
+        _time(measurements.get("eager", {})),
+        _time(measurements.get("inductor", {})) + (f" ({breaks} breaks)" if breaks else ""),
+        _time(tensorrt_row) + split_text,
+        _time(measurements.get("native", {})),
+        _time(bridge_row) or _time(row),
+        _time(bridge_row.get("cuda_graph", {})),
     )
 
 
 def memory(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """The MiB of each way, a model a row after a heading; empty where none was measured."""
+    """The MiB of each backend: a heading, then one row per model; empty where none was measured."""
     rows = []
     for row in result["rows"]:
-        ways = [row.get("ways", {}).get(name, {}) for name in WAYS]
-        if any("memory_mib" in way for way in ways):
-            rows.append((row["model"], *(str(way.get("memory_mib", "")) for way in ways)))
-    return [("model", *WAYS.values()), *rows] if rows else []
+        measurements = [row.get("ways", {}).get(name, {}) for name in BACKENDS]
+        if any("memory_mib" in measurement for measurement in measurements):
+            rows.append((row["model"], *(str(measurement.get("memory_mib", "")) for measurement in measurements)))
+    return [("model", *BACKENDS.values()), *rows] if rows else []
 
 
-def failed(result: Mapping[str, Any]) -> list[str]:
-    """A line for everything that failed."""
-    found = []
+def failure_lines(result: Mapping[str, Any]) -> list[str]:
+    """One line per failure."""
+    lines = []
     for row in result["rows"]:
-        found += [f"{row['model']}: {row['failed']}"] if "failed" in row else []
-        ways = row.get("ways", {})
-        ways = ways | {"bridge with a CUDA graph": ways.get("bridge", {}).get("cuda_graph", {})}
-        found += [f"{row['model']}, {name}: {way['failed']}" for name, way in ways.items() if "failed" in way]
-    return found
+        lines += [f"{row['model']}: {row['failed']}"] if "failed" in row else []
+        measurements = row.get("ways", {})
+        measurements = measurements | {"bridge with a CUDA graph": measurements.get("bridge", {}).get("cuda_graph", {})}
+        lines += [
+            f"{row['model']}, {name}: {measurement['failed']}"
+            for name, measurement in measurements.items()
+            if "failed" in measurement
+        ]
+    return lines
 
 
-def good(result: Mapping[str, Any]) -> bool:
-    """Whether bridge made the engine of every model, if it was to; what others do not is no failure of the run."""
+def all_compiled(result: Mapping[str, Any]) -> bool:
+    """Whether bridge built every engine that it was asked for. Failures of other backends do not count."""
     return not any("failed" in row.get("ways", {}).get("bridge", row) for row in result["rows"])
 
 
-def not_done(way: Row) -> bool:
-    """Whether a way, or a model, ended with its time."""
-    return str(way.get("failed", "")).startswith(NOT_DONE)
+def timed_out(measurement: Row) -> bool:
+    """Whether the measurement of a backend, or of a model, ran into its time limit."""
+    return str(measurement.get("failed", "")).startswith(NOT_DONE)
 
 
 def _count(parameters: int) -> str:
     return f"{parameters / 1e6:.1f} M" if parameters >= 1e6 else f"{parameters / 1e3:.1f} k"
 
 
-def _time(way: Row) -> str:
-    if "failed" in way:
-        return "not done" if not_done(way) else "failed"
-    return f"{way['us'] / 1e3:.3g}" if "us" in way else ""
+def _time(measurement: Row) -> str:
+    if "failed" in measurement:
+        return "not done" if timed_out(measurement) else "failed"
+    return f"{measurement['us'] / 1e3:.3g}" if "us" in measurement else ""
 
 
 def _error(value: float | None) -> str:
     return "" if value is None else f"{value:.1e}" if value else "0"
 
 
-def _size(row: Row, full: bool) -> str:
+def _input_text(row: Row, full: bool) -> str:
     inputs = " and ".join("x".join(map(str, shape)) for shape in row.get("inputs", []))
     return ", ".join(part for part in (full and row.get("about"), row.get("dtype", ""), inputs) if part)
 

@@ -84,7 +84,7 @@ def builder():
         libraries.plugin_library()
     except (FlavourError, LibraryError) as error:
         pytest.skip(str(error))
-    if not flavour.kind.builds_without_gpu:
+    if not flavour.traits.builds_without_gpu:
         pytest.skip(f"{flavour.name} does not build for other GPUs")
 
 
@@ -298,7 +298,7 @@ def test_compile_with_a_lowering(capsys, model, builder, tmp_path):
     flags = ("--target", "sm86", "-q", "-o", output, "--lowering")
     code, out, err = run(capsys, "compile", model, *flags, "relu=native,rope=plugin")
     assert (code, err) == (0, "") and "plugin layers  none" in out
-    assert "1 relu  native  asked for" in run(capsys, "explain", output)[1]
+    assert "1 relu  native  requested" in run(capsys, "explain", output)[1]
 
 
 def test_tuning_needs_a_gpu(capsys, model, monkeypatch):

@@ -10,10 +10,12 @@ from importlib.util import find_spec
 import pytest
 import torch
 from compile_models import BATCH
+from own_ops import forgotten
 from torch import nn
 
 import bridge
 from bridge.core import foreign
+from bridge.core.binding import bind
 from bridge.core.op import OPS
 from bridge.doors import torch_tensorrt_door as door
 from bridge.errors import EngineError, OpDefinitionError, UnsupportedOpError
@@ -62,17 +64,17 @@ def test_torchvisions_arguments_mean_what_bridges_do(seed):
     torch.testing.assert_close(op.reference(*tensors, **attributes), overload(*args), rtol=1e-4, atol=1e-4)
 
 
-def test_a_name_is_taken_once_and_stands_for_an_op_that_exists(monkeypatch):
-    monkeypatch.setattr(foreign, "FOREIGN", {})
-    foreign.stands_for("acme::suppress", "nms", dict)
-    for name, op, text in [
-        ("acme::suppress", "relu", "op relu: acme::suppress is taken by the op nms"),
-        ("suppress", "nms", "op nms: 'suppress' is no operator's name"),
-        ("acme::other", "nmz", f"acme::other: no op is called 'nmz'; there are {', '.join(sorted(OPS))}"),
-    ]:
-        with pytest.raises(OpDefinitionError, match=text):
-            foreign.stands_for(name, op, dict)
-    assert list(foreign.FOREIGN) == ["acme::suppress"]
+def test_a_name_is_taken_once_and_stands_for_an_op_that_exists():
+    with forgotten():
+        bind("acme::suppress", "nms", arguments=dict)
+        for name, op, text in [
+            ("acme::suppress", "relu", "acme::suppress is bound already, to the op nms"),
+            ("suppress", "nms", "'suppress' is no operator's name"),
+            ("acme::other", "nmz", f"acme::other: no op is called 'nmz'; there are {', '.join(sorted(OPS))}"),
+        ]:
+            with pytest.raises(OpDefinitionError, match=text):
+                bind(name, op, arguments=dict)
+        assert "acme::suppress" in foreign.FOREIGN and "acme::other" not in foreign.FOREIGN
 
 
 def attributes(layers):
@@ -128,7 +130,7 @@ def test_groups_that_contradict_the_shapes_are_refused(place, value, text):
     program = torch.export.export(Torchvision().eval(), (torch.randn(2, 4, 10, 9),))
     node = next(n for n in program.graph.nodes if "deform_conv2d" in n.name and n.args[11] == 1)
     node.update_arg(place, value)
-    assert foreign.refuse(node) == text
+    assert foreign.reason_against(node) == text
     with pytest.raises(UnsupportedOpError, match=f"{text}; .*in forward"):
         find_calls(program.graph_module)
 

@@ -272,7 +272,7 @@ def test_nine_dimensions_are_refused_before_tensorrt_sees_them():
     ("function", "reason"),
     [
         (lambda model, x: x + torch.rand_like(x), "it draws random numbers; take them as an input"),
-        (lambda model, x: x * x.sum().item(), "it makes a Python number of a tensor's value"),
+        (lambda model, x: x * x.sum().item(), "it converts a tensor's value to a Python number"),
     ],
     ids=["random", "item"],
 )

@@ -1,13 +1,12 @@
-"""Which lowering a call gets: what is asked for, measured, or the default; what is remembered; what it changes."""
+"""Which lowering a call gets: what is requested, measured, or the default; what is remembered; what it changes."""
 
 import errno
 import fcntl
 import json
 import logging
 import math
+import multiprocessing
 import os
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from importlib.util import find_spec
@@ -100,7 +99,7 @@ def test_ops_are_lowered_one_by_one():
     engine = bridge.compile(Both().eval(), (x,), target="sm86", lowering={"rope": "native", "relu": "plugin"})
     assert engine.plugin_counts() == {"relu": 1} and engine.file.plugins == {"relu": "1"}
     assert Counter(layer["type"] for layer in engine.layers)["ROTARY_EMBEDDING"] == 2
-    assert "1 relu  plugin  asked for" in engine.explain() and "1 rope native: asked for" in str(bridge.report(engine))
+    assert "1 relu  plugin  requested" in engine.explain() and "1 rope native: requested" in str(bridge.report(engine))
 
 
 @pytest.mark.parametrize(
@@ -178,7 +177,7 @@ def test_native_that_is_refused_names_reason_line_and_way_out():
     text = str(caught.value)
     assert "negative_slope is inf" in text and __file__ in text and 'lowering={"relu": "plugin"}' in text
     engine = bridge.compile(Net().eval(), (torch.ones(2),), target="sm86")
-    assert engine.plugin_counts() == {"relu": 1} and "the only one here: negative_slope is inf" in engine.explain()
+    assert engine.plugin_counts() == {"relu": 1} and "the only one possible: negative_slope is inf" in engine.explain()
 
 
 def test_an_op_without_native_lowering_is_refused(monkeypatch):
@@ -187,7 +186,7 @@ def test_an_op_without_native_lowering_is_refused(monkeypatch):
     with pytest.raises(errors.UnsupportedOpError, match="relu has no native lowering"):
         choose([relu_call()], Config(lowering="native"), found, {})
     (choice,) = choose([relu_call()], Config(), found, {})
-    assert (choice.lowering, choice.why) == ("plugin", "the only one here: relu has no native lowering")
+    assert (choice.lowering, choice.why) == ("plugin", "the only one possible: relu has no native lowering")
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -224,7 +223,7 @@ def test_measured_before_default_and_after_what_is_asked_for():
     expected = "measured 12.3 µs a run of the engine, 15.1 µs as plugin, on NVIDIA A10"
     assert (choice.lowering, choice.why) == ("native", expected)
     (choice,) = choose([relu_call()], Config(lowering="plugin"), found, known)
-    assert (choice.lowering, choice.why) == ("plugin", "asked for")
+    assert (choice.lowering, choice.why) == ("plugin", "requested")
     (choice,) = choose([relu_call((9, 9))], Config(), found, known)
     assert choice.why.startswith("the default: ")
     tie = replace(measurement("relu"), lowering="plugin", noise_us=5.0)
@@ -251,20 +250,17 @@ def test_what_is_remembered_holds_for_one_gpu_target_and_version():
 
 
 def test_processes_that_measure_at_once_lose_nothing():
-    program = """
-import sys
-from dataclasses import replace
-from bridge.doors import measured_lowerings as lowering_memory
-from bridge.config import Config
-from bridge.doors.measured_lowerings import Measurement
+    def store(name):
+        for number in range(5):
+            measured_lowerings.store_measurements(Config(), [measurement(f"{name} {number}")])
 
-for number in range(5):
-    kind = f"{sys.argv[1]} {number}"
-    item = Measurement(kind, "native", 2.0, 1.0, 0.1, "NVIDIA A10", "sm86", "tensorrt", "1", "1", "2026-01-01")
-    lowering_memory.store_measurements(Config(), [item])
-"""
-    children = [subprocess.Popen([sys.executable, "-c", program, name]) for name in ("a", "b", "c")]
-    assert [child.wait(60) for child in children] == [0, 0, 0]
+    fork = multiprocessing.get_context("fork")  # a process that imports torch anew takes seconds
+    children = [fork.Process(target=store, args=(name,)) for name in ("a", "b", "c")]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+    assert [child.exitcode for child in children] == [0, 0, 0]
     path = measured_lowerings.path_of(Config())
     assert len(json.loads(path.read_text())["measurements"]) == 15
     assert [file.name for file in path.parent.iterdir()] == [path.name]  # no lock, nothing half written
@@ -370,7 +366,7 @@ def test_choices_are_part_of_the_cache_key():
     assert [engine.from_cache for engine in engines] == [False, False, True, True]
     assert len(EngineCache.of(Config()).entries()) == 2
     reasons = [engine.file.metadata["lowerings"][0]["why"] for engine in engines]
-    assert reasons[:3] == ["asked for"] * 3 and reasons[3].startswith("the default: ")
+    assert reasons[:3] == ["requested"] * 3 and reasons[3].startswith("the default: ")
 
 
 def test_tuning_without_a_gpu_is_an_error(monkeypatch):
@@ -422,7 +418,7 @@ def test_tuning_builds_both_and_remembers_the_faster(monkeypatch, caplog):
     assert [item.lowering for item in tuning.measurements] == ["plugin", "plugin"]
     assert "plugin (results differ)" in str(tuning) and "other results, by 0.33 of the largest value" in caplog.text
     left = bridge.tune(model, args, dynamic_shapes=dynamic_shapes, target="sm86", lowering="plugin")
-    assert not left.measurements and set(left.left_out.values()) == {'the setting asks for "plugin"'}
+    assert not left.measurements and set(left.left_out.values()) == {'the setting requests "plugin"'}
 
 
 @pytest.mark.gpu(engines=True)

@@ -1,5 +1,6 @@
 """Strict mode of torch.compile(backend="bridge"): what would run in PyTorch in silence is an error."""
 
+import contextlib
 import threading
 
 import pytest
@@ -116,3 +117,14 @@ def test_calls_from_within_the_handling_of_another_error_are_watched_too():
 
 def test_other_backends_are_left_alone():
     assert torch.equal(torch.compile(Disabled().eval(), backend="eager")(X), Disabled()(X))
+
+
+def test_another_backends_own_context_around_calls_is_entered():
+    entered = []
+
+    def backend(gm, args):
+        return gm.forward
+
+    backend.backend_ctx_ctor = lambda: contextlib.nullcontext(entered.append(True))
+    compiled = torch._dynamo.optimize(backend)(lambda x: x + 1)
+    assert torch.equal(compiled(X), X + 1) and entered

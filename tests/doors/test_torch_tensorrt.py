@@ -15,7 +15,7 @@ from torch import nn
 import bridge
 from bridge.doors import torch_tensorrt_door as door
 from bridge.errors import BuildError, EngineError, TargetError
-from bridge.tensorrt.guest import built_engines, cpu_attention
+from bridge.tensorrt.guest import cpu_attention, engine_records
 from bridge.tensorrt.guest.graph_hash import hash_arguments
 from bridge.tensorrt.install import flavour, gpu, version_shims
 
@@ -156,7 +156,7 @@ def test_a_cpp_runtime_made_for_another_rtx_is_passed_over(torch_tensorrt, monke
     with door.cross_compile("8.6"):
         compiled = torch_tensorrt.compile(eager, ir="dynamo", arg_inputs=list(args), **OPTIONS)
     assert isinstance(compiled._run_on_acc_0, runtime.PythonTorchTensorRTModule) is (made_for is not None)
-    assert ("was made for TensorRT-RTX 1.3.0" in caplog.text) is (made_for is not None)
+    assert ("was compiled for TensorRT-RTX 1.3.0" in caplog.text) is (made_for is not None)
     monkeypatch.undo()
     door.unregister(), door.register()
 
@@ -236,7 +236,7 @@ def test_decompositions_take_what_those_of_every_version_take():
     def of_2_14(experimental=False, decompose_attention=False, use_distributed_mode_trace=False, use_fp32_acc=False):
         return {"theirs": 0}
 
-    older, newer = map(cpu_attention._written_out, (of_2_11, of_2_14))
+    older, newer = map(cpu_attention._with_flash_on_cpu, (of_2_11, of_2_14))
     flash = cpu_attention.FLASH_ON_CPU
     assert older() == older(True) == newer(False, False, True) == newer(use_fp32_acc=True) == {"theirs": 0}
     assert older(False, True) == newer(decompose_attention=True) == {"theirs": 0, flash: cpu_attention._flash}
@@ -368,7 +368,7 @@ def test_a_failure_before_conversion_is_told(torch_tensorrt, build_here, caplog,
 def test_layers_seeded_and_not_used_are_an_error(torch_tensorrt, build_here, monkeypatch):
     monkeypatch.setattr("bridge.tensorrt.plugins.plugin_layers.SeededPlugins.unused", lambda self: ["relu"])
     with (
-        pytest.raises(BuildError, match=r"were not converted to the plugin layers made for them: \['relu'\]"),
+        pytest.raises(BuildError, match=r"were not converted to the plugin layers prepared for them: \['relu'\]"),
         build_here(),
     ):
         torch_tensorrt.compile(Leaky().eval(), ir="dynamo", arg_inputs=[torch.randn(2, 3)], min_block_size=1)
@@ -393,13 +393,13 @@ def test_ops_defined_after_torch_tensorrt_are_known(torch_tensorrt):
 
 
 def test_inventories_are_bounded(monkeypatch):
-    monkeypatch.setattr(built_engines, "_known", type(built_engines._known)())
-    for index in range(built_engines._MOST + 3):
-        built_engines.note([{"name": str(index)}])
-        built_engines.keep(bytes([index]))
+    monkeypatch.setattr(engine_records, "_known", type(engine_records._known)())
+    for index in range(engine_records._MAX_ENGINES + 3):
+        engine_records.set_layers([{"name": str(index)}])
+        engine_records.record_engine(bytes([index]))
     assert door.layers_of(bytes([2])) is None and door.layers_of(bytes([3])) == [{"name": "3"}]
-    built_engines.note(None)
-    built_engines.keep(b"from a cache")
+    engine_records.set_layers(None)
+    engine_records.record_engine(b"from a cache")
     assert door.layers_of(b"from a cache") is None
 
 

@@ -1,12 +1,10 @@
 """What `import bridge` does to torch_tensorrt, and what `unregister` undoes: each test in a process of its own."""
 
 import json
-import os
-import subprocess
-import sys
 import textwrap
 from importlib.util import find_spec
 
+import fresh_process
 import pytest
 
 from bridge.core.foreign import FOREIGN
@@ -25,27 +23,29 @@ handler.emit = records.append
 logging.getLogger("bridge").addHandler(handler)
 
 def state():
-    # Every name in torch_tensorrt's modules, and what it stands for.
+    # Every function and class in torch's, torch_tensorrt's and TensorRT's modules and classes, and what it stands for.
     import torch_tensorrt
-    from torch_tensorrt.dynamo._engine_cache import BaseEngineCache
-    from torch_tensorrt.dynamo.conversion import DYNAMO_CONVERTERS
     from torch_tensorrt.dynamo.conversion._ConverterRegistry import DYNAMO_ATEN_CONVERTERS
-    modules = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "torch_tensorrt"}
-    names = {(name, key): id(value) for name, module in modules.items() for key, value in vars(module).items()
-             if callable(value)}
-    classes = [BaseEngineCache, torch_tensorrt.runtime.TorchTensorRTModule]
-    names |= {(cls, key): id(value) for cls in classes for key, value in vars(cls).items() if callable(value)
-              or isinstance(value, staticmethod)}
+    foreign = lambda name: str(name).split(".")[0] in ("torch", "torch_tensorrt", "tensorrt", "tensorrt_rtx")
+    owners = {name: module for name, module in list(sys.modules.items()) if foreign(name) and module is not None}
+    classes = [value for module in owners.values() for value in vars(module).values() if isinstance(value, type)]
+    owners |= {f"{cls.__module__}.{cls.__qualname__}": cls for cls in classes if foreign(cls.__module__)}
+    names = {(name, key): value for name, owner in owners.items() for key, value in list(vars(owner).items())
+             if callable(value) or isinstance(value, (staticmethod, classmethod, property))}
     table = {target: list(entries) for target, entries in DYNAMO_ATEN_CONVERTERS.items()}
     return names, table
+
+def different(before, after):
+    # The names that stand for something else, and those of bridge's that are new.
+    new = {key for key, value in after.items() if key not in before
+           and str(getattr(getattr(value, "fget", value), "__module__", "")).startswith("bridge")}
+    return sorted(new | {key for key, value in before.items() if after.get(key) is not value})
 """
 
 
 def run(code, *args):
     """Runs code after PRELUDE in another process; the last line that it prints is JSON."""
-    command = [sys.executable, "-c", PRELUDE + textwrap.dedent(code), *map(str, args)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    done = fresh_process.run(PRELUDE + textwrap.dedent(code), *args)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -140,6 +140,7 @@ def test_unregister_puts_back_everything_and_register_comes_again():
     from test_torch_tensorrt import Leaky, hash_of
     door.unregister()
     torch_tensorrt = flavour.detect().torch_tensorrt()
+    torch.compile(torch.nn.Identity(), backend="eager")  # torch changes itself at the first
     names, table = state()
     hashes = [hash_of(torch_tensorrt, Leaky(slope)) for slope in (0.1, 0.2)]
 
@@ -151,12 +152,13 @@ def test_unregister_puts_back_everything_and_register_comes_again():
         return [len(door.layers_of(engine)) for engine in engines]
 
     door.register()
-    registered = state()
     first = compile()
     bridge.compile(Leaky().eval(), (torch.randn(2, 3),), target="sm86")
+    torch.compile(Leaky(), backend="bridge")
+    while_registered = {owner for owner, _ in different(names, state()[0])}
     door.unregister(), door.unregister()
     names_after, table_after = state()
-    restored = {key: names_after.get(key) for key in names} == names and table_after == table
+    changed = different(names, names_after)
     try:
         compile()
     except bridge.BridgeError as error:
@@ -168,11 +170,14 @@ def test_unregister_puts_back_everything_and_register_comes_again():
     hooked = [finder for finder in sys.meta_path if type(finder).__module__.startswith("bridge")]
     door.register()
     again = compile() == first
-    print(json.dumps([hashes[0] == hashes[1], registered[0] != names, restored, refused, left, hooked, again]))
+    same_hash, same_table = hashes[0] == hashes[1], table_after == table
+    print(json.dumps([same_hash, len(while_registered), changed, same_table, refused, left, hooked, again]))
     """
-    same_hash, changed, restored, refused, left, hooked, again = run(code)
+    same_hash, while_registered, changed, same_table, refused, left, hooked, again = run(code)
     assert same_hash, "torch_tensorrt tells attributes apart by itself now: bridge need not"
-    assert changed and restored and left and hooked == [] and again
+    assert while_registered > 5 and same_table and left and hooked == [] and again
+    # docs/architecture.md says why this one stays: torch.compile(backend="bridge") does, too.
+    assert changed == [["torch._dynamo.repro.after_dynamo.WrapBackendDebug", "backend_ctx_ctor"]]
     assert "call bridge.register()" in refused
 
 

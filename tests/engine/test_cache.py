@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import fresh_process
 import pytest
 import torch
 from torch import nn
@@ -342,8 +343,7 @@ sys.path += sys.argv[1].split(":")
 from test_cache import compiled
 print(compiled().from_cache)
 """
-    command = [sys.executable, "-c", code, os.pathsep.join(sys.path)]
-    outputs = [subprocess.run(command, capture_output=True, text=True) for _ in range(2)]
+    outputs = [fresh_process.run(code, os.pathsep.join(sys.path)) for _ in range(2)]
     assert [found.stdout for found in outputs] == ["False\n", "True\n"], outputs[1].stderr
 
 

@@ -11,9 +11,14 @@ from torch import nn
 from torch.export import Dim
 
 import bridge
+from bridge.core.library import LIBRARIES
 from bridge.engine.cache_key import build_environment, engine_key
 from bridge.engine.code_key import NoKeyError
 from bridge.tensorrt.install.flavour import detect
+
+
+def environment():
+    return build_environment(detect(), [LIBRARIES["bridge"]])
 
 
 class Slope(nn.Module):
@@ -104,11 +109,11 @@ def test_what_has_no_stable_spelling_has_no_key():
 CODE = """
 import sys; sys.path.insert(0, {folder!r})
 import torch
-from test_cache_key import Attention, Convolutional, Deformable, build_environment, detect, key
+from test_cache_key import Attention, Convolutional, Deformable, environment, key
 torch.manual_seed(0)
 for model in (Convolutional, Attention, Deformable):
     args, shapes = model.example(torch.float32)
-    print(key(model(), args, shapes, environment=build_environment(detect())))
+    print(key(model(), args, shapes, environment=environment()))
 """
 
 
@@ -117,7 +122,7 @@ def test_another_process_finds_the_same_key(request):
     here = []
     for model in (Convolutional, Attention, Deformable):
         args, shapes = model.example(torch.float32)
-        here.append(key(model(), args, shapes, environment=build_environment(detect())))
+        here.append(key(model(), args, shapes, environment=environment()))
     code = CODE.format(folder=str(request.path.parent))
     changed = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=changed)
@@ -142,9 +147,13 @@ def test_control_flow_is_covered():
 
 
 def test_the_environment_names_what_builds(monkeypatch, tmp_path):
-    found = build_environment(detect())
-    assert found["flavour"] == detect().name and found["torch"] == torch.__version__ and len(found["plugins"]) == 64
-    other = tmp_path / "libbridge_plugins.so"
-    other.write_bytes(b"another library")
-    monkeypatch.setattr("bridge.native.plugin_library", lambda: other)
-    assert build_environment(detect())["plugins"] != found["plugins"]
+    found = environment()
+    assert found["flavour"] == detect().name and found["torch"] == torch.__version__
+    assert list(found["plugins"]) == ["bridge"] and len(found["plugins"]["bridge"]) == 64
+    (tmp_path / "libbridge_plugins.so").write_bytes(b"another library")
+    monkeypatch.setenv("BRIDGE_LIBRARY_DIR", str(tmp_path))
+    assert environment()["plugins"] != found["plugins"]
+
+
+def test_only_the_libraries_that_a_graph_uses_are_named():
+    assert build_environment(detect(), [])["plugins"] == {}

@@ -16,8 +16,8 @@ from bridge.engine import node_table
 from bridge.engine.explain import as_json_values, explain
 from bridge.graph.model_source import module_path
 from bridge.tensorrt.install import flavour
-from bridge.tensorrt.network import build, inventory, placement
-from bridge.tensorrt.network.placement import Placement, short_name
+from bridge.tensorrt.network import build, inventory, node_layers
+from bridge.tensorrt.network.node_layers import NodeLayers, short_name
 
 compiles = pytest.mark.skipif(find_spec("torch_tensorrt") is None, reason="needs torch_tensorrt")
 
@@ -115,7 +115,7 @@ def test_the_file_keeps_the_nodes(tmp_path):
 
 
 class Watched:
-    """A Placement over a real network, to which functions add layers as converters do."""
+    """NodeLayers over a real network, to which functions add layers as converters do."""
 
     def __init__(self, seeded=()):
         found = flavour.detect()
@@ -127,7 +127,7 @@ class Watched:
         self.graph = torch.fx.Graph()
         self.plugins = {}
         self.nodes = [self.graph.create_node("call_function", torch.ops.aten.add.Tensor, name=name) for name in "abc"]
-        self.placement = Placement(self.graph, self.network, self.plugins)
+        self.node_layers = NodeLayers(self.graph, self.network, self.plugins)
 
     def add(self, name):
         layer = self.network.add_identity(self.x)
@@ -138,19 +138,19 @@ class Watched:
         """Names of the layers of each node, where the network's outputs depend on `layers`."""
         for layer in layers:
             self.network.mark_output(layer.get_output(0))
-        return {node["name"]: node["layers"] for node in self.placement.nodes()}
+        return {node["name"]: node["layers"] for node in self.node_layers.nodes()}
 
 
 @compiles
 def test_layers_that_no_output_needs_are_left_out():
     watched = Watched()
     a, b, c = watched.nodes
-    with watched.placement.of(a):
+    with watched.node_layers.recording(a):
         kept = watched.add("kept")
         watched.add("dropped")
-    with watched.placement.of(b):
+    with watched.node_layers.recording(b):
         pass
-    with watched.placement.of(c):
+    with watched.node_layers.recording(c):
         also = watched.add("also")
     assert watched.finish(kept, also) == {"a": ["kept"], "b": [], "c": ["also"]}
     assert inventory.live(watched.network) == {0, 2}
@@ -160,7 +160,7 @@ def test_layers_that_no_output_needs_are_left_out():
 def test_a_plugin_layer_that_was_seeded_is_of_the_node_that_uses_it():
     watched = Watched(seeded=["zeros", "plugin"])
     seeded = watched.network.get_layer(1)
-    with watched.placement.of(watched.nodes[0]):
+    with watched.node_layers.recording(watched.nodes[0]):
         watched.plugins["plugin"] = SimpleNamespace()
         cast = watched.add("cast")
     assert watched.finish(seeded, cast) == {"a": ["plugin", "cast"]}
@@ -169,7 +169,7 @@ def test_a_plugin_layer_that_was_seeded_is_of_the_node_that_uses_it():
 @compiles
 def test_a_plugin_layer_that_was_added_is_named_once():
     watched = Watched()
-    with watched.placement.of(watched.nodes[0]):
+    with watched.node_layers.recording(watched.nodes[0]):
         layer = watched.add("plugin")
         watched.plugins["plugin"] = SimpleNamespace()
     assert watched.finish(layer) == {"a": ["plugin"]}
@@ -178,7 +178,7 @@ def test_a_plugin_layer_that_was_added_is_named_once():
 @compiles
 def test_a_node_that_fails_is_not_recorded():
     watched = Watched()
-    with pytest.raises(ValueError), watched.placement.of(watched.nodes[0]):
+    with pytest.raises(ValueError), watched.node_layers.recording(watched.nodes[0]):
         raise ValueError
     assert watched.finish(watched.add("x2")) == {}
 
@@ -304,6 +304,6 @@ def test_the_command(file, tmp_path, capsys):
 
 def test_debug_lines_name_module_and_layers(caplog):
     with caplog.at_level("DEBUG", "bridge"):
-        placement.log_nodes(NODES, {})
+        node_layers.log_nodes(NODES, {})
     assert "node relu, bridge.relu in body.0: relu_1" in caplog.messages
     assert "node clone, aten.clone in body.1: no layer" in caplog.messages

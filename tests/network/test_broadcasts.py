@@ -33,7 +33,7 @@ def choice(layers, x, y):
 
 def choice_of_repeats(layers, x, y):
     wide = layers.expand(y, (2, 3, 4))
-    condition = layers.elementwise("GREATER", y, layers.number(0.0, y))
+    condition = layers.elementwise("GREATER", y, layers.scalar_like(0.0, y))
     return layers.output(layers.network.add_select(condition, wide, layers.expand(x, (2, 3, 4))))
 
 

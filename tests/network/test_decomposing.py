@@ -1,4 +1,4 @@
-"""Operators are taken apart where their tensors are; what fails there tells which operator, and the model's line."""
+"""Operators are decomposed on the device of their tensors; errors name the operator and the line of the model."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def test_failing_decomposition_is_named(monkeypatch: pytest.MonkeyPatch, kind: t
     with interpreted(), pytest.raises(BuildError) as caught:
         ahead(_Sine().eval(), (torch.randn(2),))
     told = str(caught.value)
-    assert told.startswith(f"aten.sin.default cannot be taken apart: {text or kind.__name__}\n")
+    assert told.startswith(f"aten.sin.default cannot be decomposed: {text or kind.__name__}\n")
     assert " in forward: return x.sin() + 1" in told and "@bridge.op" in told and "While executing" not in told
 
 
@@ -90,7 +90,7 @@ def _on_meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 )
 def test_operators_are_taken_apart_on_the_device_of_their_tensors(model: Any, args: tuple[Tensor, ...]) -> None:
     """The device "meta" stands for any that is not the CPU: what is made on the CPU there does not go with the rest."""
-    taken_apart = decomposing.decomposed(export(model().to("meta").eval(), args, None, None))
+    taken_apart = decomposing.decompose(export(model().to("meta").eval(), args, None, None))
     values = {node: node.meta.get("val") for node in taken_apart.graph.nodes}
     assert [node for node, value in values.items() if isinstance(value, Tensor) and value.device.type != "meta"] == []
 

@@ -73,7 +73,7 @@ def test_torch_tensorrt_decides_among_flavours(monkeypatch, installed, expected)
         ({"tensorrt_rtx": "1.6.0"}, None, "tensorrt_rtx 1.6.0 is too old: bridge needs 1.7 or later; pip install"),
         ({"tensorrt": "10.9.0"}, None, "tensorrt 10.9.0 is too old: bridge needs 10.15 or later"),
         ({"tensorrt_rtx": "1.7.1", "torch_tensorrt": "2.11"}, None, "torch-tensorrt is installed without tensorrt"),
-        ({"tensorrt_rtx": "1.7.1"}, "tensorrt", "flavour 'tensorrt' is asked for, but tensorrt_rtx 1.7.1 is in use"),
+        ({"tensorrt_rtx": "1.7.1"}, "tensorrt", "flavour 'tensorrt' is requested, but tensorrt_rtx 1.7.1 is in use"),
     ],
 )
 def test_no_usable_flavour_is_an_error_with_a_command(monkeypatch, installed, asked, text):

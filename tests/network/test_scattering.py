@@ -188,7 +188,7 @@ def test_more_comparisons_than_memory_is_for_are_refused():
         UnsupportedOpError, match=r"index_add.*268,435,456 times(.|\n)*test_scattering.py:\d+ in forward"
     ):
         bridge.compile(Model().eval(), inputs, dynamic_shapes=({0: rows}, None, None), target="sm86")
-    assert math.prod((2**20, 900)) > scattering.MOST_COMPARISONS
+    assert math.prod((2**20, 900)) > scattering.MAX_COMPARISONS
 
 
 def test_counts_without_a_bound_name_the_way_out():

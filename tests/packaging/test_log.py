@@ -1,12 +1,10 @@
 """The logger "bridge": silent unless asked, by the application, the environment or the command line."""
 
 import logging
-import os
 import re
-import subprocess
-import sys
 from importlib.util import find_spec
 
+import fresh_process
 import pytest
 import torch
 from compile_models import Convolutional
@@ -28,9 +26,7 @@ def restored():
 
 
 def python(code, **variables):
-    environment = {name: value for name, value in os.environ.items() if name != log.VARIABLE}
-    environment |= {"PYTHONPATH": os.pathsep.join(sys.path), **variables}
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    return fresh_process.run(code, **{log.VARIABLE: None, **variables})
 
 
 HANDLERS = """

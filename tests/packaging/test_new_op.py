@@ -92,7 +92,7 @@ FILES = {
     "bridge/ops/halve.py": '''
 """Half of a tensor."""
 from torch import Tensor
-from bridge.core.foreign import stands_for
+from bridge.core.binding import bind
 from bridge.core.op import op
 
 @op
@@ -100,7 +100,7 @@ def halve(x: Tensor) -> Tensor:
     """x / 2."""
     return x / 2
 
-stands_for("acme::half", "halve", lambda given: ([given["t"]], {}))
+bind("acme::half", "halve", arguments=lambda given: ([given["t"]], {}))
 ''',
     "bridge/passes/halve.py": '''
 """Products with a half, as bridge::halve."""

@@ -1,6 +1,7 @@
 """Changes of other packages go through bridge.base.patches, which undoes them."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,17 @@ def changes(source: str) -> list[int]:
 def test_no_file_changes_another_package_by_itself():
     found = {path.relative_to(ROOT).as_posix(): changes(path.read_text()) for path in (ROOT / "bridge").rglob("*.py")}
     assert {path for path, lines in found.items() if lines} == set(OTHERS), found
+
+
+def test_docs_tell_of_every_file_that_patches_another_package():
+    text = (ROOT / "docs/architecture.md").read_text().partition("## Patches")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `([^`]+\.py)` \| [^|]+ \| [^|]+ \| [^|]+ \|$", text, re.MULTILINE)
+    patching = {
+        path.relative_to(ROOT / "bridge").as_posix()
+        for path in (ROOT / "bridge").rglob("*.py")
+        if "from bridge.base.patches import" in path.read_text()
+    }
+    assert len(rows) == len(set(rows)) and set(rows) == patching
 
 
 @pytest.mark.parametrize(

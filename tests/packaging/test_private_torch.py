@@ -4,6 +4,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 # Types and functions without a public name that torch's own documentation uses: any file may use them.
 ANYWHERE = {
@@ -17,8 +19,8 @@ ANYWHERE = {
 PRIVATE = {
     "torch._C": {
         "core/derivatives.py": "the stack of functorch's interpreters",
-        "core/library.py": "parse_schema",
-        "core/op.py": "dispatch keys, aliasing and the stack of dispatch modes",
+        "core/binding.py": "parse_schema",
+        "core/op.py": "parse_schema, dispatch keys, aliasing and the stack of dispatch modes",
         "engine/process_state.py": "cuDNN's and MKL-DNN's switches, dispatch keys",
         "tensorrt/run/streams.py": "the current stream's handle, without the cost of a Stream object",
     },
@@ -50,6 +52,9 @@ PRIVATE = {
         "base/third_party_output.py": "patched: it prints graphs that fail",
         "graph/torch_patches/linear_time.py": "patched: quadratic time",
     },
+    "torch.export._unlift": {
+        "graph/torch_patches/input_guards.py": "patched: keys of arguments break the code that it writes"
+    },
     "torch.nn.modules.batchnorm._BatchNorm": {"graph/capture.py": "the base class of layers that training changes"},
     "torch.nn.modules.dropout._DropoutNd": {"graph/capture.py": "the base class of layers that training changes"},
 }
@@ -71,13 +76,19 @@ def dotted_name(node: ast.AST) -> str | None:
         return node.id
     if isinstance(node, ast.Attribute) and (owner := dotted_name(node.value)) is not None:
         return f"{owner}.{node.attr}"
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr"):
+        owner, name = dotted_name(node.args[0]), node.args[1]
+        if owner is not None and isinstance(name, ast.Constant):
+            return f"{owner}.{name.value}"
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "import_module":
+        return node.args[0].value if isinstance(node.args[0], ast.Constant) else None
     return None
 
 
 def names(tree: ast.AST) -> Iterator[str]:
-    """The private names that a module imports or reads as attributes of torch."""
+    """The private names that a module imports or reads as attributes of torch, by getattr() and import_module() too."""
     for node in ast.walk(tree):
-        dotted: list[str | None] = [dotted_name(node)] if isinstance(node, ast.Attribute) else []
+        dotted: list[str | None] = [dotted_name(node)] if isinstance(node, (ast.Attribute, ast.Call)) else []
         if isinstance(node, ast.Import):
             dotted = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -99,6 +110,17 @@ def test_private_parts_are_used_where_the_table_says():
     assert found == {name: set(files) for name, files in PRIVATE.items()}
 
 
-def test_private_names_are_found():
-    code = "import torch._dynamo.x\nfrom torch.export import _trace, Dim\ntorch._C.f()\ntorch.ops._x\ntorch.__file__"
-    assert sorted(names(ast.parse(code))) == ["torch._C", "torch._C", "torch._dynamo", "torch.export._trace"]
+@pytest.mark.parametrize(
+    ("code", "private"),
+    [
+        ("import torch._dynamo.x", "torch._dynamo"),
+        ("from torch.export import _trace, Dim", "torch.export._trace"),
+        ("f = torch._C", "torch._C"),
+        ("getattr(torch.export, '_unlift', None)", "torch.export._unlift"),
+        ("hasattr(getattr(torch, '_C'), 'f')", "torch._C"),
+        ("importlib.import_module('torch._decomp')", "torch._decomp"),
+        ("torch.ops._x; torch.__file__; getattr(torch, name); getattr(self, '_x'); import_module(name)", None),
+    ],
+)
+def test_private_names_are_found(code, private):
+    assert set(names(ast.parse(code))) == ({private} if private else set())

@@ -13,17 +13,17 @@ from bridge import passes
 from bridge.config import Config
 from bridge.doors import torch_tensorrt_door as door
 from bridge.errors import EngineError, EngineInputError
-from bridge.passes import PASSES, Pass, rewrite, rewrite_graph, selected
+from bridge.passes import PASSES, Pass, pass_names, rewrite, rewrite_graph
 from bridge.passes.common.constants import Constants
-from bridge.passes.common.nodes import canonical, written
+from bridge.passes.common.nodes import canonical_nodes, mutated_nodes
 
 aten = torch.ops.aten
 MODEL = Function(both(hugging_face)).eval()
 
 
-def test_selected():
-    assert "rope" in selected(True) and selected(False) == ()
-    assert selected(["rope"]) == ("rope",) and selected(()) == ()
+def test_pass_names():
+    assert "rope" in pass_names(True) and pass_names(False) == ()
+    assert pass_names(["rope"]) == ("rope",) and pass_names(()) == ()
 
 
 def test_every_file_says_what_it_is_called():
@@ -34,7 +34,7 @@ def test_passes_run_by_rank_and_then_by_name(monkeypatch):
     made = [Pass("b", pytest.fail), Pass("c", pytest.fail, rank=-1), Pass("a", pytest.fail)]
     modules = [(each.name, types.SimpleNamespace(PASS=each)) for each in made] + [("common", types.SimpleNamespace())]
     monkeypatch.setattr(passes, "modules_of", lambda package: iter(modules))
-    assert [each.name for each in passes.find()] == ["c", "a", "b"]
+    assert [each.name for each in passes.discover()] == ["c", "a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_bad_setting(value, error, text):
 
 def test_a_program_without_matches_is_returned_as_it_is():
     program = export(lambda q, k, angles: q + 1, arguments())
-    assert rewrite(program, selected(True)) == (program, [])
+    assert rewrite(program, pass_names(True)) == (program, [])
     assert rewrite(program, ()) == (program, [])
 
 
@@ -64,7 +64,7 @@ def test_canonical():
         return x.sin() + x.sin(), torch.rand_like(x) - torch.rand_like(x), x.clone().cos() + x.float().cos()
 
     graph = export(compute, (torch.randn(3),)).graph
-    same = canonical(graph)
+    same = canonical_nodes(graph)
     sines, randoms, cosines = (
         graph.find_nodes(op="call_function", target=target)
         for target in (aten.sin.default, aten.rand_like.default, aten.cos.default)
@@ -73,7 +73,7 @@ def test_canonical():
     assert same[randoms[0]] is not same[randoms[1]]
 
 
-def test_written():
+def test_mutated_nodes():
     def compute(x, y):
         x = x * 1
         view, other = x[1:].unsqueeze(0), y * 2
@@ -81,7 +81,7 @@ def test_written():
         return x.reshape(-1), other
 
     graph = export(compute, (torch.randn(3), torch.randn(3))).graph
-    names = {node.name for node in written(graph)}
+    names = {node.name for node in mutated_nodes(graph)}
     assert {"mul", "slice_1", "unsqueeze", "add_", "reshape"} <= names and "mul_1" not in names
 
 

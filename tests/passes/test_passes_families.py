@@ -8,7 +8,7 @@ from torch import nn
 from torch.export import Dim
 
 from bridge.graph.capture import export
-from bridge.passes import rewrite, selected
+from bridge.passes import pass_names, rewrite
 
 transformers = pytest.importorskip("transformers", reason="needs transformers")
 
@@ -52,7 +52,7 @@ SHAPES = {"embeddings": {0: BATCH, 1: LENGTH}, "positions": {1: BATCH, 2: LENGTH
 @torch.no_grad()
 def test_positions_of_three_axes(kind, sections):
     model = multimodal(kind, sections)
-    found, (outcome,) = rewrite(export(model, embedded(2, 7), {}, SHAPES), selected(True))
+    found, (outcome,) = rewrite(export(model, embedded(2, 7), {}, SHAPES), pass_names(True))
     assert outcome.what == "bridge.rope of queries and keys, half-split, bhsd" and kind in outcome.line
     again = found.module(check_guards=False)
     for shape in [(1, 1), (3, 12)]:
@@ -77,7 +77,7 @@ FAMILIES = [
 @torch.no_grad()
 def test_a_network_of_every_family(kind, what):
     model, given = build(kind, {}, torch.float32), (tokens(2, 7),)
-    found, (outcome,) = rewrite(export(model, given, {}, None), selected(True))
+    found, (outcome,) = rewrite(export(model, given, {}, None), pass_names(True))
     assert outcome.what == f"bridge.rope of queries and keys, {what}, bhsd", outcome
     assert len(found.graph.find_nodes(op="call_function", target=ROPE)) == 1
     with interpreted():

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from test_passes_rope import export
 
 import bridge
-from bridge.passes import rewrite, selected
+from bridge.passes import pass_names, rewrite
 
 OP = torch.ops.bridge.relu.default
 FOUND = {
@@ -74,7 +74,7 @@ def test_written_in_place():
 
 
 def test_is_off_by_default():
-    assert "relu" not in selected(True) and selected(["relu"]) == ("relu",)
+    assert "relu" not in pass_names(True) and pass_names(["relu"]) == ("relu",)
 
 
 def test_bridge_compile():

@@ -11,7 +11,7 @@ from torch.export import Dim
 import bridge
 from bridge.errors import EngineError, EngineInputError
 from bridge.graph.capture import export
-from bridge.passes import rewrite, selected
+from bridge.passes import pass_names, rewrite
 
 transformers = pytest.importorskip("transformers", reason="needs transformers")
 
@@ -83,7 +83,7 @@ SHAPES = {"input_ids": {0: Dim("batch", min=1, max=4), 1: Dim("length", min=1, m
 def test_every_layer_is_found(kind, settings, what):
     model = build(kind, settings, torch.float32)
     program = export(model, (tokens(2, 7),), {}, SHAPES)
-    found, outcomes = rewrite(program, selected(True))
+    found, outcomes = rewrite(program, pass_names(True))
     layers = model.model.config.num_hidden_layers
     assert len(found.graph.find_nodes(op="call_function", target=ROPE)) == layers
     assert [outcome.what for outcome in outcomes] == [f"bridge.rope of queries and keys, {what}"] * layers
@@ -100,7 +100,7 @@ def test_every_layer_is_found(kind, settings, what):
 def test_reduced_precision(kind, settings, what, dtype):
     """As close to the model in float32 as the model itself is."""
     model = build(kind, settings, dtype)
-    found, _ = rewrite(export(model, (tokens(2, 7),), {}, SHAPES), selected(True))
+    found, _ = rewrite(export(model, (tokens(2, 7),), {}, SHAPES), pass_names(True))
     given = tokens(3, 12)
     exact = build(kind, settings, torch.float32)(given)
     rounded, ours = model(given).float(), found.module(check_guards=False)(given).float()

@@ -12,7 +12,7 @@ from test_passes_rope import DYNAMIC, Function, arguments, both, check_same, exp
 
 import bridge
 from bridge.passes import rewrite, rewrite_graph
-from bridge.passes.functional import functional, may_hide_something, writes
+from bridge.passes.functional import may_hide_ops, mutations, without_mutations
 
 __all__ = ["torch_tensorrt"]  # a fixture
 
@@ -70,7 +70,7 @@ def test_a_rotation_that_is_written_in_place(write):
     program = export(both(write), arguments(), DYNAMIC)
     found, (outcome,) = rewrite(program, ["rope"])
     assert outcome.replaced and "in forward: return self.function" in outcome.line, outcome
-    assert writes(program.graph), "the program that was given was changed"
+    assert mutations(program.graph), "the program that was given was changed"
     check_same(found, both(write), arguments(3, 7))
 
 
@@ -99,16 +99,17 @@ def test_deformable_attention_into_slots():
 
 def test_twice_is_once():
     program = export(both(interleaved_sections), arguments(), DYNAMIC)
-    once = functional(program)
-    assert functional(once) is once and not writes(once.graph) and not may_hide_something(once.graph)
-    found, (outcome,) = rewrite(once, ["rope"])
+    without = without_mutations(program)
+    assert without_mutations(without) is without
+    assert not mutations(without.graph) and not may_hide_ops(without.graph)
+    found, (outcome,) = rewrite(without, ["rope"])
     assert outcome.replaced
     check_same(found, both(interleaved_sections), arguments(3, 7))
 
 
 def test_what_holds_no_pattern_is_not_traced_again(monkeypatch):
     """A ResNet with relu_ and += has neither signs that turn nor samples."""
-    monkeypatch.setattr("bridge.passes.functional", lambda program: pytest.fail("traced again"))
+    monkeypatch.setattr("bridge.passes.without_mutations", lambda program: pytest.fail("traced again"))
     program = export(lambda x: x.mul(2).relu_().add_(x), (torch.randn(2, 3, 4, 4),))
     assert rewrite(program, ["rope"]) == (program, [])
 
@@ -117,7 +118,7 @@ def test_a_program_that_cannot_be_traced_again_stays(monkeypatch):
     def fail(program):
         raise RuntimeError("no such operator")
 
-    monkeypatch.setattr("bridge.passes.functional", fail)
+    monkeypatch.setattr("bridge.passes.without_mutations", fail)
     program = export(interleaved_sections, arguments()[::2])
     found, (outcome,) = rewrite(program, ["rope"])
     assert found is program and "writes in place" in outcome.what

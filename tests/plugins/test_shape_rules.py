@@ -240,7 +240,7 @@ def test_an_op_without_a_kernel_stops_only_the_models_that_use_it(tripled):
         "tripling.tripled.default (1 use): an engine needs a kernel of it, and libtripling_plugins.so is not in" in text
     )
     assert "forward: return torch.ops" in text
-    assert f"the op is defined in {__file__}" in text and "`bridge new op tripling::tripled` makes a package" in text
+    assert f"it is defined in {__file__}" in text and "`bridge new op tripling::tripled` makes a package" in text
     assert "call the function without @bridge.op" in text
 
 

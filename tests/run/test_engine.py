@@ -43,7 +43,7 @@ def detect_or_skip():
 def build(target=None):
     """A network of four dtypes, with dynamic extents down to none, built without torch_tensorrt."""
     flavour = detect_or_skip()
-    if target is not None and not flavour.kind.builds_without_gpu and not torch.cuda.is_available():
+    if target is not None and not flavour.traits.builds_without_gpu and not torch.cuda.is_available():
         pytest.skip(f"{flavour.name} builds engines on a GPU alone")
     trt = flavour.trt()
     builder, network = create_network(flavour)
@@ -281,9 +281,9 @@ def test_a_real_engine_without_a_gpu(make_engine_file, tmp_path):
 
 def test_the_trial_engine_builds():
     flavour = detect_or_skip()
-    if not flavour.kind.builds_without_gpu and not torch.cuda.is_available():
+    if not flavour.traits.builds_without_gpu and not torch.cuda.is_available():
         pytest.skip(f"{flavour.name} builds engines on a GPU alone")
-    file = self_test.build(flavour, "sm86" if flavour.kind.builds_without_gpu else None)
+    file = self_test.build(flavour, "sm86" if flavour.traits.builds_without_gpu else None)
     assert file.engine
     assert file.flavour == flavour.name
 

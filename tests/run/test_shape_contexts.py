@@ -49,7 +49,7 @@ def made(monkeypatch):
         engine = types.SimpleNamespace(
             device=torch.device("cpu"),
             file=types.SimpleNamespace(inputs=(spec,)),
-            flavour=types.SimpleNamespace(kind=types.SimpleNamespace(compiles_kernels=compiles_kernels)),
+            flavour=types.SimpleNamespace(traits=types.SimpleNamespace(compiles_kernels=compiles_kernels)),
             new_context=new_context,
         )
         return ShapeContexts(engine), fakes

@@ -36,9 +36,9 @@ class Alignment(nn.Module):
     def warp(x: Tensor, flow: Tensor) -> Tensor:
         """x [N, C, H, W] at the pixels moved by flow [N, 2, H, W]."""
         height, width = x.shape[2:]
-        places = pixels(height, width, x) + flow.permute(0, 2, 3, 1)
-        across = 2.0 * places[..., 0] / max(width - 1, 1) - 1.0
-        down = 2.0 * places[..., 1] / max(height - 1, 1) - 1.0
+        positions = pixels(height, width, x) + flow.permute(0, 2, 3, 1)
+        across = 2.0 * positions[..., 0] / max(width - 1, 1) - 1.0
+        down = 2.0 * positions[..., 1] / max(height - 1, 1) - 1.0
         return F.grid_sample(x, torch.stack((across, down), 3), align_corners=True)
 
     def forward(self, current: Tensor, earlier: Tensor, flows: Tensor) -> Tensor:
@@ -83,9 +83,9 @@ class Sampled(nn.Module):
         weights = self.weights(hint).view(batch, height, width, self.groups, 9)
         weights = weights.softmax(-1) if self.softmax else weights
         taps = pixels(3, 3, x).transpose(0, 1).reshape(9, 2) - 1
-        places = (pixels(height, width, x) + 1.5)[:, :, None, None] + self.scale * (taps + offsets)
+        positions = (pixels(height, width, x) + 1.5)[:, :, None, None] + self.scale * (taps + offsets)
         sizes = torch.tensor([width + 2, height + 2], dtype=x.dtype, device=x.device)
-        grid = 2 * places / sizes - 1  # [N, H, W, groups, 9, 2]
+        grid = 2 * positions / sizes - 1  # [N, H, W, groups, 9, 2]
         grid = grid.permute(0, 3, 1, 2, 4, 5).reshape(batch * self.groups, height * width, 9, 2)
         maps = value.reshape(batch * self.groups, -1, height + 2, width + 2)
         samples = F.grid_sample(maps, grid, align_corners=False)  # [N * groups, C / groups, H * W, 9]

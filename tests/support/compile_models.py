@@ -80,7 +80,7 @@ class Deformable(nn.Module):
 
 
 class MultiScale(nn.Module):
-    """Deformable attention of tokens to two levels of themselves, by offsets and logits and by what they stand for."""
+    """Deformable attention of tokens to two levels of themselves: by offsets and logits, and by locations."""
 
     SHAPES = ((2, 3), (1, 1))
 
@@ -125,14 +125,14 @@ class Regions(nn.Module):
 
     @staticmethod
     def rest(shape):
-        """A region an image, so that there is one dynamic extent alone."""
+        """One region per image, so that there is a single dynamic extent."""
         boxes = torch.tensor([[2.0, 3.0, 9.0, 8.0], [-1.0, 4.5, 12.0, 20.0]])
         images = torch.arange(shape[0])
         return (torch.cat((images[:, None], boxes[images % 2]), 1),)
 
 
 class Structured(nn.Module):
-    """Nested arguments and results: literals, an unused tensor, an input and a constant that come out, twins."""
+    """Nested arguments and results: literals, an unused tensor, an input and a constant as results, a result twice."""
 
     def __init__(self):
         super().__init__()

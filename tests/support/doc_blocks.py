@@ -1,16 +1,16 @@
-"""Code blocks of Markdown pages: found, and run as a reader would, from top to bottom.
+"""Runs the code blocks of Markdown pages as a reader would, from top to bottom.
 
-A comment right before a block says what is special about it:
+A comment right before a block changes how it is treated:
 
     <!-- not run: REASON -->           it does not run
-    <!-- evaluated on the CPU -->      engines are evaluated on the CPU, for a GPU that is not here
-    <!-- exit code: 3 -->              of the command in a shell block
+    <!-- evaluated on the CPU -->      engines are evaluated on the CPU
+    <!-- exit code: 3 -->              the exit code of the command in a shell block
     <!-- file: NAME -->                it is written to that file, in the folder where the page runs
-    <!-- from: PATH -->                it stands so in that file of the repository, whose folders may be "**"
-    <!-- output -->                    it is what the block before it printed; "..." stands for anything
+    <!-- from: PATH -->                it is a part of that file of the repository; PATH may contain "**"
+    <!-- output -->                    it is what the previous block printed; "..." matches anything
 
-Python blocks of one page share their names. Of shell blocks `bridge` commands run. What neither runs nor is compared
-must say why, unless its language is "text".
+The Python blocks of a page share their names. In shell blocks only `bridge` commands run. A block that neither runs nor
+is compared must say why, unless its language is "text".
 """
 
 import contextlib
@@ -37,12 +37,12 @@ _FENCE = re.compile(
 
 
 class BlockError(AssertionError):
-    """A block of a page does not do what the page says."""
+    """A block does not behave as its page says."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block. line: of the page, on which its text begins. note: the comment before it."""
+    """A fenced block. line: where its text starts in the page. note: the comment before it."""
 
     page: Path
     line: int
@@ -51,28 +51,28 @@ class Block:
     text: str
 
     @property
-    def where(self) -> str:
-        """For messages."""
+    def location(self) -> str:
+        """Its location, for messages."""
         return f"{self.page.name}:{self.line}"
 
-    def noted(self, key: str) -> str | None:
-        """What the note says after that key."""
+    def note_for(self, key: str) -> str | None:
+        """The note's value for a key, or None."""
         return self.note.partition(":")[2].strip() if self.note.partition(":")[0] == key else None
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """Every fenced block of a page, but for directives of the documentation's generator."""
-    source = page.read_text()
-    for match in _FENCE.finditer(source):
+    """Every fenced block of a page, without directives of the documentation generator."""
+    text = page.read_text()
+    for match in _FENCE.finditer(text):
         if not match["language"].startswith("{"):
-            line = source.count("\n", 0, match.start("text")) + 1
+            line = text.count("\n", 0, match.start("text")) + 1
             yield Block(page, line, match["language"], match["note"] or "", match["text"])
 
 
 def check_page(page: Path, root: Path) -> None:
     """Runs the blocks of a page in the current folder, which is empty. BlockError: the first that fails, and why.
 
-    root: the repository. Its models are where a page looks for them.
+    root: the repository, whose models folder is linked here.
     """
     Path("models").symlink_to(root / "models")
     names: dict[str, Any] = {"__name__": "__page__"}
@@ -80,67 +80,70 @@ def check_page(page: Path, root: Path) -> None:
     for block in blocks(page):
         if block.note == "output":
             _compare(block, printed)
-        elif (path := block.noted("from")) is not None:
+        elif (path := block.note_for("from")) is not None:
             if not any(block.text.strip() in file.read_text() for file in root.glob(path)):
-                raise BlockError(f"{block.where}: {path} has no such lines")
-        elif (path := block.noted("file")) is not None:
+                raise BlockError(f"{block.location}: {path} has no such lines")
+        elif (path := block.note_for("file")) is not None:
             Path(path).write_text(block.text)
-        elif (reason := block.noted("not run")) is not None:
+        elif (reason := block.note_for("not run")) is not None:
             if len(reason.split()) < 2:
-                raise BlockError(f"{block.where}: it does not say why it is not run")
+                raise BlockError(f"{block.location}: it does not say why it is not run")
         elif block.language == "python":
             printed = _run_python(block, names)
         elif block.language in SHELL:
             printed = _run_shell(block)
         elif block.language != "text":
-            raise BlockError(f"{block.where}: {block.language or 'no language'}: neither run nor said why not")
+            raise BlockError(f"{block.location}: {block.language or 'no language'}: is not run, and no note says why")
 
 
 def _run_python(block: Block, names: dict[str, Any]) -> str:
-    """Runs it with the line numbers of its page, so that errors show them. Returns what it printed."""
+    """Runs it with the line numbers of its page, so that errors show them. Returns its output."""
     code = compile("\n" * (block.line - 1) + block.text, str(block.page), "exec")
-    with _said(block) as said, _evaluated() if block.note == "evaluated on the CPU" else contextlib.nullcontext():
+    with (
+        _captured_output(block) as output,
+        _evaluated_on_cpu() if block.note == "evaluated on the CPU" else contextlib.nullcontext(),
+    ):
         exec(code, names)
-    return said.getvalue()
+    return output.getvalue()
 
 
 @contextlib.contextmanager
-def _evaluated() -> Iterator[None]:
-    """As if there was a GPU: engines are for sm86 where nothing is said of the target, and are evaluated on the CPU."""
+def _evaluated_on_cpu() -> Iterator[None]:
+    """The context in which engines are built for sm86 by default, and evaluated on the CPU."""
     defaults = bridge.Config.__init__.__defaults__
     with oracle.interpreted(), mock.patch.object(bridge.Config.__init__, "__defaults__", ("sm86", *defaults[1:])):
         yield
 
 
 def _run_shell(block: Block) -> str:
-    with _said(block) as said:
+    with _captured_output(block) as output:
         for command in block.text.replace("\\\n", "").splitlines():
             words = shlex.split(command, comments=True)
             if words and words[0] != "bridge":
-                raise BlockError(f"{words[0]} is not run, and it is not said why")
-            expected = int(block.noted("exit code") or 0)
+                raise BlockError(f"{words[0]} is not run, and no note says why")
+            expected = int(block.note_for("exit code") or 0)
             if words and (code := cli.main(words[1:])) != expected:
                 raise BlockError(f"{command}: exit code {code}, expected {expected}")
-    return said.getvalue()
+    return output.getvalue()
 
 
 @contextlib.contextmanager
-def _said(block: Block) -> Iterator[io.StringIO]:
-    """What is written to stdout and stderr meanwhile. BlockError: the block raised, with what it had said."""
-    said = io.StringIO()
+def _captured_output(block: Block) -> Iterator[io.StringIO]:
+    """Captures stdout and stderr. BlockError: the block raised; the message has its output."""
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            yield said
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            yield output
     except (Exception, SystemExit) as error:
-        raise BlockError(f"{block.where}: {type(error).__name__}: {error}\n{said.getvalue()}") from error
+        raise BlockError(f"{block.location}: {type(error).__name__}: {error}\n{output.getvalue()}") from error
 
 
 def _compare(block: Block, printed: str) -> None:
     pattern = re.sub(r"([\[?*])", r"[\1]", block.text.strip()).replace("...", "*")
-    if not fnmatch.fnmatchcase(_squeezed(printed), _squeezed(pattern)):
-        raise BlockError(f"{block.where}: expected\n{block.text}\nbut the block before it printed\n{printed}")
+    if not fnmatch.fnmatchcase(_stripped(printed), _stripped(pattern)):
+        raise BlockError(f"{block.location}: expected\n{block.text}\nbut the block before it printed\n{printed}")
 
 
-def _squeezed(text: str) -> str:
-    """Without blanks at the ends of lines, and around them."""
+def _stripped(text: str) -> str:
+    """The text without trailing and surrounding blanks."""
     return "\n".join(line.rstrip() for line in text.strip().splitlines())

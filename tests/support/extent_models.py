@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class ByFloats(nn.Module):
-    """Extents by way of floats."""
+    """Extents computed through floats."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         h, w = x.shape[2:]
@@ -74,7 +74,7 @@ class Made(nn.Module):
 
 
 class Moved(nn.Module):
-    """Tensors taken apart and put together by extents."""
+    """Tensors split and concatenated by extents."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         h, w = x.shape[2:]

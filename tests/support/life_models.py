@@ -15,12 +15,12 @@ class Calls(nn.Module):
     def __init__(self):
         super().__init__()
         for name, (args, _, _) in PAIRS.items():
-            for place, value in enumerate(args):
-                self.register_buffer(f"{name}_{place}", value)
+            for index, value in enumerate(args):
+                self.register_buffer(f"{name}_{index}", value)
 
     def forward(self):
         return {
-            name: OPS[name].overload(*(getattr(self, f"{name}_{place}") for place in range(len(args))), **kwargs)
+            name: OPS[name].overload(*(getattr(self, f"{name}_{index}") for index in range(len(args))), **kwargs)
             for name, (args, _, kwargs) in PAIRS.items()
         }
 

@@ -1,7 +1,7 @@
-"""Engines without a GPU: the network that a door fills is evaluated on the CPU, and its results compared with eager.
+"""Engines without a GPU: the network is evaluated on the CPU, to compare its results with eager.
 
-Within `interpreted()` bridge.compile and torch.compile(backend="bridge") go their whole way, to the network; instead of
-building it, a call evaluates its layers (see layer_interpreter/), and plugin layers by their op's reference.
+Within `interpreted()`, bridge.compile and torch.compile(backend="bridge") run up to the network, and build no engine. A
+call evaluates the network's layers (see layer_interpreter/); plugin layers are computed by their op's reference.
 """
 
 import contextlib
@@ -25,25 +25,25 @@ from bridge.tensorrt.run.input_check import InputCheck
 
 @dataclass
 class _Network:
-    """What a network needs to be evaluated, and what it points to."""
+    """A network, with what its evaluation needs. owners: keep the memory that it points to alive."""
 
     network: Any
     calls: Mapping[str, Any]  # of plugin layers, by their names
     outputs: Sequence[str]
-    kept: Any
+    owners: Any
 
 
 @contextlib.contextmanager
 def interpreted() -> Iterator[None]:
-    """Within it no engine is built: calls of compiled modules evaluate the network on CPU tensors."""
+    """The context in which compiled modules have no engine, and evaluate the network on CPU tensors."""
     networks: dict[bytes, _Network] = {}
     filled: list[_Network] = []
     fill = pipeline.fill_network
 
     def fill_network(flavour: Any, module: Any, settings: Any, builder: Any, network: Any, conversion: Any, *rest: Any):
-        filling = fill(flavour, module, settings, builder, network, conversion, *rest)
-        filled.append(_Network(network, conversion.layers, rest[-1], (builder, conversion, filling)))
-        return filling
+        result = fill(flavour, module, settings, builder, network, conversion, *rest)
+        filled.append(_Network(network, conversion.layers, rest[-1], (builder, conversion, result)))
+        return result
 
     def build_engine(*args: Any) -> bytes:
         key = f"network {len(networks)}".encode()
@@ -51,7 +51,7 @@ def interpreted() -> Iterator[None]:
         return key
 
     class Evaluated:
-        """In the place of a loaded engine."""
+        """Replaces a loaded engine."""
 
         def __init__(self, file: Any, device: Any, **settings: Any) -> None:
             self.file = file
@@ -76,33 +76,33 @@ def interpreted() -> Iterator[None]:
 def ahead(
     model: torch.nn.Module, args: Sequence[Any], dynamic_shapes: Any = None, **settings: Any
 ) -> Callable[..., Any]:
-    """By bridge.compile, within `interpreted()`."""
+    """Compiles by bridge.compile, within `interpreted()`."""
     return bridge.compile(model, tuple(args), dynamic_shapes=dynamic_shapes, target="sm86", cache=False, **settings)
 
 
 def just_in_time(model: Callable[..., Any], dynamic: bool | None = None, **settings: Any) -> Callable[..., Any]:
-    """By torch.compile(backend="bridge"), within `interpreted()`."""
+    """Compiles by torch.compile(backend="bridge"), within `interpreted()`."""
     options = {"target": "sm86", "cache": False, **settings}
     return torch.compile(model, backend="bridge", dynamic=dynamic, options=options)
 
 
-def assert_same(found: Any, expected: Any, rtol: float | None = None, atol: float | None = None) -> None:
+def assert_same(actual: Any, expected: Any, rtol: float | None = None, atol: float | None = None) -> None:
     """The same structure, dtypes, shapes and, within a tolerance by dtype, values; NaN equals NaN."""
-    leaves, spec = pytree.tree_flatten(found)
-    wanted, wanted_spec = pytree.tree_flatten(expected)
-    assert spec == wanted_spec, f"{spec}, expected {wanted_spec}"
-    for mine, theirs in zip(leaves, wanted, strict=True):
-        if isinstance(theirs, torch.Tensor):
-            torch.testing.assert_close(mine, theirs, rtol=rtol, atol=atol, equal_nan=True)
+    leaves, spec = pytree.tree_flatten(actual)
+    expected_leaves, expected_spec = pytree.tree_flatten(expected)
+    assert spec == expected_spec, f"{spec}, expected {expected_spec}"
+    for value, reference in zip(leaves, expected_leaves, strict=True):
+        if isinstance(reference, torch.Tensor):
+            torch.testing.assert_close(value, reference, rtol=rtol, atol=atol, equal_nan=True)
         else:
-            assert type(mine) is type(theirs) and mine == theirs, f"{mine!r}, expected {theirs!r}"
+            assert type(value) is type(reference) and value == reference, f"{value!r}, expected {reference!r}"
 
 
 def as_on_a_gpu(args: Sequence[Any]) -> tuple[Any, ...]:
-    """Tensors like these that say they are on a GPU, to capture with where there is none.
+    """Fake tensors like these on a GPU, to capture models as on a GPU without one.
 
-    PyTorch gives a GPU operators and layouts of its own. Models with weights, or whose constants are computed while
-    they are lowered, cannot be captured so.
+    PyTorch uses other operators and layouts on GPUs. Models with weights, or with constants that lowering computes,
+    cannot be captured this way.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
         return tuple(torch.empty_like(arg, device="cuda") for arg in args)

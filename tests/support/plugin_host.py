@@ -1,7 +1,7 @@
-"""A host for V3 plugins in Python: calls a plugin's virtual functions as TensorRT does, in the order that it does.
+"""A host for V3 plugins in Python: calls a plugin's virtual functions like TensorRT, in the same order.
 
-bridge/testing/plugin_object.py has what a builder asks for kernels; here is the rest. With it plugins run without
-TensorRT, and without a GPU up to enqueue.
+bridge/testing/plugin_object.py has what a builder needs to list the tactics; here is the rest. Plugins run here without
+TensorRT, and up to enqueue without a GPU.
 """
 
 import ctypes
@@ -109,7 +109,7 @@ class Plugin(BuilderPlugin):
         return call(self.runtime, 2, c_int32, *given, types=[c_void_p] * 6)
 
 
-# What no TensorRT would do, for tests/fuzz/fuzz_plugins.py: nothing here is checked.
+# Calls that TensorRT never makes, for tests/fuzz/fuzz_plugins.py. Nothing here is checked.
 
 
 def delete(this: int) -> None:
@@ -118,7 +118,7 @@ def delete(this: int) -> None:
 
 
 def _packed(rows: Sequence[bytes]) -> Any:
-    """One row after the other, and room for some more."""
+    """The rows concatenated, with spare room."""
     data = b"".join(rows)
     return (ctypes.c_char * (len(data) + 8 * ctypes.sizeof(DynamicDesc))).from_buffer_copy(
         data + bytes(8 * ctypes.sizeof(DynamicDesc))
@@ -140,7 +140,7 @@ def pack_tensors(rows: Sequence[Sequence[Any]]) -> Any:
 
 
 def pack_dynamic(rows: Sequence[Sequence[Any]], largest: Sequence[Sequence[Any]]) -> Any:
-    """The same for a build, with the greatest extents of the profile."""
+    """The same for a build. largest: the max of the profile."""
     return _packed(
         [
             _desc_bytes(row) + _dims_bytes(*row[:2]) + _dims_bytes(*most[:2]) + _dims_bytes(*row[:2])
@@ -150,7 +150,7 @@ def pack_dynamic(rows: Sequence[Sequence[Any]], largest: Sequence[Sequence[Any]]
 
 
 def pack_exprs(shapes: Sequence[tuple[Sequence[int], int]], nulls: bool = False) -> Any:
-    """Symbolic shapes: (extents, rank), whose extents are handles for which `Builder` has no meaning."""
+    """Symbolic shapes: (extents, rank); the extents are handles that `Builder` does not know."""
     rows = [struct.pack("i4x8Q", rank, *[0 if nulls else 16 + 16 * i for i in range(8)]) for _, rank in shapes]
     return _packed(rows)
 
@@ -158,7 +158,7 @@ def pack_exprs(shapes: Sequence[tuple[Sequence[int], int]], nulls: bool = False)
 def pack_fields(rows: Sequence[tuple[Any, Any, int | None, int | None]], address: int | None = 0) -> Any:
     """Fields of (name, value, type, length): None for a type or length is the value's own, `address` None is null."""
     fields, kept = [], []
-    for name, value, kind, length in rows:
+    for name, value, type_code, length in rows:
         field, buffer = plugin_file.field("x", [0] if value is None else value)
         # Room for as many values of any type.
         room = 8 * max(field.length, 16)
@@ -169,7 +169,7 @@ def pack_fields(rows: Sequence[tuple[Any, Any, int | None, int | None]], address
             plugin_file.Field(
                 None if name is None else name.encode(),
                 data,
-                field.type if kind is None else kind,
+                field.type if type_code is None else type_code,
                 field.length if length is None else length,
             )
         )
@@ -180,7 +180,7 @@ def pack_fields(rows: Sequence[tuple[Any, Any, int | None, int | None]], address
 
 
 class Builder:
-    """An IExprBuilder whose expressions are numbers without meaning; where it refuses, they are null."""
+    """An IExprBuilder whose expressions are arbitrary handles; null if it refuses."""
 
     def __init__(self, refuses: bool = False) -> None:
         self._next = 1 << 20
@@ -189,14 +189,14 @@ class Builder:
             self._next += 16
             return 0 if refuses else self._next
 
-        kinds = [
+        types = [
             ctypes.CFUNCTYPE(c_void_p, c_void_p),
             ctypes.CFUNCTYPE(c_void_p, c_void_p),
             ctypes.CFUNCTYPE(c_void_p, c_void_p, c_int64),
             ctypes.CFUNCTYPE(c_void_p, c_void_p, c_int32, c_void_p, c_void_p),
             ctypes.CFUNCTYPE(c_void_p, c_void_p, c_int32, c_void_p, c_void_p),
         ]
-        self._functions = [kind(make) for kind in kinds]
+        self._functions = [function_type(make) for function_type in types]
         self._table = (c_void_p * 5)(*(ctypes.cast(function, c_void_p).value for function in self._functions))
         self._object = (c_void_p * 1)(ctypes.addressof(self._table))
         self._handle = (c_void_p * 2)(None, ctypes.addressof(self._object))

@@ -38,11 +38,11 @@ def _package() -> Iterator[str]:
 
 
 def _classes() -> Iterator[str]:
-    """Public classes, and those of bridge that their attributes hold."""
-    waiting = [bridge.CompiledModule, bridge.Config, bridge.Report, bridge.Tuning]
-    seen = set(waiting)
-    while waiting:
-        cls = waiting.pop(0)
+    """Public classes, and bridge's dataclasses in the types of their attributes."""
+    pending = [bridge.CompiledModule, bridge.Config, bridge.Report, bridge.Tuning]
+    seen = set(pending)
+    while pending:
+        cls = pending.pop(0)
         yield f"{cls.__name__}{_signature(cls)}"
         for name, value in vars(cls).items():
             if name.startswith("_"):
@@ -50,19 +50,19 @@ def _classes() -> Iterator[str]:
             if inspect.isfunction(value):
                 yield f"{cls.__name__}.{name}{_signature(value)}"
             elif isinstance(value, property):
-                yield f"{cls.__name__}.{name}: {_spelled(inspect.signature(value.fget).return_annotation)}"
-        new = [held for held in _held(cls) if held not in seen]
-        waiting += new
+                yield f"{cls.__name__}.{name}: {_annotation_text(inspect.signature(value.fget).return_annotation)}"
+        new = [dataclass for dataclass in _attribute_dataclasses(cls) if dataclass not in seen]
+        pending += new
         seen.update(new)
 
 
-def _held(cls: type) -> Iterator[type]:
-    """Dataclasses of bridge in the types of a class's attributes, but for the engine file, whose format has tests."""
+def _attribute_dataclasses(cls: type) -> Iterator[type]:
+    """Dataclasses of bridge in the types of a class's attributes, except EngineFile: its format has its own tests."""
     hints = [typing.get_type_hints(value.fget) for value in vars(cls).values() if isinstance(value, property)]
     for hint in [each["return"] for each in hints] + list(typing.get_type_hints(cls).values()):
-        for held in _flat(hint):
-            if dataclasses.is_dataclass(held) and held.__name__ != "EngineFile":
-                yield held
+        for dataclass in _flat(hint):
+            if dataclasses.is_dataclass(dataclass) and dataclass.__name__ != "EngineFile":
+                yield dataclass
 
 
 def _flat(hint: Any) -> Iterator[Any]:
@@ -86,15 +86,15 @@ def _testing() -> Iterator[str]:
 
 
 def _signature(value: Callable[..., Any]) -> str:
-    """Without what `Annotated` adds to a tensor: the dtypes of an op, which its own tests check."""
+    """The signature without `Annotated`: an op's dtypes have their own tests."""
     signature = inspect.signature(value)
     hints = {} if inspect.isclass(value) else typing.get_type_hints(value)
     parameters = [p.replace(annotation=hints.get(p.name, p.annotation)) for p in signature.parameters.values()]
     returns = hints.get("return", signature.return_annotation)
-    return _spelled(signature.replace(parameters=parameters, return_annotation=returns))
+    return _annotation_text(signature.replace(parameters=parameters, return_annotation=returns))
 
 
-def _spelled(value: Any) -> str:
+def _annotation_text(value: Any) -> str:
     """A signature or an annotation, without modules and quotes, the same in every Python."""
     text = value.__name__ if inspect.isclass(value) and not typing.get_args(value) else str(value)
     text = re.sub(r"\b(?:[a-z_]\w*\.)+([A-Za-z_]\w*)", r"\1", text).replace("'", "")
@@ -102,7 +102,7 @@ def _spelled(value: Any) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """That of the `bridge` command, caught as it parses."""
+    """The parser of the `bridge` command, intercepted when it parses."""
     with mock.patch.object(argparse.ArgumentParser, "parse_args", autospec=True, side_effect=_Caught) as parse:
         try:
             cli.main(["ops"])

@@ -1,25 +1,36 @@
-"""Spares the tests what torch repeats at each export: a third of the time of a test that exports a small model.
+"""Caches what torch repeats at each export: a third of the time of a test that exports a small model.
 
-The results are the same. Only the tests use it: a program exports a few times, the tests thousands of times.
+Results do not change. Only the tests use it: a program exports a few times, the tests thousands of times.
 """
 
+import contextlib
 import functools
 
 import torch
 from torch._C import DispatchKey
+from torch._dynamo import guards
 from torch._export import utils
-from torch._ops import OperatorBase
+from torch._ops import OperatorBase, OpOverload
+from torch._subclasses.fake_impls import op_implementations_dict
+from torch.export import exported_program
 
 
 def install() -> None:
-    """Replaces two steps of torch for the rest of the process."""
+    """Replaces steps of torch for the rest of the process."""
     if hasattr(utils, "_materialize_cpp_cia_ops"):
         utils._materialize_cpp_cia_ops = _once_a_library(utils._materialize_cpp_cia_ops)
+    if hasattr(utils, "_check_valid_to_preserve"):
+        utils._check_valid_to_preserve = _once_an_operator(utils._check_valid_to_preserve)
+    if hasattr(exported_program, "_override_composite_implicit_decomp"):
+        exported_program._override_composite_implicit_decomp = _overriding_from_tables(
+            exported_program._override_composite_implicit_decomp
+        )
     OperatorBase.py_impl = _registering_at_once(OperatorBase.py_impl)
+    guards.profile_guard_manager = lambda *_: 0.0  # flushes the CPU's caches to log a latency
 
 
 def _once_a_library(materialize):
-    """Puts every composite operator into torch.ops; torch does so for each namespace, at each decomposition."""
+    """Materialises composite operators once; torch does it for each namespace at each decomposition."""
 
     @functools.cache
     def of(namespaces, libraries):
@@ -28,8 +39,57 @@ def _once_a_library(materialize):
     return lambda: of(len(torch.ops._dir), len(torch.ops.loaded_libraries))
 
 
+def _once_an_operator(check):
+    """Reads each schema once; what may change is whether the operator has a kernel."""
+    of = functools.cache(lambda op, has_kernel: check(op))
+
+    def quick(op):
+        if not isinstance(op, OpOverload):
+            return check(op)
+        return of(op, torch._C._dispatch_has_kernel(op.name()))
+
+    return quick
+
+
+def _overriding_from_tables(override):
+    """Takes the kernels that 700 composite operators have within a decomposition from the decomposition before.
+
+    Operators whose kernels outside have changed are torch's to override.
+    """
+    prepared = {}  # by operator: its kernels outside and within, and its rule for fake tensors
+
+    def known(op):
+        return op in prepared and prepared[op][0] == op.py_kernels and op not in op_implementations_dict
+
+    @contextlib.contextmanager
+    def quick(decompositions):
+        rest = {op: function for op, function in decompositions.items() if not known(op)}
+        outside = {op: op.py_kernels.copy() for op in rest if op not in op_implementations_dict}
+        with override(rest):
+            for op, kernels in outside.items():
+                prepared[op] = kernels, op.py_kernels.copy(), op_implementations_dict[op]
+            same = decompositions.keys() - rest.keys()
+            for op in same:
+                _, within, op_implementations_dict[op] = prepared[op]
+                _set_kernels(op, {**within, DispatchKey.CompositeImplicitAutograd: decompositions[op]})
+            try:
+                yield
+            finally:
+                for op in same:
+                    _set_kernels(op, prepared[op][0])
+                    op_implementations_dict.pop(op, None)
+
+    return quick
+
+
+def _set_kernels(op, kernels):
+    op.py_kernels.clear()
+    op.py_kernels.update(kernels)
+    op._dispatch_cache.clear()
+
+
 def _registering_at_once(py_impl):
-    """Registers kernels of dispatch keys, 13,000 a decomposition, without annotations that are types made anew."""
+    """Registers kernels of dispatch keys, 13,000 per decomposition, without creating types for annotations."""
 
     def quick(self, key):
         if type(key) is not DispatchKey or key == DispatchKey.Python:
@@ -37,7 +97,7 @@ def _registering_at_once(py_impl):
 
         def register(function):
             if key in self.py_kernels:
-                return py_impl(self, key)(function)  # which says what is wrong
+                return py_impl(self, key)(function)  # raises
             self.py_kernels[key] = function
             self._dispatch_cache.clear()
             return function

@@ -29,9 +29,9 @@ def main() -> None:
     steps = []
     for library in sys.argv[2:]:
         registry.load_library(library)
-        ours = [c for c in registry.all_creators if c.plugin_namespace == "bridge"]
-        steps.append({c.name: [c.plugin_version, [field.name for field in c.field_names]] for c in ours})
-        assert len(ours) == len(steps[-1]), "a plugin is registered twice"
+        creators = [c for c in registry.all_creators if c.plugin_namespace == "bridge"]
+        steps.append({c.name: [c.plugin_version, [field.name for field in c.field_names]] for c in creators})
+        assert len(creators) == len(steps[-1]), "a plugin is registered twice"
     creator = registry.get_creator("relu", "1", "bridge")
     print(json.dumps({"steps": steps, "creator": type(creator).__name__}))
     del logger

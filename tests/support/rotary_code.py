@@ -1,4 +1,4 @@
-"""Ways to write a rotary embedding, and ways to write what is none: for the tests of the pass that finds them."""
+"""Implementations of rotary embeddings, and near misses, for the tests of the pass that rewrites them."""
 
 import torch
 
@@ -76,15 +76,15 @@ def interleaved_tables_of_angles(x, angles):
 
 
 def llama_complex(x, angles):
-    turns = torch.polar(torch.ones_like(angles), angles)
+    phases = torch.polar(torch.ones_like(angles), angles)
     pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
-    return torch.view_as_real(pairs * turns.unsqueeze(1)).flatten(3).type_as(x)
+    return torch.view_as_real(pairs * phases.unsqueeze(1)).flatten(3).type_as(x)
 
 
 def complex_of_parts(x, angles):
-    turns = torch.complex(angles.cos(), angles.sin())[:, None]
+    phases = torch.complex(angles.cos(), angles.sin())[:, None]
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(turns * pairs).reshape(x.shape).to(x.dtype)
+    return torch.view_as_real(phases * pairs).reshape(x.shape).to(x.dtype)
 
 
 def deepseek(x, angles):
@@ -96,8 +96,8 @@ def deepseek(x, angles):
 def partial_half_split(x, angles):
     rotary = 2 * angles.shape[-1]
     cos, sin = by_head([table.to(x.dtype) for table in full(angles)])
-    turning, rest = x[..., :rotary], x[..., rotary:]
-    return torch.cat((turning * cos + rotate_half(turning) * sin, rest), dim=-1)
+    rotary_part, rest = x[..., :rotary], x[..., rotary:]
+    return torch.cat((rotary_part * cos + rotate_half(rotary_part) * sin, rest), dim=-1)
 
 
 def partial_interleaved(x, angles):
@@ -111,16 +111,16 @@ def expanded_tables(x, angles):
 
 
 def tables_of_their_own(x, angles):
-    """cos and sin that no angle has, other ones in the halves of a pair: still what the op computes."""
+    """Tables that are not cos and sin of any angle, and differ between the halves: the op computes this, too."""
     cos, sin = by_head([table.to(x.dtype) for table in full(angles)])
     return x * (cos + 1) + rotate_half(x) * torch.cat((sin[..., :5], cos[..., 5:]), -1).sigmoid().flip(-1)
 
 
 def tables_of_other_rows(x, angles):
-    """The second of a pair turned by the angle of the next position."""
+    """The second element of a pair is rotated by the angle of the next position."""
     longer = torch.cat((angles, angles[:, :1]), 1)
-    turns = torch.cat((longer[:, :-1], longer[:, 1:]), -1)
-    cos, sin = by_head([turns.cos().to(x.dtype), turns.sin().to(x.dtype)])
+    shifted = torch.cat((longer[:, :-1], longer[:, 1:]), -1)
+    cos, sin = by_head([shifted.cos().to(x.dtype), shifted.sin().to(x.dtype)])
     return x * cos + rotate_half(x) * sin
 
 
@@ -130,7 +130,7 @@ def rolled_tables(x, angles):
 
 
 def swapped_tables(x, angles):
-    """By a quarter turn less the angle, the other way round: still a rotation."""
+    """cos and sin swapped: a rotation by a quarter turn minus the angle, in the other direction."""
     cos, sin = by_head([table.to(x.dtype) for table in full(angles)])
     return x * sin + rotate_half(x) * cos
 
@@ -144,11 +144,11 @@ WHOLE = [
 PARTIAL = [partial_half_split, partial_interleaved]
 
 
-# What comes near a rotary embedding and is none; each with a part of the reason, "" where it does not look like one.
+# Near misses of a rotary embedding, each with a part of the pass's reason; "" if the pass ignores it.
 
 
-def _other(combine):
-    """hugging_face, but for how x, its rotated halves, the cosines and the sines are combined."""
+def _variant(combine):
+    """hugging_face with another combination of x, its rotated halves, the cosines and the sines."""
 
     def write(x, angles):
         cos, sin = by_head([table.to(x.dtype) for table in full(angles)])
@@ -157,67 +157,67 @@ def _other(combine):
     return write
 
 
-def _scaled_half(x, turned, cos, sin):
+def _scaled_half(x, rotated, cos, sin):
     first, second = halves(x)
     return x * cos + torch.cat((-second, 2 * first), -1) * sin
 
 
-def _halves_of_sizes(x, turned, cos, sin):
+def _halves_of_sizes(x, rotated, cos, sin):
     return x * cos + torch.cat((-x[..., 6:], x[..., :6]), -1) * sin
 
 
-def _interleaved_with_halves(x, turned, cos, sin):
+def _interleaved_with_halves(x, rotated, cos, sin):
     return x * cos + torch.cat((neighbours(x[..., :8]), x[..., 8:]), -1) * sin
 
 
-def _swapped_in_table(x, turned, cos, sin):
-    return x * torch.cat((cos[..., 1:2], cos[..., :1], cos[..., 2:]), -1) + turned * sin
+def _swapped_in_table(x, rotated, cos, sin):
+    return x * torch.cat((cos[..., 1:2], cos[..., :1], cos[..., 2:]), -1) + rotated * sin
 
 
-def _swapped_tables(x, turned, cos, sin):
-    return x * torch.cat((cos[..., :8], sin[..., 8:]), -1) + turned * torch.cat((sin[..., :8], cos[..., 8:]), -1)
+def _swapped_tables(x, rotated, cos, sin):
+    return x * torch.cat((cos[..., :8], sin[..., 8:]), -1) + rotated * torch.cat((sin[..., :8], cos[..., 8:]), -1)
 
 
-def _one_position(x, turned, cos, sin):
-    return x * cos + turned * sin[:, :, :1]
+def _one_position(x, rotated, cos, sin):
+    return x * cos + rotated * sin[:, :, :1]
 
 
-def _other_axis(x, turned, cos, sin):
+def _other_axis(x, rotated, cos, sin):
     first, second = x.chunk(2, dim=1)
     return x * cos + torch.cat((-second, first), dim=1) * sin
 
 
-def _used_twice(x, turned, cos, sin):
+def _used_twice(x, rotated, cos, sin):
     products = x * cos
-    return products + turned * sin * products
+    return products + rotated * sin * products
 
 
-def _per_head(x, turned, cos, sin):
+def _per_head(x, rotated, cos, sin):
     heads = torch.arange(1, x.shape[1] + 1, dtype=x.dtype)[:, None, None]
-    return x * cos + turned * (sin * heads)
+    return x * cos + rotated * (sin * heads)
 
 
-def _sum_of_three(x, turned, cos, sin):
-    return x * cos + (turned * sin + cos)
+def _sum_of_three(x, rotated, cos, sin):
+    return x * cos + (rotated * sin + cos)
 
 
-def _of_another(x, turned, cos, sin):
+def _of_another(x, rotated, cos, sin):
     return x * cos + rotate_half(x + 1) * sin
 
 
 NEAR_MISSES = [
-    (_other(lambda x, turned, cos, sin: x * cos + torch.cat(halves(x)[::-1], -1) * sin), "is lane"),
-    (_other(lambda x, turned, cos, sin: torch.cat((-halves(x)[0], halves(x)[1]), -1) * sin + x * cos), ""),
-    (_other(lambda x, turned, cos, sin: x.neg() * cos + turned * sin), "is lane"),
-    (_other(_scaled_half), "lane 8 is not made of lanes 8 and 0"),
-    (_other(_halves_of_sizes), ""),
-    (_other(_interleaved_with_halves), "is not made of lanes"),
-    (_other(_swapped_in_table), "its cosines do not stand"),
-    (_other(_swapped_tables), "its cosines do not stand"),
-    (_other(_one_position), "must be the same for all heads"),
-    (_other(_other_axis), ""),
-    (_other(_used_twice), ""),
-    (_other(_per_head), "must be the same for all heads"),
-    (_other(_sum_of_three), ""),
-    (_other(_of_another), ""),
+    (_variant(lambda x, rotated, cos, sin: x * cos + torch.cat(halves(x)[::-1], -1) * sin), "is lane"),
+    (_variant(lambda x, rotated, cos, sin: torch.cat((-halves(x)[0], halves(x)[1]), -1) * sin + x * cos), ""),
+    (_variant(lambda x, rotated, cos, sin: x.neg() * cos + rotated * sin), "is lane"),
+    (_variant(_scaled_half), "lane 8 is not made of lanes 8 and 0"),
+    (_variant(_halves_of_sizes), ""),
+    (_variant(_interleaved_with_halves), "is not made of lanes"),
+    (_variant(_swapped_in_table), "its cosines do not stand"),
+    (_variant(_swapped_tables), "its cosines do not stand"),
+    (_variant(_one_position), "must be the same for all heads"),
+    (_variant(_other_axis), ""),
+    (_variant(_used_twice), ""),
+    (_variant(_per_head), "must be the same for all heads"),
+    (_variant(_sum_of_three), ""),
+    (_variant(_of_another), ""),
 ]

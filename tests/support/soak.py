@@ -1,4 +1,4 @@
-"""Threads on streams of their own call two engines for minutes, with and without CUDA graphs.
+"""Threads, each with a stream, call two engines for minutes, with and without CUDA graphs.
 
     python tests/support/soak.py [--minutes 5] [--threads 6]
 
@@ -19,11 +19,11 @@ from compile_models import BATCH, Attention, Convolutional
 import bridge
 
 _TOLERANCE = 4e-3  # of the largest output; float32 products may be TF32
-_GROWTH = 64 << 20  # bytes that the process or the GPU may have more at the end than after the first tenth
+_GROWTH = 64 << 20  # bytes by which the process or the GPU may grow after the first tenth
 
 
 class Work:
-    """One engine, its inputs of several batches and what eager makes of them."""
+    """One engine, with inputs of several batch sizes and eager's results."""
 
     def __init__(self, model, cuda_graph):
         self.name = f"{model.__name__}{', CUDA graph' if cuda_graph else ''}"
@@ -31,15 +31,15 @@ class Work:
         args, shapes = model.example(torch.float32)
         args = tuple(arg.cuda() for arg in args)
         self.engine = bridge.compile(module, args, dynamic_shapes=shapes, cuda_graph=cuda_graph)
-        self.calls = [tuple(_of_batch(arg, batch) for arg in args) for batch in range(1, BATCH.max + 1)]
+        self.inputs = [tuple(_of_batch(arg, batch) for arg in args) for batch in range(1, BATCH.max + 1)]
         with torch.no_grad():
-            self.expected = [module(*call) for call in self.calls]
+            self.expected = [module(*inputs) for inputs in self.inputs]
 
     def run(self, choose):
-        """Calls it once; returns how far the result is from eager's, as a fraction of the largest output."""
-        place = choose.randrange(len(self.calls))
-        found, wanted = self.engine(*self.calls[place]), self.expected[place]
-        return float((found - wanted).abs().max() / wanted.abs().max())
+        """Calls it once; returns the error against eager, as a fraction of the largest output."""
+        index = choose.randrange(len(self.inputs))
+        actual, expected = self.engine(*self.inputs[index]), self.expected[index]
+        return float((actual - expected).abs().max() / expected.abs().max())
 
 
 def _of_batch(example, batch):
@@ -55,7 +55,7 @@ def memory():
 
 
 def soak(works, threads, seconds):
-    """Calls until the time is over; returns the counts, the worst difference and the memory over time."""
+    """Calls the engines for a time; returns the number of calls, the worst error and the memory over time."""
     stop = time.monotonic() + seconds
     counts, worst, errors = [0] * threads, [0.0] * threads, []
 
@@ -72,11 +72,11 @@ def soak(works, threads, seconds):
     running = [threading.Thread(target=body, args=(thread,)) for thread in range(threads)]
     for thread in running:
         thread.start()
-    seen = []
+    samples = []
     while any(thread.is_alive() for thread in running):
         time.sleep(max(seconds / 50, 0.1))
-        seen.append(memory())
-    return {"calls": sum(counts), "worst": max(worst), "errors": errors, "memory": seen}
+        samples.append(memory())
+    return {"calls": sum(counts), "worst": max(worst), "errors": errors, "memory": samples}
 
 
 def main():
@@ -89,13 +89,13 @@ def main():
     graphs = {"with": (True,), "without": (False,), "both": (False, True)}[options.cuda_graphs]
     works = [Work(model, graph) for model in (Convolutional, Attention) for graph in graphs]
     result = soak(works, options.threads, options.minutes * 60)
-    settled, last = result["memory"][len(result["memory"]) // 10], result.pop("memory")[-1]
-    result["grown"] = {"process": last[0] - settled[0], "gpu": last[1] - settled[1]}
+    baseline, last = result["memory"][len(result["memory"]) // 10], result.pop("memory")[-1]
+    result["grown"] = {"process": last[0] - baseline[0], "gpu": last[1] - baseline[1]}
     result |= {"gpu": torch.cuda.get_device_name(), "threads": options.threads, "minutes": options.minutes}
-    right = not result["errors"] and result["worst"] < _TOLERANCE
-    still = all(bytes_more < _GROWTH for bytes_more in result["grown"].values())
-    print(json.dumps(result | {"passed": right and still}))
-    return 0 if right and still else 1
+    accurate = not result["errors"] and result["worst"] < _TOLERANCE
+    bounded = all(bytes_more < _GROWTH for bytes_more in result["grown"].values())
+    print(json.dumps(result | {"passed": accurate and bounded}))
+    return 0 if accurate and bounded else 1
 
 
 if __name__ == "__main__":

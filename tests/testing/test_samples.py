@@ -77,6 +77,29 @@ def test_a_folder_that_no_wheel_holds(package, tmp_path):
         samples_of(f"{name}::twice", "no_such_place")
 
 
+def test_beside_the_bind_of_an_operator_that_exists(package):
+    text = """
+import torch
+import bridge
+
+@torch.library.custom_op("{package}::thrice", mutates_args=())
+def thrice(x: torch.Tensor) -> torch.Tensor:
+    return x * 3
+
+@thrice.register_fake
+def _(x):
+    return torch.empty_like(x)
+
+bridge.bind("{package}::thrice")
+
+def thrice_samples():
+    yield "two", [torch.ones(2)], {}
+"""
+    name = package("bound_one", {"ops.py": text})
+    __import__(f"{name}.ops")
+    assert samples_of(f"{name}::thrice")[0][0] == "two"
+
+
 def test_bridges_own_samples_by_the_same_finder():
     for op in OPS.values():
         assert samples_of(op, "samples"), op.name

@@ -11,7 +11,7 @@ import torch
 import bridge
 from bridge.graph.capture import export
 from bridge.graph.shape_profile import input_specs
-from bridge.passes import rewrite, selected
+from bridge.passes import pass_names, rewrite
 from bridge.tensorrt.install import gpu
 from bridge.tensorrt.install.flavour import detect
 from bridge.tensorrt.network.convertible_graph import count_ops
@@ -102,7 +102,7 @@ def test_lowered_graph_is_the_model(script, name, flags, plugins, shapes):
     from bridge.doors.pipeline import lowered
 
     model, args, kwargs, dynamic_shapes = script(name).bridge_model([*flags, "--dtype", "float32"])
-    program, _ = rewrite(export(model, args, kwargs, dynamic_shapes), selected(True))
+    program, _ = rewrite(export(model, args, kwargs, dynamic_shapes), pass_names(True))
     detect().torch_tensorrt()
     with gpu.without_gpu():
         module, _ = lowered(program, input_specs(program))

@@ -66,12 +66,14 @@ def test_flags_are_those_of_the_script(entry, monkeypatch):
 def test_one_engine_without_a_gpu(entry):
     kept = []
     row = measure.measure(entry, entry.small, "sm86", lambda row: kept.append(json.dumps(row)))
-    ours = row["ways"]["bridge"]
-    assert ours.get("plugins") == PLUGINS[entry.name], ours
-    assert (ours["engines"], ours["graph_breaks"], ours["target"]) == (1, 0, "sm86") and ours["bytes"] > 1000
+    bridge_row = row["ways"]["bridge"]
+    assert bridge_row.get("plugins") == PLUGINS[entry.name], bridge_row
+    assert (bridge_row["engines"], bridge_row["graph_breaks"], bridge_row["target"]) == (1, 0, "sm86") and bridge_row[
+        "bytes"
+    ] > 1000
     # Passes change roundings in 16 bits; ops that a model has itself are none of theirs.
     least = {"float16": 3e-3, "float32": 1e-5}[row["dtype"]]
-    assert 0 < ours["graph_error"] <= least if ours["rewritten"] else ours["graph_error"] == 0
+    assert 0 < bridge_row["graph_error"] <= least if bridge_row["rewritten"] else bridge_row["graph_error"] == 0
     assert list(row["ways"]) == ["bridge"] and row["parameters"] > 1000 and json.loads(kept[-1]) == row
     assert json.loads(kept[1])["ways"] == {"bridge": {"running": True}}
 
@@ -131,10 +133,12 @@ def test_regions_come_from_the_level_of_their_size(monkeypatch):
 @needs_models
 @each
 def test_engines_against_eager(entry, monkeypatch):
-    monkeypatch.setattr(measure, "_WAYS", {"bridge": measure._WAYS["bridge"]})
-    ours = measure.measure(entry, entry.small, None, lambda row: None)["ways"]["bridge"]
-    assert ours.get("plugins") == PLUGINS[entry.name], ours
-    assert ours["error"] <= 2e-2 and ours["us"] > 0 and ours["cuda_graph"].get("us", 0) > 0, ours
+    monkeypatch.setattr(measure, "_MEASURE_FUNCTIONS", {"bridge": measure._MEASURE_FUNCTIONS["bridge"]})
+    bridge_row = measure.measure(entry, entry.small, None, lambda row: None)["ways"]["bridge"]
+    assert bridge_row.get("plugins") == PLUGINS[entry.name], bridge_row
+    assert bridge_row["error"] <= 2e-2 and bridge_row["us"] > 0 and bridge_row["cuda_graph"].get("us", 0) > 0, (
+        bridge_row
+    )
 
 
 @pytest.mark.gpu(engines=True)
@@ -144,11 +148,13 @@ def test_every_way_is_measured():
     row = measure.measure(entry, entry.small, None, lambda row: None)
     assert list(row["ways"]) == ["bridge", "eager", "native", "inductor", "torch_tensorrt"]
     for name in ("bridge", "eager", "native", "inductor"):
-        way = row["ways"][name]
-        assert 0 < way["low_us"] <= way["us"] <= way["high_us"], (name, way)
-        assert memory.used() is None or 0 < way["memory_mib"] < 10_000, (name, way)
-    theirs = row["ways"]["torch_tensorrt"]
-    assert "failed" in theirs or (theirs["us"] > 0 and theirs["engines"] + theirs["graph_breaks"] > 0)
+        backend = row["ways"][name]
+        assert 0 < backend["low_us"] <= backend["us"] <= backend["high_us"], (name, backend)
+        assert memory.used() is None or 0 < backend["memory_mib"] < 10_000, (name, backend)
+    tensorrt_row = row["ways"]["torch_tensorrt"]
+    assert "failed" in tensorrt_row or (
+        tensorrt_row["us"] > 0 and tensorrt_row["engines"] + tensorrt_row["graph_breaks"] > 0
+    )
 
 
 # What scripts say of themselves
@@ -291,7 +297,7 @@ def test_memory_is_not_known_without_the_driver(monkeypatch, tmp_path):
 
 
 def test_memory_of_a_way(monkeypatch):
-    """What the process had before does not count; weights that the way shares with the model do."""
+    """What the process had before does not count; weights that the backend shares with the model do."""
     model = torch.nn.Linear(1024, 1024, bias=False)
     subject = measure.Subject(ZOO[0], measure.Model(model, (), {}, None), None, None, MeasuringLock(), used=100)
     monkeypatch.setattr(measure, "time_loop", lambda call: Timing(1.0, 1.0, 1.0, 0.0))
@@ -316,9 +322,11 @@ def test_tables():
     assert "memory" not in table.markdown({**RESULT, "rows": without})
     late = {"ways": {"torch_tensorrt": {"failed": f"{table.NOT_DONE} after 5 s"}}, "model": "late"}
     assert dict(zip(table.HEADER, table.cells(late), strict=True))["torch_tensorrt"] == "not done"
-    assert table.where(RESULT).startswith("NVIDIA A GPU, driver 1.2, torch 2.11, tensorrt_rtx 1.7, 2026-01-02, full")
-    assert table.failed(RESULT) == ["one, inductor: RuntimeError: a | b", "two: not begun"]
-    assert not table.good(RESULT) and table.good({**RESULT, "rows": RESULT["rows"][:1]})
+    assert table.environment_text(RESULT).startswith(
+        "NVIDIA A GPU, driver 1.2, torch 2.11, tensorrt_rtx 1.7, 2026-01-02, full"
+    )
+    assert table.failure_lines(RESULT) == ["one, inductor: RuntimeError: a | b", "two: not begun"]
+    assert not table.all_compiled(RESULT) and table.all_compiled({**RESULT, "rows": RESULT["rows"][:1]})
     markdown = table.markdown(RESULT)
     rows = [line for line in markdown.partition("## GPU memory")[0].splitlines() if line.startswith("|")]
     assert (
@@ -341,8 +349,8 @@ def test_later_runs_of_a_model_take_the_place_of_earlier_ones(tmp_path, capsys):
     first, later, other = (tmp_path / f"{name}.json" for name in ("first", "later", "other"))
     first.write_text(json.dumps(RESULT))
     row = RESULT["rows"][0]
-    ways = row["ways"] | {"inductor": {"us": 7000.0, "graph_breaks": 0}}
-    rows = [{**row, "ways": ways}, {**row, "model": "three", "ways": ways}]
+    backends = row["ways"] | {"inductor": {"us": 7000.0, "graph_breaks": 0}}
+    rows = [{**row, "ways": backends}, {**row, "model": "three", "ways": backends}]
     later.write_text(json.dumps({**RESULT, "date": "2026-01-03", "rows": rows}))
     other.write_text(json.dumps({**RESULT, "gpu": "NVIDIA Another"}))
     cli.main(["zoo", "--models", str(tmp_path), "--against", str(first), str(later)])
@@ -357,16 +365,20 @@ def test_ways_that_a_later_run_has_no_result_of_are_kept(tmp_path, capsys):
     first, later, changed = (tmp_path / f"{name}.json" for name in ("first", "later", "changed"))
     row = {**RESULT["rows"][0], "failed": "not done after 9 s"}
     first.write_text(json.dumps({**RESULT, "rows": [row]}))
-    ways = {"eager": {"us": 7000.0}, "inductor": {"failed": "not done after 3 s"}, "native": {"failed": "RuntimeError"}}
-    later.write_text(json.dumps({**RESULT, "rows": [{"model": "one", "argv": row["argv"], "ways": ways}]}))
+    backends = {
+        "eager": {"us": 7000.0},
+        "inductor": {"failed": "not done after 3 s"},
+        "native": {"failed": "RuntimeError"},
+    }
+    later.write_text(json.dumps({**RESULT, "rows": [{"model": "one", "argv": row["argv"], "ways": backends}]}))
     found = zoo_command._merged([str(first), str(later)])["rows"]
     assert found == [
         {
             **{name: value for name, value in row.items() if name != "failed"},
-            "ways": {**row["ways"], "eager": ways["eager"], "native": ways["native"]},
+            "ways": {**row["ways"], "eager": backends["eager"], "native": backends["native"]},
         }
     ]
-    other = {"model": "one", "argv": ["--another"], "ways": ways}
+    other = {"model": "one", "argv": ["--another"], "ways": backends}
     changed.write_text(json.dumps({**RESULT, "rows": [other]}))
     assert zoo_command._merged([str(first), str(changed)])["rows"] == [other]
 

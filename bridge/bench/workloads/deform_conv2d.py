@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bridge.bench.peer import Call, Missing, Once, Peer, Prepare, imported
+from bridge.bench.peer import Call, Missing, Peer, Prepare, Untimed, imported
 from bridge.bench.workload import Workload
 
 
 @dataclass(frozen=True)
 class DeformConv2d(Workload):
-    """deform_conv2d of x: [batch, channels, *size] with a mask; offsets are normal, of 1.5 pixels."""
+    """deform_conv2d of x: [batch, channels, *size] with a mask; offsets are normal with a deviation of 1.5 pixels."""
 
     batch: int = 1
     channels: int = 64
@@ -58,13 +58,13 @@ class DeformConv2d(Workload):
         return (x + positions * (3 * self.offset_groups * taps + self.out_channels) + weight) * self.element
 
     def flops(self) -> int:
-        """Of the matrix product alone, not of the interpolation."""
+        """The operations of the matrix product, without the interpolation."""
         (height, width), taps = self.out_size(), self.kernel[0] * self.kernel[1]
         return 2 * self.batch * height * width * self.out_channels * self.channels // self.groups * taps
 
 
 def workloads() -> Iterable[Workload]:
-    """Of a detector's large map and of a small one, with one thing changed at a time, and growing sides."""
+    """A detector's large map and a small one, variations of one parameter each, and growing sides."""
     large: dict[str, Any] = {"batch": 8, "channels": 256, "out_channels": 256, "size": (100, 152)}
     for dtype in ("float16", "bfloat16", "float32"):
         yield DeformConv2d("deform_conv2d", "large", dtype, **large)
@@ -111,7 +111,7 @@ def _mmcv(workload: DeformConv2d, settings: dict[str, Any]) -> Call:
 def _conv2d(memory_format: torch.memory_format) -> Prepare:
     def prepare(workload: DeformConv2d, settings: dict[str, Any]) -> Call:
         # A model keeps this layout throughout.
-        laid_out = Once(lambda args: [args[i].contiguous(memory_format=memory_format) for i in (0, 2)])
+        laid_out = Untimed(lambda args: [args[i].contiguous(memory_format=memory_format) for i in (0, 2)])
 
         def call(args: list[Any]) -> Tensor:
             x, weight = laid_out(args)

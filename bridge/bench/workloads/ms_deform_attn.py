@@ -16,8 +16,8 @@ from bridge.bench.workload import Workload
 class MsDeformAttn(Workload):
     """ms_deform_attn over levels of an image.
 
-    Without a number of queries each position of each level is one, as in an encoder; else they are anywhere, as in a
-    decoder. Points lie around their query, by offsets that are normal, of 2 pixels of their level.
+    queries: 0 for one per position of each level, as in an encoder; else that many at random positions, as in a
+    decoder. Points lie around their query, at normal offsets with a deviation of 2 pixels of their level.
     """
 
     batch: int = 1
@@ -29,17 +29,17 @@ class MsDeformAttn(Workload):
 
     @property
     def positions(self) -> int:
-        """Of all levels."""
+        """The number of positions of all levels."""
         return sum(height * width for height, width in self.levels)
 
     def arguments(self, device: torch.device) -> tuple[list[Any], dict[str, Any]]:
         """value, levels, locations and weights; levels are int64."""
-        levels, references, offsets, logits = self.parts(device)
+        levels, references, offsets, logits = self.components(device)
         locations = references[:, :, None, :, None] + offsets / levels[1].flip(1)[:, None]
         weights = logits.float().flatten(3).softmax(-1).reshape(logits.shape)
         return [*levels, locations.to(logits.dtype), weights.to(logits.dtype)], {}
 
-    def parts(self, device: torch.device) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+    def components(self, device: torch.device) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
         """value and the levels; references [N, Q, L, 2], offsets [N, Q, H, L, P, 2] in pixels, logits [N, Q, H, L, P].
 
         References and offsets are float32.
@@ -53,11 +53,11 @@ class MsDeformAttn(Workload):
         return [value, shapes, sizes.cumsum(0) - sizes], references, offsets, logits
 
     def locations(self, args: list[Any]) -> Tensor:
-        """Those of the arguments of a call, [N, Q, H, L, P, 2]."""
+        """The locations in the arguments of a call, [N, Q, H, L, P, 2]."""
         return args[3]
 
     def weights(self, args: list[Any]) -> Tensor:
-        """Those of the arguments of a call, [N, Q, H, L, P]."""
+        """The weights in the arguments of a call, [N, Q, H, L, P]."""
         return args[4]
 
     def batched(self) -> tuple[int, ...]:
@@ -65,35 +65,35 @@ class MsDeformAttn(Workload):
         return (0, 3, 4)
 
     def bytes(self) -> int:
-        """value, or as much as few queries can touch; for each query its result and its points; and the levels."""
+        """value, at most what the queries can read; for each query its result and points; and the levels."""
         queries, samples = self.queries or self.positions, len(self.levels) * self.points
-        each = self.heads * (self.head_dim + 3 * samples)
+        per_query = self.heads * (self.head_dim + 3 * samples)
         value = min(self.positions, 4 * queries * samples) * self.heads * self.head_dim
-        return self.batch * (value + queries * each) * self.element + 24 * len(self.levels)
+        return self.batch * (value + queries * per_query) * self.element + 24 * len(self.levels)
 
     def traffic(self, args: list[Any], settings: dict[str, Any]) -> int:
-        """With as much of value as its points touch."""
+        """As `bytes`, with the part of value that the points read."""
         touched = self._touched(self.locations(args).float())
-        all_of_it = min(self.positions, 4 * (self.queries or self.positions) * len(self.levels) * self.points)
-        spared = self.batch * all_of_it * self.heads - touched
-        return self.bytes() - spared * self.head_dim * self.element
+        most_positions = min(self.positions, 4 * (self.queries or self.positions) * len(self.levels) * self.points)
+        untouched = self.batch * most_positions * self.heads - touched
+        return self.bytes() - untouched * self.head_dim * self.element
 
     def _touched(self, locations: Tensor) -> int:
         """How many positions of images and heads are read for locations [N, Q, H, L, P, 2]."""
-        found, ones = 0, torch.ones((), dtype=torch.bool, device=locations.device)
+        touched, ones = 0, torch.ones((), dtype=torch.bool, device=locations.device)
         for level, (height, width) in enumerate(self.levels):
             corner = locations[:, :, :, level] * torch.tensor([width, height], device=locations.device) - 0.5
             corner = corner.floor().long().transpose(1, 2).flatten(0, 1).flatten(1, 2)  # [N H, Q P, 2]
             maps = torch.zeros(len(corner), height + 2, width + 2, dtype=torch.bool, device=locations.device)
             rows = torch.arange(len(corner), device=locations.device)[:, None]
-            for right, below in ((0, 0), (0, 1), (1, 0), (1, 1)):  # with a border for what lies outside
+            for right, below in ((0, 0), (0, 1), (1, 0), (1, 1)):  # with a border for samples outside
                 x, y = (
                     (corner[..., 0] + right + 1).clamp(0, width + 1),
                     (corner[..., 1] + below + 1).clamp(0, height + 1),
                 )
                 maps.index_put_((rows, y, x), ones)
-            found += int(maps[:, 1:-1, 1:-1].sum())
-        return found
+            touched += int(maps[:, 1:-1, 1:-1].sum())
+        return touched
 
     def _references(self, device: torch.device) -> Tensor:
         """[1, Q, 1, 2], the centres of the queries, (x, y) from 0 to 1."""
@@ -106,24 +106,24 @@ class MsDeformAttn(Workload):
         return torch.cat(centres)[None, :, None]
 
 
-def of_images(kind: type[MsDeformAttn], op: str) -> Iterable[Workload]:
+def image_workloads(workload_class: type[MsDeformAttn], op: str) -> Iterable[Workload]:
     """Encoders and decoders of one image and of several, and growing numbers of queries."""
     for dtype in ("float16", "bfloat16", "float32"):
-        yield kind(op, "encoder, one image", dtype)
-    yield kind(op, "encoder, 8 images", "float16", batch=8)
-    yield kind(op, "decoder, one image", "float16", queries=300)
-    yield kind(op, "decoder, 8 images", "float16", batch=8, queries=300)
+        yield workload_class(op, "encoder, one image", dtype)
+    yield workload_class(op, "encoder, 8 images", "float16", batch=8)
+    yield workload_class(op, "decoder, one image", "float16", queries=300)
+    yield workload_class(op, "decoder, 8 images", "float16", batch=8, queries=300)
     for power in range(4, 17, 2):
-        yield kind(op, f"queries {2**power}", "float16", "growth", queries=2**power)
+        yield workload_class(op, f"queries {2**power}", "float16", "growth", queries=2**power)
 
 
 def workloads() -> Iterable[Workload]:
-    """Those of images."""
-    return of_images(MsDeformAttn, "ms_deform_attn")
+    """Encoders and decoders of images."""
+    return image_workloads(MsDeformAttn, "ms_deform_attn")
 
 
 def _grid_sample(wrap: Wrap) -> Prepare:
-    """Deformable attention as models in PyTorch write it: a grid_sample for each level."""
+    """Deformable attention as PyTorch models compute it: one grid_sample per level."""
 
     def prepare(workload: MsDeformAttn, settings: dict[str, Any]) -> Call:
         counts = [height * width for height, width in workload.levels]
@@ -136,8 +136,8 @@ def _grid_sample(wrap: Wrap) -> Prepare:
                 F.grid_sample(x.unflatten(2, size), grid.to(x.dtype), align_corners=False)
                 for x, grid, size in zip(maps, grids, workload.levels, strict=True)
             ]  # each [N * H, D, Q, P]
-            shares = weights.transpose(1, 2).flatten(0, 1).flatten(2).unsqueeze(1)  # [N * H, 1, Q, L * P]
-            summed = (torch.cat(samples, -1) * shares).sum(-1)  # [N * H, D, Q]
+            flat_weights = weights.transpose(1, 2).flatten(0, 1).flatten(2).unsqueeze(1)  # [N * H, 1, Q, L * P]
+            summed = (torch.cat(samples, -1) * flat_weights).sum(-1)  # [N * H, D, Q]
             return summed.unflatten(0, (workload.batch, -1)).flatten(1, 2).transpose(1, 2)
 
         wrapped = wrap(attend)
@@ -147,11 +147,11 @@ def _grid_sample(wrap: Wrap) -> Prepare:
 
 
 def _cuda_operator(module: str, name: str) -> Prepare:
-    """The CUDA operator of Deformable DETR, and mmcv's of the same arguments; both take images 64 at a time."""
+    """The CUDA operators of Deformable DETR and mmcv, which take the same arguments, 64 images at a time."""
 
     def prepare(workload: MsDeformAttn, settings: dict[str, Any]) -> Call:
-        found = imported(module, name)
-        apply = getattr(found, "apply", found)
+        operator = imported(module, name)
+        apply = getattr(operator, "apply", operator)
         return lambda args: apply(
             *args[:3], *(t.contiguous() for t in (workload.locations(args), workload.weights(args))), 64
         )
@@ -159,8 +159,8 @@ def _cuda_operator(module: str, name: str) -> Prepare:
     return prepare
 
 
-def of_others(op: str) -> tuple[Peer, ...]:
-    """Peers that take locations and weights, which are made for them where the op makes them itself."""
+def sampling_peers(op: str) -> tuple[Peer, ...]:
+    """Peers that take locations and weights; for the fused op these are computed for them."""
     return (
         Peer("eager", op, _grid_sample(plain)),
         Peer("inductor", op, _grid_sample(compiled)),
@@ -169,4 +169,4 @@ def of_others(op: str) -> tuple[Peer, ...]:
     )
 
 
-PEERS = of_others("ms_deform_attn")
+PEERS = sampling_peers("ms_deform_attn")

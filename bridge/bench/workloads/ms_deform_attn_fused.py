@@ -1,4 +1,4 @@
-"""Workloads and peers of ms_deform_attn_fused, which also computes what comes before ms_deform_attn."""
+"""Workloads and peers of ms_deform_attn_fused, which also computes locations and weights."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor
 import bridge
 from bridge.bench.peer import Call, Peer
 from bridge.bench.workload import Workload
-from bridge.bench.workloads.ms_deform_attn import MsDeformAttn, of_images, of_others
+from bridge.bench.workloads.ms_deform_attn import MsDeformAttn, image_workloads, sampling_peers
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class MsDeformAttnFused(MsDeformAttn):
 
     def arguments(self, device: torch.device) -> tuple[list[Any], dict[str, Any]]:
         """value, levels, references, offsets and logits; levels are int64."""
-        levels, references, offsets, logits = self.parts(device)
+        levels, references, offsets, logits = self.components(device)
         return [*levels, references.to(logits.dtype).contiguous(), offsets.to(logits.dtype), logits], {}
 
     def locations(self, args: list[Any]) -> Tensor:
@@ -35,18 +35,18 @@ class MsDeformAttnFused(MsDeformAttn):
         return (0, 3, 4, 5)
 
     def bytes(self) -> int:
-        """With the references of each query."""
+        """As ms_deform_attn, and the references of each query."""
         queries = self.batch * (self.queries or self.positions)
         return super().bytes() + queries * 2 * len(self.levels) * self.element
 
 
 def workloads() -> Iterable[Workload]:
-    """Those of images."""
-    return of_images(MsDeformAttnFused, "ms_deform_attn_fused")
+    """Encoders and decoders of images."""
+    return image_workloads(MsDeformAttnFused, "ms_deform_attn_fused")
 
 
 def _unfused(workload: MsDeformAttnFused, settings: dict[str, Any]) -> Call:
     return lambda args: bridge.ms_deform_attn(*args[:3], workload.locations(args), workload.weights(args))
 
 
-PEERS = (*of_others("ms_deform_attn_fused"), Peer("unfused", "ms_deform_attn_fused", _unfused))
+PEERS = (*sampling_peers("ms_deform_attn_fused"), Peer("unfused", "ms_deform_attn_fused", _unfused))

@@ -1,4 +1,4 @@
-"""Workloads and peers of nms: how many boxes there are, and how many of them stay."""
+"""Workloads and peers of nms: many boxes and few, of which many or few are kept."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,62 +10,62 @@ from torch import Tensor
 from bridge.bench.peer import Call, Peer, imported
 from bridge.bench.workload import DTYPES, Workload
 
-_PAIRS = 1 << 24  # that are looked at at once
+_PAIRS = 1 << 24  # pairs of boxes that are compared at a time
 _TIE = 1e-5  # an overlap this near the threshold may be on either side of it
 
 
 @dataclass(frozen=True)
 class Nms(Workload):
-    """nms of `count` boxes in an image of 4096 x 4096, which stand around `objects` places; a box alone has its own."""
+    """nms of `count` boxes in a 4096 x 4096 image, clustered around `objects` centres; 0: every box has its own."""
 
     count: int = 1000
     objects: int = 0
-    captured = False  # its result has an extent of its own, which the CPU waits for
+    captured = False  # the extent of its result depends on values, so the CPU waits for it
 
     def arguments(self, device: torch.device) -> tuple[list[Any], dict[str, Any]]:
         """boxes: [count, 4], whose sides are 16 to 128; scores: [count]."""
         dtype = DTYPES[self.dtype]
-        places = torch.rand(self.objects or self.count, 2, device=device) * 4096
-        chosen = torch.arange(self.count, device=device) % len(places)
+        cluster_centres = torch.rand(self.objects or self.count, 2, device=device) * 4096
+        cluster = torch.arange(self.count, device=device) % len(cluster_centres)
         near = 0.05 if self.objects else 0.0  # of a side
-        sides = 16 * 8 ** torch.rand(len(places), 2, device=device)[chosen]
-        centres = places[chosen] + near * sides * torch.randn(self.count, 2, device=device)
+        sides = 16 * 8 ** torch.rand(len(cluster_centres), 2, device=device)[cluster]
+        centres = cluster_centres[cluster] + near * sides * torch.randn(self.count, 2, device=device)
         boxes = torch.cat((centres - sides / 2, centres + sides / 2), 1)
         return [boxes.to(dtype), torch.rand(self.count, device=device).to(dtype)], {"iou_threshold": 0.5}
 
     def bytes(self) -> int:
-        """Boxes and scores; the indices that are kept are as many as they are."""
+        """Boxes and scores, without the kept indices, whose number depends on values."""
         return self.count * 5 * self.element
 
     def errors(self, args: list[Any], settings: dict[str, Any], result: Any) -> dict[str, Any]:
-        """The share of boxes that are kept or dropped wrongly: a box stays if no box that stays before it overlaps it.
+        """The share of boxes that are kept or dropped wrongly.
 
-        That defines the result, whatever the number of boxes; overlaps at the threshold itself may be on either side.
+        A box is kept if no kept box of a higher score overlaps it. An overlap at the threshold may count either way.
         """
         boxes, scores = args[0].float(), args[1]
         order = scores.sort(descending=True, stable=True).indices
         ranks = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
         in_order = bool((ranks[result].diff() > 0).all())
-        stays = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device).index_fill_(0, result, True)
-        low = self._dropped(boxes, ranks, result, settings["iou_threshold"] + _TIE)
-        high = self._dropped(boxes, ranks, result, settings["iou_threshold"] - _TIE)
-        wrong = (stays & low) | (~stays & ~high)
+        is_kept = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device).index_fill_(0, result, True)
+        surely_dropped = self._dropped(boxes, ranks, result, settings["iou_threshold"] + _TIE)
+        possibly_dropped = self._dropped(boxes, ranks, result, settings["iou_threshold"] - _TIE)
+        wrong = (is_kept & surely_dropped) | (~is_kept & ~possibly_dropped)
         share = float(wrong.float().mean())
         return {"error": share, "pytorch_error": 0.0, "right": in_order and share == 0}
 
-    def difference(self, ours: Any, theirs: Any) -> float:
-        """The share of the boxes that one of both keeps alone."""
-        (mine,), (other,) = ours, theirs
-        alone = set(mine.tolist()) ^ set(other.tolist())
-        return len(alone) / max(len(mine), len(other), 1)
+    def difference(self, results: Any, peer_results: Any) -> float:
+        """The share of the boxes that only one of the two keeps."""
+        (kept,), (peer_kept,) = results, peer_results
+        different = set(kept.tolist()) ^ set(peer_kept.tolist())
+        return len(different) / max(len(kept), len(peer_kept), 1)
 
     def _dropped(self, boxes: Tensor, ranks: Tensor, kept: Tensor, threshold: float) -> Tensor:
         """[N], whether a kept box of a higher score overlaps a box by more than a threshold."""
-        found = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+        dropped = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
         for part in kept.split(max(1, _PAIRS // len(boxes))):
             before = ranks[part][:, None] < ranks[None]
-            found |= ((_overlaps(boxes[part], boxes) > threshold) & before).any(0)
-        return found
+            dropped |= ((_overlaps(boxes[part], boxes) > threshold) & before).any(0)
+        return dropped
 
 
 def _overlaps(a: Tensor, b: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def _overlaps(a: Tensor, b: Tensor) -> Tensor:
 
 
 def workloads() -> Iterable[Workload]:
-    """Of three sizes, each with many boxes that stay and with few, as before and after a detector's own choice."""
+    """Three sizes, with many kept boxes and with few, as before and after a detector's own selection."""
     for count in (1000, 10_000, 100_000):
         yield Nms("nms", f"{count} boxes, few stay", "float32", count=count, objects=max(20, count // 500))
         yield Nms("nms", f"{count} boxes, many stay", "float32", count=count)

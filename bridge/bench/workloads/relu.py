@@ -30,7 +30,7 @@ class Relu(Workload):
 
 
 def workloads() -> Iterable[Workload]:
-    """Of more elements than a cache holds, and of fewer."""
+    """More elements than a cache holds, and fewer."""
     yield Relu("relu", "2^30 elements", "bfloat16", count=2**30)
     yield Relu("relu", "2^30 elements, slope and clip", "bfloat16", count=2**30, negative_slope=0.1, max_value=6.0)
     for dtype in DTYPES:

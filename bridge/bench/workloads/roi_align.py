@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridge.bench.peer import Call, Missing, Once, Peer, compiled, imported
+from bridge.bench.peer import Call, Missing, Peer, Untimed, compiled, imported
 from bridge.bench.workload import DTYPES, Workload
 
 
 @dataclass(frozen=True)
 class RoiAlign(Workload):
-    """roi_align of `count` float32 regions, whose sides are 7 to 28 pixels of the map as a feature pyramid's are."""
+    """roi_align of `count` float32 regions with sides of 7 to 28 pixels of the map, as in a feature pyramid."""
 
     batch: int = 2
     channels: int = 256
@@ -36,18 +36,18 @@ class RoiAlign(Workload):
         return [x, rois], settings | {"sampling_ratio": self.sampling_ratio}
 
     def bytes(self) -> int:
-        """x, or as much as few regions can touch; rois; and the result."""
+        """x, at most what the regions can read; rois; and the result."""
         pixels, bins = self.batch * self.size[0] * self.size[1], self.count * self.output_size**2
         if self.sampling_ratio > 0:
             pixels = min(pixels, 4 * bins * self.sampling_ratio**2)
         return self._bytes(pixels)
 
     def traffic(self, args: list[Any], settings: dict[str, Any]) -> int:
-        """With as much of x as its regions touch."""
+        """As `bytes`, with the part of x that the regions read."""
         rois, scale = args[1], settings["spatial_scale"]
         rows, columns = (
-            self._touched(rois[:, place] * scale - 0.5, rois[:, place + 2] * scale - 0.5, extent)
-            for place, extent in ((2, self.size[0]), (1, self.size[1]))
+            self._touched(rois[:, column] * scale - 0.5, rois[:, column + 2] * scale - 0.5, extent)
+            for column, extent in ((2, self.size[0]), (1, self.size[1]))
         )
         pixels = 0
         for image in range(self.batch):
@@ -57,12 +57,12 @@ class RoiAlign(Workload):
 
     def _touched(self, first: Tensor, last: Tensor, extent: int) -> Tensor:
         """[regions, extent], 1 where the samples of a region from `first` to `last` read a row, or a column."""
-        count = self.output_size * (self.sampling_ratio or extent)  # as near as pixels, if not nearer
+        count = self.output_size * (self.sampling_ratio or extent)  # adaptive: samples at least as dense as pixels
         shares = (torch.arange(count, device=first.device) + 0.5) / count
-        places = first[:, None] + shares * (last - first)[:, None]
-        low = places.clamp(min=0).floor().long().clamp(max=extent - 1)
-        found = torch.zeros(len(first), extent, device=first.device)
-        return found.scatter_(1, low, 1.0).scatter_(1, (low + 1).clamp(max=extent - 1), 1.0)
+        positions = first[:, None] + shares * (last - first)[:, None]
+        low = positions.clamp(min=0).floor().long().clamp(max=extent - 1)
+        read_mask = torch.zeros(len(first), extent, device=first.device)
+        return read_mask.scatter_(1, low, 1.0).scatter_(1, (low + 1).clamp(max=extent - 1), 1.0)
 
     def _bytes(self, pixels: int) -> int:
         bins = self.count * self.output_size**2
@@ -70,7 +70,7 @@ class RoiAlign(Workload):
 
 
 def workloads() -> Iterable[Workload]:
-    """Of the maps of a feature pyramid, and of one that is small and deep."""
+    """Maps of a feature pyramid, and a small deep one."""
     for channels_last in (False, True):
         order = "channels-last" if channels_last else "NCHW"
         for dtype in DTYPES:
@@ -89,19 +89,19 @@ def workloads() -> Iterable[Workload]:
 
 def _torchvision(workload: RoiAlign, settings: dict[str, Any]) -> Call:
     roi_align = imported("torchvision.ops", "roi_align")
-    rois = Once(lambda args: args[1].to(args[0].dtype))  # it takes one dtype alone
+    rois = Untimed(lambda args: args[1].to(args[0].dtype))  # both must have one dtype
     return lambda args: roi_align(args[0], rois(args), **settings)
 
 
 def _in_torch(workload: RoiAlign, settings: dict[str, Any]) -> Call:
-    """What torchvision falls back on, in PyTorch's operations, which Inductor fuses."""
-    own = imported("torchvision.ops.roi_align", "_roi_align")
+    """torchvision's fallback in PyTorch's operations, fused by Inductor."""
+    torch_roi_align = imported("torchvision.ops.roi_align", "_roi_align")
     height, width = settings["output_size"]
     scale, ratio, aligned = (settings[name] for name in ("spatial_scale", "sampling_ratio", "aligned"))
     if ratio <= 0:
         raise Missing("with adaptive sampling it takes memory for as many samples as the map has pixels")
-    pooled = compiled(lambda x, rois: own(x, rois, scale, height, width, ratio, aligned))
-    rois = Once(lambda args: args[1].to(args[0].dtype))
+    pooled = compiled(lambda x, rois: torch_roi_align(x, rois, scale, height, width, ratio, aligned))
+    rois = Untimed(lambda args: args[1].to(args[0].dtype))
     return lambda args: pooled(args[0], rois(args))
 
 

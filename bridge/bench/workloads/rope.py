@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridge.bench.peer import Call, Missing, Once, Peer, Prepare, Wrap, compiled, imported, plain
+from bridge.bench.peer import Call, Missing, Peer, Prepare, Untimed, Wrap, compiled, imported, plain
 from bridge.bench.workload import Workload
 
 
@@ -44,7 +44,7 @@ class Rope(Workload):
 
 
 def workloads() -> Iterable[Workload]:
-    """Many tokens in every style, few as a decoder has them, and growing numbers of them."""
+    """Many tokens in every layout, few as in decoding, and growing numbers of tokens."""
     for interleaved in (False, True):
         for layout in ("bshd", "bhsd"):
             name = f"prefill, {'interleaved' if interleaved else 'half-split'}, {layout}"
@@ -56,7 +56,7 @@ def workloads() -> Iterable[Workload]:
 
 
 def _written_out(wrap: Wrap) -> Prepare:
-    """As models in PyTorch write it; the tables, which a model makes once for all its layers, are made outside."""
+    """Rotation as PyTorch models compute it; the tables, made once for all layers, are not timed."""
 
     def prepare(workload: Rope, settings: dict[str, Any]) -> Call:
         axis, interleaved = 1 if workload.layout == "bshd" else 0, workload.interleaved
@@ -65,35 +65,35 @@ def _written_out(wrap: Wrap) -> Prepare:
             wide = table.repeat_interleave(2, -1) if interleaved else torch.cat((table, table), -1)
             return wide.to(dtype).unsqueeze(axis)
 
-        def turn(x: Tensor) -> Tensor:
+        def rotate_half(x: Tensor) -> Tensor:
             if interleaved:
                 return torch.stack((-x[..., 1::2], x[..., ::2]), -1).flatten(-2)
             low, high = x.chunk(2, -1)
             return torch.cat((-high, low), -1)
 
         def rope(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-            return q * cos + turn(q) * sin, k * cos + turn(k) * sin
+            return q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
 
-        wrapped, tables = wrap(rope), Once(lambda args: [full(table, args[0].dtype) for table in args[2:]])
+        wrapped, tables = wrap(rope), Untimed(lambda args: [full(table, args[0].dtype) for table in args[2:]])
         return lambda args: wrapped(args[0], args[1], *tables(args))
 
     return prepare
 
 
 def _token_major(module: str, name: str) -> Prepare:
-    """FlashInfer's function and SGLang's, which take the same arguments."""
+    """The functions of FlashInfer and SGLang, which take the same arguments."""
 
     def prepare(workload: Rope, settings: dict[str, Any]) -> Call:
         apply = imported(module, name)
         if workload.layout != "bshd":
             raise Missing("it takes tokens before heads alone")
         positions = torch.arange(workload.seq, device="cuda").repeat(workload.batch)
-        cache = Once(lambda args: torch.cat(args[2:], -1))
+        cache = Untimed(lambda args: torch.cat(args[2:], -1))
 
         def call(args: list[Any]) -> Any:
             q, k = (tensor.flatten(0, 1).flatten(1) for tensor in args[:2])
             results = apply(positions, q, k, workload.head_dim, cache(args), is_neox=not workload.interleaved)
-            return (q, k) if results is None else results  # one of them writes over its arguments
+            return (q, k) if results is None else results  # SGLang's overwrites its arguments
 
         return call
 
@@ -101,11 +101,11 @@ def _token_major(module: str, name: str) -> Prepare:
 
 
 def _liger(workload: Rope, settings: dict[str, Any]) -> Call:
-    """It wants heads before tokens as a view of tokens before heads, and copies what lies otherwise, as here."""
+    """Liger takes heads before tokens as a view of tokens before heads, and copies other layouts, as here."""
     apply = imported("liger_kernel.ops.rope", "LigerRopeFunction").apply
     if workload.layout != "bhsd" or workload.interleaved:
         raise Missing("it takes half-split pairs with heads before tokens alone")
-    tables = Once(lambda args: [torch.cat((t, t), -1)[None].to(args[0].dtype) for t in args[2:]])
+    tables = Untimed(lambda args: [torch.cat((t, t), -1)[None].to(args[0].dtype) for t in args[2:]])
     return lambda args: apply(args[0], args[1], *tables(args))
 
 

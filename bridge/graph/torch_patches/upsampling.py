@@ -1,8 +1,8 @@
 """Upsampling on a GPU of a tensor with a dynamic number of channels, without guards.
 
 torch decomposes it into indexing, and picks another memory format below some number of channels on a GPU. That test
-puts a guard on a dynamic extent. A batch of masks, which has images in the place of channels, could then be exported
-for at most 3 images, or for at least 4.
+puts a guard on a dynamic extent. A batch of masks has images in the place of channels. It could
+then be exported for at most 3 images, or for at least 4.
 """
 
 import contextlib

@@ -1,1 +1,1 @@
-"""What every pass uses: reading nodes, constants, editing, strides, outcomes."""
+"""Shared by all passes: reading nodes, constants, editing, strides, outcomes."""

@@ -1,4 +1,4 @@
-"""Tensors of a graph whose values are known: weights, and what is computed from small ones of them alone."""
+"""Constant folding: the values of small weights, and of nodes that are computed from those alone."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,11 +10,11 @@ from torch.fx import Graph, Node
 
 from bridge.passes.common.nodes import is_copy
 
-_MOST = 4096  # elements of a tensor that is worth knowing
+_MOST = 4096  # elements of a tensor that is folded
 
 
 class Constants:
-    """The known values of a graph's nodes. inputs: of its placeholders, by name; attributes are those of its module."""
+    """The constant values of a graph's nodes. inputs: tensors behind its placeholders, by name."""
 
     def __init__(self, graph: Graph, inputs: Mapping[str, Any] | None = None) -> None:
         self._module = graph.owning_module
@@ -22,14 +22,14 @@ class Constants:
         self._known: dict[Node, Tensor | None] = {}
 
     def value(self, node: Any) -> Tensor | None:
-        """The value of a node; None where it depends on inputs, or is large."""
+        """The value of a node; None where it depends on inputs, or is too large."""
         if not isinstance(node, Node):
             return None
         if node not in self._known:
-            self._known[node] = self._find(node)
+            self._known[node] = self._fold(node)
         return self._known[node]
 
-    def _find(self, node: Node) -> Tensor | None:
+    def _fold(self, node: Node) -> Tensor | None:
         traced = node.meta.get("val")
         if not isinstance(traced, Tensor) or not all(isinstance(extent, int) for extent in traced.shape):
             return None

@@ -1,4 +1,4 @@
-"""What the file of a pass defines: `PASS`, by which `bridge.passes` finds it."""
+"""The definition of a pass. Its module assigns one to `PASS`, and `bridge.passes` discovers it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +11,11 @@ from bridge.passes.common.outcome import Outcome
 
 @dataclass(frozen=True)
 class Pass:
-    """One rewrite, named like its file.
+    """One rewrite, named like its module.
 
-    apply: rewrites a graph in place, given the constants in it. default: whether it is on where the setting names no
-    passes. rank: passes run by rank, then by name; one whose pattern may be a part of another's has a higher rank.
+    apply: rewrites a graph in place, given the constants in it.
+    default: whether it runs where the setting names no passes.
+    rank: passes run by rank, then by name. A pattern that may be part of another pass's pattern has a higher rank.
     """
 
     name: str

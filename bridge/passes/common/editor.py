@@ -1,4 +1,4 @@
-"""How the passes put nodes into a graph."""
+"""Inserts nodes into a graph, and replaces others by them."""
 
 import contextlib
 import heapq
@@ -13,20 +13,20 @@ from torch._ops import OpOverload
 from torch.fx import Graph, Node
 from torch.fx.passes.shape_prop import TensorMetadata
 
-from bridge.passes.common.layout import Followers, LayoutError, lie_alike, order_of, strides_of
-from bridge.passes.common.nodes import ORIGIN, aten, written
+from bridge.passes.common.layout import LayoutError, StrideUses, memory_order, same_strides, strides_of
+from bridge.passes.common.nodes import ORIGIN, aten, mutated_nodes
 
 
 class Editor:
-    """Puts nodes into a graph, each with its value as torch would trace it and the origin of another node.
+    """Inserts nodes, each with the value that torch would trace and the origin of another node.
 
-    A node stands after its arguments; `sort` brings those that use it, and stood before, behind it.
+    A node is inserted after its arguments, perhaps after its users. `sort_topologically` restores the order.
     """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self._known: dict[Hashable, Node] = {}
-        self._followers: Followers | None = None
+        self._stride_uses: StrideUses | None = None
 
     def call(
         self,
@@ -35,47 +35,47 @@ class Editor:
         like: Node,
         kwargs: Mapping[str, Any] | None = None,
     ) -> Node:
-        """A call of an operator."""
+        """Inserts a call of an operator, with the origin of `like`."""
         node = self.graph.create_node("call_function", target, args, dict(kwargs or {}))
         try:
-            result = _trace(node)
+            result = _traced_result(node)
         except Exception:
             self.graph.erase_node(node)
             raise
         inputs = self.graph.find_nodes(op="placeholder")
         max([*node.all_input_nodes, *inputs[-1:]]).append(node)
         node.meta = {key: like.meta[key] for key in ORIGIN if key in like.meta}
-        node.meta |= _meta_of(result)
+        node.meta |= _value_meta(result)
         return node
 
     def replace(self, root: Node, result: Node) -> None:
-        """Lets all that uses `root` use `result`, of the same elements, whatever its strides are.
+        """Replaces all uses of `root` by `result`, which has the same elements, perhaps with other strides.
 
-        LayoutError: something depends on the strides, and they cannot be those of `root`.
+        LayoutError: something depends on the strides of `root`, and a copy cannot have them.
         """
-        if not lie_alike(result, root):
-            self._followers = self._followers or Followers(self.graph, written(self.graph))
-            if self._followers.depend_on_strides(root):
-                result = self._lay_out(result, root)
+        if not same_strides(result, root):
+            self._stride_uses = self._stride_uses or StrideUses(self.graph, mutated_nodes(self.graph))
+            if self._stride_uses.needs_strides(root):
+                result = self._with_strides_of(result, root)
             else:
-                self._followers.allow_other_strides(root)
+                self._stride_uses.allow_other_strides(root)
         root.replace_all_uses_with(result)
 
-    def _lay_out(self, result: Node, root: Node) -> Node:
-        """The result with the strides of `root`."""
-        order = order_of(root)
-        back = [order.index(dim) for dim in range(len(order))]
-        moved = self.call(aten.permute.default, (result, order), root)
-        dense = self.call(aten.clone.default, (moved,), root, {"memory_format": torch.contiguous_format})
-        found = self.call(aten.permute.default, (dense, back), root)
-        if not lie_alike(found, root):
+    def _with_strides_of(self, result: Node, root: Node) -> Node:
+        """A copy of the result with the strides of `root`."""
+        order = memory_order(root)
+        inverse = [order.index(dim) for dim in range(len(order))]
+        permuted = self.call(aten.permute.default, (result, order), root)
+        dense = self.call(aten.clone.default, (permuted,), root, {"memory_format": torch.contiguous_format})
+        strided = self.call(aten.permute.default, (dense, inverse), root)
+        if not same_strides(strided, root):
             raise LayoutError(f"something depends on its strides {strides_of(root)}, which are not those of a copy")
-        return found
+        return strided
 
-    def once(
+    def call_once(
         self, target: OpOverload, args: tuple[Any, ...], like: Node, kwargs: Mapping[str, Any] | None = None
     ) -> Node:
-        """The same, or the call of that operator with these arguments that was put in before."""
+        """As `call`, but returns an earlier call of the same operator with these arguments, if there is one."""
         nodes = [argument for argument in args if isinstance(argument, Node)]
         key = (target, str(args), str(kwargs), *nodes)
         if key not in self._known:
@@ -83,16 +83,16 @@ class Editor:
         return self._known[key]
 
     def cast(self, node: Node, dtype: torch.dtype) -> Node:
-        """A tensor in another dtype."""
+        """The tensor in another dtype."""
         if node.meta["val"].dtype == dtype:
             return node
-        return self.once(aten._to_copy.default, (node,), node, {"dtype": dtype})
+        return self.call_once(aten._to_copy.default, (node,), node, {"dtype": dtype})
 
     def extents(self, node: Node, count: int) -> list[Any]:
-        """The first extents of a tensor, as arguments of another call."""
+        """The first `count` extents of a tensor, as arguments of another call."""
         shape = node.meta["val"].shape[:count]
         return [
-            extent if isinstance(extent, int) else self.once(aten.sym_size.int, (node, axis), node)
+            extent if isinstance(extent, int) else self.call_once(aten.sym_size.int, (node, axis), node)
             for axis, extent in enumerate(shape)
         ]
 
@@ -100,41 +100,41 @@ class Editor:
         """One of the results of a call."""
         with self.graph.inserting_after(call):
             node = self.graph.call_function(operator.getitem, (call, index))
-        node.meta = {**call.meta, **_meta_of(call.meta["val"][index])}
+        node.meta = {**call.meta, **_value_meta(call.meta["val"][index])}
         return node
 
-    def sort(self) -> None:
-        """Brings every node behind its arguments; others keep their order."""
-        sort(self.graph)
+    def sort_topologically(self) -> None:
+        """Moves every node after its arguments; otherwise the order is kept."""
+        sort_topologically(self.graph)
 
 
-def sort(graph: Graph) -> None:
-    """Brings every node of a graph behind its arguments; others keep their order."""
-    places = {node: place for place, node in enumerate(graph.nodes)}
-    missing = {node: len(node.all_input_nodes) for node in places}
-    ready = [place for node, place in places.items() if not missing[node]]
-    nodes = list(places)
+def sort_topologically(graph: Graph) -> None:
+    """Moves every node of a graph after its arguments; otherwise the order is kept."""
+    indices = {node: index for index, node in enumerate(graph.nodes)}
+    unsorted_inputs = {node: len(node.all_input_nodes) for node in indices}
+    ready = [index for node, index in indices.items() if not unsorted_inputs[node]]
+    nodes = list(indices)
     output = graph.output_node()
     while ready:
         node = nodes[heapq.heappop(ready)]
         if node is not output:
             output.prepend(node)
         for user in node.users:
-            missing[user] -= 1
-            if not missing[user]:
-                heapq.heappush(ready, places[user])
+            unsorted_inputs[user] -= 1
+            if not unsorted_inputs[user]:
+                heapq.heappush(ready, indices[user])
 
 
-def _meta_of(value: Any) -> dict[str, Any]:
-    """What a node's meta says of its value. Some of torch_tensorrt reads a tensor's shape from the second alone."""
+def _value_meta(value: Any) -> dict[str, Any]:
+    """The meta entries for a value. Parts of torch_tensorrt read the shape from "tensor_meta" alone."""
     if not isinstance(value, Tensor):
         return {"val": value}
-    known = TensorMetadata(value.shape, value.dtype, False, value.stride(), None, False, {})
-    return {"val": value, "tensor_meta": known}
+    metadata = TensorMetadata(value.shape, value.dtype, False, value.stride(), None, False, {})
+    return {"val": value, "tensor_meta": metadata}
 
 
-def _trace(node: Node) -> Any:
-    """What a call gives for the values of its arguments."""
+def _traced_result(node: Node) -> Any:
+    """The result of a call for the traced values of its arguments."""
     args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda argument: argument.meta["val"])
     fakes = [argument.meta["val"] for argument in node.all_input_nodes]
     with detect_fake_mode(fakes) or contextlib.nullcontext():

@@ -1,8 +1,8 @@
-"""Strides of what a pass puts in: they need not be those of what it replaces.
+"""Strides: the result of bridge's op may have other strides than the tensor that it replaces.
 
-An element-wise operator hands on the strides of its input, and bridge's ops give contiguous tensors. The shapes that
-follow are the same, but a `view` that torch.export found possible may not be so any more, and what reads memory by its
-strides would find other elements there.
+An element-wise operator keeps the strides of its input; bridge's ops return contiguous tensors. Shapes downstream are
+the same, but a `view` that torch.export accepted may be impossible. Operators that read memory by strides would read
+other elements.
 """
 
 import functools
@@ -17,7 +17,7 @@ from bridge.passes.common.nodes import extents_text
 
 aten = torch.ops.aten
 VIEWS = {aten.view.default, aten._unsafe_view.default}
-# What depends on the strides of its argument, and not on its elements alone.
+# Operators whose result depends on the strides of an argument, not on its elements alone.
 _BY_STRIDES = {
     aten.as_strided.default,
     aten.as_strided_.default,
@@ -35,52 +35,52 @@ _BY_STRIDES = {
 
 
 class LayoutError(Exception):
-    """Why what was found cannot be replaced: something depends on its strides, which cannot be had otherwise."""
+    """Why a match cannot be replaced: something depends on its strides, and a copy cannot have them."""
 
 
 def strides_of(node: Node) -> tuple[Any, ...]:
-    """The strides of a node's tensor, as traced, but for those of extents of 1, which say nothing."""
+    """The traced strides of a node's tensor; 0 along extents of 1, whose stride is arbitrary."""
     tensor = node.meta["val"]
     pairs = zip(tensor.stride(), tensor.shape, strict=True)
     return tuple(0 if isinstance(extent, int) and extent == 1 else stride for stride, extent in pairs)
 
 
-def lie_alike(a: Node, b: Node) -> bool:
-    """Whether two nodes' tensors of one shape have the same strides, whatever the extents are."""
+def same_strides(a: Node, b: Node) -> bool:
+    """Whether two nodes' tensors of one shape have the same strides for all extents."""
     return all(statically_known_true(x == y) for x, y in zip(strides_of(a), strides_of(b), strict=True))
 
 
-class Followers:
-    """What of a graph is computed from what a pass replaces; each node is looked at once, however much is replaced.
+class StrideUses:
+    """Which nodes of a graph depend on strides. Linear in the graph, however many nodes are replaced.
 
-    written: see graph.written.
+    mutated: see nodes.mutated_nodes.
     """
 
-    def __init__(self, graph: Graph, written: Set[Node]) -> None:
-        depending = [node for node in graph.nodes if node.target in _BY_STRIDES or _is_written_view(node, written)]
+    def __init__(self, graph: Graph, mutated: Set[Node]) -> None:
+        depending = [node for node in graph.nodes if node.target in _BY_STRIDES or _is_mutated_view(node, mutated)]
         self._sensitive = _closure(depending, lambda node: node.all_input_nodes)
         self._free: set[Node] = set()
 
-    def depend_on_strides(self, root: Node) -> bool:
-        """Whether something computed from a node needs its strides to be as they are."""
+    def needs_strides(self, root: Node) -> bool:
+        """Whether something downstream of a node depends on its strides."""
         return root in self._sensitive
 
     def allow_other_strides(self, root: Node) -> None:
-        """Makes every view of what is computed from a node one that copies where it must."""
+        """Turns every view downstream of a node into a reshape, which copies where it must."""
         for node in _closure([root], lambda each: each.users, self._free):
             if node.target in VIEWS:
                 node.target = aten.reshape.default
 
 
-def _is_written_view(node: Node, written: Set[Node]) -> bool:
-    """Whether a copy in a view's place would not be what is written to."""
-    return node.target in VIEWS and node in written
+def _is_mutated_view(node: Node, mutated: Set[Node]) -> bool:
+    """Whether a write through a view would be lost if the view were a copy."""
+    return node.target in VIEWS and node in mutated
 
 
 def _closure(
     starts: Iterable[Node], following: Callable[[Node], Iterable[Node]], seen: set[Node] | None = None
 ) -> set[Node]:
-    """Nodes and all that follow them, but for those `seen` before, to which they are added."""
+    """The transitive closure of nodes under `following`, without those in `seen`, which it extends."""
     seen = set() if seen is None else seen
     reached = {node for node in starts if node not in seen}
     pending = list(reached)
@@ -92,7 +92,7 @@ def _closure(
     return reached
 
 
-def order_of(node: Node) -> list[int]:
+def memory_order(node: Node) -> list[int]:
     """The dimensions of a node's tensor from the largest stride to the smallest.
 
     LayoutError: which is larger depends on the extents.

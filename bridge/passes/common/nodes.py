@@ -1,4 +1,4 @@
-"""What the passes read of a graph's nodes."""
+"""Queries on a graph's nodes: arguments, values, equal computations, in-place writes."""
 
 from collections.abc import Collection, Hashable, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 aten = torch.ops.aten
-# Operators that convert to another dtype, or may; and those that keep the elements and their order.
+# Operators that may convert to another dtype, and those that keep the elements and their order.
 CONVERSIONS = {
     aten._to_copy.default,
     aten.to.dtype,
@@ -34,14 +34,14 @@ SAME_ORDER = {
     aten.alias.default,
     aten.contiguous.default,
     aten.detach.default,
-    aten.detach_.default,  # which torch.export leaves after a tensor that the model makes of numbers; it writes nothing
+    aten.detach_.default,  # which torch.export leaves after a tensor made of Python numbers; it writes nothing
     aten.lift_fresh_copy.default,
     aten.view_as_real.default,
     aten.view_as_complex.default,
     aten.reshape_as.default,
     aten.view_as.default,
 }
-# Those that cut a tensor into several.
+# Operators that split a tensor into several.
 CUTS = {
     aten.split.Tensor,
     aten.split.sizes,
@@ -49,12 +49,12 @@ CUTS = {
     aten.chunk.default,
     aten.unbind.int,
 }
-# What says where in the model a node comes from.
+# The meta entries that say where in the model a node comes from.
 ORIGIN = ("stack_trace", "nn_module_stack")
 
 
 def arguments(node: Node) -> dict[str, Any]:
-    """The arguments of a call of an ATen operator by the names of its schema, defaults filled in."""
+    """The arguments of a call of an ATen operator by schema name, with defaults."""
     assert isinstance(node.target, OpOverload)
     schema = node.target._schema.arguments
     defaults = {argument.name: argument.default_value for argument in schema if argument.has_default_value()}
@@ -62,23 +62,23 @@ def arguments(node: Node) -> dict[str, Any]:
 
 
 def value(node: Any) -> Tensor | None:
-    """The tensor that a node gives, as traced; None for a number, several tensors, or what is no node."""
+    """The traced tensor of a node; None for a number, several tensors, or a non-node."""
     meta_value = node.meta.get("val") if isinstance(node, Node) else None
     return meta_value if isinstance(meta_value, Tensor) else None
 
 
 def is_traced(node: Node) -> bool:
-    """Whether it is known what a node gives, and what its arguments are."""
+    """Whether a node and all its inputs have traced values."""
     return all(each.meta.get("val") is not None for each in (node, *node.all_input_nodes))
 
 
-def same_extents(some: Sequence[Any], others: Sequence[Any]) -> bool:
-    """Whether two shapes are equal whatever the symbols in them stand for."""
-    return len(some) == len(others) and all(statically_known_true(a == b) for a, b in zip(some, others, strict=True))
+def same_extents(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    """Whether two shapes are equal for all values of their symbols."""
+    return len(a) == len(b) and all(statically_known_true(x == y) for x, y in zip(a, b, strict=True))
 
 
-def number(argument: Any) -> Any:
-    """An integer argument of a call; as it was traced, where the graph computes it."""
+def traced_integer(argument: Any) -> Any:
+    """An integer argument of a call, or its traced value where the graph computes it."""
     return argument.meta.get("val") if isinstance(argument, Node) else argument
 
 
@@ -87,19 +87,19 @@ def extents_text(extents: Sequence[Any]) -> str:
     return f"[{', '.join(map(str, extents))}]"
 
 
-def first_index(start: Any, extent: Any, taken: Any) -> Any:
-    """Where a slice begins, counted from 0; None where that is not known for every extent.
+def slice_start(start: Any, extent: Any, count: Any) -> Any:
+    """The first index of a slice, counted from 0; None where it is not known for every extent.
 
-    start: as the call has it: None, negative, or beyond the end. taken: how many elements the slice has.
+    start: the call's argument: None, negative, or beyond the end. count: the number of elements in the slice.
     """
-    start = 0 if start is None else number(start)
-    if start is None:  # computed, but not traced
+    start = 0 if start is None else traced_integer(start)
+    if start is None:  # computed by the graph without a traced value
         return None
     if isinstance(start, int) and isinstance(extent, int):
         return min(max(start + extent if start < 0 else start, 0), extent)
     if statically_known_true(start >= 0):
-        return start if (isinstance(start, int) and start == 0) or statically_known_true(taken >= 1) else None
-    return extent + start if statically_known_true(taken == -start) else None
+        return start if (isinstance(start, int) and start == 0) or statically_known_true(count >= 1) else None
+    return extent + start if statically_known_true(count == -start) else None
 
 
 def changes_dtype(node: Node) -> bool:
@@ -108,7 +108,7 @@ def changes_dtype(node: Node) -> bool:
 
 
 def is_copy(node: Node) -> bool:
-    """Whether a node gives its first argument as it is."""
+    """Whether a node returns its first argument unchanged."""
     if node.target not in CONVERSIONS | SAME_ORDER:
         return False
     source, result = value(node.args[0]), value(node)
@@ -117,8 +117,8 @@ def is_copy(node: Node) -> bool:
     return same_extents(source.shape, result.shape)
 
 
-def canonical(graph: Graph) -> dict[Node, Node]:
-    """For each node the first one that computes the same: equal operators on equal arguments, and no randomness."""
+def canonical_nodes(graph: Graph) -> dict[Node, Node]:
+    """Maps each node to the first that computes the same value: equal operators on equal arguments, not random."""
     first: dict[Hashable, Node] = {}
     firsts: dict[Node, Node] = {}
     for node in graph.nodes:
@@ -133,7 +133,7 @@ def canonical(graph: Graph) -> dict[Node, Node]:
 def _key(node: Node, firsts: dict[Node, Node]) -> Hashable | None:
     if node.op == "get_attr":
         return ("get_attr", node.target)
-    if node.op != "call_function" or _varies(node.target):
+    if node.op != "call_function" or _is_impure(node.target):
         return None
     key = (node.target, _freeze(node.args, firsts), _freeze(node.kwargs, firsts))
     try:
@@ -143,8 +143,8 @@ def _key(node: Node, firsts: dict[Node, Node]) -> Hashable | None:
     return key
 
 
-def _varies(target: Any) -> bool:
-    """Whether an operator writes to its arguments or may give other results for the same ones."""
+def _is_impure(target: Any) -> bool:
+    """Whether an operator writes to its arguments, or is random."""
     if not isinstance(target, OpOverload):
         return getattr(target, "__module__", "") not in ("_operator", "math")
     return target._schema.is_mutable or torch.Tag.nondeterministic_seeded in target.tags
@@ -160,14 +160,14 @@ def _freeze(argument: Any, firsts: dict[Node, Node]) -> Hashable:
     return (type(argument), argument)
 
 
-def written(graph: Graph) -> set[Node]:
-    """The nodes whose memory an in-place operator writes to: what they held may not be what they hold later."""
-    owners = {node: _owner(node) for node in graph.nodes}
-    touched = {owners[target] for node in graph.nodes for target in targets_of_writes(node)}
-    return {node for node, owner in owners.items() if owner in touched}
+def mutated_nodes(graph: Graph) -> set[Node]:
+    """The nodes whose memory an in-place operator writes to: their values change during a call."""
+    owners = {node: _storage_owner(node) for node in graph.nodes}
+    mutated_owners = {owners[target] for node in graph.nodes for target in mutated_arguments(node)}
+    return {node for node, owner in owners.items() if owner in mutated_owners}
 
 
-def targets_of_writes(node: Node) -> list[Node]:
+def mutated_arguments(node: Node) -> list[Node]:
     """The arguments that a node writes to."""
     if not isinstance(node.target, OpOverload) or not node.target._schema.is_mutable or is_copy(node):
         return []
@@ -176,16 +176,16 @@ def targets_of_writes(node: Node) -> list[Node]:
     return [given[name] for name in names if isinstance(given.get(name), Node)]
 
 
-def _owner(node: Node) -> Node:
-    """The node whose memory a view lies in. An operator that may copy counts as one that does not."""
+def _storage_owner(node: Node) -> Node:
+    """The node that owns the memory of a view. An operator that may copy counts as a view."""
     while True:
-        source = _viewed(node)
+        source = _view_base(node)
         if source is None:
             return node
         node = source
 
 
-def _viewed(node: Node) -> Node | None:
+def _view_base(node: Node) -> Node | None:
     if not isinstance(node.target, OpOverload):
         first = node.args[0] if node.op == "call_function" and node.args else None
         return first if getattr(node.target, "__name__", "") == "getitem" and isinstance(first, Node) else None
@@ -196,8 +196,8 @@ def _viewed(node: Node) -> Node | None:
     return source if isinstance(source, Node) else None
 
 
-def between(node: Node, starts: Collection[Node]) -> set[Node]:
-    """The nodes that compute one from others, with it and them."""
+def nodes_between(node: Node, starts: Collection[Node]) -> set[Node]:
+    """The nodes on the paths from `starts` to a node, both included."""
     first = min(starts)
     reached, pending = set(starts), [node]
     while pending:
@@ -208,19 +208,19 @@ def between(node: Node, starts: Collection[Node]) -> set[Node]:
     return reached
 
 
-_CHECK = aten._assert_tensor_metadata.default
+_METADATA_ASSERT = aten._assert_tensor_metadata.default
 
 
 def remove_unused(graph: Graph) -> None:
-    """Removes what nothing uses any more, and what only torch.export's checks of dtypes and devices use."""
+    """Removes dead nodes, and those that only torch.export's assertions on dtypes and devices use."""
     graph.eliminate_dead_code()
-    while idle := [check for check in graph.find_nodes(op="call_function", target=_CHECK) if _is_idle(check)]:
-        for check in idle:
-            graph.erase_node(check)
+    while unused := list(filter(_is_unused, graph.find_nodes(op="call_function", target=_METADATA_ASSERT))):
+        for assertion in unused:
+            graph.erase_node(assertion)
         graph.eliminate_dead_code()
 
 
-def _is_idle(check: Node) -> bool:
-    """Whether nothing but checks uses the tensor that is checked, and it is no input."""
-    checked = check.all_input_nodes[0]
-    return checked.op == "call_function" and all(user.target is _CHECK for user in checked.users)
+def _is_unused(assertion: Node) -> bool:
+    """Whether only assertions use the asserted tensor, and it is no input."""
+    tensor = assertion.all_input_nodes[0]
+    return tensor.op == "call_function" and all(user.target is _METADATA_ASSERT for user in tensor.users)

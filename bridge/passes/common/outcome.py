@@ -1,4 +1,4 @@
-"""What a pass did, or why it did not."""
+"""The outcome of a pass at one match: the op that replaces it, or the reason to decline."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,12 +8,12 @@ from torch.fx import Node
 from bridge.base.log import logger
 from bridge.graph.model_source import model_line, module_path
 
-# Why a place is declined whose tensors are not what the nodes say.
-WRITTEN = "the model writes in place to a tensor that it is computed from"
+# The reason to decline a match with tensors that are not the values of their nodes.
+MUTATED = "the model writes in place to a tensor that it is computed from"
 
 
-def describe_failure(error: Exception) -> str:
-    """Why a place stays as it is where the pass itself met an error that it did not foresee; the log has the rest."""
+def failure_text(error: Exception) -> str:
+    """The reason to decline where a pass fails unexpectedly. The log, at level debug, has the traceback."""
     logger.debug("a pass failed", exc_info=error)
     first = next(iter(str(error).splitlines()), "")
     return f"the pass cannot read this code ({type(error).__name__}: {first})"
@@ -21,9 +21,9 @@ def describe_failure(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One place in a model where a pass found its op, or something near it.
+    """One match of a pass, or one near match.
 
-    name: of the pass. what: the op's call, or why the place was left as it is. line, module: of the model.
+    name: the pass. what: the op's call, or why the pass declined. line, module: where in the model.
     """
 
     name: str
@@ -34,16 +34,16 @@ class Outcome:
 
     @classmethod
     def at(cls, node: Node, name: str, replaced: bool, what: str) -> "Outcome":
-        """Of the place that a node comes from."""
+        """The outcome at the line of the model that made a node."""
         return cls(name, replaced, what, model_line(node), module_path(node))
 
     @classmethod
     def failed(cls, node: Node, name: str, error: Exception) -> "Outcome":
-        """Of a place that a pass could not read, or replace: the model stays as it is there."""
-        return cls.at(node, name, False, describe_failure(error))
+        """The outcome where a pass raised an error; the model stays as it is there."""
+        return cls.at(node, name, False, failure_text(error))
 
     def row(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The outcome as JSON values."""
         return {
             "pass": self.name,
             "replaced": self.replaced,

@@ -1,6 +1,7 @@
-"""unbind() as one select for each of its results.
+"""Replaces unbind() by one select per result.
 
-torch fixes all extents of a tensor when it takes a write to one of the results apart, as in `for row in x: row.neg_()`.
+torch specialises all extents of a tensor when it functionalises a write to one result, as in
+`for row in x: row.neg_()`.
 """
 
 import operator
@@ -16,7 +17,7 @@ _SELECT = torch.ops.aten.select.int
 
 
 def select_unbound(program: ExportedProgram) -> ExportedProgram:
-    """The same program without unbind; the one given stays as it is, and is returned if it has none."""
+    """A copy of the program without unbind; the program itself if it has none."""
     if not program.graph.find_nodes(op="call_function", target=_UNBIND):
         return program
     module, signature = copied(program)
@@ -33,8 +34,8 @@ def _select(unbound: Node) -> None:
     x, dim = (*unbound.args, *unbound.kwargs.values(), 0)[:2]
     for user in list(unbound.users):
         with unbound.graph.inserting_before(unbound):
-            selected = unbound.graph.call_function(_SELECT, (x, dim, user.args[1]))
-        selected.meta = dict(user.meta)
-        user.replace_all_uses_with(selected)
+            row = unbound.graph.call_function(_SELECT, (x, dim, user.args[1]))
+        row.meta = dict(user.meta)
+        user.replace_all_uses_with(row)
         unbound.graph.erase_node(user)
     unbound.graph.erase_node(unbound)

@@ -14,15 +14,16 @@ _SAMPLERS = {aten.grid_sampler.default, aten.grid_sampler_2d.default}
 
 
 class Declined(Exception):
-    """Why what looks like deformable attention is none that bridge::ms_deform_attn computes."""
+    """Why something like deformable attention is not what bridge::ms_deform_attn computes."""
 
 
 @dataclass(frozen=True)
 class Attention:
-    """`root` is [N, Q, H D], attention to the levels of `value` [N, S, H, D], whose (height, width) and first position
-    are `levels` and `starts`, and which are viewed as `maps` [N H, D, height, width].
+    """Deformable attention in a graph.
 
-    locations: [N, Q, H, L, P, 2] or [N, Q, H, L P, 2]; weights: the same without 2. extents: of the axes n, q, h, l, p.
+    root: its result, [N, Q, H D]. value: [N, S, H, D]. levels: (height, width) of each. starts: first position of each.
+    maps: the views of the levels, [N H, D, height, width]. locations: [N, Q, H, L, P, 2] or [N, Q, H, L P, 2].
+    weights: [N, Q, H, L, P] or [N, Q, H, L P]. extents: of the axes n, q, h, l, p.
     """
 
     root: Node
@@ -37,7 +38,7 @@ class Attention:
 
 @dataclass(frozen=True)
 class Samplers:
-    """The samplers that a sum is over, what joins them, and the two factors of what is summed."""
+    """The samplers under a sum, the node that joins them, and the two factors of the summed product."""
 
     nodes: list[Node]
     joined: Node
@@ -46,7 +47,7 @@ class Samplers:
 
 
 def find_samplers(total: Node) -> Samplers | None:
-    """What a sum is over, if that is a product of joined samples and something else; None where it is not."""
+    """The samplers under a sum of (joined samples) x (weights); None for any other sum."""
     product = total.args[0]
     if not isinstance(product, Node) or product.target is not aten.mul.Tensor:
         return None
@@ -61,8 +62,8 @@ def find_samplers(total: Node) -> Samplers | None:
     return None
 
 
-def find_attention(total: Node, samplers: Samplers, same: Mapping[Node, Node]) -> Attention:
-    """The attention that a sum of samples is. Declined: it is something else."""
+def find_attention(total: Node, samplers: Samplers, canonical: Mapping[Node, Node]) -> Attention:
+    """The attention that a sum of samples computes. Declined: it computes something else."""
     for node in samplers.nodes:
         _check_sampler(node)
     count = len(samplers.nodes)
@@ -72,40 +73,40 @@ def find_attention(total: Node, samplers: Samplers, same: Mapping[Node, Node]) -
             f"its levels have {', '.join(str(shape[3]) for shape in shapes)} points; expected as many for each"
         )
     values = [_find_value(node) for node in samplers.nodes]
-    base = _first(values[0].node, same)
-    if any(_first(found.node, same) is not base for found in values):
+    base = _canonical(values[0].node, canonical)
+    if any(_canonical(level.node, canonical) is not base for level in values):
         raise Declined("its levels are cut from several tensors")
     n, _, heads, head_dim = base.meta["val"].shape
     queries, points = shapes[0][2:]
     extents = {"n": n, "h": heads, "d": head_dim, "q": queries, "l": count, "p": points, "c": 2}
     grids = [_find_locations(node, level, extents) for level, node in enumerate(samplers.nodes)]
-    if any(_first(grid, same) is not _first(grids[0], same) for grid in grids):
+    if any(_canonical(grid, canonical) is not _canonical(grids[0], canonical) for grid in grids):
         raise Declined("the locations of its levels are cut from several tensors")
     summed = _sum_axes(total, samplers, extents)
     weights = _find_weights(samplers, summed, extents)
     root = _find_root(total, summed, extents)
     if root.meta["val"].dtype != base.meta["val"].dtype:
         raise Declined(f"its values are {base.meta['val'].dtype}, and its result {root.meta['val'].dtype}")
-    levels, starts = tuple(found.size for found in values), tuple(found.start for found in values)
+    levels, starts = tuple(level.size for level in values), tuple(level.start for level in values)
     _check_starts(levels, starts)
     maps = tuple(node.args[0] for node in samplers.nodes)
     return Attention(root, base, levels, starts, maps, grids[0], weights, extents)  # type: ignore[arg-type]
 
 
 def _check_starts(levels: Sequence[tuple[Any, Any]], starts: Sequence[Any]) -> None:
-    """Declined: the positions of levels depend on the inputs, and they do not lie one after the other."""
+    """Declined: the starts of the levels depend on the inputs, and the levels are not contiguous."""
     if all(isinstance(start, int) for start in starts):
         return
-    place: Any = 0
+    position: Any = 0
     for (height, width), start in zip(levels, starts, strict=True):
-        if not same_extents([start], [place]):
-            raise Declined(f"a level starts at position {start}, expected {place}, where the one before ends")
-        place = place + height * width
+        if not same_extents([start], [position]):
+            raise Declined(f"a level starts at position {start}, expected {position}, where the one before ends")
+        position = position + height * width
 
 
-def _first(node: Node, same: Mapping[Node, Node]) -> Node:
-    """The first node that computes the same; one that a pass put in is its own."""
-    return same.get(node, node)
+def _canonical(node: Node, canonical: Mapping[Node, Node]) -> Node:
+    """The first node with the same value; nodes that a pass inserted are not in the map."""
+    return canonical.get(node, node)
 
 
 def _check_sampler(node: Node) -> None:
@@ -126,24 +127,24 @@ class _Level:
 
 
 def _find_value(sampler: Node) -> _Level:
-    """[N, S, H, D], of which a sampler samples one level as [N H, D, height, width]."""
+    """[N, S, H, D], from which a sampler takes one level as [N H, D, height, width]."""
     maps = sampler.args[0]
     assert isinstance(maps, Node)
     height, width = maps.meta["val"].shape[2:]
     chain = sources(maps)
-    for place, node in reversed(list(enumerate(chain))):  # what all levels are cut from comes first
+    for index, node in reversed(list(enumerate(chain))):  # the tensor with all levels comes last in the chain
         if node.meta["val"].dim() != 4:
             continue
         n, s, heads, head_dim = node.meta["val"].shape
         axes = name_axes(["n", "s", "h", "d"], {"n": n, "s": s, "h": heads, "d": head_dim})
-        moved = follow(axes, chain[:place][::-1])
+        moved = follow(axes, chain[:index][::-1])
         if moved is not None and _is_level(moved, axes, height, width):
             return _Level(node, _start(moved), (height, width))
     raise Declined("a level is not cut from [N, S, H, D] and viewed as [N H, D, height, width]")
 
 
 def _is_level(moved: Axes, base: Axes, height: Any, width: Any) -> bool:
-    """Whether the dimensions are those of a level, one row after the other."""
+    """Whether the dimensions are those of a level, in row-major order."""
     n, _, h, d = base.names
     longer = [not (isinstance(extent, int) and extent == 1) for extent in (height, width)]
     rows = ["s0", "s1"] if all(longer) else ["s" if each else "" for each in longer]
@@ -157,7 +158,10 @@ def _start(moved: Axes) -> Any:
 
 
 def _find_locations(sampler: Node, level: int, extents: dict[str, Any]) -> Node:
-    """[N, Q, H, L, P, 2] or [N, Q, H, L P, 2], of which a sampler takes a level as [N H, Q, P, 2], times 2 minus 1."""
+    """The locations x, [N, Q, H, L, P, 2] or [N, Q, H, L P, 2].
+
+    A sampler takes 2 x - 1 of one level, as [N H, Q, P, 2].
+    """
     grid = sampler.args[1]
     assert isinstance(grid, Node)
     before = sources(grid)
@@ -165,13 +169,13 @@ def _find_locations(sampler: Node, level: int, extents: dict[str, Any]) -> Node:
     if scaled is None:
         raise Declined("a level is not sampled at 2 location - 1")
     after = sources(scaled)
-    wanted = name_axes(["nh", "q", "p", "c"], extents)
-    for place, node in enumerate(after):
-        path = [*after[:place][::-1], *before[:-1][::-1]]
+    expected = name_axes(["nh", "q", "p", "c"], extents)
+    for index, node in enumerate(after):
+        path = [*after[:index][::-1], *before[:-1][::-1]]
         for names in (["n", "q", "h", "l", "p", "c"], ["n", "q", "h", "lp", "c"]):
             axes = _fit(node, names, extents)
             moved = None if axes is None else follow(axes, path)
-            if moved is not None and moved.groups == wanted.groups and _picks(moved, level, extents["l"]):
+            if moved is not None and moved.groups == expected.groups and _picks(moved, level, extents["l"]):
                 return node
     raise Declined(f"the locations of level {level} are not cut from [N, Q, H, L, P, 2]")
 
@@ -194,7 +198,7 @@ def _unscaled(node: Node) -> Node | None:
 
 
 def _fit(node: Node, names: Sequence[str], extents: dict[str, Any]) -> Axes | None:
-    """The axes of a node whose dimensions have these names; None where its shape is another."""
+    """The axes of a node, if its shape is that of the named dimensions; else None."""
     shape = [_extent(word, extents) for word in names]
     return name_axes(names, extents) if same_extents(node.meta["val"].shape, shape) else None
 
@@ -207,7 +211,7 @@ def _extent(word: str, extents: dict[str, Any]) -> Any:
 
 
 def _sum_axes(total: Node, samplers: Samplers, extents: dict[str, Any]) -> Axes:
-    """The axes of what is summed: samples of [N H, D, Q, P] joined, with levels before points."""
+    """The axes of the summed product: samples of [N H, D, Q, P] joined, with levels before points."""
     names = ["nh", "d", "q", "p"]
     joined = samplers.joined
     if joined.target is aten.stack.default:
@@ -218,13 +222,13 @@ def _sum_axes(total: Node, samplers: Samplers, extents: dict[str, Any]) -> Axes:
     axes = name_axes(names, extents)
     moved = follow(axes, sources(samplers.samples)[:-1][::-1]) if axes.describes(joined) else None
     dims = _summed_dims(total)
-    if moved is None or not moved.whole or [moved.names[dim] for dim in dims] not in _orders(extents):
+    if moved is None or not moved.is_whole or [moved.names[dim] for dim in dims] not in _orders(extents):
         raise Declined("the sum is not over the levels and points of samples that are joined in their order")
     return moved
 
 
 def _orders(extents: dict[str, Any]) -> list[list[str]]:
-    """How the summed dimensions may be called."""
+    """The valid names of the summed dimensions."""
     levels, points = name_axes(["l", "p"], extents).names
     return [[levels + points], [levels, points]]
 
@@ -238,26 +242,26 @@ def _summed_dims(total: Node) -> list[int]:
 
 
 def _find_weights(samplers: Samplers, summed: Axes, extents: dict[str, Any]) -> Node:
-    """[N, Q, H, L, P] or [N, Q, H, L P], by which the samples of all channels are multiplied."""
+    """The weights of the samples, the same for all channels: [N, Q, H, L, P] or [N, Q, H, L P]."""
     (channels,) = name_axes(["d"], extents).groups
-    wanted = tuple(() if group == channels else group for group in summed.groups)
+    expected = tuple(() if group == channels else group for group in summed.groups)
     chain = sources(samplers.weights)
-    for place, node in enumerate(chain):
+    for index, node in enumerate(chain):
         for names in (["n", "q", "h", "l", "p"], ["n", "q", "h", "lp"]):
             axes = _fit(node, names, extents)
-            moved = None if axes is None else follow(axes, chain[:place][::-1])
-            if moved is not None and moved.groups == wanted and moved.whole:
+            moved = None if axes is None else follow(axes, chain[:index][::-1])
+            if moved is not None and moved.groups == expected and moved.is_whole:
                 return node
     raise Declined("the samples are not multiplied by weights of [N, Q, H, L, P]")
 
 
 def _find_root(total: Node, summed: Axes, extents: dict[str, Any]) -> Node:
-    """[N, Q, H D], what views make of the sum."""
+    """The view of the sum as [N, Q, H D]."""
     dims = _summed_dims(total)
     kept = tuple(group for dim, group in enumerate(summed.groups) if dim not in dims)
     axes, root = Axes(kept), total
-    wanted = name_axes(["n", "q", "hd"], extents).groups
-    while axes.groups != wanted or not axes.whole:
+    expected = name_axes(["n", "q", "hd"], extents).groups
+    while axes.groups != expected or not axes.is_whole:
         users = list(root.users)
         moved = follow(axes, users) if len(users) == 1 else None
         if moved is None:

@@ -1,8 +1,8 @@
-"""Which axes of one tensor those of another are, where data is moved whole axes at a time, whatever their extents.
+"""Tracks named axes through views, permutations and slices, for any extents.
 
-A tensor's dimensions are described by the axes of the tensor it comes from, one group each: a view of [N, H, D] as
-[N H, D] has the dimensions (n, h) and (d). Axes of extent 1 are left out. Picking one level of an axis, or a range, is
-remembered. So a model may write views, permutations and cuts as it likes.
+Each dimension of a tensor is a group of axes of the tensor it comes from. A view of [N, H, D] as [N H, D] has the
+dimensions (n, h) and (d). Axes of extent 1 are left out. Selected indices and ranges of an axis are recorded. So the
+result does not depend on which views, permutations and slices a model uses.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,15 +19,15 @@ from bridge.passes.common.nodes import (
     arguments,
     aten,
     changes_dtype,
-    first_index,
     is_traced,
     same_extents,
+    slice_start,
     value,
 )
 
 
 class Axis(NamedTuple):
-    """An axis of the tensor that others are described by."""
+    """A named axis of the tensor at which tracking starts."""
 
     name: str
     extent: Any
@@ -38,8 +38,11 @@ Group = tuple[Axis, ...]
 
 @dataclass(frozen=True)
 class Axes:
-    """The dimensions of a tensor. picked: the index of axes of which one is left. ranges: (start, extent) of axes of
-    which a part is left. Both are counted from the axis's first element, 0, whatever was cut before."""
+    """The dimensions of a tensor, each a group of axes.
+
+    picked: for each axis that was selected from, its index. ranges: for each axis that was sliced, (start, extent).
+    Both count from the first element of the original axis.
+    """
 
     groups: tuple[Group, ...]
     picked: Mapping[str, int] = field(default_factory=dict)
@@ -51,8 +54,8 @@ class Axes:
         return ["".join(axis.name for axis in group) for group in self.groups]
 
     @property
-    def whole(self) -> bool:
-        """Whether nothing was cut off."""
+    def is_whole(self) -> bool:
+        """Whether no axis was selected from or sliced."""
         return not self.picked and not self.ranges
 
     def describes(self, node: Node) -> bool:
@@ -61,12 +64,12 @@ class Axes:
 
 
 def name_axes(names: Sequence[str], extents: Mapping[str, Any]) -> Axes:
-    """Dimensions of these axes, each named by a letter. extents: of every axis."""
+    """Axes for dimensions such as ["nh", "d"], one letter per axis. extents: by letter."""
     return Axes(tuple(_group(Axis(letter, extents[letter]) for letter in word) for word in names))
 
 
 def sources(node: Node) -> list[Node]:
-    """A node and those that it is moved from, one from the next."""
+    """A node and its chain of inputs through operators that only move data."""
     chain = [node]
     while _is_move(chain[-1]):
         source = chain[-1].args[0]
@@ -75,9 +78,9 @@ def sources(node: Node) -> list[Node]:
 
 
 def follow(axes: Axes, path: Sequence[Node]) -> Axes | None:
-    """The axes of the last node of a path, each of which moves the one before; None where they do not stay whole."""
+    """The axes after a path of data movements; None where an axis does not stay in one piece."""
     for node in path:
-        move = _MOVES.get(node.target, _take) if _is_move(node) else None
+        move = _MOVES.get(node.target, _split_result) if _is_move(node) else None
         moved = None if move is None else move(axes, node)
         if moved is None or not moved.describes(node):
             return None
@@ -113,7 +116,7 @@ def _product(group: Group) -> Any:
 
 
 def _reshape(axes: Axes, node: Node) -> Axes | None:
-    """Groups the same axes anew; an axis of which several dimensions are made becomes several."""
+    """Regroups the axes; an axis that spans several dimensions is split."""
     left = [axis for group in axes.groups for axis in group]
     targets = list(node.meta["val"].shape)
     groups: list[Group] = []
@@ -135,10 +138,10 @@ def _reshape(axes: Axes, node: Node) -> Axes | None:
 
 
 def _split(axis: Axis, targets: Sequence[Any]) -> list[Axis] | None:
-    """An axis as two, where the first two dimensions are made of it."""
+    """An axis split in two, if the first two dimensions span it; else None."""
     if len(targets) < 2 or _equal(axis.extent, targets[0]) or not _equal(axis.extent, targets[0] * targets[1]):
         return None
-    return [Axis(f"{axis.name}{place}", extent) for place, extent in enumerate(targets[:2])]
+    return [Axis(f"{axis.name}{index}", extent) for index, extent in enumerate(targets[:2])]
 
 
 def _permute(axes: Axes, node: Node) -> Axes | None:
@@ -158,7 +161,7 @@ def _slice(axes: Axes, node: Node) -> Axes | None:
     before, after = given["self"].meta["val"].shape[given["dim"]], node.meta["val"].shape[given["dim"]]
     if _equal(before, after):
         return axes
-    start = first_index(given["start"], before, after)
+    start = slice_start(given["start"], before, after)
     return None if start is None or given["step"] != 1 else _cut(axes, given["dim"], start, after)
 
 
@@ -166,7 +169,7 @@ def _narrow(axes: Axes, node: Node) -> Axes | None:
     given = arguments(node)
     dim = given["dim"]
     before, after = given["self"].meta["val"].shape[dim], node.meta["val"].shape[dim]
-    start = first_index(given["start"], before, after)
+    start = slice_start(given["start"], before, after)
     return None if start is None else axes if _equal(before, after) else _cut(axes, dim, start, after)
 
 
@@ -178,15 +181,15 @@ def _select(axes: Axes, node: Node) -> Axes | None:
     return _pick(axes, dim, index, given["self"].meta["val"].shape[dim])
 
 
-def _take(axes: Axes, node: Node) -> Axes | None:
-    """A result of an operator that cuts a tensor into several."""
-    whole, place = node.args
-    assert isinstance(whole, Node) and isinstance(place, int)
-    dim = arguments(whole)["dim"]
-    if whole.target is aten.unbind.int:
-        return _pick(axes, dim, place, len(whole.meta["val"]))
-    sizes = [part.shape[dim] for part in whole.meta["val"]]
-    return axes if len(sizes) == 1 else _cut(axes, dim, sum(sizes[:place]), sizes[place])
+def _split_result(axes: Axes, node: Node) -> Axes | None:
+    """One result of a split."""
+    split, index = node.args
+    assert isinstance(split, Node) and isinstance(index, int)
+    dim = arguments(split)["dim"]
+    if split.target is aten.unbind.int:
+        return _pick(axes, dim, index, len(split.meta["val"]))
+    sizes = [part.shape[dim] for part in split.meta["val"]]
+    return axes if len(sizes) == 1 else _cut(axes, dim, sum(sizes[:index]), sizes[index])
 
 
 def _pick(axes: Axes, dim: int, index: int, extent: Any) -> Axes | None:
@@ -196,23 +199,23 @@ def _pick(axes: Axes, dim: int, index: int, extent: Any) -> Axes | None:
         return replace(axes, groups=tuple(groups))
     if len(group) > 1 or not isinstance(extent, int):
         return None
-    return _picked(axes, groups, group[0].name, index % extent)
+    return _with_picked(axes, groups, group[0].name, index % extent)
 
 
-def _picked(axes: Axes, groups: Sequence[Group], name: str, index: Any) -> Axes:
-    """One of the axis is left, where the groups are these; counted from the axis's own first element."""
+def _with_picked(axes: Axes, groups: Sequence[Group], name: str, index: Any) -> Axes:
+    """The axes with one index of an axis selected, and these groups."""
     ranges = dict(axes.ranges)
     first, _ = ranges.pop(name, (0, None))
     return Axes(tuple(groups), {**axes.picked, name: first + index}, ranges)
 
 
 def _cut(axes: Axes, dim: int, start: Any, extent: Any) -> Axes | None:
-    """A range of an axis; or, of a dimension of two axes, what one index of the first gives."""
+    """A slice of a dimension: a range of its axis, or, with two axes, one index of the first."""
     groups = list(axes.groups)
     group = groups[dim]
     if len(group) == 1 and isinstance(extent, int) and extent == 1 and isinstance(start, int):
         groups[dim] = ()
-        return _picked(axes, groups, group[0].name, start)
+        return _with_picked(axes, groups, group[0].name, start)
     if len(group) == 1:
         name = group[0].name
         first, _ = axes.ranges.get(name, (0, None))
@@ -220,8 +223,8 @@ def _cut(axes: Axes, dim: int, start: Any, extent: Any) -> Axes | None:
         return replace(axes, groups=tuple(groups), ranges={**axes.ranges, name: (first + start, extent)})
     if len(group) == 2 and _equal(group[1].extent, extent) and isinstance(extent, int) and isinstance(start, int):
         groups[dim] = group[1:]
-        place, rest = divmod(start, extent)
-        return None if rest else _picked(axes, groups, group[0].name, place)
+        index, remainder = divmod(start, extent)
+        return None if remainder else _with_picked(axes, groups, group[0].name, index)
     return None
 
 

@@ -1,12 +1,12 @@
-"""Rotary embeddings, however they are written, as bridge::rope.
+"""Rotary embeddings, in any formulation, as bridge::rope.
 
-A head is rotated where lane i of the result, along the last axis, is x[i] cos_i -+ x[p(i)] sin_i, with the sign and
-the partner p(i) of a row of `PAIRINGS` in rotation.py, and the lanes past the rotated ones are those of x. moves.py
-reads that off slices, concatenations, stacks, views or complex numbers alike. Queries and keys that are rotated by the
-same tables become one call; one of them alone is called with its first head for the other.
+A head is rotated where lane i of the result, along the last axis, is x[i] cos_i -+ x[p(i)] sin_i. The sign and the
+partner p(i) are those of a row of `PAIRINGS` in rotation.py. Lanes after the rotated ones are copied from x. moves.py
+traces lanes through slices, concatenations, stacks, views and complex numbers alike. Queries and keys with the same
+tables become one call. A single tensor becomes a call with its first head in the place of the keys.
 
-The tables stay as the model has them: what it rounds to 16 bits stays rounded. The products and their sum are no longer
-rounded one by one, only the result.
+The tables keep the model's precision: values that it rounds to 16 bits stay rounded. Products and their sum are no
+longer rounded separately, only the result.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,11 +19,11 @@ from bridge.passes.common.constants import Constants
 from bridge.passes.common.definition import Pass
 from bridge.passes.common.editor import Editor
 from bridge.passes.common.layout import LayoutError
-from bridge.passes.common.nodes import canonical, is_copy, value, written
-from bridge.passes.common.outcome import WRITTEN, Outcome, describe_failure
+from bridge.passes.common.nodes import canonical_nodes, is_copy, mutated_nodes, value
+from bridge.passes.common.outcome import MUTATED, Outcome, failure_text
 from bridge.passes.rope.rotation import Declined, Rotation, find_rotation
 from bridge.passes.rope.sums import Reader
-from bridge.passes.rope.tables import LAYOUTS, Placer, TableError
+from bridge.passes.rope.tables import LAYOUTS, TableBuilder, TableError
 
 NAME = "rope"
 _MOST_LANES = 1024  # of a head
@@ -32,65 +32,64 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 def apply(graph: Graph, constants: Constants) -> list[Outcome]:
     """Replaces the rotations of a graph, in place."""
-    touched = written(graph)
-    rotations, declined = _find_all(graph, touched)
+    mutated = mutated_nodes(graph)
+    rotations, declined = _find_all(graph, mutated)
     editor = Editor(graph)
-    placer = Placer(editor)
+    builder = TableBuilder(editor)
     results: dict[Node, Node] = {}  # of rotations, which may be rotated again
-    outcomes = [_try_to_replace(editor, placer, group, results) for group in _join(rotations, bool(touched))]
+    outcomes = [_try_to_replace(editor, builder, group, results) for group in _grouped(rotations, bool(mutated))]
     if rotations:
-        editor.sort()
+        editor.sort_topologically()
     return outcomes + [Outcome.at(node, NAME, False, reason) for node, reason in declined.items()]
 
 
-def _find_all(graph: Graph, touched: set[Node]) -> tuple[list[Rotation], dict[Node, str]]:
-    """Every rotation, in the graph's order, and why other nodes are none although they look like it."""
-    same = canonical(graph)
-    rotations_found: list[Rotation] = []
-    covered: set[Node] = set()  # by the rotations rotations_found so far, which lie behind
+def _find_all(graph: Graph, mutated: set[Node]) -> tuple[list[Rotation], dict[Node, str]]:
+    """Every rotation, in graph order, and the reasons to decline near matches."""
+    canonical = canonical_nodes(graph)
+    rotations: list[Rotation] = []
+    covered: set[Node] = set()  # nodes inside the rotations so far, which come later in the graph
     declined: dict[Node, str] = {}
     for root in reversed(list(graph.nodes)):
         if root in covered or not _may_be_rotated(root):
             continue
-        reader = Reader(same, root.meta["val"].dtype)
+        reader = Reader(canonical, root.meta["val"].dtype)
         try:
             rotation = find_rotation(reader, root)
-            if rotation is not None and reader.seen & touched:
-                raise Declined(WRITTEN)
+            if rotation is not None and reader.visited & mutated:
+                raise Declined(MUTATED)
         except (Declined, TableError) as reason:
             declined[root] = str(reason)
             continue
-        except Exception as error:  # code of a kind that nobody thought of must not end the compile
-            declined[root] = describe_failure(error)
+        except Exception as error:  # an unforeseen graph must not end the compilation
+            declined[root] = failure_text(error)
             continue
         if rotation is not None:
-            rotations_found.insert(0, rotation)
-            covered |= reader.seen - {rotation.x}
-    return rotations_found, _outermost(
-        {node: why for node, why in declined.items() if node not in covered}, rotations_found
-    )
+            rotations.insert(0, rotation)
+            covered |= reader.visited - {rotation.x}
+    declined = {node: reason for node, reason in declined.items() if node not in covered}
+    return rotations, _outermost(declined, rotations)
 
 
 def _outermost(declined: Mapping[Node, str], rotations: Sequence[Rotation]) -> dict[Node, str]:
-    """Without what lies around a rotation that was rotations, or within another that was declined."""
+    """The declined nodes, without those around a rotation or within another declined node."""
     roots = {rotation.root for rotation in rotations}
     kept: dict[Node, str] = {}
     hidden: set[Node] = set()
     for node, reason in declined.items():  # from the graph's end to its start
-        near = _near(node)
+        near = _nearby(node)
         if node not in hidden and not near & roots:
             kept[node] = reason
         hidden |= near
     return dict(reversed(kept.items()))
 
 
-def _near(node: Node, depth: int = 4) -> set[Node]:
-    """A node and those that it is computed from in a few steps."""
-    seen, edge = {node}, {node}
+def _nearby(node: Node, depth: int = 4) -> set[Node]:
+    """A node and its transitive inputs, up to `depth` steps."""
+    visited, edge = {node}, {node}
     for _ in range(depth):
-        edge = {argument for each in edge for argument in each.all_input_nodes} - seen
-        seen |= edge
-    return seen
+        edge = {argument for each in edge for argument in each.all_input_nodes} - visited
+        visited |= edge
+    return visited
 
 
 def _may_be_rotated(node: Node) -> bool:
@@ -103,63 +102,65 @@ def _may_be_rotated(node: Node) -> bool:
     return isinstance(width, int) and 2 <= width <= _MOST_LANES
 
 
-def _join(rotations: Sequence[Rotation], keep_order: bool) -> Iterator[list[Rotation]]:
-    """Queries with keys: neighbours in the graph that one call can rotate.
+def _grouped(rotations: Sequence[Rotation], keep_order: bool) -> Iterator[list[Rotation]]:
+    """Groups rotations for one call each: queries with keys where possible.
 
-    keep_order: whether what uses the first must not move behind what the second needs: where something is written in
-    place, the order of nodes tells what others read.
+    keep_order: no user of the first rotation may move after an input of the second. In-place writes make the order of
+    nodes significant.
     """
     left = list(rotations)
     while left:
         first = left.pop(0)
         second = next((other for other in left if first.can_join(other)), None)
-        if second is None or _depends(second, first) or (keep_order and _is_late(second, first)):
+        if second is None or _depends(second, first) or (keep_order and _breaks_order(second, first)):
             yield [first]
         else:
             left.remove(second)
             yield [first, second]
 
 
-def _is_late(later: Rotation, earlier: Rotation) -> bool:
-    """Whether something uses a rotation before there is what another one needs."""
+def _breaks_order(later: Rotation, earlier: Rotation) -> bool:
+    """Whether a user of the earlier rotation precedes an input of the later one."""
     return any(user < needed for user in earlier.root.users for needed in (later.x, later.cos.span.node))
 
 
 def _depends(later: Rotation, earlier: Rotation) -> bool:
-    """Whether a rotation can only be computed after another one."""
-    pending, seen = [later.x], set[Node]()
+    """Whether the later rotation is computed from the earlier one."""
+    pending, visited = [later.x], set[Node]()
     while pending:
         node = pending.pop()
         if node is earlier.root:
             return True
-        if node not in seen and earlier.root < node:
-            seen.add(node)
+        if node not in visited and earlier.root < node:
+            visited.add(node)
             pending += node.all_input_nodes
     return False
 
 
-def _try_to_replace(editor: Editor, placer: Placer, group: Sequence[Rotation], results: dict[Node, Node]) -> Outcome:
+def _try_to_replace(
+    editor: Editor, builder: TableBuilder, group: Sequence[Rotation], results: dict[Node, Node]
+) -> Outcome:
     try:
-        return _replace(editor, placer, group, results)
+        return _replace(editor, builder, group, results)
     except (TableError, LayoutError) as reason:
         return Outcome.at(group[0].root, NAME, False, str(reason))
-    except Exception as error:  # what the op refuses, among others
+    except Exception as error:  # the op's own errors, among others
         return Outcome.failed(group[0].root, NAME, error)
 
 
-def _replace(editor: Editor, placer: Placer, group: Sequence[Rotation], results: dict[Node, Node]) -> Outcome:
-    """Puts one call in the place of one rotation or two. results: for what was replaced, what stands in its place.
+def _replace(editor: Editor, builder: TableBuilder, group: Sequence[Rotation], results: dict[Node, Node]) -> Outcome:
+    """Replaces one or two rotations by one call. results: maps replaced roots to the nodes that replace them.
 
-    TableError, LayoutError: it cannot.
+    TableError, LayoutError: they cannot be replaced.
     """
     first = group[0]
     root, layout = first.root, first.layout
     dtype, rank, width = root.meta["val"].dtype, root.meta["val"].dim(), root.meta["val"].shape[-1]
-    cos, sin = (placer.table(table, layout, dtype) for table in (first.cos, first.sin))
-    sin = editor.once(torch.ops.aten.neg.default, (sin,), root) if first.backward else sin
+    cos, sin = (builder.table(table, layout, dtype) for table in (first.cos, first.sin))
+    sin = editor.call_once(torch.ops.aten.neg.default, (sin,), root) if first.backward else sin
     inputs = [_input(editor, rotation, results.get(rotation.x, rotation.x), dtype) for rotation in group]
     if len(inputs) == 1:
-        inputs.append(editor.once(torch.ops.aten.slice.Tensor, (inputs[0], LAYOUTS[layout][0], 0, 1), root))
+        inputs.append(editor.call_once(torch.ops.aten.slice.Tensor, (inputs[0], LAYOUTS[layout][0], 0, 1), root))
     rotary = 0 if first.rotary == width else first.rotary
     args = (*inputs, cos, sin, None, first.pairing.interleaved, rotary, layout)
     call = editor.call(OPS[NAME].overload, args, root)
@@ -175,15 +176,15 @@ def _replace(editor: Editor, placer: Placer, group: Sequence[Rotation], results:
 
 
 def _regroup(editor: Editor, x: Node, width: int) -> Node:
-    """The first lanes of all pairs, then the second ones."""
+    """The first lanes of all pairs, then the second lanes."""
     parts = [editor.call(torch.ops.aten.slice.Tensor, (x, 3, start, width, 2), x) for start in (0, 1)]
     return editor.call(torch.ops.aten.cat.default, (parts, 3), x)
 
 
 def _input(editor: Editor, rotation: Rotation, x: Node, dtype: torch.dtype) -> Node:
-    """What is rotated, with four dimensions, in the dtype of the result."""
+    """The input of a rotation with four dimensions, in the dtype of the result."""
     x = editor.cast(x, dtype)
-    return x if x.meta["val"].dim() == 4 else editor.once(torch.ops.aten.unsqueeze.default, (x, 0), rotation.root)
+    return x if x.meta["val"].dim() == 4 else editor.call_once(torch.ops.aten.unsqueeze.default, (x, 0), rotation.root)
 
 
 def _outcome_text(rotation: Rotation, count: int, width: int) -> str:

@@ -1,7 +1,7 @@
-"""Lanes: elements of a tensor's last axes, and their indices.
+"""Lanes: elements along the last axes of a tensor.
 
-A lane is a node and an index into its last axes; the axes before those, of any extent, are left where they are.
-Complex tensors count as real ones with one axis more, of extent 2.
+A lane is a node and an index into its last axes. The axes before them may have any extent. A complex tensor counts as a
+real tensor with one more axis, of extent 2.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class Lane(NamedTuple):
 
 
 def shape(node: Node) -> tuple[Any, ...]:
-    """The extents of a node's tensor, and 2 for the parts of complex numbers."""
+    """The extents of a node's tensor, with a final 2 for a complex one."""
     tensor = value(node)
     assert tensor is not None, node
     return (*tensor.shape, 2) if tensor.is_complex() else tuple(tensor.shape)
@@ -34,17 +34,17 @@ def outer(lane: Lane) -> tuple[Any, ...]:
     return extents[: len(extents) - len(lane.at)]
 
 
-def flat(lane: Lane) -> int:
-    """The place of a lane among those of its node, in the order of memory."""
+def flat_index(lane: Lane) -> int:
+    """The row-major index of a lane among those of its node."""
     return ravel(lane.at, tail(lane.node, len(lane.at)))
 
 
 def operand(lane: Lane, argument: Node) -> Lane:
-    """The lane of an argument that an element-wise operator takes for a lane of its result."""
+    """The lane of an argument that an element-wise operator reads for a lane of its result."""
     extents = shape(argument)
     count = min(len(lane.at), len(extents))
     last = zip(extents[len(extents) - count :], lane.at[len(lane.at) - count :], strict=True)
-    return Lane(argument, tuple(0 if extent == 1 else place for extent, place in last))
+    return Lane(argument, tuple(0 if extent == 1 else position for extent, position in last))
 
 
 def tail(node: Node, count: int) -> tuple[Any, ...]:
@@ -54,27 +54,27 @@ def tail(node: Node, count: int) -> tuple[Any, ...]:
 
 
 def ravel(index: Index, extents: Sequence[Any]) -> int:
-    """The place of an index in the order of memory."""
-    place = 0
-    for each, extent in zip(index, extents, strict=True):
-        place = place * extent + each
-    return place
+    """The row-major position of an index."""
+    position = 0
+    for coordinate, extent in zip(index, extents, strict=True):
+        position = position * extent + coordinate
+    return position
 
 
-def unravel(place: int, extents: Sequence[int]) -> Index:
-    """The index of a place in the order of memory."""
+def unravel(position: int, extents: Sequence[int]) -> Index:
+    """The index at a row-major position."""
     index = []
     for extent in reversed(extents):
-        place, each = divmod(place, extent)
-        index.append(each)
+        position, coordinate = divmod(position, extent)
+        index.append(coordinate)
     return tuple(reversed(index))
 
 
 def axis_of(node: Node, index: Index, dim: int, rank: int) -> int:
-    """The place in a lane's index of a dimension of the node's tensor; negative before the lane's axes."""
+    """The axis of a lane's index for a dimension of the tensor; negative for dimensions before the lane's axes."""
     return dim % rank - (len(shape(node)) - len(index))
 
 
-def moved_to(index: Index, axis: int, place: int) -> Index:
-    """The index with another place on one axis."""
-    return (*index[:axis], place, *index[axis + 1 :])
+def with_coordinate(index: Index, axis: int, position: int) -> Index:
+    """The index with another position along one axis."""
+    return (*index[:axis], position, *index[axis + 1 :])

@@ -1,4 +1,4 @@
-"""What a rotated head is: the result's lanes, read as sums of products, against the rows of `PAIRINGS`."""
+"""Recognises a rotated head: matches its lanes, as sums of products, against `PAIRINGS`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from bridge.passes.rope.tables import LAYOUTS, Span, Table, TableError, find_tab
 
 @dataclass(frozen=True)
 class Pairing:
-    """Which lanes of the input lane i of the result is made of, where R are rotated: `own` times the cosine and
-    `partner` times the sine; the first of a pair has the negative sine.
+    """The input lanes of lane i of the result, for r rotated lanes: `own(i, r)` times the cosine and `partner(i, r)`
+    times the sine, negated in the first lane of a pair.
 
-    regrouped: the result has the first lanes of all pairs before the second ones, whatever the input has.
+    regrouped: the result has the first lanes of all pairs, then the second ones, in contrast to the input.
     """
 
     name: str
@@ -33,20 +33,22 @@ def _is_in_first_half(i: int, r: int) -> bool:
     return i < r // 2
 
 
-def _gathered(i: int, r: int) -> int:
+def _gathered_lane(i: int, r: int) -> int:
     return 2 * (i % (r // 2)) + i // (r // 2)
 
 
 PAIRINGS = (
     Pairing("half-split", False, lambda i, r: i, lambda i, r: (i + r // 2) % r, _is_in_first_half),
     Pairing("interleaved", True, lambda i, r: i, lambda i, r: i ^ 1, lambda i, r: i % 2 == 0),
-    Pairing("interleaved, regrouped", True, _gathered, lambda i, r: _gathered(i, r) ^ 1, _is_in_first_half, True),
+    Pairing(
+        "interleaved, regrouped", True, _gathered_lane, lambda i, r: _gathered_lane(i, r) ^ 1, _is_in_first_half, True
+    ),
 )
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """`root` is `x` rotated. rotary: the number of rotated lanes. backward: by the angles' negatives."""
+    """A rotation of `x` with the result `root`. rotary: number of rotated lanes. backward: the angles are negated."""
 
     root: Node
     x: Node
@@ -63,78 +65,82 @@ class Rotation:
 
     @property
     def angles(self) -> tuple[Any, ...]:
-        """What it is rotated by."""
+        """Everything that determines the rotation, apart from x."""
         return self.cos, self.sin, self.rotary, self.pairing, self.backward
 
     def can_join(self, other: "Rotation") -> bool:
-        """Whether one call can rotate both, going by what they are rotated by."""
-        own, theirs = self.root.meta["val"], other.root.meta["val"]
+        """Whether one call can compute both: equal angles, and shapes that differ in the number of heads only."""
+        own, other_tensor = self.root.meta["val"], other.root.meta["val"]
         if self.angles != other.angles:
             return False
-        if own.dtype != theirs.dtype or own.dim() != theirs.dim():
+        if own.dtype != other_tensor.dtype or own.dim() != other_tensor.dim():
             return False
         heads = own.dim() - 4 + LAYOUTS[self.layout][0]
-        return all(same_extents(own.shape[a : a + 1], theirs.shape[a : a + 1]) for a in range(own.dim()) if a != heads)
+        return all(
+            same_extents(own.shape[a : a + 1], other_tensor.shape[a : a + 1]) for a in range(own.dim()) if a != heads
+        )
 
 
 class Declined(Exception):
-    """Why what looks like a rotation is none that bridge::rope computes."""
+    """Why something like a rotation is not what bridge::rope computes."""
 
 
 def find_rotation(reader: Reader, root: Node) -> Rotation | None:
-    """The rotation that a node is the result of; None if it does not look like one. Declined, TableError: it does."""
+    """The rotation that a node computes; None if it resembles none. Declined, TableError: it only resembles one."""
     terms = reader.sum(Lane(root, (0,)))
     if len(terms) != 2 or any(len(product) != 2 for product in terms):
         return None
-    reason: Exception | None = None
+    first_error: Exception | None = None
     for x in _inputs(reader, root):
         lanes = [reader.factor(Lane(x, (i,))) for i in range(root.meta["val"].shape[-1])]
         if all(factor.sign == 1 for factor in lanes):
             try:
-                rotation = _read(reader, root, x, [factor.lane for factor in lanes], terms)
+                rotation = _match(reader, root, x, [factor.lane for factor in lanes], terms)
             except (Declined, TableError) as error:
-                reason = reason or error
+                first_error = first_error or error
                 continue
             if rotation is not None:
                 return rotation
-    if reason is not None:
-        raise reason
+    if first_error is not None:
+        raise first_error
     return None
 
 
 def _inputs(reader: Reader, root: Node) -> list[Node]:
-    """What a node may be a rotation of: the tensors of its shape that it is computed from, those of its dtype first."""
-    wanted = root.meta["val"]
-    shaped = [node for node in reader.seen - {root} if same_extents(node.meta["val"].shape, wanted.shape)]
-    fitting = [node for node in shaped if torch.promote_types(node.meta["val"].dtype, wanted.dtype) == wanted.dtype]
-    return sorted(sorted(fitting), key=lambda node: node.meta["val"].dtype != wanted.dtype)
+    """Candidates for x: the visited tensors of the root's shape, those of its dtype first."""
+    result = root.meta["val"]
+    same_shape = [node for node in reader.visited - {root} if same_extents(node.meta["val"].shape, result.shape)]
+    candidates = [
+        node for node in same_shape if torch.promote_types(node.meta["val"].dtype, result.dtype) == result.dtype
+    ]
+    return sorted(sorted(candidates), key=lambda node: node.meta["val"].dtype != result.dtype)
 
 
-def _read(reader: Reader, root: Node, x: Node, lanes: list[Lane], terms: Sum) -> Rotation | None:
-    """The rotation of x, whose lanes these are. terms: of the first lane of the result."""
-    places = {lane: i for i, lane in enumerate(lanes)}
-    first = _by_lane(terms, places)
+def _match(reader: Reader, root: Node, x: Node, lanes: list[Lane], terms: Sum) -> Rotation | None:
+    """The rotation of x. lanes: those of x. terms: the sum in the first lane of the result."""
+    lane_indices = {lane: i for i, lane in enumerate(lanes)}
+    first = _by_lane(terms, lane_indices)
     rotary = _count_rotated(reader, root, lanes)
-    fitting = [each for each in PAIRINGS if rotary >= 2 and first.keys() == {0, each.partner(0, rotary)}]
-    if fitting and rotary % 2:
+    candidates = [each for each in PAIRINGS if rotary >= 2 and first.keys() == {0, each.partner(0, rotary)}]
+    if candidates and rotary % 2:
         raise Declined(f"{rotary} lanes are rotated, an odd number")
-    reason: Exception | None = None
-    for pairing in fitting:
+    first_error: Exception | None = None
+    for pairing in candidates:
         backward = first[pairing.partner(0, rotary)][1] > 0
         try:
-            tables = _read_tables(reader, root, places, rotary, pairing, backward)
+            tables = _read_tables(reader, root, lane_indices, rotary, pairing, backward)
             return Rotation(root, x, *tables, rotary, pairing, backward)
         except (Declined, TableError) as error:
-            reason = reason or error
-    if reason is not None:
-        raise reason
+            first_error = first_error or error
+    if first_error is not None:
+        raise first_error
     return None
 
 
 def _read_tables(
-    reader: Reader, root: Node, places: Mapping[Lane, int], rotary: int, pairing: Pairing, backward: bool
+    reader: Reader, root: Node, lane_indices: Mapping[Lane, int], rotary: int, pairing: Pairing, backward: bool
 ) -> tuple[Table, Table]:
-    """The cosines and sines, once every lane of the result is found to be what it should."""
+    """The cosines and sines. Declined: a lane of the result does not match the pairing."""
     extents = root.meta["val"].shape
     if pairing.regrouped and rotary != extents[-1]:
         raise Declined(f"{rotary} of {extents[-1]} lanes are rotated and regrouped; only all of them are supported")
@@ -142,11 +148,11 @@ def _read_tables(
     for i in range(rotary):
         sign = -1 if pairing.is_first(i, rotary) != backward else 1
         own, partner = pairing.own(i, rotary), pairing.partner(i, rotary)
-        cosine, sine = _split(reader.sum(Lane(root, (i,))), places, i, own, partner, sign)
+        cosine, sine = _split(reader.sum(Lane(root, (i,))), lane_indices, i, own, partner, sign)
         cosines.append(cosine)
         sines.append(sine)
     outer = (*[1] * (4 - len(extents)), *extents[:-1])
-    cos, sin = (find_table(span, outer, reader.same) for span in _spans(reader, cosines, sines, pairing))
+    cos, sin = (find_table(span, outer, reader.canonical) for span in _spans(reader, cosines, sines, pairing))
     if not _common_layouts(cos, sin):
         raise Declined("the tables of cosines and sines vary along different axes")
     return cos, sin
@@ -157,7 +163,7 @@ def _common_layouts(cos: Table, sin: Table) -> list[str]:
 
 
 def _count_rotated(reader: Reader, root: Node, lanes: Sequence[Lane]) -> int:
-    """How many lanes are rotated before those that are the input's own. Declined: others follow."""
+    """The number of rotated lanes, before those that are copied. Declined: they are not the first ones."""
     kept = [reader.factor(Lane(root, (i,))) == (1, lane) for i, lane in enumerate(lanes)]
     rotary = kept.index(True) if True in kept else len(lanes)
     if not all(kept[rotary:]):
@@ -165,9 +171,11 @@ def _count_rotated(reader: Reader, root: Node, lanes: Sequence[Lane]) -> int:
     return rotary
 
 
-def _split(terms: Sum, places: Mapping[Lane, int], i: int, own: int, partner: int, sign: int) -> tuple[Lane, Lane]:
-    """The cosine and the sine of lane i of the result. Declined: it is something else."""
-    by_lane = _by_lane(terms, places)
+def _split(
+    terms: Sum, lane_indices: Mapping[Lane, int], i: int, own: int, partner: int, sign: int
+) -> tuple[Lane, Lane]:
+    """The cosine and the sine of lane i of the result. Declined: the sum has another form."""
+    by_lane = _by_lane(terms, lane_indices)
     if len(terms) != 2 or by_lane.keys() != {own, partner}:
         used = " and ".join(map(str, sorted(by_lane))) or "none"
         raise Declined(f"lane {i} is not made of lanes {own} and {partner}, but of {used}, in {len(terms)} terms")
@@ -180,24 +188,24 @@ def _split(terms: Sum, places: Mapping[Lane, int], i: int, own: int, partner: in
     return cosine, sine
 
 
-def _by_lane(terms: Sum, places: Mapping[Lane, int]) -> dict[int, tuple[Lane, float]]:
-    """For each product of a lane of the input and another lane: which of the input's, the other, the coefficient."""
+def _by_lane(terms: Sum, lane_indices: Mapping[Lane, int]) -> dict[int, tuple[Lane, float]]:
+    """For each product with a lane of the input: its index, the other lane, and the coefficient."""
     rows = {}
     for product, coefficient in terms.items():
         for lane, other in (product, product[::-1]) if len(product) == 2 else ():
-            if lane in places:
-                rows[places[lane]] = (other, coefficient)
+            if lane in lane_indices:
+                rows[lane_indices[lane]] = (other, coefficient)
     return rows
 
 
 def _spans(reader: Reader, cosines: list[Lane], sines: list[Lane], pairing: Pairing) -> list[Span]:
-    """The tables' lanes in the order of the op: one for each pair where both of a pair hold the same, else all."""
+    """The tables' lanes in the op's order: one per pair if both of each pair are equal, else all."""
     rotary = len(cosines)
     firsts = [i for i in range(rotary) if pairing.is_first(i, rotary)]
-    mates = {pairing.own(i, rotary): i for i in range(rotary)}
-    pairs = [(i, mates[pairing.partner(i, rotary)]) for i in firsts]
+    lane_of = {pairing.own(i, rotary): i for i in range(rotary)}
+    pairs = [(i, lane_of[pairing.partner(i, rotary)]) for i in firsts]
     paired = all(reader.equal(lanes[i], lanes[mate]) for lanes in (cosines, sines) for i, mate in pairs)
-    chosen = firsts if paired else [mates[place] for place in range(rotary)]
+    chosen = firsts if paired else [lane_of[index] for index in range(rotary)]
     spans = []
     for name, lanes in (("cosines", cosines), ("sines", sines)):
         span = span_of([lanes[i] for i in chosen])

@@ -1,7 +1,7 @@
-"""What stands in a lane as a sum of signed products of lanes: the normal form in which element-wise code is compared.
+"""The value of a lane as a sum of signed products of lanes: the normal form for comparing element-wise code.
 
-Sums and products are taken apart one level deep, as `x * cos + y * sin` needs it: what is multiplied is itself only
-followed through moves, signs and exact conversions, and stands for itself otherwise.
+Sums and products are expanded one level deep, which suffices for `x * cos + y * sin`. Factors are traced through moves,
+signs and exact conversions only.
 """
 
 from collections import defaultdict
@@ -17,55 +17,55 @@ from bridge.passes.rope.moves import cast_from, row_source, step
 
 aten = torch.ops.aten
 Product = tuple[Lane, ...]
-Sum = dict[Product, float]  # products, their factors in a fixed order, with their coefficients
+Sum = dict[Product, float]  # products, with factors in a fixed order, and their coefficients
 
 
 class Factor(NamedTuple):
-    """A lane that is multiplied, and its sign."""
+    """A lane in a product, and its sign."""
 
     sign: int
     lane: Lane
 
 
 class Reader:
-    """Reads lanes of a graph as sums. rounded: the dtype that sums may be rounded to on their way.
+    """Reads lanes of a graph as sums.
 
-    same: for each node the first that computes the same. seen: every node that was read.
+    rounded: the dtype to which sums may be rounded. canonical: see nodes.canonical_nodes. visited: every node read.
     """
 
-    def __init__(self, same: Mapping[Node, Node], rounded: torch.dtype) -> None:
-        self.same = same
+    def __init__(self, canonical: Mapping[Node, Node], rounded: torch.dtype) -> None:
+        self.canonical = canonical
         self._rounded = rounded
-        self.seen: set[Node] = set()
+        self.visited: set[Node] = set()
 
     def factor(self, lane: Lane) -> Factor:
-        """Where a lane comes from, through moves, signs and exact conversions."""
+        """The origin of a lane, through moves, signs and exact conversions."""
         sign = 1
-        while (back := self._back(lane)) is not None:
-            sign, lane = sign * back.sign, back.lane
-        self.seen.add(lane.node)
-        return Factor(sign, Lane(self.same[lane.node], lane.at))
+        while (previous := self._factor_step(lane)) is not None:
+            sign, lane = sign * previous.sign, previous.lane
+        self.visited.add(lane.node)
+        return Factor(sign, Lane(self.canonical[lane.node], lane.at))
 
     def sum(self, lane: Lane) -> Sum:
-        """What stands in a lane."""
-        self.seen.add(lane.node)
+        """The value of a lane."""
+        self.visited.add(lane.node)
         moved = step(lane)
         if moved is not None:
             return self.sum(moved)
         source = cast_from(lane.node)
         if source is not None and self._keeps_sums(lane.node, source):
             return self.sum(Lane(source, lane.at))
-        read = _SUMS.get(lane.node.target)
-        found = None if read is None else read(self, lane, arguments(lane.node))
-        if found is not None:
-            return found
+        expand = _SUMS.get(lane.node.target)
+        terms = None if expand is None else expand(self, lane, arguments(lane.node))
+        if terms is not None:
+            return terms
         factor = self.factor(lane)
         return {(factor.lane,): float(factor.sign)}
 
     def equal(self, a: Lane, b: Lane) -> bool:
-        """Whether two lanes of one tensor hold the same number, as those of `cat((angles, angles)).cos()` do."""
+        """Whether two lanes of one tensor hold equal values, as in `cat((angles, angles)).cos()`."""
         (a, rows), (b, other_rows) = self._origin(a), self._origin(b)
-        if rows != other_rows:  # of other rows, whatever lanes they are
+        if rows != other_rows:  # the lanes are those of different rows
             return False
         if a == b:
             return True
@@ -75,7 +75,7 @@ class Reader:
         return all(self.equal(operand(a, tensor), operand(b, tensor)) for tensor in tensors)
 
     def product(self, lane: Lane, *arguments: Any) -> Sum | None:
-        """Of the arguments of an element-wise product, tensors and numbers."""
+        """The product of tensors and numbers, element-wise."""
         coefficient, lanes = 1.0, []
         for argument in arguments:
             if isinstance(argument, Node):
@@ -91,29 +91,29 @@ class Reader:
         return {_ordered(lanes): coefficient}
 
     def _keeps_sums(self, node: Node, source: Node) -> bool:
-        """Whether a conversion is from a wider dtype to the one that sums may be rounded to, or back."""
+        """Whether a conversion is between a wider dtype and the one to which sums may be rounded."""
         narrow, wide = (source, node) if _is_exact(node, source) else (node, source)
         return _dtype(narrow) == self._rounded and torch.promote_types(_dtype(narrow), _dtype(wide)) == _dtype(wide)
 
     def _origin(self, lane: Lane) -> tuple[Lane, list[str]]:
-        """Where a lane comes from through moves, and through cuts and repetitions of rows, which are spelt out."""
+        """The origin of a lane through moves and row operations, and the text of each row operation."""
         rows: list[str] = []
         while True:
-            self.seen.add(lane.node)
+            self.visited.add(lane.node)
             moved = step(lane)
             if moved is None and (moved := row_source(lane)) is not None:
                 rows.append(self._call_text(lane.node))
             if moved is None:
-                return Lane(self.same[lane.node], lane.at), rows
+                return Lane(self.canonical[lane.node], lane.at), rows
             lane = moved
 
     def _call_text(self, node: Node) -> str:
-        """What a call does to its first argument: equal for calls that do the same."""
+        """A text that is equal for calls that do the same to their first argument."""
         given = (node.args[1:], node.kwargs)
-        return f"{node.target}{torch.fx.map_arg(given, lambda argument: self.same[argument].name)}"
+        return f"{node.target}{torch.fx.map_arg(given, lambda argument: self.canonical[argument].name)}"
 
-    def _back(self, lane: Lane) -> Factor | None:
-        self.seen.add(lane.node)
+    def _factor_step(self, lane: Lane) -> Factor | None:
+        self.visited.add(lane.node)
         moved = step(lane)
         if moved is not None:
             return Factor(1, moved)
@@ -124,7 +124,7 @@ class Reader:
 
 
 def add(*sums: tuple[float, Sum]) -> Sum:
-    """The sum of several, each times a number."""
+    """The sum of several sums, each times a number."""
     total: Sum = defaultdict(float)
     for scale, terms in sums:
         for product, coefficient in terms.items():
@@ -163,11 +163,11 @@ def _multiply(reader: Reader, lane: Lane, given: Mapping[str, Any]) -> Sum | Non
     pairs = [(1, real, real), (-1, imaginary, imaginary)]
     if lane.at[-1]:
         pairs = [(1, real, imaginary), (1, imaginary, real)]
-    products = [(sign, _product_of(reader, operand(a, left), operand(b, right))) for sign, a, b in pairs]
+    products = [(sign, _lane_product(reader, operand(a, left), operand(b, right))) for sign, a, b in pairs]
     return add(*products)
 
 
-def _product_of(reader: Reader, *lanes: Lane) -> Sum:
+def _lane_product(reader: Reader, *lanes: Lane) -> Sum:
     factors = [reader.factor(lane) for lane in lanes]
     return {_ordered([factor.lane for factor in factors]): float(factors[0].sign * factors[1].sign)}
 
@@ -185,7 +185,7 @@ def _ordered(lanes: list[Lane]) -> Product:
 
 
 def _is_like(node: Node, result: Node) -> bool:
-    """Whether a node is a tensor of numbers of the same kind, real or complex."""
+    """Whether a node is a tensor, real or complex as the result is."""
     tensor = value(node)
     return tensor is not None and tensor.is_complex() == _is_complex(result)
 
@@ -200,13 +200,13 @@ def _dtype(node: Node) -> torch.dtype:
 
 
 def _sign(node: Node) -> int | None:
-    """1 or -1 where a node is its first argument times that."""
+    """1 or -1 for a node that multiplies its first argument by it; else None."""
     if node.target is aten.neg.default:
         return -1
     if node.target in (aten.mul.Tensor, aten.mul.Scalar) and node.args[1] in (1, -1):
         source = value(node.args[0])
-        same = source is not None and source.dtype == node.meta["val"].dtype
-        return int(node.args[1]) if same else None  # type: ignore[arg-type]
+        keeps_dtype = source is not None and source.dtype == node.meta["val"].dtype
+        return int(node.args[1]) if keeps_dtype else None  # type: ignore[arg-type]
     return None
 
 

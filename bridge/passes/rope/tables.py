@@ -1,4 +1,4 @@
-"""The tables of a rotary embedding: from the lanes that a model multiplies by to tensors that bridge::rope takes."""
+"""The tables of a rotary embedding: from lanes of the model's cosines and sines to tensors for bridge::rope."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,20 +9,22 @@ from torch.fx import Node
 
 from bridge.passes.common.editor import Editor
 from bridge.passes.common.nodes import CONVERSIONS, arguments, extents_text, same_extents
-from bridge.passes.rope.lanes import Lane, flat
+from bridge.passes.rope.lanes import Lane, flat_index
 
 aten = torch.ops.aten
-LAYOUTS = {"bhsd": (1, 2), "bshd": (2, 1)}  # axis of the heads, of the sequence
+LAYOUTS = {"bhsd": (1, 2), "bshd": (2, 1)}  # axes of heads and sequence
 
 
 class TableError(Exception):
-    """Why lanes are no table that bridge::rope takes."""
+    """Why lanes do not form a table for bridge::rope."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """Lanes of a node at equal distances: `width` of them from `start` on, `stride` apart, counted over its last `axes`
-    axes. part: 0 for the real, 1 for the imaginary part of a complex node; None of a real one."""
+    """Equally spaced lanes of a node: `width` lanes from `start`, `stride` apart, along its last `axes` axes.
+
+    part: of a complex node, 0 for the real part, 1 for the imaginary part; None for a real node.
+    """
 
     node: Node
     axes: int
@@ -39,44 +41,46 @@ class Span:
 
 
 def span_of(lanes: Sequence[Lane]) -> Span | None:
-    """The lanes as a span; None where they do not stand in this order, at equal distances."""
+    """The lanes as a span; None where they are not equally spaced, in this order."""
     node, axes = lanes[0].node, len(lanes[0].at)
     if any(lane.node is not node or len(lane.at) != axes for lane in lanes):
         return None
-    places = [flat(lane) for lane in lanes]
+    indices = [flat_index(lane) for lane in lanes]
     part = None
     if node.meta["val"].is_complex():
-        axes, part = axes - 1, places[0] % 2
-        if any(place % 2 != part for place in places):
+        axes, part = axes - 1, indices[0] % 2
+        if any(index % 2 != part for index in indices):
             return None
-        places = [place // 2 for place in places]
-    stride = places[1] - places[0] if len(places) > 1 else 1
-    if stride < 1 or any(place != places[0] + stride * count for count, place in enumerate(places)):
+        indices = [index // 2 for index in indices]
+    stride = indices[1] - indices[0] if len(indices) > 1 else 1
+    if stride < 1 or any(index != indices[0] + stride * count for count, index in enumerate(indices)):
         return None
-    return Span(node, axes, places[0], len(places), stride, part)
+    return Span(node, axes, indices[0], len(indices), stride, part)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A span with a row for each position. layouts: those of bridge::rope in which it fits; heads: for each the axis
-    of its extent of 1 in the place of the heads, None where there is none."""
+    """A span with a row for each position.
+
+    heads: for each layout of bridge::rope that fits, the table's axis of extent 1 for the heads; None without one.
+    """
 
     span: Span
     heads: tuple[tuple[str, int | None], ...]
 
     @property
     def layouts(self) -> list[str]:
-        """The layouts in which it fits."""
+        """The layouts that fit."""
         return [layout for layout, _ in self.heads]
 
 
-def find_table(span: Span, outer: Sequence[Any], same: Mapping[Node, Node]) -> Table:
-    """The table that a span is. outer: of what is rotated, [batch, heads and sequence in either order]. same: for each
-    node the first that computes the same.
+def find_table(span: Span, outer: Sequence[Any], canonical: Mapping[Node, Node]) -> Table:
+    """The table of a span.
 
-    TableError: it varies with the head, or lacks rows.
+    outer: extents of the rotated tensor, batch first, then heads and sequence in either order. canonical: see
+    nodes.canonical_nodes. TableError: it varies with the head, or lacks rows.
     """
-    span = _unexpanded(span, same)
+    span = _unexpanded(span, canonical)
     extents = (*[1] * (3 - len(span.outer)), *span.outer)
     if len(extents) != 3:
         raise TableError(f"a table has the shape {extents_text(span.outer)} before its last axis, too many dimensions")
@@ -99,58 +103,58 @@ def _is_one(extent: Any) -> bool:
     return isinstance(extent, int) and extent == 1
 
 
-def _unexpanded(span: Span, same: Mapping[Node, Node]) -> Span:
-    """The same before it was repeated along the axes before its lanes."""
+def _unexpanded(span: Span, canonical: Mapping[Node, Node]) -> Span:
+    """The span before expansion along the axes before its lanes."""
     while span.node.target in (aten.expand.default, aten.expand_as.default):
         source: Node = span.node.args[0]  # type: ignore[assignment]
         before, after = source.meta["val"].shape, span.node.meta["val"].shape
         if len(before) < span.axes or not same_extents(before[-span.axes :], after[-span.axes :]):
             break
-        span = replace(span, node=same[source])
+        span = replace(span, node=canonical[source])
     return span
 
 
-class Placer:
-    """Puts spans and tables into a graph as tensors, each once."""
+class TableBuilder:
+    """Inserts spans and tables into a graph as tensors, each once."""
 
     def __init__(self, editor: Editor) -> None:
         self._editor = editor
         self._parts: dict[tuple[Node, int], Node] = {}
 
     def table(self, table: Table, layout: str, dtype: torch.dtype) -> Node:
-        """[S, W], or [B or 1, S, W], in `dtype` or float32. TableError: its numbers are wider, or of unknown parts."""
+        """[S, W], or [B or 1, S, W], in `dtype` or float32. TableError: a wider dtype, or unknown complex parts."""
         span, axis = table.span, dict(table.heads)[layout]
         node = span.node
         if node.target is aten.unsqueeze.default and arguments(node)["dim"] % node.meta["val"].dim() == axis:
             span, axis = replace(span, node=node.args[0]), None  # type: ignore[arg-type]
         rows = self.span(span, span.node)
         if axis is not None and (rows.meta["val"].dim() > 3 or axis > 0):
-            rows = self._editor.once(aten.squeeze.dim, (rows, axis), rows)
-        found = rows.meta["val"].dtype
-        if found in (dtype, torch.float32):
+            rows = self._editor.call_once(aten.squeeze.dim, (rows, axis), rows)
+        table_dtype = rows.meta["val"].dtype
+        if table_dtype in (dtype, torch.float32):
             return rows
-        if torch.promote_types(found, torch.float32) != torch.float32:
-            raise TableError(f"a table is {found}, which float32 does not hold")
+        if torch.promote_types(table_dtype, torch.float32) != torch.float32:
+            raise TableError(f"a table is {table_dtype}, which float32 does not hold")
         return self._editor.cast(rows, torch.float32)
 
     def span(self, span: Span, like: Node) -> Node:
-        """[..., width], the lanes of a span."""
+        """The lanes of a span, [..., width]."""
         node = span.node if span.part is None else self._part(span.node, span.part)
         extents = node.meta["val"].shape
-        whole = 1
+        lane_count = 1
         for extent in extents[len(extents) - span.axes :]:
-            whole *= extent
+            lane_count *= extent
         if span.axes != 1:
             sizes = self._editor.extents(node, len(extents) - span.axes)
-            node = self._editor.once(aten.reshape.default, (node, [*sizes, whole]), like)
-        if span.width == whole:
+            node = self._editor.call_once(aten.reshape.default, (node, [*sizes, lane_count]), like)
+        if span.width == lane_count:
             return node
-        last = node.meta["val"].dim() - 1
+        last_dim = node.meta["val"].dim() - 1
         end = span.start + span.stride * (span.width - 1) + 1
-        return self._editor.once(aten.slice.Tensor, (node, last, span.start, end, span.stride), like)
+        return self._editor.call_once(aten.slice.Tensor, (node, last_dim, span.start, end, span.stride), like)
 
     def _part(self, node: Node, part: int) -> Node:
-        """The real or imaginary part of a complex tensor. TableError: how it is computed is not known."""
+        """The real or imaginary part of a complex tensor. TableError: the operator is not supported."""
         key = (node, part)
         if key not in self._parts:
             self._parts[key] = self._make_part(node, part)
@@ -158,24 +162,24 @@ class Placer:
 
     def _make_part(self, node: Node, part: int) -> Node:
         if node.op in ("placeholder", "get_attr"):
-            pairs = self._editor.once(aten.view_as_real.default, (node,), node)
-            return self._editor.once(aten.select.int, (pairs, pairs.meta["val"].dim() - 1, part), node)
+            pairs = self._editor.call_once(aten.view_as_real.default, (node,), node)
+            return self._editor.call_once(aten.select.int, (pairs, pairs.meta["val"].dim() - 1, part), node)
         if node.target is aten.view_as_complex.default:
             pairs = node.args[0]  # type: ignore[assignment]
-            return self._editor.once(aten.select.int, (pairs, pairs.meta["val"].dim() - 1, part), node)
+            return self._editor.call_once(aten.select.int, (pairs, pairs.meta["val"].dim() - 1, part), node)
         if node.target is aten.complex.default:
             return node.args[part]  # type: ignore[return-value]
         if node.target is aten.polar.default:
             radius, angle = node.args
-            unit = self._editor.once((aten.cos, aten.sin)[part].default, (angle,), node)
-            return unit if _is_ones(radius) else self._editor.once(aten.mul.Tensor, (radius, unit), node)
+            unit = self._editor.call_once((aten.cos, aten.sin)[part].default, (angle,), node)
+            return unit if _is_ones(radius) else self._editor.call_once(aten.mul.Tensor, (radius, unit), node)
         first = node.args[0] if node.args else None
         if isinstance(first, Node) and _is_complex(first):
             if node.target in CONVERSIONS and first.meta["val"].dtype == node.meta["val"].dtype:
                 return self._part(first, part)
             scales = node.target is aten.mul.Tensor and not _is_complex(node.args[1])
             if scales or node.target in _PART_BY_PART:
-                return self._editor.once(node.target, (self._part(first, part), *node.args[1:]), node)  # type: ignore[arg-type]
+                return self._editor.call_once(node.target, (self._part(first, part), *node.args[1:]), node)  # type: ignore[arg-type]
         raise TableError(f"the parts of the complex numbers that {node.target} gives are not known")
 
 
@@ -189,7 +193,7 @@ def _is_ones(node: Any) -> bool:
     return node.target in (aten.ones_like.default, aten.ones.default, aten.new_ones.default)
 
 
-# What does the same to both parts of complex numbers.
+# Operators that act on real and imaginary parts alike.
 _PART_BY_PART = {
     aten.slice.Tensor,
     aten.select.int,

@@ -1,1 +1,1 @@
-"""Operators of torch's as TensorRT's layers, where torch_tensorrt has no converter that does."""
+"""Converters of torch's operators to TensorRT's layers that torch_tensorrt lacks or gets wrong."""

@@ -1,7 +1,7 @@
-"""Scaled dot product attention: TensorRT's attention layer where it does the same, plain layers elsewhere.
+"""Scaled dot product attention: TensorRT's attention layer if it computes the same, else plain layers.
 
-torch.export keeps aten.scaled_dot_product_attention whole. torch_tensorrt converts it for queries, keys and values of
-one shape alone; IAttention itself also takes fewer key heads than query heads, and keys of another length.
+torch.export does not decompose aten.scaled_dot_product_attention. torch_tensorrt converts it only if queries, keys and
+values have one shape; IAttention also takes fewer key heads than query heads, and keys of another length.
 """
 
 import contextlib
@@ -22,33 +22,33 @@ _PARAMETERS = [argument.name for argument in SDPA._schema.arguments]
 
 
 def fits_layer(node: Node, settings: Any = None) -> bool:
-    """Whether IAttention computes what an attention node does. In the form of a torch_tensorrt validator."""
-    given = _bind(node.args, node.kwargs)
-    tensors = [given[name] for name in ("query", "key", "value", "attn_mask") if given.get(name) is not None]
+    """Whether IAttention computes what an attention node does. A validator of torch_tensorrt."""
+    arguments = _bind(node.args, node.kwargs)
+    tensors = [arguments[name] for name in ("query", "key", "value", "attn_mask") if arguments.get(name) is not None]
     shapes = [tensor.meta["val"].shape for tensor in tensors]
     query, key, value = shapes[:3]
     if any(len(shape) != 4 for shape in shapes) or not all(isinstance(x, int) for x in (query[1], key[1], query[3])):
         return False
-    heads_fit = query[1] % key[1] == 0 if given.get("enable_gqa") else query[1] == key[1]
+    heads_fit = query[1] % key[1] == 0 if arguments.get("enable_gqa") else query[1] == key[1]
     equal = [(key[0], query[0]), (key[3], query[3]), *zip(value, key, strict=True)]
     return heads_fit and all(statically_known_true(a == b) for a, b in equal)
 
 
 def convert_attention(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
-    """Adds an attention layer. In the form of a torch_tensorrt converter; the node is one that `fits_layer`."""
+    """Adds an attention layer for a node that `fits_layer`. A converter of torch_tensorrt."""
     from torch_tensorrt.dynamo._SourceIR import SourceIR
     from torch_tensorrt.dynamo.conversion import impl
     from torch_tensorrt.dynamo.conversion.converter_utils import cast_trt_tensor, get_trt_tensor
 
-    given = _bind(args, kwargs)
-    query, key, value = (get_trt_tensor(ctx, given[part], f"{name}_{part}") for part in ("query", "key", "value"))
-    scale = given["query"].shape[3] ** -0.5 if given.get("scale") is None else given["scale"]
+    arguments = _bind(args, kwargs)
+    query, key, value = (get_trt_tensor(ctx, arguments[part], f"{name}_{part}") for part in ("query", "key", "value"))
+    scale = arguments["query"].shape[3] ** -0.5 if arguments.get("scale") is None else arguments["scale"]
     query = impl.elementwise.mul(ctx, target, SourceIR.ATEN, f"{name}_scaled_query", query, float(scale))
-    layer = _add_layer(ctx.net, query, key, value, bool(given.get("is_causal")))
+    layer = _add_layer(ctx.net, query, key, value, bool(arguments.get("is_causal")))
     layer.name = f"[ATTENTION]-[aten_ops.scaled_dot_product_attention]-[{name}]"
-    layer.decomposable = True  # where no fused kernel fits
-    if given.get("attn_mask") is not None:
-        mask = get_trt_tensor(ctx, given["attn_mask"], f"{name}_mask")
+    layer.decomposable = True  # for when no fused kernel fits
+    if arguments.get("attn_mask") is not None:
+        mask = get_trt_tensor(ctx, arguments["attn_mask"], f"{name}_mask")
         is_boolean = mask.dtype.name == "BOOL"
         layer.mask = mask if is_boolean else cast_trt_tensor(ctx, mask, query.dtype, f"{name}_mask")
     return layer.get_output(0)
@@ -58,14 +58,14 @@ def _add_layer(network: Any, query: Any, key: Any, value: Any, causal: bool) -> 
     trt = flavour.detect().trt()
     softmax = trt.AttentionNormalizationOp.SOFTMAX
     if hasattr(network, "add_attention_v2"):
-        kinds = trt.CausalMaskKind
-        # PyTorch's is_causal is the diagonal from the upper left, whatever the lengths; so is add_attention's.
-        return network.add_attention_v2(query, key, value, softmax, kinds.UPPER_LEFT if causal else kinds.NONE)
+        masks = trt.CausalMaskKind
+        # PyTorch's is_causal is the diagonal from the upper left, for any lengths; so is add_attention's.
+        return network.add_attention_v2(query, key, value, softmax, masks.UPPER_LEFT if causal else masks.NONE)
     return network.add_attention(query, key, value, softmax, causal)
 
 
 def expand_attention(module: GraphModule) -> None:
-    """Writes out, in place, every attention node that IAttention does not compute.
+    """Decomposes, in place, every attention node that IAttention does not compute.
 
     UnsupportedOpError: a node asks for dropout.
     """
@@ -90,7 +90,7 @@ def attention(
     """torch.nn.functional.scaled_dot_product_attention, without dropout, in operations that TensorRT fuses.
 
     query [..., H, L, E], key [..., H or H/g, S, E], value [..., H or H/g, S, V]; returns [..., H, L, V].
-    Where a boolean mask hides every key from a query, the result is the mean of the values; PyTorch's is zero.
+    If a boolean mask hides every key from a query, the result is the mean of the values; PyTorch's is zero.
     Source: the pseudocode in that function's documentation. The query is scaled before the product, so that float16
     scores do not overflow.
     """
@@ -115,15 +115,15 @@ def _repeat_heads(tensor: Tensor, groups: int) -> Tensor:
 
 
 def _bind(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of an attention node by name; those left out are not there."""
+    """The arguments of an attention node by name, without those left out."""
     return dict(zip(_PARAMETERS, args, strict=False)) | dict(kwargs)
 
 
 def _inline(node: Node, function: Callable[..., Any]) -> None:
-    """Puts the operations of `function` in the place of a call of it, with the call's line of the model."""
-    arguments = list(node.all_input_nodes)
-    traced = _trace(node, arguments, function)
-    copies: dict[Any, Node] = dict(zip(traced.graph.find_nodes(op="placeholder"), arguments, strict=True))
+    """Replaces a node by the operations of `function`, which get its line of the model."""
+    operands = list(node.all_input_nodes)
+    traced = _trace(node, operands, function)
+    copies: dict[Any, Node] = dict(zip(traced.graph.find_nodes(op="placeholder"), operands, strict=True))
     origin: dict[str, Any] = {key: node.meta[key] for key in ("stack_trace", "nn_module_stack") if key in node.meta}
     with node.graph.inserting_before(node):
         for inner in traced.graph.nodes:
@@ -135,19 +135,19 @@ def _inline(node: Node, function: Callable[..., Any]) -> None:
     node.graph.erase_node(node)
 
 
-def _trace(node: Node, arguments: Sequence[Node], function: Callable[..., Any]) -> GraphModule:
+def _trace(node: Node, operands: Sequence[Node], function: Callable[..., Any]) -> GraphModule:
     from torch._dispatch.python import enable_python_dispatcher
     from torch._guards import detect_fake_mode
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch_tensorrt.dynamo.lowering import get_decompositions
 
-    values = [argument.meta["val"] for argument in arguments]
+    values = [argument.meta["val"] for argument in operands]
 
-    def call(*given: Tensor) -> Any:
-        known = dict(zip(arguments, given, strict=True))
-        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda argument: known[argument])
+    def call(*arguments: Tensor) -> Any:
+        values_of = dict(zip(operands, arguments, strict=True))
+        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda argument: values_of[argument])
         return function(*args, **kwargs)
 
-    # Without the two contexts, operators composed in C++ and those that make a tensor would fix the dynamic extents.
+    # Without the two contexts, composite operators of C++ and tensor factories would specialise dynamic extents.
     with enable_python_dispatcher(), detect_fake_mode(values) or contextlib.nullcontext():
         return make_fx(call, decomposition_table=get_decompositions())(*values)

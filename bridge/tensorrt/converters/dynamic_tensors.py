@@ -1,4 +1,4 @@
-"""Tensors made of dynamic extents, or taken apart by them."""
+"""Tensors created from dynamic extents, or indexed by them."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -8,8 +8,8 @@ import torch
 from torch.fx import Node
 
 from bridge.tensorrt.converters.extents import (
-    Numbers,
     Rule,
+    Scalars,
     as_dtype,
     choose,
     compare,
@@ -18,7 +18,7 @@ from bridge.tensorrt.converters.extents import (
     negate,
 )
 from bridge.tensorrt.converters.layers import Layers
-from bridge.tensorrt.converters.slices import is_of_values
+from bridge.tensorrt.converters.slices import slices_value_dependent
 
 
 def _scalar_tensor(layers: Layers, value: Any, *, dtype: torch.dtype | None = None, **_: Any) -> Any:
@@ -26,45 +26,54 @@ def _scalar_tensor(layers: Layers, value: Any, *, dtype: torch.dtype | None = No
 
 
 def _full(layers: Layers, size: Sequence[Any], value: Any, *, dtype: torch.dtype | None = None, **_: Any) -> Any:
-    numbers = Numbers(layers)
-    single = numbers.as_condition(value) if dtype is torch.bool else as_dtype(layers, numbers.alike(value)[0], dtype)
+    scalars = Scalars(layers)
+    single = scalars.as_bool(value) if dtype is torch.bool else as_dtype(layers, scalars.promote(value)[0], dtype)
     single = layers.reshape(single, [1] * len(size))
-    return layers.expand(single, [extent if isinstance(extent, int) else numbers.as_integer(extent) for extent in size])
+    return layers.expand(single, [_as_extent(scalars, extent) for extent in size])
 
 
 def _expand(layers: Layers, x: Any, size: Sequence[Any], **_: Any) -> Any:
-    numbers = Numbers(layers)
+    scalars = Scalars(layers)
     missing = len(size) - len(x.shape)
-    own = layers.extents(x)
-    x = layers.reshape(x, [1] * missing + own) if missing else x
-    own = [1] * missing + own
-    kept = [mine if isinstance(asked, int) and asked == -1 else asked for mine, asked in zip(own, size, strict=True)]
-    wanted = [extent if isinstance(extent, int) else numbers.as_integer(extent) for extent in kept]
-    # An extent of 1 is expanded to any, another one to itself alone.
-    wanted = [theirs if isinstance(mine, int) and mine == 1 else mine for mine, theirs in zip(own, wanted, strict=True)]
-    return layers.expand(x, wanted)
+    extents = layers.extents(x)
+    x = layers.reshape(x, [1] * missing + extents) if missing else x
+    extents = [1] * missing + extents
+    # Only an extent of 1 can be expanded; -1 keeps an extent.
+    shape = [
+        _as_extent(scalars, target) if _is(extent, 1) and not _is(target, -1) else extent
+        for extent, target in zip(extents, size, strict=True)
+    ]
+    return layers.expand(x, shape)
+
+
+def _is(extent: Any, value: int) -> bool:
+    return isinstance(extent, int) and extent == value
+
+
+def _as_extent(scalars: Scalars, extent: Any) -> Any:
+    return extent if isinstance(extent, int) else scalars.as_integer(extent)
 
 
 def _select(layers: Layers, x: Any, dim: int, index: Any) -> Any:
     axis = dim % len(x.shape)
-    if isinstance(index, int) and index < 0:  # undefined for TensorRT, where the extent is dynamic
+    if isinstance(index, int) and index < 0:  # TensorRT leaves it undefined for dynamic extents
         index = elementwise("SUM")(layers, layers.extents(x)[axis], index)
-    place = layers.reshape(Numbers(layers).as_integer(index), [])
-    return layers.output(layers.network.add_gather(x, place, axis))
+    index = layers.reshape(Scalars(layers).as_integer(index), [])
+    return layers.output(layers.network.add_gather(x, index, axis))
 
 
 def _slice(layers: Layers, x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Any:
-    """Of a dynamic dimension, or by extents: bounds that lie outside are moved in, as Python does."""
+    """A slice of a dynamic dimension, or with dynamic bounds; bounds are clamped as in Python."""
     axis, rank, shape = dim % len(x.shape), len(x.shape), layers.extents(x)
-    if start in (None, 0) and step == 1 and (end is None or (isinstance(end, int) and end == sys.maxsize)):
+    if start in (None, 0) and step == 1 and (end is None or _is(end, sys.maxsize)):
         return x
     extent = shape[axis]
-    first = _place(layers, start or 0, extent)
-    last = extent if end is None or (isinstance(end, int) and end == sys.maxsize) else _place(layers, end, extent)
+    first = _clamped_bound(layers, start or 0, extent)
+    last = extent if end is None or _is(end, sys.maxsize) else _clamped_bound(layers, end, extent)
     count = elementwise("MAX")(layers, elementwise("SUB")(layers, last, first), 0)
     shape[axis] = negate(layers, floor_divide(layers, negate(layers, count), step)) if step != 1 else count
     starts: list[Any] = [0] * rank
-    starts[axis] = Numbers(layers).as_integer(first)
+    starts[axis] = Scalars(layers).as_integer(first)
     strides = [1] * rank
     strides[axis] = step
     layer = layers.network.add_slice(x, [0] * rank, [0] * rank, strides)
@@ -73,8 +82,8 @@ def _slice(layers: Layers, x: Any, dim: int = 0, start: Any = None, end: Any = N
     return layers.output(layer)
 
 
-def _place(layers: Layers, bound: Any, extent: Any) -> Any:
-    """A bound of a slice, counted from the start and within the extent."""
+def _clamped_bound(layers: Layers, bound: Any, extent: Any) -> Any:
+    """A bound of a slice, clamped to 0 .. extent; negative ones count from the end."""
     if isinstance(bound, int):
         if bound >= 0:
             return elementwise("MIN")(layers, bound, extent)
@@ -85,8 +94,8 @@ def _place(layers: Layers, bound: Any, extent: Any) -> Any:
 
 
 def _slices_dynamic(node: Node) -> bool:
-    """Whether a slice is of a dynamic dimension, or by extents; where that depends on values, slices.py has it."""
-    if not isinstance(node.args[0], Node) or is_of_values(node):
+    """Whether a slice has a dynamic dimension or dynamic bounds, but none that depends on values (see slices.py)."""
+    if not isinstance(node.args[0], Node) or slices_value_dependent(node):
         return False
     dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
     bounds = (*node.args[2:], *node.kwargs.values())
@@ -94,11 +103,11 @@ def _slices_dynamic(node: Node) -> bool:
     return dynamic or any(isinstance(bound, Node) for bound in bounds)
 
 
-def _has_number(place: int) -> Callable[[Node], bool]:
-    """Whether an argument is computed from extents."""
+def _has_computed_argument(index: int) -> Callable[[Node], bool]:
+    """A validator: whether an argument is computed from extents."""
 
     def fits(node: Node) -> bool:
-        argument = node.args[place]
+        argument = node.args[index]
         return isinstance(argument, Node) and not isinstance(argument.meta.get("val"), torch.Tensor)
 
     return fits
@@ -117,12 +126,12 @@ def _is_dynamic(node: Node) -> bool:
 
 
 def _upsample(mode: str) -> Callable[..., Any]:
-    """By an interpolation mode of TensorRT's."""
+    """The converter for an interpolation mode of TensorRT."""
 
-    def add(layers: Layers, x: Any, size: Sequence[Any], *rest: Any) -> Any:
-        align_corners = len(rest) == 2 and rest[0]
+    def add(layers: Layers, x: Any, size: Sequence[Any], *settings: Any) -> Any:
+        align_corners = len(settings) == 2 and settings[0]
         layer = layers.network.add_resize(x)
-        extents = [extent if isinstance(extent, int) else Numbers(layers).as_integer(extent) for extent in size]
+        extents = [_as_extent(Scalars(layers), extent) for extent in size]
         layer.set_input(1, layers.shape_tensor([*layers.extents(x)[:2], *extents]))
         layer.resize_mode = getattr(layers.trt.InterpolationMode, mode)
         half = "ASYMMETRIC" if mode == "NEAREST" else "HALF_PIXEL"
@@ -133,22 +142,22 @@ def _upsample(mode: str) -> Callable[..., Any]:
     return add
 
 
-def _to_extents(node: Node) -> bool:
-    """Whether a size that is asked for is computed from extents."""
+def _has_computed_size(node: Node) -> bool:
+    """Whether a requested size is computed from extents."""
     size: Any = node.args[1]
     return size is not None and any(isinstance(extent, Node) for extent in size)
 
 
 _ATEN = torch.ops.aten
-TENSORS = (
-    Rule(_ATEN.scalar_tensor.default, _scalar_tensor, _has_number(0)),
-    Rule(_ATEN.full.default, _full, _has_number(1)),
+TENSOR_RULES = (
+    Rule(_ATEN.scalar_tensor.default, _scalar_tensor, _has_computed_argument(0)),
+    Rule(_ATEN.full.default, _full, _has_computed_argument(1)),
     Rule(_ATEN.expand.default, _expand, _is_dynamic),
     Rule(_ATEN.slice.Tensor, _slice, _slices_dynamic),
     Rule(_ATEN.select.int, _select, _selects_by_extent),
-    Rule(_ATEN.upsample_nearest2d.vec, _upsample("NEAREST"), _to_extents),
-    Rule(_ATEN.upsample_nearest3d.vec, _upsample("NEAREST"), _to_extents),
-    Rule(_ATEN.upsample_bilinear2d.vec, _upsample("LINEAR"), _to_extents),
-    Rule(_ATEN.upsample_trilinear3d.vec, _upsample("LINEAR"), _to_extents),
-    Rule(_ATEN.upsample_bicubic2d.vec, _upsample("CUBIC"), _to_extents),
+    Rule(_ATEN.upsample_nearest2d.vec, _upsample("NEAREST"), _has_computed_size),
+    Rule(_ATEN.upsample_nearest3d.vec, _upsample("NEAREST"), _has_computed_size),
+    Rule(_ATEN.upsample_bilinear2d.vec, _upsample("LINEAR"), _has_computed_size),
+    Rule(_ATEN.upsample_trilinear3d.vec, _upsample("LINEAR"), _has_computed_size),
+    Rule(_ATEN.upsample_bicubic2d.vec, _upsample("CUBIC"), _has_computed_size),
 )

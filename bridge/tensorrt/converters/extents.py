@@ -1,7 +1,7 @@
 """Arithmetic on dynamic extents.
 
-Integers are int64, as Python's are exact. A float that a model computes from extents, such as h * 0.5 in x * (h * 0.5),
-is float32; what becomes an extent again never was one (see float_extents.py).
+Integers are int64, because Python's are exact. Floats computed from extents, such as h * 0.5 in x * (h * 0.5), are
+float32. Extents are never computed from such floats (see float_extents.py).
 """
 
 import functools
@@ -24,8 +24,8 @@ from bridge.tensorrt.converters.layers import Layers
 class Rule:
     """How one operator is converted.
 
-    add: takes Layers, the arguments and keyword arguments of a node; returns a tensor, or a number.
-    fits: which nodes are converted so.
+    add: takes Layers, the arguments and keyword arguments of a node; returns a tensor or a scalar.
+    fits: whether a node is converted by this rule.
     """
 
     target: Any
@@ -38,42 +38,42 @@ class Rule:
         return str(getattr(self.target, "__name__", self.target)).removesuffix(".default").upper()
 
     def convert(self, layers: Layers, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """What it makes of a node's arguments."""
+        """Adds the layers for a node's arguments; returns the result."""
         return self.add(layers, *args, **kwargs)
 
 
-class Numbers:
-    """Numbers and tensors of one element as operands of elementwise layers: two of one dtype."""
+class Scalars:
+    """Casts Python numbers and tensors of one element to operands of one dtype."""
 
     def __init__(self, layers: Layers) -> None:
         self.layers = layers
         self.integer, self.floating = layers.trt.DataType.INT64, layers.trt.DataType.FLOAT
 
     def is_float(self, value: Any) -> bool:
-        """Whether it is a float, of Python's or the network's."""
+        """Whether it is a Python float or a floating-point tensor."""
         if isinstance(value, (bool, int, float)):
             return isinstance(value, float)
         row = dtypes.from_trt(value.dtype)
         return row is not None and row.torch.is_floating_point
 
     def as_integer(self, value: Any) -> Any:
-        """As a tensor of one int64."""
-        return self._one(value, self.integer)
+        """A tensor of one int64."""
+        return self._cast(value, self.integer)
 
     def as_float(self, value: Any) -> Any:
-        """As a tensor of one float32."""
-        return self._one(value, self.floating)
+        """A tensor of one float32."""
+        return self._cast(value, self.floating)
 
-    def as_condition(self, value: Any) -> Any:
-        """As a tensor of one boolean."""
-        return self._one(value, self.layers.trt.DataType.BOOL)
+    def as_bool(self, value: Any) -> Any:
+        """A tensor of one boolean."""
+        return self._cast(value, self.layers.trt.DataType.BOOL)
 
-    def alike(self, *values: Any) -> list[Any]:
-        """All floats where one is, else all integers."""
+    def promote(self, *values: Any) -> list[Any]:
+        """All as float32 if one is a float, else all as int64."""
         convert = self.as_float if any(map(self.is_float, values)) else self.as_integer
         return [convert(value) for value in values]
 
-    def _one(self, value: Any, dtype: Any) -> Any:
+    def _cast(self, value: Any, dtype: Any) -> Any:
         if isinstance(value, (bool, int, float)):
             numpy_dtype = numpy.float32 if isinstance(value, float) else numpy.int64
             value = self.layers.constant([value], numpy_dtype)
@@ -82,11 +82,11 @@ class Numbers:
         return self.layers.cast(value, dtype)
 
 
-def elementwise(kind: str) -> Callable[..., Any]:
-    """Of two numbers or more, one after the other. `kind` names a member of trt.ElementWiseOperation."""
+def elementwise(operation: str) -> Callable[..., Any]:
+    """A left fold over two scalars or more. `operation` names a member of trt.ElementWiseOperation."""
 
     def add(layers: Layers, *values: Any) -> Any:
-        return functools.reduce(functools.partial(layers.elementwise, kind), Numbers(layers).alike(*values))
+        return functools.reduce(functools.partial(layers.elementwise, operation), Scalars(layers).promote(*values))
 
     return add
 
@@ -95,11 +95,11 @@ def _sum(layers: Layers, values: Sequence[Any]) -> Any:
     return elementwise("SUM")(layers, *values)
 
 
-def _unary(kind: str, floating: bool = False) -> Callable[..., Any]:
+def _unary(operation: str, floating: bool = False) -> Callable[..., Any]:
     def add(layers: Layers, value: Any) -> Any:
-        numbers = Numbers(layers)
-        operand = numbers.as_float(value) if floating else numbers.alike(value)[0]
-        return layers.output(layers.network.add_unary(operand, getattr(layers.trt.UnaryOperation, kind)))
+        scalars = Scalars(layers)
+        operand = scalars.as_float(value) if floating else scalars.promote(value)[0]
+        return layers.output(layers.network.add_unary(operand, getattr(layers.trt.UnaryOperation, operation)))
 
     return add
 
@@ -114,15 +114,15 @@ def _absolute(layers: Layers, value: Any) -> Any:
 
 
 def _true_divide(layers: Layers, a: Any, b: Any) -> Any:
-    numbers = Numbers(layers)
-    return layers.divide(numbers.as_float(a), numbers.as_float(b))
+    scalars = Scalars(layers)
+    return layers.divide(scalars.as_float(a), scalars.as_float(b))
 
 
 def floor_divide(layers: Layers, a: Any, b: Any) -> Any:
-    """Of integers rounded down, whatever TensorRT's own rounding of negative ones is."""
-    numbers = Numbers(layers)
-    dividend, divisor = numbers.alike(a, b)
-    if numbers.is_float(dividend):
+    """a // b rounded down, however TensorRT rounds negative quotients."""
+    scalars = Scalars(layers)
+    dividend, divisor = scalars.promote(a, b)
+    if scalars.is_float(dividend):
         return layers.elementwise("FLOOR_DIV", dividend, divisor)
     rest = remainder(layers, dividend, divisor)
     return layers.elementwise("DIV", layers.subtract(dividend, rest), divisor)
@@ -133,10 +133,10 @@ def remainder(layers: Layers, a: Any, b: Any) -> Any:
 
     Right whether TensorRT rounds the quotient of integers down or towards zero.
     """
-    numbers = Numbers(layers)
-    rest, divisor = numbers.as_integer(a), numbers.as_integer(b)
-    for again in (False, True):
-        rest = layers.add(rest, divisor) if again else rest
+    scalars = Scalars(layers)
+    rest, divisor = scalars.as_integer(a), scalars.as_integer(b)
+    for is_second in (False, True):
+        rest = layers.add(rest, divisor) if is_second else rest
         rest = layers.subtract(rest, layers.multiply(layers.elementwise("FLOOR_DIV", rest, divisor), divisor))
     return rest
 
@@ -144,41 +144,41 @@ def remainder(layers: Layers, a: Any, b: Any) -> Any:
 def _power(layers: Layers, base: Any, exponent: Any) -> Any:
     if isinstance(exponent, int) and 0 < exponent <= 8:
         return elementwise("PROD")(layers, *[base] * exponent)
-    numbers = Numbers(layers)
-    return layers.elementwise("POW", numbers.as_float(base), numbers.as_float(exponent))
+    scalars = Scalars(layers)
+    return layers.elementwise("POW", scalars.as_float(base), scalars.as_float(exponent))
 
 
-def compare(kind: str, negated: bool = False) -> Callable[..., Any]:
-    """Of two numbers: a condition, or its contrary."""
+def compare(operation: str, negated: bool = False) -> Callable[..., Any]:
+    """A comparison of two scalars, or its negation."""
 
     def add(layers: Layers, a: Any, b: Any) -> Any:
-        result = layers.elementwise(kind, *Numbers(layers).alike(a, b))
+        result = layers.elementwise(operation, *Scalars(layers).promote(a, b))
         return _not(layers, result) if negated else result
 
     return add
 
 
 def _not(layers: Layers, value: Any) -> Any:
-    condition = Numbers(layers).as_condition(value)
+    condition = Scalars(layers).as_bool(value)
     return layers.output(layers.network.add_unary(condition, layers.trt.UnaryOperation.NOT))
 
 
-def _logical(kind: str) -> Callable[..., Any]:
+def _logical(operation: str) -> Callable[..., Any]:
     def add(layers: Layers, a: Any, b: Any) -> Any:
-        numbers = Numbers(layers)
-        return layers.elementwise(kind, numbers.as_condition(a), numbers.as_condition(b))
+        scalars = Scalars(layers)
+        return layers.elementwise(operation, scalars.as_bool(a), scalars.as_bool(b))
 
     return add
 
 
 def choose(layers: Layers, condition: Any, first: Any, second: Any) -> Any:
-    """The first number where a condition holds, else the second."""
-    numbers = Numbers(layers)
-    return layers.output(layers.network.add_select(numbers.as_condition(condition), *numbers.alike(first, second)))
+    """The first scalar if the condition holds, else the second."""
+    scalars = Scalars(layers)
+    return layers.output(layers.network.add_select(scalars.as_bool(condition), *scalars.promote(first, second)))
 
 
 def _to_float(layers: Layers, value: Any) -> Any:
-    return Numbers(layers).as_float(value)
+    return Scalars(layers).as_float(value)
 
 
 def _log2(layers: Layers, value: Any) -> Any:
@@ -186,19 +186,19 @@ def _log2(layers: Layers, value: Any) -> Any:
 
 
 def _scaled(layers: Layers, extent: Any, factor: int, offset: int, divisor: int) -> Any:
-    wide = elementwise("PROD")(layers, extent, factor) if factor != 1 else extent
-    moved = elementwise("SUM")(layers, wide, offset) if offset else wide
-    return floor_divide(layers, moved, divisor) if divisor != 1 else Numbers(layers).as_integer(moved)
+    scaled_extent = elementwise("PROD")(layers, extent, factor) if factor != 1 else extent
+    shifted = elementwise("SUM")(layers, scaled_extent, offset) if offset else scaled_extent
+    return floor_divide(layers, shifted, divisor) if divisor != 1 else Scalars(layers).as_integer(shifted)
 
 
-def _lookup(layers: Layers, table: Sequence[Any], *places: tuple[Any, int, int]) -> Any:
+def _lookup(layers: Layers, table: Sequence[Any], *terms: tuple[Any, int, int]) -> Any:
     index = None
-    for extent, low, count in places:
+    for extent, low, count in terms:
         shifted = elementwise("SUB")(layers, extent, low)
         before = None if index is None else elementwise("PROD")(layers, index, count)
         index = shifted if before is None else layers.add(before, shifted)
     row = layers.constant(table, numpy.int64)
-    value = layers.gather(row, Numbers(layers).as_integer(index))
+    value = layers.gather(row, Scalars(layers).as_integer(index))
     return layers.cast(value, layers.trt.DataType.BOOL) if isinstance(table[0], bool) else value
 
 
@@ -207,23 +207,23 @@ def _steps(layers: Layers, start: Any, end: Any, step: int) -> Any:
 
 
 def _ramp(layers: Layers, count: Any, start: Any, step: Any, dtype: torch.dtype) -> Any:
-    numbers = Numbers(layers)
-    wanted = layers.trt.DataType.FLOAT if dtype.is_floating_point else layers.trt.DataType.INT64
-    convert = numbers.as_float if dtype.is_floating_point else numbers.as_integer
-    layer = layers.network.add_fill((1,), layers.trt.FillOperation.LINSPACE, wanted)
-    layer.set_input(0, numbers.as_integer(count))
+    scalars = Scalars(layers)
+    trt_dtype = layers.trt.DataType.FLOAT if dtype.is_floating_point else layers.trt.DataType.INT64
+    convert = scalars.as_float if dtype.is_floating_point else scalars.as_integer
+    layer = layers.network.add_fill((1,), layers.trt.FillOperation.LINSPACE, trt_dtype)
+    layer.set_input(0, scalars.as_integer(count))
     layer.set_input(1, layers.reshape(convert(start), []))
     layer.set_input(2, convert(step))
     return as_dtype(layers, layers.output(layer), dtype)
 
 
 def as_dtype(layers: Layers, tensor: Any, dtype: torch.dtype | None) -> Any:
-    """The tensor in a dtype of torch's; as it is where there is none like it."""
+    """The tensor cast to a torch dtype; unchanged for None or a dtype that TensorRT lacks."""
     row = dtypes.from_torch(dtype) if dtype is not None else None
     return tensor if row is None else layers.cast(tensor, row.of(layers.trt))
 
 
-NUMBERS = (
+SCALAR_RULES = (
     Rule(operator.add, elementwise("SUM")),
     Rule(operator.sub, elementwise("SUB")),
     Rule(operator.mul, elementwise("PROD")),

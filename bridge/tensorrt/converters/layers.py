@@ -1,6 +1,6 @@
-"""Adds layers of TensorRT's own to a network: the few kinds that native lowerings are made of.
+"""Adds TensorRT's own layers to a network: those that converters and native lowerings need.
 
-A shape is a list of extents: a number where it is known, else a tensor of one int64.
+A shape is a list of extents: an int if it is known, else a tensor of one int64.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ Extent: TypeAlias = Any  # an int, or an ITensor of one int64
 class Layers:
     """The layers of one call of an op; they are named for it.
 
-    constants: takes the arrays that the network points to. Keep them until the engine is built.
+    constants: arrays that the network points to are appended. Keep them until the engine is built.
     """
 
     def __init__(self, trt: ModuleType, network: Any, name: str, constants: list[Any]) -> None:
@@ -34,31 +34,31 @@ class Layers:
         return layer.get_output(0)
 
     def constant(self, value: Any, dtype: Any = numpy.float32) -> Any:
-        """A constant tensor, float32 if nothing else is asked for."""
+        """A constant tensor, by default float32."""
         array = numpy.ascontiguousarray(value, dtype=dtype).reshape(numpy.shape(value))
         self._constants.append(array)
         return self.output(self.network.add_constant(array.shape, self.trt.Weights(array)))
 
     def cast(self, tensor: Any, dtype: Any) -> Any:
-        """The tensor in a dtype of TensorRT's."""
+        """The tensor in a dtype of TensorRT."""
         return tensor if tensor.dtype == dtype else self.output(self.network.add_cast(tensor, dtype))
 
-    def number(self, value: float, like: Any) -> Any:
+    def scalar_like(self, value: float, like: Any) -> Any:
         """A constant of the rank and dtype of another tensor, for elementwise layers."""
         return self.cast(self.constant(numpy.full((1,) * len(like.shape), value)), like.dtype)
 
-    def activation(self, tensor: Any, kind: str, alpha: float | None = None, beta: float | None = None) -> Any:
-        """An activation; `kind` names a member of trt.ActivationType."""
-        layer = self.network.add_activation(tensor, getattr(self.trt.ActivationType, kind))
+    def activation(self, tensor: Any, function: str, alpha: float | None = None, beta: float | None = None) -> Any:
+        """An activation; `function` names a member of trt.ActivationType."""
+        layer = self.network.add_activation(tensor, getattr(self.trt.ActivationType, function))
         if alpha is not None:
             layer.alpha = alpha
         if beta is not None:
             layer.beta = beta
         return self.output(layer)
 
-    def elementwise(self, kind: str, a: Any, b: Any) -> Any:
-        """`kind` names a member of trt.ElementWiseOperation. Extents of 1 are broadcast."""
-        return self.output(self.network.add_elementwise(a, b, getattr(self.trt.ElementWiseOperation, kind)))
+    def elementwise(self, operation: str, a: Any, b: Any) -> Any:
+        """`operation` names a member of trt.ElementWiseOperation. Extents of 1 are broadcast."""
+        return self.output(self.network.add_elementwise(a, b, getattr(self.trt.ElementWiseOperation, operation)))
 
     def add(self, a: Any, b: Any) -> Any:
         """a + b."""
@@ -111,19 +111,18 @@ class Layers:
         return self._slice(tensor, starts, shape, steps)
 
     def first(self, tensor: Any, shape: Sequence[Extent]) -> Any:
-        """The elements of a smaller shape from the start on."""
+        """The leading elements, in a smaller shape."""
         return self._slice(tensor, [0] * len(shape), shape, [1] * len(shape))
 
     def expand(self, tensor: Any, shape: Sequence[Extent]) -> Any:
         """The tensor with extents of 1 repeated to those of `shape`."""
-        own = tuple(tensor.shape)
-        repeated = [mine == 1 and wanted != 1 for mine, wanted in zip(own, shape, strict=True)]
-        if not any(repeated):
+        strides = [0 if extent == 1 and target != 1 else 1 for extent, target in zip(tensor.shape, shape, strict=True)]
+        if all(strides):
             return tensor
-        return self._slice(tensor, [0] * len(own), shape, [0 if again else 1 for again in repeated])
+        return self._slice(tensor, [0] * len(strides), shape, strides)
 
     def concatenate(self, tensors: Sequence[Any], axis: int) -> Any:
-        """The tensors one after the other along an axis."""
+        """The tensors concatenated along an axis."""
         layer = self.network.add_concatenation(list(tensors))
         layer.axis = axis
         return self.output(layer)
@@ -133,12 +132,12 @@ class Layers:
         return self.output(self.network.add_gather(table, indices, 0))
 
     def matrix_multiply(self, a: Any, b: Any) -> Any:
-        """The product of the last two dimensions."""
+        """The matrix product over the last two dimensions."""
         none = self.trt.MatrixOperation.NONE
         return self.output(self.network.add_matrix_multiply(a, none, b, none))
 
     def arange(self, count: Extent, start: float, step: float) -> Any:
-        """`count` float32 values from `start` on."""
+        """`count` float32 values from `start`, with a step."""
         if isinstance(count, int):
             return self.constant(start + step * numpy.arange(count))
         layer = self.network.add_fill((1,), self.trt.FillOperation.LINSPACE, self.trt.DataType.FLOAT)

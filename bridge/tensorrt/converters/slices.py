@@ -1,6 +1,6 @@
-"""Slices of a dimension whose extent depends on values, such as the first hundred of the boxes that are kept.
+"""Slices of a dimension whose extent depends on values, such as the first hundred boxes after nms.
 
-torch_tensorrt's converter takes what is cut off for the extent; where there is less, that is wrong.
+torch_tensorrt's converter takes the end of the slice for the extent, which is wrong if there are fewer elements.
 """
 
 import sys
@@ -16,8 +16,8 @@ from bridge.tensorrt.converters.layers import Layers
 SLICE = torch.ops.aten.slice.Tensor
 
 
-def is_of_values(node: Node) -> bool:
-    """Whether a node slices such a dimension."""
+def slices_value_dependent(node: Node) -> bool:
+    """Whether a node slices a dimension whose extent depends on values."""
     if node.target is not SLICE or not isinstance(node.args[0], Node):
         return False
     dim = _bounds(node.args, node.kwargs)[0]
@@ -25,14 +25,14 @@ def is_of_values(node: Node) -> bool:
 
 
 def refusal(node: Node) -> str | None:
-    """Why such a slice cannot be converted; None where it can, or where the node is none."""
-    if not is_of_values(node):
+    """Why such a slice cannot be converted; None if it can, or for other nodes."""
+    if not slices_value_dependent(node):
         return None
     _, start, end, step = _bounds(node.args, node.kwargs)
     if start == 0 and step == 1 and isinstance(end, int) and end >= 0:
         return None
-    spelt = f"[{start}:{'' if end == sys.maxsize else end}{'' if step == 1 else f':{step}'}]"
-    return f"it takes {spelt} of an extent that depends on values; [:n], for a number n, can be converted"
+    text = f"[{start}:{'' if end == sys.maxsize else end}{'' if step == 1 else f':{step}'}]"
+    return f"it takes {text} of an extent that depends on values; [:n], for a number n, can be converted"
 
 
 def convert_slice(layers: Layers, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

@@ -1,4 +1,7 @@
-"""Which operators are taken apart before conversion, and into what."""
+"""Which operators are decomposed before conversion, and into what.
+
+A decomposition returns NotImplemented for calls that it does not decompose.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -44,19 +47,19 @@ _FAMILIES = (
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """torch_tensorrt's table, less what would take apart an operator that has a converter or needs a GPU."""
+    """torch_tensorrt's table without operators that have a converter or need a GPU, and with bridge's rows."""
     from torch_tensorrt.dynamo.lowering import get_decompositions
 
     table = dict(get_decompositions())
     table.pop(SDPA, None)
-    table |= torch._decomp.get_decompositions([_FLASH_ON_CPU])  # in programs that were decomposed before they came here
+    table |= torch._decomp.get_decompositions([_FLASH_ON_CPU])  # for programs that are already decomposed
     for op in OPS.values():
         table.pop(op.overload, None)
     return promoted({**_torch_decompositions(table), **table, **_own_decompositions()})
 
 
 def _torch_decompositions(table: Mapping[Any, Any]) -> dict[Any, Callable[..., Any]]:
-    """PyTorch's own, of functional operators that torch_tensorrt neither converts nor takes apart."""
+    """PyTorch's, for functional operators that torch_tensorrt neither converts nor decomposes."""
     from torch_tensorrt.dynamo.conversion import DYNAMO_CONVERTERS
 
     known = dict(torch._decomp.core_aten_decompositions().items())
@@ -66,8 +69,8 @@ def _torch_decompositions(table: Mapping[Any, Any]) -> dict[Any, Callable[..., A
 
 
 def _own_decompositions() -> dict[Any, Callable[..., Any]]:
-    """What the families bring; of two rows for one operator the later one holds."""
-    table = {op: function for family in _FAMILIES for op, function in family.ROWS.items()}
-    if hasattr(torch.ops.transformers, "grouped_mm_fallback"):  # once its mixtures of experts are imported
+    """The rows of the families; a later row for the same operator wins."""
+    table = {op: function for family in _FAMILIES for op, function in family.DECOMPOSITIONS.items()}
+    if hasattr(torch.ops.transformers, "grouped_mm_fallback"):  # if its mixtures of experts are imported
         table[torch.ops.transformers.grouped_mm_fallback.default] = grouped_products.grouped_mm_fallback
     return table

@@ -1,4 +1,4 @@
-"""Products, norms and activations, where torch_tensorrt's own conversion is wrong or missing."""
+"""Products, norms and activations for which torch_tensorrt's conversion is wrong or missing."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,7 +27,7 @@ def batch_norm(
     """Batch norm in eval mode: x [N, C, ...] times a scale plus a shift, and two empty tensors.
 
     Scale and shift are computed in float32 and rounded once, as PyTorch does on a GPU; torch_tensorrt's converter
-    computes them in the dtype of x. They are constants, so nothing of this is left in the engine.
+    computes them in the dtype of x. They are constants, which TensorRT folds.
     """
     scale = (variance.float() + eps).rsqrt()
     if weight is not None:
@@ -51,10 +51,10 @@ def convolution(
     output_padding: Sequence[int],
     groups: int,
 ) -> Tensor:
-    """Where the window is as large as the map, a product of matrices: [N, C, *window] to [N, out, 1, ...].
+    """A matrix product if the window is as large as the map: [N, C, *window] to [N, out, 1, ...].
 
-    TensorRT-RTX 1.6.1 leaves the bias of such a convolution out for other images than the first, where their number is
-    dynamic and the dtype has 16 bits (seen on an H200).
+    For such a convolution in 16 bits, with a dynamic batch, TensorRT-RTX 1.6.1 adds the bias to the first image only
+    (seen on an H200).
     """
     window = weight.shape[2:]
     whole = x.dim() == weight.dim() and all(map(known_equal, x.shape[2:], window)) and any(n > 1 for n in window)
@@ -65,33 +65,32 @@ def convolution(
 
 
 def softplus(x: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
-    """x itself beyond a threshold, which torch_tensorrt ignores. At 20 both are equal within float32's precision."""
+    """x beyond the threshold, which torch_tensorrt ignores. From 20 on, both are equal in float32."""
     if threshold >= _SAME_SOFTPLUS:
         return NotImplemented
     return torch.where(x * beta > threshold, x, _SOFTPLUS(x, beta, _SAME_SOFTPLUS))
 
 
 def softmax(x: Tensor, dim: int, half_to_float: bool) -> Tensor:
-    """Of a vector, or a single number: TensorRT's layer takes two dimensions or more."""
+    """Of a vector or a scalar: TensorRT's layer needs at least two dimensions."""
     if x.dim() > 1:
         return NotImplemented
     return torch.softmax(x.reshape(1, -1), 1).reshape(x.shape)
 
 
 def addbmm(x: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-    """x times beta plus the sum of a batch of products times alpha."""
+    """beta * x + alpha * the sum of the batch's products."""
     product = torch.bmm(a, b).sum(0)
     product = product if alpha == 1 else product * alpha
     return product if beta == 0 else product + (x if beta == 1 else x * beta)
 
 
 def convert(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """x in a dtype; PyTorch takes the variance of 16-bit values apart with it."""
+    """x in a dtype. PyTorch's decomposition of the variance of 16-bit values calls it."""
     return x.to(dtype)
 
 
-# Each returns NotImplemented for what it leaves as it is.
-ROWS: dict[Any, Callable[..., Any]] = {
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     _BATCH_NORM: batch_norm,
     _CONVOLUTION: convolution,
     _SOFTPLUS: softplus,

@@ -1,4 +1,4 @@
-"""Sums, means and maxima of rows of a table, by bags."""
+"""Embedding bags: sums, means and maxima of rows of a table."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,24 +24,23 @@ def embedding_bag(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Rows of weight [V, D] at indices [n], reduced by bags that begin at offsets [B]: [B, D], zeros for an empty bag.
 
-    What training takes from this operator, the other three results, is empty here.
+    The other three results serve training alone, and are empty.
     """
     starts = offsets[:-1] if include_last_offset else offsets
-    place = torch.arange(indices.shape[0], device=indices.device)
-    bag = (place.unsqueeze(1) >= starts).sum(1) - 1  # [n]
+    position = torch.arange(indices.shape[0], device=indices.device)
+    bag = (position.unsqueeze(1) >= starts).sum(1) - 1  # [n]
     rows = weight.index_select(0, indices)
     if padding_idx >= 0:
         bag = torch.where(indices == padding_idx, -1, bag)
     if per_sample_weights is not None:
         rows = rows * per_sample_weights.unsqueeze(1)
-    nothing = torch.zeros(starts.shape[0], weight.shape[1], dtype=weight.dtype, device=weight.device)
-    reduced = reduce_rows(nothing, bag, rows, _MODES[mode], include_self=False)
+    zeros = torch.zeros(starts.shape[0], weight.shape[1], dtype=weight.dtype, device=weight.device)
+    reduced = reduce_rows(zeros, bag, rows, _MODES[mode], include_self=False)
     empty = indices.new_zeros(0)
     return reduced if reduced is NotImplemented else (reduced, empty, empty, empty)
 
 
-# Each returns NotImplemented for what it leaves as it is.
-ROWS: dict[Any, Callable[..., Any]] = {
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten._embedding_bag.default: embedding_bag,
     torch.ops.aten._embedding_bag_forward_only.default: embedding_bag,
 }

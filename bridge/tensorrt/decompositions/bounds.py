@@ -1,4 +1,4 @@
-"""What is known of extents while a graph is lowered, without an assumption about dynamic ones."""
+"""What is known of extents while a graph is lowered, without assumptions on dynamic ones."""
 
 import math
 from typing import Any
@@ -9,17 +9,17 @@ from torch.utils._sympy.value_ranges import bound_sympy
 
 
 def known(extent: Any) -> bool:
-    """Whether an extent is a number, and the same one for every input."""
+    """Whether an extent is fixed."""
     return isinstance(extent, int)
 
 
 def known_equal(a: Any, b: Any) -> bool:
-    """For every value that dynamic extents may have; no assumption about them is made."""
+    """Whether two extents are equal for every input. Adds no guard."""
     return statically_known_true(a == b)
 
 
 def most(*extents: Any) -> float:
-    """The largest product that extents may have; infinity where nothing bounds them."""
+    """The upper bound of the product of extents; infinity if nothing bounds them."""
     return math.prod(map(_upper, extents))
 
 

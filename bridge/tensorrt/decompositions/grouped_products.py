@@ -1,4 +1,4 @@
-"""Products of matrices by groups, as mixtures of experts use them."""
+"""Grouped matrix products, as in mixtures of experts."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,33 +16,32 @@ def grouped_mm(
 ) -> Tensor:
     """Rows a [M, K], in groups that end at offs [E], times the group's matrix of b [E, K, N]: [M, N].
 
-    Few rows take their matrix each; many rows are multiplied with every matrix, and keep what is theirs: the number of
-    rows in a group depends on values, which no shape in an engine may.
+    For few rows, the matrix of each row is gathered. Many rows are multiplied with every matrix, and the group's result
+    is gathered: the number of rows in a group depends on values, which no shape in an engine may.
     """
     if a.dim() == 3 and b.dim() == 3 and bias is None:
         return torch.bmm(a, b)
     if (a.dim(), b.dim()) != (2, 3) or offs is None or bias is not None:
         return NotImplemented
     rows, groups = a.shape[0], b.shape[0]
-    place = torch.arange(rows, device=a.device)
-    group = (place.unsqueeze(1) >= offs).sum(1)  # [M]; rows behind the last group have one of E
+    position = torch.arange(rows, device=a.device)
+    group = (position.unsqueeze(1) >= offs).sum(1)  # [M]; rows after the last group have group E
     inside = (group < groups).unsqueeze(1)
     group = group.clamp(max=groups - 1)
     if isinstance(rows, int) and rows <= groups:
         product = torch.bmm(a.unsqueeze(1), b.index_select(0, group)).squeeze(1)
     else:
-        all_of_them = torch.matmul(a, b)  # [E, M, N]
+        products = torch.matmul(a, b)  # [E, M, N]
         index = group.reshape(1, rows, 1).expand(1, rows, b.shape[2])
-        product = all_of_them.gather(0, index).squeeze(0)
+        product = products.gather(0, index).squeeze(0)
     return torch.where(inside, product, 0)
 
 
 def grouped_mm_fallback(input: Tensor, weight: Tensor, offs: Tensor) -> Tensor:
-    """transformers' own operator for it, which its experts call where torch's cannot be compiled."""
+    """transformers' operator, which its experts call if torch's cannot be compiled."""
     return grouped_mm(input, weight, offs)
 
 
-# Each returns NotImplemented for what it leaves as it is.
-ROWS: dict[Any, Callable[..., Any]] = {
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten._grouped_mm.default: grouped_mm,
 }

@@ -1,7 +1,7 @@
-"""Indices that count from the end, made to count from the start.
+"""Makes negative indices, which count from the end, count from the start.
 
-TensorRT leaves them undefined where the extent is dynamic. torch_tensorrt takes several index tensors as one into the
-flattened axes, where -1 in the second is the row before; and it takes a dynamic extent for -1 beside constant indices.
+TensorRT leaves them undefined for dynamic extents. torch_tensorrt combines several index tensors into one for the
+flattened axes, where -1 in the second selects the row before. With constant indices it takes -1 for a dynamic extent.
 """
 
 import contextlib
@@ -17,24 +17,25 @@ _state = threading.local()
 
 
 def index(x: Tensor, indices: Sequence[Tensor | None]) -> Any:
-    """x[indices], each index within [0, extent). x [...]; truth values as indices are left as they are."""
-    axes = [axis for axis, places in enumerate(indices) if places is not None]
-    given = [places for places in indices if places is not None]
-    exact = len(axes) == 1 and isinstance(x.shape[axes[0]], int)
-    if exact or getattr(_state, "within", False) or any(places.dtype in (torch.bool, torch.uint8) for places in given):
+    """x[indices], with each index in [0, extent); not for boolean indices."""
+    axes = [axis for axis, tensor in enumerate(indices) if tensor is not None]
+    tensors = [tensor for tensor in indices if tensor is not None]
+    is_converted_right = len(axes) == 1 and isinstance(x.shape[axes[0]], int)
+    has_mask = any(tensor.dtype in (torch.bool, torch.uint8) for tensor in tensors)
+    if is_converted_right or has_mask or getattr(_state, "within", False):
         return NotImplemented
-    counted = [None if places is None else _from_start(places, x.shape[axis]) for axis, places in enumerate(indices)]
-    with _within():
-        return INDEX(x, counted)
+    from_start = [None if tensor is None else _from_start(tensor, x.shape[axis]) for axis, tensor in enumerate(indices)]
+    with _not_decomposing():
+        return INDEX(x, from_start)
 
 
-def _from_start(places: Tensor, extent: Any) -> Tensor:
-    return torch.where(places < 0, places + extent, places)
+def _from_start(tensor: Tensor, extent: Any) -> Tensor:
+    return torch.where(tensor < 0, tensor + extent, tensor)
 
 
 @contextlib.contextmanager
-def _within() -> Iterator[None]:
-    """Decompositions are asked for what they themselves call, too."""
+def _not_decomposing() -> Iterator[None]:
+    """The context in which `index` decomposes nothing: decompositions also apply to what they call."""
     _state.within = True
     try:
         yield
@@ -42,7 +43,6 @@ def _within() -> Iterator[None]:
         _state.within = False
 
 
-# Each returns NotImplemented for what it leaves as it is.
-ROWS: dict[Any, Callable[..., Any]] = {
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     INDEX: index,
 }

@@ -1,7 +1,7 @@
-"""Powers of integers, and what a division leaves.
+"""Powers of integers, quotients and remainders.
 
-TensorRT computes powers in floating point, where PyTorch's integers wrap. torch_tensorrt takes the sign of a quotient
-from the product of the operands: that of integers overflows, that of small fractions is 0.
+TensorRT computes powers in floating point; PyTorch's integers wrap. torch_tensorrt takes the sign of a quotient from
+the product of the operands: integers overflow there, and small fractions become 0.
 """
 
 import functools
@@ -16,16 +16,16 @@ _INTEGERS = (torch.int32, torch.int64)
 
 
 def power(base: _Number, exponent: _Number) -> Any:
-    """By squaring: multiplications wrap. Integers alone, of one dtype; the exponent of a tensor may be a constant.
+    """A power of integers of one dtype, by squaring, because multiplications wrap. One operand may be a Python number.
 
-    An exponent below 0 gives what PyTorch gives: 1 over the power, rounded toward 0.
+    A negative exponent gives 1 over the power, rounded toward 0, as in PyTorch.
     """
     tensor = base if isinstance(base, Tensor) else exponent
     if not isinstance(tensor, Tensor) or tensor.dtype not in _INTEGERS:
         return NotImplemented
     if isinstance(exponent, int):
-        return _fixed_power(tensor, exponent) if exponent >= 0 else NotImplemented  # which PyTorch refuses
-    base, exponent = (each if isinstance(each, Tensor) else torch.full_like(tensor, each) for each in (base, exponent))
+        return _fixed_power(tensor, exponent) if exponent >= 0 else NotImplemented  # PyTorch raises
+    base, exponent = (x if isinstance(x, Tensor) else torch.full_like(tensor, x) for x in (base, exponent))
     return torch.where(exponent < 0, _inverse_power(base, exponent), _power_by_bits(base, exponent))
 
 
@@ -57,14 +57,14 @@ def _inverse_power(base: Tensor, exponent: Tensor) -> Tensor:
 
 
 def _in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A quotient rounded to 16 bits may reach the next whole number."""
+    """Computes 16-bit floats in float32: a rounded quotient may reach the next integer."""
 
     @functools.wraps(function)
     def wide(a: _Number, b: _Number, **settings: Any) -> Any:
         dtype = (a if isinstance(a, Tensor) else b).dtype  # type: ignore[union-attr]
         if dtype not in (torch.float16, torch.bfloat16):
             return function(a, b, **settings)
-        operands = (each.float() if isinstance(each, Tensor) else each for each in (a, b))
+        operands = (x.float() if isinstance(x, Tensor) else x for x in (a, b))
         result = function(*operands, **settings)
         return result if result is NotImplemented else result.to(dtype)
 
@@ -73,19 +73,19 @@ def _in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @_in_float32
 def remainder(a: _Number, b: _Number) -> Any:
-    """With the sign of b."""
-    if _is_of_integers(a, b):
+    """The remainder with the sign of b."""
+    if _has_integers(a, b):
         return a - torch.floor_divide(a, b) * b
     rest = fmod(a, b)
-    return torch.where(_have_other_signs(rest, b), rest + b, rest)
+    return torch.where(_have_opposite_signs(rest, b), rest + b, rest)
 
 
 @_in_float32
 def fmod(a: _Number, b: _Number) -> Any:
-    """With the sign of a. An infinite b leaves a."""
-    if _is_of_integers(a, b):
+    """The remainder with the sign of a; a itself for an infinite b."""
+    if _has_integers(a, b):
         rest = remainder(a, b)
-        return torch.where(_have_other_signs(rest, a), rest - b, rest)
+        return torch.where(_have_opposite_signs(rest, a), rest - b, rest)
     quotient: Any = a / b
     quotient = quotient.trunc()
     return torch.where(quotient == 0, a, a - quotient * b)
@@ -93,35 +93,35 @@ def fmod(a: _Number, b: _Number) -> Any:
 
 @_in_float32
 def divide(a: _Number, b: _Number, *, rounding_mode: str | None) -> Any:
-    """Rounded toward 0; other modes are left as they are."""
+    """The quotient rounded toward 0; no other rounding mode."""
     if rounding_mode != "trunc":
         return NotImplemented
-    if not _is_of_integers(a, b):
+    if not _has_integers(a, b):
         quotient: Any = a / b
         return quotient.trunc()
     quotient = torch.floor_divide(a, b)
-    return torch.where(_have_other_signs(a - quotient * b, a), quotient + 1, quotient)
+    return torch.where(_have_opposite_signs(a - quotient * b, a), quotient + 1, quotient)
 
 
 def negative(x: Tensor) -> Any:
-    """torch_tensorrt negates int32 as float32."""
+    """-x of integers, which torch_tensorrt computes in float32."""
     return x * -1 if x.dtype in _INTEGERS else NotImplemented
 
 
-def _have_other_signs(rest: Tensor, other: Any) -> Any:
-    """Whether a remainder is below 0 and the other number above, or the other way round."""
-    if not isinstance(other, Tensor):
-        return rest < 0 if other > 0 else rest > 0
-    return torch.where(rest < 0, other > 0, torch.logical_and(rest > 0, other < 0))
+def _have_opposite_signs(rest: Tensor, operand: Any) -> Any:
+    """Whether a remainder and an operand have opposite signs."""
+    if not isinstance(operand, Tensor):
+        return rest < 0 if operand > 0 else rest > 0
+    return torch.where(rest < 0, operand > 0, torch.logical_and(rest > 0, operand < 0))
 
 
-def _is_of_integers(a: _Number, b: _Number) -> bool:
+def _has_integers(a: _Number, b: _Number) -> bool:
     tensor = a if isinstance(a, Tensor) else b
     return isinstance(tensor, Tensor) and tensor.dtype in _INTEGERS
 
 
 _ATEN = torch.ops.aten
-ROWS: dict[Any, Any] = {
+DECOMPOSITIONS: dict[Any, Any] = {
     _ATEN.pow.Tensor_Tensor: power,
     _ATEN.pow.Tensor_Scalar: power,
     _ATEN.pow.Scalar: power,

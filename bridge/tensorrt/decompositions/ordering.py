@@ -1,7 +1,7 @@
-"""Sorting, and what asks for the order of elements.
+"""Sorting, and operators that need the order of elements.
 
-TensorRT's TopK layer takes at most 3840 elements of a fixed number, and says nothing of the order of equal ones.
-Elsewhere an element's place is the number of elements that come before it: stable, and right for dynamic extents.
+TensorRT's TopK layer takes at most 3840 elements, a fixed number, and does not define the order of equal ones. In other
+cases an element's rank is the number of elements before it: that is stable, and right for dynamic extents.
 """
 
 from collections.abc import Callable
@@ -14,17 +14,17 @@ from torch.fx import Node
 from bridge.tensorrt.decompositions.bounds import known, most
 
 aten = torch.ops.aten
-MOST_K = 3840  # of a TopK layer
-MOST_COMPARISONS = 2**28
+MAX_K = 3840  # of a TopK layer
+MAX_COMPARISONS = 2**28
 _SORTS = (aten.sort.default, aten.sort.stable)
 
 
 def sort(x: Tensor, dim: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
-    """Values and indices; equal elements may come in any order."""
+    """Values and indices; the order of equal elements is undefined."""
     if not x.dim():
         return x.clone(), torch.zeros_like(x, dtype=torch.int64)
     count = x.shape[dim]
-    if known(count) and 0 < count <= MOST_K:
+    if known(count) and 0 < count <= MAX_K:
         return torch.topk(x, count, dim, largest=descending)
     return _sort(x, dim, descending)
 
@@ -32,21 +32,23 @@ def sort(x: Tensor, dim: int = -1, descending: bool = False) -> tuple[Tensor, Te
 def stable_sort(
     x: Tensor, *, stable: bool | None = None, dim: int = -1, descending: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Values and indices, equal elements in the order that they have in x."""
+    """Values and indices; equal elements keep their order."""
     if not stable or not x.dim():
         return sort(x, dim, descending)
     return _sort(x, dim, descending)
 
 
 def topk(x: Tensor, k: Any, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Tensor, Tensor]:
-    """What the TopK layer does not take: vectors, booleans, axes before the last four, more than 3840 elements or a
-    dynamic number of them."""
+    """Calls that the TopK layer does not take.
+
+    These are vectors, booleans, axes before the last four, more than 3840 elements or a dynamic number of them.
+    """
     if not x.dim():
         return sort(x)
     if x.dtype == torch.bool:
         values, indices = torch.topk(x.int(), k, dim, largest)
         return values.bool(), indices
-    if not known(k) or k > MOST_K:
+    if not known(k) or k > MAX_K:
         ordered = _sort(x, dim, largest)
         return ordered if ordered is NotImplemented else (ordered[0].narrow(dim, 0, k), ordered[1].narrow(dim, 0, k))
     if x.dim() == 1:
@@ -65,18 +67,18 @@ def kthvalue(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[T
 
 
 def median_dim(x: Tensor, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
-    """The lower median and its index; NaN where there is one."""
+    """The lower median and its index; NaN if an element is NaN."""
     if not x.dim():
         return x.clone(), torch.zeros_like(x, dtype=torch.int64)
     values, indices = torch.sort(x, dim=dim, stable=True)  # NaN comes last
-    place = torch.full_like(indices.narrow(dim, 0, 1), (x.shape[dim] - 1) // 2)
+    position = torch.full_like(indices.narrow(dim, 0, 1), (x.shape[dim] - 1) // 2)
     if x.is_floating_point():
-        place = torch.where(torch.isnan(x).any(dim, keepdim=True), x.shape[dim] - 1, place)
-    return _at(values, indices, place, dim, keepdim)
+        position = torch.where(torch.isnan(x).any(dim, keepdim=True), x.shape[dim] - 1, position)
+    return _at(values, indices, position, dim, keepdim)
 
 
 def nanmedian_dim(x: Tensor, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
-    """The lower median of what is no NaN, and its index."""
+    """The lower median of elements that are not NaN, and its index."""
     if not x.dim() or not x.is_floating_point():
         return median_dim(x, dim, keepdim)
     values, indices = torch.sort(x, dim=dim, stable=True)
@@ -85,95 +87,95 @@ def nanmedian_dim(x: Tensor, dim: int = -1, keepdim: bool = False) -> tuple[Tens
 
 
 def median(x: Tensor) -> Tensor:
-    """Of all elements."""
+    """The lower median of all elements."""
     return median_dim(x.flatten(), 0)[0]
 
 
 def nanmedian(x: Tensor) -> Tensor:
-    """Of all elements that are no NaN."""
+    """The lower median of all elements that are not NaN."""
     return nanmedian_dim(x.flatten(), 0)[0]
 
 
 def max_dim(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
-    """Maxima and the index of the first of each."""
+    """Maxima, and the index of the first of each."""
     return _extreme(x, dim, keepdim, torch.amax)
 
 
 def min_dim(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
-    """Minima and the index of the first of each."""
+    """Minima, and the index of the first of each."""
     return _extreme(x, dim, keepdim, torch.amin)
 
 
 def argmax(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """The index of the first maximum; torch_tensorrt's converter compares integers as float32."""
-    return _first_index(x, dim, keepdim, torch.amax)
+    return _first_extreme_index(x, dim, keepdim, torch.amax)
 
 
 def argmin(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """The index of the first minimum."""
-    return _first_index(x, dim, keepdim, torch.amin)
+    return _first_extreme_index(x, dim, keepdim, torch.amin)
 
 
-def first_place(x: Tensor, dim: int, extreme: Callable[..., Tensor], among: Tensor | None = None) -> Tensor:
-    """The index along dim of the first element that is the extreme one, or a NaN.
+def first_index(x: Tensor, dim: int, extreme: Callable[..., Tensor], among: Tensor | None = None) -> Tensor:
+    """The index along dim of the first element that is the extreme, or NaN.
 
-    among: which elements count, of a shape that broadcasts.
+    among: a mask of the elements that count; it broadcasts.
     """
     count = x.shape[dim]
     best = x == extreme(x, dim, keepdim=True)
     best = best | torch.isnan(x) if x.is_floating_point() else best
     best = best if among is None else best & among
-    place = torch.arange(count, device=x.device).reshape(
+    position = torch.arange(count, device=x.device).reshape(
         [-1 if axis == dim % x.dim() else 1 for axis in range(x.dim())]
     )
-    return torch.where(best, place, count - 1).amin(dim)
+    return torch.where(best, position, count - 1).amin(dim)
 
 
 def refusal(node: Node) -> str | None:
-    """Why a node that was not taken apart cannot be part of an engine; None for others."""
+    """Why a node that was not decomposed cannot be part of an engine; None for others."""
     if node.target not in (*_SORTS, aten.topk.default) or not isinstance(node.args[0], Node):
         return None
     x = node.args[0].meta["val"]
-    place = {aten.sort.default: 1, aten.topk.default: 2}.get(node.target, len(node.args))
-    dim: Any = node.args[place] if len(node.args) > place else node.kwargs.get("dim", -1)
-    if not _too_many(x, dim):
+    dim_index = {aten.sort.default: 1, aten.topk.default: 2}.get(node.target, len(node.args))
+    dim: Any = node.args[dim_index] if len(node.args) > dim_index else node.kwargs.get("dim", -1)
+    if not _exceeds_comparisons(x, dim):
         return None
     return (
         f"it orders up to {most(x.shape[dim]):,.0f} elements in up to {most(*x.shape) / most(x.shape[dim]):,.0f} rows;"
-        f" TensorRT's TopK layer takes at most {MOST_K} of a fixed number, and beyond it bridge compares each with"
-        f" each, up to {MOST_COMPARISONS:,} times. Take fewer elements, or give the dimension a smaller bound"
+        f" TensorRT's TopK layer takes at most {MAX_K} of a fixed number, and beyond it bridge compares each with"
+        f" each, up to {MAX_COMPARISONS:,} times. Take fewer elements, or give the dimension a smaller bound"
     )
 
 
 def _sort(x: Tensor, dim: int, descending: bool) -> tuple[Tensor, Tensor]:
-    if _too_many(x, dim):
+    if _exceeds_comparisons(x, dim):
         return NotImplemented
     rows = x.movedim(dim, -1)
-    place = _places(rows.int() if x.dtype == torch.bool else rows, descending)
-    index = torch.arange(x.shape[dim], device=x.device).expand(place.shape)
-    indices = torch.zeros_like(place).scatter(-1, place, index).movedim(-1, dim)
+    ranks = _ranks(rows.int() if x.dtype == torch.bool else rows, descending)
+    index = torch.arange(x.shape[dim], device=x.device).expand(ranks.shape)
+    indices = torch.zeros_like(ranks).scatter(-1, ranks, index).movedim(-1, dim)
     return x.gather(dim, indices), indices
 
 
-def _places(x: Tensor, descending: bool) -> Tensor:
-    """Where each element of the last dimension belongs: how many come before it; NaN counts as greatest."""
+def _ranks(x: Tensor, descending: bool) -> Tensor:
+    """The rank of each element of the last dimension: how many are before it. NaN is the greatest."""
     order = torch.arange(x.shape[-1], device=x.device)
-    mine, other = x.unsqueeze(-1), x.unsqueeze(-2)  # [..., n, 1], [..., 1, n]
-    before, equal = other > mine if descending else other < mine, other == mine
+    a, b = x.unsqueeze(-1), x.unsqueeze(-2)  # [..., n, 1], [..., 1, n]
+    is_before, equal = b > a if descending else b < a, b == a
     if x.is_floating_point():
-        mine_nan, other_nan = torch.isnan(mine), torch.isnan(other)
-        before = before | (other_nan & ~mine_nan if descending else mine_nan & ~other_nan)
-        equal = equal | (mine_nan & other_nan)
-    return (before | (equal & (order < order[:, None]))).sum(-1)
+        a_nan, b_nan = torch.isnan(a), torch.isnan(b)
+        is_before = is_before | (b_nan & ~a_nan if descending else a_nan & ~b_nan)
+        equal = equal | (a_nan & b_nan)
+    return (is_before | (equal & (order < order[:, None]))).sum(-1)
 
 
-def _too_many(x: Tensor, dim: int) -> bool:
-    return bool(x.dim()) and most(*x.shape, x.shape[dim]) > MOST_COMPARISONS
+def _exceeds_comparisons(x: Tensor, dim: int) -> bool:
+    return bool(x.dim()) and most(*x.shape, x.shape[dim]) > MAX_COMPARISONS
 
 
-def _at(values: Tensor, indices: Tensor, place: Tensor, dim: int, keepdim: bool) -> tuple[Tensor, Tensor]:
-    found = values.gather(dim, place), indices.gather(dim, place)
-    return found if keepdim else (found[0].squeeze(dim), found[1].squeeze(dim))
+def _at(values: Tensor, indices: Tensor, position: Tensor, dim: int, keepdim: bool) -> tuple[Tensor, Tensor]:
+    value, index = values.gather(dim, position), indices.gather(dim, position)
+    return (value, index) if keepdim else (value.squeeze(dim), index.squeeze(dim))
 
 
 def _extreme(x: Tensor, dim: int, keepdim: bool, extreme: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
@@ -182,22 +184,21 @@ def _extreme(x: Tensor, dim: int, keepdim: bool, extreme: Callable[..., Tensor])
     if x.dtype == torch.bool:
         values, indices = _extreme(x.int(), dim, keepdim, extreme)
         return values.bool(), indices
-    values, indices = extreme(x, dim, keepdim=keepdim), first_place(x, dim, extreme)
+    values, indices = extreme(x, dim, keepdim=keepdim), first_index(x, dim, extreme)
     return values, indices.unsqueeze(dim) if keepdim else indices
 
 
-def _first_index(x: Tensor, dim: int | None, keepdim: bool, extreme: Callable[..., Tensor]) -> Tensor:
+def _first_extreme_index(x: Tensor, dim: int | None, keepdim: bool, extreme: Callable[..., Tensor]) -> Tensor:
     if not x.dim():
         return torch.zeros_like(x, dtype=torch.int64)
     if dim is None:
-        index = _first_index(x.flatten(), 0, False, extreme)
+        index = _first_extreme_index(x.flatten(), 0, False, extreme)
         return index.reshape([1] * x.dim()) if keepdim else index
-    place = first_place(x.int() if x.dtype == torch.bool else x, dim, extreme)
-    return place.unsqueeze(dim) if keepdim else place
+    index = first_index(x.int() if x.dtype == torch.bool else x, dim, extreme)
+    return index.unsqueeze(dim) if keepdim else index
 
 
-# Each returns NotImplemented for what it leaves as it is.
-ROWS: dict[Any, Callable[..., Any]] = {
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.sort.default: sort,
     aten.sort.stable: stable_sort,
     aten.topk.default: topk,

@@ -1,8 +1,7 @@
-"""Pooling by windows that TensorRT's pooling layer has not: adaptive ones, dilated ones, those that rounding up adds,
-and the places of maxima.
+"""Pooling that TensorRT's pooling layer lacks: adaptive and dilated windows, ceil_mode, and the indices of maxima.
 
-The elements of the windows are gathered, axis by axis, and reduced: this holds for dynamic extents too, reads each
-element about once, and rounds as one sum does.
+The elements of the windows are gathered, axis by axis, and reduced. This works for dynamic extents, reads each element
+about once, and rounds like a single sum.
 """
 
 import contextlib
@@ -16,17 +15,17 @@ import torch
 from torch import Tensor
 
 from bridge.tensorrt.decompositions.bounds import known_equal
-from bridge.tensorrt.decompositions.ordering import first_place
-from bridge.tensorrt.decompositions.windows import Axis, Windows, adaptive_windows, before
+from bridge.tensorrt.decompositions.ordering import first_index
+from bridge.tensorrt.decompositions.windows import Axis, Windows, adaptive_windows, with_trailing_ones
 
 aten = torch.ops.aten
-_plain = threading.local()  # within `_as_it_is` max pooling is the layer's
+_state = threading.local()  # within `_by_layer` max pooling is not decomposed
 
 
 def adaptive_avg_pool(x: Tensor, output_size: Sequence[Any]) -> Tensor:
     """x [..., *extents] to [..., *output_size]; means of windows that may differ by one element.
 
-    Where the output divides the extents, torch_tensorrt's converter is right; elsewhere it takes all windows for equal.
+    torch_tensorrt's converter is right if the output divides the extents; otherwise it takes windows of one size.
     """
     rank = len(output_size)
     sizes = list(zip(range(-rank, 0), x.shape[-rank:], output_size, strict=True))
@@ -38,16 +37,16 @@ def adaptive_avg_pool(x: Tensor, output_size: Sequence[Any]) -> Tensor:
             continue
         windows = adaptive_windows(extent, out, x.device)
         total = torch.where(windows.mask(axis), windows.gather(wide, axis), 0).sum(axis)
-        wide = total / before(windows.inside.sum(1), -axis - 1)
+        wide = total / with_trailing_ones(windows.inside.sum(1), -axis - 1)
     return wide.to(x.dtype)
 
 
 def adaptive_max_pool(x: Tensor, output_size: Sequence[Any]) -> tuple[Tensor, Tensor]:
-    """x [..., *extents] to maxima [..., *output_size], and their places in the flattened extents."""
+    """x [..., *extents] to maxima [..., *output_size], and their indices into the flattened extents."""
     rank = len(output_size)
     pairs = zip(x.shape[-rank:], output_size, strict=True)
     windows = [adaptive_windows(extent, out, x.device) for extent, out in pairs]
-    return _maxima(x, windows), _places(x, windows)
+    return _maxima(x, windows), _max_indices(x, windows)
 
 
 def max_pool_with_indices(
@@ -60,15 +59,15 @@ def max_pool_with_indices(
     *,
     rank: int,
 ) -> tuple[Tensor, Tensor]:
-    """Maxima of windows and their places in the flattened map; what of this is not used does not stay in the graph."""
-    if getattr(_plain, "within", False):
+    """Maxima of windows, and their indices into the flattened map; unused results are removed as dead code."""
+    if getattr(_state, "within", False):
         return NotImplemented
     axes = _axes(x, rank, kernel_size, stride, padding, dilation, ceil_mode)
     windows = [axis.windows(x.device) for axis in axes]
-    if any(axis.gap != 1 for axis in axes):
-        return _maxima(x, windows), _places(x, windows)
+    if any(axis.dilation != 1 for axis in axes):
+        return _maxima(x, windows), _max_indices(x, windows)
     padded = _pad(x, [0] * rank, [axis.missing for axis in axes], _lowest(x.dtype))
-    return _cut(_layer_max(padded, axes), axes), _places(x, windows)
+    return _cut(_layer_max(padded, axes), axes), _max_indices(x, windows)
 
 
 def avg_pool(
@@ -82,7 +81,7 @@ def avg_pool(
     *,
     rank: int,
 ) -> Tensor:
-    """Means of windows; those that rounding up adds reach over the padding, and are divided by what they cover."""
+    """Means of windows. Those that ceil_mode adds reach beyond the padding, and are divided by what they cover."""
     axes = _axes(x, rank, kernel_size, stride, padding, (1,), ceil_mode)
     pads = [axis.pad for axis in axes]
     if divisor_override is None and (not ceil_mode or all(axis.fits for axis in axes)):
@@ -94,38 +93,38 @@ def avg_pool(
     if divisor_override is not None:
         return means * (area / divisor_override)
     scale: Any = float(area)
-    for place, axis in enumerate(axes):
-        scale = scale / before(axis.counted(count_include_pad, x.device).float(), rank - 1 - place)
+    for index, axis in enumerate(axes):
+        scale = scale / with_trailing_ones(axis.counted(count_include_pad, x.device).float(), rank - 1 - index)
     return (means.float() * scale).to(x.dtype)
 
 
 def _maxima(x: Tensor, windows: Sequence[Windows]) -> Tensor:
-    for axis, each in zip(range(-len(windows), 0), windows, strict=True):
-        x = torch.where(each.mask(axis), each.gather(x, axis), _lowest(x.dtype)).amax(axis)
+    for axis, axis_windows in zip(range(-len(windows), 0), windows, strict=True):
+        x = torch.where(axis_windows.mask(axis), axis_windows.gather(x, axis), _lowest(x.dtype)).amax(axis)
     return x
 
 
-def _places(x: Tensor, windows: Sequence[Windows]) -> Tensor:
-    """Where in the flattened extents the first maximum of each window is, [..., *outs]."""
+def _max_indices(x: Tensor, windows: Sequence[Windows]) -> Tensor:
+    """The index of each window's first maximum into the flattened extents, [..., *outs]."""
     rank = len(windows)
     lead, extents = x.dim() - rank, x.shape[-rank:]
     flat: Any = 0
     inside: Any = True
-    for axis, each in enumerate(windows):
-        x = each.gather(x, axis - rank)
-        shape = [n for other in range(rank) for n in (windows[other].places.shape if other == axis else (1, 1))]
-        flat = flat * extents[axis] + each.places.reshape(shape)
-        inside = each.inside.reshape(shape) & inside
+    for axis, axis_windows in enumerate(windows):
+        x = axis_windows.gather(x, axis - rank)
+        shape = [1, 1] * axis + list(axis_windows.positions.shape) + [1, 1] * (rank - axis - 1)
+        flat = flat * extents[axis] + axis_windows.positions.reshape(shape)
+        inside = axis_windows.inside.reshape(shape) & inside
     order = [*range(0, 2 * rank, 2), *range(1, 2 * rank, 2)]  # [out, k, out, k] to [out, out, k, k]
-    values = torch.where(inside, x, _lowest(x.dtype)).permute(*range(lead), *[lead + place for place in order])
-    places = flat.permute(order).flatten(rank).expand(*values.shape[: lead + rank], -1)
-    best = first_place(values.flatten(lead + rank), -1, torch.amax, inside.permute(order).flatten(rank))
-    return places.gather(-1, best.unsqueeze(-1)).squeeze(-1)
+    values = torch.where(inside, x, _lowest(x.dtype)).permute(*range(lead), *[lead + index for index in order])
+    positions = flat.permute(order).flatten(rank).expand(*values.shape[: lead + rank], -1)
+    best = first_index(values.flatten(lead + rank), -1, torch.amax, inside.permute(order).flatten(rank))
+    return positions.gather(-1, best.unsqueeze(-1)).squeeze(-1)
 
 
 def _layer_max(x: Tensor, axes: Sequence[Axis]) -> Tensor:
     kernel, steps, pads = [a.kernel for a in axes], [a.step for a in axes], [a.pad for a in axes]
-    with _as_it_is():
+    with _by_layer():
         return _batched(lambda y: _MAX_POOLS[len(axes)](y, kernel, steps, pads)[0], x, len(axes))
 
 
@@ -136,29 +135,29 @@ def _layer_avg(x: Tensor, axes: Sequence[Axis], pads: list[int], count_include_p
 
 
 @contextlib.contextmanager
-def _as_it_is() -> Iterator[None]:
-    _plain.within = True
+def _by_layer() -> Iterator[None]:
+    _state.within = True
     try:
         yield
     finally:
-        _plain.within = False
+        _state.within = False
 
 
 def _batched(run: Callable[[Tensor], Tensor], x: Tensor, rank: int) -> Tensor:
-    """TensorRT pools batches of maps alone."""
+    """Adds the batch dimension that TensorRT's pooling needs."""
     return run(x) if x.dim() == rank + 2 else run(x.unsqueeze(0)).squeeze(0)
 
 
 def _axes(x: Tensor, rank: int, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> list[Axis]:
-    """Settings are one number, or one for each axis."""
-    settings = [_each(values, rank) for values in (kernel, stride or kernel, padding, dilation)]
+    """The axes of a pooling, whose settings are one number or one per axis."""
+    settings = [_per_axis(values, rank) for values in (kernel, stride or kernel, padding, dilation)]
     return [Axis(extent, k, s, p, d, ceil_mode) for extent, k, s, p, d in zip(x.shape[-rank:], *settings, strict=True)]
 
 
 def _cut(x: Tensor, axes: Sequence[Axis]) -> Tensor:
-    for place, axis in enumerate(axes, -len(axes)):
-        if not known_equal(x.shape[place], axis.out):
-            x = x.narrow(place, 0, axis.out)
+    for index, axis in enumerate(axes, -len(axes)):
+        if not known_equal(x.shape[index], axis.out):
+            x = x.narrow(index, 0, axis.out)
     return x
 
 
@@ -169,7 +168,7 @@ def _pad(x: Tensor, starts: Sequence[int], ends: Sequence[int], value: float) ->
     return torch.nn.functional.pad(x, widths, value=value)
 
 
-def _each(values: Sequence[int], rank: int) -> list[int]:
+def _per_axis(values: Sequence[int], rank: int) -> list[int]:
     return list(values) * rank if len(values) == 1 else list(values)
 
 
@@ -181,8 +180,7 @@ _MAX_POOLS = {2: aten.max_pool2d_with_indices.default, 3: aten.max_pool3d_with_i
 _AVG_POOLS = {2: aten.avg_pool2d.default, 3: aten.avg_pool3d.default}
 
 
-# Each returns NotImplemented for what it leaves as it is.
-ROWS: dict[Any, Callable[..., Any]] = {
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten._adaptive_avg_pool2d.default: adaptive_avg_pool,
     aten._adaptive_avg_pool3d.default: adaptive_avg_pool,
     aten.adaptive_max_pool2d.default: adaptive_max_pool,

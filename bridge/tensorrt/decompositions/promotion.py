@@ -1,8 +1,8 @@
-"""Operands of one dtype, in which TensorRT computes.
+"""Type promotion: casts operands to the dtype that PyTorch computes in.
 
-PyTorch promotes the operands of a pointwise operator before it computes: an integer beside 0.5 becomes a float, the
-integers of a sine too. torch_tensorrt's converters round the number to the tensor's dtype instead, so that `x > 0.5` of
-integers becomes `x > 0`, or hand TensorRT a dtype that the layer does not take.
+PyTorch promotes the operands of a pointwise operator: integers beside 0.5 become floats, and so do the integers of a
+sine. torch_tensorrt's converters round the scalar to the tensor's dtype instead, so that `x > 0.5` of integers becomes
+`x > 0`. Or they pass TensorRT a dtype that the layer does not take.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._prims_common import ELEMENTWISE_TYPE_PROMOTION_KIND as Kind
+from torch._prims_common import ELEMENTWISE_TYPE_PROMOTION_KIND as Promotion
 from torch._prims_common import elementwise_dtypes
 from torch.utils import _pytree as pytree
 
@@ -20,29 +20,29 @@ _FLOATING = (
     "acos acosh asin asinh atan atanh cos cosh erf exp expm1 log log10 log1p log2 reciprocal rsqrt sigmoid sin sinh"
     " sqrt tan tanh"
 )
-_WHOLE = ("ceil", "floor", "round", "trunc")  # of integers, and of bool, the tensor itself
+_ROUNDING = ("ceil", "floor", "round", "trunc")  # no-op for integers and bool
 _ARITHMETIC = "add sub mul pow maximum minimum fmod remainder clamp clamp_min clamp_max where rsub"
 _COMPARISONS = "eq ne lt le gt ge"
-_EXACT = "amax amin max min"  # of int32, which torch_tensorrt computes in float32
+_REDUCTIONS = "amax amin max min"  # for int32, which torch_tensorrt computes in float32
 
 
 def promoted(table: Mapping[Any, Decomposition]) -> dict[Any, Decomposition]:
-    """The table, with decompositions that cast operands before what the table says of the operator."""
+    """The table, with decompositions that cast the operands first, and then apply the table's decomposition."""
     aten = torch.ops.aten
-    kinds = dict.fromkeys((*_FLOATING.split(), "div", "atan2"), Kind.INT_TO_FLOAT)
-    kinds |= dict.fromkeys(_ARITHMETIC.split(), Kind.DEFAULT)
-    kinds |= dict.fromkeys(_COMPARISONS.split(), Kind.ALWAYS_BOOL)
-    ours: dict[Any, Decomposition] = {}
-    for name, kind in kinds.items():
+    promotions = dict.fromkeys((*_FLOATING.split(), "div", "atan2"), Promotion.INT_TO_FLOAT)
+    promotions |= dict.fromkeys(_ARITHMETIC.split(), Promotion.DEFAULT)
+    promotions |= dict.fromkeys(_COMPARISONS.split(), Promotion.ALWAYS_BOOL)
+    decompositions: dict[Any, Decomposition] = {}
+    for name, promotion in promotions.items():
         for op in _pointwise(getattr(aten, name)):
-            ours[op] = _Pointwise(op, kind, table.get(op))
-    for name in _WHOLE:
+            decompositions[op] = _Pointwise(op, promotion, table.get(op))
+    for name in _ROUNDING:
         op = getattr(aten, name).default
-        ours[op] = _of_whole(op, table.get(op))
-    for name in _EXACT.split():
+        decompositions[op] = _rounding(op, table.get(op))
+    for name in _REDUCTIONS.split():
         for op in _overloads(getattr(aten, name), "default", "dim"):
-            ours[op] = _exactly(op, table.get(op))
-    return {**table, **ours}
+            decompositions[op] = _in_int64(op, table.get(op))
+    return {**table, **decompositions}
 
 
 def _overloads(packet: Any, *names: str) -> list[Any]:
@@ -58,40 +58,37 @@ def _pointwise(packet: Any) -> list[Any]:
 class _Pointwise:
     """Casts the operands of a pointwise operator to the dtype that PyTorch computes in."""
 
-    def __init__(self, op: Any, kind: Any, rest: Decomposition | None) -> None:
-        self._op, self._kind, self._rest = op, kind, rest
+    def __init__(self, op: Any, promotion: Any, fallback: Decomposition | None) -> None:
+        self._op, self._promotion, self._fallback = op, promotion, fallback
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        operands = [leaf for leaf in pytree.tree_leaves(args[self._first :]) if isinstance(leaf, (Tensor, *_NUMBERS))]
+        first = 1 if self._op.overloadpacket == torch.ops.aten.where else 0  # the condition is not promoted
+        operands = [leaf for leaf in pytree.tree_leaves(args[first:]) if isinstance(leaf, (Tensor, *_SCALARS))]
         dtype = self._dtype(operands, kwargs)
         if dtype == torch.bool:
-            result = _of_bools(self._op, operands)
+            result = _logical(self._op, operands)
             if result is not NotImplemented:
                 return result
         elif any(isinstance(leaf, Tensor) and leaf.dtype != dtype for leaf in operands):
-            head, tail = args[: self._first], pytree.tree_map(lambda leaf: _cast(leaf, dtype), args[self._first :])
-            return self._op(*head, *tail, **kwargs)
-        return self._rest(*args, **kwargs) if self._rest else NotImplemented
-
-    @property
-    def _first(self) -> int:
-        return 1 if self._op.overloadpacket == torch.ops.aten.where else 0  # its condition is no operand
+            cast_operands = pytree.tree_map(lambda leaf: _cast(leaf, dtype), args[first:])
+            return self._op(*args[:first], *cast_operands, **kwargs)
+        return self._fallback(*args, **kwargs) if self._fallback else NotImplemented
 
     def _dtype(self, operands: list[Any], kwargs: Mapping[str, Any]) -> torch.dtype:
-        rounds = kwargs.get("rounding_mode") is not None  # a quotient of integers that stays one
-        kind = Kind.DEFAULT if self._kind == Kind.ALWAYS_BOOL or rounds else self._kind
-        return elementwise_dtypes(*operands, type_promotion_kind=kind)[1]
+        rounds = kwargs.get("rounding_mode") is not None  # an integer division stays integer
+        promotion = Promotion.DEFAULT if self._promotion == Promotion.ALWAYS_BOOL or rounds else self._promotion
+        return elementwise_dtypes(*operands, type_promotion_kind=promotion)[1]
 
 
-_NUMBERS = (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)
+_SCALARS = (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
 def _cast(leaf: Any, dtype: torch.dtype) -> Any:
     return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.dtype != dtype else leaf
 
 
-def _of_bools(op: Any, operands: list[Any]) -> Any:
-    """Arithmetic and comparison of truth values, which TensorRT has none of, by its logical layers."""
+def _logical(op: Any, operands: list[Any]) -> Any:
+    """Arithmetic and comparison of booleans, by logical layers: TensorRT has no other for them."""
     name = op.overloadpacket.__name__
     if name not in _LOGIC or len(operands) != 2 or not isinstance(operands[0], Tensor):
         return NotImplemented
@@ -116,22 +113,22 @@ _LOGIC: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def _of_whole(op: Any, rest: Decomposition | None) -> Decomposition:
+def _rounding(op: Any, fallback: Decomposition | None) -> Decomposition:
     def decomposition(x: Tensor) -> Any:
         if not x.is_floating_point():
             return x.clone()
-        if op == torch.ops.aten.trunc.default:  # torch_tensorrt's is no truncation in bfloat16
+        if op == torch.ops.aten.trunc.default:  # torch_tensorrt's is wrong in bfloat16
             return torch.where(x < 0, x.ceil(), x.floor())
-        return rest(x) if rest else NotImplemented
+        return fallback(x) if fallback else NotImplemented
 
     return decomposition
 
 
-def _exactly(op: Any, rest: Decomposition | None) -> Decomposition:
+def _in_int64(op: Any, fallback: Decomposition | None) -> Decomposition:
     def decomposition(x: Tensor, *args: Any, **kwargs: Any) -> Any:
         if x.dtype == torch.int32:
             result = op(x.long(), *args, **kwargs)
             return result.int() if isinstance(result, Tensor) else (result[0].int(), result[1])
-        return rest(x, *args, **kwargs) if rest else NotImplemented
+        return fallback(x, *args, **kwargs) if fallback else NotImplemented
 
     return decomposition

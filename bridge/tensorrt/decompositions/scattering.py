@@ -1,7 +1,7 @@
-"""Writes to places that indices name, which may name a place more than once.
+"""Writes to positions given by indices, which may repeat.
 
-TensorRT's scatter keeps one of the values for a place. What adds or reduces them compares each place with each index
-instead, and reduces the values of those that are equal: exact, in a fixed order, and for dynamic extents too.
+TensorRT's scatter keeps one of the values for a position. To add or reduce them, each position is compared with each
+index, and the values of equal ones are reduced: exactly, in a fixed order, and for dynamic extents too.
 """
 
 import math
@@ -15,21 +15,21 @@ from torch.fx import Node
 from bridge.tensorrt.decompositions.bounds import known_equal, most
 
 aten = torch.ops.aten
-MOST_COMPARISONS = 2**28
-_FUSED = 2**24  # comparisons times columns; beyond them sums of floats are products of matrices
+MAX_COMPARISONS = 2**28
+_FUSED = 2**24  # comparisons times columns; beyond, sums of floats become matrix products
 _SUM, _MEAN = "sum", "mean"
 _NAMES = {"add": _SUM, "multiply": "prod"}  # of torch.scatter
 
 
 def scatter_add(x: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
-    """x with the elements of src added where index says."""
+    """x with the elements of src added at index."""
     return _scatter(x, dim, index, src, _SUM, True)
 
 
 def scatter_reduce(
     x: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True
 ) -> Tensor:
-    """x with the elements of src reduced by "sum", "prod", "mean", "amax" or "amin" where index says."""
+    """x with the elements of src reduced at index by "sum", "prod", "mean", "amax" or "amin"."""
     return _scatter(x, dim, index, src, reduce, include_self)
 
 
@@ -40,40 +40,40 @@ def scatter_by_name(x: Tensor, dim: int, index: Tensor, src: Tensor | float, *, 
 
 
 def index_add(x: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1) -> Tensor:
-    """x with slices of source, times alpha, added where index says."""
+    """x with slices of source, times alpha, added at index."""
     return _reduce_slices(x, dim, index, source if alpha == 1 else source * alpha, _SUM, True)
 
 
 def index_reduce(
     x: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = True
 ) -> Tensor:
-    """x with slices of source reduced where index says."""
+    """x with slices of source reduced at index."""
     return _reduce_slices(x, dim, index, source, reduce, include_self)
 
 
 def index_put(x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor:
-    """x with values written, or added, at the places that indices name together, as x[indices] = values does."""
+    """x with values written or added at indices, as in x[indices] = values."""
     axes = [axis for axis, index in enumerate(indices) if index is not None]
-    given = [index for index in indices if index is not None]
-    if any(index.dtype in (torch.bool, torch.uint8) for index in given):
-        single = len(given) == 1 and given[0].dtype == torch.bool
-        return _put_masked(x, axes[0], given[0], values, accumulate) if single else NotImplemented
-    place, table, rows = _as_rows(x, axes, torch.broadcast_tensors(*given), values)
-    done = _put_rows(table, place, rows.to(x.dtype), accumulate)
-    if done is NotImplemented:
+    index_tensors = [index for index in indices if index is not None]
+    if any(index.dtype in (torch.bool, torch.uint8) for index in index_tensors):
+        single = len(index_tensors) == 1 and index_tensors[0].dtype == torch.bool
+        return _put_masked(x, axes[0], index_tensors[0], values, accumulate) if single else NotImplemented
+    position, table, rows = _as_rows(x, axes, torch.broadcast_tensors(*index_tensors), values)
+    written = _put_rows(table, position, rows.to(x.dtype), accumulate)
+    if written is NotImplemented:
         return NotImplemented
-    order = [*axes, *_others(x, axes)]
-    return done.reshape([x.shape[axis] for axis in order]).permute([order.index(axis) for axis in range(x.dim())])
+    order = [*axes, *_other_axes(x, axes)]
+    return written.reshape([x.shape[axis] for axis in order]).permute([order.index(axis) for axis in range(x.dim())])
 
 
 def scatter(x: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
-    """Of a src that is larger than the index: its part that is written."""
+    """For a src larger than the index: scatters the part that is written."""
     part = _cut(src, index)
     return NotImplemented if part is src else aten.scatter.src(x, dim, index, part)
 
 
 def scatter_value(x: Tensor, dim: int, index: Tensor, value: float) -> Tensor:
-    """One number for all: a tensor of it, which torch_tensorrt makes in float64."""
+    """Scatters a scalar as a tensor in the dtype of x; torch_tensorrt's is float64."""
     return aten.scatter.src(x, dim, index, torch.full_like(index, value, dtype=x.dtype))
 
 
@@ -83,7 +83,7 @@ def put(x: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> T
 
 
 def refusal(node: Node) -> str | None:
-    """Why a node that was not taken apart cannot be part of an engine; None for others."""
+    """Why a node that was not decomposed cannot be part of an engine; None for others."""
     if node.target is aten.bincount.default:
         return (
             "the shape of its result depends on values. torch.histc(x.float(), bins=n, min=0, max=n - 1) counts up to a"
@@ -96,30 +96,30 @@ def refusal(node: Node) -> str | None:
         if {index.meta["val"].dtype for index in indices if index is not None} & {torch.bool, torch.uint8}:
             return "it takes a mask beside other indices; write it with torch.where, or with a single mask"
     return (
-        "TensorRT keeps one of the values whose indices are equal, so bridge compares each index with each place, here"
-        f" more than {MOST_COMPARISONS:,} times. Scatter into fewer places, or give dynamic dimensions smaller bounds"
+        "TensorRT keeps one of the values whose indices are equal, so bridge compares each index with each position,"
+        f" here more than {MAX_COMPARISONS:,} times. Scatter into fewer positions, or lower the dynamic dimensions' max"
     )
 
 
 def _as_rows(
     x: Tensor, axes: Sequence[int], indices: Sequence[Tensor], values: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices [M] into a table [N, F] of x, whose indexed axes are flattened into N, and rows [M, F] of the values."""
-    others = _others(x, axes)
-    shape = [x.shape[axis] for axis in others]
+    """Indices [M], x as a table [N, F] with the indexed axes flattened into N, and values as rows [M, F]."""
+    other_axes = _other_axes(x, axes)
+    shape = [x.shape[axis] for axis in other_axes]
     adjacent = list(axes) == list(range(axes[0], axes[-1] + 1))
     lead, rank = axes[0] if adjacent else 0, indices[0].dim()  # where the indices' dimensions are in x[indices]
     values = values.expand(*shape[:lead], *indices[0].shape, *shape[lead:])
     values = values.permute(*range(lead, lead + rank), *range(lead), *range(lead + rank, values.dim()))
-    place: Any = 0
+    position: Any = 0
     for axis, index in zip(axes, indices, strict=True):
-        place = place * x.shape[axis] + torch.where(index < 0, index + x.shape[axis], index)
+        position = position * x.shape[axis] + torch.where(index < 0, index + x.shape[axis], index)
     count, columns = math.prod(x.shape[axis] for axis in axes), math.prod(shape)
-    table = x.permute(*axes, *others).reshape(count, columns)
-    return place.flatten(), table, values.reshape(math.prod(indices[0].shape), columns)
+    table = x.permute(*axes, *other_axes).reshape(count, columns)
+    return position.flatten(), table, values.reshape(math.prod(indices[0].shape), columns)
 
 
-def _others(x: Tensor, axes: Sequence[int]) -> list[int]:
+def _other_axes(x: Tensor, axes: Sequence[int]) -> list[int]:
     return [axis for axis in range(x.dim()) if axis not in axes]
 
 
@@ -131,16 +131,16 @@ def _put_rows(x: Tensor, index: Tensor, rows: Tensor, accumulate: bool) -> Tenso
 
 
 def _put_masked(x: Tensor, axis: int, mask: Tensor, values: Tensor, accumulate: bool) -> Tensor:
-    """x with values where the mask, of the dimensions of x from an axis on, is true.
+    """x with values where the mask is true. The mask has the dimensions of x from an axis on.
 
-    One value for all, or one for each true element: the n-th of these takes the n-th value.
+    There is one value for all, or one for each true element: the n-th true element gets the n-th value.
     """
     rest = x.dim() - axis - mask.dim()
     spread = mask.reshape(*mask.shape, *[1] * rest)
     if values.dim() > rest and not known_equal(values.shape[-rest - 1], 1):
-        place = (mask.flatten().to(torch.int64).cumsum(0) - 1).clamp(min=0)
+        position = (mask.flatten().to(torch.int64).cumsum(0) - 1).clamp(min=0)
         values = values.expand(*x.shape[:axis], values.shape[-rest - 1], *x.shape[axis + mask.dim() :])
-        values = values.index_select(axis, place).reshape(x.shape)
+        values = values.index_select(axis, position).reshape(x.shape)
     elif values.dim() > rest:
         values = values.reshape(*values.shape[: -rest - 1], *[1] * mask.dim(), *values.shape[values.dim() - rest :])
     written = x + values if accumulate else values
@@ -161,10 +161,10 @@ def _scatter(x: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, inclu
         for axis in range(x.dim()):
             index = index if axis == dim else index.narrow(axis, 0, 1)
         return _reduce_slices(x, dim, index.flatten(), src, reduce, include_self)
-    if most(*index.shape, x.shape[dim]) > MOST_COMPARISONS:
+    if most(*index.shape, x.shape[dim]) > MAX_COMPARISONS:
         return NotImplemented
-    places = torch.arange(x.shape[dim], device=x.device)
-    equal = index.movedim(dim, -1).unsqueeze(-2) == places.unsqueeze(-1)  # [..., N, M]
+    positions = torch.arange(x.shape[dim], device=x.device)
+    equal = index.movedim(dim, -1).unsqueeze(-2) == positions.unsqueeze(-1)  # [..., N, M]
     values = src.movedim(dim, -1).unsqueeze(-2)  # [..., 1, M]
     return _combined(x.movedim(dim, -1), equal, values, -1, reduce, include_self).movedim(-1, dim)
 
@@ -177,8 +177,8 @@ def _reduce_slices(x: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str,
     rows = src.movedim(dim, 0) if src.dim() else src[None]
     columns = math.prod(first.shape[1:])
     tables = (each.reshape(each.shape[0], columns) for each in (first, rows))
-    done = reduce_rows(next(tables), index.reshape(-1), next(tables), reduce, include_self)
-    return done if done is NotImplemented else done.reshape(first.shape).movedim(0, dim)
+    written = reduce_rows(next(tables), index.reshape(-1), next(tables), reduce, include_self)
+    return written if written is NotImplemented else written.reshape(first.shape).movedim(0, dim)
 
 
 def reduce_rows(x: Tensor, index: Tensor, rows: Tensor, reduce: str, include_self: bool) -> Tensor:
@@ -186,7 +186,7 @@ def reduce_rows(x: Tensor, index: Tensor, rows: Tensor, reduce: str, include_sel
     shape = x.shape[0], index.shape[0], x.shape[1]
     floats = reduce in (_SUM, _MEAN) and x.is_floating_point()
     as_product = floats and most(*shape) > _FUSED
-    if most(*(shape[:2] if as_product else shape)) > MOST_COMPARISONS:
+    if most(*(shape[:2] if as_product else shape)) > MAX_COMPARISONS:
         return NotImplemented
     equal = torch.arange(shape[0], device=x.device).unsqueeze(1) == index  # [N, M]
     if not as_product:
@@ -195,31 +195,31 @@ def reduce_rows(x: Tensor, index: Tensor, rows: Tensor, reduce: str, include_sel
 
 
 def _combined(x: Tensor, equal: Tensor, values: Tensor, axis: int, reduce: str, include_self: bool) -> Tensor:
-    """x with those values reduced along an axis that are marked as equal."""
+    """x with the values marked as equal reduced along an axis."""
     wide = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
     count = equal.sum(axis)
     if reduce in (_SUM, _MEAN):
         return _with_sum(x, torch.where(equal, wide, 0).sum(axis), count, reduce, include_self)
-    neutral, over, joined = _REDUCTIONS[reduce]
-    found = over(torch.where(equal, wide, neutral(values.dtype)), axis)
-    mine = x.to(found.dtype)
-    both = joined(mine, found) if include_self else found
-    return torch.where(count > 0, both, mine).to(x.dtype)
+    neutral, reduction, combine = _REDUCTIONS[reduce]
+    reduced = reduction(torch.where(equal, wide, neutral(values.dtype)), axis)
+    before = x.to(reduced.dtype)
+    after = combine(before, reduced) if include_self else reduced
+    return torch.where(count > 0, after, before).to(x.dtype)
 
 
 def _with_sum(x: Tensor, total: Tensor, count: Tensor, reduce: str, include_self: bool) -> Tensor:
-    mine = x.to(total.dtype)
-    both = mine + total if include_self else total
+    before = x.to(total.dtype)
+    after = before + total if include_self else total
     if reduce == _MEAN:
         divisor = count + 1 if include_self else count.clamp(min=1)
-        both = both / divisor if x.is_floating_point() else both // divisor
-    return (both if include_self else torch.where(count > 0, both, mine)).to(x.dtype)
+        after = after / divisor if x.is_floating_point() else after // divisor
+    return (after if include_self else torch.where(count > 0, after, before)).to(x.dtype)
 
 
 def _product(equal: Tensor, rows: Tensor) -> Tensor:
-    """For each place the sum of the rows [M, F] that are equal [N, M] to it.
+    """For each position the sum of the rows [M, F] whose index equals it, by equal [N, M].
 
-    What is not finite is counted apart: as a factor of a product it would reach all places.
+    Values that are not finite are counted separately: in a matrix product they would reach all positions.
     """
     missing = torch.isnan(rows)
     finite = torch.where(rows.abs() < math.inf, rows, 0)
@@ -230,14 +230,14 @@ def _product(equal: Tensor, rows: Tensor) -> Tensor:
 
 
 def _cut(src: Tensor, index: Tensor) -> Tensor:
-    """The part of src that index, which may be smaller, speaks of."""
+    """The part of src that corresponds to index, which may be smaller."""
     for axis, extent in enumerate(index.shape):
         src = src if known_equal(src.shape[axis], extent) else src.narrow(axis, 0, extent)
     return src
 
 
 def _is_spread(index: Tensor, axis: int) -> bool:
-    """Whether the indices are the same along an axis, as those of an expanded tensor are."""
+    """Whether the indices are constant along an axis, as in an expanded tensor."""
     return known_equal(index.shape[axis], 1) or known_equal(index.stride(axis), 0)
 
 
@@ -266,8 +266,7 @@ _REDUCING = (
 )
 
 
-# Each returns NotImplemented for what it leaves as it is.
-ROWS: dict[Any, Callable[..., Any]] = {
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.index_add.default: index_add,
     aten.index_put.default: index_put,
     aten.index_reduce.default: index_reduce,

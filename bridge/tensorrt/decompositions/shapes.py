@@ -1,4 +1,4 @@
-"""Views, copies and joins, which move elements and compute nothing."""
+"""Views, copies and concatenations: operators that move elements and compute nothing."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,39 +17,35 @@ _UNFOLD = aten.unfold.default
 
 
 def as_strided(x: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None) -> Tensor:
-    """A view of x that holds the same elements in the same places is x, however it says so.
+    """x itself, for a view with the same elements in the same order.
 
-    PyTorch's adaptive pooling makes one, whose strides of extents of 1 say in which order the other ones are.
+    In PyTorch's adaptive pooling such views differ only in strides of extents of 1, which encode the memory format.
     """
     same = len(size) == x.dim() and all(map(known_equal, size, x.shape))
     if not same or storage_offset:
         return NotImplemented
-    moves = [
-        ours
-        for ours, extent in zip(zip(stride, x.stride(), strict=True), size, strict=True)
-        if not known_equal(extent, 1)
-    ]
-    return torch.ops.aten.alias(x) if all(known_equal(*pair) for pair in moves) else NotImplemented
+    equal = all(known_equal(n, 1) or known_equal(a, b) for n, a, b in zip(size, stride, x.stride(), strict=True))
+    return torch.ops.aten.alias(x) if equal else NotImplemented
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """Without the empty tensors of one dimension that PyTorch lets stand beside tensors of more, and TensorRT does not.
+    """Without empty tensors of rank 1, which PyTorch accepts beside tensors of a higher rank, and TensorRT does not.
 
     transformers' caches of keys and values begin with one.
     """
     kept = [tensor for tensor in tensors if tensor.dim() != 1 or not known_equal(tensor.shape[0], 0)]
-    others = {tensor.dtype for tensor in tensors} - {tensor.dtype for tensor in kept}
-    if len(kept) in (0, len(tensors)) or others or kept[0].dim() == 1:
+    lost_dtypes = {tensor.dtype for tensor in tensors} - {tensor.dtype for tensor in kept}
+    if len(kept) in (0, len(tensors)) or lost_dtypes or kept[0].dim() == 1:
         return NotImplemented
     return _CAT(kept, dim) if len(kept) > 1 else kept[0].clone()
 
 
 def broadcast_in_dim(x: Tensor, shape: Sequence[int], axes: Sequence[int]) -> Tensor:
-    """x with its dimensions at `axes` of a shape, repeated along the others; torch takes std apart with it."""
-    placed = [1] * len(shape)
+    """x with its dimensions at `axes` of a shape, broadcast along the others. torch's decomposition of std calls it."""
+    aligned = [1] * len(shape)
     for axis, extent in zip(axes, x.shape, strict=True):
-        placed[axis] = extent
-    return x.reshape(placed).expand(shape)
+        aligned[axis] = extent
+    return x.reshape(aligned).expand(shape)
 
 
 def empty(
@@ -59,12 +55,12 @@ def empty(
     device: torch.device | None = None,
     **_: Any,
 ) -> Tensor:
-    """Something to write to. An engine's tensors have one layout; torch_tensorrt puts some of these on a GPU."""
+    """Zeros. An engine's tensors have one layout; torch_tensorrt puts some of these on a GPU."""
     return torch.zeros(size, dtype=dtype, device=device)
 
 
 def repeat(x: Tensor, repeats: Sequence[int]) -> Tensor:
-    """Dimension by dimension: PyTorch's own takes twice as many dimensions, of which TensorRT has eight."""
+    """Dimension by dimension: PyTorch's decomposition doubles the rank, and TensorRT allows eight dimensions."""
     x = x.reshape(*[1] * (len(repeats) - x.dim()), *x.shape)
     for axis, times in enumerate(repeats):
         if not known_equal(times, 1):
@@ -75,7 +71,7 @@ def repeat(x: Tensor, repeats: Sequence[int]) -> Tensor:
 
 
 def roll(x: Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> Tensor:
-    """By extents: the end before the beginning."""
+    """For dynamic shifts: concatenates the end and the beginning."""
     if not dims or all(isinstance(shift, int) for shift in shifts):
         return NotImplemented
     for shift, dim in zip(shifts, dims, strict=True):
@@ -86,7 +82,7 @@ def roll(x: Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> Tensor:
 
 
 def unfold(x: Tensor, dimension: int, size: int, step: int) -> Tensor:
-    """Windows of a dimension, as many slices as a window is long: [..., n, ...] to [..., windows, ..., size]."""
+    """Windows of a dimension, from one slice per element of a window: [..., n, ...] to [..., windows, ..., size]."""
     if x.dim() == 0 or not isinstance(size, int) or not isinstance(step, int):
         return NotImplemented
     axis = dimension % x.dim()
@@ -97,8 +93,7 @@ def unfold(x: Tensor, dimension: int, size: int, step: int) -> Tensor:
     )
 
 
-# Each returns NotImplemented for what it leaves as it is.
-ROWS: dict[Any, Callable[..., Any]] = {
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     _AS_STRIDED: as_strided,
     _CAT: cat,
     torch.ops.prims.broadcast_in_dim.default: broadcast_in_dim,

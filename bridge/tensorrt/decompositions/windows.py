@@ -1,4 +1,4 @@
-"""Windows of an axis: which elements they hold, for fixed and for dynamic extents."""
+"""Pooling windows of an axis: their elements, for fixed and dynamic extents."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,20 +12,20 @@ from bridge.tensorrt.decompositions.bounds import known, known_equal
 
 @dataclass(frozen=True)
 class Windows:
-    """The windows of one axis. places: of their elements, [out, k]; inside: which of these there are, [out, k]."""
+    """The windows of one axis. positions: of their elements, [out, k]. inside: which of these exist, [out, k]."""
 
-    places: Tensor
+    positions: Tensor
     inside: Tensor
 
     def gather(self, x: Tensor, axis: int) -> Tensor:
-        """The windows' elements, [..., out, k, ...] of x [..., n, ...]; axis counts from the end."""
-        rows = x.index_select(axis, self.places.flatten())
-        at = x.dim() + axis
-        return rows.reshape(*x.shape[:at], *self.places.shape, *x.shape[at + 1 :])
+        """The windows' elements: [..., n, ...] to [..., out, k, ...]. axis: negative."""
+        rows = x.index_select(axis, self.positions.flatten())
+        index = x.dim() + axis
+        return rows.reshape(*x.shape[:index], *self.positions.shape, *x.shape[index + 1 :])
 
     def mask(self, axis: int) -> Tensor:
-        """Of `gather`'s result: which elements there are."""
-        return before(self.inside, -axis - 1)
+        """Which elements of `gather`'s result exist."""
+        return with_trailing_ones(self.inside, -axis - 1)
 
 
 def adaptive_windows(extent: Any, out: Any, device: torch.device) -> Windows:
@@ -33,62 +33,62 @@ def adaptive_windows(extent: Any, out: Any, device: torch.device) -> Windows:
     first = torch.arange(out, device=device)
     start = first * extent // out
     end = ((first + 1) * extent + (out - 1)) // out
-    return _of(start, end, _widest(extent, out))
+    return _between(start, end, _widest(extent, out))
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of a pooling by a kernel; extent: of the map."""
+    """One axis of a pooling with a kernel. extent: of the map."""
 
     extent: Any
     kernel: int
     step: int
     pad: int
-    gap: int  # dilation
+    dilation: int
     ceil_mode: bool
 
     @property
     def out(self) -> Any:
         """The number of windows."""
-        span = (self.kernel - 1) * self.gap + 1
+        span = (self.kernel - 1) * self.dilation + 1
         return windows_of(self.extent, span, self.step, self.pad, self.pad, self.ceil_mode)
 
     @property
     def fits(self) -> bool:
-        """Whether windows fit a whole number of times, so that rounding up is rounding down."""
+        """Whether ceil_mode makes no difference: the windows fit exactly."""
         return known_equal((self.extent + 2 * self.pad - self.kernel) % self.step, 0)
 
     @property
     def missing(self) -> int:
-        """What to add at the end for all windows, or for more of them where the extent is dynamic."""
+        """The elements that the last window lacks at the end; an upper bound for a dynamic extent."""
         if not self.ceil_mode or self.fits:
             return 0
         covered = self.extent + 2 * self.pad
         return max(0, (self.out - 1) * self.step + self.kernel - covered) if known(covered) else self.step - 1
 
     def windows(self, device: torch.device) -> Windows:
-        """With the padding left out."""
+        """The windows, without the padding."""
         start = torch.arange(self.out, device=device) * self.step - self.pad
-        places = start[:, None] + self.gap * torch.arange(self.kernel, device=device)
-        inside = (places >= 0) & (places < self.extent)
-        return Windows(torch.where(inside, places, 0), inside)
+        positions = start[:, None] + self.dilation * torch.arange(self.kernel, device=device)
+        inside = (positions >= 0) & (positions < self.extent)
+        return Windows(torch.where(inside, positions, 0), inside)
 
     def counted(self, padding: bool, device: torch.device) -> Tensor:
-        """How many elements of each window a mean is over, [out]; not those that rounding up adds."""
-        places = torch.arange(self.out, device=device)[:, None] * self.step - self.pad
-        places = places + torch.arange(self.kernel, device=device)
-        inside = places < self.extent + self.pad if padding else (places >= 0) & (places < self.extent)
+        """The divisor of each window's mean, [out], without the elements that ceil_mode adds."""
+        positions = torch.arange(self.out, device=device)[:, None] * self.step - self.pad
+        positions = positions + torch.arange(self.kernel, device=device)
+        inside = positions < self.extent + self.pad if padding else (positions >= 0) & (positions < self.extent)
         return inside.sum(1)
 
 
-def _of(start: Tensor, end: Tensor, most: Any) -> Windows:
-    places = start[:, None] + torch.arange(most, device=start.device)
-    inside = places < end[:, None]
-    return Windows(torch.where(inside, places, start[:, None]), inside)
+def _between(start: Tensor, end: Tensor, width: Any) -> Windows:
+    positions = start[:, None] + torch.arange(width, device=start.device)
+    inside = positions < end[:, None]
+    return Windows(torch.where(inside, positions, start[:, None]), inside)
 
 
 def _widest(extent: Any, out: Any) -> Any:
-    """Elements of the widest adaptive window; a bound of it, where extents are dynamic."""
+    """The width of the widest adaptive window; an upper bound for dynamic extents."""
     if known_equal(extent % out, 0):
         return extent // out
     if isinstance(extent, int) and isinstance(out, int):
@@ -96,6 +96,6 @@ def _widest(extent: Any, out: Any) -> Any:
     return (extent + out - 1) // out + 1
 
 
-def before(x: Tensor, count: int) -> Tensor:
-    """With `count` extents of 1 at the end, to broadcast before that many axes."""
+def with_trailing_ones(x: Tensor, count: int) -> Tensor:
+    """Appends `count` extents of 1, to broadcast over that many axes."""
     return x.reshape(*x.shape, *[1] * count)

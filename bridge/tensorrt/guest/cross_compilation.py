@@ -1,4 +1,4 @@
-"""torch_tensorrt up to engine bytes for a GPU that is not here."""
+"""Runs torch_tensorrt up to engine bytes for a GPU that this machine does not have."""
 
 import contextlib
 import threading
@@ -9,7 +9,7 @@ import torch
 
 from bridge.base.patches import replace, replace_everywhere
 from bridge.errors import BuildError, EngineError
-from bridge.tensorrt.guest import built_engines, cpu_attention
+from bridge.tensorrt.guest import cpu_attention, engine_records
 from bridge.tensorrt.install import gpu
 from bridge.tensorrt.install.flavour import TORCH_TENSORRT, Flavour
 from bridge.tensorrt.install.tensorrt_log import errors_text
@@ -18,21 +18,21 @@ _thread = threading.local()
 
 
 def current_target() -> str | None:
-    """The GPU that this thread builds for, if it is not the one that is here."""
+    """The GPU that this thread builds for; None for the GPU of this machine."""
     return getattr(_thread, "target", None)
 
 
 @contextlib.contextmanager
 def building_for(target: str) -> Iterator[list[bytes]]:
-    """Within it torch_tensorrt, with bridge in it, builds for `target`; gives the list of the engines made."""
+    """The context in which torch_tensorrt, with bridge's ops, builds for `target`; yields the list of engines."""
     if target == gpu.current_target():
-        with built_engines.listening() as engines:
+        with engine_records.collecting_engines() as engines:
             yield engines
         return
     from bridge.graph.dynamo import compile_lock
 
-    # torch.compile takes its lock before anything here does, so this thread must not be the other way round.
-    with compile_lock, gpu.without_gpu(), _nothing_loaded(), built_engines.listening() as engines:
+    # torch.compile takes its lock before the others. Another order here could deadlock.
+    with compile_lock, gpu.without_gpu(), _without_loading(), engine_records.collecting_engines() as engines:
         before, _thread.target = current_target(), target
         try:
             yield engines
@@ -41,7 +41,7 @@ def building_for(target: str) -> Iterator[list[bytes]]:
 
 
 def build(interpreter: Any, flavour: Flavour, target: str) -> Any:
-    """What torch_tensorrt's interpreter does in `run`, for another GPU: no timing cache, and the engine is not loaded.
+    """Replaces `run` of torch_tensorrt's interpreter for another GPU: no timing cache, and the engine is not loaded.
 
     BuildError: TensorRT refused the network.
     """
@@ -56,26 +56,26 @@ def build(interpreter: Any, flavour: Flavour, target: str) -> Any:
     engine = interpreter.builder.build_serialized_network(interpreter.ctx.net, config)
     if engine is None:
         refittable = "" if interpreter.compilation_settings.immutable_weights else _REFITTABLE
-        said = refittable + errors_text(flavour)
-        raise BuildError(f"{flavour.name} could not build the engine for {target}{said}")
+        details = refittable + errors_text(flavour)
+        raise BuildError(f"{flavour.name} could not build the engine for {target}{details}")
     interpreter.ctx.clear_cpu_weights_reference_holder()
     values = {
-        "engine": Serialized(bytes(engine)),
+        "engine": SerializedEngine(bytes(engine)),
         "input_names": interpreter._input_names,
         "output_names": interpreter._output_names,
         "weight_name_map": getattr(interpreter, "weight_name_map", None),
     }
-    # Other fields are attributes of the context, by the same names, or what they are where nothing sets them.
+    # Other fields are attributes of the context, by the same names; nothing sets some of them.
     fields = {name: getattr(interpreter.ctx, name, default) for name, default in _DEFAULTS.items()} | values
     return TRTInterpreterResult(**{name: fields.get(name) for name in TRTInterpreterResult._fields})
 
 
-_REFITTABLE = "; without a GPU it builds no engine whose weights can change: leave immutable_weights=True"
+_REFITTABLE = "; without a GPU it builds no refittable engine: leave immutable_weights=True"
 _DEFAULTS = {"requires_output_allocator": False, "requires_native_multidevice": False}
 
 
-class Serialized:
-    """Of an engine that is not loaded, what torch_tensorrt uses of it."""
+class SerializedEngine:
+    """Replaces a loaded engine in torch_tensorrt, which only serializes it."""
 
     def __init__(self, engine: bytes) -> None:
         self._engine = engine
@@ -85,25 +85,25 @@ class Serialized:
         return self._engine
 
 
-class Elsewhere:
-    """Takes the place of the engine in a module of torch_tensorrt's that cannot run here."""
+class EngineOfAnotherGpu:
+    """Replaces the engine in a module of torch_tensorrt that cannot run here."""
 
     def __init__(self, target: str) -> None:
         self.target = target
 
     def set_output_tensors_as_unowned(self, enabled: bool) -> None:
-        """Of no account for an engine that does not run."""
+        """No-op: this engine never runs."""
 
     def are_output_tensors_unowned(self) -> bool:
-        """Of no account either."""
+        """False: this engine never runs."""
         return False
 
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):
             raise AttributeError(name)
-        self.refuse()
+        self.raise_not_loaded()
 
-    def refuse(self, *args: Any) -> NoReturn:
+    def raise_not_loaded(self, *args: Any) -> NoReturn:
         """Raises EngineError."""
         raise EngineError(
             f"this engine was built for {self.target} within bridge.cross_compile, and is not loaded here; compile the"
@@ -112,34 +112,36 @@ class Elsewhere:
 
 
 @contextlib.contextmanager
-def _nothing_loaded() -> Iterator[None]:
-    """torch_tensorrt loads no engine, in modules or from its cache; without a GPU it leaves tensors where they are."""
+def _without_loading() -> Iterator[None]:
+    """The context in which torch_tensorrt loads no engine. Without a GPU, tensors stay on the CPU."""
     from torch_tensorrt.dynamo import runtime, utils
     from torch_tensorrt.dynamo.conversion import _conversion
 
     with contextlib.ExitStack() as stack:
-        for name in ("TorchTensorRTModule", "PythonTorchTensorRTModule"):  # later versions have one
-            holder = getattr(runtime, name, None)
-            if holder is not None:
-                replace(stack, holder, "setup_engine", _only_here(holder.setup_engine, _leave_out))
+        for name in ("TorchTensorRTModule", "PythonTorchTensorRTModule"):  # later versions have one of them
+            module_class = getattr(runtime, name, None)
+            if module_class is not None:
+                setup = _unless_cross_compiling(module_class.setup_engine, _set_placeholder_engine)
+                replace(stack, module_class, "setup_engine", setup)
         for name in ("insert_engine_to_cache", "pull_cached_engine"):
-            replace(stack, _conversion, name, _only_here(getattr(_conversion, name), lambda *args, **kwargs: None))
+            access = _unless_cross_compiling(getattr(_conversion, name), lambda *args, **kwargs: None)
+            replace(stack, _conversion, name, access)
         if not torch.cuda.is_available():
             replace_everywhere(stack, TORCH_TENSORRT, utils.to_torch_device, lambda *_, **__: torch.device("cpu"))
-            stack.enter_context(cpu_attention.converted())
+            stack.enter_context(cpu_attention.converting())
         yield
 
 
-def _only_here(original: Any, other: Any) -> Any:
-    """A function that is another one in threads that build for another GPU."""
+def _unless_cross_compiling(original: Any, replacement: Any) -> Any:
+    """The original in threads that build for this machine's GPU, else the replacement."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        return (original if current_target() is None else other)(*args, **kwargs)
+        return (original if current_target() is None else replacement)(*args, **kwargs)
 
     return call
 
 
-def _leave_out(module: Any) -> None:
-    """In the place of setup_engine."""
-    module.engine = Elsewhere(str(current_target()))
-    module.forward = module.engine.refuse
+def _set_placeholder_engine(module: Any) -> None:
+    """Replaces setup_engine."""
+    module.engine = EngineOfAnotherGpu(str(current_target()))
+    module.forward = module.engine.raise_not_loaded

@@ -1,4 +1,4 @@
-"""What the arguments of a graph's operators are, as a hash: equal for graphs that differ in names alone."""
+"""A hash of the arguments of a graph's operators: equal for graphs that differ only in names."""
 
 import hashlib
 from collections.abc import Mapping
@@ -8,19 +8,19 @@ from torch.fx import Graph, Node
 
 
 def hash_arguments(graph: Graph) -> str:
-    """64 hexadecimal digits. Nodes count by their place in the graph, literals by their type and value."""
-    places = {node: index for index, node in enumerate(graph.nodes)}
-    text = "\n".join(f"{_value_text(node.args, places)} {_value_text(node.kwargs, places)}" for node in graph.nodes)
+    """64 hexadecimal digits. Nodes are identified by their index in the graph, literals by type and value."""
+    indices = {node: index for index, node in enumerate(graph.nodes)}
+    text = "\n".join(f"{_value_text(node.args, indices)} {_value_text(node.kwargs, indices)}" for node in graph.nodes)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _value_text(value: Any, places: Mapping[Node, int]) -> str:
+def _value_text(value: Any, indices: Mapping[Node, int]) -> str:
     if isinstance(value, Node):
-        return f"%{places[value]}"
+        return f"%{indices[value]}"
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(_value_text(item, places) for item in value)}]"
+        return f"[{', '.join(_value_text(item, indices) for item in value)}]"
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key}: {_value_text(value[key], places)}' for key in sorted(value))}}}"
+        return f"{{{', '.join(f'{key}: {_value_text(value[key], indices)}' for key in sorted(value))}}}"
     if isinstance(value, slice):
-        return f"slice{_value_text((value.start, value.stop, value.step), places)}"
+        return f"slice{_value_text((value.start, value.stop, value.step), indices)}"
     return f"{type(value).__name__}:{value!r}"

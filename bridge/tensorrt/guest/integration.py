@@ -1,9 +1,9 @@
-"""Teaches torch_tensorrt's own compile bridge's ops, and changes nothing else of it.
+"""Makes torch_tensorrt's own compile convert bridge's ops, and changes nothing else of it.
 
 A subclass of its interpreter prepares the plugin layers while the network is still empty (see plugin_layers.py).
-Functions around it are wrapped: to register ops defined late, to report bridge's ops that are not converted (see
-unconverted_ops.py), to tell graphs apart in its cache that differ in operator arguments, and to record the layers of
-its networks (see built_engines.py). Its C++ runtime is avoided where it would end the process.
+Functions around it are wrapped. The wrappers register ops defined late, and add operator arguments to the cache key.
+They report bridge's ops that are not converted (see unconverted_ops.py), and record the layers of networks (see
+engine_records.py). The C++ runtime is not used if it would crash the process.
 """
 
 import contextlib
@@ -16,12 +16,13 @@ from torch.fx import Graph, GraphModule, Interpreter, Node
 from bridge.base.log import logger
 from bridge.base.patches import replace, replace_everywhere
 from bridge.core import foreign
-from bridge.errors import BridgeError, BuildError
+from bridge.core.library import LIBRARIES, LISTENERS, Library
+from bridge.errors import BridgeError, BuildError, LibraryError
 from bridge.graph.model_source import model_line
 from bridge.graph.scalar_inputs import remove_number_inputs
-from bridge.tensorrt.guest import built_engines, cross_compilation, unconverted_ops
+from bridge.tensorrt.guest import cross_compilation, engine_records, unconverted_ops
 from bridge.tensorrt.guest.graph_hash import hash_arguments
-from bridge.tensorrt.install import version_shims
+from bridge.tensorrt.install import gpu, version_shims
 from bridge.tensorrt.install.flavour import TORCH_TENSORRT, Flavour, registered
 from bridge.tensorrt.install.tensorrt_log import errors_text
 from bridge.tensorrt.network import inventory, op_converter
@@ -31,7 +32,7 @@ from bridge.tensorrt.network.op_converter import Conversion
 from bridge.tensorrt.plugins.op_calls import find_calls
 from bridge.tensorrt.plugins.plugin_layers import plugins_for
 from bridge.tensorrt.plugins.registration import register_plugins, register_working_plugins
-from bridge.tensorrt.plugins.requirements import libraries_of
+from bridge.tensorrt.plugins.requirements import check_targets, libraries_of
 
 Rows = list[dict[str, Any]]
 
@@ -39,12 +40,12 @@ Rows = list[dict[str, Any]]
 def integrate(
     flavour: Flavour, rewrite: Callable[[Graph], Rows], record: Callable[[GraphModule, GraphModule], None]
 ) -> contextlib.ExitStack:
-    """Changes torch_tensorrt, which is imported; closing the returned stack undoes every change.
+    """Patches torch_tensorrt, which is imported; closing the returned stack undoes every patch.
 
     rewrite: applied to every graph that torch_tensorrt lowers, in place; returns what it did, for bridge.report.
     record: called with every graph of torch.compile and the backend's result.
     LibraryError: there is no plugin library, or another one is loaded. AttributeError, ImportError: this version of
-    torch_tensorrt lacks what bridge changes.
+    torch_tensorrt lacks what bridge patches.
     """
     from torch_tensorrt.dynamo import _compiler
     from torch_tensorrt.dynamo._engine_cache import BaseEngineCache
@@ -53,8 +54,8 @@ def integrate(
     from torch_tensorrt.dynamo.conversion.converter_utils import broadcast_to_same_shape
     from torch_tensorrt.dynamo.lowering.passes._aten_lowering_pass import ATEN_POST_LOWERING_PASSES
 
-    register_working_plugins(flavour.trt())  # engines that are loaded, not built, hold plugins too
     with contextlib.ExitStack() as stack:
+        _register_for_loading(stack, flavour)
         stack.enter_context(registered(flavour))
         op_converter.hold()
         stack.callback(op_converter.release)
@@ -67,26 +68,40 @@ def integrate(
             backends._pretraced_backend: unconverted_ops.report_failure(_backend(backends._pretraced_backend, record)),
         }
         for original, replacement in replacements.items():
-            # The class keeps its name where it is defined: bridge's own interpreter derives from it there.
-            but = base.__module__ if original is base else ""
-            replace_everywhere(stack, TORCH_TENSORRT, original, replacement, but)
+            # The defining module keeps the original class: bridge's own interpreter derives from it.
+            kept_in = base.__module__ if original is base else ""
+            replace_everywhere(stack, TORCH_TENSORRT, original, replacement, kept_in)
         _add_pass(stack, ATEN_POST_LOWERING_PASSES.passes, _lowering_pass(rewrite))
         get_hash = _hash(BaseEngineCache.get_hash)
         replace(stack, BaseEngineCache, "get_hash", staticmethod(get_hash))
-        _pass_over_cpp_runtime(stack, flavour)
+        _avoid_cpp_runtime(stack, flavour)
         return stack.pop_all()
 
 
+def _register_for_loading(stack: contextlib.ExitStack, flavour: Flavour) -> None:
+    """Registers the plugins of all libraries, those defined later too, for engines that are loaded and not built."""
+    register_working_plugins(flavour.trt(), LIBRARIES.values())
+
+    def register_later(library: Library) -> None:
+        try:
+            register_working_plugins(flavour.trt(), [library])
+        except LibraryError as error:  # must not stop the import of a package
+            logger.warning("%s: its plugins are not registered: %s", library.namespace, error)
+
+    LISTENERS.append(register_later)
+    stack.callback(LISTENERS.remove, register_later)
+
+
 def _lowering_pass(rewrite: Callable[[Graph], Rows]) -> Callable[..., Any]:
-    """Bridge's passes as one of torch_tensorrt's; no-op in bridge's own conversion, which has applied them."""
+    """Bridge's passes as one pass of torch_tensorrt; a no-op in bridge's own conversion, which has applied them."""
 
     def apply_bridge_passes(module: GraphModule, settings: Any = None) -> GraphModule:
         if version_shims.in_own_conversion():
             return module
         try:
-            built_engines.note_passes(module, rewrite(module.graph))
-        except Exception as error:  # a graph that is not understood must not end a compile that is not bridge's
-            logger.warning("bridge's passes left a graph of torch_tensorrt's as it is: %s", error)
+            engine_records.record_passes(module, rewrite(module.graph))
+        except Exception as error:  # the compile is not bridge's, and must go on
+            logger.warning("bridge's passes failed and left a graph of torch_tensorrt unchanged: %s", error)
             logger.debug("passes failed", exc_info=True)
             module.graph.lint()
         module.recompile()
@@ -95,44 +110,44 @@ def _lowering_pass(rewrite: Callable[[Graph], Rows]) -> Callable[..., Any]:
     return apply_bridge_passes
 
 
-def _add_pass(stack: contextlib.ExitStack, passes: list[Any], own: Callable[..., Any]) -> None:
+def _add_pass(stack: contextlib.ExitStack, passes: list[Any], added: Callable[..., Any]) -> None:
     """Puts a pass first, before constant folding and the decomposition of complex numbers."""
 
     def remove() -> None:
-        passes[:] = [each for each in passes if each is not own]
+        passes[:] = [each for each in passes if each is not added]
 
-    passes.insert(0, own)
+    passes.insert(0, added)
     stack.callback(remove)
 
 
-def _pass_over_cpp_runtime(stack: contextlib.ExitStack, flavour: Flavour) -> None:
-    """Makes torch_tensorrt use its Python runtime if its C++ one was compiled for another TensorRT-RTX."""
-    made_for = version_shims.other_rtx(flavour.version)
-    if made_for is None:
+def _avoid_cpp_runtime(stack: contextlib.ExitStack, flavour: Flavour) -> None:
+    """Makes torch_tensorrt use its Python runtime if its C++ runtime was compiled for another TensorRT-RTX."""
+    compiled_for = version_shims.other_rtx(flavour.version)
+    if compiled_for is None:
         return
     from torch_tensorrt.dynamo import runtime
     from torch_tensorrt.dynamo.conversion import _conversion
 
-    mismatch = f"torch_tensorrt's C++ runtime was made for TensorRT-RTX {made_for}, not {flavour.version}"
+    mismatch = f"torch_tensorrt's C++ runtime was compiled for TensorRT-RTX {compiled_for}, not {flavour.version}"
     features = _conversion.ENABLED_FEATURES
     if hasattr(runtime, "PythonTorchTensorRTModule"):  # before 2.13: chosen there, for each engine
         replace(stack, _conversion, "ENABLED_FEATURES", features._replace(torch_tensorrt_runtime=False))
-    elif features.torch_tensorrt_runtime:  # it is loaded: shims.hide_cpp_runtime came too late
+    elif features.torch_tensorrt_runtime:  # it is loaded: too late for version_shims.hide_cpp_runtime
         logger.warning("%s, and may end the process when an engine runs: import bridge before torch_tensorrt", mismatch)
         return
     logger.info("%s: its engines run by its Python runtime", mismatch)
 
 
 def _interpret(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps the conversion of one graph to an engine, built or from the cache."""
+    """Wraps the conversion of one graph to an engine, whether built or cached."""
 
     @functools.wraps(original)
     def interpret(module: Any, *args: Any, **kwargs: Any) -> Any:
         op_converter.refresh()
-        built_engines.note(None)
+        engine_records.set_layers(None)
         with unconverted_ops.reporting_failure(module):
             result = original(module, *args, **kwargs)
-        built_engines.keep(bytes(result.serialized_engine))
+        engine_records.record_engine(bytes(result.serialized_engine))
         return result
 
     return interpret
@@ -142,7 +157,7 @@ def _backend(original: Callable[..., Any], record: Callable[[GraphModule, GraphM
     """Wraps torch_tensorrt's backend for torch.compile: removes number inputs, and records the result.
 
     The backend of 2.11 fails for extents of tensors in a list or dictionary, as in transformers' models. It removes the
-    wrong arguments where two tensors have dynamic extents, and cannot trace integers and floats.
+    wrong arguments if two tensors have dynamic extents, and cannot trace integers and floats.
     """
 
     @functools.wraps(original)
@@ -151,8 +166,8 @@ def _backend(original: Callable[..., Any], record: Callable[[GraphModule, GraphM
         result = original(gm, sample_inputs, *args, **kwargs)
         try:
             record(gm, result)
-        except Exception:  # a result that is not understood must not end a compile that is not bridge's
-            logger.debug("what torch_tensorrt made of a graph is not recorded", exc_info=True)
+        except Exception:  # the compile is not bridge's, and must go on
+            logger.debug("a result of torch_tensorrt's backend is not recorded", exc_info=True)
         return result
 
     return backend
@@ -182,12 +197,13 @@ class _BridgeInterpreter(Interpreter):
     def __init__(self, module: Any, *args: Any, **kwargs: Any) -> None:
         op_converter.refresh()
         super().__init__(module, *args, **kwargs)
-        # A further subclass, such as bridge's own interpreter, fills a network of its own.
+        # Further subclasses, such as bridge's own interpreter, fill a network of their own.
         is_guest = type(self).__bases__[0] is _BridgeInterpreter
         calls = {call.name: call for call in find_calls(module)} if is_guest else {}
         self._bridge: Conversion | None = None
         self._bridge_inputs: set[Node] = set()
         if calls:
+            check_targets(list(calls.values()), cross_compilation.current_target() or gpu.current_target())
             register_plugins(self.flavour.trt(), libraries_of(calls.values()))
             plugins = plugins_for(self.flavour, self.ctx.net, list(calls.values()))
             self._bridge = self.ctx.bridge = Conversion(plugins, calls)
@@ -201,7 +217,7 @@ class _BridgeInterpreter(Interpreter):
             value = super().run_node(n)
             if n.op != "call_function" and n not in self._bridge_inputs:
                 return value
-            # Attention takes no values of unknown extents beside the queries and keys that a plugin gives.
+            # Attention needs known extents of values beside the queries and keys of a plugin.
             declare = as_declared if n in self._bridge_inputs else with_extents
             return declare(self.ctx.net, value, n.meta.get("val"))
         except BridgeError:
@@ -209,15 +225,15 @@ class _BridgeInterpreter(Interpreter):
         except Exception as error:
             if n.target not in foreign.targets():
                 raise
-            said = errors_text(self.flavour)
-            raise BuildError(f"{n.target} cannot be converted: {error}\n  {model_line(n)}{said}") from error
+            details = errors_text(self.flavour)
+            raise BuildError(f"{n.target} cannot be converted: {error}\n  {model_line(n)}{details}") from error
 
     def _construct_trt_network_def(self) -> None:
         super()._construct_trt_network_def()  # type: ignore[misc]
         unused = self._bridge.plugins.unused() if self._bridge is not None else []
         if unused:
-            raise BuildError(f"these nodes were not converted to the plugin layers made for them: {unused}")
-        built_engines.note(_inventory(self.ctx.net, self._bridge))
+            raise BuildError(f"these nodes were not converted to the plugin layers prepared for them: {unused}")
+        engine_records.set_layers(_layers_or_none(self.ctx.net, self._bridge))
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         target = cross_compilation.current_target()
@@ -226,9 +242,9 @@ class _BridgeInterpreter(Interpreter):
         return cross_compilation.build(self, self.flavour, target)
 
 
-def _inventory(network: Any, conversion: Conversion | None) -> list[dict[str, Any]] | None:
+def _layers_or_none(network: Any, conversion: Conversion | None) -> list[dict[str, Any]] | None:
     try:
         return inventory.layers(network, {} if conversion is None else conversion.layers)
-    except Exception:  # a network that is not understood must not end a compile that is not bridge's
+    except Exception:  # the compile is not bridge's, and must go on
         logger.debug("a network of torch_tensorrt's has no inventory", exc_info=True)
         return None

@@ -1,6 +1,6 @@
 """Which TensorRT is installed, and what it can do.
 
-`detect` reads package metadata alone; a TensorRT is imported when `Flavour.trt` or `Flavour.torch_tensorrt` is called.
+`detect` only reads package metadata; `Flavour.trt` and `Flavour.torch_tensorrt` import TensorRT.
 """
 
 import contextlib
@@ -24,29 +24,29 @@ ANY_VARIABLE = "BRIDGE_ANY_TENSORRT"  # 1 in the environment accepts versions th
 
 
 @dataclass(frozen=True)
-class FlavourKind:
-    """What sets one flavour apart, whatever its version."""
+class FlavourTraits:
+    """What all versions of a flavour have in common."""
 
     distributions: tuple[str, ...]  # any of these provides it
-    torch_tensorrt: str  # the distribution of torch_tensorrt that is made for it
-    since: tuple[int, ...]  # the oldest version whose plugins bridge can use
+    torch_tensorrt: str  # the distribution of torch_tensorrt for it
+    since: tuple[int, ...]  # the oldest version that bridge supports
     adds_plugins: bool  # INetworkDefinition.add_plugin_v3 exists; otherwise plugin layers are seeded
     builds_without_gpu: bool
-    compiles_kernels: bool  # for the GPU that an engine runs on, when it runs
+    compiles_kernels: bool  # at run time, for the GPU that the engine runs on
     install: str
-    install_newest: str | None = None  # where torch is newer than that knows, for its version ("2.14")
+    install_newest: str | None = None  # the same for a newer torch, as a format of its version ("2.14")
 
     @property
     def remedy(self) -> str:
-        """What installs it, with torch_tensorrt for the torch that is here."""
-        torch, (oldest, newest) = release(_version("torch") or "")[:2], _SECOND_COMMAND
+        """The command that installs it, with torch_tensorrt for the installed torch."""
+        torch, (oldest, newest) = release(_version("torch") or "")[:2], _INSTALL_NEWEST
         if self.install_newest is None or torch < oldest:
             return self.install
         return self.install_newest.format(".".join(map(str, min(torch, newest))))
 
 
-KINDS = {
-    "tensorrt": FlavourKind(
+TRAITS = {
+    "tensorrt": FlavourTraits(
         distributions=(
             "tensorrt",
             "tensorrt-cu13",
@@ -61,7 +61,7 @@ KINDS = {
         compiles_kernels=False,
         install="pip install torch-tensorrt tensorrt",
     ),
-    "tensorrt_rtx": FlavourKind(
+    "tensorrt_rtx": FlavourTraits(
         distributions=("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu13-bindings"),
         torch_tensorrt="torch-tensorrt-rtx",
         since=(1, 7),  # before 1.7 the ONNX parser, by which plugin layers are seeded, imports no IPluginV3
@@ -69,29 +69,29 @@ KINDS = {
         builds_without_gpu=True,
         compiles_kernels=True,
         install='pip install "torch-tensorrt-rtx==2.11.*" "tensorrt-rtx==1.7.1.116"',
-        # Later ones ask for an older TensorRT-RTX than 1.7, so that pip cannot resolve both at once.
+        # Later torch-tensorrt-rtx require TensorRT-RTX before 1.7, so pip cannot resolve both at once.
         install_newest=(
             'pip install "tensorrt-rtx==1.7.1.116" dllist psutil; then pip install --no-deps "torch-tensorrt-rtx=={}.*"'
         ),
     ),
 }
 
-# The oldest and the newest torch whose torch-tensorrt-rtx is installed by the second command.
-_SECOND_COMMAND = ((2, 12), (2, 14))
+# The oldest and the newest torch whose torch-tensorrt-rtx install_newest installs.
+_INSTALL_NEWEST = ((2, 12), (2, 14))
 
 
 @dataclass(frozen=True)
 class Flavour:
-    """An installed TensorRT. `torch_tensorrt_version` is None where torch_tensorrt is not installed for it."""
+    """An installed TensorRT. `torch_tensorrt_version` is None if torch_tensorrt is not installed for it."""
 
     name: str
     version: str
     torch_tensorrt_version: str | None
 
     @property
-    def kind(self) -> FlavourKind:
-        """What sets this flavour apart, whatever its version."""
-        return KINDS[self.name]
+    def traits(self) -> FlavourTraits:
+        """What all versions of this flavour have in common."""
+        return TRAITS[self.name]
 
     def trt(self) -> ModuleType:
         """TensorRT's Python module, imported on the first call."""
@@ -106,30 +106,30 @@ class Flavour:
 
 
 def detect(name: str | None = None) -> Flavour:
-    """The flavour that torch_tensorrt uses here; without torch_tensorrt, the one that is installed.
+    """The flavour that torch_tensorrt uses; without torch_tensorrt, the one that is installed.
 
-    FlavourError: none is installed, it is not `name`, where that is given, or it is too old. BRIDGE_ANY_TENSORRT=1 in
-    the environment turns the last into a warning, once in a process.
+    FlavourError: none is installed, it is not `name`, or it is too old. With BRIDGE_ANY_TENSORRT=1 in the environment,
+    a version that is too old is a warning, once per process.
     """
-    chosen = _chosen()
-    if name is not None and name != chosen.name:
+    in_use = _flavour_in_use()
+    if name is not None and name != in_use.name:
         raise FlavourError(
-            f"flavour {name!r} is asked for, but {chosen.name} {chosen.version} is in use here; in another environment,"
-            f" {KINDS[name].remedy}"
+            f"flavour {name!r} is requested, but {in_use.name} {in_use.version} is in use here; in another environment,"
+            f" {TRAITS[name].remedy}"
         )
-    reason = unsupported(chosen)
+    reason = unsupported(in_use)
     if reason and not _accepts_any():
-        raise FlavourError(f"{reason}; {chosen.kind.remedy}; to try it all the same, set {ANY_VARIABLE}=1")
+        raise FlavourError(f"{reason}; {in_use.traits.remedy}; to try it all the same, set {ANY_VARIABLE}=1")
     if reason:
         _warn_once(f"{reason}; used all the same, because {ANY_VARIABLE} is 1")
-    return chosen
+    return in_use
 
 
 def unsupported(flavour: Flavour) -> str | None:
-    """Why bridge does not support this version; None where it does."""
-    if release(flavour.version) >= flavour.kind.since:
+    """Why bridge does not support this version; None if it does."""
+    if release(flavour.version) >= flavour.traits.since:
         return None
-    oldest = ".".join(map(str, flavour.kind.since))
+    oldest = ".".join(map(str, flavour.traits.since))
     return f"{flavour.name} {flavour.version} is too old: bridge needs {oldest} or later"
 
 
@@ -147,8 +147,12 @@ def _warn_once(text: str) -> None:
 
 def installed() -> list[Flavour]:
     """Every flavour that is installed, each with its own torch_tensorrt."""
-    found = ((name, _first_version(kind.distributions), _version(kind.torch_tensorrt)) for name, kind in KINDS.items())
-    return [Flavour(name, version, torch_tensorrt) for name, version, torch_tensorrt in found if version is not None]
+    versions = {name: _first_version(traits.distributions) for name, traits in TRAITS.items()}
+    return [
+        Flavour(name, version, _version(TRAITS[name].torch_tensorrt))
+        for name, version in versions.items()
+        if version is not None
+    ]
 
 
 def release(version: str) -> tuple[int, ...]:
@@ -157,24 +161,24 @@ def release(version: str) -> tuple[int, ...]:
     return tuple(map(int, match.group().split("."))) if match else ()
 
 
-def _chosen() -> Flavour:
+def _flavour_in_use() -> Flavour:
     flavours = {flavour.name: flavour for flavour in installed()}
     if not flavours:
-        raise FlavourError("no TensorRT is installed; " + _install_text(KINDS))
-    # torch_tensorrt serves TensorRT-RTX if its distribution is named so, else standard TensorRT, whatever is installed.
-    wanted = [name for name in ("tensorrt_rtx", "tensorrt") if _version(KINDS[name].torch_tensorrt) is not None]
-    if not wanted:
+        raise FlavourError("no TensorRT is installed; " + _install_text(TRAITS))
+    # The distribution of torch_tensorrt decides which TensorRT it uses, whatever else is installed.
+    named = [name for name in ("tensorrt_rtx", "tensorrt") if _version(TRAITS[name].torch_tensorrt) is not None]
+    if not named:
         return next(iter(flavours.values()))
-    if wanted[0] not in flavours:
+    if named[0] not in flavours:
         raise FlavourError(
-            f"{KINDS[wanted[0]].torch_tensorrt} is installed without {wanted[0]}; "
-            + _install_text({wanted[0]: KINDS[wanted[0]]})
+            f"{TRAITS[named[0]].torch_tensorrt} is installed without {named[0]}; "
+            + _install_text({named[0]: TRAITS[named[0]]})
         )
-    return flavours[wanted[0]]
+    return flavours[named[0]]
 
 
-def _install_text(kinds: dict[str, FlavourKind]) -> str:
-    return "install " + ", or ".join(f"{name}: {kind.remedy}" for name, kind in kinds.items())
+def _install_text(flavours: dict[str, FlavourTraits]) -> str:
+    return "install " + ", or ".join(f"{name}: {traits.remedy}" for name, traits in flavours.items())
 
 
 def _first_version(distributions: tuple[str, ...]) -> str | None:
@@ -196,7 +200,7 @@ def _import_trt(flavour: Flavour) -> ModuleType:
             trt = importlib.import_module(flavour.name)
         except ImportError as error:
             raise FlavourError(
-                f"{flavour.name} {flavour.version} does not import: {error}; {flavour.kind.remedy}"
+                f"{flavour.name} {flavour.version} does not import: {error}; {flavour.traits.remedy}"
             ) from error
         if flavour.name == "tensorrt_rtx":
             _provide_parser_name(flavour)
@@ -215,7 +219,7 @@ def _provide_parser_name(flavour: Flavour) -> None:
 
 @contextlib.contextmanager
 def importing(flavour: Flavour) -> Iterator[None]:
-    """Around the import of torch_tensorrt: the shims of its version, and a stand-in where there is no GPU.
+    """The context in which torch_tensorrt is imported: with the shims of its version, and stand-ins for a missing GPU.
 
     FlavourError: TensorRT itself does not import.
     """
@@ -225,13 +229,13 @@ def importing(flavour: Flavour) -> Iterator[None]:
 
 @contextlib.contextmanager
 def converting(flavour: Flavour) -> Iterator[None]:
-    """Around a conversion of bridge's own: the shims that torch_tensorrt's converters need for it."""
+    """The context of a conversion by bridge: with the shims that torch_tensorrt's converters need for it."""
     with version_shims.own_conversion(), _shims(flavour, version_shims.OWN_CONVERSION):
         yield
 
 
 def registered(flavour: Flavour) -> contextlib.AbstractContextManager[None]:
-    """While bridge is registered: the shims that torch_tensorrt's own compile needs to work at all."""
+    """The context while bridge is registered: with the shims that torch_tensorrt's own compile needs."""
     return _shims(flavour, version_shims.REGISTERED)
 
 
@@ -242,7 +246,7 @@ def _shims(flavour: Flavour, when: str) -> contextlib.AbstractContextManager[Non
 
 
 def _check_temporary_folder() -> None:
-    """FlavourError: there is none, which torch_tensorrt asks for when it is imported, and torch when it compiles."""
+    """FlavourError: there is none. The import of torch_tensorrt needs it, and so does torch when it compiles."""
     try:
         tempfile.gettempdir()
     except OSError as error:
@@ -254,11 +258,11 @@ def _check_temporary_folder() -> None:
 @functools.cache
 def _import_torch_tensorrt(flavour: Flavour) -> ModuleType:
     if flavour.torch_tensorrt_version is None:
-        raise FlavourError(f"{flavour.kind.torch_tensorrt} is not installed; {flavour.kind.remedy}")
+        raise FlavourError(f"{flavour.traits.torch_tensorrt} is not installed; {flavour.traits.remedy}")
     flavour.trt()
     _check_temporary_folder()
     try:
-        # The import hook, and not this function, holds what `importing` holds: a user's own import goes that way too.
+        # The import hook enters `importing`, not this function: it also serves a user's own import.
         with (
             interrupts.deferred(),
             third_party_output.silence_import(),
@@ -271,4 +275,4 @@ def _import_torch_tensorrt(flavour: Flavour) -> ModuleType:
             return importlib.import_module(TORCH_TENSORRT)
     except Exception as error:  # torch_tensorrt raises bare Exceptions
         what = f"torch_tensorrt {flavour.torch_tensorrt_version} does not import with {flavour.name} {flavour.version}"
-        raise FlavourError(f"{what}: {error}; {flavour.kind.remedy}") from error
+        raise FlavourError(f"{what}: {error}; {flavour.traits.remedy}") from error

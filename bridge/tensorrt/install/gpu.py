@@ -1,4 +1,4 @@
-"""Whether there is a GPU, and how to import and use torch_tensorrt where there is none."""
+"""Whether there is a GPU, and stand-ins with which torch_tensorrt works without one."""
 
 import contextlib
 import threading
@@ -10,8 +10,8 @@ import torch
 
 from bridge.base.patches import replace
 
-# torch_tensorrt calls these while it is imported and while it converts, whether or not there is a GPU. Capability
-# (0, 0) is that of no device, so none of its platform rules applies.
+# torch_tensorrt calls these while it is imported and while it converts, whether or not there is a GPU. No device has
+# capability (0, 0), so none of its platform rules applies.
 _STAND_INS: dict[str, Callable[..., Any]] = {
     "get_device_capability": lambda device=None: (0, 0),
     "current_device": lambda: 0,
@@ -25,9 +25,9 @@ _depth = 0
 
 @contextlib.contextmanager
 def without_gpu() -> Iterator[None]:
-    """Within the context torch.cuda answers what torch_tensorrt asks; does nothing where there is a GPU.
+    """The context in which torch.cuda has stand-ins for what torch_tensorrt calls; a no-op on a machine with a GPU.
 
-    One thread at a time is inside, nested as deep as it likes; the last one out puts torch.cuda back.
+    One thread at a time is inside. Contexts may nest; the outermost one restores torch.cuda.
     """
     if torch.cuda.is_available():
         yield

@@ -2,9 +2,9 @@
 
 The ONNX parser of TensorRT-RTX opens "libtensorrt_rtx.so", but its wheel ships "libtensorrt_rtx.so.1" alone, and the
 process dies when the name is not found. The dynamic linker compares such a name with the SONAME of every library in
-the process before it searches the disk. So a library is loaded whose SONAME is the name wanted, whose only dependency
-is the library meant, and which holds nothing else: symbols looked up in it are found in its dependency. Its few hundred
-bytes are written here, since nothing may be compiled where bridge runs.
+the process before it searches the disk. So an otherwise empty library is loaded: its SONAME is that name, and its
+only dependency is the library that was shipped. Symbols looked up in it are found in the dependency. Its few hundred
+bytes are written here, because there may be no compiler where bridge runs.
 
 Layout of the file: System V ABI, "ELF header", "Program header" and "Dynamic section".
 """
@@ -22,13 +22,13 @@ _EHDR, _PHDR, _DYN, _SYM = struct.Struct("<16sHHIQQQIHHHHHH"), struct.Struct("<I
 
 
 def provide(soname: str, library: str) -> None:
-    """Let this process find the already loaded `library` under the name `soname`, until it ends."""
+    """Makes the loaded `library` findable as `soname` until the process ends."""
     if not _is_loaded(soname):
         _load(alias_image(soname, library))
 
 
 def alias_image(soname: str, library: str, machine: str | None = None) -> bytes:
-    """The bytes of a 64-bit little-endian shared library named `soname` that holds nothing but a need of `library`."""
+    """The bytes of an empty 64-bit little-endian shared library named `soname` that depends on `library`."""
     machine = machine or platform.machine()
     if machine not in _MACHINES:
         raise OSError(f"cannot make {soname} for the processor {machine!r}; known are {', '.join(_MACHINES)}")

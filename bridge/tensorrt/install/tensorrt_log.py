@@ -1,11 +1,11 @@
-"""What TensorRT reports: kept for the messages of our own errors, printed never."""
+"""TensorRT's error messages: never printed, but part of bridge's own errors."""
 
 from functools import cache
 from typing import Any
 
 from bridge.tensorrt.install.flavour import Flavour
 
-# TensorRT notes these beside any other error on a machine without a GPU; they explain nothing.
+# Without a GPU TensorRT logs these beside any other error; they explain nothing.
 _NOISE = ("catchCudaError",)
 
 
@@ -31,12 +31,12 @@ def logger(flavour: Flavour) -> Any:
 
 def take_errors(flavour: Flavour) -> list[str]:
     """TensorRT's error messages since the last call, each once, in order."""
-    errors = logger(flavour).errors
-    found, errors[:] = list(dict.fromkeys(errors)), []
-    return [message for message in found if not any(noise in message for noise in _NOISE)]
+    logged = logger(flavour).errors
+    unique, logged[:] = list(dict.fromkeys(logged)), []
+    return [message for message in unique if not any(noise in message for noise in _NOISE)]
 
 
 def errors_text(flavour: Flavour) -> str:
-    """The same as the end of a message: empty where TensorRT said nothing."""
+    """The same as the end of a message; empty if there are none."""
     errors = take_errors(flavour)
     return "\nTensorRT says:\n" + "\n".join(f"  {message}" for message in errors) if errors else ""

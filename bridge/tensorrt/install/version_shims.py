@@ -1,7 +1,7 @@
-"""What torch_tensorrt needs changed while it is imported and while it converts, keyed on versions; all is undone.
+"""Shims for torch_tensorrt, by version: changes while it is imported and while it converts. All are undone.
 
-Each row says for which torch_tensorrt, with which TensorRT flavour, and what it works around. A version with no row
-is left alone.
+Each row of SHIMS names flavours and torch_tensorrt versions; the function says what it works around. A version without
+a row is left unchanged.
 """
 
 import contextlib
@@ -27,8 +27,8 @@ Version = tuple[int, ...]
 class Shim:
     """`apply(stack, trt)` for flavours named and torch_tensorrt versions `since` <= version < `until`.
 
-    It is in force in the times of `when`, and undone as `stack` closes: while torch_tensorrt is imported; in each
-    conversion of bridge's own, where torch_tensorrt's own compile keeps its behaviour; as long as bridge is registered.
+    when: IMPORT, while torch_tensorrt is imported; OWN_CONVERSION, in each conversion by bridge, where torch_tensorrt's
+    own compile keeps its behaviour; REGISTERED, as long as bridge is registered. Closing `stack` undoes the shim.
     """
 
     flavours: tuple[str, ...]
@@ -39,21 +39,23 @@ class Shim:
 
 
 def hide_plugin_package(stack: contextlib.ExitStack, trt: ModuleType) -> None:
-    """torch_tensorrt looks for tensorrt.plugin._lib, and thereby imports tensorrt_rtx.plugin, which needs a module that
-    the wheel lacks. Under this entry it is not found, which torch_tensorrt knows how to live without."""
+    """Hides tensorrt.plugin, which torch_tensorrt can do without.
+
+    It looks for tensorrt.plugin._lib, and so imports tensorrt_rtx.plugin, which needs a module that the wheel lacks.
+    """
     if "tensorrt.plugin" not in sys.modules:
         sys.modules["tensorrt.plugin"] = None  # type: ignore[assignment]
         stack.callback(sys.modules.pop, "tensorrt.plugin", None)
 
 
 def add_algorithm_selector(stack: contextlib.ExitStack, trt: ModuleType) -> None:
-    """torch_tensorrt names trt.IAlgorithmSelector in annotations; TensorRT-RTX 1.7 has it no more."""
+    """torch_tensorrt names trt.IAlgorithmSelector in annotations; TensorRT-RTX 1.7 removed it."""
     if not hasattr(trt, "IAlgorithmSelector"):
         add(stack, trt, "IAlgorithmSelector", type("IAlgorithmSelector", (), {}))
 
 
 def add_dtype_setter(stack: contextlib.ExitStack, trt: ModuleType) -> None:
-    """torch_tensorrt assigns the dtype that an output has already; in TensorRT-RTX 1.7 ITensor.dtype has no setter."""
+    """torch_tensorrt assigns an output the dtype it has; in TensorRT-RTX 1.7 ITensor.dtype has no setter."""
     dtype = trt.ITensor.dtype
     if dtype.fset is not None:
         return
@@ -68,9 +70,11 @@ def add_dtype_setter(stack: contextlib.ExitStack, trt: ModuleType) -> None:
 
 
 def hide_cpp_runtime(stack: contextlib.ExitStack, trt: ModuleType) -> None:
-    """Since 2.13 torch_tensorrt chooses its runtime as it is imported: C++ if the file of that library is there. Where
-    it was made for another TensorRT-RTX (see `other_rtx`) the file is not found, and the Python runtime is chosen."""
-    if "torch_tensorrt._features" in sys.modules or other_rtx(trt.__version__) is None:  # it has chosen, or may choose
+    """Hides torch_tensorrt's C++ runtime if it was compiled for another TensorRT-RTX: see `other_rtx`.
+
+    Since 2.13 the import chooses the runtime: C++ if the file of that library exists, else Python.
+    """
+    if "torch_tensorrt._features" in sys.modules or other_rtx(trt.__version__) is None:  # too late, or not needed
         return
     isfile = os.path.isfile
     replace(stack, os.path, "isfile", lambda path: not _CPP_RUNTIME.search(str(path)) and isfile(path))
@@ -80,20 +84,20 @@ _CPP_RUNTIME = re.compile(r"torch_tensorrt/lib/libtorchtrt(_runtime)?\.so$")
 
 
 def other_rtx(version: str) -> str | None:
-    """The TensorRT-RTX that torch_tensorrt's C++ runtime was compiled for, where that is not `version`; else None.
+    """The TensorRT-RTX that torch_tensorrt's C++ runtime was compiled for, if that is not `version`; else None.
 
-    The C++ interface changes from one minor version to the next: the runtime of 2.11, made for 1.3, ended the process
-    with 1.6.1 (SIGSEGV) when it was given an engine. The Python runtime ran it.
+    The C++ interface changes with each minor version. The runtime of 2.11, compiled for 1.3, crashed with 1.6.1
+    (SIGSEGV) when it loaded an engine. The Python runtime ran it.
     """
     try:
         distribution = importlib.metadata.distribution("torch-tensorrt-rtx")
         text = Path(str(distribution.locate_file("torch_tensorrt/_version.py"))).read_text()
     except (importlib.metadata.PackageNotFoundError, OSError):
         return None
-    made_for = re.search(r'__tensorrt_rtx_version__ = "(\d+\.\d+)([^"]*)"', text)
-    if made_for is None or version.startswith(f"{made_for[1]}."):
+    compiled_for = re.search(r'__tensorrt_rtx_version__ = "(\d+\.\d+)([^"]*)"', text)
+    if compiled_for is None or version.startswith(f"{compiled_for[1]}."):
         return None
-    return made_for[1] + made_for[2]
+    return compiled_for[1] + compiled_for[2]
 
 
 def keep_dtypes_in_where(stack: contextlib.ExitStack, trt: ModuleType) -> None:
@@ -111,7 +115,7 @@ def keep_dtypes_in_where(stack: contextlib.ExitStack, trt: ModuleType) -> None:
     replace(stack, ops, "promote_trt_tensors_to_same_dtype", promote_if_different)
 
 
-IMPORT, OWN_CONVERSION, REGISTERED = "import", "own conversion", "registered"  # when a shim is in force
+IMPORT, OWN_CONVERSION, REGISTERED = "import", "own conversion", "registered"  # when a shim applies
 _RTX, _BOTH = ("tensorrt_rtx",), ("tensorrt", "tensorrt_rtx")
 _ANY = (1_000_000,)  # every later version
 SHIMS = (
@@ -131,7 +135,7 @@ def shims_for(flavour: str, torch_tensorrt: Version) -> list[Shim]:
 
 @contextlib.contextmanager
 def applied(shims: Iterable[Shim], trt: Callable[[], ModuleType]) -> Iterator[None]:
-    """Within it these shims are in force. `trt` imports TensorRT, which is done only if there is a shim."""
+    """The context in which these shims apply. `trt` imports TensorRT; it is called only if there is a shim."""
     with contextlib.ExitStack() as stack:
         for shim in shims:
             shim.apply(stack, trt())
@@ -142,13 +146,13 @@ _thread = threading.local()
 
 
 def in_own_conversion() -> bool:
-    """Whether this thread is within a conversion of bridge's own."""
+    """Whether this thread is in a conversion by bridge."""
     return getattr(_thread, "depth", 0) > 0
 
 
 @contextlib.contextmanager
 def own_conversion() -> Iterator[None]:
-    """Marks the body as a conversion of bridge's own."""
+    """The context that marks a conversion by bridge."""
     _thread.depth = getattr(_thread, "depth", 0) + 1
     try:
         yield

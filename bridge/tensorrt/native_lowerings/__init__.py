@@ -1,6 +1,6 @@
-"""Native lowerings: ops as layers of TensorRT's own instead of the plugin. One file an op, named like the op.
+"""Native lowerings: ops as TensorRT's own layers instead of the plugin. One file per op, named like the op.
 
-A file defines what `Native` has; no list names it. `bridge.doors.lowering_choice` says when which lowering is used.
+A file defines what `Native` declares; no list names it. `bridge.doors.lowering_choice` chooses between lowerings.
 """
 
 import functools
@@ -19,7 +19,7 @@ PLUGIN, NATIVE = "plugin", "native"
 
 @dataclass(frozen=True)
 class Default:
-    """The lowering of an op where none was asked for or measured, and why."""
+    """The lowering of an op if none was requested or measured, and why."""
 
     lowering: str
     reason: str
@@ -34,12 +34,12 @@ class Native(Protocol):
         """Why TensorRT's own layers cannot compute a call, or None."""
 
     def add(self, layers: Layers, tensors: Sequence[Any | None], attributes: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Adds the layers and returns the op's outputs. tensors: one a tensor parameter, None where it is absent."""
+        """Adds the layers and returns the op's outputs. tensors: one per tensor parameter, None if absent."""
 
 
 @functools.cache
 def find(op: str) -> Native | None:
-    """The native lowering of an op, or None where it has none."""
+    """The native lowering of an op, or None if it has none."""
     name = f"{__name__}.{op}"
     return cast(Native, importlib.import_module(name)) if importlib.util.find_spec(name) else None
 
@@ -51,7 +51,7 @@ def refusal(call: Call, trt: ModuleType) -> str | None:
 
 
 def default(op: str, flavour: str) -> Default:
-    """The lowering of an op where nothing else decides."""
+    """The lowering of an op if none was requested or measured."""
     native = find(op)
     if native is None or flavour not in native.DEFAULTS:
         return Default(PLUGIN, f"{op} has no entry for {flavour}")
@@ -59,7 +59,7 @@ def default(op: str, flavour: str) -> Default:
 
 
 def lacks(trt: ModuleType, method: str) -> str | None:
-    """That this TensorRT's networks have no such method, or None."""
+    """The reason that this TensorRT's networks have no such method, or None."""
     if hasattr(trt.INetworkDefinition, method):
         return None
     return f"INetworkDefinition.{method} is missing in {trt.__name__} {trt.__version__}"

@@ -1,9 +1,9 @@
 """deform_conv2d as one grid sampling layer and a matrix product.
 
-The samples of all taps, [N, C, kernel height * kernel width, OH * OW], stand in memory. Coordinates and samples are
-float32. Samples, and sums before the bias, are rounded to the dtype of x. A coordinate becomes TensorRT's grid from
--1 to 1 and back, which costs a few float32 roundings of the map's extent. Where an offset is not finite the result is
-TensorRT's.
+The samples of all taps, [N, C, kernel height * kernel width, OH * OW], are materialised. Coordinates and samples are
+float32. Samples, and sums before the bias, are rounded to the dtype of x. Coordinates are scaled to TensorRT's grid,
+-1 to 1, which TensorRT undoes: a few float32 roundings of the map's extent. Offsets that are not finite give what
+TensorRT computes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ DEFAULTS = {"tensorrt": Default(PLUGIN, _MEMORY), "tensorrt_rtx": Default(PLUGIN
 
 
 def refusal(call: Call, trt: ModuleType) -> str | None:
-    """Groups are reshaped, so numbers of channels must be known."""
+    """Why a call cannot be converted: reshaping into groups needs fixed numbers of channels."""
     channels = {"x": call.extents("x")[1], "offset": call.extents("offset")[1]}
     channels |= {f"weight dimension {axis}": extent for axis, extent in enumerate(call.extents("weight"))}
     dynamic = [name for name, extent in channels.items() if extent < 0]
@@ -75,17 +75,18 @@ def _coordinates(
     """[N, G * K, OH, OW], the y (axis 0) or x (axis 1) of every sample: -1 and 1 are the outer edges of the map."""
     stride, padding, dilation = (attributes[name][axis] for name in ("stride", "padding", "dilation"))
     count = layers.extents(offset)[2 + axis]
-    places = layers.reshape(layers.arange(count, -padding, stride), [1, 1, count, 1] if axis == 0 else [1, 1, 1, count])
-    own = _wide(layers, layers.slice(offset, 1, axis, offset.shape[1] // 2, 2))
-    pixels = layers.add(layers.add(own, places), layers.constant(_taps(offset.shape[1] // 2, axis, kernel, dilation)))
+    starts = layers.reshape(layers.arange(count, -padding, stride), [1, 1, count, 1] if axis == 0 else [1, 1, 1, count])
+    shifts = _wide(layers, layers.slice(offset, 1, axis, offset.shape[1] // 2, 2))
+    taps = layers.constant(_taps(offset.shape[1] // 2, axis, kernel, dilation))
+    pixels = layers.add(layers.add(shifts, starts), taps)
     doubled = layers.add(layers.add(pixels, pixels), layers.constant([[[[1.0]]]]))
     return layers.subtract(layers.divide(doubled, _number(layers, extent)), layers.constant([[[[1.0]]]]))
 
 
 def _taps(count: int, axis: int, kernel: tuple[int, int], dilation: int) -> numpy.ndarray:
-    """[1, G * K, 1, 1], the place of each tap of each offset group, in pixels."""
-    places = numpy.indices(kernel)[axis].reshape(-1) * dilation
-    return numpy.tile(places, count // places.size).reshape(1, -1, 1, 1)
+    """[1, G * K, 1, 1], the position of each tap of each offset group, in pixels."""
+    pixels = numpy.indices(kernel)[axis].reshape(-1) * dilation
+    return numpy.tile(pixels, count // pixels.size).reshape(1, -1, 1, 1)
 
 
 def _number(layers: Layers, extent: Extent) -> Any:

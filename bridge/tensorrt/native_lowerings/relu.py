@@ -1,6 +1,6 @@
 """relu as activation layers, which TensorRT fuses with their neighbours.
 
-Values are the reference's, except where x is NaN, or -inf under a slope of 0: the reference gives NaN, and TensorRT a
+Values are the reference's, except for x NaN, or x -inf with a slope of 0: there the reference gives NaN, TensorRT a
 number.
 """
 
@@ -21,7 +21,7 @@ DEFAULTS = {"tensorrt": Default(PLUGIN, _REASON), "tensorrt_rtx": Default(PLUGIN
 
 
 def refusal(call: Call, trt: ModuleType) -> str | None:
-    """A slope without limit is no activation's."""
+    """Why a call cannot be converted: an activation takes a finite slope."""
     slope = call.attributes["negative_slope"]
     return None if math.isfinite(slope) else f"negative_slope is {slope}, and TensorRT's activation takes a finite one"
 
@@ -34,5 +34,5 @@ def add(layers: Layers, tensors: Sequence[Any | None], attributes: Mapping[str, 
         return (layers.activation(x, "CLIP", alpha=0.0, beta=limit),)
     y = layers.activation(x, "RELU") if slope == 0 else layers.activation(x, "LEAKY_RELU", alpha=slope)
     if limit < math.inf:
-        y = layers.elementwise("MIN", y, layers.number(limit, y))
+        y = layers.elementwise("MIN", y, layers.scalar_like(limit, y))
     return (y,)

@@ -1,8 +1,8 @@
-"""rope as TensorRT's rotary embedding layer, or written out in layers that TensorRT fuses.
+"""rope as TensorRT's rotary embedding layer, or as plain layers that TensorRT fuses.
 
-The layer takes heads before the sequence and tables with a value a pair, in the dtype of queries and keys: tables in
-float32 cast those around it. With tables in 16 bits it computes as TensorRT chooses, where the reference computes in
-float32. What is written out computes in float32. A position id outside its table gives any value.
+The layer takes heads before the sequence, and tables with one value per pair, in the dtype of queries and keys. With
+float32 tables, queries and keys are cast around it. With 16-bit tables TensorRT chooses the precision, where the
+reference computes in float32. The plain layers compute in float32. A position id outside its table gives any value.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ DEFAULTS = {"tensorrt": Default(PLUGIN, _UNMEASURED), "tensorrt_rtx": Default(PL
 
 
 def refusal(call: Call, trt: ModuleType) -> str | None:
-    """Pairs are sliced, so their number must be known."""
+    """Why a call cannot be converted: slicing pairs needs fixed widths."""
     q, cos = call.extents("q"), call.extents("cos")
     if q[3] < 1:
         return f"head_dim is {'dynamic' if q[3] < 0 else q[3]}; the layers need a number"
@@ -41,7 +41,7 @@ def add(layers: Layers, tensors: Sequence[Any | None], attributes: Mapping[str, 
 
 
 def _whole_batch(layers: Layers, q: Any, cos: Any, sin: Any, ids: Any | None) -> tuple[Any, Any, Any | None]:
-    """Tables [B, S, W], or [P, W] with position ids [B, S]: the layer repeats nothing by itself."""
+    """Tables [B, S, W], or [P, W] with position ids [B, S]: the layer does not broadcast."""
     batch, _, seq, _ = layers.extents(q)
     if ids is not None:
         return cos, sin, layers.expand(ids, [batch, seq])
@@ -89,8 +89,8 @@ def _rotate(
 ) -> Any:
     wide = layers.cast(x, layers.trt.DataType.FLOAT)
     head_dim = x.shape[3]
-    turning = wide if rotary == head_dim else layers.slice(wide, 3, 0, rotary)
-    first, second = _pairs(layers, turning, rotary, attributes)
+    rotated_part = wide if rotary == head_dim else layers.slice(wide, 3, 0, rotary)
+    first, second = _pairs(layers, rotated_part, rotary, attributes)
     parts = [
         layers.subtract(layers.multiply(first, cos[0]), layers.multiply(second, sin[0])),
         layers.add(layers.multiply(second, cos[1]), layers.multiply(first, sin[1])),

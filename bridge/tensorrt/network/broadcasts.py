@@ -12,7 +12,7 @@ from typing import Any
 
 
 def drop_expansions(trt: ModuleType, network: Any) -> None:
-    """Connects layers to the inputs of such slices, where that does not change their results.
+    """Connects layers to the inputs of such slices, if that does not change their results.
 
     The slices stay in the network; TensorRT drops those that nothing reads.
     """
@@ -23,18 +23,18 @@ def drop_expansions(trt: ModuleType, network: Any) -> None:
         axes_of = _BROADCASTING.get(layer.type.name)
         if axes_of is None:
             continue
-        for place in range(layer.num_inputs):
-            while (source := slices.get(id(layer.get_input(place)))) is not None:
-                repeated = _expanded_axes(trt, source)
-                if not repeated or not axes_of(layer, place) >= repeated:
+        for operand in range(layer.num_inputs):
+            while (expansion := slices.get(id(layer.get_input(operand)))) is not None:
+                repeated = _expanded_axes(trt, expansion)
+                if not repeated or not axes_of(layer, operand) >= repeated:
                     break
-                layer.set_input(place, source.get_input(0))
+                layer.set_input(operand, expansion.get_input(0))
 
 
 def broadcast_empty_operands(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Corrects torch_tensorrt's broadcasting of empty operands, for which it takes the larger of the extents 0 and 1.
+    """Corrects torch_tensorrt's broadcasting of empty operands: it takes the larger of the extents 0 and 1.
 
-    Where an extent is 0, only the ranks are made equal.
+    If an extent is 0, only the ranks are made equal.
     """
 
     @functools.wraps(original)
@@ -49,8 +49,8 @@ def broadcast_empty_operands(original: Callable[..., Any]) -> Callable[..., Any]
 
 
 def _expanded_axes(trt: ModuleType, layer: Any) -> set[int]:
-    """The axes that a slice expands, if expanding is all that it does; else none."""
-    if layer.num_inputs > 1:  # start, shape or stride is computed
+    """The axes that a slice expands, if it does nothing else; otherwise none."""
+    if layer.num_inputs > 1:  # start, shape or stride is a tensor
         return set()
     layer.__class__ = trt.ISliceLayer
     extents, starts, shape, strides = tuple(layer.get_input(0).shape), layer.start, tuple(layer.shape), layer.stride
@@ -61,24 +61,24 @@ def _expanded_axes(trt: ModuleType, layer: Any) -> set[int]:
     return repeated if whole else set()
 
 
-def _axes_of_other_operands(layer: Any, place: int) -> set[int]:
-    """The axes in which another operand has the same extent, so that this one may have 1."""
-    own = tuple(layer.get_input(place).shape)
-    others = [tuple(layer.get_input(other).shape) for other in range(layer.num_inputs) if other != place]
-    return {axis for axis, extent in enumerate(own) if any(shape[axis] == extent for shape in others)}
+def _axes_of_other_operands(layer: Any, operand: int) -> set[int]:
+    """The axes in which another operand has the same extent, so that this one may have extent 1."""
+    own = tuple(layer.get_input(operand).shape)
+    other_shapes = [tuple(layer.get_input(other).shape) for other in range(layer.num_inputs) if other != operand]
+    return {axis for axis, extent in enumerate(own) if any(shape[axis] == extent for shape in other_shapes)}
 
 
-def _axes_of_batch(layer: Any, place: int) -> set[int]:
+def _axes_of_batch(layer: Any, operand: int) -> set[int]:
     """The batch axes of a matrix product."""
-    own, other = (tuple(layer.get_input(index).shape) for index in (place, 1 - place))
+    own, other = (tuple(layer.get_input(index).shape) for index in (operand, 1 - operand))
     if len(own) != len(other):  # a vector
         return set()
     return {axis for axis, extent in enumerate(own[:-2]) if other[axis] == extent}
 
 
-def _axes_of_affine(layer: Any, place: int) -> set[int]:
+def _axes_of_affine(layer: Any, operand: int) -> set[int]:
     """All axes of a normalization's scale and shift; none of its input."""
-    return set(range(len(layer.get_input(place).shape))) if place else set()
+    return set(range(len(layer.get_input(operand).shape))) if operand else set()
 
 
 _BROADCASTING: dict[str, Callable[[Any, int], set[int]]] = {

@@ -18,7 +18,7 @@ def create_network(flavour: Flavour) -> tuple[Any, Any]:
     """A builder and an empty, strongly typed network: every layer computes in the model's dtype."""
     trt = flavour.trt()
     builder = trt.Builder(logger(flavour))
-    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # later versions have no other kind
+    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # later versions have no other networks
     return builder, builder.create_network(0 if typed is None else 1 << int(typed))
 
 
@@ -47,7 +47,7 @@ def build_engine(flavour: Flavour, builder: Any, network: Any, profile: Any, tar
 def _builder_config(flavour: Flavour, builder: Any, target: str, config: Config) -> Any:
     trt = flavour.trt()
     settings = builder.create_builder_config()
-    if flavour.kind.builds_without_gpu:
+    if flavour.traits.builds_without_gpu:
         member = "CURRENT" if target == gpu.current_target() else target.upper()
         settings.num_compute_capabilities = 1
         settings.set_compute_capability(trt.ComputeCapability.__members__[member], 0)

@@ -18,14 +18,15 @@ from bridge.errors import BuildError, ExportError, SpecializedError, Unsupported
 from bridge.graph.assumptions import checking_lowering
 from bridge.graph.model_source import model_line, operator_name
 from bridge.graph.symbolic import depends_on_values
-from bridge.graph.valid_names import with_valid_names, without_input_guards
+from bridge.graph.torch_patches.input_guards import without_input_guards
+from bridge.graph.valid_names import with_valid_names
 from bridge.passes.common.unbinding import select_unbound
 from bridge.tensorrt.converters import slices
 from bridge.tensorrt.converters.attention import expand_attention
 from bridge.tensorrt.converters.float_extents import make_integer
 from bridge.tensorrt.decompositions import ordering, scattering
 from bridge.tensorrt.install.flavour import Flavour
-from bridge.tensorrt.network.decomposing import decomposed, failures_told
+from bridge.tensorrt.network.decomposing import decompose, explaining_failures
 from bridge.tensorrt.network.output_check import check_outputs
 from bridge.tensorrt.plugins import op_calls
 
@@ -33,7 +34,7 @@ _SHOWN_LINES = 3  # of each operator without a converter
 
 
 def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: Any) -> GraphModule:
-    """Applies torch_tensorrt's decompositions and graph passes, but keeps bridge's ops. inputs: by placeholder's name.
+    """Applies torch_tensorrt's decompositions and graph passes, but keeps bridge's ops. inputs: by placeholder.
 
     Raises:
         ExportError: the model writes to its inputs or buffers, or a decomposition is not valid for all extents.
@@ -47,12 +48,12 @@ def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: 
     program = with_valid_names(program)
     with warnings.catch_warnings(), checking_lowering(program), without_input_guards(program):
         warnings.simplefilter("ignore", FutureWarning)  # torch copies deprecated classes of its own
-        taken_apart = decomposed(select_unbound(program))
-        _refuse_mutation(taken_apart)
-        module = _without_writes(taken_apart)
+        functional = decompose(select_unbound(program))
+        _check_no_mutation(functional)
+        module = _without_writes(functional)
         expected = count_ops(module.graph)
         expand_attention(module)
-        with failures_told(module.graph, "lowered"):
+        with explaining_failures(module.graph, "lowered"):
             module = post_lowering(remove_detach(module, settings), settings)
         make_integer(module, program.range_constraints)
     check_outputs(program, module)
@@ -64,7 +65,7 @@ def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: 
 
 
 def _check_dynamic(graph: Graph, inputs: Mapping[str, TensorSpec]) -> None:
-    """SpecializedError: a dynamic extent is fixed now, since a pass read its value."""
+    """SpecializedError: a dynamic extent is fixed, because a pass read its value."""
     fixed = []
     for node in graph.find_nodes(op="placeholder"):
         spec = inputs.get(node.target)
@@ -74,15 +75,14 @@ def _check_dynamic(graph: Graph, inputs: Mapping[str, TensorSpec]) -> None:
                 fixed.append((str(node.target), axis, f"{node.target}.shape[{axis}], {low} to {high}, at {extent}"))
     if fixed:
         raise SpecializedError(
-            f"torch fixes {'; '.join(text for *_, text in fixed)}, while it takes the model apart: an operator there"
-            " looks at the extent's value. Leave the dimension out of"
-            " dynamic_shapes, or write that operation in another way.",
+            f"torch fixes {'; '.join(text for *_, text in fixed)}, while it decomposes the model: an operator there"
+            " reads the extent's value. Leave the dimension out of dynamic_shapes, or write that line differently.",
             [(name, axis) for name, axis, _ in fixed],
         )
 
 
 def count_ops(graph: Graph) -> collections.Counter[str]:
-    """How often a graph calls each bridge op, by its own name or a foreign one.
+    """The number of calls of each of bridge's ops, by its own name or a foreign one.
 
     Calls that constant folding or dead code elimination may remove do not count.
     """
@@ -96,14 +96,14 @@ def count_ops(graph: Graph) -> collections.Counter[str]:
 def _reachable(start: Node, neighbours: Callable[[Node], Any]) -> set[Node]:
     seen, pending = {start}, [start]
     while pending:
-        new = [node for node in neighbours(pending.pop()) if node not in seen]
-        seen.update(new)
-        pending += new
+        unseen = [node for node in neighbours(pending.pop()) if node not in seen]
+        seen.update(unseen)
+        pending += unseen
     return seen
 
 
-def _refuse_mutation(program: ExportedProgram) -> None:
-    """ExportError: a write outlives the call. A buffer that every call overwrites before it is read is allowed."""
+def _check_no_mutation(program: ExportedProgram) -> None:
+    """ExportError: a write outlives the call. Buffers that every call overwrites before reading are allowed."""
     unread = _overwritten_weights(program)
     mutated = {spec.target: spec.arg.name for spec in _mutations(program) if spec.target not in unread}
     if mutated:
@@ -139,10 +139,10 @@ def _without_writes(program: ExportedProgram) -> GraphModule:
     """The program as a module that does not write to its buffers."""
     specs, writes = program.graph_signature.output_specs, _mutations(program)
     if writes:
-        kept = [place for place, spec in enumerate(specs) if spec not in writes]
+        kept = [index for index, spec in enumerate(specs) if spec not in writes]
         results = program.graph.output_node().args[0]
-        program.graph.output_node().args = (tuple(results[place] for place in kept),)
-        program.graph_signature.output_specs = [specs[place] for place in kept]
+        program.graph.output_node().args = (tuple(results[index] for index in kept),)
+        program.graph_signature.output_specs = [specs[index] for index in kept]
         program.graph.eliminate_dead_code()
         program.graph_module.recompile()
     return program.module(check_guards=False)
@@ -165,11 +165,12 @@ def check_supported(module: GraphModule, flavour: Flavour) -> None:
             + "\n".join(_uses_text(name, nodes, reasons[name]) for name, nodes in refused.items())
             + "\nRewrite these lines with other operations, or make an op of them with @bridge.op and a kernel;"
             ' torch.compile(model, backend="bridge", options={"fallback": True}) runs them in PyTorch.'
+            " docs/unsupported.md compares these ways."
         )
 
 
 def refusal(node: Node) -> str | None:
-    """Why no converter accepts a node; None where one does."""
+    """Why no converter accepts a node; None if one does."""
     from torch_tensorrt.dynamo.conversion import DYNAMO_CONVERTERS
 
     if node.op not in ("call_function", "call_method", "call_module"):
@@ -179,18 +180,18 @@ def refusal(node: Node) -> str | None:
             return reason
     try:
         converter = DYNAMO_CONVERTERS.get(node)
-    except Exception as error:  # the check of a converter, torch_tensorrt's or a user's, fails on the node
+    except Exception as error:  # a converter's validator, torch_tensorrt's or a user's, fails
         return f"its converter cannot tell whether it takes these arguments: {type(error).__name__}: {error}"
     if converter is None:
         if node.target in targets() and (reason := op_calls.plugin_refusal(node)) is not None:
             return reason
-        known = DYNAMO_CONVERTERS.get_unvalidated(node.target) is not None
+        has_converter = DYNAMO_CONVERTERS.get_unvalidated(node.target) is not None
         dtype = getattr(node.meta.get("val"), "dtype", None)
-        if known and dtype is not None and dtypes.from_torch(dtype) is None:
+        if has_converter and dtype is not None and dtypes.from_torch(dtype) is None:
             return f"its result is {dtype}, {dtypes.absence(dtype)}"
-        if _takes_by_values(node):
+        if _selects_by_values(node):
             return _BY_VALUES
-        return "its converter refuses these arguments or shapes" if known else "it has no converter"
+        return "its converter refuses these arguments or shapes" if has_converter else "it has no converter"
     data_dependent = len(converter) > 2 and converter[2].get("requires_output_allocator", False)
     return _BY_VALUES if data_dependent else None
 
@@ -202,13 +203,13 @@ _BY_VALUES = (
 )
 
 
-def _takes_by_values(node: Node) -> bool:
+def _selects_by_values(node: Node) -> bool:
     """Whether a result has an unbacked extent and no argument has one, as with a selection by a mask."""
-    taken, made = (
+    input_depends, output_depends = (
         any(depends_on_values(extent) for tensor in op_calls.tensors_of(nodes) for extent in tensor.shape)
         for nodes in (node.all_input_nodes, [node])
     )
-    return made and not taken
+    return output_depends and not input_depends
 
 
 def _rank_refusal(node: Node) -> str | None:
@@ -226,7 +227,7 @@ def _operator_refusal(node: Node) -> str | None:
 
 
 _NOT_IN_ENGINES: dict[Any, str] = {
-    torch.ops.aten._local_scalar_dense.default: "it makes a Python number of a tensor's value (.item(), float(),"
+    torch.ops.aten._local_scalar_dense.default: "it converts a tensor's value to a Python number (.item(), float(),"
     " bool()); return the tensor, or compute with it",
     torch.ops.aten.nonzero.default: _BY_VALUES,
     torch.ops.aten.rand.default: "it draws random numbers; take them as an input",
@@ -240,5 +241,5 @@ _NOT_IN_ENGINES: dict[Any, str] = {
 def _uses_text(name: str, nodes: list[Node], reason: str) -> str:
     lines = list(dict.fromkeys(map(model_line, nodes)))
     more = [f"and {len(lines) - _SHOWN_LINES} lines more"] if len(lines) > _SHOWN_LINES else []
-    places = "".join(f"\n      {line}" for line in lines[:_SHOWN_LINES] + more)
-    return f"  {name} ({len(nodes)} {'use' if len(nodes) == 1 else 'uses'}): {reason}{places}"
+    locations = "".join(f"\n      {line}" for line in lines[:_SHOWN_LINES] + more)
+    return f"  {name} ({len(nodes)} {'use' if len(nodes) == 1 else 'uses'}): {reason}{locations}"

@@ -1,4 +1,4 @@
-"""Takes a program's operators apart; what fails there names the operator and the model's line."""
+"""Decomposes a program's operators; errors name the operator and the line of the model."""
 
 import contextlib
 import re
@@ -11,24 +11,25 @@ from bridge.errors import BridgeError, BuildError
 from bridge.graph.model_source import model_line, operator_name
 from bridge.tensorrt.decompositions import decompositions
 
-_LOST = "Pending unbacked symbols"  # how torch says that it has made up an extent, such as that of x[1:3][:2]
-_EXECUTING = re.compile(r"(?:^|\n)\s*While executing %(\w+) : .*", re.S)  # as torch.fx's interpreter ends a message
+_LOST = "Pending unbacked symbols"  # torch's message about an extent that it invents, such as that of x[1:3][:2]
+# The end of a message of torch.fx's interpreter.
+_EXECUTING = re.compile(r"(?:^|\n)\s*While executing %(\w+) : .*", re.S)
 
 
-def decomposed(program: ExportedProgram) -> ExportedProgram:
-    """The program in the operators that are converted.
+def decompose(program: ExportedProgram) -> ExportedProgram:
+    """The program in operators that can be converted.
 
-    BuildError: a decomposition fails, as one of PyTorch's own may for a dtype that its operator takes.
+    BuildError: a decomposition fails. PyTorch's own do for some dtypes that their operators accept.
     """
-    with failures_told(program.graph, "taken apart"):
+    with explaining_failures(program.graph, "decomposed"):
         return program.run_decompositions(decompositions())
 
 
 @contextlib.contextmanager
-def failures_told(graph: Graph, what: str) -> Iterator[None]:
-    """Within it a failure of an operator of the graph names it and the model's line. what: what cannot be done to it.
+def explaining_failures(graph: Graph, action: str) -> Iterator[None]:
+    """The context in which a failure of an operator names it and the line of the model. action: such as "decomposed".
 
-    BuildError: whatever was raised, but for bridge's own errors.
+    BuildError: any error but bridge's own.
     """
     try:
         yield
@@ -36,17 +37,17 @@ def failures_told(graph: Graph, what: str) -> Iterator[None]:
         raise
     except Exception as error:  # decompositions assert, and raise what PyTorch raises
         text = str(error)
-        found = _EXECUTING.search(text)
-        node = _named(graph, found[1]) if found else None
-        reason = (text[: found.start()] if found else text).strip() or type(error).__name__
+        match = _EXECUTING.search(text)
+        node = _node_named(graph, match[1]) if match else None
+        reason = (text[: match.start()] if match else text).strip() or type(error).__name__
         if reason.startswith(_LOST):
             reason = "torch cannot tell an extent of a slice there; give the dynamic dimensions a larger lower bound"
-        name, where = ("the model", "") if node is None else (operator_name(node), f"\n  {model_line(node)}")
+        name, line = ("the model", "") if node is None else (operator_name(node), f"\n  {model_line(node)}")
         raise BuildError(
-            f"{name} cannot be {what}: {reason}{where}\nWrite that line with other operations, give it another dtype,"
+            f"{name} cannot be {action}: {reason}{line}\nWrite that line with other operations, give it another dtype,"
             " or make an op of it with @bridge.op and a kernel."
         ) from error
 
 
-def _named(graph: Graph, name: str) -> Node | None:
+def _node_named(graph: Graph, name: str) -> Node | None:
     return next((node for node in graph.nodes if node.name == name and node.op == "call_function"), None)

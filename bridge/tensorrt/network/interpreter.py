@@ -1,4 +1,4 @@
-"""Converts a lowered graph by torch_tensorrt's converters into a network of ours."""
+"""Converts a lowered graph into a network, with torch_tensorrt's converters."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from bridge.graph.model_source import model_line
 from bridge.tensorrt.install.flavour import Flavour
 from bridge.tensorrt.install.tensorrt_log import errors_text
 from bridge.tensorrt.network.broadcasts import drop_expansions
+from bridge.tensorrt.network.node_layers import NodeLayers, log_nodes
 from bridge.tensorrt.network.op_converter import Conversion
-from bridge.tensorrt.network.placement import Placement, log_nodes
 from bridge.tensorrt.plugins.op_calls import tensor_of
 
 
 @dataclass(frozen=True)
 class FilledNetwork:
-    """The result of a conversion. Keep it until the engine is built: the network only points to its constants.
+    """The result of a conversion. Keep it until the engine is built: the network does not own its constants.
 
-    profile: the optimization profile, None if no shape is dynamic. nodes: the layers that each node became.
+    profile: the optimization profile, None if no shape is dynamic. nodes: the layers of each node.
     """
 
     profile: Any
@@ -51,7 +51,7 @@ def fill_network(
     interpreter.run_graph()
     drop_expansions(flavour.trt(), network)
     dynamic = any(spec.dynamic for spec in inputs.values())
-    nodes = interpreter.placement.nodes()
+    nodes = interpreter.node_layers.nodes()
     log_nodes(nodes, conversion.layers)
     constants = module, interpreter.ctx.cpu_weights_reference_holder
     return FilledNetwork(interpreter.profile if dynamic else None, constants, nodes)
@@ -59,7 +59,7 @@ def fill_network(
 
 @cache
 def _interpreter_class(flavour: Flavour) -> type:
-    """Made at run time, for torch_tensorrt is imported late."""
+    """A subclass made at run time, because torch_tensorrt is imported late."""
     flavour.torch_tensorrt()
     from torch_tensorrt.dynamo.conversion import TRTInterpreter
 
@@ -67,7 +67,7 @@ def _interpreter_class(flavour: Flavour) -> type:
 
 
 class _NetworkInterpreter(Interpreter):
-    """torch_tensorrt's interpreter with our network, inputs, outputs and errors; it builds no engine."""
+    """torch_tensorrt's interpreter with bridge's network, inputs, outputs and errors; it builds no engine."""
 
     flavour: Flavour
 
@@ -82,7 +82,7 @@ class _NetworkInterpreter(Interpreter):
         self.ctx = ConversionContext(network, settings)
         self.ctx.bridge = conversion
         self.profile = builder.create_optimization_profile()
-        self.placement = Placement(module.graph, network, conversion.layers)
+        self.node_layers = NodeLayers(module.graph, network, conversion.layers)
         self._inputs = inputs
         self._outputs = outputs
 
@@ -91,9 +91,9 @@ class _NetworkInterpreter(Interpreter):
 
     def run_node(self, n: Node) -> Any:
         if n.op == "placeholder" and n.target not in self._inputs:
-            return None  # unused, or a literal, which the graph holds where it is used
+            return None  # unused, or a literal that the graph already contains
         try:
-            with self.placement.of(n):
+            with self.node_layers.recording(n):
                 value = super().run_node(n)
                 return as_declared(self.ctx.net, value, n.meta.get("val"))
         except BridgeError:
@@ -119,11 +119,11 @@ class _NetworkInterpreter(Interpreter):
         trt, network = self.flavour.trt(), self.ctx.net
         tensor = value if isinstance(value, trt.ITensor) else get_trt_tensor(self.ctx, value, name)
         declared = tensor_of(self.module, node).dtype  # type: ignore[arg-type]
-        wanted = dtypes.from_torch(declared)
-        if wanted is None:
+        expected = dtypes.from_torch(declared)
+        if expected is None:
             raise BuildError(f"output {name!r} is {declared}, {dtypes.absence(declared)}")
-        if tensor.dtype != wanted.of(trt):
-            tensor = network.add_cast(tensor, wanted.of(trt)).get_output(0)
+        if tensor.dtype != expected.of(trt):
+            tensor = network.add_cast(tensor, expected.of(trt)).get_output(0)
         elif tensor is not value or tensor.is_network_input or tensor.is_network_output:
             tensor = network.add_identity(tensor).get_output(0)
         tensor.name = name
@@ -134,14 +134,14 @@ class _NetworkInterpreter(Interpreter):
 def as_declared(network: Any, value: Any, declared: Any) -> Any:
     """The tensors of a node with the dtype, rank and fixed extents that the graph declares.
 
-    int32 may stand for int64, for shapes are computed in it.
+    int32 is accepted for int64, because shapes are computed in int32.
     ValueError: a converter turned floats into integers, which no cast undoes, or changed the rank.
     """
     return _map_tensors(value, declared, lambda *pair: _as_declared(network, *pair))
 
 
 def with_extents(network: Any, value: Any, declared: Any) -> Any:
-    """The tensors of a node with the fixed extents that the graph declares, where the ranks agree."""
+    """The tensors of a node with the fixed extents that the graph declares, if the ranks agree."""
     return _map_tensors(
         value, declared, lambda x, y: _with_extents(network, x, tuple(y.shape)) if len(x.shape) == y.dim() else x
     )
@@ -158,19 +158,19 @@ def _map_tensors(value: Any, declared: Any, change: Callable[[Any, torch.Tensor]
 
 def _as_declared(network: Any, value: Any, declared: torch.Tensor) -> Any:
     value = _with_extents(network, value, tuple(declared.shape))
-    given, wanted = dtypes.from_trt(value.dtype), dtypes.from_torch(declared.dtype)
-    if given is None or wanted is None or given == wanted or (given.name, wanted.name) == ("int32", "int64"):
+    actual, expected = dtypes.from_trt(value.dtype), dtypes.from_torch(declared.dtype)
+    if actual is None or expected is None or actual == expected or (actual.name, expected.name) == ("int32", "int64"):
         return value
-    if wanted.torch.is_floating_point and not given.torch.is_floating_point:
-        raise ValueError(f"its converter gives {given.name} where the model has {wanted.name}")
-    return network.add_cast(value, wanted.like(value.dtype)).get_output(0)
+    if expected.torch.is_floating_point and not actual.torch.is_floating_point:
+        raise ValueError(f"its converter gives {actual.name} where the model has {expected.name}")
+    return network.add_cast(value, expected.like(value.dtype)).get_output(0)
 
 
 def _with_extents(network: Any, value: Any, declared: tuple[Any, ...]) -> Any:
-    """The tensor, reshaped where that gives TensorRT fixed extents.
+    """The tensor, reshaped if that gives TensorRT fixed extents.
 
-    TensorRT loses them in reshapes to computed shapes, and attention and plugins need some of them. torch_tensorrt's
-    constants have one dimension where torch's scalars have none, and so have results computed from them.
+    TensorRT loses them in reshapes to computed shapes; attention and plugins need some of them. torch_tensorrt's
+    constants have one dimension where torch's scalars have none, and so do results computed from them.
     """
     shape = tuple(value.shape)
     if len(shape) != len(declared) and (declared or shape != (1,)):
@@ -180,5 +180,5 @@ def _with_extents(network: Any, value: Any, declared: tuple[Any, ...]) -> Any:
     if len(shape) == len(declared) and not lost:
         return value
     layer = network.add_shuffle(value)
-    layer.reshape_dims = [extent if known else 0 for known, extent in zip(fixed, declared, strict=True)]  # 0: as it is
+    layer.reshape_dims = [extent if known else 0 for known, extent in zip(fixed, declared, strict=True)]  # 0: unchanged
     return layer.get_output(0)

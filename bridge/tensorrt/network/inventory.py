@@ -12,7 +12,7 @@ from bridge.tensorrt.plugins.fields import Call
 def layers(network: Any, calls: Mapping[str, Call]) -> list[dict[str, Any]]:
     """Every layer that an output depends on, in execution order, as JSON values.
 
-    calls: the uses of bridge's ops by the names of their layers. Tensors that share a name are numbered.
+    calls: the calls of bridge's ops, by the names of their layers. Tensors that share a name are numbered.
     """
     return _Inventory(network).layers(calls)
 
@@ -32,13 +32,13 @@ _NO_LAYER = -1  # the producer of the network's inputs
 
 
 class _Inventory:
-    """Identifies layers and tensors by identity, for torch_tensorrt gives several the same name."""
+    """Identifies layers and tensors by identity, because torch_tensorrt gives several the same name."""
 
     def __init__(self, network: Any) -> None:
         self._layers = [network.get_layer(index) for index in range(network.num_layers)]
         self._inputs = [_present(layer.get_input(i) for i in range(layer.num_inputs)) for layer in self._layers]
         self._outputs = [[layer.get_output(i) for i in range(layer.num_outputs)] for layer in self._layers]
-        self._producers = {id(tensor): index for index, made in enumerate(self._outputs) for tensor in made}
+        self._producers = {id(tensor): index for index, outputs in enumerate(self._outputs) for tensor in outputs}
         self._names: dict[int, str] = {}
         self._uses: Counter[str] = Counter()
         self._results = [network.get_output(index) for index in range(network.num_outputs)]
@@ -49,7 +49,7 @@ class _Inventory:
         return [self._layer_values(index, calls.get(self._layers[index].name)) for index in self.in_order()]
 
     def in_order(self) -> Iterator[int]:
-        """Layers in topological order; in the network itself seeded plugin layers come first."""
+        """Layers in topological order; in the network itself, seeded plugin layers come first."""
         seen = {_NO_LAYER}
         pending = [(self._producer(tensor), False) for tensor in reversed(self._results)]
         while pending:
@@ -70,7 +70,7 @@ class _Inventory:
             "name": layer.name,
             "type": layer.type.name,
             "op": None if call is None else call.op.name,
-            "attributes": {} if call is None else {field.name: _plain(field.value) for field in call.fields()},
+            "attributes": {} if call is None else {field.name: _json_value(field.value) for field in call.fields()},
             "inputs": [self._name(tensor) for tensor in self._inputs[index]],
             "outputs": [{"name": self._name(t), "dtype": _dtype(t), "shape": list(t.shape)} for t in values],
         }
@@ -87,7 +87,7 @@ def _present(tensors: Iterator[Any]) -> list[Any]:
     return [tensor for tensor in tensors if tensor is not None]
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     return list(value) if isinstance(value, (list, tuple)) else value
 
 

@@ -18,12 +18,12 @@ from bridge.errors import BuildError
 from bridge.tensorrt import native_lowerings
 from bridge.tensorrt.converters.attention import SDPA, convert_attention, fits_layer
 from bridge.tensorrt.converters.cumulative import CUMSUM, convert_cumsum
-from bridge.tensorrt.converters.dynamic_tensors import TENSORS
-from bridge.tensorrt.converters.extents import NUMBERS, Rule
-from bridge.tensorrt.converters.integers import RULES as INTEGERS
+from bridge.tensorrt.converters.dynamic_tensors import TENSOR_RULES
+from bridge.tensorrt.converters.extents import SCALAR_RULES, Rule
+from bridge.tensorrt.converters.integers import INTEGER_RULES
 from bridge.tensorrt.converters.layers import Layers
-from bridge.tensorrt.converters.partial_writes import COPY, convert_copy, is_of_number
-from bridge.tensorrt.converters.slices import SLICE, convert_slice, is_of_values
+from bridge.tensorrt.converters.partial_writes import COPY, convert_copy, copies_scalar
+from bridge.tensorrt.converters.slices import SLICE, convert_slice, slices_value_dependent
 from bridge.tensorrt.install import flavour as flavours
 from bridge.tensorrt.install import version_shims
 from bridge.tensorrt.install.flavour import Flavour
@@ -31,7 +31,7 @@ from bridge.tensorrt.plugins import op_calls, shape_rules
 from bridge.tensorrt.plugins.fields import Call
 from bridge.tensorrt.plugins.plugin_layers import DirectPlugins, Plugins
 
-# torch_tensorrt 2.11 declares these for fixed shapes only, though their layers need no extent.
+# torch_tensorrt 2.11 declares these for fixed shapes alone, though their layers need no extents.
 _ALSO_DYNAMIC = (torch.ops.aten.gather.default, torch.ops.aten.log1p.default, torch.ops.aten.clone.default)
 
 
@@ -39,7 +39,7 @@ _ALSO_DYNAMIC = (torch.ops.aten.gather.default, torch.ops.aten.log1p.default, to
 class Conversion:
     """The state of the conversion to one network, attached to torch_tensorrt's context as `bridge`.
 
-    calls: every use of an op in the graph, by the FX node's name; empty where bridge did not see the graph.
+    calls: every call of an op in the graph, by the FX node's name; empty if bridge did not see the graph.
     layers: the plugin layers added so far, by their names in the network.
     native: the nodes that become native TensorRT layers instead.
     constants: arrays that the network points to; keep the conversion until the engine is built.
@@ -53,7 +53,7 @@ class Conversion:
 
 
 class _Registry:
-    """Bridge's entries in torch_tensorrt's table of converters; they stay while someone holds them."""
+    """bridge's entries in torch_tensorrt's table of converters, with a count of those who need them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -61,19 +61,19 @@ class _Registry:
         self._entries: dict[Any, Any] = {}
 
     def hold(self) -> None:
-        """Adds the missing entries, which stay until `release`."""
+        """Adds the missing entries; they stay until `release`."""
         with self._lock:
             self._holders += 1
             self._add()
 
     def refresh(self) -> None:
-        """Adds ops and foreign operators that have been registered since, if anyone holds."""
+        """Adds ops and foreign operators registered since, if the entries are held."""
         with self._lock:
             if self._holders:
                 self._add()
 
     def release(self) -> None:
-        """Undoes one `hold`; the last one leaves the table as it was."""
+        """Undoes one `hold`; the last one restores the table."""
         from torch_tensorrt.dynamo.conversion._ConverterRegistry import DYNAMO_ATEN_CONVERTERS as table
 
         with self._lock:
@@ -100,29 +100,29 @@ hold, refresh, release = _registry.hold, _registry.refresh, _registry.release
 
 @contextlib.contextmanager
 def own_conversion(flavour: Flavour) -> Iterator[None]:
-    """Adds the converters that bridge's own compile needs, while it lowers and converts; for one thread at a time.
+    """The context in which bridge lowers and converts, with converters of its own; for one thread at a time.
 
-    They convert bridge's ops; attention, slices, partial writes, cumulative sums and arithmetic on extents in another
-    way; and gather, log1p and clone for dynamic shapes too. Outside, torch_tensorrt and its settings are unchanged.
+    They convert bridge's ops. They replace those for attention, slices, partial writes, cumulative sums and arithmetic
+    on extents, and allow dynamic shapes for gather, log1p and clone. Outside, torch_tensorrt is unchanged.
     """
     flavour.torch_tensorrt()
     from torch_tensorrt.dynamo.conversion import DYNAMO_CONVERTERS
     from torch_tensorrt.dynamo.conversion._ConverterRegistry import DYNAMO_ATEN_CONVERTERS as table
 
     hold()
-    own = [*_OWN_CONVERTERS, *((rule.target, *_converter_of_rule(rule)) for rule in (*NUMBERS, *TENSORS, *INTEGERS))]
-    before = {target: table.get(target) for target in (*(target for target, _, _ in own), *_ALSO_DYNAMIC)}
+    rules = (*SCALAR_RULES, *TENSOR_RULES, *INTEGER_RULES)
+    converters = [*_OWN_CONVERTERS, *((rule.target, *_converter_of_rule(rule)) for rule in rules)]
+    before = {target: table.get(target) for target in (*(target for target, _, _ in converters), *_ALSO_DYNAMIC)}
     try:
         with contextlib.ExitStack() as stack:
             keep(stack, DYNAMO_CONVERTERS, "compilation_settings", "disallowed_targets")
             stack.enter_context(flavours.converting(flavour))
-            table.update(
-                {target: list(entries or ()) for target, entries in before.items()}
-            )  # copies, since the originals are restored below
-            for target, fits, converter in own:
+            # Copies: the originals are restored below.
+            table.update({target: list(entries or ()) for target, entries in before.items()})
+            for target, fits, converter in converters:
                 _add_converter(target, _in_own_conversion(fits), converter)
-            for free in _ALSO_DYNAMIC:
-                table[free] = [dataclasses.replace(entry, supports_dynamic_shapes=True) for entry in table[free]]
+            for target in _ALSO_DYNAMIC:
+                table[target] = [dataclasses.replace(entry, supports_dynamic_shapes=True) for entry in table[target]]
             yield
     finally:
         for target, entries in before.items():
@@ -156,8 +156,8 @@ def _in_own_conversion(fits: Callable[[Node], bool]) -> Callable[..., bool]:
 
 def _converter_of_rule(rule: Rule) -> tuple[Callable[[Node], bool], Callable[..., Any]]:
     def convert(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
-        given = [_constant(ctx, value, f"{name}_{place}") for place, value in enumerate(args)]
-        return rule.convert(_layers(ctx, f"[{rule.title}]-[{name}]"), given, kwargs)
+        operands = [_constant(ctx, value, f"{name}_{index}") for index, value in enumerate(args)]
+        return rule.convert(_layers(ctx, f"[{rule.title}]-[{name}]"), operands, kwargs)
 
     return rule.fits, convert
 
@@ -175,8 +175,8 @@ def _convert_slice(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[s
 def _convert_copy(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
     from torch_tensorrt.dynamo.conversion.converter_utils import get_trt_tensor
 
-    part, number = (get_trt_tensor(ctx, value, f"{name}_{place}") for place, value in enumerate(args[:2]))
-    return convert_copy(_layers(ctx, f"[COPY]-[{name}]"), part, number)
+    part, scalar = (get_trt_tensor(ctx, value, f"{name}_{index}") for index, value in enumerate(args[:2]))
+    return convert_copy(_layers(ctx, f"[COPY]-[{name}]"), part, scalar)
 
 
 def _convert_cumsum(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
@@ -185,11 +185,11 @@ def _convert_cumsum(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[
     return convert_cumsum(_layers(ctx, f"[CUMSUM]-[{name}]"), get_trt_tensor(ctx, args[0], name), args[1])
 
 
-# (operator, the nodes that it takes, converter); the rules for extents come in addition.
+# (operator, which nodes it takes, converter); the rules for extents are added to these.
 _OWN_CONVERTERS: tuple[tuple[Any, Callable[[Node], bool], Callable[..., Any]], ...] = (
     (SDPA, fits_layer, convert_attention),
-    (SLICE, is_of_values, _convert_slice),
-    (COPY, is_of_number, _convert_copy),
+    (SLICE, slices_value_dependent, _convert_slice),
+    (COPY, copies_scalar, _convert_copy),
     (CUMSUM, lambda node: True, _convert_cumsum),
 )
 
@@ -202,7 +202,7 @@ def convert(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any
     """Adds the layers of one call; returns its output tensor or tensors.
 
     ctx: torch_tensorrt's ConversionContext. args, kwargs: ITensors, and torch tensors for constants.
-    BuildError: TensorRT refuses the plugin or infers another shape than the graph has, or a number stands for a tensor.
+    BuildError: TensorRT refuses the plugin or infers another shape than the graph's, or a number is given for a tensor.
     """
     op, values, attributes = foreign.bind(target, args, kwargs)
     conversion = _conversion(ctx)
@@ -237,9 +237,9 @@ def _conversion(ctx: Any) -> Conversion:
     conversion = getattr(ctx, "bridge", None)
     if conversion is None:
         flavour = flavours.detect()
-        if not flavour.kind.adds_plugins:
+        if not flavour.traits.adds_plugins:
             raise BuildError(
-                f"{flavour.name} takes plugin layers into an empty network alone, and this one was made without bridge:"
+                f"{flavour.name} takes plugin layers only into an empty network, and this one was made without bridge:"
                 " call bridge.register() before torch_tensorrt's classes are taken from it, or use bridge.compile"
             )
         conversion = ctx.bridge = Conversion(DirectPlugins(flavour, ctx.net))
@@ -256,5 +256,5 @@ def _tensor(ctx: Any, op: Op, parameter: str, value: Any, dtype: Any, name: str)
         raise BuildError(f"{op.name}: {parameter} is the number {value}, expected a tensor ({name})")
     if isinstance(value, (torch.Tensor, numpy.ndarray)):
         value = get_trt_tensor(ctx, value, f"{name}_{parameter}")
-    wanted = value.dtype if dtype is None else dtype.like(value.dtype)
-    return value if value.dtype == wanted else ctx.net.add_cast(value, wanted).get_output(0)
+    expected = value.dtype if dtype is None else dtype.like(value.dtype)
+    return value if value.dtype == expected else ctx.net.add_cast(value, expected).get_output(0)

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from bridge.base.log import has_stderr
 
 _REWRITE_SECONDS = 0.2  # a terminal line is rewritten at most this often
-_WIDTH = 80  # of a terminal that does not tell its width
+_WIDTH = 80  # of a terminal whose width is unknown
 
 
 class Report:
@@ -51,12 +51,12 @@ class Report:
                 self._clear()
 
     def tick(self) -> None:
-        """Updates the seconds; to be called regularly, for a step may take minutes."""
+        """Updates the seconds. Call it regularly: a step may take minutes."""
         with self._lock:
             self._rewrite()
 
     def close(self) -> None:
-        """The build is over, perhaps in the middle of a phase."""
+        """The build has ended, perhaps in the middle of a phase."""
         with self._lock:
             self._phases.clear()
             self._clear()

@@ -47,7 +47,7 @@ def plugin_refusal(node: Node) -> str | None:
     """Why a node that calls a bridge op cannot be a plugin layer, going by what is written on the node; or None."""
     op = foreign.targets().get(node.target)
     lacking = None if op is None else shape_rules.refusal(op)
-    return lacking or foreign.refuse(node) or dtype_refusal(node) or _counted_refusal(node)
+    return lacking or foreign.reason_against(node) or dtype_refusal(node) or _counted_refusal(node)
 
 
 def _counted_refusal(node: Node) -> str | None:
@@ -73,7 +73,7 @@ def tensors_of(nodes: Sequence[Node]) -> list[torch.Tensor]:
 
 
 def _call(module: GraphModule, node: Node) -> Call:
-    reason = foreign.refuse(node)
+    reason = foreign.reason_against(node)
     if reason is not None:
         raise UnsupportedOpError(f"{node.target}: {reason}; {model_line(node)}")
     op, values, attributes = foreign.bind(node.target, node.args, node.kwargs)

@@ -29,7 +29,7 @@ class Plugins(Protocol):
 
 def plugins_for(flavour: Flavour, network: Any, calls: Sequence[Call]) -> Plugins:
     """The plugin layers of a network that is still empty, for the calls that its graph holds."""
-    return (DirectPlugins if flavour.kind.adds_plugins else SeededPlugins)(flavour, network, calls)
+    return (DirectPlugins if flavour.traits.adds_plugins else SeededPlugins)(flavour, network, calls)
 
 
 class DirectPlugins:

@@ -35,8 +35,10 @@ def requirements(libraries: Iterable[Library]) -> list[Requirement]:
     ]
 
 
-def check_targets(calls: Sequence[Call], target: str) -> None:
-    """TargetError: a plugin's library holds no code that runs on the target."""
+def check_targets(calls: Sequence[Call], target: str | None) -> None:
+    """TargetError: a plugin's library holds no code that runs on the target. None: it is not known, and not checked."""
+    if target is None:
+        return
     for library in libraries_of(calls):
         path = library.plugin_library()
         if lacking := lacking_text(device_codes(path), target):

@@ -3,7 +3,6 @@
 The graph's shapes are the reference's. An engine has the plugin library's, at every extent of its profile.
 """
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -28,7 +27,7 @@ def refusal(op: Op) -> str | None:
     if library.has_plugin(op.local_name):
         return None
     return (
-        f"an engine needs a kernel of it, and {_absence(op)}; the op is defined in {_file(op)}. Write its op struct "
+        f"an engine needs a kernel of it, and {_absence(op)}; it is defined in {op.defined_in}. Write its op struct "
         f"and kernel: `bridge new op {op.qualified_name}` makes a package with both. Where plain torch does, call the "
         "function without @bridge.op, and its own operators are converted"
     )
@@ -141,9 +140,5 @@ def _difference(call: Call, place: int, inferred: str, declared: str, inputs: st
 
 
 def _where(call: Call) -> str:
-    files = f"{call.op.local_name}.cu, or {_file(call.op)}"
+    files = f"{call.op.local_name}.cu, or {call.op.defined_in}"
     return f"; {call.line or 'at an unknown line'}\nMend `shapes` or `outputs` in {files}."
-
-
-def _file(op: Op) -> str:
-    return inspect.getsourcefile(op.reference) or op.reference.__module__

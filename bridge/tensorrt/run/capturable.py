@@ -1,4 +1,4 @@
-"""Layers that keep an engine out of CUDA graphs."""
+"""Layers because of which a CUDA graph cannot hold an engine."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,12 +13,12 @@ _CONTROL = {
 
 
 def likely_causes(layers: Sequence[Mapping[str, Any]]) -> str:
-    """Why a CUDA graph may be unable to hold an engine, as part of a sentence; empty where no layer is suspect."""
-    found: dict[str, list[str]] = {}
+    """Why a CUDA graph may be unable to hold an engine, as part of a sentence; empty if no layer is suspect."""
+    names_by_cause: dict[str, list[str]] = {}
     for layer in layers:
         if layer["type"] in _CONTROL:
-            found.setdefault(_CONTROL[layer["type"]], []).append(str(layer["name"]))
-    return "; ".join(f"it has {kind}: {_layer_names_text(names)}" for kind, names in found.items())
+            names_by_cause.setdefault(_CONTROL[layer["type"]], []).append(str(layer["name"]))
+    return "; ".join(f"it has {cause}: {_layer_names_text(names)}" for cause, names in names_by_cause.items())
 
 
 def _layer_names_text(names: Sequence[str]) -> str:

@@ -16,11 +16,11 @@ from bridge.tensorrt.run.output_allocator import DynamicOutput
 if TYPE_CHECKING:
     from bridge.tensorrt.run.engine import Engine
 
-_ALIGNMENT = 256  # bytes; what TensorRT's kernels may assume of an address, and CUDA's allocators give
+_ALIGNMENT = 256  # bytes; TensorRT's kernels may assume it of an address, and CUDA's allocators guarantee it
 
 
 class Scratch:
-    """Scratch memory shared by the contexts of one thread; `order` keeps their runs one after the other."""
+    """Scratch memory shared by the contexts of one thread; `order` serialises their runs."""
 
     def __init__(self, device: torch.device) -> None:
         self.order = streams.StreamOrder(device)
@@ -29,7 +29,7 @@ class Scratch:
         self._device = device
 
     def provide(self, size: int) -> int:
-        """The address of at least `size` bytes; it changes only when more are needed than before."""
+        """The address of at least `size` bytes; it changes only if more are needed than before."""
         if self.memory is None or self.memory.numel() < size:
             self.memory = _bytes(size, self._device)
             self.address = self.memory.data_ptr()
@@ -39,8 +39,8 @@ class Scratch:
 class Context:
     """One execution context of an engine: made by `Engine.new_context`, for one thread at a time.
 
-    scratch: by default its own. static_outputs: a call with the same shapes as the last returns the same tensors,
-    overwritten, except for outputs whose shape depends on values.
+    scratch: by default its own. static_outputs: a call with the shapes of the last one overwrites and returns the same
+    tensors, except for outputs whose shape depends on values.
     """
 
     _shapes: tuple[torch.Size, ...] | None
@@ -57,7 +57,7 @@ class Context:
         self._dtypes = [getattr(torch, spec.dtype) for spec in engine.file.outputs]
         self._scratch = scratch or Scratch(engine.device)
         self._static_outputs = static_outputs
-        self.captured = False  # whether a CUDA graph of the caller holds a run of it
+        self.captured = False  # whether a caller's CUDA graph holds a run of it
         with torch.cuda.device(self._device):
             # The address of empty tensors: TensorRT rejects null.
             self._dummy_memory = torch.empty(_ALIGNMENT, dtype=torch.uint8, device=self._device)
@@ -80,7 +80,7 @@ class Context:
     def check_capturable(self, stream: int) -> None:
         """EngineError: a CUDA graph cannot hold a run with the shapes of the last one."""
         self.check_shapes_known()
-        capturable = getattr(self.native, "is_stream_capturable", None)  # TensorRT-RTX alone can tell
+        capturable = getattr(self.native, "is_stream_capturable", None)  # in TensorRT-RTX alone
         if capturable is not None and not capturable(stream):
             causes = likely_causes(self._engine.file.layers)
             raise EngineError(
@@ -90,16 +90,16 @@ class Context:
             )
 
     def check_shapes_known(self) -> None:
-        """EngineError: the shape of an output depends on values, which a CUDA graph cannot have."""
+        """EngineError: the shape of an output depends on values, which a CUDA graph does not allow."""
         if self._dynamic_outputs:
-            names = ", ".join(self._engine.file.outputs[place].name for place in self._dynamic_outputs)
+            names = ", ".join(self._engine.file.outputs[index].name for index in self._dynamic_outputs)
             raise EngineError(
                 f"a CUDA graph cannot hold this engine: the shape of its output {names} depends on values; run it with"
                 " cuda_graph=False, outside of any capture"
             )
 
     def keep_shapes(self, shapes: tuple[torch.Size, ...]) -> None:
-        """Makes an equal tuple the one of the last run, for `run` compares by identity."""
+        """Replaces the tuple of the last run by an equal one, because `run` compares by identity."""
         if shapes == self._shapes:
             self._shapes = shapes
 
@@ -119,7 +119,7 @@ class Context:
         if self._has_work:
             copies = [tensor if _usable_in_place(tensor) else _copy(tensor) for tensor in inputs]
             self._set_addresses((*copies, *outputs))
-            self._enqueue(captured)  # afterwards the copies may be freed: memory is reused in stream order
+            self._enqueue(captured)  # then the copies may be freed: memory is reused in stream order
         if not self._dynamic_outputs:
             return tuple(outputs)  # type: ignore[arg-type]
         return tuple(
@@ -130,7 +130,7 @@ class Context:
         """Makes the next call set everything again."""
         self._shapes = None
         self._addresses = [0] * len(self._names)
-        self._scratch_address = 0  # what the native context holds; 0: none for these shapes
+        self._scratch_address = 0  # set in the native context; 0: none for these shapes
         self._static = None
         self._dynamic_outputs: dict[int, DynamicOutput] = {}
 
@@ -149,24 +149,24 @@ class Context:
     def _add_allocators(self, names: Sequence[str]) -> None:
         """Gives TensorRT an allocator for each output whose shape depends on values."""
         self._dynamic_outputs = {}
-        for place, (shape, name) in enumerate(zip(self._output_shapes, names, strict=True)):
+        for index, (shape, name) in enumerate(zip(self._output_shapes, names, strict=True)):
             if all(extent >= 0 for extent in shape):
                 continue
-            output = DynamicOutput(self._engine.flavour.trt(), self._dtypes[place], shape, self._device)
+            output = DynamicOutput(self._engine.flavour.trt(), self._dtypes[index], shape, self._device)
             if not self.native.set_output_allocator(name, output.allocator):
                 raise EngineError(
                     f"TensorRT takes no allocator for output {name} of shape {shape}{self._tensorrt_errors()}"
                 )
-            self._dynamic_outputs[place] = output
+            self._dynamic_outputs[index] = output
 
     def _outputs_for(self, captured: bool) -> tuple[Tensor | None, ...]:
-        """New tensors, or those of the last call; None for an output whose shape depends on values."""
+        """New tensors, or the static ones; None for an output whose shape depends on values."""
         if self._static is not None and not captured:
             return self._static
         outputs = tuple(
             [
-                None if place in self._dynamic_outputs else torch.empty(shape, dtype=dtype, device=self._device)
-                for place, (shape, dtype) in enumerate(zip(self._output_shapes, self._dtypes, strict=True))
+                None if index in self._dynamic_outputs else torch.empty(shape, dtype=dtype, device=self._device)
+                for index, (shape, dtype) in enumerate(zip(self._output_shapes, self._dtypes, strict=True))
             ]
         )
         if self._static_outputs and not captured:
@@ -174,26 +174,26 @@ class Context:
         return outputs
 
     def _set_addresses(self, tensors: Sequence[Tensor | None]) -> None:
-        for place, tensor in enumerate(tensors):
+        for index, tensor in enumerate(tensors):
             if tensor is None:
                 continue
-            address = tensor.data_ptr() or self._empty_tensor_address(place, tensor)
-            if address != self._addresses[place]:
-                name = self._names[place]
+            address = tensor.data_ptr() or self._empty_tensor_address(index, tensor)
+            if address != self._addresses[index]:
+                name = self._names[index]
                 if not self.native.set_tensor_address(name, address):
                     raise EngineError(f"TensorRT takes no address {address:#x} for {name}{self._tensorrt_errors()}")
-                self._addresses[place] = address
+                self._addresses[index] = address
 
-    def _empty_tensor_address(self, place: int, tensor: Tensor) -> int:
+    def _empty_tensor_address(self, index: int, tensor: Tensor) -> int:
         if tensor.numel():
-            raise EngineInputError(f"input {self._names[place]} is a tensor without memory, such as a FakeTensor")
+            raise EngineInputError(f"input {self._names[index]} is a tensor without memory, such as a FakeTensor")
         return self._dummy_memory.data_ptr()
 
     def _enqueue(self, captured: bool) -> None:
         stream = streams.for_engines(self._device)
         if captured or not self._scratch_address or self._scratch_address != self._scratch.address:
             self._provide_scratch(captured)
-        self._scratch.order.enter(stream, self._kept_memory, captured)
+        self._scratch.order.enter(stream, self._reused_memory, captured)
         enqueued = self.native.execute_async_v3(stream)
         if not enqueued:
             shapes = self._shapes or ()
@@ -207,7 +207,7 @@ class Context:
 
     def _provide_scratch(self, captured: bool) -> None:
         size = self._scratch_size()
-        if captured:  # the graph owns that memory, and may be destroyed at any time
+        if captured:  # the graph owns this memory, and may be destroyed at any time
             self._scratch_address = 0
             address = _bytes(size, self._device).data_ptr()
         else:
@@ -215,17 +215,17 @@ class Context:
         self.native.set_device_memory(address, size)
 
     def _scratch_size(self) -> int:
-        """Bytes for the shapes of this call, or for all shapes where TensorRT cannot tell.
+        """Bytes for the shapes of this call, or for all shapes if TensorRT cannot tell.
 
-        It cannot where the scratch memory depends on extents that depend on values (seen with TensorRT-RTX 1.6.1).
+        It cannot if the size depends on extents that depend on values (seen with TensorRT-RTX 1.6.1).
         """
         take_errors(self._engine.flavour)
         size = self.native.update_device_memory_size_for_shapes()
         failed = size == 0 and take_errors(self._engine.flavour)
         return self._engine.native.device_memory_size_v2 if failed else size
 
-    def _kept_memory(self) -> list[Tensor]:
-        """The memory that this context keeps for later calls, perhaps on other streams."""
+    def _reused_memory(self) -> list[Tensor]:
+        """The memory that later calls reuse, perhaps on other streams."""
         return [tensor for tensor in (self._scratch.memory, *(self._static or ())) if tensor is not None]
 
     def _tensorrt_errors(self) -> str:

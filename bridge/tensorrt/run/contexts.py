@@ -19,13 +19,13 @@ class ContextFactory:
         self._kernels: Any = None
 
     def make(self, for_capture: bool = False) -> Any:
-        """A new context. for_capture: with final kernels from the start, for a CUDA graph keeps those it captured.
+        """A new context. for_capture: with final kernels from the start, because a CUDA graph keeps those it captured.
 
         EngineError: TensorRT creates none.
         """
         trt = self._flavour.trt()
         memory = trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        if not self._flavour.kind.compiles_kernels:
+        if not self._flavour.traits.compiles_kernels:
             context = self._engine.create_execution_context(memory)
         else:
             config = self._engine.create_runtime_config()

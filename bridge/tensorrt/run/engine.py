@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from bridge.core import libraries
-from bridge.core.op import NAMESPACE, OPS
+from bridge.core.op import OPS
+from bridge.core.signature import NAMESPACE
 from bridge.engine_file.contents import EngineFile
 from bridge.engine_file.dtypes import from_trt
 from bridge.errors import EngineError, LibraryError
@@ -83,8 +84,8 @@ class Engine:
 
     def inspect(self) -> list[dict[str, Any]]:
         """The layers as TensorRT fused them, from its engine inspector; at least the "Name" of each."""
-        form = self.flavour.trt().LayerInformationFormat.JSON
-        text = self.native.create_engine_inspector().get_engine_information(form)
+        json_format = self.flavour.trt().LayerInformationFormat.JSON
+        text = self.native.create_engine_inspector().get_engine_information(json_format)
         layers = json.loads(text).get("Layers", [])
         return [layer if isinstance(layer, dict) else {"Name": layer} for layer in layers]
 
@@ -139,12 +140,12 @@ def _cuda_device(file: EngineFile, device: torch.device | str | int | None) -> t
     """The GPU to run on, with its index."""
     if not torch.cuda.is_available():
         raise EngineError(f"there is no CUDA GPU here to run on; the engine was {_build_text(file)}")
-    wanted = torch.device("cuda" if device is None else device)
-    if wanted.type != "cuda":
-        raise EngineError(f"an engine runs on a CUDA GPU, not on {wanted}")
-    index = torch.cuda.current_device() if wanted.index is None else wanted.index
+    requested = torch.device("cuda" if device is None else device)
+    if requested.type != "cuda":
+        raise EngineError(f"an engine runs on a CUDA GPU, not on {requested}")
+    index = torch.cuda.current_device() if requested.index is None else requested.index
     if index >= torch.cuda.device_count():
-        raise EngineError(f"there is no {wanted}: {torch.cuda.device_count()} GPUs are visible")
+        raise EngineError(f"there is no {requested}: {torch.cuda.device_count()} GPUs are visible")
     return torch.device("cuda", index)
 
 
@@ -156,10 +157,10 @@ def _deserialize(file: EngineFile, flavour: Flavour) -> Any:
     take_errors(flavour)
     engine = trt.Runtime(logger(flavour)).deserialize_cuda_engine(file.engine)
     if engine is None:
-        here = gpu.current_target()
-        advice = f"; compile the model with target={here!r}" if here != file.target else ""
+        current = gpu.current_target()
+        advice = f"; compile the model with target={current!r}" if current != file.target else ""
         raise EngineError(
-            f"{flavour.name} {flavour.version} did not load the engine on {torch.cuda.get_device_name()} ({here}); "
+            f"{flavour.name} {flavour.version} did not load the engine on {torch.cuda.get_device_name()} ({current}); "
             f"it was {_build_text(file)}{advice}{errors_text(flavour)}"
         )
     return engine

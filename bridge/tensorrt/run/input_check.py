@@ -21,11 +21,11 @@ class _InputRow:
 
 
 class InputCheck:
-    """Checks the inputs of an engine on one device; for one thread at a time, since it keeps the last valid ones."""
+    """Checks the inputs of an engine on one device. For one thread at a time: it caches the last valid ones."""
 
     def __init__(self, specs: tuple[TensorSpec, ...], device: torch.device) -> None:
         self._device = device
-        self._passed: list[Any] | None = None
+        self._last_valid: list[Any] | None = None
         self._shapes: tuple[torch.Size, ...] = ()
         self._rows = [_InputRow(spec, getattr(torch, spec.dtype), _bounds(spec)) for spec in specs]
 
@@ -35,12 +35,12 @@ class InputCheck:
         EngineInputError: the engine does not take one of them.
         """
         try:
-            given = [(tensor.shape, tensor.dtype, tensor.device, tensor.layout) for tensor in tensors]
+            properties = [(tensor.shape, tensor.dtype, tensor.device, tensor.layout) for tensor in tensors]
         except AttributeError:
-            given = None
-        if given is None or given != self._passed:
+            properties = None
+        if properties is None or properties != self._last_valid:
             self._shapes = self._check_all(tensors)
-            self._passed = given
+            self._last_valid = properties
         return self._shapes
 
     def _check_all(self, tensors: Sequence[Any]) -> tuple[torch.Size, ...]:
@@ -52,13 +52,13 @@ class InputCheck:
     def _check(self, tensor: Any, row: _InputRow) -> torch.Size:
         spec = row.spec
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
-            raise EngineInputError(f"input {spec.name} is {_kind_text(tensor)}; the engine takes a dense tensor")
+            raise EngineInputError(f"input {spec.name} is {_type_text(tensor)}; the engine takes a dense tensor")
         if tensor.dtype != row.dtype:
-            wanted = (
+            remedy = (
                 f"pass it as {spec.name}.to(torch.{spec.dtype}), or compile the model for {_dtype_text(tensor.dtype)}"
             )
             raise EngineInputError(
-                f"input {spec.name} has dtype {_dtype_text(tensor.dtype)}; the engine takes {spec.dtype}: {wanted}"
+                f"input {spec.name} has dtype {_dtype_text(tensor.dtype)}; the engine takes {spec.dtype}: {remedy}"
             )
         if tensor.device != self._device:
             raise EngineInputError(
@@ -86,7 +86,7 @@ def _dtype_text(dtype: torch.dtype | torch.layout) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _kind_text(value: Any) -> str:
+def _type_text(value: Any) -> str:
     return f"a {_dtype_text(value.layout)} tensor" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 

@@ -9,13 +9,13 @@ from torch import Tensor
 
 
 class DynamicOutput:
-    """One such output of a context. shape: -1 for extents that depend on values. allocator: what TensorRT calls."""
+    """One such output of a context. shape: -1 for extents that depend on values. allocator: TensorRT's interface."""
 
     def __init__(self, trt: ModuleType, dtype: torch.dtype, shape: tuple[int, ...], device: torch.device) -> None:
         self.allocator = _allocator_class(trt)(self)
         self._dtype = dtype
         self._device = device
-        self._unknown = shape
+        self._symbolic_shape = shape
         self._memory: Tensor | None = None
         self._shape: tuple[int, ...] | None = None
         self.error: Exception | None = None
@@ -30,12 +30,12 @@ class DynamicOutput:
         return self._memory.data_ptr()
 
     def set_shape(self, shape: tuple[int, ...]) -> None:
-        """Takes the shape, once TensorRT knows it."""
+        """Sets the shape, once TensorRT knows it."""
         self._shape = shape
 
     def take(self) -> Tensor:
         """The output of the last run; this object keeps no reference to it."""
-        shape = self._shape or tuple(max(extent, 0) for extent in self._unknown)
+        shape = self._shape or tuple(max(extent, 0) for extent in self._symbolic_shape)
         count = functools.reduce(lambda product, extent: product * extent, shape, 1)
         memory = self._memory if count else None
         self._memory = self._shape = None

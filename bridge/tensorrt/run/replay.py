@@ -15,15 +15,15 @@ from bridge.tensorrt.run.input_check import InputCheck
 if TYPE_CHECKING:
     from bridge.tensorrt.run.engine import Engine
 
-GRAPHS = 16  # kept, for the most recently used shapes
+GRAPHS = 16  # for the most recently used shapes
 _CAPTURE = threading.Lock()
 
 
 class GraphReplays:
-    """An engine for one thread at a time, called like it: each combination of input shapes has a CUDA graph.
+    """An engine for one thread at a time, with a CUDA graph for each combination of input shapes.
 
-    A call copies its inputs into the graph's and replays it. static_outputs: it returns the graph's own outputs, which
-    the next call with these shapes overwrites, instead of copies.
+    A call copies its inputs into the graph's and replays it. static_outputs: calls return the graph's own outputs,
+    not copies; the next call with the same shapes overwrites them.
     EngineError: the caller is capturing a CUDA graph.
     """
 
@@ -53,8 +53,8 @@ class GraphReplays:
                 " with cuda_graph=False for that"
             )
         shapes = self._check.check(inputs)
-        seen, graph = self._last
-        if graph is None or shapes is not seen:
+        last_shapes, graph = self._last
+        if graph is None or shapes is not last_shapes:
             graph = self._graph_for(shapes, inputs)
             self._last = (shapes, graph)
         self._order.enter(streams.current_handle(self._device), graph.memory)
@@ -83,8 +83,8 @@ class _CapturedGraph:
         self._graph = torch.cuda.CUDAGraph()
         stream.wait_stream(torch.cuda.current_stream(engine.device))
         with torch.cuda.stream(stream):
-            self._fill(inputs)
-            self.outputs = self._context(*self._inputs)  # compiles and loads kernels, which a capture cannot do
+            self._copy_inputs(inputs)
+            self.outputs = self._context(*self._inputs)  # compiles and loads kernels, which a capture does not allow
             stream.synchronize()
         self._context.check_shapes_known()
         self._empty = all(output.numel() == 0 for output in self.outputs)
@@ -99,14 +99,14 @@ class _CapturedGraph:
     def replay(self, inputs: Sequence[Tensor]) -> None:
         """Enqueues a run on the current stream."""
         if not self._empty:
-            self._fill(inputs)
+            self._copy_inputs(inputs)
             self._graph.replay()
 
     def memory(self) -> list[Tensor]:
         """The tensors that a run reads and writes."""
         return [*self._inputs, *self.outputs]
 
-    def _fill(self, inputs: Sequence[Tensor]) -> None:
+    def _copy_inputs(self, inputs: Sequence[Tensor]) -> None:
         if len(inputs) == 1:
             self._inputs[0].copy_(inputs[0], non_blocking=True)
         elif inputs:

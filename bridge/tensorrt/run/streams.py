@@ -1,4 +1,4 @@
-"""CUDA streams: the one a run is enqueued on, and the order of runs that share memory."""
+"""CUDA streams: which one an engine runs on, and the order of runs that share memory."""
 
 import ctypes
 import functools
@@ -17,13 +17,13 @@ def current_handle(device: torch.device) -> int:
 
 
 def for_engines(device: torch.device) -> int:
-    """The handle of the stream to run an engine on, so that it is ordered as torch's current stream."""
+    """The handle of the stream to run an engine on, ordered like torch's current stream."""
     return current_handle(device) or stream_for_default(device)
 
 
 @functools.cache
 def stream_for_default(device: torch.device) -> int:
-    """The handle of a blocking stream, to run engines on in the place of the legacy default stream; one per GPU.
+    """The handle of a blocking stream that replaces the legacy default stream for engines; one per GPU.
 
     On the default stream itself TensorRT synchronises with the host. A blocking stream waits for earlier work of the
     default stream, and the reverse; torch's own streams are non-blocking.
@@ -41,7 +41,7 @@ class CaptureStream:
     """A stream for captures that nothing else uses.
 
     torch hands out 32 streams per GPU in rotation; work of another thread on the same one would join the graph. The
-    stream is non-blocking, for use of the legacy default stream in any thread would end a capture.
+    stream is non-blocking: otherwise any use of the legacy default stream, in any thread, would end a capture.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -73,18 +73,18 @@ class StreamOrder:
         self._last: int | None = None
 
     def enter(self, stream: int, memory: Callable[[], Iterable[Tensor]], captured: bool = False) -> None:
-        """To be called before a run on `stream`; torch's allocator then keeps `memory` until the run ends.
+        """Call it before a run on `stream`; torch's allocator then keeps `memory` until the run ends.
 
-        A capture cannot wait for what it does not hold; torch.cuda.graph waits for the device before it begins.
+        A capture cannot wait for work outside of it; torch.cuda.graph synchronises the device before it begins.
         """
         if stream == self._last:
             return
         if not captured:
-            now = self._stream(stream)
+            current = self._stream(stream)
             if self._last is not None:
-                now.wait_stream(self._stream(self._last))
+                current.wait_stream(self._stream(self._last))
             for tensor in memory():
-                tensor.record_stream(now)
+                tensor.record_stream(current)
         self._last = stream
 
     def _stream(self, handle: int) -> torch.cuda.Stream:

@@ -1,4 +1,4 @@
-"""Layers that move elements, or make them of nothing but a shape."""
+"""Layers that move elements, or create them from a shape."""
 
 import ctypes
 from typing import Any
@@ -15,7 +15,7 @@ def _constant(trt: Any, layer: Any) -> Tensor:
 
 
 def constant(weights: Any, shape: tuple[int, ...]) -> Tensor:
-    """weights: a NumPy array that shares TensorRT's memory, or TensorRT's own of a dtype that NumPy lacks."""
+    """weights: a NumPy array that shares TensorRT's memory, or trt.Weights of a dtype that NumPy lacks."""
     if hasattr(weights, "nbytes") and not hasattr(weights, "copy"):
         return _of_address(weights).reshape(shape)
     return torch.from_numpy(weights.copy()).reshape(shape)
@@ -28,14 +28,16 @@ class _Weights(ctypes.Structure):
 
 
 def _of_address(weights: Any) -> Tensor:
-    """bfloat16 weights. Python is not told where they are: pybind11 keeps the address of the C++ object after the two
-    words that begin every Python object."""
+    """bfloat16 weights, whose address has no Python API.
+
+    pybind11 stores the address of the C++ object after the two words that start every Python object.
+    """
     address = ctypes.c_void_p.from_address(id(weights) + 2 * ctypes.sizeof(ctypes.c_void_p)).value
-    inner = _Weights.from_address(address)
-    require(weights.dtype.name == "BF16" and inner.count == weights.size, f"weights of {weights.dtype}")
-    if not inner.count:
+    struct = _Weights.from_address(address)
+    require(weights.dtype.name == "BF16" and struct.count == weights.size, f"weights of {weights.dtype}")
+    if not struct.count:
         return torch.empty(0, dtype=torch.bfloat16)
-    values = (ctypes.c_int16 * inner.count).from_address(inner.values)
+    values = (ctypes.c_int16 * struct.count).from_address(struct.values)
     return torch.frombuffer(values, dtype=torch.bfloat16).clone()
 
 
@@ -47,9 +49,9 @@ def _shape(trt: Any, layer: Any, x: Tensor) -> Tensor:
 @layer("SHUFFLE")
 def _shuffle(trt: Any, layer: Any, x: Tensor, shape: Tensor | None = None) -> Tensor:
     x = x.permute(list(layer.first_transpose)[: x.dim()])
-    wanted = (list(layer.reshape_dims) if shape is None else integers(shape)) if _reshapes(layer, shape) else None
-    if wanted is not None:
-        x = _reshape(x, wanted, layer.zero_is_placeholder)
+    target = (list(layer.reshape_dims) if shape is None else integers(shape)) if _reshapes(layer, shape) else None
+    if target is not None:
+        x = _reshape(x, target, layer.zero_is_placeholder)
     return x.permute(list(layer.second_transpose)[: x.dim()])
 
 
@@ -57,20 +59,20 @@ def _reshapes(layer: Any, shape: Tensor | None) -> bool:
     return shape is not None or layer.reshape_dims is not None
 
 
-def _reshape(x: Tensor, wanted: list[int], zero_copies: bool) -> Tensor:
+def _reshape(x: Tensor, target: list[int], zero_copies: bool) -> Tensor:
     if zero_copies:
-        wanted = [x.shape[axis] if extent == 0 else extent for axis, extent in enumerate(wanted)]
-    require(wanted.count(-1) <= 1 and min(wanted, default=0) >= -1, f"reshape to {wanted}")
-    if -1 in wanted:
+        target = [x.shape[axis] if extent == 0 else extent for axis, extent in enumerate(target)]
+    require(target.count(-1) <= 1 and min(target, default=0) >= -1, f"reshape to {target}")
+    if -1 in target:
         rest = 1
-        for extent in wanted:
+        for extent in target:
             rest *= extent if extent != -1 else 1
-        wanted[wanted.index(-1)] = x.numel() // rest if rest else 0
+        target[target.index(-1)] = x.numel() // rest if rest else 0
     volume = 1
-    for extent in wanted:
+    for extent in target:
         volume *= extent
-    require(volume == x.numel(), f"reshape of {tuple(x.shape)} to {wanted}")
-    return x.reshape(wanted)
+    require(volume == x.numel(), f"reshape of {tuple(x.shape)} to {target}")
+    return x.reshape(target)
 
 
 @layer("SLICE")
@@ -92,45 +94,47 @@ def _slice(
     inside = torch.ones((), dtype=torch.bool)
     for axis, first, size, step in zip(chosen, starts, sizes, strides, strict=True):
         require(size >= 0, f"slice of {size} elements")
-        places = first + step * torch.arange(size)
-        valid = (places >= 0) & (places < x.shape[axis])
+        positions = first + step * torch.arange(size)
+        valid = (positions >= 0) & (positions < x.shape[axis])
         if layer.mode == trt.SampleMode.FILL:
-            along = valid.reshape([-1 if place == axis else 1 for place in range(x.dim())])
+            along = valid.reshape([-1 if other == axis else 1 for other in range(x.dim())])
             inside = inside & along
         if x.shape[axis] == 0 and size and layer.mode == trt.SampleMode.FILL:
-            x = x.new_zeros([size if place == axis else n for place, n in enumerate(x.shape)])
+            x = x.new_zeros([size if other == axis else n for other, n in enumerate(x.shape)])
             continue
-        x = x.index_select(axis, _places(trt, layer.mode, places, x.shape[axis]))
+        x = x.index_select(axis, _positions_in_range(trt, layer.mode, positions, x.shape[axis]))
     if layer.mode != trt.SampleMode.FILL:
         return x
     return torch.where(inside, x, torch.zeros((), dtype=x.dtype) if fill is None else fill.reshape(()).to(x.dtype))
 
 
-def _places(trt: Any, mode: Any, places: Tensor, extent: int) -> Tensor:
-    if not places.numel():
-        return places
+def _positions_in_range(trt: Any, mode: Any, positions: Tensor, extent: int) -> Tensor:
+    if not positions.numel():
+        return positions
     if mode == trt.SampleMode.STRICT_BOUNDS:
-        require(int(places.min()) >= 0 and int(places.max()) < extent, f"slice of {extent} at {places.tolist()}")
-        return places
+        require(
+            int(positions.min()) >= 0 and int(positions.max()) < extent, f"slice of {extent} at {positions.tolist()}"
+        )
+        return positions
     require(extent > 0, "slice of an empty tensor")
     if mode == trt.SampleMode.WRAP:
-        return places % extent
+        return positions % extent
     if mode == trt.SampleMode.REFLECT:
         period = max(2 * (extent - 1), 1)
-        folded = places % period
-        return torch.minimum(folded, period - folded) if extent > 1 else torch.zeros_like(places)
-    return places.clamp(0, extent - 1)
+        folded = positions % period
+        return torch.minimum(folded, period - folded) if extent > 1 else torch.zeros_like(positions)
+    return positions.clamp(0, extent - 1)
 
 
 @layer("CONCATENATION")
 def _concatenation(trt: Any, layer: Any, *tensors: Tensor) -> Tensor:
-    ranks, kinds = {tensor.dim() for tensor in tensors}, {tensor.dtype for tensor in tensors}
-    require(len(ranks) == len(kinds) == 1, f"concatenation of ranks {ranks}, dtypes {kinds}")
+    ranks, dtypes = {tensor.dim() for tensor in tensors}, {tensor.dtype for tensor in tensors}
+    require(len(ranks) == len(dtypes) == 1, f"concatenation of ranks {ranks}, dtypes {dtypes}")
     return torch.cat(tensors, layer.axis)
 
 
 def _index(layer: Any, indices: Tensor, extents: list[int], known: list[int]) -> Tensor:
-    """Indices that count from the end made positive; the documentation leaves them undefined of a dynamic axis."""
+    """Makes negative indices positive; the documentation leaves them undefined for a dynamic axis."""
     require(indices.dtype in (torch.int32, torch.int64), f"indices of {indices.dtype}")
     indices, sizes = indices.long(), torch.tensor(extents if indices.dim() else extents[0])
     if (indices < 0).any():
@@ -150,10 +154,10 @@ def _gather_default(layer: Any, table: Tensor, indices: Tensor, known: list[int]
     outside = (indices < 0) | (indices >= table.shape[axis])  # there the output is zero
     if batched:
         rows = max(table.shape[0], indices.shape[0])
-        tables, places = table.expand(rows, *table.shape[1:]), indices.expand(rows, *indices.shape[1:])
+        tables, positions = table.expand(rows, *table.shape[1:]), indices.expand(rows, *indices.shape[1:])
         masks = outside.expand(rows, *outside.shape[1:])
-        each = [_gather_one(t, i, m, axis - 1) for t, i, m in zip(tables.unbind(), places.unbind(), masks, strict=True)]
-        return torch.stack(each)
+        batch = zip(tables.unbind(), positions.unbind(), masks, strict=True)
+        return torch.stack([_gather_one(*operands, axis - 1) for operands in batch])
     return _gather_one(table, indices, outside, axis)
 
 
@@ -161,9 +165,9 @@ def _gather_one(table: Tensor, indices: Tensor, outside: Tensor, axis: int) -> T
     shape = (*table.shape[:axis], *indices.shape, *table.shape[axis + 1 :])
     if table.shape[axis] == 0:
         return table.new_zeros(shape)
-    taken = table.index_select(axis, indices.masked_fill(outside, 0).reshape(-1)).reshape(shape)
+    rows_of_table = table.index_select(axis, indices.masked_fill(outside, 0).reshape(-1)).reshape(shape)
     mask = outside.reshape([1] * axis + list(indices.shape) + [1] * (table.dim() - axis - 1))
-    return taken.masked_fill(mask, 0)
+    return rows_of_table.masked_fill(mask, 0)
 
 
 def _gather_element(layer: Any, table: Tensor, indices: Tensor, known: list[int]) -> Tensor:
@@ -181,11 +185,11 @@ def _gather_nd(layer: Any, table: Tensor, indices: Tensor, known: list[int]) -> 
     outside = ((indices < 0) | (indices >= torch.tensor(extents))).any(-1)
     indices = indices.masked_fill(outside[..., None], 0)
     grids = [
-        torch.arange(n).reshape([-1 if place == axis else 1 for place in range(indices.dim() - 1)])
+        torch.arange(n).reshape([-1 if other == axis else 1 for other in range(indices.dim() - 1)])
         for axis, n in enumerate(indices.shape[:batched])
     ]
-    taken = table[(*grids, *indices.unbind(-1))]
-    return taken.masked_fill(outside.reshape(*outside.shape, *[1] * (taken.dim() - outside.dim())), 0)
+    rows_of_table = table[(*grids, *indices.unbind(-1))]
+    return rows_of_table.masked_fill(outside.reshape(*outside.shape, *[1] * (rows_of_table.dim() - outside.dim())), 0)
 
 
 _GATHERS = {"DEFAULT": _gather_default, "ELEMENT": _gather_element, "ND": _gather_nd}
@@ -198,21 +202,21 @@ def _scatter(trt: Any, layer: Any, x: Tensor, indices: Tensor, updates: Tensor) 
     if layer.mode == trt.ScatterMode.ELEMENT:
         axis = layer.axis
         require(indices.shape == updates.shape and x.dim() == indices.dim(), f"scatter {indices.shape} {updates.shape}")
-        places = _index(layer, indices, [x.shape[axis]], [known[axis]])
-        return _unique(x, torch.scatter(x, axis, places, updates), torch.scatter_add, axis, places)
+        positions = _index(layer, indices, [x.shape[axis]], [known[axis]])
+        return _unique(x, torch.scatter(x, axis, positions, updates), torch.scatter_add, axis, positions)
     depth = indices.shape[-1]
-    places = _index(layer, indices, list(x.shape[:depth]), known[:depth])
+    positions = _index(layer, indices, list(x.shape[:depth]), known[:depth])
     expected = (*indices.shape[:-1], *x.shape[depth:])
     require(tuple(updates.shape) == expected, f"scatter of {tuple(updates.shape)}, expected {expected}")
-    require(bool((places >= 0).all()) and bool((places < torch.tensor(x.shape[:depth])).all()), "scatter outside")
-    at = places.unbind(-1)
-    counts = torch.zeros(x.shape[:depth], dtype=torch.int64).index_put(at, torch.ones(()).long(), accumulate=True)
+    require(bool((positions >= 0).all()) and bool((positions < torch.tensor(x.shape[:depth])).all()), "scatter outside")
+    index_tensors, one = positions.unbind(-1), torch.ones(()).long()
+    counts = torch.zeros(x.shape[:depth], dtype=torch.int64).index_put(index_tensors, one, accumulate=True)
     require(int(counts.max() if counts.numel() else 0) <= 1, "scatter writes an element twice")
-    return x.index_put(at, updates)
+    return x.index_put(index_tensors, updates)
 
 
-def _unique(x: Tensor, result: Tensor, add: Any, axis: int, places: Tensor) -> Tensor:
-    counts = add(torch.zeros(x.shape, dtype=torch.int64), axis, places, torch.ones_like(places))
+def _unique(x: Tensor, result: Tensor, add: Any, axis: int, positions: Tensor) -> Tensor:
+    counts = add(torch.zeros(x.shape, dtype=torch.int64), axis, positions, torch.ones_like(positions))
     require(int(counts.max() if counts.numel() else 0) <= 1, "scatter writes an element twice")
     return result
 
@@ -231,8 +235,8 @@ def _fill(
     require(steps.numel() == len(extents), f"fill of {len(extents)} dimensions by {steps.numel()} steps")
     result = first.reshape([1] * len(extents))
     for axis, (extent, step) in enumerate(zip(extents, steps, strict=True)):
-        places = torch.arange(extent).reshape([-1 if place == axis else 1 for place in range(len(extents))])
-        result = result + step * places
+        positions = torch.arange(extent).reshape([-1 if other == axis else 1 for other in range(len(extents))])
+        result = result + step * positions
     return result.to(dtype)
 
 
@@ -240,9 +244,9 @@ def _fill(
 def _one_hot(trt: Any, layer: Any, indices: Tensor, values: Tensor, depth: Tensor) -> Tensor:
     axis, rank = layer.axis, indices.dim() + 1
     axis = axis + rank if axis < 0 else axis
-    places = indices.unsqueeze(axis)
-    numbers = torch.arange(int(depth)).reshape([-1 if place == axis else 1 for place in range(rank)])
-    return torch.where(places == numbers, values[1], values[0])
+    positions = indices.unsqueeze(axis)
+    classes = torch.arange(int(depth)).reshape([-1 if other == axis else 1 for other in range(rank)])
+    return torch.where(positions == classes, values[1], values[0])
 
 
 @layer("PADDING")
@@ -260,17 +264,16 @@ def _squeeze(trt: Any, layer: Any, x: Tensor, axes: Tensor) -> Tensor:
 
 @layer("UNSQUEEZE")
 def _unsqueeze(trt: Any, layer: Any, x: Tensor, axes: Tensor) -> Tensor:
-    places = integers(axes)
-    rank = x.dim() + len(places)
-    for axis in sorted(place % rank for place in places):
+    rank = x.dim() + axes.numel()
+    for axis in sorted(axis % rank for axis in integers(axes)):
         x = x.unsqueeze(axis)
     return x
 
 
 @layer("NON_ZERO")
 def _non_zero(trt: Any, layer: Any, x: Tensor) -> Tensor:
-    found = torch.nonzero(x).T.contiguous()
-    return found.to(torch.int64 if layer.get_output(0).dtype == trt.int64 else torch.int32)
+    indices = torch.nonzero(x).T.contiguous()
+    return indices.to(torch.int64 if layer.get_output(0).dtype == trt.int64 else torch.int32)
 
 
 @layer("REVERSE_SEQUENCE")

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from bridge.engine_file import dtypes
-from layer_interpreter.table import LAYERS, broadcast, layer, require, same_kind, wide  # noqa: F401
+from layer_interpreter.table import LAYERS, broadcast, check_operands, layer, require, wide  # noqa: F401
 
 
 @layer("ACTIVATION")
 def _activation(trt: Any, layer: Any, x: Tensor) -> Tensor:
-    kind, alpha, beta = layer.type.name, layer.alpha, layer.beta
-    integer = x.dtype in (torch.int32, torch.int64) and kind == "RELU"
-    require(x.is_floating_point() or integer, f"activation {kind} of {x.dtype}")
-    return _ACTIVATIONS[kind](wide(x), alpha, beta).to(x.dtype)
+    operation, alpha, beta = layer.type.name, layer.alpha, layer.beta
+    integer = x.dtype in (torch.int32, torch.int64) and operation == "RELU"
+    require(x.is_floating_point() or integer, f"activation {operation} of {x.dtype}")
+    return _ACTIVATIONS[operation](wide(x), alpha, beta).to(x.dtype)
 
 
 def _elu(x: Tensor, alpha: float, beta: float) -> Tensor:
@@ -55,14 +55,14 @@ _ACTIVATIONS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
 
 @layer("UNARY")
 def _unary(trt: Any, layer: Any, x: Tensor) -> Tensor:
-    kind = layer.op.name
-    if kind == "NOT":
+    operation = layer.op.name
+    if operation == "NOT":
         require(x.dtype == torch.bool, f"NOT of {x.dtype}")
         return ~x
-    if kind in ("ABS", "SIGN", "NEG") and x.dtype in (torch.int8, torch.int32, torch.int64):
-        return {"ABS": torch.abs, "SIGN": torch.sign, "NEG": torch.neg}[kind](x)
-    require(x.is_floating_point(), f"{kind} of {x.dtype}")
-    result: Tensor = _UNARY[kind](wide(x))
+    if operation in ("ABS", "SIGN", "NEG") and x.dtype in (torch.int8, torch.int32, torch.int64):
+        return {"ABS": torch.abs, "SIGN": torch.sign, "NEG": torch.neg}[operation](x)
+    require(x.is_floating_point(), f"{operation} of {x.dtype}")
+    result: Tensor = _UNARY[operation](wide(x))
     return result if result.dtype == torch.bool else result.to(x.dtype)
 
 
@@ -96,16 +96,17 @@ _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
 
 @layer("ELEMENTWISE")
 def _elementwise(trt: Any, layer: Any, a: Tensor, b: Tensor) -> Tensor:
-    kind = layer.op.name
-    same_kind((a, b), kind)
-    if kind in _LOGICAL:
-        require(a.dtype == torch.bool, f"{kind} of {a.dtype}")
-        return _LOGICAL[kind](a, b)
-    require(kind == "EQUAL" or a.dtype not in (torch.bool, torch.uint8), f"{kind} of {a.dtype}")  # as it builds
-    if kind in _COMPARISONS:
-        return _COMPARISONS[kind](a, b)
+    operation = layer.op.name
+    check_operands((a, b), operation)
+    if operation in _LOGICAL:
+        require(a.dtype == torch.bool, f"{operation} of {a.dtype}")
+        return _LOGICAL[operation](a, b)
+    fits = operation == "EQUAL" or a.dtype not in (torch.bool, torch.uint8)
+    require(fits, f"{operation} of {a.dtype}")  # TensorRT fails to build it
+    if operation in _COMPARISONS:
+        return _COMPARISONS[operation](a, b)
     table = _FLOAT if a.is_floating_point() else _INTEGER
-    return table[kind](wide(a), wide(b)).to(a.dtype)
+    return table[operation](wide(a), wide(b)).to(a.dtype)
 
 
 def _integer_power(a: Tensor, b: Tensor) -> Tensor:

@@ -16,13 +16,13 @@ def _matrix_multiply(trt: Any, layer: Any, a: Tensor, b: Tensor) -> Tensor:
     for n, m in zip(left.shape[:-2], right.shape[:-2], strict=True):
         require(n == m or 1 in (n, m), f"product of {tuple(a.shape)} and {tuple(b.shape)}")
     product = left @ right
-    vectors = [place for place, op in ((-2, layer.op0), (-1, layer.op1)) if op == trt.MatrixOperation.VECTOR]
+    vectors = [axis for axis, op in ((-2, layer.op0), (-1, layer.op1)) if op == trt.MatrixOperation.VECTOR]
     return product.squeeze(vectors).to(a.dtype)
 
 
-def _matrix(trt: Any, op: Any, x: Tensor, place: int) -> Tensor:
+def _matrix(trt: Any, op: Any, x: Tensor, operand: int) -> Tensor:
     if op == trt.MatrixOperation.VECTOR:
-        return x.unsqueeze(-2 + place)
+        return x.unsqueeze(-2 + operand)
     return x.mT if op == trt.MatrixOperation.TRANSPOSE else x
 
 
@@ -37,13 +37,13 @@ def _einsum(trt: Any, layer: Any, *tensors: Tensor) -> Tensor:
 @layer("REDUCE")
 def _reduce(trt: Any, layer: Any, x: Tensor) -> Tensor:
     require(x.dtype not in (torch.bool, torch.uint8), f"reduction of {x.dtype}")
-    axes, keep, kind = axes_of(layer.axes), layer.keep_dims, layer.op.name
+    axes, keep, operation = axes_of(layer.axes), layer.keep_dims, layer.op.name
     require(all(axis < x.dim() for axis in axes) and bool(axes), f"reduction over {axes} of {x.dim()} dimensions")
     values = wide(x)
-    if kind == "AVG" and not x.is_floating_point():
+    if operation == "AVG" and not x.is_floating_point():
         volume = torch.tensor([x.shape[axis] for axis in axes]).prod()
         return torch.div(values.sum(axes, keep), volume.clamp(min=1), rounding_mode="trunc").to(x.dtype)
-    return _REDUCTIONS[kind](values, axes, keep).to(x.dtype)
+    return _REDUCTIONS[operation](values, axes, keep).to(x.dtype)
 
 
 def _product(x: Tensor, axes: list[int], keep: bool) -> Tensor:
@@ -105,7 +105,7 @@ def _normalization(trt: Any, layer: Any, x: Tensor, scale: Tensor, bias: Tensor)
     centred = values - values.mean(axes, keepdim=True)
     normal = centred * torch.rsqrt(centred.square().mean(axes, keepdim=True) + layer.epsilon)
     normal = normal.reshape(x.shape)
-    if groups != 1 and not layer.is_v2:  # one number a group
+    if groups != 1 and not layer.is_v2:  # one value per group
         repeats = x.shape[1] // groups
         scale, bias = (t.repeat_interleave(repeats, 1) for t in (scale, bias))
     require(scale.dim() == bias.dim() == x.dim(), f"scale {tuple(scale.shape)} of {tuple(x.shape)}")
@@ -114,30 +114,30 @@ def _normalization(trt: Any, layer: Any, x: Tensor, scale: Tensor, bias: Tensor)
 
 @layer("CUMULATIVE")
 def _cumulative(trt: Any, layer: Any, x: Tensor, axis: Tensor) -> Tensor:
-    place = int(axis)
-    values = wide(x).flip(place) if layer.reverse else wide(x)
-    sums = values.cumsum(place)
+    dim = int(axis)
+    values = wide(x).flip(dim) if layer.reverse else wide(x)
+    sums = values.cumsum(dim)
     if layer.exclusive:
         sums = sums - values
-    return (sums.flip(place) if layer.reverse else sums).to(x.dtype)
+    return (sums.flip(dim) if layer.reverse else sums).to(x.dtype)
 
 
 @layer("ATTENTION_INPUT")
 def _attention_input(trt: Any, layer: Any, query: Tensor, key: Tensor, value: Tensor, *rest: Tensor | None) -> Tensor:
     attention = layer.attention
-    kind = attention.causal_kind.name
+    causal = attention.causal_kind.name
     mask = rest[0] if rest else None
     require(query.dtype == key.dtype == value.dtype, f"attention of {query.dtype}, {key.dtype}, {value.dtype}")
     require(query.dim() == key.dim() == value.dim() == 4, f"attention of {query.dim()} dimensions")
-    require(mask is None or kind == "NONE", "attention with a mask and a causal mask")
+    require(mask is None or causal == "NONE", "attention with a mask and a causal mask")
     require(query.shape[1] % key.shape[1] == 0, f"attention of {query.shape[1]} heads and {key.shape[1]}")
     require(query.shape[0] == key.shape[0] == value.shape[0], f"attention of batches {query.shape} {key.shape}")
     groups = query.shape[1] // key.shape[1]
     key, value = (wide(t).repeat_interleave(groups, 1) for t in (key, value))
     scores = wide(query) @ key.mT  # [B, N, S, T]
-    if kind != "NONE":
+    if causal != "NONE":
         rows, columns = scores.shape[-2:]
-        offset = columns - rows if kind == "LOWER_RIGHT" else 0
+        offset = columns - rows if causal == "LOWER_RIGHT" else 0
         mask = torch.ones(rows, columns, dtype=torch.bool).tril(offset)[None, None]
     if mask is not None:
         require(mask.dim() == 4, f"a mask of {mask.dim()} dimensions")

@@ -1,4 +1,4 @@
-"""The table that says how each kind of layer is evaluated; the modules beside this one fill it."""
+"""The table of functions that evaluate each type of layer; the modules beside this one fill it."""
 
 from collections.abc import Callable, MutableMapping
 from typing import Any, TypeAlias
@@ -13,26 +13,26 @@ LAYERS: dict[str, Evaluate] = {}
 
 
 class Undefined(AssertionError):
-    """A layer is asked for what TensorRT's documentation forbids or leaves undefined."""
+    """A layer needs what TensorRT's documentation forbids or leaves undefined."""
 
 
-def layer(kind: str) -> Callable[[Evaluate], Evaluate]:
+def layer(layer_type: str) -> Callable[[Evaluate], Evaluate]:
     """Adds a function to the table, for layers of this type."""
 
     def add(function: Evaluate) -> Evaluate:
-        LAYERS[kind] = function
+        LAYERS[layer_type] = function
         return function
 
     return add
 
 
-def class_of(kind: str) -> str:
+def class_of(layer_type: str) -> str:
     """The class of layers of this type in TensorRT's Python API."""
-    words = "".join(word.capitalize() for word in kind.split("_"))
-    return f"I{_SPELT.get(kind, words)}Layer"
+    words = "".join(word.capitalize() for word in layer_type.split("_"))
+    return f"I{_CLASS_WORDS.get(layer_type, words)}Layer"
 
 
-_SPELT = {
+_CLASS_WORDS = {
     "ELEMENTWISE": "ElementWise",
     "SOFTMAX": "SoftMax",
     "TOPK": "TopK",
@@ -54,7 +54,7 @@ def require(condition: bool, what: str) -> None:
 
 
 def wide(x: Tensor) -> Tensor:
-    """For computing: 16-bit floats as float32."""
+    """16-bit floats as float32, to compute with."""
     return x.float() if x.is_floating_point() else x
 
 
@@ -63,8 +63,8 @@ def axes_of(mask: int) -> list[int]:
     return [axis for axis in range(8) if mask >> axis & 1]
 
 
-def same_kind(tensors: tuple[Tensor, ...], name: str) -> None:
-    """Of one rank and dtype, each extent equal or 1."""
+def check_operands(tensors: tuple[Tensor, ...], name: str) -> None:
+    """Undefined: operands differ in rank or dtype, or extents differ and are not 1."""
     require(len({t.dtype for t in tensors}) == 1, f"{name}: dtypes {[t.dtype for t in tensors]}")
     broadcast(tensors, name)
 

@@ -45,9 +45,9 @@ def _convolution(trt: Any, layer: Any, x: Tensor, kernel: Tensor | None = None, 
     groups = layer.num_groups
     weight, shift = _weights(layer, x, kernel, bias, (layer.num_output_maps, x.shape[1] // groups, *window))
     require(list(weight.shape[2:]) == window, f"kernel {tuple(weight.shape)}, window {window}")
-    spread = [(size - 1) * step + 1 for size, step in zip(window, dilation, strict=True)]
+    dilated_window = [(size - 1) * step + 1 for size, step in zip(window, dilation, strict=True)]
     require(layer.padding_mode.name != "EXPLICIT_ROUND_UP", "convolution that rounds up")
-    padded = _pad(wide(x), _pads(layer, x.shape[2:], spread, steps))
+    padded = _pad(wide(x), _pads(layer, x.shape[2:], dilated_window, steps))
     function = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}[rank]
     return function(padded, weight, shift, steps, 0, dilation, groups).to(x.dtype)
 
@@ -68,25 +68,25 @@ def _deconvolution(trt: Any, layer: Any, x: Tensor, kernel: Tensor | None = None
 @layer("POOLING")
 def _pooling(trt: Any, layer: Any, x: Tensor) -> Tensor:
     window, steps = list(layer.window_size_nd), list(layer.stride_nd)
-    rank, kind = len(window), layer.type.name
+    rank, pooling = len(window), layer.type.name
     require(x.dim() >= rank + 2, f"pooling of {x.dim()} dimensions by a window of {rank}")
     require(x.is_floating_point(), f"pooling of {x.dtype}")
     extents = x.shape[-rank:]
     pads = _pads(layer, extents, window, steps)
-    up = layer.padding_mode.name in ("EXPLICIT_ROUND_UP", "SAME_UPPER", "SAME_LOWER")
-    beyond = []
+    rounds_up = layer.padding_mode.name in ("EXPLICIT_ROUND_UP", "SAME_UPPER", "SAME_LOWER")
+    round_up_pads = []
     for extent, (before, after), size, step in zip(extents, pads, window, steps, strict=True):
         left = extent + before + after - size
         require(left >= 0, f"a window of {size} over {extent + before + after}")
-        beyond.append((0, -left % step if up else 0))
-    if kind == "MAX":
-        padded = _pad(_pad(wide(x), pads, -torch.inf), beyond, -torch.inf)
+        round_up_pads.append((0, -left % step if rounds_up else 0))
+    if pooling == "MAX":
+        padded = _pad(_pad(wide(x), pads, -torch.inf), round_up_pads, -torch.inf)
         return _unfold(padded, window, steps).amax(list(range(-rank, 0))).to(x.dtype)
-    require(kind == "AVERAGE", f"pooling {kind}")
+    require(pooling == "AVERAGE", f"pooling {pooling}")
     ones = torch.ones(extents)
     counted = _pad(ones, pads, 0.0 if layer.average_count_excludes_padding else 1.0)
-    counts = _unfold(_pad(counted, beyond), window, steps).sum(list(range(-rank, 0)))
-    sums = _unfold(_pad(_pad(wide(x), pads), beyond), window, steps).sum(list(range(-rank, 0)))
+    counts = _unfold(_pad(counted, round_up_pads), window, steps).sum(list(range(-rank, 0)))
+    sums = _unfold(_pad(_pad(wide(x), pads), round_up_pads), window, steps).sum(list(range(-rank, 0)))
     return (sums / counts).to(x.dtype)
 
 
@@ -101,36 +101,36 @@ def _unfold(x: Tensor, window: Sequence[int], steps: Sequence[int]) -> Tensor:
 @layer("RESIZE")
 def _resize(trt: Any, layer: Any, x: Tensor, shape: Tensor | None = None) -> Tensor:
     if shape is not None:
-        wanted = integers(shape)
+        size = integers(shape)
     elif list(layer.scales):
-        wanted = [int(extent * scale) for extent, scale in zip(x.shape, layer.scales, strict=True)]
+        size = [int(extent * scale) for extent, scale in zip(x.shape, layer.scales, strict=True)]
     else:
-        wanted = list(layer.shape)
+        size = list(layer.shape)
     result = x.double() if x.is_floating_point() else x
-    changed = [axis for axis, extent in enumerate(wanted) if extent != x.shape[axis]]
+    changed = [axis for axis, extent in enumerate(size) if extent != x.shape[axis]]
     spatial = 2 if layer.resize_mode == trt.InterpolationMode.CUBIC else 8 if "NEAREST" in str(layer.resize_mode) else 3
-    require(all(axis >= x.dim() - spatial for axis in changed), f"resize of {tuple(x.shape)} to {wanted}")
+    require(all(axis >= x.dim() - spatial for axis in changed), f"resize of {tuple(x.shape)} to {size}")
     for axis in range(max(x.dim() - spatial, 0), x.dim()):
-        if x.shape[axis] == wanted[axis] and layer.resize_mode == trt.InterpolationMode.NEAREST:
+        if x.shape[axis] == size[axis] and layer.resize_mode == trt.InterpolationMode.NEAREST:
             continue
-        result = _resize_axis(layer, result, axis, wanted[axis])
+        result = _resize_axis(layer, result, axis, size[axis])
     return result.to(x.dtype)
 
 
-def _resize_axis(layer: Any, x: Tensor, axis: int, wanted: int) -> Tensor:
+def _resize_axis(layer: Any, x: Tensor, axis: int, size: int) -> Tensor:
     extent, mode = x.shape[axis], layer.resize_mode.name
-    places = _coordinates(layer, extent, wanted)
+    positions = _coordinates(layer, extent, size)
     if mode == "NEAREST":
-        return x.index_select(axis, _rounded(layer, places).clamp(0, extent - 1).long())
-    matrix = torch.zeros(wanted, extent, dtype=torch.float64)
-    low = torch.floor(places)
+        return x.index_select(axis, _rounded(layer, positions).clamp(0, extent - 1).long())
+    matrix = torch.zeros(size, extent, dtype=torch.float64)
+    low = torch.floor(positions)
     if mode == "LINEAR":
-        places = places.clamp(0, extent - 1)
-        low = torch.floor(places)
-        taps = [(0, 1 - (places - low)), (1, places - low)]
+        positions = positions.clamp(0, extent - 1)
+        low = torch.floor(positions)
+        taps = [(0, 1 - (positions - low)), (1, positions - low)]
     else:
-        taps = list(zip(range(-1, 3), _cubic(places - low, layer.cubic_coeff), strict=True))
-    rows = torch.arange(wanted)
+        taps = list(zip(range(-1, 3), _cubic(positions - low, layer.cubic_coeff), strict=True))
+    rows = torch.arange(size)
     for offset, weight in taps:
         at = low.long() + offset
         if layer.exclude_outside:
@@ -141,25 +141,25 @@ def _resize_axis(layer: Any, x: Tensor, axis: int, wanted: int) -> Tensor:
     return torch.tensordot(x, matrix, ([axis], [1])).movedim(-1, axis)
 
 
-def _coordinates(layer: Any, extent: int, wanted: int) -> Tensor:
-    places = torch.arange(wanted, dtype=torch.float64)
-    if wanted == 1 and layer.selector_for_single_pixel.name == "UPPER":
-        return torch.zeros_like(places)
-    kind = layer.coordinate_transformation.name
-    if kind == "ALIGN_CORNERS":
-        return places * (extent - 1) / max(wanted - 1, 1)
-    if kind == "ASYMMETRIC":
-        return places * extent / wanted
-    return (places + 0.5) * extent / wanted - 0.5
+def _coordinates(layer: Any, extent: int, size: int) -> Tensor:
+    positions = torch.arange(size, dtype=torch.float64)
+    if size == 1 and layer.selector_for_single_pixel.name == "UPPER":
+        return torch.zeros_like(positions)
+    transformation = layer.coordinate_transformation.name
+    if transformation == "ALIGN_CORNERS":
+        return positions * (extent - 1) / max(size - 1, 1)
+    if transformation == "ASYMMETRIC":
+        return positions * extent / size
+    return (positions + 0.5) * extent / size - 0.5
 
 
-def _rounded(layer: Any, places: Tensor) -> Tensor:
-    kind = layer.nearest_rounding.name
-    if kind == "HALF_UP":
-        return torch.floor(places + 0.5)
-    if kind == "HALF_DOWN":
-        return torch.ceil(places - 0.5)
-    return torch.floor(places) if kind == "FLOOR" else torch.ceil(places)
+def _rounded(layer: Any, positions: Tensor) -> Tensor:
+    rounding = layer.nearest_rounding.name
+    if rounding == "HALF_UP":
+        return torch.floor(positions + 0.5)
+    if rounding == "HALF_DOWN":
+        return torch.ceil(positions - 0.5)
+    return torch.floor(positions) if rounding == "FLOOR" else torch.ceil(positions)
 
 
 def _cubic(t: Tensor, a: float) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""The message where torch.export refuses a model: torch's reason without boilerplate, the line, and what to do."""
+"""The message when torch.export fails: torch's reason without boilerplate, the model's line, and what to do."""
 
 import re
 import traceback
@@ -60,13 +60,13 @@ def explain_export_error(error: Exception) -> str:
     """The message for an exception from torch.export."""
     text = re.sub(r" For more information, run with \S+", "", str(error))
     lines = [line for line in text.splitlines() if line.strip() and not _BOILERPLATE.match(line.strip())]
-    said = "\n".join(lines)
-    if not said or not isinstance(error, _SELF_EXPLANATORY):
-        said = f"{type(error).__name__}: {said}"
+    reason = "\n".join(lines)
+    if not reason or not isinstance(error, _SELF_EXPLANATORY):
+        reason = f"{type(error).__name__}: {reason}"
     frame = _model_frame(error)
     where = f"\n  {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" if frame is not None else ""
     hint = _hint(text, frame)
-    return f"{said}{where}" + (f"\nWhat to do: {hint}." if hint else "")
+    return f"{reason}{where}" + (f"\nWhat to do: {hint}." if hint else "")
 
 
 def _hint(text: str, frame: traceback.FrameSummary | None) -> str | None:

@@ -1,4 +1,4 @@
-"""What the networks held that torch_tensorrt built engines of in this process, found again by the engine's bytes."""
+"""Layers of the networks that torch_tensorrt built engines from in this process, by the engine's bytes."""
 
 import contextlib
 import hashlib
@@ -12,33 +12,33 @@ from torch.fx import GraphModule
 Layers = list[dict[str, Any]]
 
 _PASSES = "bridge_passes"  # in the metadata of a module
-_MOST = 64  # engines; the oldest is forgotten first
+_MAX_ENGINES = 64  # the oldest is dropped first
 _lock = threading.Lock()
 _known: OrderedDict[str, Layers] = OrderedDict()
 _thread = threading.local()
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[list[bytes]]:
-    """Within it the engines that this thread makes are added to the list it gives."""
+def collecting_engines() -> Iterator[list[bytes]]:
+    """Yields a list, to which the engines that this thread builds are appended."""
     engines: list[bytes] = []
     listeners: list[list[bytes]] = _thread.__dict__.setdefault("listeners", [])
     listeners.append(engines)
     try:
         yield engines
     finally:
-        listeners[:] = [other for other in listeners if other is not engines]
+        listeners[:] = [listener for listener in listeners if listener is not engines]
 
 
-def note(layers: Layers | None) -> None:
-    """Says what the network holds that this thread is about to build."""
+def set_layers(layers: Layers | None) -> None:
+    """Sets the layers of the network that this thread is about to build; None: they are unknown."""
     _thread.layers = layers
 
 
-def keep(engine: bytes) -> None:
-    """Says that this thread's latest network became this engine; `note(None)` before means that there was none."""
+def record_engine(engine: bytes) -> None:
+    """Records an engine of this thread, with the layers set before its build, if any."""
     layers = getattr(_thread, "layers", None)
-    note(None)
+    set_layers(None)
     for listener in getattr(_thread, "listeners", ()):
         listener.append(engine)
     if layers is None:
@@ -46,24 +46,23 @@ def keep(engine: bytes) -> None:
     with _lock:
         _known[_key(engine)] = layers
         _known.move_to_end(_key(engine))
-        while len(_known) > _MOST:
+        while len(_known) > _MAX_ENGINES:
             _known.popitem(last=False)
 
 
-def note_passes(module: GraphModule, rows: list[dict[str, Any]]) -> None:
-    """Says what graph rewrites found in a module, or in the one that it was made from."""
+def record_passes(module: GraphModule, rows: list[dict[str, Any]]) -> None:
+    """Records what graph rewrites did to a module, or to the one that it was made from."""
     module.meta[_PASSES] = rows
 
 
 def passes_of(module: GraphModule) -> list[dict[str, Any]]:
-    """What `note_passes` said of a module."""
+    """What `record_passes` recorded for a module."""
     rows = module.meta.get(_PASSES)
     return rows if isinstance(rows, list) else []
 
 
-def find(engine: bytes) -> Layers | None:
-    """The layers of the network that an engine was built from; None for one that this process did not build, or built
-    long ago."""
+def layers_of(engine: bytes) -> Layers | None:
+    """The layers of the network that an engine was built from; None if this process did not build it, or dropped it."""
     with _lock:
         return _known.get(_key(engine))
 

@@ -13,10 +13,10 @@ from bridge.tensorrt.network import inventory
 from bridge.tensorrt.plugins.fields import Call
 
 
-class Placement:
-    """Watches a network while a graph is converted.
+class NodeLayers:
+    """Records which layers are added for which node while a graph is converted.
 
-    plugins: the plugin layers used so far, by name; the network may hold them from the start (see plugin_layers.py).
+    plugins: the plugin layers used so far, by name. The network may have them from the start (see plugin_layers.py).
     """
 
     def __init__(self, graph: Graph, network: Any, plugins: Mapping[str, Call]) -> None:
@@ -28,8 +28,8 @@ class Placement:
         self._spans: list[tuple[Node, range, range]] = []
 
     @contextlib.contextmanager
-    def of(self, node: Node) -> Iterator[None]:
-        """To be held while a node is converted."""
+    def recording(self, node: Node) -> Iterator[None]:
+        """The context in which a node is converted."""
         layers, plugins = self._network.num_layers, len(self._plugins)
         yield
         self._spans.append((node, range(layers, self._network.num_layers), range(plugins, len(self._plugins))))
@@ -37,7 +37,7 @@ class Placement:
     def nodes(self) -> list[dict[str, Any]]:
         """Every node in the graph's order, as JSON values: "name", "op", "module" and, by name, its "layers".
 
-        Layers that no output depends on are left out, as they are in inventory.layers: TensorRT drops them.
+        Layers that no output depends on are left out, as in inventory.layers: TensorRT drops them.
         """
         names = [self._network.get_layer(index).name for index in range(self._network.num_layers)]
         seeded = {name: index for index, name in enumerate(names[: self._seeded]) if name in self._plugins}
@@ -54,7 +54,7 @@ class Placement:
 
 
 def short_name(node: Node) -> str:
-    """The operator of a node as "aten.add.Tensor" or "bridge.relu"; "placeholder", "get_attr" or "output" of others."""
+    """The operator of a node, as "aten.add.Tensor"; for other nodes "placeholder", "get_attr" or "output"."""
     if node.op != "call_function":
         return node.op
     return operator_name(node).removesuffix(".default").removeprefix("_")
@@ -63,8 +63,8 @@ def short_name(node: Node) -> str:
 def log_nodes(nodes: list[dict[str, Any]], plugins: Mapping[str, Call]) -> None:
     """Logs a line for each node and for each plugin layer, at level debug."""
     for node in nodes:
-        where = f" in {node['module']}" if node["module"] else ""
-        logger.debug("node %s, %s%s: %s", node["name"], node["op"], where, "; ".join(node["layers"]) or "no layer")
+        module = f" in {node['module']}" if node["module"] else ""
+        logger.debug("node %s, %s%s: %s", node["name"], node["op"], module, "; ".join(node["layers"]) or "no layer")
     for name, call in plugins.items():
         attributes = ", ".join(f"{field.name}={field.value}" for field in call.fields())
         logger.debug("plugin layer %s, %s: %s", name, call.op.name, attributes)

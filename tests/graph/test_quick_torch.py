@@ -1,0 +1,50 @@
+"""What tests/support/quick_torch.py takes from the decomposition before is what torch would register again."""
+
+import pytest
+import torch
+from torch._C import DispatchKey
+from torch._subclasses.fake_impls import op_implementations_dict
+from torch.export import exported_program
+
+COMPOSITE = DispatchKey.CompositeImplicitAutograd
+
+
+@pytest.fixture
+def op():
+    """A composite operator that no decomposition has met."""
+    with torch.library._scoped_library("quick_torch", "DEF") as library:
+        library.define("twice(Tensor x) -> Tensor")
+        library.impl("twice", lambda x: x + x, "CompositeImplicitAutograd")
+        yield torch.ops.quick_torch.twice.default
+
+
+def kernels_within(op, decomposition):
+    with exported_program._override_composite_implicit_decomp({op: decomposition}):
+        assert op.py_kernels[COMPOSITE] is decomposition and op in op_implementations_dict
+        return dict(op.py_kernels)
+
+
+def test_kernels_are_those_of_the_first_time_and_the_decomposition_is_the_last(op):
+    before = dict(op.py_kernels)
+    first = kernels_within(op, lambda x: 2 * x)
+    assert op.py_kernels == before and op not in op_implementations_dict and first.keys() > before.keys()
+    second = kernels_within(op, lambda x: 3 * x)
+    assert op.py_kernels == before and op not in op_implementations_dict
+    assert second.pop(COMPOSITE) is not first.pop(COMPOSITE) and second == first
+
+
+def test_a_kernel_that_came_since_is_kept(op):
+    kernels_within(op, lambda x: 2 * x)
+    kernel = op.py_impl(DispatchKey.CPU)(lambda x: x)
+    assert kernels_within(op, lambda x: 2 * x)[DispatchKey.CPU] is kernel and op.py_kernels[DispatchKey.CPU] is kernel
+
+
+def test_decompositions_of_two_programs_differ(op):
+    program = torch.export.export(torch.nn.Linear(2, 3), (torch.ones(1, 2),))
+    linear = torch.ops.aten.linear.default
+    for own in ({}, {linear: lambda x, w, b: x @ w.T + b}, {linear: lambda x, w, b: x @ w.T - b}):
+        found = program.run_decompositions(dict(own))
+        targets = {node.target for node in found.graph.nodes}
+        assert (linear in targets) == (not own)
+        signs = {torch.ops.aten.add.Tensor, torch.ops.aten.sub.Tensor} & targets
+        assert len(signs) == bool(own)
