@@ -59,7 +59,7 @@ space := $(subst ,, )
 extras := $(subst $(space),$(comma),$(if $(apart),$(words:rtx=rtx-newest),$(words)))
 
 SOURCES := $(shell find csrc -not -name '*.pyc' -not -name __pycache__ 2>/dev/null)
-CPP_SOURCES := $(filter %.cpp %.cu %.cuh %.h,$(SOURCES))
+CPP_SOURCES := $(filter %.cpp %.cu %.cuh %.h,$(SOURCES)) $(wildcard examples/*/csrc/* bridge/cli/templates/op/csrc/*)
 
 # $(call step,WHAT,COMMAND): say what, run it, say how long it took.
 define step
@@ -160,7 +160,7 @@ $(STAMPS)/torch: $(STAMPS)/venv bridge/toolchain/build_backend.py $(STAMPS)/sett
 	@rm -rf $(BUILD) # which remembers its compiler
 	@touch $@
 
-$(STAMPS)/build: $(STAMPS)/torch pyproject.toml $(SOURCES) $(STAMPS)/settings-build
+$(STAMPS)/build: $(STAMPS)/torch pyproject.toml $(SOURCES) bridge/toolchain/build_backend.py bridge/cli/command.py $(STAMPS)/settings-build
 	$(call step,bridge for CUDA architecture $(BRIDGE_CUDA_ARCHITECTURES),$(build))
 	@touch $@
 build = BRIDGE_CUDA_ARCHITECTURES='$(BRIDGE_CUDA_ARCHITECTURES)' BRIDGE_WERROR=ON \

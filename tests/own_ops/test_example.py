@@ -19,6 +19,8 @@ from bridge.core.op import OPS
 from bridge.doors import torch_tensorrt_door as door
 from bridge.engine_file.contents import EngineFile
 from bridge.errors import LibraryError, TargetError
+from bridge.tensorrt.install.flavour import detect
+from bridge.tensorrt.plugins.registration import register_plugins
 
 needs_torch_tensorrt = pytest.mark.skipif(find_spec("torch_tensorrt") is None, reason="needs torch_tensorrt")
 IMAGES = tuple(torch.randn(2, 3, 32, 40, generator=torch.Generator().manual_seed(seed)) for seed in range(2))
@@ -147,6 +149,8 @@ def test_a_library_that_is_gone_is_missed_where_it_is_used(net, tmp_path, monkey
         bridge.compile(net, IMAGES, target="sm86", cache=False)
     with pytest.raises(LibraryError, match=expected + r"\. Build it with `pip install \.`, or set ACME_LIBRARY_DIR"):
         LIBRARIES["acme"].plugin_library()
+    with pytest.raises(LibraryError, match=expected):  # as where an engine that needs it is loaded
+        register_plugins(detect().trt(), [LIBRARIES["acme"]])
 
 
 class Other(nn.Module):

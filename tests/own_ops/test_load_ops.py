@@ -153,6 +153,17 @@ def test_ops_may_be_defined_before_and_after(turned):
         load(turned)
 
 
+def test_a_file_that_is_missing_is_named(turned, tmp_path):
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.24)\nproject(turned LANGUAGES CXX)\nfind_package(bridge REQUIRED)\n"
+        "bridge_add_ops(turned SOURCES csrc/none.cu)\n"
+    )
+    with pytest.raises(LibraryError) as error:
+        load(tmp_path)
+    expected = f"bridge_add_ops(turned ...): SOURCES names csrc/none.cu, and there is no {tmp_path}/csrc/none.cu"
+    assert str(error.value).splitlines()[:2] == [f"turned in {tmp_path} does not build:", expected]
+
+
 def test_libraries_that_are_built_already_are_taken(turned, tmp_path):
     shutil.copy(load(turned).plugin_library(), tmp_path)
     assert bridge.load_ops(tmp_path).plugin_library() == tmp_path / "libturned_plugins.so"

@@ -11,6 +11,7 @@ from bridge.core.op import only_shapes, require
 from bridge.core.tensors import Floating, LikeFirst
 
 MOST_RADIUS = 16
+Sample = tuple[str, list[Tensor], dict[str, list[int]]]  # what to call it, arguments, keyword arguments
 
 
 @bridge.op("acme::corr")
@@ -61,3 +62,20 @@ def _check(f1: Tensor, f2: Tensor, radii: Sequence[int]) -> None:
     require(f1.dim() == 4, f"corr: f1 has shape {tuple(f1.shape)}, expected [B, C, H, W]")
     require(f1.shape == f2.shape, f"corr: f2 has shape {tuple(f2.shape)}, expected that of f1, {tuple(f1.shape)}")
     require(f1.shape[1] > 0, f"corr: f1 has shape {tuple(f1.shape)}, expected a channel at least")
+
+
+def corr_samples() -> list[Sample]:
+    """Calls for the checks: a map smaller than the window, one wider than a block's piece of a row, an empty one."""
+    calls = [
+        ((1, 2, 3, 2), [1, 1]),
+        ((1, 3, 2, 1), [0, 2]),
+        ((0, 4, 6, 6), [1, 1]),
+        ((2, 17, 5, 4), [3, 2]),
+        ((1, 5, 3, 131), [0, 4]),
+        ((2, 9, 2, 33), [5, 1]),
+    ]
+    generator = torch.Generator().manual_seed(0)
+    return [
+        (f"{list(shape)}, radii {radii}", [torch.randn(shape, generator=generator) for _ in range(2)], {"radii": radii})
+        for shape, radii in calls
+    ]

@@ -8,16 +8,10 @@ from torch.export import Dim
 import bridge
 from bridge.testing import DTYPES, check_cuda, check_export, check_op
 from acme_corr import FlowNet, corr
+from acme_corr.corr import corr_samples
 
 OP = bridge.OPS["acme::corr"]
-# Odd extents and radii: a map smaller than the window, one wider than a block's piece of a row, and an empty one.
-CALLS = [
-    ((2, 3, 5, 7), (1, 2)),
-    ((1, 17, 9, 4), (4, 4)),
-    ((1, 5, 3, 131), (0, 6)),
-    ((2, 9, 2, 33), (5, 1)),
-    ((0, 4, 6, 6), (1, 1)),
-]
+SAMPLES = corr_samples()
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
@@ -26,10 +20,10 @@ def features(shape, seed=0):
     return [torch.randn(shape, generator=generator) for _ in range(2)]
 
 
-@pytest.mark.parametrize(("shape", "radii"), [((1, 2, 3, 2), (1, 1)), ((1, 3, 2, 1), (0, 2)), ((0, 4, 6, 6), (1, 1))])
-def test_reference(shape, radii):
+@pytest.mark.parametrize(("label", "args", "kwargs"), SAMPLES[:3])  # whose derivatives take little time
+def test_reference(label, args, kwargs):
     """Schema, tracing, the C++ shape rule, and both derivatives."""
-    check_op(OP, *features(shape), radii=list(radii))
+    check_op(OP, *args, **kwargs)
 
 
 def test_the_cost_is_a_product_of_shifted_maps():
@@ -69,10 +63,10 @@ def test_bad_input(other, radii, text):
 
 @gpu
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("shape", "radii"), CALLS)
-def test_kernel(shape, radii, dtype):
+@pytest.mark.parametrize(("label", "args", "kwargs"), SAMPLES)
+def test_kernel(label, args, kwargs, dtype):
     """Against the reference in float64: at most twice the error of the reference in this dtype."""
-    check_cuda(OP, dtype, *features(shape), radii=list(radii))
+    check_cuda(OP, dtype, *args, **kwargs)
 
 
 def test_engine():

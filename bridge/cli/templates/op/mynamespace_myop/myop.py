@@ -7,6 +7,8 @@ import bridge
 from bridge.core.op import require
 from bridge.core.tensors import Floating
 
+Sample = tuple[str, list[Tensor], dict[str, float]]  # what to call it, arguments, keyword arguments
+
 
 @bridge.op("mynamespace::myop")
 def myop(x: Floating, limit: float = 1.0) -> Tensor:
@@ -23,3 +25,9 @@ def myop(x: Floating, limit: float = 1.0) -> Tensor:
     require(1e-30 <= limit <= 1e30, f"myop: limit is {limit}, expected 1e-30 to 1e30")
     wide = x if x.dtype == torch.float64 else x.float()
     return (limit * torch.tanh(wide / limit)).to(x.dtype)  # the formula
+
+
+def myop_samples() -> list[Sample]:
+    """Calls for the checks: odd shapes, and an empty one. `bridge test` and `bridge sanitize` find them, too."""
+    shapes = [(7,), (3, 5, 2), (1, 129), (0, 4)]
+    return [(f"shape {list(shape)}", [torch.randn(shape)], {"limit": 0.5}) for shape in shapes]

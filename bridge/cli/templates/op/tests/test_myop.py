@@ -8,16 +8,17 @@ from torch.export import Dim
 import bridge
 from bridge.testing import DTYPES, check_cuda, check_export, check_op
 from mynamespace_myop import myop
+from mynamespace_myop.myop import myop_samples
 
 OP = bridge.OPS["mynamespace::myop"]
-SHAPES = [(7,), (3, 5, 2), (1, 129), (0, 4)]  # odd ones, and an empty one
+samples = pytest.mark.parametrize(("label", "args", "kwargs"), myop_samples())
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_reference(shape):
+@samples
+def test_reference(label, args, kwargs):
     """Schema, tracing, the C++ shape rule, and both derivatives."""
-    check_op(OP, torch.randn(shape), limit=0.5)
+    check_op(OP, *args, **kwargs)
 
 
 def test_export():
@@ -31,10 +32,10 @@ def test_bad_input():
 
 @gpu
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_kernel(shape, dtype):
+@samples
+def test_kernel(label, args, kwargs, dtype):
     """Against the reference in float64: at most twice the error of the reference in this dtype."""
-    check_cuda(OP, dtype, torch.randn(shape), limit=0.5)
+    check_cuda(OP, dtype, *args, **kwargs)
 
 
 class Net(nn.Module):
