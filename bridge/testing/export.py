@@ -61,7 +61,7 @@ def check_export_of(op: Op, *args: Any, **kwargs: Any) -> None:
     _check_program(op, program, tensors, extents.attributes)
     values = [extents.values[symbol] for symbol in extents.symbols]
     shapes = extents.at({symbol: value + (value > 1) for symbol, value in zip(extents.symbols, values, strict=True)})
-    others = extents.random(shapes) if shapes and extents.takes(shapes) else None
+    others = extents.tensors_at(shapes) if shapes and extents.takes(shapes) else None
     if others is not None:
         _check_program(op, program, others, extents.attributes)
 
