@@ -16,6 +16,7 @@ from bridge.cli import (
     cache_command,
     command,
     compile_command,
+    new_command,
     sanitize_command,
     test_command,
     zoo_command,
@@ -198,5 +199,15 @@ _COMMANDS = {
         _explain,
         "Inputs with their profile, outputs, layers, plugin layers with their attributes, and which node of the graph\n"
         "went where. Needs no GPU.",
+    ),
+    "new": (
+        new_command.add_arguments,
+        new_command.run,
+        new_command.DESCRIPTION,
+    ),
+    "cmake-dir": (
+        lambda parser: None,
+        lambda options: command.cmake_dir(),
+        "For builds of libraries of ops: cmake -Dbridge_DIR=$(bridge cmake-dir)",
     ),
 }

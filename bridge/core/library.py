@@ -20,6 +20,8 @@ from bridge.core.plugin_file import REBUILD, PluginFile, open_plugins
 from bridge.errors import LibraryError, OpDefinitionError
 
 KINDS = ("torch", "plugins")
+ENTRY_POINTS = "bridge.ops"
+"""The group of entry points by which installed packages make their libraries known: namespace = module."""
 
 LISTENERS: list[Callable[["Library"], None]] = []
 """Called with a library whenever an op is added to it."""
@@ -28,12 +30,12 @@ LISTENERS: list[Callable[["Library"], None]] = []
 class Library:
     """The ops of one namespace. `LIBRARIES` has every one of the process.
 
-    namespace: of the ops. module: the Python module that defined the first of them. ops: by their names without the
-    namespace. problems: what is wrong with the native libraries, op by op ("" for all of them): such an op runs on a
-    CPU, and every other use of it is an error.
+    namespace: of the ops. module: the Python module that defined the first of them, "" before there is one. ops: by
+    their names without the namespace. problems: what is wrong with the native libraries, op by op ("" for all of them):
+    such an op runs on a CPU, and every other use of it is an error.
     """
 
-    def __init__(self, namespace: str, module: str) -> None:
+    def __init__(self, namespace: str, module: str = "") -> None:
         self.namespace = namespace
         self.module = module
         self.ops: dict[str, Any] = {}
@@ -55,7 +57,9 @@ class Library:
     @property
     def origin(self) -> str:
         """Where the library comes from, for readers: "acme-corr 0.1.0", or the package or script."""
-        names = _distributions().get(self.package, [])
+        points = metadata.entry_points(group=ENTRY_POINTS, name=self.namespace)
+        # The entry point's first: a package that is installed editable has no files by which it would be found.
+        names = [point.dist.name for point in points if point.dist] or _distributions().get(self.package, [])
         return ", ".join(f"{name} {metadata.version(name)}" for name in names) or self.module
 
     def file_name(self, kind: str) -> str:
@@ -188,6 +192,7 @@ class Libraries(dict[str, Library]):
         library = self.get(namespace)
         if library is None:
             library = self[namespace] = Library(namespace, module)
+        library.module = library.module or module  # where bridge.load_ops came before the first op
         if library.package != module.partition(".")[0]:
             raise OpDefinitionError(
                 f"the namespace {namespace} belongs to {library.origin} ({library.module}); {module} needs "
