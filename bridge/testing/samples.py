@@ -68,7 +68,7 @@ def sample_module(op: Op, source: str | Path | None = None) -> ModuleType | None
         return _in_folder(Path(source), op.local_name)
     try:
         importlib.import_module(str(source))
-    except ModuleNotFoundError as error:
+    except (ModuleNotFoundError, TypeError) as error:  # the latter of what begins with a dot
         raise SampleError(f"{source} is neither a folder nor a package of samples: {error}") from error
     return module_beside(str(source), op.local_name)
 

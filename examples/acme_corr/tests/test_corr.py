@@ -1,23 +1,18 @@
 """acme::corr: its reference, its kernel, and engines of the flow model."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.export import Dim
 
 import bridge
-from bridge.testing import DTYPES, check_cuda, check_export, check_op
+from bridge.testing import DTYPES, check_cuda, check_export, check_library, check_op, samples_of
 from acme_corr import FlowNet, corr
 
 OP = bridge.OPS["acme::corr"]
-# Odd extents and radii: a map smaller than the window, one wider than a block's piece of a row, and an empty one.
-CALLS = [
-    ((2, 3, 5, 7), (1, 2)),
-    ((1, 17, 9, 4), (4, 4)),
-    ((1, 5, 3, 131), (0, 6)),
-    ((2, 9, 2, 33), (5, 1)),
-    ((0, 4, 6, 6), (1, 1)),
-]
+SAMPLES = Path(__file__).parent / "samples"
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
@@ -69,10 +64,15 @@ def test_bad_input(other, radii, text):
 
 @gpu
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("shape", "radii"), CALLS)
-def test_kernel(shape, radii, dtype):
+@pytest.mark.parametrize(("label", "args", "kwargs"), samples_of(OP, SAMPLES))
+def test_kernel(label, args, kwargs, dtype):
     """Against the reference in float64: at most twice the error of the reference in this dtype."""
-    check_cuda(OP, dtype, *features(shape), radii=list(radii))
+    check_cuda(OP, dtype, *args, **kwargs)
+
+
+def test_every_check():
+    """Of bridge.testing; for compute capability 8.6 where there is no GPU."""
+    print(check_library("acme", samples=SAMPLES, few=2))
 
 
 def test_engine():
