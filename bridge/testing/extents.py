@@ -12,7 +12,6 @@ from typing import Any
 import sympy
 import torch
 from torch import Tensor
-from torch._dynamo.source import ConstantSource
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from bridge.core import libraries
@@ -119,7 +118,7 @@ def extents_of(op: Op, args: Sequence[Any], kwargs: dict[str, Any]) -> Extents:
     tensors, attributes = op.bind(args, kwargs)
     env = ShapeEnv(duck_shape=False, specialize_zero_one=False)
     with torch._subclasses.FakeTensorMode(shape_env=env, allow_non_fake_inputs=False) as mode:
-        fakes = [None if t is None else _symbolic(mode, t, name) for name, t in zip(op.tensors, tensors, strict=True)]
+        fakes = [None if tensor is None else _symbolic(mode, tensor) for tensor in tensors]
         outputs_of(op.overload(*fakes, *attributes.values()))
     axes = {
         (index, axis): _expression(extent)
@@ -223,10 +222,10 @@ def _compare_call(extents: Extents, shapes: Shapes, expected: list[tuple[int, ..
     assert actual == expected, f"{what}: a call gives {actual}, a trace {expected}"
 
 
-def _symbolic(mode: Any, tensor: Tensor, name: str) -> Any:
+def _symbolic(mode: Any, tensor: Tensor) -> Any:
     """A fake tensor with a symbol for each extent."""
     context: Any = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC] * tensor.dim())
-    return mode.from_tensor(tensor.contiguous(), symbolic_context=context, source=ConstantSource(name))
+    return mode.from_tensor(tensor.contiguous(), symbolic_context=context)
 
 
 def _expression(extent: Any) -> sympy.Expr:

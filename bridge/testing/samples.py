@@ -54,7 +54,10 @@ def samples_of(op: Op | str, source: str | Path | None = None) -> list[Sample]:
     """
     op = OPS[op] if isinstance(op, str) else op
     where, make = _source(op, source)
-    return [_checked(sample, where, index) for index, sample in enumerate(make())]
+    samples = [_checked(sample, where, index) for index, sample in enumerate(make())]
+    if not samples:
+        raise SampleError(f"{op.name} has no samples: {where} gives none")
+    return samples
 
 
 def sample_module(op: Op, source: str | Path | None = None) -> ModuleType | None:

@@ -228,6 +228,7 @@ def test_a_sample_that_raises(checked):
     [
         ("[('label', [torch.ones(2)])]", r"sample 0 is \('label', .*expected \(label, args, kwargs\)"),
         ("['abc']", r"sample 0 is 'abc', expected \(label, args, kwargs\)"),
+        ("[]", r"has no samples: .*sound.samples gives none"),
         ("[('label', [3], {})]", r"the first argument of sample 'label' is no tensor"),
     ],
 )
