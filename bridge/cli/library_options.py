@@ -2,6 +2,8 @@
 
 import argparse
 import importlib
+import sys
+from pathlib import Path
 from typing import Any
 
 from bridge.core import libraries
@@ -14,7 +16,10 @@ def add_library(parser: argparse.ArgumentParser) -> None:
     """The flags that name a library."""
     parser.add_argument("--library", default=OWN, metavar="NAMESPACE", help="whose ops; default: bridge's own")
     parser.add_argument(
-        "--import", dest="module", metavar="MODULE", help="import this first: a library that is not installed"
+        "--import",
+        dest="module",
+        metavar="MODULE",
+        help="import this first: of a library that is not installed",
     )
 
 
@@ -26,6 +31,7 @@ def add_samples(parser: argparse.ArgumentParser) -> None:
 def library_of(options: argparse.Namespace) -> Any:
     """The library that the flags name. LibraryError: there is none, or a module does not import."""
     if options.module:
+        sys.path.insert(0, str(Path.cwd()))
         try:
             importlib.import_module(options.module)
         except ImportError as error:

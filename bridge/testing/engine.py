@@ -94,8 +94,8 @@ def open_shapes(extents: Extents) -> tuple[list[Any], list[list[Any]]]:
         if expression in dims:
             shapes[index][axis] = dims[expression]
     others = [extents.at(most), extents.at(dict.fromkeys(most, 2))]
-    random = [extents.random(each) for each in others if each is not None and extents.takes(each)]
-    return shapes, [each for each in random if each is not None]
+    calls = [extents.tensors_at(each) for each in others if each is not None and extents.takes(each)]
+    return shapes, [each for each in calls if each is not None]
 
 
 def default_target(op: Op) -> str:

@@ -39,7 +39,7 @@ def check_export(op: Op, sizes: Callable[[int], Sequence[Any]], dynamic_shapes: 
 
 
 def check_export_of(op: Op, *args: Any, **kwargs: Any) -> None:
-    """torch.export of one call with every extent open that its reference leaves open.
+    """torch.export of one call with every extent of 2 or more open that its reference leaves open.
 
     The program must be right at the call's extents, and at others where every tensor holds floating-point numbers.
 
@@ -53,7 +53,11 @@ def check_export_of(op: Op, *args: Any, **kwargs: Any) -> None:
     open_shapes = [
         None
         if tensor is None
-        else {axis: auto for axis in range(tensor.dim()) if not extents.axes[index, axis].is_Integer}
+        else {
+            axis: auto
+            for axis, extent in enumerate(tensor.shape)
+            if extent > 1 and not extents.axes[index, axis].is_Integer
+        }
         for index, tensor in enumerate(tensors)
     ]
     program = torch.export.export(OneOp(op, extents.attributes), tuple(tensors), dynamic_shapes=(tuple(open_shapes),))
@@ -61,7 +65,7 @@ def check_export_of(op: Op, *args: Any, **kwargs: Any) -> None:
     _check_program(op, program, tensors, extents.attributes)
     values = [extents.values[symbol] for symbol in extents.symbols]
     shapes = extents.at({symbol: value + (value > 1) for symbol, value in zip(extents.symbols, values, strict=True)})
-    others = extents.random(shapes) if shapes and extents.takes(shapes) else None
+    others = extents.tensors_at(shapes) if shapes and extents.takes(shapes) else None
     if others is not None:
         _check_program(op, program, others, extents.attributes)
 

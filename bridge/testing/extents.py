@@ -12,7 +12,6 @@ from typing import Any
 import sympy
 import torch
 from torch import Tensor
-from torch._dynamo.source import ConstantSource
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from bridge.core import libraries
@@ -87,15 +86,31 @@ class Extents:
         shapes = self.at({symbol: value})
         return bare and shapes is not None and self.takes(shapes)
 
-    def random(self, shapes: Shapes) -> list[Tensor | None] | None:
-        """Tensors of these shapes; None where values matter, for there are integers, or they would be large."""
+    def tensors_at(self, shapes: Shapes) -> list[Tensor | None] | None:
+        """Tensors of these shapes with the values of the call, repeated along each axis.
+
+        None where the op does not take these values at those shapes, there are integers, or a tensor would be large.
+        """
         present = [tensor for tensor in self.tensors if tensor is not None]
         sizes = [torch.Size(shape).numel() for shape in shapes if shape is not None]
         if not all(map(differentiable, present)) or max(sizes, default=0) > _MOST_ELEMENTS:
             return None
         pairs = zip(self.tensors, shapes, strict=True)
-        g = torch.Generator().manual_seed(0)
-        return [None if t is None or s is None else torch.randn(s, generator=g).to(t.dtype) for t, s in pairs]
+        tensors = [None if t is None or s is None else _repeated(t, s) for t, s in pairs]
+        try:
+            self.op.overload(*tensors, *self.attributes.values())
+        except OpInputError:
+            return None
+        return tensors
+
+
+def _repeated(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A tensor of that shape whose elements are those of another, again from the start where an axis is longer."""
+    if not tensor.numel():
+        return torch.randn(shape).to(tensor)
+    for axis, extent in enumerate(shape):
+        tensor = tensor.index_select(axis, torch.arange(extent, device=tensor.device) % tensor.shape[axis])
+    return tensor
 
 
 def extents_of(op: Op, args: Sequence[Any], kwargs: dict[str, Any]) -> Extents:
@@ -103,7 +118,7 @@ def extents_of(op: Op, args: Sequence[Any], kwargs: dict[str, Any]) -> Extents:
     tensors, attributes = op.bind(args, kwargs)
     env = ShapeEnv(duck_shape=False, specialize_zero_one=False)
     with torch._subclasses.FakeTensorMode(shape_env=env, allow_non_fake_inputs=False) as mode:
-        fakes = [None if t is None else _symbolic(mode, t, name) for name, t in zip(op.tensors, tensors, strict=True)]
+        fakes = [None if tensor is None else _symbolic(mode, tensor) for tensor in tensors]
         outputs_of(op.overload(*fakes, *attributes.values()))
     axes = {
         (index, axis): _expression(extent)
@@ -196,23 +211,21 @@ def _compare_rules(extents: Extents, shapes: Shapes, expected: list[tuple[int, .
 
 
 def _compare_call(extents: Extents, shapes: Shapes, expected: list[tuple[int, ...]], what: str) -> None:
-    tensors = extents.random(shapes)
-    if tensors is None:
-        return
     try:
+        tensors = extents.tensors_at(shapes)
+        if tensors is None:
+            return
         outputs = outputs_of(extents.op.overload(*tensors, *extents.attributes.values()))
-    except OpInputError:
-        return  # of values
     except Exception as error:
         raise AssertionError(f"{what}: a call raises {type(error).__name__}: {error}, and a trace does not") from error
     actual = [tuple(output.shape) for output in outputs]
     assert actual == expected, f"{what}: a call gives {actual}, a trace {expected}"
 
 
-def _symbolic(mode: Any, tensor: Tensor, name: str) -> Any:
+def _symbolic(mode: Any, tensor: Tensor) -> Any:
     """A fake tensor with a symbol for each extent."""
     context: Any = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC] * tensor.dim())
-    return mode.from_tensor(tensor.contiguous(), symbolic_context=context, source=ConstantSource(name))
+    return mode.from_tensor(tensor.contiguous(), symbolic_context=context)
 
 
 def _expression(extent: Any) -> sympy.Expr:

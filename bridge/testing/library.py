@@ -124,7 +124,7 @@ def _plugins_without_op(library: Library) -> Result | None:
 
 
 def _few(samples: Sequence[Sample], count: int) -> set[int]:
-    """Places of that many samples, evenly spread over those without empty tensors."""
+    """Indices of that many samples, evenly spread over those without empty tensors."""
     full = [
         index
         for index, (_, args, _) in enumerate(samples)

@@ -54,7 +54,10 @@ def samples_of(op: Op | str, source: str | Path | None = None) -> list[Sample]:
     """
     op = OPS[op] if isinstance(op, str) else op
     where, make = _source(op, source)
-    return [_checked(sample, where, index) for index, sample in enumerate(make())]
+    samples = [_checked(sample, where, index) for index, sample in enumerate(make())]
+    if not samples:
+        raise SampleError(f"{op.name} has no samples: {where} gives none")
+    return samples
 
 
 def sample_module(op: Op, source: str | Path | None = None) -> ModuleType | None:
@@ -68,7 +71,7 @@ def sample_module(op: Op, source: str | Path | None = None) -> ModuleType | None
         return _in_folder(Path(source), op.local_name)
     try:
         importlib.import_module(str(source))
-    except ModuleNotFoundError as error:
+    except (ModuleNotFoundError, TypeError) as error:  # the latter of what begins with a dot
         raise SampleError(f"{source} is neither a folder nor a package of samples: {error}") from error
     return module_beside(str(source), op.local_name)
 

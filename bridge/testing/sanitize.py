@@ -52,7 +52,7 @@ class Runner:
         log, started = self.logs / f"{which}.log", time.monotonic()
         command = [sanitizer(), "--tool", tool, *OPTIONS, *self.job.command()]
         command += ["--share", f"{share + 1}/{self.processes}"]
-        environment = os.environ | ENVIRONMENT
+        environment = os.environ | self.job.environment() | ENVIRONMENT
         with log.open("wb") as file:
             code = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
         clean, text = judge(code, log.read_text(errors="replace"))

@@ -42,6 +42,12 @@ class Job:
         given = [word for name, value in options.items() if value for word in (name, value)]
         return [sys.executable, "-m", "bridge.testing.sanitizer_calls", self.namespace, *self.ops, *given]
 
+    def environment(self) -> dict[str, str]:
+        """What that process needs in its environment: where the library's kernels are, which may be built in place."""
+        library = libraries.library(self.namespace)
+        path = library.find("torch")
+        return {library.variable: str(path.parent)} if path else {}
+
     def chosen(self) -> list[Op]:
         """The ops. LibraryError, ValueError: there is no such library, or op."""
         library = libraries.library(self.namespace)

@@ -147,6 +147,7 @@ from bridge.bench import peers, workloads
 from bridge.core import foreign
 from bridge.passes import PASSES, rewrite
 from bridge.tensorrt import native_lowerings
+from bridge.testing import samples_of
 
 bridge.Config(passes=["halve"], lowering={"halve": "native"})
 torch.library.define("acme::half", "(Tensor t) -> Tensor")
@@ -163,6 +164,7 @@ print(json.dumps({
     "workloads": [each.name for each in workloads.select(["halve"])],
     "peers": [each.op for each in peers.select(["acme"])],
     "native": native_lowerings.find("halve") is not None,
+    "sampled": [label for label, _, _ in samples_of("halve", "samples")],
     "samples": samples.SAMPLES["halve"]()[0][0],
     "lacking": samples.lacking("halve"),
 }))
@@ -191,6 +193,7 @@ def test_a_new_op_is_files_of_its_own(tmp_path):
         "workloads": ["one"],
         "peers": ["halve"],
         "native": True,
+        "sampled": ["one"],
         "samples": "one",
         "lacking": ["random_call", "PAIR", "growing", "growing_shapes", "open_axes"],
     }

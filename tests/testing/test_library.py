@@ -10,7 +10,7 @@ from torch import Tensor
 
 import bridge
 from bridge.core.library import LIBRARIES
-from bridge.core.op import OPS, op, require
+from bridge.core.op import OPS, only_shapes, op, readable, require
 from bridge.core.tensors import Floating
 from bridge.errors import LibraryError
 from bridge.testing import LibraryCheckError, SampleError, check_library, check_memory, library, samples_of
@@ -183,6 +183,24 @@ def test_extents_that_are_tied_change_together(checked):
     assert [each.outcome for each in report.results if each.check in ("extents", "open axes")] == ["passed"] * 2
 
 
+def test_values_that_other_extents_rule_out(checked):
+    def rows(x: Tensor, i: Tensor) -> Tensor:
+        require(not readable(i) or bool((i < x.shape[0]).all()), "rows: i is too large")
+        return x + i.sum()
+
+    checked.define(rows, "[('one', [torch.randn(3, 5), torch.tensor([2.5, 0.5])], {})]", "def open_axes(t): return {}")
+    assert not checked.check().failed
+
+
+def test_a_call_that_differs_from_its_trace(checked):
+    def flattened(x: Tensor) -> Tensor:
+        return x * 2 if only_shapes() or x.shape[0] < 4 else (x * 2).flatten()
+
+    checked.define(flattened, "[('odd', [torch.randn(3, 5)], {})]")
+    failed, text = checked.failures()
+    assert ("extents", "odd") in failed and "x [4, 5]: a call gives [(20,)], a trace [(4, 5)]" in text
+
+
 def test_a_fault_at_an_empty_extent(checked):
     def mean(x: Tensor) -> Tensor:
         return x.sum(0) * (1 / x.shape[0])
@@ -210,6 +228,7 @@ def test_a_sample_that_raises(checked):
     [
         ("[('label', [torch.ones(2)])]", r"sample 0 is \('label', .*expected \(label, args, kwargs\)"),
         ("['abc']", r"sample 0 is 'abc', expected \(label, args, kwargs\)"),
+        ("[]", r"has no samples: .*sound.samples gives none"),
         ("[('label', [3], {})]", r"the first argument of sample 'label' is no tensor"),
     ],
 )

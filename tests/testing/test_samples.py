@@ -73,8 +73,9 @@ def test_a_folder_that_no_wheel_holds(package, tmp_path):
     (folder / "common.py").write_text("import torch\nX = torch.ones(3)\n")
     (folder / "twice.py").write_text("from common import X\n\ndef samples():\n    return [('x', [X], {})]\n")
     assert samples_of(f"{name}::twice", folder)[0][0] == "x"
-    with pytest.raises(SampleError, match="no_such_place is neither a folder nor a package of samples"):
-        samples_of(f"{name}::twice", "no_such_place")
+    for nowhere in ("no_such_place", "./no_such_place"):
+        with pytest.raises(SampleError, match="no_such_place is neither a folder nor a package of samples"):
+            samples_of(f"{name}::twice", nowhere)
 
 
 def test_beside_the_bind_of_an_operator_that_exists(package):

@@ -5,6 +5,7 @@ import torch
 from samples import deform_conv2d, relu
 
 from bridge import cli
+from bridge.core.library import LIBRARIES
 from bridge.core.op import OPS
 from bridge.testing import cast, sanitize, sanitizer_calls
 from bridge.testing.sanitizer_calls import Job
@@ -136,6 +137,7 @@ def test_a_job_runs_in_another_process(capsys):
     command = job("relu").command()
     assert command[1:5] == ["-m", "bridge.testing.sanitizer_calls", "bridge", "relu"]
     assert command[5] == "--import" and command[7:] == ["--samples", "samples"]
+    assert job("relu").environment() == {"BRIDGE_LIBRARY_DIR": str(LIBRARIES["bridge"].find("torch").parent)}
 
 
 def test_what_is_not_aligned_holds_the_same(monkeypatch):

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.export import Dim
 
 import bridge
-from bridge.testing import DTYPES, check_cuda, check_export, check_op
+from bridge.testing import DTYPES, check_cuda, check_export, check_library, check_op
 from acme_corr import FlowNet, corr
 from acme_corr.corr import corr_samples
 
@@ -67,6 +67,11 @@ def test_bad_input(other, radii, text):
 def test_kernel(label, args, kwargs, dtype):
     """Against the reference in float64: at most twice the error of the reference in this dtype."""
     check_cuda(OP, dtype, *args, **kwargs)
+
+
+def test_every_check():
+    """Of bridge.testing; for compute capability 8.6 where there is no GPU."""
+    print(check_library("acme", few=2))
 
 
 def test_engine():
