@@ -11,7 +11,16 @@ import bridge
 from bridge import errors
 from bridge.base import log
 from bridge.base.text import as_json
-from bridge.cli import bench_command, cache_command, command, compile_command, zoo_command
+from bridge.cli import (
+    bench_command,
+    cache_command,
+    command,
+    compile_command,
+    new_command,
+    sanitize_command,
+    test_command,
+    zoo_command,
+)
 
 _NOTHING_WORKS, _USAGE, _INTERRUPTED = 1, 2, 130
 _BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
@@ -113,12 +122,15 @@ def _add_ops(parser: argparse.ArgumentParser) -> None:
 
 def _ops(options: argparse.Namespace) -> int:
     from bridge.cli import op_table
+    from bridge.core import libraries
 
     rows = op_table.rows([options.op] if options.op else None)
     if options.json:
         print(as_json(rows))
     else:
         print(op_table.detail(rows[0]) if options.op else op_table.text(rows))
+        for name, reason in libraries.BROKEN.items():
+            print(f"\n{name}: this library does not import: {reason}")
     return 0
 
 
@@ -168,6 +180,8 @@ _COMMANDS = {
         "memory and arithmetic allow as measured in the same run, and beside every peer that is installed.\n\n"
         "Example: bridge bench --lowerings models/llama.py models/resnet_dcn.py --json lowerings.json -- --max-batch 4",
     ),
+    "test": (test_command.add_arguments, test_command.run, test_command.DESCRIPTION),
+    "sanitize": (sanitize_command.add_arguments, sanitize_command.run, sanitize_command.DESCRIPTION),
     "zoo": (
         zoo_command.add_arguments,
         zoo_command.run,
@@ -185,5 +199,15 @@ _COMMANDS = {
         _explain,
         "Inputs with their profile, outputs, layers, plugin layers with their attributes, and which node of the graph\n"
         "went where. Needs no GPU.",
+    ),
+    "new": (
+        new_command.add_arguments,
+        new_command.run,
+        new_command.DESCRIPTION,
+    ),
+    "cmake-dir": (
+        lambda parser: None,
+        lambda options: command.cmake_dir(),
+        "For builds of libraries of ops: cmake -Dbridge_DIR=$(bridge cmake-dir)",
     ),
 }

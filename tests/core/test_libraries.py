@@ -4,8 +4,10 @@ Two of bridge's op structs are built into a library of another namespace. One of
 the other one is bound to an operator that exists already.
 """
 
+import inspect
 import shutil
 import subprocess
+import sys
 import types
 from importlib.util import find_spec
 from pathlib import Path
@@ -142,6 +144,25 @@ def test_torch_tensorrt_converts_the_ops_of_any_library(moved):
         compiled = torch_tensorrt.dynamo.compile(program, arg_inputs=ARGS, min_block_size=1)
     assert len(engines) == 1
     assert {layer["op"]: 1 for layer in door.layers_of(compiled) if layer["type"] == "PLUGIN_V3"} == COUNTS
+
+
+@needs_compilers
+@needs_torch_tensorrt
+def test_a_library_that_is_defined_after_torch_tensorrt_is_registered_for_engines_that_are_loaded(built, monkeypatch):
+    """In a process of its own: TensorRT's registry outlives what bridge forgets."""
+    code = inspect.cleandoc(
+        """
+        import bridge, torch_tensorrt
+        from bridge.tensorrt.install.flavour import detect
+        known = lambda: {(c.plugin_namespace, c.name) for c in detect().trt().get_plugin_registry().all_creators}
+        assert ("bridge", "relu") in known() and ("moved", "relu") not in known()
+        bridge.op("moved::relu")(bridge.OPS["relu"].reference)
+        assert ("moved", "relu") in known()
+        """
+    )
+    monkeypatch.setenv("MOVED_LIBRARY_DIR", str(built))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @needs_compilers

@@ -13,7 +13,8 @@ from cache_entries import A, B, C, flip, refuse
 from torch import nn
 
 import bridge
-from bridge.engine.cache import EngineCache, default_size, folder_of, parse_size
+from bridge.base.cache_folder import folder_of
+from bridge.engine.cache import EngineCache, default_size, parse_size
 from bridge.engine_file.contents import EngineFile
 
 

@@ -13,8 +13,8 @@ from cache_entries import A, B, refuse
 
 import bridge
 from bridge.base import files
+from bridge.base.cache_folder import folder_of
 from bridge.doors import measured_lowerings
-from bridge.engine.cache import folder_of
 from bridge.tensorrt.install.flavour import detect
 
 # Whom the cache trusts

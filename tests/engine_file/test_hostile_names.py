@@ -11,7 +11,8 @@ from headers import KEY, write
 
 import bridge
 from bridge import cli
-from bridge.engine.cache import EngineCache, folder_of
+from bridge.base.cache_folder import folder_of
+from bridge.engine.cache import EngineCache
 from bridge.errors import EngineFileError
 from bridge.graph.model_source import model_line
 

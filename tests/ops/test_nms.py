@@ -8,13 +8,14 @@ import struct
 import numpy
 import pytest
 import torch
-from plugin_host import DTYPES, Plugin, call, creators
+from plugin_host import Plugin, creators
 
 import bridge
 from bridge.core import libraries, plugin_file
 from bridge.core.op import OPS
 from bridge.errors import OpInputError
 from bridge.tensorrt.plugins.fields import make_fields
+from bridge.testing.plugin_object import DTYPES, call
 
 OP = OPS["nms"]
 FLOATING = [torch.float32, torch.float16, torch.bfloat16]

@@ -7,13 +7,14 @@ import math
 
 import pytest
 import torch
-from plugin_host import HWC, HWC8, Plugin
+from plugin_host import Plugin
 from samples.roi_align import random_call, roi_align_arguments, samples
 from test_roi_align import BAD, DTYPES, OP, REGION, _arguments, torchvisions
 
 import bridge
 from bridge.core import libraries
 from bridge.testing import check_cuda, check_error
+from bridge.testing.plugin_object import HWC, HWC8
 
 GEOMETRIES = {
     "FPN": ((40, 2, 256, (25, 38)), {"output_size": 7, "sampling_ratio": 2}),
