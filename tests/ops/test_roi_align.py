@@ -141,13 +141,13 @@ BAD = [
 ]
 
 
-def _arguments(**changes):
+def arguments_with(**changes):
     return {"x": _zeros(2, 3, 6, 7), "rois": _zeros(4, 5), **changes}
 
 
 @pytest.mark.parametrize(("changes", "text"), [pytest.param(args, text, id=label) for label, args, text in BAD])
 def test_bad_input(changes, text):
-    args = _arguments(**changes)
+    args = arguments_with(**changes)
     with pytest.raises(OpInputError, match=text):
         bridge.roi_align(**args)
     tensors, attributes = OP.bind((), args)
@@ -157,7 +157,7 @@ def test_bad_input(changes, text):
 
 @pytest.mark.parametrize("name", ["x", "rois"])
 def test_bad_dtypes(name):
-    args = _arguments()
+    args = arguments_with()
     with pytest.raises(OpInputError, match=f"{name} is torch.int64, expected torch.float32"):
         bridge.roi_align(**{**args, name: args[name].long()})
 

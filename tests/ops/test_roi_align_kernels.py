@@ -9,7 +9,7 @@ import pytest
 import torch
 from plugin_host import Plugin
 from samples.roi_align import random_call, roi_align_arguments, samples
-from test_roi_align import BAD, DTYPES, OP, REGION, _arguments, torchvisions
+from test_roi_align import BAD, DTYPES, OP, REGION, arguments_with, torchvisions
 
 import bridge
 from bridge.core import libraries
@@ -122,7 +122,7 @@ def test_channels_last_is_taken_as_it_is():
 @pytest.mark.gpu
 @pytest.mark.parametrize(("changes", "text"), [pytest.param(args, text, id=label) for label, args, text in BAD])
 def test_cuda_bad_input(changes, text):
-    given = {name: t.cuda() if isinstance(t, torch.Tensor) else t for name, t in _arguments(**changes).items()}
+    given = {name: t.cuda() if isinstance(t, torch.Tensor) else t for name, t in arguments_with(**changes).items()}
     with pytest.raises((RuntimeError, ValueError), match=text):
         bridge.roi_align(**given)
 

@@ -1,4 +1,7 @@
-"""The order of the house: a file imports from its own wing and from lower ones alone, so no cycle is possible."""
+"""The order of the house: a file imports from its own wing and from lower ones alone, so no cycle is possible.
+
+Folders, files and names stay such that a reader finds what he looks for.
+"""
 
 import ast
 from collections import Counter
@@ -121,6 +124,6 @@ def test_no_file_is_long():
 
 
 def test_names_of_test_files_are_unique():
-    """pytest imports them by name alone: of two it would collect one."""
+    """pytest imports them by name alone, and refuses the second of one name."""
     counts = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
     assert [name for name, count in counts.items() if count > 1] == []
