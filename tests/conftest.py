@@ -124,51 +124,54 @@ def on_cpu(monkeypatch):
     monkeypatch.setattr(partition, "CompiledModule", Stand)
 
 
+# One of everything; the engine is random bytes, which no TensorRT takes.
+ENGINE_FILE = {
+    "engine": random.Random(0).randbytes(1000),
+    "flavour": "tensorrt_rtx",
+    "tensorrt_version": "1.7.1.116",
+    "target": "sm86",
+    "plugins": {"relu": "1"},
+    "inputs": (
+        TensorSpec("x", "float16", (1, 3, 0), (4, 3, 8), (16, 3, 64)),
+        TensorSpec("n", "int64", (), (), ()),
+    ),
+    "outputs": (OutputSpec("y", "bfloat16", (-1, 3, -1)),),
+    "layers": [
+        {
+            "name": "relu_1",
+            "type": "PLUGIN_V3",
+            "op": "relu",
+            "attributes": {"negative_slope": 0.1, "max_value": float("inf"), "tensors": "x"},
+            "inputs": ["x"],
+            "outputs": [{"name": "relu_1_out", "dtype": "float16", "shape": [-1, 3, -1]}],
+        },
+        {
+            "name": "cast_2",
+            "type": "CAST",
+            "op": None,
+            "attributes": {},
+            "inputs": ["relu_1_out"],
+            "outputs": [{"name": "y", "dtype": "bfloat16", "shape": [-1, 3, -1]}],
+        },
+    ],
+    "in_spec": pytrees.Tree(),
+    "output_map": [0, {"literal": None}, {"literal": 1.5}, {"input": 1}],
+    "metadata": {
+        "bridge": "0.1.0",
+        "torch": "2.11.0",
+        "model": "Größe",
+        "build_seconds": 1.25,
+        "parameters": 7,
+    },
+}
+
+
 @pytest.fixture(scope="session")
 def make_engine_file():
-    """EngineFile(**changes) with one of everything; its engine is random bytes, which no TensorRT takes."""
+    """EngineFile(**changes) with what ENGINE_FILE has for the rest."""
 
     def make(**changes):
-        values = {
-            "engine": random.Random(0).randbytes(1000),
-            "flavour": "tensorrt_rtx",
-            "tensorrt_version": "1.7.1.116",
-            "target": "sm86",
-            "plugins": {"relu": "1"},
-            "inputs": (
-                TensorSpec("x", "float16", (1, 3, 0), (4, 3, 8), (16, 3, 64)),
-                TensorSpec("n", "int64", (), (), ()),
-            ),
-            "outputs": (OutputSpec("y", "bfloat16", (-1, 3, -1)),),
-            "layers": [
-                {
-                    "name": "relu_1",
-                    "type": "PLUGIN_V3",
-                    "op": "relu",
-                    "attributes": {"negative_slope": 0.1, "max_value": float("inf"), "tensors": "x"},
-                    "inputs": ["x"],
-                    "outputs": [{"name": "relu_1_out", "dtype": "float16", "shape": [-1, 3, -1]}],
-                },
-                {
-                    "name": "cast_2",
-                    "type": "CAST",
-                    "op": None,
-                    "attributes": {},
-                    "inputs": ["relu_1_out"],
-                    "outputs": [{"name": "y", "dtype": "bfloat16", "shape": [-1, 3, -1]}],
-                },
-            ],
-            "in_spec": pytrees.Tree(),
-            "output_map": [0, {"literal": None}, {"literal": 1.5}, {"input": 1}],
-            "metadata": {
-                "bridge": "0.1.0",
-                "torch": "2.11.0",
-                "model": "Größe",
-                "build_seconds": 1.25,
-                "parameters": 7,
-            },
-        }
-        values |= changes
+        values = copy.deepcopy(ENGINE_FILE) | changes
         values.setdefault("out_spec", pytrees.of_spec(tree_structure([0] * len(values["output_map"]))))
         return EngineFile(**values)
 

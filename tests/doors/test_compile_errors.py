@@ -5,6 +5,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 import torch.nn.functional as F
+from refused_models import BATCH, Model, refused
 from torch import nn
 from torch.export import Dim
 
@@ -13,27 +14,6 @@ from bridge import errors
 from bridge.tensorrt.network import convertible_graph, interpreter
 
 pytestmark = pytest.mark.skipif(find_spec("torch_tensorrt") is None, reason="needs torch_tensorrt")
-BATCH = Dim("batch", min=1, max=8)
-
-
-class Model(nn.Module):
-    """A model whose forward is the function given."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-        self.register_buffer("count", torch.zeros(()))
-
-    def forward(self, x):
-        return self.function(self, x)
-
-
-def refused(error, function, *args, x=None, **settings):
-    """The message with which compiling the function is refused."""
-    x = torch.randn(2, 4) if x is None else x
-    with pytest.raises(error) as caught:
-        bridge.compile(Model(function).eval(), (x,), **({"target": "sm86"} | settings))
-    return str(caught.value)
 
 
 def test_operators_without_a_converter_are_all_named_with_their_lines():
@@ -258,56 +238,3 @@ def test_calls_with_another_literal_are_refused():
     compiled = bridge.compile(Scaled().eval(), (torch.ones(2), 3), target="sm86")
     with pytest.raises(errors.EngineInputError, match="argument scale is 4; the engine was compiled with 3"):
         compiled(torch.ones(2), 4)
-
-
-# What torch or TensorRT says by itself, in words that tell what to do
-
-
-def test_nine_dimensions_are_refused_before_tensorrt_sees_them():
-    text = refused(errors.UnsupportedOpError, lambda model, x: (x.view(*[1] * 7, *x.shape) * 2).sum())
-    assert "it has a tensor of 9 dimensions; TensorRT takes 8" in text and f"{__file__}:" in text
-
-
-@pytest.mark.parametrize(
-    ("function", "reason"),
-    [
-        (lambda model, x: x + torch.rand_like(x), "it draws random numbers; take them as an input"),
-        (lambda model, x: x * x.sum().item(), "it converts a tensor's value to a Python number"),
-    ],
-    ids=["random", "item"],
-)
-def test_operators_that_no_engine_has_say_why(function, reason):
-    assert reason in refused(errors.UnsupportedOpError, function)
-
-
-def test_what_the_model_raises_is_named_with_its_line():
-    def gone(model, x):
-        raise KeyError("gone")
-
-    text = refused(errors.ExportError, gone)
-    assert "KeyError: 'gone'" in text and f"{__file__}:" in text and 'in gone: raise KeyError("gone")' in text
-
-
-def test_branches_of_a_library_on_values_point_to_fallback(capfd):
-    """torchvision's detectors ask how many boxes there are, which the model's author cannot change."""
-    detection = pytest.importorskip("torchvision").models.detection
-    model = detection.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, num_classes=2)
-    with pytest.raises(errors.ExportError, match="line of torchvision branches on values") as caught:
-        bridge.compile(model.eval(), ([torch.rand(3, 64, 64)],), target="sm86")
-    assert "fallback" in str(caught.value) and "torch.where" not in str(caught.value)
-    assert len(str(caught.value)) < 1500 and "def forward(" not in capfd.readouterr().err
-
-
-def test_a_triton_kernel_launched_by_the_model_is_explained():
-    triton = pytest.importorskip("triton")
-
-    @triton.jit
-    def kernel(x):
-        pass
-
-    def launch(model, x):
-        kernel[(1,)](x)
-        return x * 2
-
-    text = refused(errors.ExportError, launch)
-    assert "launches a Triton kernel by itself" in text and "torch.library.triton_op" in text

@@ -9,16 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
-from test_cache import A, B, build, cache, process, refuse
+from cache_entries import A, B, refuse
 
 import bridge
 from bridge.base import files
 from bridge.base.cache_folder import folder_of
 from bridge.doors import measured_lowerings
 from bridge.tensorrt.install.flavour import detect
-
-__all__ = ["build", "cache", "process"]  # fixtures
-
 
 # Whom the cache trusts
 

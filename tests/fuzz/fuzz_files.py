@@ -50,13 +50,21 @@ ARGUMENTS = ((0, [0, Point(0, 0)], Boxes(0, 0)), {"mask": None, "sizes": {"a": 0
 RESULT = {"boxes": Boxes(0), "pair": (0, 0), "more": defaultdict(list, {"n": OrderedDict(z=0, a=[0])})}
 
 
+def layers() -> list[dict[str, Any]]:
+    """A plugin with an attribute of every type, and a layer of TensorRT's."""
+    attributes = {"negative_slope": 0.1, "max_value": float("inf"), "sizes": [1, 2], "tensors": "x,weight="}
+    outputs = [{"name": "y0", "dtype": "float16", "shape": [-1, 3]}]
+    return [
+        {"name": "a", "type": "PLUGIN_V3", "op": "relu", "attributes": attributes, "inputs": [], "outputs": outputs},
+        {"name": "b", "type": "CAST", "op": None, "attributes": {}, "inputs": ["x0"], "outputs": outputs},
+    ]
+
+
 def valid() -> EngineFile:
     """An engine file with one of everything; no TensorRT takes its engine."""
     register()
     leaves, results = len(pytree.tree_leaves(ARGUMENTS)), len(pytree.tree_leaves(RESULT))
     bounds = ((1, 3), (4, 3), (16, 3))
-    tensor = {"name": "y0", "dtype": "float16", "shape": [-1, 3]}
-    attributes = {"negative_slope": 0.1, "max_value": float("inf"), "sizes": [1, 2], "tensors": "x,weight="}
     return EngineFile(
         engine=random.Random(0).randbytes(200),
         flavour="tensorrt_rtx",
@@ -65,17 +73,7 @@ def valid() -> EngineFile:
         plugins={"relu": "1"},
         inputs=tuple(TensorSpec(f"x{index}", "float16", *bounds) for index in range(leaves - 2)),
         outputs=tuple(OutputSpec(f"y{index}", "float16", (-1, 3)) for index in range(results - 2)),
-        layers=[
-            {
-                "name": "a",
-                "type": "PLUGIN_V3",
-                "op": "relu",
-                "attributes": attributes,
-                "inputs": [],
-                "outputs": [tensor],
-            },
-            {"name": "b", "type": "CAST", "op": None, "attributes": {}, "inputs": ["x0"], "outputs": [tensor]},
-        ],
+        layers=layers(),
         in_spec=pytrees.of_spec(pytree.tree_structure(ARGUMENTS)),
         out_spec=pytrees.of_spec(pytree.tree_structure(RESULT)),
         output_map=[*range(results - 2), {"literal": 1.5}, {"input": 0}],

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 from samples.ms_deform_attn_fused import ms_deform_attn_fused_arguments, random_call
-from test_ms_deform_attn import BAD_LEVELS, by_grid_sample
+from test_ms_deform_attn import by_grid_sample
+from test_ms_deform_attn_levels import BAD_LEVELS
 
 import bridge
 from bridge.core import libraries

@@ -1,4 +1,7 @@
-"""The order of the house: a file imports from its own wing and from lower ones alone, so no cycle is possible."""
+"""The order of the house: a file imports from its own wing and from lower ones alone, so no cycle is possible.
+
+Folders, files and names stay such that a reader finds what he looks for.
+"""
 
 import ast
 from collections import Counter
@@ -8,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MOST_FILES = 16
+MOST_LINES = 300
 # From the lowest to the highest; a name is a folder with all that no other name has, or a file. The package itself,
 # `import bridge`, is what users see.
 WINGS = (
@@ -110,3 +114,16 @@ def test_no_folder_is_crowded():
     for top in ("bridge", "tests"):
         counts = Counter(path.parent.relative_to(ROOT) for path in (ROOT / top).rglob("*.py"))
         assert {str(folder): count for folder, count in counts.items() if count > MOST_FILES} == {}
+
+
+def test_no_file_is_long():
+    """A file beyond that is two ideas. csrc/ has a limit of its own, in test_native_sources.py."""
+    files = [path for top in ("bridge", "models", "tests") for path in (ROOT / top).rglob("*.py")]
+    lines = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in files}
+    assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
+
+
+def test_names_of_test_files_are_unique():
+    """pytest imports them by name alone, and refuses the second of one name."""
+    counts = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in counts.items() if count > 1] == []

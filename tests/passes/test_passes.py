@@ -5,8 +5,8 @@ import types
 
 import pytest
 import torch
+from rope_programs import DYNAMIC, ROPE, Function, arguments, both, export
 from rotary_code import hugging_face
-from test_passes_rope import DYNAMIC, ROPE, Function, arguments, both, export
 
 import bridge
 from bridge import passes

@@ -4,8 +4,8 @@ import importlib
 
 import pytest
 import torch
-from test_passes_ms_deform_attn import HEAD_DIM, HEADS, LEVELS, POINTS, arguments, calls
-from test_passes_rope import check_same, export
+from attention_over_levels import HEAD_DIM, HEADS, LEVELS, POINTS, arguments, calls
+from rope_programs import check_same, export
 from torch import nn
 from torch.export import Dim
 

@@ -5,8 +5,8 @@ import random
 import pytest
 import torch
 import torch.nn.functional as F
+from rope_programs import export
 from rotary_code import neighbours, rotate_half
-from test_passes_rope import export
 
 from bridge.passes import rewrite
 

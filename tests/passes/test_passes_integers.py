@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from test_passes_ms_deform_attn import HEAD_DIM, HEADS, POINTS, Maps, deformable_detr, weigh
-from test_passes_ms_deform_attn import arguments as of_levels
-from test_passes_rope import check_same, export
+from attention_over_levels import HEAD_DIM, HEADS, POINTS, Maps, deformable_detr, weigh
+from attention_over_levels import arguments as of_levels
+from rope_programs import check_same, export
 from test_passes_sampling import arguments as of_boxes
 from test_passes_sampling import heads_of
 from torch.export import Dim

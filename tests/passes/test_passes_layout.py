@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from attention_over_levels import arguments as of_attention
+from attention_over_levels import deformable_detr
 from oracle import ahead, assert_same, interpreted
+from rope_programs import DYNAMIC, Function, arguments, check_same, export
 from rotary_code import hugging_face
-from test_passes_ms_deform_attn import _with
-from test_passes_ms_deform_attn import arguments as of_attention
-from test_passes_rope import DYNAMIC, Function, arguments, check_same, export
 
 from bridge.passes import rewrite
 
@@ -66,7 +66,7 @@ def test_deformable_attention():
     """Without its last copy [N, Q, H D] lies in memory as [N, H D, Q]."""
 
     def write(value, locations, logits):
-        total = _with()(value, locations, logits).transpose(1, 2).contiguous().transpose(1, 2)
+        total = deformable_detr(value, locations, logits).transpose(1, 2).contiguous().transpose(1, 2)
         return total.transpose(1, 2).view(value.shape[0], 2, 4, -1)
 
     def uncopied(value, locations, logits):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from test_passes_rope import export
+from rope_programs import export
 
 import bridge
 from bridge.passes import pass_names, rewrite

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from test_passes_ms_deform_attn import BATCH, HEAD_DIM, HEADS, LEVELS, POINTS, QUERIES, deformable_detr
-from test_passes_rope import check_same, export
+from attention_over_levels import BATCH, HEAD_DIM, HEADS, LEVELS, POINTS, QUERIES, deformable_detr
+from rope_programs import check_same, export
 
 from bridge.passes import rewrite
 

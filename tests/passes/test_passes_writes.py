@@ -3,12 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from attention_over_levels import HEADS, cut, weigh
+from attention_over_levels import arguments as of_attention
 from oracle import ahead, assert_same, interpreted
+from rope_programs import DYNAMIC, Function, arguments, both, check_same, export
 from rotary_code import by_head, full, hugging_face, rotate_half
 from test_passes import torch_tensorrt
-from test_passes_ms_deform_attn import HEADS, cut, weigh
-from test_passes_ms_deform_attn import arguments as of_attention
-from test_passes_rope import DYNAMIC, Function, arguments, both, check_same, export
 
 import bridge
 from bridge.passes import rewrite, rewrite_graph

@@ -6,7 +6,7 @@ import types
 
 import pytest
 import torch
-from test_engine import build, check, inputs
+from four_dtypes import build, check, inputs
 
 from bridge.engine_file.contents import TensorSpec
 from bridge.tensorrt.run.context import Scratch

@@ -1,27 +1,20 @@
 """The second door: torch_tensorrt.compile and torch.compile(backend="torch_tensorrt") with bridge's ops."""
 
 import functools
-import logging
 import math
 from collections import Counter
-from importlib.util import find_spec
 
 import pytest
 import torch
 from compile_models import Attention, Convolutional, Deformable, MultiScale
+from door_models import OPTIONS, make, needs_torch_tensorrt
 from own_ops import forgotten
-from torch import nn
 
 import bridge
 from bridge.doors import torch_tensorrt_door as door
 from bridge.errors import BuildError, EngineError, TargetError
-from bridge.tensorrt.guest import cpu_attention, engine_records
-from bridge.tensorrt.guest.graph_hash import hash_arguments
-from bridge.tensorrt.install import flavour, gpu, version_shims
+from bridge.tensorrt.install import gpu, version_shims
 
-needs_torch_tensorrt = pytest.mark.skipif(find_spec("torch_tensorrt") is None, reason="needs torch_tensorrt")
-needs_torchvision = pytest.mark.skipif(find_spec("torchvision") is None, reason="needs torchvision")
-OPTIONS = {"min_block_size": 1, "decompose_attention": True}
 MODELS = {
     Convolutional: {"relu": 2},
     Attention: {"rope": 1},
@@ -44,27 +37,6 @@ ATTRIBUTES = {
         )
     ],
 }
-
-
-@pytest.fixture(scope="module")
-def torch_tensorrt():
-    module = flavour.detect().torch_tensorrt()
-    door.register()
-    return module
-
-
-@pytest.fixture
-def build_here(torch_tensorrt):
-    """A context in which engines are built: for sm86 where there is no GPU, for the GPU where there is one."""
-    return lambda: door.cross_compile(None if torch.cuda.is_available() else "sm86")
-
-
-def make(model, dtype=torch.float16):
-    torch.manual_seed(0)
-    model = model().eval().to(dtype)
-    args, shapes = model.example(dtype)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device), tuple(tensor.to(device) for tensor in args), shapes
 
 
 def inputs_of(torch_tensorrt, args, shapes):
@@ -175,26 +147,6 @@ def test_exported_programs_become_engine_bytes(torch_tensorrt, build_here):
 
 @needs_torch_tensorrt
 @pytest.mark.skipif(torch.cuda.is_available(), reason="shows what works without a GPU")
-def test_attention_traced_on_a_cpu_is_treated_as_on_a_gpu(torch_tensorrt):
-    class Plain(nn.Module):
-        def forward(self, x):
-            x = bridge.relu(x)
-            return nn.functional.scaled_dot_product_attention(x, x, x, is_causal=True)
-
-    x = torch.randn(2, 4, 6, 8)
-    found = []
-    with door.cross_compile("sm86"):
-        for decompose in (False, True):
-            compiled = torch_tensorrt.compile(
-                Plain().eval(), ir="dynamo", arg_inputs=[x], min_block_size=1, decompose_attention=decompose
-            )
-            found.append(Counter(layer["type"] for layer in door.layers_of(compiled)))
-    assert found[0]["ATTENTION_INPUT"] == 1 and found[0]["MATRIX_MULTIPLY"] == 0
-    assert found[1]["ATTENTION_INPUT"] == 0 and found[1]["MATRIX_MULTIPLY"] == 2
-
-
-@needs_torch_tensorrt
-@pytest.mark.skipif(torch.cuda.is_available(), reason="shows what works without a GPU")
 def test_cross_compile_leaves_no_traces(torch_tensorrt):
     from torch_tensorrt.dynamo import runtime, utils
     from torch_tensorrt.dynamo.conversion import _conversion
@@ -228,150 +180,11 @@ def test_targets_of_cross_compile(torch_tensorrt, monkeypatch):
             assert engines == [] and torch_tensorrt.runtime.TorchTensorRTModule.setup_engine is setup
 
 
-@needs_torch_tensorrt
-def test_decompositions_take_what_those_of_every_version_take():
-    def of_2_11(enable_experimental_decompositions=False, decompose_attention=False):
-        return {"theirs": 0}
-
-    def of_2_14(experimental=False, decompose_attention=False, use_distributed_mode_trace=False, use_fp32_acc=False):
-        return {"theirs": 0}
-
-    older, newer = map(cpu_attention._with_flash_on_cpu, (of_2_11, of_2_14))
-    flash = cpu_attention.FLASH_ON_CPU
-    assert older() == older(True) == newer(False, False, True) == newer(use_fp32_acc=True) == {"theirs": 0}
-    assert older(False, True) == newer(decompose_attention=True) == {"theirs": 0, flash: cpu_attention._flash}
-    assert newer(False, True, use_fp32_acc=True)[flash] is cpu_attention._flash_in_float32
-
-
-def test_attention_that_sums_in_float32_is_for_float16_alone():
-    torch.manual_seed(0)
-    tensors = torch.randn(3, 2, 3, 64, 8, dtype=torch.float16)
-    exact = torch.nn.functional.scaled_dot_product_attention(*tensors.double(), is_causal=True)
-    errors = [
-        (attend(*tensors, is_causal=True)[0].double() - exact).abs().mean().item()
-        for attend in (cpu_attention._flash_in_float32, cpu_attention._flash)
-    ]
-    once = (exact.half().double() - exact).abs().mean().item()
-    assert errors[0] < 1.1 * once < 1.5 * once < errors[1]  # rounded to float16 once, or several times
-    others = tensors.bfloat16()
-    results = [attend(*others)[0] for attend in (cpu_attention._flash_in_float32, cpu_attention._flash)]
-    assert results[0].dtype == torch.bfloat16 and torch.equal(*results)
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
 def test_engines_with_weights_that_change_need_a_gpu(torch_tensorrt, caplog):
     eager, args, _ = make(Convolutional, torch.float32)
     with pytest.raises(BuildError, match="leave immutable_weights=True"), door.cross_compile("sm86"):
         torch_tensorrt.compile(eager, ir="dynamo", arg_inputs=list(args), immutable_weights=False, **OPTIONS)
-
-
-class Leaky(nn.Module):
-    """One bridge op between others."""
-
-    def __init__(self, slope=0.1):
-        super().__init__()
-        self.slope = slope
-
-    def forward(self, x):
-        return bridge.relu(x * 2, self.slope) + 1
-
-
-def hash_of(torch_tensorrt, model, *args):
-    from torch_tensorrt.dynamo._engine_cache import BaseEngineCache
-    from torch_tensorrt.dynamo._settings import CompilationSettings
-
-    graph = torch.export.export(model.eval(), args or (torch.randn(2, 3),)).module()
-    with gpu.without_gpu():
-        return BaseEngineCache.get_hash(graph, [torch_tensorrt.Input((2, 3))], CompilationSettings())
-
-
-@needs_torch_tensorrt
-def test_the_engine_caches_key_holds_the_arguments(torch_tensorrt):
-    first, again, other = (hash_of(torch_tensorrt, Leaky(slope)) for slope in (0.1, 0.1, 0.2))
-    assert first == again != other
-    assert len(first) < 256  # a folder's name
-
-
-def test_hash_of_arguments_tells_graphs_apart_and_not_names():
-    def graph(body):
-        return torch.export.export(type("Model", (nn.Module,), {"forward": body})(), (torch.ones(2), torch.ones(2)))
-
-    bodies = {
-        "a - b": lambda self, a, b: a - b,
-        "b - a": lambda self, a, b: b - a,
-        "times 2": lambda self, a, b: (a - b) * 2,
-        "times 2.0": lambda self, a, b: (a - b) * 2.0,
-        "dtype": lambda self, a, b: (a - b).to(torch.float16),
-        "slice": lambda self, a, b: (a - b)[1:],
-    }
-    hashes = {name: hash_arguments(graph(body).graph) for name, body in bodies.items()}
-    assert len(set(hashes.values())) == len(bodies)
-    renamed = graph(lambda self, left, right: left - right)
-    for node in renamed.graph.nodes:
-        node._rename(f"{node.name}_renamed")
-    assert hash_arguments(renamed.graph) == hashes["a - b"]
-
-
-@needs_torch_tensorrt
-def test_ops_left_in_pytorch_are_told(torch_tensorrt, build_here, caplog):
-    with build_here() as engines:
-        compiled = torch_tensorrt.compile(
-            Leaky().eval(), ir="dynamo", arg_inputs=[torch.randn(2, 3)], min_block_size=10
-        )
-    (record,) = [record for record in caplog.records if record.name == "bridge"]
-    assert engines == [] and door.layers_of(compiled) is None and record.levelno == logging.WARNING
-    assert "leaves in PyTorch 1 of bridge's ops" in record.getMessage()
-    assert "relu (bridge.relu.default), in a block of fewer than min_block_size=10" in record.getMessage()
-    assert f"{__file__}:" in record.getMessage()
-
-
-@needs_torch_tensorrt
-def test_dtypes_that_tensorrt_lacks_stay_in_pytorch_and_are_told(torch_tensorrt, build_here, caplog):
-    with build_here():
-        torch_tensorrt.compile(
-            Leaky().eval(), ir="dynamo", arg_inputs=[torch.randn(2, 3, dtype=torch.float64)], min_block_size=1
-        )
-    assert "it takes or gives torch.float64, which TensorRT lacks" in caplog.text
-
-
-@needs_torch_tensorrt
-def test_a_failure_that_torch_compile_swallows_is_told(torch_tensorrt, build_here, caplog, monkeypatch):
-    def broken(self, *args):
-        raise RuntimeError("broken on purpose")
-
-    monkeypatch.setattr("bridge.tensorrt.plugins.plugin_layers.SeededPlugins.layer", broken)
-    torch._dynamo.reset()
-    x = torch.randn(2, 3)
-    with build_here() as engines, torch.no_grad():
-        compiled = torch.compile(Leaky().eval(), backend="torch_tensorrt", options={"min_block_size": 1})
-        torch.testing.assert_close(compiled(x), Leaky()(x))
-    (record,) = [record for record in caplog.records if record.name == "bridge"]
-    assert record.levelno == logging.ERROR and engines == []
-    assert "relu (bridge.relu.default)" in record.getMessage() and f"{__file__}:" in record.getMessage()
-    assert "bridge.relu.default cannot be converted: broken on purpose" in record.getMessage()
-
-
-@needs_torch_tensorrt
-def test_a_failure_before_conversion_is_told(torch_tensorrt, build_here, caplog, monkeypatch):
-    def broken(*args):
-        raise RuntimeError("no lowering")
-
-    monkeypatch.setattr("torch_tensorrt.dynamo.backend.backends.post_lowering", broken)
-    torch._dynamo.reset()
-    with build_here(), torch.no_grad():
-        torch.compile(Leaky().eval(), backend="torch_tensorrt", options={"min_block_size": 1})(torch.randn(2, 3))
-    (record,) = [record for record in caplog.records if record.name == "bridge"]
-    assert record.levelno == logging.ERROR and "failed before it converted a graph" in record.getMessage()
-
-
-@needs_torch_tensorrt
-def test_layers_seeded_and_not_used_are_an_error(torch_tensorrt, build_here, monkeypatch):
-    monkeypatch.setattr("bridge.tensorrt.plugins.plugin_layers.SeededPlugins.unused", lambda self: ["relu"])
-    with (
-        pytest.raises(BuildError, match=r"were not converted to the plugin layers prepared for them: \['relu'\]"),
-        build_here(),
-    ):
-        torch_tensorrt.compile(Leaky().eval(), ir="dynamo", arg_inputs=[torch.randn(2, 3)], min_block_size=1)
 
 
 @needs_torch_tensorrt
@@ -392,18 +205,8 @@ def test_ops_defined_after_torch_tensorrt_are_known(torch_tensorrt):
         assert overload in DYNAMO_CONVERTERS
 
 
-def test_inventories_are_bounded(monkeypatch):
-    monkeypatch.setattr(engine_records, "_known", type(engine_records._known)())
-    for index in range(engine_records._MAX_ENGINES + 3):
-        engine_records.set_layers([{"name": str(index)}])
-        engine_records.record_engine(bytes([index]))
-    assert door.layers_of(bytes([2])) is None and door.layers_of(bytes([3])) == [{"name": "3"}]
-    engine_records.set_layers(None)
-    engine_records.record_engine(b"from a cache")
-    assert door.layers_of(b"from a cache") is None
-
-
 # On a GPU
+
 
 TOLERANCE = {"rtol": 2e-2, "atol": 2e-2}
 
@@ -432,25 +235,3 @@ def test_torch_compile_equals_eager(torch_tensorrt, model, device):
     with torch.no_grad():
         compiled = torch.compile(eager, backend="torch_tensorrt", options=options)
         torch.testing.assert_close(compiled(*args), eager(*args), **TOLERANCE)
-
-
-@pytest.fixture
-def refittable(torch_tensorrt, device):
-    """torch_tensorrt.compile of engines whose weights can be refitted; its engine cache takes no others."""
-    compile_one = functools.partial(torch_tensorrt.compile, ir="dynamo", min_block_size=1, immutable_weights=False)
-    try:
-        compile_one(nn.Linear(3, 3).eval().to(device), arg_inputs=[torch.randn(2, 3, device=device)])
-    except TypeError as error:  # it takes the None that TensorRT gives for an engine
-        pytest.skip(f"TensorRT builds no engine here whose weights can be refitted: {error}")
-    return compile_one
-
-
-@pytest.mark.gpu(engines=True)
-def test_engines_of_two_slopes_do_not_mix_in_the_cache(refittable, device, tmp_path):
-    cached = {"cache_built_engines": True, "reuse_cached_engines": True, "engine_cache_dir": str(tmp_path)}
-    x = torch.randn(2, 3, device=device)
-    for slope in (0.1, 0.5, 0.1):
-        model = Leaky(slope).eval().to(device)
-        compiled = refittable(model, arg_inputs=[x], **cached)
-        torch.testing.assert_close(compiled(x), model(x), rtol=1e-3, atol=1e-3)
-    assert len(list(tmp_path.iterdir())) == 2
