@@ -154,9 +154,9 @@ $(STAMPS)/venv:
 	@mkdir -p $(STAMPS) && touch $@
 
 # torch first: the native libraries are compiled against the installed one, not against a second download.
-$(STAMPS)/torch: $(STAMPS)/venv csrc/build_backend.py $(STAMPS)/settings-torch
+$(STAMPS)/torch: $(STAMPS)/venv bridge/toolchain/build_backend.py $(STAMPS)/settings-torch
 	$(call step,$(TORCH) and its CUDA libraries (about 2.5 GB),$(PIP) install '$(TORCH)' scikit-build-core)
-	$(call step,build tools,$(PIP) install $$($(BIN)/python csrc/build_backend.py))
+	$(call step,build tools,$(PIP) install $$($(BIN)/python bridge/toolchain/build_backend.py))
 	@rm -rf $(BUILD) # which remembers its compiler
 	@touch $@
 

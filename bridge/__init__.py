@@ -34,6 +34,7 @@ _LAZY = {
     "Config": "bridge.config",
     "Report": "bridge.doors.reporting",
     "report": "bridge.doors.reporting",
+    "load_ops": "bridge.toolchain.load",
     "tune": "bridge.doors.tuner",
     "Tuning": "bridge.doors.tuner",
 }
@@ -50,6 +51,7 @@ __all__ = [
     "cross_compile",
     "errors",
     "load",
+    "load_ops",
     "op",
     "register",
     "report",

@@ -11,7 +11,7 @@ import bridge
 from bridge import errors
 from bridge.base import log
 from bridge.base.text import as_json
-from bridge.cli import bench_command, cache_command, command, compile_command, zoo_command
+from bridge.cli import bench_command, cache_command, command, compile_command, new_command, zoo_command
 
 _NOTHING_WORKS, _USAGE, _INTERRUPTED = 1, 2, 130
 _BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
@@ -185,5 +185,15 @@ _COMMANDS = {
         _explain,
         "Inputs with their profile, outputs, layers, plugin layers with their attributes, and which node of the graph\n"
         "went where. Needs no GPU.",
+    ),
+    "new": (
+        new_command.add_arguments,
+        new_command.run,
+        new_command.DESCRIPTION,
+    ),
+    "cmake-dir": (
+        lambda parser: None,
+        lambda options: command.cmake_dir(),
+        "For builds of libraries of ops: cmake -Dbridge_DIR=$(bridge cmake-dir)",
     ),
 }

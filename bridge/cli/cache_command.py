@@ -5,8 +5,9 @@ import time
 from typing import Any
 
 from bridge.base import log
+from bridge.base.cache_folder import folder_of
 from bridge.base.text import as_json, columns, printable, size
-from bridge.engine.cache import EngineCache, Entry, default_size, folder_of, parse_size
+from bridge.engine.cache import EngineCache, Entry, default_size, parse_size
 from bridge.engine.node_table import plugin_counts
 from bridge.engine_file.contents import EngineFile
 from bridge.errors import EngineFileError

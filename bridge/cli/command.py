@@ -20,8 +20,10 @@ Results go to stdout, progress and errors to stderr. What a model file is, bridg
 
 import argparse
 import importlib.metadata
+import importlib.util
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 COMMANDS = {
@@ -32,17 +34,38 @@ COMMANDS = {
     "zoo": "compile the models in models/, and measure them",
     "cache": "the engines that are kept on disk",
     "explain": "what is in an engine",
+    "new": "a package with an op of your own, to start from",
+    "cmake-dir": "print the folder of bridge's CMake package",
 }
+_NOT_INSTALLED = 7
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; what names no command is answered without torch."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not names_command(arguments):
-        parser(importlib.metadata.version("bridge-tensorrt"))[0].parse_args(arguments)  # exits
+        _parse(arguments)  # exits
+    if "cmake-dir" in arguments and _parse(arguments).command == "cmake-dir":
+        return cmake_dir()
     from bridge.cli import main as run
 
     return run(arguments)
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    return parser(importlib.metadata.version("bridge-tensorrt"))[0].parse_args(arguments)
+
+
+def cmake_dir() -> int:
+    """Prints the folder with bridgeConfig.cmake, for CMake's bridge_DIR; returns an exit code."""
+    spec = importlib.util.find_spec("bridge")
+    folders = [Path(each, "sdk/include/bridge/cmake") for each in spec.submodule_search_locations or ()] if spec else []
+    found = next((folder for folder in folders if (folder / "bridgeConfig.cmake").is_file()), None)
+    if found is None:
+        print("bridge: no CMake package is installed with bridge: install it again", file=sys.stderr)
+        return _NOT_INSTALLED
+    print(found)
+    return 0
 
 
 def names_command(arguments: Sequence[str]) -> bool:

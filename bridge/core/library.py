@@ -24,12 +24,12 @@ KINDS = ("torch", "plugins")
 class Library:
     """The ops of one namespace. `LIBRARIES` has every one of the process.
 
-    namespace: of the ops. module: the Python module that defined the first of them. ops: by their names without the
-    namespace. problems: what is wrong with the native libraries, op by op ("" for all of them): such an op runs on a
-    CPU, and every other use of it is an error.
+    namespace: of the ops. module: the Python module that defined the first of them, "" before there is one. ops: by
+    their names without the namespace. problems: what is wrong with the native libraries, op by op ("" for all of them):
+    such an op runs on a CPU, and every other use of it is an error.
     """
 
-    def __init__(self, namespace: str, module: str) -> None:
+    def __init__(self, namespace: str, module: str = "") -> None:
         self.namespace = namespace
         self.module = module
         self.ops: dict[str, Any] = {}
@@ -177,6 +177,7 @@ class Libraries(dict[str, Library]):
         library = self.get(namespace)
         if library is None:
             library = self[namespace] = Library(namespace, module)
+        library.module = library.module or module  # where bridge.load_ops came before the first op
         if library.package != module.partition(".")[0]:
             raise OpDefinitionError(
                 f"the namespace {namespace} belongs to {library.origin} ({library.module}); {module} needs "

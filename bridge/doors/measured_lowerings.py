@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bridge.base.cache_folder import folder_of
 from bridge.base.files import own_folder, read_own, replacing
 from bridge.base.locks import locked
 from bridge.base.log import logger
 from bridge.base.package import __version__
 from bridge.config import Config
-from bridge.engine.cache import folder_of
 from bridge.engine_file import checks
 from bridge.tensorrt.install.flavour import Flavour
 from bridge.tensorrt.native_lowerings import NATIVE, PLUGIN

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bridge.base.cache_folder import VARIABLE, folder_of
 from bridge.base.files import is_temporary, own_folder, remove_abandoned
 from bridge.base.locks import locked
 from bridge.base.log import logger
@@ -22,7 +23,6 @@ from bridge.config import Config
 from bridge.engine_file.contents import EngineFile
 from bridge.errors import EngineFileError
 
-FOLDER_VARIABLE = "BRIDGE_CACHE_DIR"
 SIZE_VARIABLE = "BRIDGE_CACHE_SIZE"
 
 _DEFAULT_SIZE = 20 << 30
@@ -215,17 +215,8 @@ class EngineCache:
     def _warn(self, error: Exception) -> None:
         logger.warning(
             "the engine cache %s is not usable: %s; set %s to a folder that can be written to, or cache=False",
-            *(self.folder, error, FOLDER_VARIABLE),
+            *(self.folder, error, VARIABLE),
         )
-
-
-def folder_of(setting: str | None) -> Path:
-    """The folder that a setting, or the environment, names."""
-    named = setting or os.environ.get(FOLDER_VARIABLE)
-    if named:
-        return Path(os.path.expanduser(named))  # noqa: PTH111 (Path.expanduser may raise)
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 (Path.home may raise)
-    return Path(home) / "bridge"
 
 
 def default_size() -> int:

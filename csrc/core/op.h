@@ -7,11 +7,13 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <variant>
 #include <vector>
 
 #include "dim.h"
 #include "dtype.h"
+#include "op_check.h"
 #include "require.h"
 #include "tensor.h"
 
@@ -46,9 +48,20 @@ using Pair = std::array<int64_t, 2>;
 using AttributeValue =
     std::variant<int64_t*, double*, bool*, std::string*, Pair*, std::vector<int64_t>*, std::vector<double>*>;
 
+template <class T>
+constexpr bool kIsAttribute = std::is_constructible_v<AttributeValue, T*>;
+
 struct Attribute {
   char const* name;
   AttributeValue value;
+
+  template <class T>
+  Attribute(char const* name, T* value) : name(name) {
+    static_assert(kIsAttribute<T>,
+                  "an attribute is an int64_t, double, bool, std::string, bridge::Pair, std::vector<int64_t> or "
+                  "std::vector<double>, as torch has them: not int, size_t, float, or a vector of those");
+    if constexpr (kIsAttribute<T>) this->value = value;
+  }
 };
 
 // An op with the values of its attributes. Tensors come first in its signature, then the attributes in this order.
@@ -104,8 +117,10 @@ void listen(OpListener listener);
 template <class T>
 struct Register {
   Register() {
-    add_op(new OpType{T::name, T::inputs(), T::outputs(), [] { return std::unique_ptr<Op>(new T()); },
-                      [](Op const& op) { return std::unique_ptr<Op>(new T(static_cast<T const&>(op))); }});
+    if constexpr (check_op_struct<T, Op, Param>()) {
+      add_op(new OpType{T::name, T::inputs(), T::outputs(), [] { return std::unique_ptr<Op>(new T()); },
+                        [](Op const& op) { return std::unique_ptr<Op>(new T(static_cast<T const&>(op))); }});
+    }
   }
 };
 

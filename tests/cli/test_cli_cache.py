@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from bridge.base.cache_folder import folder_of
 from bridge.cli import main
-from bridge.engine.cache import EngineCache, folder_of
+from bridge.engine.cache import EngineCache
 
 A, B = "a" * 64, "b" * 64
 

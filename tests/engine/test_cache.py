@@ -18,8 +18,9 @@ import torch
 from torch import nn
 
 import bridge
+from bridge.base.cache_folder import folder_of
 from bridge.engine import cache as caches
-from bridge.engine.cache import EngineCache, default_size, folder_of, parse_size
+from bridge.engine.cache import EngineCache, default_size, parse_size
 from bridge.engine_file.contents import EngineFile
 from bridge.errors import EngineFileError
 

@@ -13,8 +13,8 @@ from test_cache import A, B, build, cache, process, refuse
 
 import bridge
 from bridge.base import files
+from bridge.base.cache_folder import folder_of
 from bridge.doors import measured_lowerings
-from bridge.engine.cache import folder_of
 from bridge.tensorrt.install.flavour import detect
 
 __all__ = ["build", "cache", "process"]  # fixtures

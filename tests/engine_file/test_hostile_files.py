@@ -15,8 +15,9 @@ from fuzz_files import valid
 
 import bridge
 from bridge import cli
+from bridge.base.cache_folder import folder_of
 from bridge.bench.baseline import FOLDER, path_of
-from bridge.engine.cache import EngineCache, folder_of
+from bridge.engine.cache import EngineCache
 from bridge.engine_file import container
 from bridge.errors import EngineError, EngineFileError, EngineInputError
 from bridge.graph.model_source import model_line

@@ -1,6 +1,5 @@
 """The compilers that libraries are built with in tests, as bridge's own build finds them."""
 
-import importlib.util
 import os
 import shutil
 import sys
@@ -8,16 +7,12 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-_spec = importlib.util.spec_from_file_location("bridge_build_of_tests", ROOT / "csrc" / "build_backend.py")
-assert _spec is not None and _spec.loader is not None
-_backend = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_backend)
+from bridge.toolchain import build_backend
 
 
 def nvcc() -> Path | None:
     try:
-        return Path(_backend.select_compiler())
+        return Path(build_backend.select_compiler())
     except FileNotFoundError:
         return None
 

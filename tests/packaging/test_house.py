@@ -14,6 +14,7 @@ WINGS = (
     "errors",
     "base",
     "core",
+    "toolchain",
     "ops",
     "engine_file",
     "graph",

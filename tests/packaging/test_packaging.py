@@ -12,7 +12,7 @@ import pytest
 from bridge.bench import baseline
 
 ROOT = Path(__file__).parents[2]
-_spec = importlib.util.spec_from_file_location("build_backend", ROOT / "csrc" / "build_backend.py")
+_spec = importlib.util.spec_from_file_location("build_backend", ROOT / "bridge" / "toolchain" / "build_backend.py")
 backend = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(backend)
 

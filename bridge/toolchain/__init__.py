@@ -1,0 +1,1 @@
+"""What compiles libraries of ops: the build backend of packages, and builds in place."""
