@@ -113,12 +113,15 @@ def _add_ops(parser: argparse.ArgumentParser) -> None:
 
 def _ops(options: argparse.Namespace) -> int:
     from bridge.cli import op_table
+    from bridge.core import libraries
 
     rows = op_table.rows([options.op] if options.op else None)
     if options.json:
         print(as_json(rows))
     else:
         print(op_table.detail(rows[0]) if options.op else op_table.text(rows))
+        for name, reason in libraries.BROKEN.items():
+            print(f"\n{name}: this library does not import: {reason}")
     return 0
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from bridge.base.text import columns
 from bridge.core import libraries
+from bridge.core.device_code import device_codes
 from bridge.core.op import OPS, Op
 from bridge.errors import BridgeError
 
@@ -14,7 +15,7 @@ _PLUGIN, _NATIVE = "plugin", "native"
 
 
 def rows(names: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """One dict for each op, or for each one named: name, schema, dtypes, lowerings, cuda, summary, doc.
+    """One dict for each op, or for each one named: name, schema, dtypes, lowerings, cuda, library, summary, doc.
 
     `dtypes` are those that the plugin takes for the first tensor; `doc` says more where an op has other tensors.
     `lowerings` are those present here: no "plugin" and no dtypes without the plugin library.
@@ -34,6 +35,7 @@ def text(table: Sequence[dict[str, Any]]) -> str:
     blocks = []
     for row in table:
         lines = [("schema", row["schema"]), ("dtypes", ", ".join(row["dtypes"])), ("lowerings", _lowerings_text(row))]
+        lines += [("library", _library_text(row))]
         blocks.append(f"{row['name']}: {row['summary']}\n{columns(lines)}")
     return "\n\n".join(blocks)
 
@@ -56,9 +58,25 @@ def _row(op: Op, plugins: dict[str, list[str]]) -> dict[str, Any]:
         "dtypes": plugins.get(op.name, []),
         "lowerings": lowerings,
         "cuda": op.has_cuda_kernel,
+        "library": _library(op),
         "summary": doc.partition("\n")[0],
         "doc": doc,
     }
+
+
+def _library(op: Op) -> dict[str, Any]:
+    """Where the op comes from, the GPUs that its library of plugins holds code for, and what is wrong with it."""
+    path = op.library.find("plugins")
+    codes = [] if path is None else [str(code) for code in device_codes(path)]
+    problem = op.library.problem_of(op.local_name)
+    return {"namespace": op.namespace, "origin": op.library.origin, "code": codes, "problem": problem}
+
+
+def _library_text(row: dict[str, Any]) -> str:
+    library = row["library"]
+    code = f"code for {', '.join(library['code'])}" if library["code"] else "no plugins"
+    problem = f"; problem: {' '.join(library['problem'].split())}" if library["problem"] else ""
+    return f"{library['origin']}; {code}{problem}"
 
 
 def _lowerings_text(row: dict[str, Any]) -> str:

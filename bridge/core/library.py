@@ -8,7 +8,7 @@ the same ops as TensorRT plugins. They lie in the folder ``lib`` of the Python p
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from bridge.core.plugin_file import REBUILD, PluginFile, open_plugins
 from bridge.errors import LibraryError, OpDefinitionError
 
 KINDS = ("torch", "plugins")
+
+LISTENERS: list[Callable[["Library"], None]] = []
+"""Called with a library whenever an op is added to it."""
 
 
 class Library:
@@ -127,6 +130,8 @@ class Library:
         if loads_kernels:
             self._load_kernels()
         self._compare(op)
+        for listener in LISTENERS:
+            listener(self)
         if problem := self.problems.get(op.local_name):
             warnings.warn(f"{op.qualified_name}: {problem}", stacklevel=4)
 

@@ -153,6 +153,25 @@ def test_torch_tensorrt_converts_the_ops_of_any_library(moved):
 
 @needs_compilers
 @needs_torch_tensorrt
+def test_a_library_that_is_defined_after_torch_tensorrt_is_registered_for_engines_that_are_loaded(built, monkeypatch):
+    """In a process of its own: TensorRT's registry outlives what bridge forgets."""
+    code = inspect.cleandoc(
+        """
+        import bridge, torch_tensorrt
+        from bridge.tensorrt.install.flavour import detect
+        known = lambda: {(c.plugin_namespace, c.name) for c in detect().trt().get_plugin_registry().all_creators}
+        assert ("bridge", "relu") in known() and ("moved", "relu") not in known()
+        bridge.op("moved::relu")(bridge.OPS["relu"].reference)
+        assert ("moved", "relu") in known()
+        """
+    )
+    monkeypatch.setenv("MOVED_LIBRARY_DIR", str(built))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@needs_compilers
+@needs_torch_tensorrt
 def test_a_target_without_code_in_a_library_is_an_error(moved):
     class Moved(nn.Module):
         def forward(self, x):

@@ -16,7 +16,8 @@ from torch.fx import Graph, GraphModule, Interpreter, Node
 from bridge.base.log import logger
 from bridge.base.patches import replace, replace_everywhere
 from bridge.core import foreign
-from bridge.errors import BridgeError, BuildError
+from bridge.core.library import LIBRARIES, LISTENERS, Library
+from bridge.errors import BridgeError, BuildError, LibraryError
 from bridge.graph.model_source import model_line
 from bridge.graph.scalar_inputs import remove_number_inputs
 from bridge.tensorrt.guest import cross_compilation, engine_records, unconverted_ops
@@ -53,8 +54,8 @@ def integrate(
     from torch_tensorrt.dynamo.conversion.converter_utils import broadcast_to_same_shape
     from torch_tensorrt.dynamo.lowering.passes._aten_lowering_pass import ATEN_POST_LOWERING_PASSES
 
-    register_working_plugins(flavour.trt())  # loaded engines need plugins, too
     with contextlib.ExitStack() as stack:
+        _register_for_loading(stack, flavour)
         stack.enter_context(registered(flavour))
         op_converter.hold()
         stack.callback(op_converter.release)
@@ -75,6 +76,20 @@ def integrate(
         replace(stack, BaseEngineCache, "get_hash", staticmethod(get_hash))
         _avoid_cpp_runtime(stack, flavour)
         return stack.pop_all()
+
+
+def _register_for_loading(stack: contextlib.ExitStack, flavour: Flavour) -> None:
+    """Registers the plugins of all libraries, those defined later too, for engines that are loaded and not built."""
+    register_working_plugins(flavour.trt(), LIBRARIES.values())
+
+    def register_later(library: Library) -> None:
+        try:
+            register_working_plugins(flavour.trt(), [library])
+        except LibraryError as error:  # must not stop the import of a package
+            logger.warning("%s: its plugins are not registered: %s", library.namespace, error)
+
+    LISTENERS.append(register_later)
+    stack.callback(LISTENERS.remove, register_later)
 
 
 def _lowering_pass(rewrite: Callable[[Graph], Rows]) -> Callable[..., Any]:

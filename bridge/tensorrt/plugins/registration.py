@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bridge.core.library import LIBRARIES, Library
+from bridge.core.library import Library
 from bridge.core.op import Op
 from bridge.errors import LibraryError
 from bridge.tensorrt.plugins.fields import TENSORS_FIELD, VERSION
@@ -29,9 +29,9 @@ def register_plugins(trt: ModuleType, libraries: Iterable[Library]) -> None:
         load_library(trt, library.namespace, library.plugin_library(), {name: library.ops[name] for name in names})
 
 
-def register_working_plugins(trt: ModuleType) -> None:
-    """Makes the plugins of every library known that has some: an engine that is loaded may hold any of them."""
-    register_plugins(trt, [each for each in LIBRARIES.values() if each.find("plugins") and "" not in each.problems])
+def register_working_plugins(trt: ModuleType, libraries: Iterable[Library]) -> None:
+    """Makes the plugins known of those of the libraries that have some, and work."""
+    register_plugins(trt, [each for each in libraries if each.find("plugins") and "" not in each.problems])
 
 
 def load_library(trt: ModuleType, namespace: str, path: Path, ops: Mapping[str, Op]) -> None:
