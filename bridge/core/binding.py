@@ -104,7 +104,10 @@ class BoundOp(Op):
         return self.reference(*tensors, **attributes)
 
     def register(self) -> None:
-        """Nothing: torch has the operator."""
+        """No-op: torch has the operator."""
+
+    def disable_kernel(self, problem: str) -> None:
+        """No-op: the operator's kernels are its own."""
 
 
 def _own_op(name: str, module: str) -> Op:

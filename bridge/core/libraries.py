@@ -8,13 +8,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bridge.core.library import LIBRARIES, Library
+from bridge.core.library import ENTRY_POINTS, LIBRARIES, Library
 from bridge.core.op import OPS, Op
 from bridge.core.signature import NAMESPACE
 from bridge.errors import BridgeError, LibraryError
-
-ENTRY_POINTS = "bridge.ops"
-"""The group of entry points by which installed packages make their libraries known: namespace = module."""
 
 BROKEN: dict[str, str] = {}
 """Installed libraries that do not import: why, by namespace."""

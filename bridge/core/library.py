@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from bridge.core.plugin_file import REBUILD, PluginFile, open_plugins
 from bridge.errors import LibraryError, OpDefinitionError
 
 KINDS = ("torch", "plugins")
+ENTRY_POINTS = "bridge.ops"
+"""The group of entry points by which installed packages make their libraries known: namespace = module."""
 
 LISTENERS: list[Callable[["Library"], None]] = []
 """Called with a library whenever an op is added to it."""
@@ -54,7 +57,9 @@ class Library:
     @property
     def origin(self) -> str:
         """Where the library comes from, for readers: "acme-corr 0.1.0", or the package or script."""
-        names = _distributions().get(self.package, [])
+        points = metadata.entry_points(group=ENTRY_POINTS, name=self.namespace)
+        # The entry point's first: a package that is installed editable has no files by which it would be found.
+        names = [point.dist.name for point in points if point.dist] or _distributions().get(self.package, [])
         return ", ".join(f"{name} {metadata.version(name)}" for name in names) or self.module
 
     def file_name(self, kind: str) -> str:
@@ -115,7 +120,7 @@ class Library:
             )
         self._folder = folder
         self.problems.clear()
-        self._load_kernels()
+        self._load(with_kernels=True)
         for op in self.ops.values():
             self._compare(op)
         if self.problems:
@@ -127,8 +132,7 @@ class Library:
         What is wrong with its native half is kept in `problems`, with a warning: it must not stop what does not use it.
         """
         self.ops[op.local_name] = op
-        if loads_kernels:
-            self._load_kernels()
+        self._load(loads_kernels)
         self._compare(op)
         for listener in LISTENERS:
             listener(self)
@@ -149,21 +153,27 @@ class Library:
             self.problems[""] = problem
             warnings.warn(f"{self.namespace}: {problem}", stacklevel=4)
 
-    def _load_kernels(self) -> None:
-        """Loads the CUDA implementations into torch, once, if the library of plugins beside them is sound."""
-        if self._kernels_are_loaded or "" in self.problems:
+    def _load(self, with_kernels: bool) -> None:
+        """Checks the library of plugins; then loads the CUDA implementations into torch, once."""
+        if "" in self.problems:
             return
         try:
             if self.find("plugins") is not None:
                 self.plugins()
-            path = self.find("torch")
-            if path is not None and torch.version.cuda is not None:
-                torch.ops.load_library(str(path))
-                self._kernels_are_loaded = True
+            if with_kernels and not self._kernels_are_loaded:
+                self._load_kernels()
         except LibraryError as error:
             self._fail(str(error))
+
+    def _load_kernels(self) -> None:
+        path = self.find("torch")
+        if path is None or torch.version.cuda is None:
+            return
+        try:
+            torch.ops.load_library(str(path))
         except OSError as error:
-            self._fail(f"ops have no CUDA kernels, {self.find('torch')} does not load: {error}. {REBUILD}")
+            raise LibraryError(f"ops have no CUDA kernels, {path} does not load: {error}. {REBUILD}") from error
+        self._kernels_are_loaded = True
 
     def problem_of(self, op: str) -> str | None:
         """Why the native libraries cannot be used for an op, by its name without the namespace; or None."""
@@ -230,5 +240,6 @@ def _package_folders(module: str) -> Iterator[Path]:
         yield from map(Path, getattr(package, "__path__", ()))
 
 
+@cache
 def _distributions() -> Mapping[str, list[str]]:
     return metadata.packages_distributions()

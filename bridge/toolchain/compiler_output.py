@@ -16,17 +16,16 @@ _ERRORS = (
     re.compile(r"(?P<file>)(?P<line>)(?:.*: )?(?P<text>undefined reference to .*)"),
     re.compile(r"(?P<file>)(?P<line>)(?:.*: )?(?P<text>multiple definition of [^;]*).*"),
 )
-_NOTES = (
-    re.compile(r"at line (?P<line>\d+) of \"?(?P<file>[^\"\s]+)"),  # nvcc
-    re.compile(r"(?P<file>[^\s:]+):(?P<line>\d+):(?:\d+:)?\s+required from"),  # gcc
-)
+# Where a template is used, from the inside out: nvcc says so after a message, gcc before it.
+_NOTE_AFTER = re.compile(r"at line (?P<line>\d+) of \"?(?P<file>[^\"\s]+)")
+_NOTE_BEFORE = re.compile(r"(?P<file>[^\s:]+):(?P<line>\d+):(?:\d+:)?\s+required from.*")
 _ASSERTION = re.compile(r"static assertion failed(?: with|:) \"?(.*?)\"?")
 _CMAKE = re.compile(r"CMake Error.*:\n+((?:  .*\n|\n)+)")
 _ARGUMENTS = re.compile(r"\s*argument types are: .*")
 
 # What often is wrong, by what is written of it.
 HINTS = (
-    (r"(override|overriding)", "signatures of `shapes`, `run` and the others stand in bridge/core/op.h"),
+    (r"does not override|overriding", "signatures of `shapes`, `run` and the others stand in bridge/core/op.h"),
     (
         r"(torch|ATen|c10)/\S+\"?(: No such file| *$)|source file \"(torch|ATen|c10)/",
         "ops and kernels see pointers, sizes and a stream: leave torch's headers out",
@@ -58,6 +57,7 @@ def explain(output: str, own: Sequence[Path], most: int = 20) -> str:
 
 
 def _errors(lines: Sequence[str], own: Sequence[Path]) -> Iterator[str]:
+    end = 0  # of the last message
     for number, line in enumerate(lines):
         match = _error(line)
         if match is None:
@@ -65,7 +65,9 @@ def _errors(lines: Sequence[str], own: Sequence[Path]) -> Iterator[str]:
         notes = _until_next(lines[number + 1 :])
         place = (match["file"], match["line"])
         if _within(place[0], own):
-            place = next((each for each in reversed(_places(notes)) if not _within(each[0], own)), place)
+            users = _places(_NOTE_BEFORE, lines[end:number]) + _places(_NOTE_AFTER, notes)
+            place = next((each for each in reversed(users) if not _within(each[0], own)), place)
+        end = number + 1
         details = "".join(f"; {each.strip()}" for each in notes if _ARGUMENTS.fullmatch(each))
         assertion = _ASSERTION.fullmatch(match["text"])
         text = assertion[1] if assertion else match["text"]
@@ -82,8 +84,8 @@ def _until_next(lines: Sequence[str]) -> list[str]:
     return list(lines[:end])
 
 
-def _places(notes: Sequence[str]) -> list[tuple[str, str]]:
-    found = [match for line in notes for pattern in _NOTES if (match := pattern.search(line))]
+def _places(note: re.Pattern[str], lines: Sequence[str]) -> list[tuple[str, str]]:
+    found = [match for line in lines if (match := note.search(line))]
     return [(match["file"], match["line"]) for match in found]
 
 

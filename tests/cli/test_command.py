@@ -10,6 +10,8 @@ import pytest
 import bridge
 from bridge import cli
 from bridge.cli import command
+from bridge.errors import LibraryError
+from bridge.toolchain import tools
 
 # Loads the file as the module that a wheel installs beside the package.
 OUTSIDE = """
@@ -55,6 +57,16 @@ def test_a_command_is_handed_to_the_package():
     result, printed, torch, package = run("ops", "relu", "--json")
     assert (result, torch, package) == (0, True, True)
     assert json.loads(printed)[0]["name"] == "relu"
+
+
+def test_the_cmake_package_is_printed_without_torch():
+    result, printed, torch, package = run("cmake-dir")
+    assert not torch and not package
+    try:
+        assert (result, printed) == (0, f"{tools.cmake_package()}\n")
+    except LibraryError:
+        assert result == 7 and "install it again" in printed
+    assert cli.main(["cmake-dir"]) == result
 
 
 def test_both_know_the_same_commands_and_print_the_same_help():

@@ -265,6 +265,14 @@ def test_a_broken_library_names_itself_and_stops_only_what_uses_it(tmp_path, mon
             OPS["broken::twice"].library.plugins()
 
 
+def test_a_broken_library_does_not_stop_what_binds_to_it(tmp_path, monkeypatch):
+    (tmp_path / "libfaulty_plugins.so").write_bytes(b"no ELF")
+    monkeypatch.setenv("FAULTY_LIBRARY_DIR", str(tmp_path))
+    torch.library.define("faulty::f", "(Tensor x) -> Tensor")
+    with forgotten(), pytest.warns(UserWarning, match="faulty: .* does not load"):
+        assert "does not load" in bridge.bind("faulty::f").library.problem_of("f")
+
+
 class Twice(nn.Module):
     def forward(self, x):
         return torch.ops.stopped.twice(x)

@@ -141,6 +141,72 @@ def test_build_hands_over_the_compiler_and_drops_empty_settings(tmp_path, monkey
     assert "BRIDGE_TORCH" not in seen
 
 
+@pytest.fixture
+def of_others(tmp_path, monkeypatch):
+    """The backend as it is installed, beside the package bridge; the project is in the current folder."""
+    package = tmp_path / "site" / "bridge" / backend.CMAKE_PACKAGE
+    package.mkdir(parents=True)
+    project = tmp_path / "project"
+    project.mkdir()
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(backend, "__file__", str(tmp_path / "site" / "bridge_build.py"))
+    monkeypatch.setattr(backend, "present_architectures", lambda: ["86", "90"])
+    for name in ("bridge_DIR", "BRIDGE_CUDA_ARCHITECTURES", "CUDACXX", "BRIDGE_CUDA"):
+        monkeypatch.setenv(name, "")  # so that what a build sets is undone
+        monkeypatch.delenv(name)
+    return package
+
+
+def test_a_package_of_others_is_told_where_bridge_is(of_others, tmp_path, monkeypatch):
+    tools = fake_nvcc(tmp_path / "bin").parent
+    (tools / "cmake").touch(0o755)
+    monkeypatch.setenv("PATH", str(tools))
+    Path("pyproject.toml").write_text("[project]\n")
+    seen = {}
+
+    class ScikitBuild:
+        @staticmethod
+        def build_editable(directory, settings, *args):
+            seen.update(os.environ, settings=settings)
+            return "a.whl"
+
+    monkeypatch.setattr(backend, "_scikit_build", lambda: ScikitBuild)
+    assert backend.build_editable("out", {"a": "b"}) == "a.whl"
+    assert seen["settings"] == {"a": "b", "wheel.py-api": "py3"}
+    assert (seen["bridge_DIR"], seen["BRIDGE_CUDA_ARCHITECTURES"]) == (str(of_others), "86;90")
+
+    Path("pyproject.toml").write_text('[tool.scikit-build]\nwheel.py-api = "cp310"\n')
+    monkeypatch.setenv("BRIDGE_CUDA_ARCHITECTURES", "89")
+    backend.build_editable("out")
+    assert seen["settings"] == {} and seen["BRIDGE_CUDA_ARCHITECTURES"] == "89"
+
+
+def test_what_a_package_of_others_lacks_is_said_plainly(of_others, tmp_path, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: None if name == "cmake" else find_spec(name))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(
+        SystemExit, match=r"bridge: no CMake: put cmake 3\.24 or later on PATH, or run: pip install cmake"
+    ):
+        backend.build_wheel("out")
+    monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: name == "cmake")
+    with pytest.raises(
+        SystemExit, match=r"bridge: no torch in .*: run pip install 'torch>=2\.10', or set BRIDGE_TORCH"
+    ):
+        backend.build_wheel("out")
+    monkeypatch.setenv("BRIDGE_TORCH", "OFF")
+    monkeypatch.setattr(backend, "find_pip_nvcc", lambda paths: None)
+    with pytest.raises(SystemExit, match="bridge: no CUDA compiler: put nvcc"):
+        backend.build_wheel("out")
+
+
+def test_the_backend_is_installed_for_others():
+    assert (
+        'bridge/toolchain/build_backend.py" DESTINATION . RENAME bridge_build.py'
+        in (ROOT / "csrc/CMakeLists.txt").read_text()
+    )
+
+
 def test_a_wheel_has_the_recorded_baselines(tmp_path, monkeypatch):
     """Without what is compiled, which takes minutes."""
     pytest.importorskip("scikit_build_core")
@@ -155,4 +221,5 @@ def test_a_wheel_has_the_recorded_baselines(tmp_path, monkeypatch):
     wheel = backend._scikit_build().build_wheel(str(tmp_path), {"wheel.cmake": "false"})
     names = zipfile.ZipFile(tmp_path / wheel).namelist()
     assert "bridge/bench/baselines/nvidia_a_gpu.json" in names and "bridge/bench/baseline.py" in names
+    assert "bridge/cli/templates/op/csrc/myop.cuh" in names and "bridge/cli/templates/op/gitignore" in names
     assert not [name for name in names if name.startswith(("tests/", "csrc/"))]
