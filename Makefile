@@ -130,10 +130,10 @@ kernels: $(STAMPS)/torch
 		-DCMAKE_CUDA_FLAGS=-Xptxas=-v > /dev/null
 	@PATH="$(abspath $(BIN)):$$PATH" cmake --build build/kernels | $(BIN)/python csrc/kernel_table.py
 
-SANITIZE ?= --tools memcheck,racecheck,initcheck,synccheck
+SANITIZE ?=
 
 sanitize: build
-	PYTHONPATH=tests/ops $(BIN)/python tests/support/sanitize.py $(SANITIZE)
+	PYTHONPATH=tests/ops:tests/support $(BIN)/bridge sanitize --samples samples $(SANITIZE)
 
 FUZZ ?=
 

@@ -114,8 +114,8 @@ def compare(workload: Workload, args: list[Any], settings: dict[str, Any]) -> di
     largest, pytorch_largest, right = 0.0, 0.0, True
     for index in _images(workload, args):
         part = _image(args, workload.batched(), index)
-        exact = outputs_of(op.run(*cast(part, wider), **settings))
-        pytorch = outputs_of(op.run(*part, **settings))
+        exact = outputs_of(op.call_reference(*cast(part, wider), **settings))
+        pytorch = outputs_of(op.call_reference(*part, **settings))
         for result, expected, by_pytorch in zip(results, exact, pytorch, strict=True):
             scale = float(expected.abs().max())
             candidates = (_image([result], (0,), index)[0], by_pytorch)

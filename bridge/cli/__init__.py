@@ -11,7 +11,16 @@ import bridge
 from bridge import errors
 from bridge.base import log
 from bridge.base.text import as_json
-from bridge.cli import bench_command, cache_command, command, compile_command, new_command, zoo_command
+from bridge.cli import (
+    bench_command,
+    cache_command,
+    command,
+    compile_command,
+    new_command,
+    sanitize_command,
+    test_command,
+    zoo_command,
+)
 
 _NOTHING_WORKS, _USAGE, _INTERRUPTED = 1, 2, 130
 _BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
@@ -171,6 +180,8 @@ _COMMANDS = {
         "memory and arithmetic allow as measured in the same run, and beside every peer that is installed.\n\n"
         "Example: bridge bench --lowerings models/llama.py models/resnet_dcn.py --json lowerings.json -- --max-batch 4",
     ),
+    "test": (test_command.add_arguments, test_command.run, test_command.DESCRIPTION),
+    "sanitize": (sanitize_command.add_arguments, sanitize_command.run, sanitize_command.DESCRIPTION),
     "zoo": (
         zoo_command.add_arguments,
         zoo_command.run,

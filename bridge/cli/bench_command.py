@@ -7,6 +7,7 @@ from typing import Any
 
 from bridge.base import log
 from bridge.base.files import read_object
+from bridge.cli import library_options
 from bridge.errors import BridgeError
 
 
@@ -16,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "bridge bench [OP ...] [options]\n       bridge bench --lowerings MODEL.py [MODEL.py ...] [-- MODEL FLAGS]"
     )
     parser.add_argument("ops", nargs="*", metavar="OP", help="default: every op that has workloads")
+    library_options.add_library(parser)
     parser.add_argument("--workload", action="append", default=[], metavar="TEXT", help="those with this in their name")
     parser.add_argument("--growth", action="store_true", help="also series of growing sizes, beside --peers alone")
     parser.add_argument("--peers", nargs="*", metavar="PEER", help="only these; none given: no peer at all")
@@ -73,10 +75,24 @@ _INSTEAD = {"engine": _engine, "lowerings": _lowerings}  # of ops
 
 def _check_alone(options: argparse.Namespace, name: str) -> None:
     """ValueError: another flag is given, which says how ops are measured."""
-    others = ("ops", "workload", "growth", "peers", "plot", "record", "baseline", "against", "list", *_INSTEAD)
+    others = (
+        "ops",
+        "workload",
+        "growth",
+        "peers",
+        "plot",
+        "record",
+        "baseline",
+        "against",
+        "list",
+        "module",
+        *_INSTEAD,
+    )
     given = [other for other in others if other != name and getattr(options, other) not in (None, False, [])]
+    given += ["library"] if options.library != library_options.OWN else []
     if given or options.peers == []:
-        names = ["OP" if other == "ops" else f"--{other}" for other in given] or ["--peers"]
+        flags = {"ops": "OP", "module": "--import"}
+        names = [flags.get(other, f"--{other}") for other in given] or ["--peers"]
         raise ValueError(f"--{name} goes with --json alone, not with {', '.join(names)}")
 
 
@@ -84,13 +100,16 @@ def _ops(options: argparse.Namespace) -> int:
     from bridge.bench import baseline, measure, peers, plots, report, workloads
 
     groups = ("default", "growth") if options.growth else ("default",)
-    chosen = workloads.select(options.ops, options.workload, groups)
+    namespace = library_options.library_of(options).namespace
+    _check_baseline(options)
+    chosen = workloads.select(options.ops, options.workload, groups, workloads.discover(namespace))
+    known = peers.discover(namespace)
     if options.list:
-        print(_listing(chosen, peers.PEERS))
+        print(_listing(chosen, known))
         return 0
     if options.plot:
         plots.pyplot()  # before minutes are spent on what it cannot draw
-    others = [] if options.peers == [] else peers.select(options.peers or [])
+    others = [] if options.peers == [] else peers.select(options.peers or [], known)
     if options.against:
         result = read_object(options.against, "run of `bridge bench`")
         if "rows" not in result:
@@ -111,6 +130,15 @@ def _ops(options: argparse.Namespace) -> int:
     if options.record:
         print(f"\nrecorded in {baseline.record(result)}")
     return 1 if found or not all(row["right"] for row in result["rows"]) else 0
+
+
+def _check_baseline(options: argparse.Namespace) -> None:
+    """ValueError: a baseline in bridge is asked for, and these are not bridge's ops."""
+    if options.library != library_options.OWN and (options.record or options.baseline == "recorded"):
+        raise ValueError(
+            f"the baselines in bridge are of its own ops, not of {options.library}'s: keep a run with --json FILE, and "
+            "compare with it by --baseline FILE"
+        )
 
 
 def _recorded(result: dict[str, Any]) -> str:

@@ -31,6 +31,8 @@ COMMANDS = {
     "ops": "the operators",
     "compile": "compile a model file into an engine",
     "bench": "measure the ops on this GPU, beside what others have",
+    "test": "every check of the ops of a library",
+    "sanitize": "the kernels of a library under compute-sanitizer, on this GPU",
     "zoo": "compile the models in models/, and measure them",
     "cache": "the engines that are kept on disk",
     "explain": "what is in an engine",

@@ -6,7 +6,9 @@ from ctypes import c_bool, c_int32, c_size_t, c_void_p
 import fuzz_children
 import fuzz_plugins
 import pytest
-from plugin_host import Plugin, call, pack_dynamic, pack_tensors
+from plugin_host import Plugin, pack_dynamic, pack_tensors
+
+from bridge.testing.plugin_object import call
 
 FLOAT, INT64 = 0, 8
 

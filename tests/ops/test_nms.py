@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import numpy
 import pytest
 import torch
-from plugin_host import DTYPES, Plugin, call, creators
+from plugin_host import Plugin, creators
 from torch import nn
 
 import bridge
@@ -22,6 +22,7 @@ from bridge.tensorrt.install import flavour
 from bridge.tensorrt.plugins.fields import make_fields
 from bridge.tensorrt.run.context import Context
 from bridge.tensorrt.run.output_allocator import DynamicOutput
+from bridge.testing.plugin_object import DTYPES, call
 
 OP = OPS["nms"]
 FLOATING = [torch.float32, torch.float16, torch.bfloat16]

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from plugin_host import HWC, HWC8, Plugin
+from plugin_host import Plugin
 from samples.roi_align import random_call, roi_align_arguments, samples
 from torch.export import Dim
 
@@ -11,6 +11,7 @@ from bridge.core import libraries
 from bridge.core.op import OPS
 from bridge.errors import OpInputError
 from bridge.testing import check_cuda, check_error, check_export
+from bridge.testing.plugin_object import HWC, HWC8
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 OP = OPS["roi_align"]

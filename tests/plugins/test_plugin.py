@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from plugin_host import CHW4, DTYPES, HWC, HWC8, Plugin, creators
+from plugin_host import Plugin, creators
 from samples import FIXED, PAIRS, RANDOM, SAMPLES
 from samples.rope import rope_arguments
 
 from bridge.core.op import OPS
 from bridge.testing import cast, check_error, outputs_of
+from bridge.testing.plugin_object import CHW4, DTYPES, HWC, HWC8, DynamicDesc, call, desc, dims
 
 FLOATING = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -67,7 +68,6 @@ def test_narrow_integers_are_taken():
     value = (ctypes.c_int32 * 2)(2, 3)
     field = plugin_file.Field(b"stride", ctypes.cast(value, ctypes.c_void_p), 5, 2)
     collection = plugin_file.Fields(1, ctypes.pointer(field))
-    from plugin_host import call
 
     types = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int32]
     this = call(creators()["deform_conv2d"], 0, ctypes.c_void_p, b"x", ctypes.byref(collection), 0, types=types)
@@ -154,8 +154,6 @@ def test_unknown_extents_are_not_judged():
     """configurePlugin sees -1 where an extent is dynamic: it must not be taken for a number."""
     plugin = Plugin(Plugin.create("rope", {}))
     q, k, cos, sin = rope_arguments(2, 5)
-    from plugin_host import DynamicDesc, call, desc, dims
-
     shapes = [(-1, 4, -1, 16), (-1, 2, -1, 16), (-1, 8), (-1, 8)]
     rows = [
         DynamicDesc(desc(s, torch.float32), dims(t.shape), dims(t.shape), dims(t.shape))

@@ -1,101 +1,44 @@
 """A host for V3 plugins in Python: calls a plugin's virtual functions like TensorRT, in the same order.
 
-The slots are those of csrc/hosts/tensorrt/abi.h. Plugins run here without TensorRT, and up to enqueue without a GPU.
+bridge/testing/plugin_object.py has what a builder needs to list the tactics; here is the rest. Plugins run here without
+TensorRT, and up to enqueue without a GPU.
 """
 
 import ctypes
-import functools
 import struct
 from collections.abc import Sequence
-from ctypes import POINTER, Structure, byref, c_bool, c_char_p, c_float, c_int32, c_int64, c_size_t, c_void_p
+from ctypes import POINTER, c_bool, c_char_p, c_int32, c_int64, c_size_t, c_void_p
 from typing import Any
 
 import torch
 
 from bridge.core import libraries, plugin_file
-
-CORE, BUILD, RUNTIME = 0, 1, 2
-DTYPES = {
-    torch.float32: 0,
-    torch.float16: 1,
-    torch.int8: 2,
-    torch.int32: 3,
-    torch.bool: 4,
-    torch.bfloat16: 7,
-    torch.int64: 8,
-}
-LINEAR, HWC8, CHW4, HWC = 0, 2, 3, 8
-FIRST = 4  # slots before an interface's own: language, info, two destructors
-
-
-class Dims(Structure):
-    _fields_ = [("rank", c_int32), ("extent", c_int64 * 8)]
+from bridge.testing import plugin_object
+from bridge.testing.plugin_object import (
+    DTYPES,
+    FIRST,
+    LINEAR,
+    BuilderPlugin,
+    DynamicDesc,
+    call,
+    desc,
+    descs,
+    dynamic,
+)
 
 
-class Desc(Structure):
-    _fields_ = [("dims", Dims), ("dtype", c_int32), ("format", c_int32), ("scale", c_float)]
-
-
-class DynamicDesc(Structure):
-    _fields_ = [("desc", Desc), ("min", Dims), ("max", Dims), ("opt", Dims)]
-
-
-def dims(shape: Sequence[int]) -> Dims:
-    return Dims(len(shape), (c_int64 * 8)(*shape))
-
-
-def desc(shape: Sequence[int], dtype: torch.dtype, format: int = LINEAR) -> Desc:
-    return Desc(dims(shape), DTYPES[dtype], format, 1.0)
-
-
-def descs(tensors: Sequence[torch.Tensor], formats: Sequence[int] = ()) -> Any:
-    formats = formats or [LINEAR] * len(tensors)
-    rows = (desc(tuple(t.shape), t.dtype, format) for t, format in zip(tensors, formats, strict=True))
-    return (Desc * max(len(tensors), 1))(*rows)
-
-
-def dynamic(tensors: Sequence[torch.Tensor]) -> Any:
-    rows = [(desc(tuple(t.shape), t.dtype), dims(tuple(t.shape))) for t in tensors]
-    return (DynamicDesc * max(len(rows), 1))(*(DynamicDesc(d, s, s, s) for d, s in rows))
-
-
-def call(this: int, slot: int, result: Any, *arguments: Any, types: Sequence[Any] = ()) -> Any:
-    """Calls virtual function `slot` (after the common four) of the object at address `this`."""
-    table = ctypes.cast(this, POINTER(POINTER(c_void_p))).contents
-    function = ctypes.CFUNCTYPE(result, c_void_p, *types)(table[FIRST + slot])
-    return function(this, *arguments)
-
-
-@functools.cache
 def creators() -> dict[str, int]:
-    """Address of every creator in the plugin library, by plugin name."""
-    library = ctypes.CDLL(str(libraries.plugin_library()))
-    library.getCreators.restype = POINTER(c_void_p)
-    count = c_int32()
-    addresses = library.getCreators(byref(count))
-    return {call(addresses[i], 2, c_char_p).decode(): addresses[i] for i in range(count.value)}
+    """Address of every creator in bridge's plugin library, by plugin name."""
+    return plugin_object.creators(libraries.plugin_library())
 
 
-class Plugin:
+class Plugin(BuilderPlugin):
     """One plugin object."""
-
-    def __init__(self, this: int | None, num_outputs: int | None = None) -> None:
-        assert this, "no plugin"
-        self.this = this
-        self.core, self.build, self.runtime = (
-            call(this, 0, c_void_p, interface, types=[c_int32]) for interface in (CORE, BUILD, RUNTIME)
-        )
-        self.num_outputs = call(self.build, 4, c_int32)
 
     @staticmethod
     def create(name: str, fields: dict[str, Any]) -> int | None:
-        """Address of a new plugin, or None where the creator refuses the fields."""
-        pairs = [plugin_file.field(key, value) for key, value in fields.items()]
-        array = (plugin_file.Field * max(len(pairs), 1))(*(field for field, _ in pairs))
-        collection = plugin_file.Fields(len(pairs), array)
-        return call(
-            creators()[name], 0, c_void_p, name.encode(), byref(collection), 0, types=[c_char_p, c_void_p, c_int32]
-        )
+        """Address of a new plugin of bridge's, or None where the creator refuses the fields."""
+        return plugin_object.create(libraries.plugin_library(), name, fields)
 
     def clone(self) -> "Plugin":
         return Plugin(call(self.this, 1, c_void_p))
@@ -135,19 +78,9 @@ class Plugin:
         counts = (num_inputs, len(dtypes) - num_inputs)
         return call(self.build, 3, c_bool, position, array, *counts, types=[c_int32, c_void_p, c_int32, c_int32])
 
-    def configure(self, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> int:
-        given = (dynamic(inputs), len(inputs), dynamic(outputs), len(outputs))
-        return call(self.build, 0, c_int32, *given, types=[c_void_p, c_int32] * 2)
-
     def workspace(self, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> int:
         given = (dynamic(inputs), len(inputs), dynamic(outputs), len(outputs))
         return call(self.build, 5, c_size_t, *given, types=[c_void_p, c_int32] * 2)
-
-    def tactics(self) -> list[int]:
-        """The tactics for the shapes that it was configured with."""
-        tactics = (c_int32 * call(self.build, 7, c_int32))()
-        assert call(self.build, 6, c_int32, tactics, len(tactics), types=[c_void_p, c_int32]) == 0
-        return list(tactics)
 
     def timing_cache_id(self) -> str | None:
         text = call(self.build, 8, c_char_p)

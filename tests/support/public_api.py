@@ -77,8 +77,11 @@ def _errors() -> Iterator[str]:
 
 
 def _testing() -> Iterator[str]:
-    for name, value in vars(bridge.testing).items():
-        if inspect.isfunction(inspect.unwrap(value)) and value.__module__.endswith(".testing") and name[0] != "_":
+    for name in bridge.testing.__all__:
+        value = getattr(bridge.testing, name)
+        if isinstance(value, type) and issubclass(value, Exception):
+            yield f"bridge.testing.{name}({', '.join(base.__name__ for base in value.__bases__)})"
+        elif callable(value) and not typing.get_args(value):
             yield f"bridge.testing.{name}{_signature(value)}"
 
 

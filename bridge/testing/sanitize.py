@@ -1,0 +1,77 @@
+"""Every kernel of a library's ops under compute-sanitizer, tool by tool. It needs a GPU and no TensorRT."""
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from bridge.testing.sanitizer_calls import Job
+
+OPTIONS = ["--error-exitcode", "86", "--print-limit", "1000"]
+# The caching allocator returns parts of larger blocks, whose bounds and writes a tool cannot see.
+ENVIRONMENT = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: (\d+) (?:errors?|hazards?)")
+KERNEL = re.compile(r"\bat (?:void )?(?:\w+::)*(\w+)[<(]")
+CALLS = re.compile(r"^(\d+) calls$", re.MULTILINE)
+
+
+def sanitizer(environ: Mapping[str, str] = os.environ) -> str:
+    """The path of compute-sanitizer. FileNotFoundError: it is not installed."""
+    folders = [environ.get("PATH", ""), *(f"{environ[name]}/bin" for name in ("CUDA_HOME",) if environ.get(name))]
+    path = shutil.which("compute-sanitizer", path=os.pathsep.join([*folders, "/usr/local/cuda/bin"]))
+    if path is None:
+        raise FileNotFoundError(
+            "there is no compute-sanitizer on PATH, in CUDA_HOME/bin or in /usr/local/cuda/bin: install NVIDIA's"
+            " CUDA toolkit, which it is part of, or set CUDA_HOME to where the toolkit is"
+        )
+    return path
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs a job under tools, in so many processes at once; what each process wrote is in a file of `logs`."""
+
+    job: Job
+    logs: Path
+    processes: int = 1
+
+    def check(self, tool: str) -> bool:
+        """Runs the calls under a tool, prints a line of each process, and returns whether all are clean."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(self.processes) as pool:
+            return all(list(pool.map(lambda share: self._check_share(tool, share), range(self.processes))))
+
+    def _check_share(self, tool: str, share: int) -> bool:
+        which = f"{tool}-{share + 1}-of-{self.processes}" if self.processes > 1 else tool
+        log, started = self.logs / f"{which}.log", time.monotonic()
+        command = [sanitizer(), "--tool", tool, *OPTIONS, *self.job.command()]
+        command += ["--share", f"{share + 1}/{self.processes}"]
+        environment = os.environ | ENVIRONMENT
+        with log.open("wb") as file:
+            code = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
+        clean, text = judge(code, log.read_text(errors="replace"))
+        print(f"{which:10} {text}, {time.monotonic() - started:.0f} s{'' if clean else f'; see {log}'}", flush=True)
+        return clean
+
+
+def judge(code: int, output: str) -> tuple[bool, str]:
+    """Whether a tool's run is clean, and a summary, from its exit code and output."""
+    summaries, calls = SUMMARY.findall(output), CALLS.search(output)
+    if not summaries or not calls:
+        last = next((line for line in reversed(output.splitlines()) if line.strip()), "it wrote nothing")
+        return False, f"broke off with exit code {code}: {last}" + _findings_text(output, summaries)
+    if code == 0 and not any(map(int, summaries)):
+        return True, f"none in {calls[1]} calls"
+    return False, f"in {calls[1]} calls, exit code {code}" + _findings_text(output, summaries)
+
+
+def _findings_text(output: str, summaries: Sequence[str]) -> str:
+    kernels = Counter(KERNEL.findall(output))
+    where = ", ".join(f"{name} in {count} lines" for name, count in kernels.most_common())
+    return f", {sum(map(int, summaries))} found" + (f": {where}" if where else "")
