@@ -27,7 +27,7 @@ def test_operators_without_a_converter_are_all_named_with_their_lines():
     assert "aten._fft_r2c.default (2 uses): it has no converter" in text
     assert "aten._linalg_svd.default (1 use)" in text and "getitem" not in text
     assert f"{__file__}:" in text and "in forward: first = torch.fft.fft(x).real" in text
-    assert "make an op of them with @bridge.op" in text
+    assert "make an op of them in a package of yours (`bridge new op acme::corr`)" in text
 
 
 def test_results_whose_shape_depends_on_values_are_refused():

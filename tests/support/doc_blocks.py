@@ -6,8 +6,10 @@ A comment right before a block changes how it is treated:
     <!-- evaluated on the CPU -->      engines are evaluated on the CPU
     <!-- exit code: 3 -->              the exit code of the command in a shell block
     <!-- file: NAME -->                it is written to that file, in the folder where the page runs
-    <!-- from: PATH -->                it is a part of that file of the repository; PATH may contain "**"
+    <!-- from: PATH -->                it is a part of that file, of the repository or of the folder where the page
+                                       runs; PATH may contain "**"
     <!-- output -->                    it is what the previous block printed; "..." matches anything
+    <!-- needs nvcc from here on -->   where there is none, neither it nor what follows runs, and the test says so
 
 The Python blocks of a page share their names. In shell blocks only `bridge` commands run. A block that neither runs nor
 is compared must say why, unless its language is "text".
@@ -28,6 +30,8 @@ import oracle
 
 import bridge
 from bridge import cli
+from bridge.errors import LibraryError
+from bridge.toolchain import tools
 
 SHELL = ("bash", "console", "sh")
 _FENCE = re.compile(
@@ -69,19 +73,24 @@ def blocks(page: Path) -> Iterator[Block]:
             yield Block(page, line, match["language"], match["note"] or "", match["text"])
 
 
-def check_page(page: Path, root: Path) -> None:
+def check_page(page: Path, root: Path) -> str | None:
     """Runs the blocks of a page in the current folder, which is empty. BlockError: the first that fails, and why.
 
-    root: the repository, whose models folder is linked here.
+    Args:
+        root: the repository, whose models folder is linked here.
+    Returns:
+        What is not run here and why, or None: all is.
     """
     Path("models").symlink_to(root / "models")
     names: dict[str, Any] = {"__name__": "__page__"}
     printed = ""
     for block in blocks(page):
+        if block.note == "needs nvcc from here on" and (problem := _compiler_problem()) is not None:
+            return f"{block.location} and what follows is not run: {problem}"
         if block.note == "output":
             _compare(block, printed)
         elif (path := block.note_for("from")) is not None:
-            if not any(block.text.strip() in file.read_text() for file in root.glob(path)):
+            if not any(block.text.strip() in file.read_text() for file in (*root.glob(path), *Path().glob(path))):
                 raise BlockError(f"{block.location}: {path} has no such lines")
         elif (path := block.note_for("file")) is not None:
             Path(path).write_text(block.text)
@@ -94,6 +103,15 @@ def check_page(page: Path, root: Path) -> None:
             printed = _run_shell(block)
         elif block.language != "text":
             raise BlockError(f"{block.location}: {block.language or 'no language'}: is not run, and no note says why")
+    return None
+
+
+def _compiler_problem() -> str | None:
+    try:
+        tools.nvcc()
+    except LibraryError as error:
+        return str(error)
+    return None
 
 
 def _run_python(block: Block, names: dict[str, Any]) -> str:

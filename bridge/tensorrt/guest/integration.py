@@ -17,6 +17,7 @@ from bridge.base.log import logger
 from bridge.base.patches import replace, replace_everywhere
 from bridge.core import foreign
 from bridge.core.library import LIBRARIES, LISTENERS, Library
+from bridge.core.signature import NAMESPACE
 from bridge.errors import BridgeError, BuildError, LibraryError
 from bridge.graph.model_source import model_line
 from bridge.graph.scalar_inputs import remove_number_inputs
@@ -80,16 +81,18 @@ def integrate(
 
 def _register_for_loading(stack: contextlib.ExitStack, flavour: Flavour) -> None:
     """Registers the plugins of all libraries, those defined later too, for engines that are loaded and not built."""
-    register_working_plugins(flavour.trt(), LIBRARIES.values())
+    register_working_plugins(flavour.trt(), [LIBRARIES[NAMESPACE]])
 
-    def register_later(library: Library) -> None:
+    def register(library: Library) -> None:
         try:
             register_working_plugins(flavour.trt(), [library])
-        except LibraryError as error:  # must not stop the import of a package
+        except LibraryError as error:  # must stop neither the other libraries nor the import of a package
             logger.warning("%s: its plugins are not registered: %s", library.namespace, error)
 
-    LISTENERS.append(register_later)
-    stack.callback(LISTENERS.remove, register_later)
+    for library in LIBRARIES.values():
+        register(library)
+    LISTENERS.append(register)
+    stack.callback(LISTENERS.remove, register)
 
 
 def _lowering_pass(rewrite: Callable[[Graph], Rows]) -> Callable[..., Any]:

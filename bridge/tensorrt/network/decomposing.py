@@ -45,7 +45,7 @@ def explaining_failures(graph: Graph, action: str) -> Iterator[None]:
         name, line = ("the model", "") if node is None else (operator_name(node), f"\n  {model_line(node)}")
         raise BuildError(
             f"{name} cannot be {action}: {reason}{line}\nWrite that line with other operations, give it another dtype,"
-            " or make an op of it with @bridge.op and a kernel."
+            " or make an op of it in a package of yours (`bridge new op acme::corr`)."
         ) from error
 
 

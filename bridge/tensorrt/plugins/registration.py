@@ -24,8 +24,9 @@ def register_plugins(trt: ModuleType, libraries: Iterable[Library]) -> None:
             registered already.
     """
     for library in libraries:
-        # An op without a plugin is refused where a model uses it; see shape_rules.
-        names = library.plugins().schemas.keys() & library.ops.keys()
+        # An op without a plugin, or with another signature than its plugin's, is refused where a model uses it; see
+        # shape_rules.
+        names = library.plugins().schemas.keys() & library.ops.keys() - library.problems.keys()
         load_library(trt, library.namespace, library.plugin_library(), {name: library.ops[name] for name in names})
 
 

@@ -122,6 +122,8 @@ def _check_plugin(file: EngineFile, name: str, version: str) -> None:
             f"the engine needs plugin {name} version {version}{_origin_text(file, namespace)}; this {namespace} has "
             f"{available}: compile the model again, or install the {namespace} that built it"
         )
+    if problem := library.problems.get(OPS[name].local_name):
+        raise EngineError(f"the engine needs the plugin {name}{_origin_text(file, namespace)}, but {problem}")
 
 
 def _origin_text(file: EngineFile, namespace: str) -> str:
