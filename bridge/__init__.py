@@ -12,7 +12,8 @@ from bridge.base import interrupts, log
 from bridge.base.modules import modules_of
 from bridge.base.package import __version__ as __version__
 from bridge.core.binding import bind
-from bridge.core.op import OPS, op
+from bridge.core.op import OPS, Counted, Pair, only_shapes, op, readable, require, unknown_extent
+from bridge.core.tensors import Floating, Index, LikeFirst, LikeFirstOrFloat32
 from bridge.errors import BridgeError
 
 log.show_as_asked()
@@ -44,6 +45,12 @@ __all__ = [
     "BridgeError",
     "CompiledModule",
     "Config",
+    "Counted",
+    "Floating",
+    "Index",
+    "LikeFirst",
+    "LikeFirstOrFloat32",
+    "Pair",
     "Report",
     "Tuning",
     "bind",
@@ -52,10 +59,14 @@ __all__ = [
     "errors",
     "load",
     "load_ops",
+    "only_shapes",
     "op",
+    "readable",
     "register",
     "report",
+    "require",
     "tune",
+    "unknown_extent",
     "unregister",
     *OPS,
 ]

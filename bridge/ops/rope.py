@@ -29,7 +29,7 @@ def rope(
     Args:
         q: [B, H, S, D] for layout "bhsd", [B, S, H, D] for "bshd"; float32, float16 or bfloat16 (float64 on CPU).
         k: like q, with its own number of heads (grouped-query attention); the same dtype.
-        cos, sin: the dtype of q, or float32. Width W is R/2, one value a pair, or R, one value an element.
+        cos, sin: both the dtype of q, or both float32. Width W is R/2, one value a pair, or R, one value an element.
             [S, W] or [B or 1, S, W], a row for each position; with position_ids [P, W], a row for each id.
         position_ids: [B or 1, S] int32 or int64, the row of cos and sin for each token.
         interleaved: pairs of neighbours (GPT-J, original Llama) instead of halves (Hugging Face Llama, GPT-NeoX).
@@ -69,6 +69,7 @@ def _check_tables(cos: Tensor, sin: Tensor, ids: Tensor | None, batch: int, seq:
     forms = "[rows, width]" if ids is not None else "[rows, width] or [batch, seq, width]"
     fits = cos.dim() == sin.dim() and (cos.dim() == 2 or (cos.dim() == 3 and ids is None))
     require(fits, f"rope: cos and sin must be {forms}, got shapes {tuple(cos.shape)} and {tuple(sin.shape)}")
+    require(cos.dtype == sin.dtype, f"rope: cos and sin differ in dtype: {cos.dtype} and {sin.dtype}")
     same = all(a == b for a, b in zip(cos.shape, sin.shape, strict=True))
     require(same, f"rope: cos and sin differ in shape: {tuple(cos.shape)} and {tuple(sin.shape)}")
     width = cos.shape[-1]

@@ -10,6 +10,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from bridge.core import libraries
 from bridge.core.op import Op
 from bridge.core.tensors import ANY
+from bridge.errors import OpInputError
 from bridge.testing.arguments import DTYPES, LAYOUTS, cast, differentiable, laid_out, outputs_of
 
 
@@ -172,15 +173,29 @@ def check_dtypes(op: Op, *args: Any, **kwargs: Any) -> None:
 
 
 def dtype_variants(op: Op, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[list[Any]]:
-    """The tensors of a call, None where one is absent, in every dtype that the op declares."""
-    tensors, _ = op.bind(args, kwargs)
+    """The tensors of a call, None where one is absent, in every dtype that the op declares.
+
+    One tensor at a time has another of its dtypes, unless the reference refuses those together, with an OpInputError.
+    """
+    tensors, attributes = op.bind(args, kwargs)
     for dtype in first_dtypes(op, args, kwargs):
         yield _as_declared(op, tensors, dtype)
         for index in range(1, len(tensors)):
             for other in _others(op, index, tensors[index], dtype):
                 varied = _as_declared(op, tensors, dtype)
                 varied[index] = tensors[index].to(other)
-                yield varied
+                if _is_taken(op, varied, attributes):
+                    yield varied
+
+
+def _is_taken(op: Op, tensors: Sequence[Any], attributes: dict[str, Any]) -> bool:
+    try:
+        op.call_reference(*tensors, **attributes)
+    except OpInputError:
+        return False
+    except Exception:  # a fault of the reference, which the caller's own call finds
+        return True
+    return True
 
 
 def first_dtypes(op: Op, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[torch.dtype, ...]:

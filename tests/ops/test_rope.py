@@ -121,6 +121,21 @@ def test_bad_input(args, text):
         libraries.infer_shapes(OPS["rope"], [None if t is None else tuple(t.shape) for t in tensors], attributes)
 
 
+def test_tables_are_of_one_dtype():
+    """The kernel reads both as one type: tables of two would be read wrongly, and out of bounds."""
+    args = {name: value.half() for name, value in _args().items()}
+    with pytest.raises(OpInputError, match=r"cos and sin differ in dtype: torch\.float16 and torch\.float32"):
+        bridge.rope(**{**args, "sin": args["sin"].float()})
+    assert bridge.rope(**{**args, "cos": args["cos"].float(), "sin": args["sin"].float()})[0].dtype == torch.float16
+
+
+@pytest.mark.gpu
+def test_the_kernel_refuses_tables_of_two_dtypes():
+    args = [value.half().cuda() for value in _args().values()]
+    with pytest.raises(RuntimeError, match="rope: cos and sin differ in dtype: float16 and float32"):
+        torch.ops.bridge.rope(*args[:3], args[3].float())
+
+
 @pytest.mark.parametrize(
     ("args", "text"),
     [

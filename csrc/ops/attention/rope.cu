@@ -45,6 +45,8 @@ struct Rope final : Op {
   }
 
   cudaError_t run(Tensor const* in, Tensor const* out, void*, cudaStream_t stream) const override {
+    require(in[2].dtype == in[3].dtype, "rope: cos and sin differ in dtype: ", dtype_name(in[2].dtype), " and ",
+            dtype_name(in[3].dtype));
     return dispatch_floating(in[0].dtype, [&](auto tag) {
       using T = decltype(tag);
       return in[2].dtype == DType::kFloat32 ? launch<T, float>(in, out, stream) : launch<T, T>(in, out, stream);

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import bridge
-from bridge.core.op import only_shapes, require
-from bridge.core.tensors import Floating, LikeFirst
+from bridge import Floating, LikeFirst, only_shapes, require
 
 MOST_RADIUS = 16
 Sample = tuple[str, list[Tensor], dict[str, list[int]]]  # what to call it, arguments, keyword arguments

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 import bridge
-from bridge.core.op import require
-from bridge.core.tensors import Floating
+from bridge import Floating, require
 
 Sample = tuple[str, list[Tensor], dict[str, float]]  # what to call it, arguments, keyword arguments
 
