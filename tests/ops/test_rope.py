@@ -132,7 +132,7 @@ def test_tables_are_of_one_dtype():
 @pytest.mark.gpu
 def test_the_kernel_refuses_tables_of_two_dtypes():
     args = [value.half().cuda() for value in _args().values()]
-    with pytest.raises(RuntimeError, match="rope: cos and sin differ in dtype: float16 and float32"):
+    with pytest.raises(ValueError, match="rope: cos and sin differ in dtype: float16 and float32"):
         torch.ops.bridge.rope(*args[:3], args[3].float())
 
 
