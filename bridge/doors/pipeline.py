@@ -125,7 +125,8 @@ def _conversion_settings() -> Any:
     from torch_tensorrt.dynamo._settings import CompilationSettings
     from torch_tensorrt.dynamo.conversion import DYNAMO_CONVERTERS
 
-    values = {"use_explicit_typing": True, "attn_bias_is_causal": False}
+    # PyTorch's decomposition of complex numbers renames the graph's inputs; torch_tensorrt's own pass keeps them.
+    values = {"use_explicit_typing": True, "attn_bias_is_causal": False, "use_complex_decomposition": False}
     supported = {field.name for field in dataclasses.fields(CompilationSettings)}
     settings = CompilationSettings(**{name: value for name, value in values.items() if name in supported})
     DYNAMO_CONVERTERS.set_compilation_settings(settings)

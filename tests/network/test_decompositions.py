@@ -5,6 +5,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 import torch.nn.functional as F
+from oracle import assert_same, interpreted, just_in_time
 
 import bridge
 from bridge.tensorrt.decompositions import arithmetic, shapes
@@ -55,6 +56,24 @@ def test_a_window_over_the_whole_map_is_a_product(window, bias):
 def test_other_convolutions_are_left(size, weight, changes):
     given = {name: value * 2 if isinstance(value, list) else value for name, value in WHOLE.items()} | changes
     assert arithmetic.convolution(torch.randn(4, *size), torch.randn(weight), None, **given) is NotImplemented
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_scaled_products_added_in_place(dtype):
+    """torch.compile writes them as fused multiply-adds since torch 2.14."""
+
+    def added(x, y, z):
+        return x.clone().addcmul_(y, z, value=0.3), x.clone().addcdiv_(y, z, value=0.3), x.clone().add_(y, alpha=3)
+
+    x, y, z = ((torch.rand(3, 4) + 1).to(dtype) for _ in range(3))
+    with interpreted():
+        assert_same(just_in_time(added)(x, y, z), added(x, y, z))
+
+
+def test_products_of_16_bits_are_not_rounded_before_the_sum():
+    a = torch.tensor([1 + 2**-10], dtype=torch.float16)
+    for factor in (a, a.item()):
+        assert arithmetic.fused_multiply_add(a, factor, -(a * a)).item() == 2**-20
 
 
 def test_a_window_over_the_whole_map_in_an_engine():

@@ -65,6 +65,18 @@ class TestIntegers:
         _assert_eager(parts, a[kept].clone(), b[kept].clone())
 
 
+def test_indices_of_32_bits_beside_wide_integers() -> None:
+    """TensorRT's indices of a top-k are int32."""
+
+    def mixed(a: Tensor, b: Tensor) -> Any:
+        indices = torch.topk(a, 2)[1]
+        wide = torch.where(b[:, None] > 0, b[:, None], indices), torch.where(b[:, None] > 0, indices, b[:, None])
+        return *wide, indices * b[0], b[1] - indices, indices + torch.tensor(2**40), indices < b[0]
+
+    b = torch.tensor([2**40 + 3, -(2**50), 2**62])
+    _assert_eager(mixed, torch.tensor([[1.0, 3.0, 2.0], [0.0, 2.0, 5.0], [5.0, 1.0, 2.0]]), b)
+
+
 def test_extents_as_divisors() -> None:
     a, batch = torch.tensor([-7, 5, 12, 2**40]), torch.export.Dim("batch", min=2, max=80)
     model = _Model(lambda a, b: (a % b.shape[0], torch.fmod(a, -b.shape[0]), a**b)).eval()

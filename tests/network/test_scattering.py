@@ -131,6 +131,15 @@ def test_bags_some_of_them_empty(mode, padding_idx, include_last_offset):
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize(("shape", "dim", "index"), [((4, 3), -1, (2, 0)), ((4, 3, 2), 0, (1,)), ((), 0, (0,))])
+def test_slices_copied(shape, dim, index):
+    x, index = torch.randn(shape), torch.tensor(index)
+    source = torch.randn([len(index) if axis == dim % len(shape) else n for axis, n in enumerate(shape)])
+    for position in (index, index[0]) if len(index) == 1 else (index,):
+        expected = x.index_copy(dim, position, source)
+        assert torch.equal(scattering.index_copy(x, dim, position, source), expected)
+
+
 class Scatters(torch.nn.Module):
     """x [rows, 6], index [count], src [count, 6]; indices are equal in every call."""
 

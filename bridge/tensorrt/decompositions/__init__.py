@@ -73,4 +73,6 @@ def _own_decompositions() -> dict[Any, Callable[..., Any]]:
     table = {op: function for family in _FAMILIES for op, function in family.DECOMPOSITIONS.items()}
     if hasattr(torch.ops.transformers, "grouped_mm_fallback"):  # if its mixtures of experts are imported
         table[torch.ops.transformers.grouped_mm_fallback.default] = grouped_products.grouped_mm_fallback
+    if hasattr(torch.ops.prims, "fma"):  # if torch.compile met an operator that it writes so, such as addcmul_
+        table[torch.ops.prims.fma.default] = arithmetic.fused_multiply_add
     return table

@@ -85,6 +85,14 @@ def addbmm(x: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1
     return product if beta == 0 else product + (x if beta == 1 else x * beta)
 
 
+def fused_multiply_add(a: Tensor, b: Tensor | float, c: Tensor) -> Tensor:
+    """a * b + c. 16-bit values are computed in float32 and rounded once; float32 is rounded after the product too."""
+    if c.dtype in (torch.float16, torch.bfloat16):
+        factor = b.float() if isinstance(b, Tensor) else b
+        return (a.float() * factor + c.float()).to(c.dtype)
+    return a * b + c
+
+
 def convert(x: Tensor, dtype: torch.dtype) -> Tensor:
     """x in a dtype. PyTorch's decomposition of the variance of 16-bit values calls it."""
     return x.to(dtype)

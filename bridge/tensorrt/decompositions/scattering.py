@@ -44,6 +44,13 @@ def index_add(x: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: floa
     return _reduce_slices(x, dim, index, source if alpha == 1 else source * alpha, _SUM, True)
 
 
+def index_copy(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
+    """x with slices of source written at index. torch_tensorrt 2.14 does not decompose it, and refuses most calls."""
+    if not x.dim():
+        return index_copy(x[None], 0, index.reshape(-1), source.reshape(-1)).squeeze(0)
+    return aten.index_put(x, [None] * (dim % x.dim()) + [index.reshape(-1)], source)
+
+
 def index_reduce(
     x: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = True
 ) -> Tensor:
@@ -268,6 +275,7 @@ _REDUCING = (
 
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.index_add.default: index_add,
+    aten.index_copy.default: index_copy,
     aten.index_put.default: index_put,
     aten.index_reduce.default: index_reduce,
     aten.put.default: put,

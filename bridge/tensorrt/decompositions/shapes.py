@@ -48,6 +48,11 @@ def broadcast_in_dim(x: Tensor, shape: Sequence[int], axes: Sequence[int]) -> Te
     return x.reshape(aligned).expand(shape)
 
 
+def copy_strided(x: Tensor, stride: Sequence[int]) -> Tensor:
+    """A copy of x. A network's tensors have no strides."""
+    return x.clone()
+
+
 def empty(
     size: Sequence[Any],
     *layout: Any,
@@ -97,6 +102,7 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     _AS_STRIDED: as_strided,
     _CAT: cat,
     torch.ops.prims.broadcast_in_dim.default: broadcast_in_dim,
+    torch.ops.prims.copy_strided.default: copy_strided,
     aten.empty.memory_format: empty,
     aten.empty_permuted.default: empty,
     aten.empty_strided.default: empty,

@@ -17,7 +17,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bridge.base.patches import add, replace
+import torch
+
+from bridge.base.patches import add, replace, replace_everywhere
 from bridge.tensorrt.install import rms_norm
 
 Version = tuple[int, ...]
@@ -101,18 +103,49 @@ def other_rtx(version: str) -> str | None:
 
 
 def keep_dtypes_in_where(stack: contextlib.ExitStack, trt: ModuleType) -> None:
-    """torch_tensorrt's converter of aten.where casts two bfloat16 tensors to int32, and two int64 ones too."""
+    """torch_tensorrt's converter of aten.where casts int64 tensors to int32; before 2.14, two bfloat16 ones too."""
     from torch_tensorrt.dynamo.conversion.impl.condition import ops
 
     promote = ops.promote_trt_tensors_to_same_dtype
 
     @functools.wraps(promote)
     def promote_if_different(ctx: Any, lhs: Any, rhs: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        if in_own_conversion() and lhs.dtype == rhs.dtype:
-            return lhs, rhs
+        if in_own_conversion():
+            lhs, rhs = _widened(trt, ctx, lhs, rhs), _widened(trt, ctx, rhs, lhs)
+            if lhs.dtype == rhs.dtype:
+                return lhs, rhs
         return promote(ctx, lhs, rhs, *args, **kwargs)
 
     replace(stack, ops, "promote_trt_tensors_to_same_dtype", promote_if_different)
+
+
+def keep_scalars_wide(stack: contextlib.ExitStack, trt: ModuleType) -> None:
+    """torch_tensorrt casts an int64 tensor without dimensions to int32 beside an int32 tensor with some.
+
+    PyTorch does so too. But where a model has two int64 tensors, the network may have one of 32 bits.
+    """
+    from torch_tensorrt.dynamo.conversion.impl.elementwise import base
+
+    original = base.convert_binary_elementwise
+
+    @functools.wraps(original)
+    def convert(ctx: Any, target: Any, source_ir: Any, name: str, op_type: Any, lhs_val: Any, rhs_val: Any) -> Any:
+        if in_own_conversion():
+            lhs_val, rhs_val = _widened(trt, ctx, lhs_val, rhs_val), _widened(trt, ctx, rhs_val, lhs_val)
+        return original(ctx, target, source_ir, name, op_type, lhs_val, rhs_val)
+
+    replace_everywhere(stack, "torch_tensorrt.dynamo.conversion", original, convert)
+
+
+def _widened(trt: ModuleType, ctx: Any, x: Any, other: Any) -> Any:
+    """x as int64, if it is an int32 tensor of the network beside an int64 one or an int64 constant; else x.
+
+    The operands of the model have one dtype. Some layers, such as the indices of a top-k, have 32 bits for its 64.
+    """
+    is_narrow = isinstance(x, trt.ITensor) and x.dtype == trt.DataType.INT32
+    if not is_narrow or getattr(other, "dtype", None) not in (trt.DataType.INT64, torch.int64):
+        return x
+    return ctx.net.add_cast(x, trt.DataType.INT64).get_output(0)
 
 
 IMPORT, OWN_CONVERSION, REGISTERED = "import", "own conversion", "registered"  # when a shim applies
@@ -123,7 +156,8 @@ SHIMS = (
     Shim(_RTX, (2, 11), (2, 12), add_algorithm_selector, (IMPORT,)),
     Shim(_RTX, (2, 11), (2, 13), add_dtype_setter, (OWN_CONVERSION, REGISTERED)),
     Shim(_RTX, (2, 13), _ANY, hide_cpp_runtime, (IMPORT,)),
-    Shim(_BOTH, (2, 11), (2, 14), keep_dtypes_in_where, (OWN_CONVERSION,)),
+    Shim(_BOTH, (2, 11), _ANY, keep_dtypes_in_where, (OWN_CONVERSION,)),
+    Shim(_BOTH, (2, 12), _ANY, keep_scalars_wide, (OWN_CONVERSION,)),
     Shim(_BOTH, (2, 11), _ANY, rms_norm.compute_in_float32, (OWN_CONVERSION, REGISTERED)),
 )
 

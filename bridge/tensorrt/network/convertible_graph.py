@@ -38,7 +38,7 @@ def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: 
 
     Raises:
         ExportError: the model writes to its inputs or buffers, or a decomposition is not valid for all extents.
-        UnsupportedOpError: attention with dropout.
+        UnsupportedOpError: attention with dropout, a product along a dimension of complex values, a complex result.
         SpecializedError: torch or a pass specialised a dynamic dimension.
         BuildError: a decomposition fails or changes the shape of a result, or a pass lost a bridge op.
     """
@@ -52,6 +52,7 @@ def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: 
         _check_no_mutation(functional)
         module = _without_writes(functional)
         expected = count_ops(module.graph)
+        _check_complex(module.graph)
         expand_attention(module)
         with explaining_failures(module.graph, "lowered"):
             module = post_lowering(remove_detach(module, settings), settings)
@@ -62,6 +63,16 @@ def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: 
         raise BuildError(f"lowering changed the number of bridge's ops from {dict(expected)} to {dict(counts)}")
     _check_dynamic(module.graph, inputs)
     return module
+
+
+def _check_complex(graph: Graph) -> None:
+    """UnsupportedOpError: a product of complex values; torch_tensorrt 2.14 multiplies their parts by themselves."""
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.prod.dim_int):
+        if node.meta["val"].is_complex():
+            raise UnsupportedOpError(
+                f"{operator_name(node)} of complex values has no converter:\n  {model_line(node)}\n"
+                "Multiply the values one by one there."
+            )
 
 
 def _check_dynamic(graph: Graph, inputs: Mapping[str, TensorSpec]) -> None:

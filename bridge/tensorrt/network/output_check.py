@@ -9,12 +9,18 @@ from torch.export.graph_signature import OutputKind
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
-from bridge.errors import BuildError
+from bridge.engine_file import dtypes
+from bridge.errors import BuildError, UnsupportedOpError
 from bridge.graph.model_source import model_line
 
 
 def check_outputs(program: ExportedProgram, module: GraphModule) -> None:
-    """BuildError: a result has another rank or another fixed extent than in the program."""
+    """Compares the results with the program's.
+
+    Raises:
+        UnsupportedOpError: a result is complex, and became real.
+        BuildError: another one has another rank or another fixed extent.
+    """
     specs = program.graph_signature.output_specs
     results = zip(specs, program.graph.output_node().args[0], strict=True)
     expected = [node for spec, node in results if spec.kind == OutputKind.USER_OUTPUT]
@@ -22,6 +28,11 @@ def check_outputs(program: ExportedProgram, module: GraphModule) -> None:
     for index, (before, after) in enumerate(zip(expected, lowered, strict=False)):
         shape, lowered_shape = _shape(before), _shape(after)
         if shape is not None and lowered_shape is not None and not _may_be_equal(shape, lowered_shape):
+            if (dtype := before.meta["val"].dtype).is_complex:
+                raise UnsupportedOpError(
+                    f"result {index} is {dtype}, {dtypes.absence(dtype)}\n  {model_line(before)}\n"
+                    "Return torch.view_as_real of it."
+                )
             raise BuildError(
                 f"result {index} has shape {tuple(shape)} in the program and {tuple(lowered_shape)} after PyTorch"
                 " decomposed its operators: a decomposition is wrong for"
