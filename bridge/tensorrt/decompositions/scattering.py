@@ -48,7 +48,8 @@ def index_copy(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     """x with slices of source written at index. torch_tensorrt 2.14 does not decompose it, and refuses most calls."""
     if not x.dim():
         return index_copy(x[None], 0, index.reshape(-1), source.reshape(-1)).squeeze(0)
-    return aten.index_put(x, [None] * (dim % x.dim()) + [index.reshape(-1)], source).contiguous()
+    written = aten.index_put(x, [None] * (dim % x.dim()) + [index.reshape(-1)], source)
+    return written.contiguous()  # PyTorch's index_fill copies in place into other strides
 
 
 def index_reduce(
