@@ -115,8 +115,8 @@ BRIDGE_EXPORT int32_t bridge_infer_shapes(char const* name, bridge::trt::FieldCo
   }
 }
 
-// Checks the dtypes of an op's tensors. dtypes: a name for each tensor of the signature, null for an absent one. Returns
-// 0 with those of the outputs, "float32,int64", or 1 with a message.
+// Checks the dtypes of an op's tensors. dtypes: a name for each tensor of the signature, null for an absent one.
+// Returns 0 with those of the outputs, "float32,int64", or 1 with a message.
 BRIDGE_EXPORT int32_t bridge_infer_dtypes(char const* name, char const* const* dtypes, char* text, int32_t size) {
   try {
     copy_text(infer_dtypes(op_of(name), dtypes), text, size);

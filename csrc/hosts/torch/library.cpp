@@ -1,5 +1,7 @@
-// PyTorch as a host: every op of the table as the CUDA implementation of torch.ops.<namespace>.<name>, over the stable ABI.
-// The schemas are defined in Python (bridge/core/op.py), where the reference is.
+// PyTorch as a host: every op of the table as the CUDA implementation of torch.ops.<namespace>.<name>, over the stable
+// ABI. The schemas are defined in Python (bridge/core/op.py), where the reference is.
+#include "core/library.h"
+
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
@@ -9,7 +11,6 @@
 #include <atomic>
 #include <utility>
 
-#include "core/library.h"
 #include "hosts/torch/call.h"
 
 namespace bridge {
