@@ -70,8 +70,8 @@ def test_a_folder_that_no_wheel_holds(package, tmp_path):
         samples_of(f"{name}::twice")
     folder = tmp_path / "calls"
     folder.mkdir()
-    (folder / "values_for_samples.py").write_text("import torch\nX = torch.ones(3)\n")
-    (folder / "twice.py").write_text("from values_for_samples import X\n\ndef samples():\n    return [('x', [X], {})]\n")
+    (folder / "shared_values.py").write_text("import torch\nX = torch.ones(3)\n")
+    (folder / "twice.py").write_text("from shared_values import X\n\ndef samples():\n    return [('x', [X], {})]\n")
     assert samples_of(f"{name}::twice", folder)[0][0] == "x"
     for nowhere in ("no_such_place", "./no_such_place"):
         with pytest.raises(SampleError, match="no_such_place is neither a folder nor a package of samples"):
