@@ -33,6 +33,15 @@ def cache_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
 
 
+@pytest.fixture
+def fresh_dynamo():
+    """The test begins with nothing traced, and needs no gradients."""
+    torch._dynamo.reset()
+    with torch.no_grad():
+        yield
+    torch._dynamo.reset()
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         mark = item.get_closest_marker("gpu")

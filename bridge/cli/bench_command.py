@@ -8,6 +8,7 @@ from typing import Any
 from bridge.base import log
 from bridge.base.files import read_object
 from bridge.cli import library_options
+from bridge.core.signature import NAMESPACE
 from bridge.errors import BridgeError
 
 
@@ -89,7 +90,7 @@ def _check_alone(options: argparse.Namespace, name: str) -> None:
         *_INSTEAD,
     )
     given = [other for other in others if other != name and getattr(options, other) not in (None, False, [])]
-    given += ["library"] if options.library != library_options.OWN else []
+    given += ["library"] if options.library != NAMESPACE else []
     if given or options.peers == []:
         flags = {"ops": "OP", "module": "--import"}
         names = [flags.get(other, f"--{other}") for other in given] or ["--peers"]
@@ -134,7 +135,7 @@ def _ops(options: argparse.Namespace) -> int:
 
 def _check_baseline(options: argparse.Namespace) -> None:
     """ValueError: a baseline in bridge is asked for, and these are not bridge's ops."""
-    if options.library != library_options.OWN and (options.record or options.baseline == "recorded"):
+    if options.library != NAMESPACE and (options.record or options.baseline == "recorded"):
         raise ValueError(
             f"the baselines in bridge are of its own ops, not of {options.library}'s: keep a run with --json FILE, and "
             "compare with it by --baseline FILE"

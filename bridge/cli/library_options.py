@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from bridge.core import libraries
+from bridge.core.signature import NAMESPACE
 from bridge.errors import LibraryError
-
-OWN = "bridge"
 
 
 def add_library(parser: argparse.ArgumentParser) -> None:
     """The flags that name a library."""
-    parser.add_argument("--library", default=OWN, metavar="NAMESPACE", help="whose ops; default: bridge's own")
+    parser.add_argument("--library", default=NAMESPACE, metavar="NAMESPACE", help="whose ops; default: bridge's own")
     parser.add_argument(
         "--import",
         dest="module",

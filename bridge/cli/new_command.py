@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from bridge.core.signature import NAMESPACE_PATTERN
 from bridge.errors import BridgeError
 
 DESCRIPTION = (
@@ -14,7 +15,7 @@ DESCRIPTION = (
 )
 TEMPLATES = Path(__file__).parent / "templates" / "op"
 
-_NAME = re.compile(r"([a-z_][a-z0-9_]*)::([a-z_][a-z0-9_]*)")
+_NAME = re.compile(rf"({NAMESPACE_PATTERN})::([a-z_][a-z0-9_]*)")
 _EXPECTED = 'expected a namespace and a name in lower case, such as "acme::corr"'
 _TAKEN_NAMESPACES = (
     "bridge",

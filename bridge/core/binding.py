@@ -7,7 +7,7 @@ import torch
 from torch._ops import OpOverload, OpOverloadPacket
 
 from bridge.core.attributes import Attribute
-from bridge.core.foreign import FOREIGN, Arguments, Foreign, ReasonAgainst, SortArguments, SortedArguments
+from bridge.core.foreign import FOREIGN, Arguments, Foreign, ReasonAgainst, SortArguments, SortedArguments, overload_of
 from bridge.core.library import LIBRARIES
 from bridge.core.op import OPS, Op
 from bridge.core.signature import Signature
@@ -111,7 +111,7 @@ class BoundOp(Op):
 
 
 def _own_op(name: str, module: str) -> Op:
-    overload = _overload(name)
+    overload = overload_of(name)
     if overload is None:
         raise OpDefinitionError(f"torch has no operator {name}: import what defines it before it is bound")
     known = {op.qualified_name: op for op in OPS.values()}
@@ -145,11 +145,6 @@ def _name(operator: Operator) -> str:
     if not all(name.partition("::")):
         raise OpDefinitionError(f"{name!r} is no operator's name; expected one such as 'acme::corr'")
     return name
-
-
-def _overload(name: str) -> OpOverload | None:
-    namespace, _, operator = name.partition("::")
-    return getattr(getattr(getattr(torch.ops, namespace), operator, None), "default", None)
 
 
 def _parameters(schema: torch.FunctionSchema) -> list[tuple[str, str]]:

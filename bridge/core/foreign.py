@@ -50,7 +50,7 @@ def targets() -> dict[Any, Op]:
     now."""
     found: dict[Any, Op] = {op.overload: op for op in OPS.values()}
     for name, foreign in FOREIGN.items():
-        overload = _overload(name)
+        overload = overload_of(name)
         if overload is not None:
             found[overload] = OPS[foreign.op]
     return found
@@ -73,10 +73,10 @@ def reason_against(node: Node) -> str | None:
     return None if foreign is None else foreign.reason_against(_by_name(node.target, node.args, node.kwargs))
 
 
-def _overload(name: str) -> OpOverload | None:
+def overload_of(name: str) -> OpOverload | None:
+    """The default overload of an operator, by its qualified name; None where torch has none by now."""
     namespace, _, operator = name.partition("::")
-    packet = getattr(getattr(torch.ops, namespace), operator, None)
-    return None if packet is None else packet.default
+    return getattr(getattr(getattr(torch.ops, namespace), operator, None), "default", None)
 
 
 def _name(target: Any) -> str:

@@ -20,13 +20,13 @@ from torch import Tensor
 from bridge.core import derivatives
 from bridge.core.attributes import Pair as Pair
 from bridge.core.library import LIBRARIES, Library
-from bridge.core.signature import NAMESPACE, Signature
+from bridge.core.signature import NAMESPACE, NAMESPACE_PATTERN, Signature
 from bridge.core.signature import Counted as Counted
 from bridge.core.signature import require as require
 from bridge.core.tensors import REFUSED_KEYS
 from bridge.errors import LibraryError, OpDefinitionError, OpInputError
 
-_NAME = re.compile(r"[a-z_][a-z0-9_]*::[A-Za-z_][A-Za-z0-9_]*")
+_NAME = re.compile(rf"{NAMESPACE_PATTERN}::[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Ops(dict[str, "Op"]):
@@ -153,10 +153,9 @@ class Op(Signature):
         return self.run(*args, **kwargs)
 
     def _absence(self) -> str:
-        problem = self.library.problem_of(self.local_name)
-        missing = self.library.find("torch") is None
-        none = f"{self.library.find('torch')} has none"
-        return problem or (self.library.missing_text("torch") if missing else none)
+        path = self.library.find("torch")
+        absence = self.library.missing_text("torch") if path is None else f"{path} has none"
+        return self.library.problem_of(self.local_name) or absence
 
     def disable_kernel(self, problem: str) -> None:
         """Has calls on a GPU raise: the kernel that is loaded has another schema, and would misread its arguments."""

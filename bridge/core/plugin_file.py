@@ -103,14 +103,7 @@ class PluginFile:
     def infer_shapes(
         self, op: str, shapes: Sequence[Sequence[int] | None], attributes: Mapping[str, Any], num_outputs: int
     ) -> list[tuple[int, ...]]:
-        """Output shapes as the C++ shape rule of an op computes them.
-
-        Args:
-            shapes: one for each tensor parameter, None where an optional one is absent.
-            attributes: values by name; those left out have their defaults.
-        Raises:
-            OpInputError: the rule refuses the inputs.
-        """
+        """What libraries.infer_shapes says, of an op by its name without the namespace."""
         pairs = [field(name, value) for name, value in attributes.items()]
         fields = (Field * len(pairs))(*(each for each, _ in pairs))
         ranks = (ctypes.c_int32 * len(shapes))(*(-1 if shape is None else len(shape) for shape in shapes))

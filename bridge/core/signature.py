@@ -12,6 +12,14 @@ from bridge.core.tensors import DTypes, check_tensors, dtypes_of
 from bridge.errors import OpDefinitionError, OpInputError
 
 NAMESPACE = "bridge"
+NAMESPACE_PATTERN = "[a-z_][a-z0-9_]*"
+
+
+def namespace_of(name: str) -> str:
+    """The namespace of the op with that key in OPS."""
+    return name.rpartition("::")[0] or NAMESPACE
+
+
 _COUNTED = "counted"
 Counted: TypeAlias = Annotated[Tensor, _COUNTED]
 """A result whose first extent depends on values, see `unknown_extent`; csrc/core/op.h says `counted`."""

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bridge.core.library import LIBRARIES, Library
+from bridge.core.signature import NAMESPACE_PATTERN
 from bridge.errors import LibraryError
 from bridge.toolchain.cmake_build import Sources, build
 
 _ADD_OPS = re.compile(r"^\s*bridge_add_ops\s*\(\s*([A-Za-z0-9_]+)", re.MULTILINE)
-_BUILT = re.compile(r"lib([a-z_][a-z0-9_]*)_plugins\.so")
-_NAMESPACE = re.compile(r"[a-z_][a-z0-9_]*")
+_BUILT = re.compile(rf"lib({NAMESPACE_PATTERN})_plugins\.so")
 
 
 def load_ops(
@@ -37,7 +37,7 @@ def load_ops(
             file and line; their ops do not match those in Python; or the process has loaded another version.
     """
     place = Path(path).expanduser().resolve()
-    if namespace is not None and not _NAMESPACE.fullmatch(namespace):
+    if namespace is not None and not re.fullmatch(NAMESPACE_PATTERN, namespace):
         raise LibraryError(f"the namespace is {namespace!r}, expected a name such as acme: lower case, digits, _")
     built = _built_namespaces(place)
     if built:

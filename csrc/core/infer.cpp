@@ -9,14 +9,17 @@ namespace {
 
 void check_dtypes(OpType const& type, std::vector<Tensor> const& inputs) {
   for (size_t i = 0; i < type.inputs.size(); ++i) {
-    Param const& param = type.inputs[i];
-    if (!inputs[i].present() || accepts(param.types, inputs[i].dtype, inputs[0].dtype)) continue;
-    require(false, type.name, ": ", param.name, " is ", dtype_name(inputs[i].dtype), ", expected ",
-            accepted_dtypes(param, inputs[0].dtype));
+    DType const dtype = inputs[i].dtype;
+    if (inputs[i].present()) require_dtype(type, type.inputs[i], dtype, inputs[0].dtype, dtype_name(dtype));
   }
 }
 
 }  // namespace
+
+void require_dtype(OpType const& type, Param const& param, DType dtype, DType first, char const* shown) {
+  if (accepts(param.types, dtype, first)) return;
+  require(false, type.name, ": ", param.name, " is ", shown, ", expected ", accepted_dtypes(param, first));
+}
 
 DType output_dtype(Param const& output, DType first) {
   for (DType dtype : kDTypes) {

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from compilers import environment, needs_compilers, tool
+from compilers import environment, needs_compilers
 from oracle import ahead, interpreted, just_in_time
 from own_ops import forgotten
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from bridge.errors import EngineError, OpDefinitionError, TargetError, Unsupport
 from bridge.tensorrt.install import flavour
 from bridge.tensorrt.run.engine import check_compatible
 from bridge.testing import check_op
+from bridge.toolchain import tools
 
 ROOT = Path(__file__).parents[2]
 CMAKE = """
@@ -51,9 +52,9 @@ def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("moved")
     (folder / "CMakeLists.txt").write_text(CMAKE.format(csrc=ROOT / "csrc"))
     settings = ["-DBRIDGE_TORCH=OFF", "-DBRIDGE_CUDA_ARCHITECTURES=86-real", f"-Dbridge_DIR={ROOT / 'csrc' / 'cmake'}"]
-    ninja = f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}"
-    run([tool("cmake"), "-S", folder, "-B", folder / "build", "-G", "Ninja", ninja, *settings])
-    run([tool("cmake"), "--build", folder / "build"])
+    cmake, ninja = tools.program("cmake"), f"-DCMAKE_MAKE_PROGRAM={tools.program('ninja')}"
+    run([cmake, "-S", folder, "-B", folder / "build", "-G", "Ninja", ninja, *settings])
+    run([cmake, "--build", folder / "build"])
     return folder / "build" / "lib"
 
 

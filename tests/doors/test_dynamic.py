@@ -22,11 +22,8 @@ VOCABULARY = 64
 
 
 @pytest.fixture(autouse=True)
-def fresh():
-    torch._dynamo.reset()
-    with torch.no_grad():
-        yield
-    torch._dynamo.reset()
+def fresh(fresh_dynamo):
+    pass
 
 
 def marked(tensor, *axes):

@@ -20,11 +20,8 @@ TOLERANCE = {"rtol": 2e-3, "atol": 2e-3}  # products may be TF32
 
 
 @pytest.fixture(autouse=True)
-def fresh():
-    torch._dynamo.reset()
-    with torch.no_grad():
-        yield
-    torch._dynamo.reset()
+def fresh(fresh_dynamo):
+    pass
 
 
 def check(model, compiled, *inputs):

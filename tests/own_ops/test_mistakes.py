@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from compilers import environment, needs_compilers, nvcc
+from compilers import build_stub, environment, needs_c_compiler, needs_compilers
 from own_ops import forgotten
 from torch import Tensor
 
 import bridge
 from bridge.core.op import OPS
 from bridge.testing import check_gradient, check_op
-from bridge.toolchain import compiler_output
+from bridge.toolchain import compiler_output, tools
 
 SOUND = """
 #include <bridge/core/op.h>
@@ -64,7 +64,7 @@ def explanation(folder: Path, sdk: Path, text: str) -> str | None:
     """What is said of a source; None where it compiles."""
     source = folder / "corr.cu"
     source.write_text(text)
-    command = [nvcc(), "-std=c++17", "-arch=sm_86", "-c", source, "-o", folder / "corr.o", "-I", sdk.parents[1]]
+    command = [tools.nvcc(), "-std=c++17", "-arch=sm_86", "-c", source, "-o", folder / "corr.o", "-I", sdk.parents[1]]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     return compiler_output.explain(done.stdout + done.stderr, [sdk.parent]) if done.returncode else None
 
@@ -220,31 +220,9 @@ def test_a_reference_without_a_gradient_is_found():
             check_gradient(OPS["mistaken::detached"], torch.randn(3))
 
 
-STUB = r"""
-#include <stdint.h>
-#include <string.h>
-void* const* getCreators(int32_t* count) { return *count = 0, (void*)0; }
-int32_t bridge_loader_abi() { return 1; }
-char const* bridge_namespace() { return "mistaken"; }
-int32_t bridge_num_ops() { return 1; }
-int32_t bridge_schema(int32_t index, char* text, int32_t size) {
-  return strlen(strncpy(text, "turned(Tensor x) -> Tensor", size));
-}
-int32_t bridge_dtypes(int32_t index, char* text, int32_t size) { return strlen(strncpy(text, "float32", size)); }
-int32_t bridge_infer_shapes(char const* op, void* fields, int32_t const* ranks, int64_t const* extents,
-                            int32_t* out_ranks, int64_t* out_extents, char* message, int32_t size) {
-  out_ranks[0] = ranks[0];
-  for (int i = 0; i < ranks[0]; ++i) out_extents[i] = extents[ranks[0] - 1 - i];
-  return 0;
-}
-"""
-
-
-@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@needs_c_compiler
 def test_a_wrong_shape_rule_is_found(tmp_path):
-    (tmp_path / "stub.c").write_text(STUB)
-    command = ["cc", "-shared", "-fPIC", "-o", tmp_path / "libmistaken_plugins.so", tmp_path / "stub.c"]
-    subprocess.run(command, check=True, capture_output=True)
+    build_stub(tmp_path, "mistaken", "turned(Tensor x) -> Tensor")
     with forgotten():
         bridge.load_ops(tmp_path)
 

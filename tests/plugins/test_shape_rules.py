@@ -1,13 +1,12 @@
 """Shape rules that two languages disagree about are found at conversion, whichever of them is wrong."""
 
 import dataclasses
-import shutil
-import subprocess
 import warnings
 from importlib.util import find_spec
 
 import pytest
 import torch
+from compilers import build_stub, needs_c_compiler
 from oracle import ahead, interpreted, just_in_time
 from own_ops import forgotten
 from torch import nn
@@ -133,40 +132,16 @@ def call_of_relu():
     return Call("relu", OPS["relu"], ((single, (1, 7, 5)),), (single,), {}, line="model.py:1")
 
 
-WRONG = r"""
-#include <stdint.h>
-#include <string.h>
-void* const* getCreators(int32_t* count) { return *count = 0, (void*)0; }
-int32_t bridge_loader_abi() { return ABI; }
-char const* bridge_namespace() { return "bridge"; }
-int32_t bridge_num_ops() { return 1; }
-int32_t bridge_infer_dtypes(char const* name, char const* const* dtypes, char* text, int32_t size) {
-  return DTYPES_RESULT;
-}
-int32_t bridge_schema(int32_t index, char* text, int32_t size) { return strlen(strncpy(text, SCHEMA, size)); }
-int32_t bridge_dtypes(int32_t index, char* text, int32_t size) { return strlen(strncpy(text, "float32", size)); }
-int32_t bridge_infer_shapes(char const* op, void* fields, int32_t const* ranks, int64_t const* extents,
-                            int32_t* out_ranks, int64_t* out_extents, char* message, int32_t size) {
-  out_ranks[0] = ranks[0];
-  for (int i = 0; i < ranks[0]; ++i) out_extents[i] = extents[ranks[0] - 1 - i];
-  return 0;
-}
-"""
+def stub(monkeypatch, folder, *dtypes, **settings):
+    """bridge's library of plugins, as a stub that has relu alone."""
+    monkeypatch.setenv("BRIDGE_LIBRARY_DIR", str(folder))
+    return build_stub(folder, "bridge", OPS["relu"].schema_text(), *dtypes, **settings)
 
 
-def compile_c(source, library, dtypes, abi=LOADER_ABI):
-    schema = OPS["relu"].schema_text()
-    text = WRONG.replace("SCHEMA", f'"{schema}"').replace("DTYPES_RESULT", dtypes).replace("ABI", str(abi))
-    source.write_text(text)
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True, capture_output=True)
-
-
-@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@needs_c_compiler
 def test_a_plugin_library_with_a_wrong_rule_is_an_error(monkeypatch, tmp_path):
     """A library in which relu turns the extents round."""
-    source, library = tmp_path / "wrong.c", tmp_path / OPS["relu"].library.file_name("plugins")
-    compile_c(source, library, '(strncpy(text, "float32", size), 0)')
-    monkeypatch.setenv("BRIDGE_LIBRARY_DIR", str(tmp_path))
+    library = stub(monkeypatch, tmp_path)
     fake = torch.empty(1, 7, 5, device="meta")
     with pytest.raises(BuildError, match=r"relu: output 0 is \[5, 7, 1\] by the plugin library, and \[1, 7, 5\] by"):
         shape_rules.check(call_of_relu(), [fake], [fake])
@@ -176,35 +151,25 @@ def test_a_plugin_library_with_a_wrong_rule_is_an_error(monkeypatch, tmp_path):
         shape_rules.check(dataclasses.replace(call_of_relu(), op=OPS["nms"]), [], [])
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@needs_c_compiler
 @pytest.mark.parametrize(
-    ("dtypes", "kind", "text"),
+    ("dtypes", "refuses", "kind", "text"),
     [
-        (
-            '(strncpy(text, "float16", size), 0)',
-            BuildError,
-            "output 0 is float16 by the plugin library, and float32 by",
-        ),
-        (
-            '(strncpy(text, "relu: x is float32, expected float16", size), 1)',
-            UnsupportedOpError,
-            "x is float32, expected",
-        ),
+        ("float16", False, BuildError, "output 0 is float16 by the plugin library, and float32 by"),
+        ("relu: x is float32, expected float16", True, UnsupportedOpError, "x is float32, expected"),
     ],
 )
-def test_a_plugin_library_with_other_dtypes_is_an_error(monkeypatch, tmp_path, dtypes, kind, text):
-    compile_c(tmp_path / "wrong.c", tmp_path / OPS["relu"].library.file_name("plugins"), dtypes)
-    monkeypatch.setenv("BRIDGE_LIBRARY_DIR", str(tmp_path))
+def test_a_plugin_library_with_other_dtypes_is_an_error(monkeypatch, tmp_path, dtypes, refuses, kind, text):
+    stub(monkeypatch, tmp_path, dtypes, refuses=refuses)
     fake = torch.empty(1, 7, 5, device="meta")
     with pytest.raises(kind, match=rf"relu: .*{text}.*model\.py:1"):
         shape_rules.check(call_of_relu(), [fake], [fake])
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@needs_c_compiler
 @pytest.mark.parametrize(("abi", "age"), [(LOADER_ABI - 1, "an older"), (LOADER_ABI + 1, "a newer")])
 def test_a_plugin_library_of_another_bridge_is_an_error(monkeypatch, tmp_path, abi, age):
-    compile_c(tmp_path / "wrong.c", tmp_path / OPS["relu"].library.file_name("plugins"), "0", abi)
-    monkeypatch.setenv("BRIDGE_LIBRARY_DIR", str(tmp_path))
+    stub(monkeypatch, tmp_path, abi=abi)
     with pytest.raises(LibraryError, match=rf"built with {age} bridge: its ABI is {abi}, .*Build it again"):
         OPS["relu"].library.plugins()
 

@@ -87,3 +87,14 @@ def check(outputs, x, n):
     assert len(outputs) == 4
     for output, wanted in zip(outputs, expected(x, n), strict=True):
         torch.testing.assert_close(output, wanted, rtol=0, atol=0)
+
+
+def captured(call, *args):
+    """A CUDA graph of a call, after one outside of it; and the outputs that its replays write."""
+    with torch.cuda.stream(torch.cuda.Stream()):
+        call(*args)
+        torch.cuda.current_stream().synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = call(*args)
+    return graph, outputs

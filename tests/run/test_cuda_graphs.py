@@ -5,7 +5,7 @@ import threading
 
 import pytest
 import torch
-from four_dtypes import check, in_threads, inputs
+from four_dtypes import captured, check, in_threads, inputs
 
 from bridge.errors import EngineError, EngineInputError
 from bridge.tensorrt.run import streams
@@ -114,12 +114,7 @@ def test_a_callers_own_capture_takes_the_engine_in(file):
     """Also when the scratch memory has grown and the allocator gave it to others since."""
     engine = Engine(file)
     x, n = inputs(8)
-    with torch.cuda.stream(torch.cuda.Stream()):
-        engine(x, n)
-        torch.cuda.current_stream().synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = engine(x, n)
+    graph, outputs = captured(engine, x, n)
     engine(*inputs(64, 5))
     filler = [torch.full((1 << 16,), 7.0, device="cuda") for _ in range(8)]
     for seed in range(1, 4):

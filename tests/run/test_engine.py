@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from four_dtypes import build, check, detect_or_skip, expected, in_threads, inputs
+from four_dtypes import build, captured, check, detect_or_skip, expected, in_threads, inputs
 
 from bridge.cli import self_test
 from bridge.errors import EngineInputError
@@ -128,12 +128,7 @@ def test_threads(engine):
 def test_a_cuda_graph_captures_and_replays(engine):
     context = engine.new_context()
     x, n = inputs(8)
-    with torch.cuda.stream(torch.cuda.Stream()):
-        context(x, n)
-        torch.cuda.current_stream().synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = context(x, n)
+    graph, outputs = captured(context, x, n)
     for seed in range(1, 4):
         for static, new in zip((x, n), inputs(8, seed=seed), strict=True):
             static.copy_(new)

@@ -29,10 +29,8 @@ def libraries_of(calls: Iterable[Call]) -> list[Library]:
 
 def requirements(libraries: Iterable[Library]) -> list[Requirement]:
     """What an engine with plugins of these libraries needs. LibraryError: one has no library of plugins."""
-    return [
-        Requirement(each.namespace, each.plugin_library().name, sha256(each.plugin_library()), each.origin)
-        for each in libraries
-    ]
+    pairs = [(each, each.plugin_library()) for each in libraries]
+    return [Requirement(each.namespace, path.name, sha256(path), each.origin) for each, path in pairs]
 
 
 def check_targets(calls: Sequence[Call], target: str | None) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bridge.core import libraries
 from bridge.core.op import OPS
-from bridge.core.signature import NAMESPACE
+from bridge.core.signature import namespace_of
 from bridge.engine_file.contents import EngineFile
 from bridge.engine_file.dtypes import from_trt
 from bridge.errors import EngineError, LibraryError
@@ -111,7 +111,7 @@ def check_compatible(file: EngineFile, flavour: Flavour) -> None:
 
 
 def _check_plugin(file: EngineFile, name: str, version: str) -> None:
-    namespace = name.rpartition("::")[0] or NAMESPACE
+    namespace = namespace_of(name)
     try:
         library = libraries.library(namespace)
     except LibraryError as error:
@@ -154,7 +154,7 @@ def _cuda_device(file: EngineFile, device: torch.device | str | int | None) -> t
 def _deserialize(file: EngineFile, flavour: Flavour) -> Any:
     """TensorRT's engine, on the current GPU."""
     trt = flavour.trt()
-    namespaces = sorted({name.rpartition("::")[0] or NAMESPACE for name in file.plugins})
+    namespaces = sorted(set(map(namespace_of, file.plugins)))
     register_plugins(trt, map(libraries.library, namespaces))
     take_errors(flavour)
     engine = trt.Runtime(logger(flavour)).deserialize_cuda_engine(file.engine)

@@ -57,10 +57,7 @@ std::string infer_dtypes(bridge::OpType const& type, char const* const* dtypes) 
   bridge::require(dtypes && dtypes[0], "the dtype of the first tensor is null");
   bridge::DType const first = dtype_of(dtypes[0]);
   for (size_t i = 0; i < type.inputs.size(); ++i) {
-    bridge::Param const& param = type.inputs[i];
-    if (!dtypes[i] || bridge::accepts(param.types, dtype_of(dtypes[i]), first)) continue;
-    bridge::require(false, type.name, ": ", param.name, " is ", dtypes[i], ", expected ",
-                    bridge::accepted_dtypes(param, first));
+    if (dtypes[i]) bridge::require_dtype(type, type.inputs[i], dtype_of(dtypes[i]), first, dtypes[i]);
   }
   std::string names;
   for (bridge::Param const& output : type.outputs) {
