@@ -1,5 +1,6 @@
 """What cannot be compiled is refused with the reason, the place and a way out."""
 
+import re
 from importlib.util import find_spec
 
 import pytest
@@ -23,7 +24,7 @@ def test_operators_without_a_converter_are_all_named_with_their_lines():
             return first + torch.fft.fft(x + 1).real + torch.linalg.svd(x)[1].sum()
 
     text = refused(errors.UnsupportedOpError, lambda model, x: Spectrum()(x))
-    assert "cannot run 2 of the model's operators" in text or "aten.view_as_real.default (4 uses)" in text  # torch 2.14
+    assert re.search("cannot run [23] of the model's operators", text)  # torch 2.14: .real reads pairs
     assert "aten._fft_r2c.default (2 uses): it has no converter" in text
     assert "aten._linalg_svd.default (1 use)" in text and "getitem" not in text
     assert f"{__file__}:" in text and "in forward: first = torch.fft.fft(x).real" in text

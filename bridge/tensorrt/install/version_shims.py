@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from bridge.base.patches import add, replace, replace_everywhere
-from bridge.tensorrt.install import rms_norm
+from bridge.tensorrt.install import complex_numbers, rms_norm
 
 Version = tuple[int, ...]
 
@@ -158,6 +158,7 @@ SHIMS = (
     Shim(_RTX, (2, 13), _ANY, hide_cpp_runtime, (IMPORT,)),
     Shim(_BOTH, (2, 11), _ANY, keep_dtypes_in_where, (OWN_CONVERSION,)),
     Shim(_BOTH, (2, 12), _ANY, keep_scalars_wide, (OWN_CONVERSION,)),
+    Shim(_BOTH, (2, 12), _ANY, complex_numbers.keep_beside_unknown_operators, (OWN_CONVERSION,)),
     Shim(_BOTH, (2, 11), _ANY, rms_norm.compute_in_float32, (OWN_CONVERSION, REGISTERED)),
 )
 
