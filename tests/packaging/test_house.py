@@ -27,6 +27,7 @@ WINGS = (
     "passes.ms_deform_attn",
     "passes",
     "config",
+    "generate",
     "tensorrt",
     "tensorrt.install",
     "tensorrt.plugins",

@@ -1,0 +1,1 @@
+"""Plugins whose kernels nobody has to port: Triton's, and those that Inductor writes for plain torch."""
