@@ -41,9 +41,19 @@ STUBBED = ("get_device_capability", "current_device", "mem_get_info", "empty_cac
         (
             "tensorrt_rtx",
             (2, 14, 0),
-            ["hide_cpp_runtime", "keep_dtypes_in_where", "keep_scalars_wide", "compute_in_float32"],
+            [
+                "hide_cpp_runtime",
+                "keep_dtypes_in_where",
+                "keep_scalars_wide",
+                "keep_beside_unknown_operators",
+                "compute_in_float32",
+            ],
         ),
-        ("tensorrt", (2, 14, 0), ["keep_dtypes_in_where", "keep_scalars_wide", "compute_in_float32"]),
+        (
+            "tensorrt",
+            (2, 14, 0),
+            ["keep_dtypes_in_where", "keep_scalars_wide", "keep_beside_unknown_operators", "compute_in_float32"],
+        ),
         ("tensorrt", (2, 10, 0), []),
         ("tensorrt", (2, 11, 0), ["keep_dtypes_in_where", "compute_in_float32"]),
     ],

@@ -16,7 +16,7 @@ _REWRITING = "torch_tensorrt.dynamo.lowering.passes.complex_graph_rewrite"
 def keep_beside_unknown_operators(stack: contextlib.ExitStack, trt: ModuleType) -> None:
     """Leaves a graph's complex numbers as they are if it has an operator for which torch_tensorrt has no rule.
 
-    From 2.12 on torch_tensorrt wraps such an operator, but its users then read pairs of real numbers as one more
+    torch_tensorrt 2.14 wraps such an operator, but its users then read pairs of real numbers as one more
     dimension, and fail. Left alone, the operators can be named, or run in PyTorch.
     """
     lowering, rewriting = importlib.import_module(_LOWERING), importlib.import_module(_REWRITING)

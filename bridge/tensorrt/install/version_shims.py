@@ -158,7 +158,7 @@ SHIMS = (
     Shim(_RTX, (2, 13), _ANY, hide_cpp_runtime, (IMPORT,)),
     Shim(_BOTH, (2, 11), _ANY, keep_dtypes_in_where, (OWN_CONVERSION,)),
     Shim(_BOTH, (2, 12), _ANY, keep_scalars_wide, (OWN_CONVERSION,)),
-    Shim(_BOTH, (2, 12), _ANY, complex_numbers.keep_beside_unknown_operators, (OWN_CONVERSION,)),
+    Shim(_BOTH, (2, 14), _ANY, complex_numbers.keep_beside_unknown_operators, (OWN_CONVERSION,)),
     Shim(_BOTH, (2, 11), _ANY, rms_norm.compute_in_float32, (OWN_CONVERSION, REGISTERED)),
 )
 
