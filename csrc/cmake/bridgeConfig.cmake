@@ -15,7 +15,7 @@
 #   BRIDGE_WERROR              ON: warnings in host code are errors
 cmake_minimum_required(VERSION 3.24...4.0)
 
-# Holds core/ and hosts/: csrc of bridge's sources, include/bridge of an installed package.
+# Holds core/, hosts/ and triton/: csrc of bridge's sources, include/bridge of an installed package.
 get_filename_component(BRIDGE_ROOT "${CMAKE_CURRENT_LIST_DIR}/.." ABSOLUTE)
 
 function(_bridge_setting name default)
@@ -118,6 +118,16 @@ function(_bridge_link_torch target)
   target_link_options(${target} PRIVATE LINKER:--as-needed LINKER:--allow-shlib-undefined)
 endfunction()
 
+# CMake links CUDA's runtime where there is a .cu file; sources without one may hold kernels as fat binaries.
+function(_bridge_link_runtime target)
+  if("${ARGN}" MATCHES "\\.cu(;|$)")
+    return()
+  endif()
+  find_library(BRIDGE_CUDART cudart_static REQUIRED NO_DEFAULT_PATH
+               PATHS "${_bridge_cuda_root}" ${CMAKE_CUDA_IMPLICIT_LINK_DIRECTORIES} PATH_SUFFIXES lib64 lib)
+  target_link_libraries(${target} PRIVATE "${BRIDGE_CUDART}" pthread dl rt)
+endfunction()
+
 function(_bridge_check_arguments namespace package)
   if(NOT namespace MATCHES "^[a-z_][a-z0-9_]*$")
     message(FATAL_ERROR "bridge_add_ops: the namespace is '${namespace}'; expected a name such as acme: lower case, digits, _")
@@ -148,7 +158,7 @@ function(bridge_add_ops namespace)
   _bridge_check_arguments("${namespace}" "${arg_PACKAGE}" ${arg_SOURCES})
 
   # An OBJECT library, because a static one would drop objects that only register themselves.
-  file(GLOB core CONFIGURE_DEPENDS "${BRIDGE_ROOT}/core/*.cpp")
+  file(GLOB core CONFIGURE_DEPENDS "${BRIDGE_ROOT}/core/*.cpp" "${BRIDGE_ROOT}/triton/*.cpp")
   add_library(${namespace}_ops OBJECT ${core} ${arg_SOURCES})
   _bridge_compile(${namespace}_ops ${namespace})
   # <bridge/core/op.h> where bridge is installed, "core/op.h" in its own sources.
@@ -163,10 +173,12 @@ function(bridge_add_ops namespace)
   file(GLOB tensorrt_host CONFIGURE_DEPENDS "${BRIDGE_ROOT}/hosts/tensorrt/*.cpp" "${BRIDGE_ROOT}/hosts/tensorrt/plugin/*.cpp")
   _bridge_host(${namespace}_plugins ${namespace} ${arg_PACKAGE} ${tensorrt_host})
   target_link_libraries(${namespace}_plugins PRIVATE ${arg_LIBRARIES})
+  _bridge_link_runtime(${namespace}_plugins ${arg_SOURCES})
   if(BRIDGE_TORCH)
     file(GLOB torch_host CONFIGURE_DEPENDS "${BRIDGE_ROOT}/hosts/torch/*.cpp")
     _bridge_host(${namespace}_torch ${namespace} ${arg_PACKAGE} ${torch_host})
     target_link_libraries(${namespace}_torch PRIVATE ${arg_LIBRARIES})
+    _bridge_link_runtime(${namespace}_torch ${arg_SOURCES})
     _bridge_link_torch(${namespace}_torch)
   endif()
 endfunction()

@@ -3,15 +3,10 @@
 
 #include <cstdint>
 
-#ifndef BRIDGE_NAMESPACE
-#error \
-    "BRIDGE_NAMESPACE is the namespace of the ops, as a string; bridge_add_ops(acme ...) of bridge's CMake package defines it"
-#endif
-
 namespace bridge {
 
-// Of every op of this library: in PyTorch, and of its plugin.
-constexpr char const* kNamespace = BRIDGE_NAMESPACE;
+// Of every op of this library: in PyTorch, and of its plugin. core/library.cpp alone depends on it.
+extern char const* const kNamespace;
 // The C functions `bridge_*` that the loader calls. Raise it when one of them changes.
 constexpr int32_t kLoaderAbi = 1;
 

@@ -91,6 +91,9 @@ struct Op {
   }
   void const* derived_memory = nullptr;  // what `derive` made for the sizes of the next run, or null
 
+  // Loads what `run` needs for tensors of these sizes on the current device (data pointers are null): called ahead of
+  // it, and not while a stream is captured. What cannot be loaded fails in `run`.
+  virtual void prepare(Tensor const* /*inputs*/, Tensor const* /*outputs*/) const {}
   // Enqueues the work. Sizes have passed `shapes`. Never allocates or synchronises.
   virtual cudaError_t run(Tensor const* inputs, Tensor const* outputs, void* workspace, cudaStream_t stream) const = 0;
 };

@@ -26,6 +26,13 @@ std::string float_text(double value) {
   return best.find_first_of(".e") == std::string::npos ? best + "." : best;
 }
 
+// As a schema spells a string: with its quotes.
+std::string quoted(std::string const& text) {
+  std::string spelled = "\"";
+  for (char letter : text) spelled += (letter == '"' || letter == '\\' ? "\\" : "") + std::string(1, letter);
+  return spelled + "\"";
+}
+
 template <class List, class Text>
 std::string list_text(List const& list, Text&& text) {
   std::string joined;
@@ -43,7 +50,7 @@ std::string attribute_schema(Attribute const& attribute) {
                           return std::isinf(*v) ? "float? " + name + "=None" : "float " + name + "=" + float_text(*v);
                         },
                         [&](bool* v) { return "bool " + name + "=" + (*v ? "True" : "False"); },
-                        [&](std::string* v) { return "str " + name + "=\"" + *v + "\""; },
+                        [&](std::string* v) { return "str " + name + "=" + quoted(*v); },
                         [&](Pair* v) {
                           return "int[2] " + name + "=" +
                                  ((*v)[0] == (*v)[1] ? integer((*v)[0]) : list_text(*v, integer));

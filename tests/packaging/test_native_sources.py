@@ -11,6 +11,7 @@ MOST_LINES = 300
 # A folder and those that its files may include beside their own.
 MAY_INCLUDE = {
     "core": (),
+    "triton": ("core",),
     "kernels": ("core",),
     "ops": ("core", "kernels"),
     "hosts/torch": ("core",),
@@ -26,7 +27,7 @@ def folder_of(name: str) -> str:
 def wrong_includes(name: str, text: str) -> list[str]:
     """Includes that a file of csrc must not have."""
     folder = folder_of(name)
-    own = re.findall(r'#include "([^"]+/[^"]+)"', text)  # others lie beside the file
+    own = re.findall(r'#include "(?:\.\./)?([^"]+/[^"]+)"', text)  # others lie beside the file
     wrong = [other for other in own if folder_of(other) not in (folder, *MAY_INCLUDE[folder])]
     return wrong + ([] if folder.startswith("hosts/") else HOSTS.findall(text))
 

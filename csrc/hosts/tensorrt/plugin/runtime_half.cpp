@@ -50,6 +50,7 @@ int32_t RuntimeHalf::on_shape_change(trt::TensorDesc const* in, int32_t num_in, 
     plugin_.require_tensors(in, num_in, out, num_out);
     take_shapes(in, num_in, out);
     find_derived();
+    if (current_.known) plugin_.op->prepare(current_.inputs.data(), current_.outputs.data());
     return 0;
   });
 }
