@@ -7,6 +7,7 @@
 #   make docs     the documentation with an API reference, in build/docs; warnings are errors
 #   make results  docs/results.md, from what was recorded
 #   make lean     lean runtimes of standard TensorRT, for the tests of plugin registration
+#   make public-kernels  packages with Triton kernels, whose ops the tests compile
 #   make build    the package, editable, with what it needs, in .venv
 #   make wheel    a wheel for every supported GPU, in dist/, with the manylinux tag that its libraries allow
 #   make kernels  registers, spills and shared memory of every kernel, for every supported GPU
@@ -68,8 +69,11 @@ echo "    $$(($$(date +%s) - start)) s"
 endef
 
 LEAN := 10.15.1.29 11.4.0.106
+# Pure Python, some MB, installed without what they ask for: torch, Triton and transformers are there.
+PUBLIC_KERNELS := liger-kernel==0.8.5 fla-core==0.6.0 einops==0.8.2 conch-triton-kernels==1.3 sageattention==1.0.6 \
+	'mlstm_kernels==2.0.6; python_version>="3.11"' flag_gems==5.0.2 sqlalchemy==2.1.9
 
-.PHONY: demo test test-newest check docs results build lean wheel kernels sanitize fuzz sweep format clean distclean FORCE
+.PHONY: demo test test-newest check docs results build lean public-kernels wheel kernels sanitize fuzz sweep format clean distclean FORCE
 .DELETE_ON_ERROR:
 
 demo: build
@@ -77,11 +81,11 @@ demo: build
 
 PYTEST_ARGS ?= -n logical --maxprocesses 8 --dist worksteal
 
-test: build lean
+test: build lean public-kernels
 	$(call step,tests,OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=10 $(PYTEST_ARGS) $(TESTS))
 
 test-newest:
-	@$(MAKE) --no-print-directory test TORCH=$(NEWEST_TORCH) VENV=.venv-newest BUILD=build/newest LEAN= \
+	@$(MAKE) --no-print-directory test TORCH=$(NEWEST_TORCH) VENV=.venv-newest BUILD=build/newest LEAN= PUBLIC_KERNELS= \
 		TESTS='$(NEWEST_TESTS)'
 
 check: build
@@ -110,6 +114,14 @@ lean: $(LEAN:%=$(VENV)/lean/%)
 $(VENV)/lean/%: $(STAMPS)/venv
 	$(call step,TensorRT lean runtime $*,$(PIP) install --no-deps --target $@ \
 		tensorrt-lean-cu13-libs==$* tensorrt-lean-cu13-bindings==$*)
+
+# In a folder of their own, from which the tests import them.
+public-kernels: $(STAMPS)/public-kernels
+
+$(STAMPS)/public-kernels: $(STAMPS)/settings-public-kernels | $(STAMPS)/venv
+	$(if $(PUBLIC_KERNELS),$(call step,packages with Triton kernels,\
+		rm -rf $(VENV)/public_kernels && $(PIP) install --no-deps --target $(VENV)/public_kernels $(PUBLIC_KERNELS)))
+	@touch $@
 
 # The tag is the oldest manylinux whose symbols suffice the libraries; it depends on the machine that builds: that of
 # Debian 12 gives manylinux_2_34, an image of manylinux_2_28 gives its own. What torch brings stays torch's.
@@ -180,5 +192,6 @@ $(STAMPS)/docs: pyproject.toml | $(STAMPS)/build
 $(STAMPS)/settings-torch: settings = $(TORCH) $(BRIDGE_CUDA) $(CUDACXX) $(CUDA_HOME)
 $(STAMPS)/settings-build: settings = $(BRIDGE_CUDA_ARCHITECTURES)
 $(STAMPS)/settings-extras: settings = $(EXTRAS) $(TORCH)
+$(STAMPS)/settings-public-kernels: settings = $(subst ',,$(PUBLIC_KERNELS))
 $(STAMPS)/settings-%: FORCE | $(STAMPS)/venv
 	@echo '$(settings)' | cmp -s - $@ || echo '$(settings)' > $@

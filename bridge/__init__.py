@@ -36,8 +36,8 @@ _LAZY = {
     "Report": "bridge.doors.reporting",
     "report": "bridge.doors.reporting",
     "load_ops": "bridge.toolchain.load",
-    "tune": "bridge.doors.tuner",
-    "Tuning": "bridge.doors.tuner",
+    "tune": "bridge.doors.lowerings.tuner",
+    "Tuning": "bridge.doors.lowerings.tuner",
 }
 
 __all__ = [

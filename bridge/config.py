@@ -30,6 +30,9 @@ class Config:
             mapping from ops to these, such as {"rope": "native"}; the ops it leaves out take "auto".
         passes: which graph rewrites look for code that computes what an op does: True, those that are on by default;
             False, none; or the names of some, such as ["rope"].
+        generate: whether operators that TensorRT has no converter for become plugins, whose kernels PyTorch's Inductor
+            writes; False makes them an error. What is defined in Python as an operator, by torch.library or
+            @bridge.op, becomes one in any case.
         fallback: whether torch.compile(backend="bridge") runs what no engine can in PyTorch; False makes that an error.
         growth: how many times the example's number of elements an input may have in dynamic dimensions without an upper
             bound, which torch.compile may give: an engine is built for a bounded range.
@@ -53,6 +56,7 @@ class Config:
     tf32: bool = True
     lowering: str | Mapping[str, str] = "auto"
     passes: bool | Sequence[str] = True
+    generate: bool = False
     fallback: bool = False
     growth: int = 64
     cache: bool = True
@@ -108,6 +112,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "tf32": (bool,),
     "lowering": (str, Mapping),
     "passes": (bool, list, tuple),
+    "generate": (bool,),
     "fallback": (bool,),
     "growth": (int,),
     "cache": (bool,),

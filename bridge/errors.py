@@ -40,7 +40,7 @@ class SpecializedError(ExportError):
 
 
 class BuildError(BridgeError, RuntimeError):
-    """TensorRT refused the network."""
+    """TensorRT refused the network, or Triton a kernel."""
 
 
 class TargetError(BridgeError, ValueError):

@@ -13,9 +13,10 @@ from torch.utils import _pytree as pytree
 from bridge.base.text import columns
 from bridge.bench.measure import environment
 from bridge.config import Config
-from bridge.doors import model_file, tuner
+from bridge.doors import model_file
 from bridge.doors.compiler import capture
-from bridge.doors.measured_lowerings import ROUNDING
+from bridge.doors.lowerings import tuner
+from bridge.doors.lowerings.measured_lowerings import ROUNDING
 from bridge.doors.model_file import Model
 from bridge.doors.session import Session
 from bridge.engine.compiled import CompiledModule

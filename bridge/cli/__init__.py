@@ -21,6 +21,7 @@ from bridge.cli import (
     test_command,
     zoo_command,
 )
+from bridge.cli.generated import build_ops_command, eject_command
 
 _NOTHING_WORKS, _USAGE, _INTERRUPTED = 1, 2, 130
 _BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
@@ -117,13 +118,19 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _add_ops(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("op", nargs="?", metavar="OP", help="one op, with its whole documentation")
+    parser.add_argument("--generated", action="store_true", help="the generated plugins in the cache, instead")
     _add_json(parser)
 
 
 def _ops(options: argparse.Namespace) -> int:
     from bridge.cli import op_table
+    from bridge.cli.generated import table
     from bridge.core import libraries
 
+    if options.generated:
+        generated = table.rows(options.op)
+        print(as_json(generated) if options.json else table.text(generated))
+        return 0
     rows = op_table.rows([options.op] if options.op else None)
     if options.json:
         print(as_json(rows))
@@ -140,7 +147,7 @@ def _ops(options: argparse.Namespace) -> int:
 def _add_explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE.engine")
     parser.add_argument("--nodes", action="store_true", help="list which layers each node of the model's graph became")
-    parser.add_argument("--layers", action="store_true", help="list every layer of the network")
+    parser.add_argument("--layers", action="store_true", help="list every layer, and the kernels of generated plugins")
     _add_json(parser)
 
 
@@ -173,6 +180,12 @@ _COMMANDS = {
         compile_command.run,
         compile_command.DESCRIPTION,
     ),
+    "build-ops": (
+        build_ops_command.add_arguments,
+        build_ops_command.run,
+        build_ops_command.DESCRIPTION,
+    ),
+    "eject": (eject_command.add_arguments, eject_command.run, eject_command.DESCRIPTION),
     "bench": (
         bench_command.add_arguments,
         bench_command.run,

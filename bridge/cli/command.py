@@ -30,6 +30,8 @@ COMMANDS = {
     "doctor": "what is installed, what works, what to install",
     "ops": "the operators",
     "compile": "compile a model file into an engine",
+    "build-ops": "make libraries of generated plugins, to ship",
+    "eject": "make a generated plugin a project of your own",
     "bench": "measure the ops on this GPU, beside what others have",
     "test": "every check of the ops of a library",
     "sanitize": "the kernels of a library under compute-sanitizer, on this GPU",

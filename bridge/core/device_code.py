@@ -43,7 +43,7 @@ def device_codes(path: Path) -> tuple[DeviceCode, ...]:
         return ()
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
-            return tuple(sorted({code for section in _sections(data) for code in _codes(section)}))
+            return tuple(sorted({code for section in _sections(data) for code, _ in _entries(section)}))
         except struct.error:
             return ()
 
@@ -54,6 +54,11 @@ def lacking_text(codes: Sequence[DeviceCode], target: str) -> str | None:
     if not codes or any(code.runs_on(capability) for code in codes):
         return None
     return f"code for {', '.join(map(str, codes))}, none of which runs on {target}"
+
+
+def code_bytes(fat_binary: bytes) -> dict[int, int]:
+    """Bytes that a fat binary has for each compute capability, compressed as they are."""
+    return {code.capability: size for code, size in _entries(fat_binary)}
 
 
 def _sections(data: mmap.mmap) -> Iterator[bytes]:
@@ -69,8 +74,8 @@ def _sections(data: mmap.mmap) -> Iterator[bytes]:
             yield data[offset : offset + length]
 
 
-def _codes(section: bytes) -> Iterator[DeviceCode]:
-    """A section is a row of fat binaries, each a header and a row of entries."""
+def _entries(section: bytes) -> Iterator[tuple[DeviceCode, int]]:
+    """Every code with its bytes. A section is a row of fat binaries, each a header and a row of entries."""
     place = 0
     while place + 16 <= len(section):
         magic, _, header, size = struct.unpack_from("<IHHQ", section, place)
@@ -83,6 +88,6 @@ def _codes(section: bytes) -> Iterator[DeviceCode]:
             kind, _, entry_header, entry_size = struct.unpack_from("<HHIQ", section, place)
             capability, _, _, flags = struct.unpack_from("<IIIQ", section, place + 28)
             if kind in (_PTX, _CUBIN):
-                yield DeviceCode(capability, kind == _PTX, bool(flags & _SPECIFIC))
+                yield DeviceCode(capability, kind == _PTX, bool(flags & _SPECIFIC)), entry_size
             place += entry_header + entry_size
         place = end

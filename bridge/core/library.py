@@ -27,6 +27,10 @@ LISTENERS: list[Callable[["Library"], None]] = []
 """Called with a library whenever an op is added to it."""
 
 
+GENERATED: set[str] = set()
+"""The qualified names of ops that have a library of their own in a namespace, see bridge.generate."""
+
+
 class Library:
     """The ops of one namespace. `LIBRARIES` has every one of the process.
 
@@ -43,6 +47,15 @@ class Library:
         self.fragment = torch.library.Library(namespace, "FRAGMENT")
         self._folder: Path | None = None  # of native libraries that were built in place
         self._kernels_are_loaded = False
+
+    @property
+    def key(self) -> str:
+        """What tells the library from all others: the namespace, of which there is one library, or a name in it."""
+        return self.namespace
+
+    def owns(self, plugin: str) -> bool:
+        """Whether a plugin of the namespace would be this library's, by its name."""
+        return f"{self.namespace}::{plugin}" not in GENERATED
 
     @property
     def package(self) -> str:
@@ -76,6 +89,11 @@ class Library:
         """A native library, or None: there is none."""
         name = self.file_name(kind)
         return next(((d / name).resolve() for d in self.directories() if (d / name).is_file()), None)
+
+    @property
+    def is_misplaced(self) -> bool:
+        """Whether `variable` says where the native libraries lie, and the library of plugins is not there."""
+        return bool(os.environ.get(self.variable)) and self.find("plugins") is None
 
     def plugin_library(self) -> Path:
         """Path of the library of plugins. LibraryError: it is not there."""

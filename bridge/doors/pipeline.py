@@ -13,7 +13,8 @@ from torch.fx import GraphModule
 
 from bridge.base import log
 from bridge.base.package import __version__
-from bridge.doors.lowering_choice import Choice
+from bridge.doors.generation import generate_marked, generate_unsupported, with_functional_launches
+from bridge.doors.lowerings.lowering_choice import Choice
 from bridge.doors.session import Session
 from bridge.engine import call_structure
 from bridge.engine.cache import EngineCache
@@ -22,6 +23,7 @@ from bridge.engine.code_key import NoKeyError
 from bridge.engine.process_state import process_state
 from bridge.engine_file.contents import EngineFile, TensorSpec
 from bridge.errors import BuildError
+from bridge.generate import store
 from bridge.graph.assumptions import checking_lowering
 from bridge.graph.shape_profile import explaining_empty_inputs
 from bridge.graph.torch_patches.input_guards import without_input_guards
@@ -42,7 +44,7 @@ from bridge.tensorrt.plugins.registration import register_plugins
 from bridge.tensorrt.plugins.requirements import check_targets, libraries_of, requirements
 
 # The settings that an engine depends on; the others affect only how it is called, cached or reported.
-_BUILD_SETTINGS = ("optimization_level", "workspace_size", "tf32")
+_BUILD_SETTINGS = ("optimization_level", "workspace_size", "tf32", "generate")
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,9 @@ def compile_program(
     file; they are no part of the cache key.
     ExportError, UnsupportedOpError, BuildError: as bridge.compile has them.
     """
+    program = with_functional_launches(program)
+    generate_marked(program.graph, session.target)
+    program.graph_module.recompile()
     tensors = {**program.state_dict, **program.constants, **_inner_graphs(program.graph_module)}
     program_key = {"in_spec": str(program.call_spec.in_spec), "out_spec": str(program.call_spec.out_spec)}
     module = program.graph_module
@@ -200,7 +205,10 @@ def _build(program: ExportedProgram, specs: Mapping[str, TensorSpec], session: S
     take_errors(session.flavour)  # of earlier work
     with log.step("lowering"):
         module, settings = lowered(program, specs)
-        check_supported(module, session.flavour)
+    if session.config.generate:
+        generate_unsupported(module.graph, session.target)
+        refresh()
+    check_supported(module, session.flavour)
     inputs = {node.target: specs[node.target] for node in module.graph.find_nodes(op="placeholder") if node.users}
     output_map, names = call_structure.flatten_outputs(module, program, list(inputs))
     structure = call_structure.of_program(program, list(inputs), output_map)
@@ -254,6 +262,7 @@ def _convert(
             "nodes": conversion.filled.nodes,
             "lowerings": [asdict(choice) for choice in conversion.choices],
             "libraries": [asdict(each) for each in requirements(libraries_of(conversion.plugins))],
+            "generated": store.summaries((call.op for call in conversion.plugins), session.target),
             "build_seconds": round(time.monotonic() - started, 3),
         },
     )

@@ -9,6 +9,7 @@ from typing import Any
 from torch.fx import GraphModule
 
 from bridge.base.text import columns, printable, size
+from bridge.engine import generated_table
 from bridge.engine.compiled import CompiledModule
 from bridge.engine.explain import lowering_counts, lowerings, pass_counts, shape_text
 from bridge.engine.explain import passes as engine_passes
@@ -219,6 +220,7 @@ def _engine_text(file: EngineFile | TorchTensorRTEngine, cached: bool) -> str:
         f"  engine for {file.target}, {size(len(file.engine))}, {len(file.layers)} layers, {origin};"
         f" plugins: {_counts_text(plugin_counts(file.layers))}\n    inputs: {inputs}"
         + "".join(f"\n    {count} {lowering}: {printable(why)}" for count, lowering, why in rows)
+        + "".join(f"\n    {row['name']}: generated from {row['operator']}" for row in generated_table.rows(file))
     )
 
 

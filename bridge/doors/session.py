@@ -9,9 +9,10 @@ import torch
 from bridge.base import third_party_output
 from bridge.config import Config
 from bridge.core import libraries
-from bridge.doors import measured_lowerings
-from bridge.doors.lowering_choice import Choice, choose
-from bridge.doors.measured_lowerings import Measurement
+from bridge.doors.lowerings import measured_lowerings
+from bridge.doors.lowerings.lowering_choice import Choice, choose
+from bridge.doors.lowerings.measured_lowerings import Measurement
+from bridge.generate.tracing.raw_launches import launches_in_graphs
 from bridge.graph.dynamo import compile_lock
 from bridge.graph.torch_patches.linear_time import linear_time_export
 from bridge.graph.torch_patches.pooled_extents import pooling_without_guards
@@ -56,7 +57,8 @@ class Session:
         with contextlib.ExitStack() as stack:
             silences = (third_party_output.silence_logs(), third_party_output.silence_copies())
             unguarded = (upsampling_without_guards(), pooling_without_guards(), corrected_lstm_states())
-            for context in (compile_lock, *silences, gpu.without_gpu(), *unguarded, linear_time_export()):
+            tracing = (*unguarded, linear_time_export(), launches_in_graphs())
+            for context in (compile_lock, *silences, gpu.without_gpu(), *tracing):
                 stack.enter_context(context)
             stack.enter_context(own_conversion(self.flavour))
             yield

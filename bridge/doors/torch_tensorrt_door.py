@@ -146,10 +146,15 @@ def _integrate(flavour: Flavour) -> None:
             logger.debug("integration failed", exc_info=True)
 
 
-def _rewrite(graph: Graph) -> list[dict[str, Any]]:
+def _rewrite(graph: Graph, target: str | None) -> list[dict[str, Any]]:
+    """Applies the passes; then generates plugins, unless it is not known for which GPU. Returns what passes did."""
+    from bridge.doors.generation import generate_marked, warn_of_refusal
     from bridge.passes import pass_names, rewrite_graph
 
-    return [outcome.row() for outcome in rewrite_graph(graph, pass_names(_passes))]
+    rows = [outcome.row() for outcome in rewrite_graph(graph, pass_names(_passes))]
+    if target is not None:
+        generate_marked(graph, target, warn_of_refusal)
+    return rows
 
 
 def _record(gm: GraphModule, result: GraphModule) -> None:

@@ -45,7 +45,7 @@ def build_environment(flavour: Flavour, libraries: Iterable[Library]) -> dict[st
     return {
         "bridge": __version__,
         "sources": _sources_digest(),
-        "plugins": {each.namespace: _plugins_digest(each) for each in libraries},
+        "plugins": {each.key: _plugins_digest(each) for each in libraries},
         "torch": torch.__version__,
         "torch_tensorrt": str(flavour.torch_tensorrt_version),
         "flavour": flavour.name,

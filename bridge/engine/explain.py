@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from bridge.base.text import columns, size
-from bridge.engine import node_table
+from bridge.engine import generated_table, node_table
 from bridge.engine_file.contents import EngineFile
 from bridge.tensorrt.plugins.fields import TENSORS_FIELD
 
@@ -18,11 +18,12 @@ _WRITERS = ("bridge", "torch", "torch_tensorrt")
 def explain(file: EngineFile, every_layer: bool = False, nodes: bool = False) -> str:
     """The engine as text: model, target, inputs with their profile, outputs, layers by type, plugin layers.
 
-    every_layer: also list every layer of the network, with its outputs and the node that it is of.
+    every_layer: also list every layer of the network, with its outputs and the node that it is of; and the kernels and
+        regions of each generated plugin.
     nodes: also list the layers of each node of the model's graph, and count them by module.
     """
     sections = [columns(_summary(file), indent=0), _inputs(file), _outputs(file), _layer_types(file), _plugins(file)]
-    sections += [_lowerings(file), _passes(file)]
+    sections += [generated_table.text(file, details=every_layer), _lowerings(file), _passes(file)]
     if nodes:
         sections += [node_table.modules_text(file), node_table.nodes_text(file)]
     if every_layer:
@@ -48,6 +49,7 @@ def as_json_values(file: EngineFile) -> dict[str, Any]:
             "plugin_counts": dict(node_table.plugin_counts(file.layers)),
             "plugin_versions": file.plugins,
             "plugin_layers": [layer for layer in file.layers if layer.get("op")],
+            "generated": generated_table.rows(file),
             "lowerings": lowerings(file),
             "passes": passes(file),
             "layers": file.layers,

@@ -47,6 +47,17 @@ def text(value: Any, what: str) -> None:
         fail(what, value, "text without lone surrogates")
 
 
+def text_of(longest: int) -> Check:
+    """Text of at most so many characters."""
+
+    def check(value: Any, what: str) -> None:
+        text(value, what)
+        if len(value) > longest:
+            fail(what, value, f"at most {longest} characters, not {len(value):,}")
+
+    return check
+
+
 def name(value: Any, what: str, longest: int = _LONGEST_NAME) -> None:
     """Short text without control characters: it is printed as it is."""
     text(value, what)
@@ -57,6 +68,11 @@ def name(value: Any, what: str, longest: int = _LONGEST_NAME) -> None:
 def word(value: Any, what: str) -> None:
     """As `name`, but shorter."""
     name(value, what, _LONGEST_WORD)
+
+
+def word_or_integer(value: Any, what: str) -> None:
+    """A word, or a number of at least 0."""
+    word(value, what) if isinstance(value, str) else integer(0)(value, what)
 
 
 def line(value: Any, what: str) -> None:

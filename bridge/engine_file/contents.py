@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from bridge.engine_file import checks, container, dtypes, pytrees
+from bridge.engine_file import checks, container, dtypes, generated_rows, pytrees
 from bridge.engine_file.pytrees import Tree
 from bridge.errors import EngineFileError
 
@@ -51,6 +51,7 @@ _METADATA: dict[str, checks.Check] = {
     "nodes": checks.sequence(checks.record(_NODE)),
     "lowerings": checks.sequence(checks.record(_LOWERING)),
     "passes": checks.sequence(checks.record(_PASS)),
+    "generated": checks.sequence(generated_rows.check),
     "libraries": checks.sequence(checks.record(dict.fromkeys(("namespace", "file", "sha256", "origin"), checks.name))),
 }
 

@@ -5,12 +5,12 @@ The front ends (`tracing`, `inductor`) make it, the back end (`emit`) writes it 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import sympy
 import torch
 
-Extent = sympy.Expr | int
+Extent: TypeAlias = sympy.Expr | int
 """A number, or an expression over symbols of the instance; never negative where it is a size."""
 
 
@@ -83,8 +83,11 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Launch:
-    """Launches a kernel. kernel: a triton.runtime.JITFunction. arguments: in the order of the kernel's parameters,
-    without those of `constants`. configurations: more than one where the kernel is autotuned, the first is the default."""
+    """Launches a kernel.
+
+    kernel: a triton.runtime.JITFunction. arguments: in the order of the kernel's parameters, without those of
+    `constants`. configurations: more than one where the kernel is autotuned, the first is the default.
+    """
 
     kernel: Any
     arguments: tuple[Argument, ...]
@@ -134,6 +137,7 @@ class Instance:
     """
 
     operator: str
+    schema: str
     inputs: tuple[TensorType | None, ...]
     attributes: Mapping[str, Any]
     outputs: tuple[TensorType, ...]

@@ -31,8 +31,8 @@ _HINTS = (
     ),
     (
         r"\d+ active drivers|JITFunction|@triton\.jit",
-        "the model launches a Triton kernel by itself, which torch.export cannot follow; put the launch into a function"
-        " under @torch.library.triton_op or custom_op, with a fake implementation, so that it is an operator",
+        "the model asks Triton for a GPU, or launches a kernel in a way that torch.export cannot follow; make that"
+        " an operator: a function under @torch.library.triton_op or custom_op, with a fake implementation",
     ),
     (
         r"DispatchKey\.(Sparse|Nested)|SparseC[PS]U|NestedTensor",

@@ -43,8 +43,11 @@ def without_mutations(program: ExportedProgram) -> ExportedProgram:
 
     Writes to inputs and buffers become results, as torch.export's signature declares them.
     """
-    if not mutations(program.graph):
-        return program
+    return functionalised(program) if mutations(program.graph) else program
+
+
+def functionalised(program: ExportedProgram) -> ExportedProgram:
+    """As `without_mutations`, whether or not there is a write."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch copies its own deprecated classes
         functional = select_unbound(program).run_decompositions({})

@@ -12,8 +12,8 @@ import bridge
 from bridge import cli
 from bridge.bench import model_lowerings
 from bridge.config import Config
-from bridge.doors import tuner
-from bridge.doors.measured_lowerings import Measurement, store_measurements
+from bridge.doors.lowerings import tuner
+from bridge.doors.lowerings.measured_lowerings import Measurement, store_measurements
 from bridge.doors.model_file import Model
 from bridge.engine.error_metric import largest_error
 from bridge.tensorrt.install import flavour

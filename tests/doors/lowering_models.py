@@ -8,7 +8,7 @@ from compile_models import Convolutional
 
 import bridge
 from bridge.core.op import OPS
-from bridge.doors.measured_lowerings import Measurement
+from bridge.doors.lowerings.measured_lowerings import Measurement
 from bridge.engine_file import dtypes
 from bridge.tensorrt.install import flavour
 from bridge.tensorrt.plugins.fields import Call

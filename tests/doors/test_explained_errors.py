@@ -48,16 +48,29 @@ def test_branches_of_a_library_on_values_point_to_fallback(capfd):
     assert len(str(caught.value)) < 1500 and "def forward(" not in capfd.readouterr().err
 
 
-def test_a_triton_kernel_launched_by_the_model_is_explained():
+def test_a_model_that_asks_triton_for_a_gpu_is_explained():
+    triton = pytest.importorskip("triton")
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+
+    def ask(model, x):
+        return x * triton.runtime.driver.active.get_current_target().warp_size
+
+    text = refused(errors.ExportError, ask)
+    assert "asks Triton for a GPU" in text and "torch.library.triton_op" in text
+
+
+def test_a_launch_with_too_few_arguments_names_the_kernel():
     triton = pytest.importorskip("triton")
 
     @triton.jit
-    def kernel(x):
+    def kernel(x, y, n):
         pass
 
     def launch(model, x):
-        kernel[(1,)](x)
+        kernel[(1,)](x, torch.empty_like(x))
         return x * 2
 
-    text = refused(errors.ExportError, launch)
-    assert "launches a Triton kernel by itself" in text and "torch.library.triton_op" in text
+    text = refused(errors.UnsupportedOpError, launch)
+    assert "triton::kernel cannot become a plugin" in text and "missing a required argument: 'n'" in text
+    assert f"{refused_models.__file__}:" in text

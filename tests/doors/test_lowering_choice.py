@@ -14,7 +14,7 @@ import bridge
 from bridge import errors
 from bridge.config import Config
 from bridge.core.op import OPS
-from bridge.doors.lowering_choice import call_kind, choose
+from bridge.doors.lowerings.lowering_choice import call_kind, choose
 from bridge.engine.cache import EngineCache
 from bridge.engine_file import dtypes
 from bridge.tensorrt import native_lowerings

@@ -12,7 +12,7 @@ import pytest
 from lowering_models import compiled, measurement, needs_torch_tensorrt
 
 from bridge.config import Config
-from bridge.doors import measured_lowerings
+from bridge.doors.lowerings import measured_lowerings
 from bridge.engine.explain import as_json_values
 from bridge.tensorrt.install import flavour
 

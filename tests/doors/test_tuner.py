@@ -9,7 +9,7 @@ from lowering_models import needs_torch_tensorrt
 
 import bridge
 from bridge import errors
-from bridge.doors import tuner
+from bridge.doors.lowerings import tuner
 from bridge.engine.timing import Timing
 
 pytestmark = needs_torch_tensorrt

@@ -14,7 +14,7 @@ from cache_entries import A, B, refuse
 import bridge
 from bridge.base import files
 from bridge.base.cache_folder import folder_of
-from bridge.doors import measured_lowerings
+from bridge.doors.lowerings import measured_lowerings
 from bridge.tensorrt.install.flavour import detect
 
 # Whom the cache trusts

@@ -11,6 +11,7 @@ import sys
 import pytest
 import torch
 from fuzz_files import valid
+from generated_row import GENERATED
 from headers import KEY, write
 
 import bridge
@@ -117,6 +118,12 @@ def test_a_class_that_is_not_known_here_is_named_with_its_package(tmp_path, head
         {"metadata": {"nodes": [5]}},
         {"metadata": {"lowerings": [{"op": "relu"}]}},
         {"metadata": {"passes": [{"pass": []}]}},
+        {"metadata": {"generated": [{"name": "acme::norm"}]}},
+        {"metadata": {"generated": [GENERATED | {"regions": [{"conditions": "a", "launches": 1}] * 21}]}},
+        {"metadata": {"generated": [GENERATED | {"regions": [{"conditions": "a" * 301, "launches": 1}]}]}},
+        {"metadata": {"generated": [GENERATED | {"operator": "acme::\x1b[2J"}]}},
+        {"metadata": {"generated": [GENERATED | {"inputs": [{"name": "x", "dtype": "int8", "shape": [-1]}]}]}},
+        {"metadata": {"generated": [GENERATED | {"cubin_bytes": 1.5}]}},
         {"metadata": {"input_map": [0], "arguments": 5}},
         {"metadata": {"input_map": [0, 5], "arguments": ["x", "y"]}},
         {"metadata": {"arguments": ["x", "pair", "boxes", "mask", "other"]}},

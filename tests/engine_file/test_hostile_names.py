@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from fuzz_files import valid
+from generated_row import GENERATED
 from headers import KEY, write
 
 import bridge
@@ -25,6 +26,13 @@ def test_control_characters_of_names_reach_no_terminal(tmp_path, capsys, header)
         "model": ESCAPES,
         "nodes": [{"name": ESCAPES, "op": "relu", "module": ESCAPES, "layers": [ESCAPES]}],
         "lowerings": [{"node": "n", "op": "relu", "kind": ESCAPES, "lowering": "plugin", "why": ESCAPES}],
+        "generated": [
+            GENERATED
+            | {
+                "kernels": [GENERATED["kernels"][0] | {"file": ESCAPES, "configurations": [ESCAPES]}],
+                "regions": [{"conditions": ESCAPES, "launches": 1}],
+            }
+        ],
         "passes": [{"pass": "rope", "replaced": False, "what": ESCAPES, "line": ESCAPES, "module": ESCAPES}],
         "cache_key": KEY,
     }

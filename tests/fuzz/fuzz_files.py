@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from generated_row import GENERATED
 from torch.utils import _pytree as pytree
 
 import bridge
@@ -88,6 +89,7 @@ def valid() -> EngineFile:
             "input_map": [*range(leaves - 2), {"literal": "fast"}, {"unused": True}],
             "nodes": [{"name": "n", "op": "bridge.relu", "module": "body.0", "layers": ["a"]}],
             "lowerings": [{"node": "n", "op": "relu", "kind": "relu()", "lowering": "plugin", "why": "asked for"}],
+            "generated": [GENERATED],
             "passes": [{"pass": "rope", "replaced": True, "what": "rope()", "line": "m.py:3", "module": "body"}],
         },
     )

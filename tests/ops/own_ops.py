@@ -4,8 +4,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bridge.core.foreign import FOREIGN
-from bridge.core.library import LIBRARIES
-from bridge.core.op import OPS
+from bridge.core.library import GENERATED, LIBRARIES
+from bridge.core.op import OPS, Op
+
+
+def written() -> dict[str, Op]:
+    """The ops that somebody wrote: all but generated ones, which stay known after the test that compiled a model."""
+    return {name: op for name, op in OPS.items() if op.qualified_name not in GENERATED}
 
 
 @contextmanager
@@ -15,9 +20,9 @@ def forgotten() -> Iterator[None]:
     try:
         yield
     finally:
-        for name in OPS.keys() - ops:
+        for name in OPS.keys() - ops - GENERATED:  # a generated op is one of its process
             op = OPS.pop(name)
-            LIBRARIES[op.namespace].ops.pop(op.local_name)
+            op.library.ops.pop(op.local_name)
         for name in FOREIGN.keys() - bound:
             del FOREIGN[name]
         for namespace in LIBRARIES.keys() - namespaces:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import samples
 
+from bridge.core.library import LIBRARIES
 from bridge.core.op import OPS
 from bridge.passes import PASSES
 
@@ -22,7 +23,7 @@ EXAMPLES = {
     "bridge/bench/ceilings.py": {"relu"},  # torch's own: the launch of a small kernel is timed
     "bridge/bench/overhead.py": {"relu"},  # in the model that calls are timed with
     "bridge/cli/doctor.py": {"relu"},  # the op that is tried
-    "bridge/doors/tuner.py": {"rope"},  # in an error, how a setting is written
+    "bridge/doors/lowerings/tuner.py": {"rope"},  # in an error, how a setting is written
     "bridge/tensorrt/network/convertible_graph.py": {"nms"},  # in an error, advice for detectors
 }
 
@@ -82,7 +83,7 @@ def test_an_op_without_samples_is_named(monkeypatch):
 
 def test_tables_for_readers_have_every_op_and_pass():
     """Lists by nature: what they say of each is written for readers."""
-    for page, names in (("ops.md", OPS), ("passes.md", [each.name for each in PASSES])):
+    for page, names in (("ops.md", LIBRARIES["bridge"].ops), ("passes.md", [each.name for each in PASSES])):
         rows = re.findall(r"^\| `(?:bridge\.)?(\w+)", (ROOT / "docs" / page).read_text(), re.MULTILINE)
         assert set(names) <= set(rows), page
 

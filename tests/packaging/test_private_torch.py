@@ -21,6 +21,7 @@ PRIVATE = {
         "core/derivatives.py": "the stack of functorch's interpreters",
         "core/binding.py": "parse_schema",
         "core/op.py": "parse_schema, dispatch keys, aliasing and the stack of dispatch modes",
+        "generate/native/parameters.py": "parse_schema",
         "engine/process_state.py": "cuDNN's and MKL-DNN's switches, dispatch keys",
         "tensorrt/run/streams.py": "the current stream's handle, without the cost of a Stream object",
     },
@@ -30,18 +31,37 @@ PRIVATE = {
         "tensorrt/decompositions/__init__.py": "torch's own table",
         "tensorrt/decompositions/resizing.py": "torch's own table",
     },
-    "torch._dispatch": {"tensorrt/converters/attention.py": "decomposes attention as torch.export does"},
-    "torch._dynamo": {"graph/dynamo.py": "torch.compile's tracer: frames, graph breaks, recompiles, its lock"},
+    "torch._dispatch": {
+        "generate/inductor/graph.py": "traces composite operators with symbolic extents",
+        "tensorrt/converters/attention.py": "decomposes attention as torch.export does",
+    },
+    "torch._dynamo": {
+        "generate/inductor/graph.py": "the source of a symbol, a type that ShapeEnv asks for",
+        "generate/tracing/symbols.py": "the source of a symbol, a type that ShapeEnv asks for",
+        "generate/without_gpu.py": "put back: what it keeps of a GPU's properties",
+        "graph/dynamo.py": "torch.compile's tracer: frames, graph breaks, recompiles, its lock",
+    },
     "torch._export": {"graph/torch_patches/linear_time.py": "patched: quadratic time"},
     "torch._foreach_copy_": {"tensorrt/run/replay.py": "one launch for the copies of all inputs"},
     "torch._guards": {
         "doors/backend.py": "leaves torch.compile's tracing context for a capture",
+        "generate/tracing/raw_launches.py": "the fake mode of an operator's tensors",
         "graph/conditions.py": "the line of the model that is traced",
         "passes/common/editor.py": "the fake mode of a graph's tensors",
         "tensorrt/converters/attention.py": "the fake mode of a graph's tensors",
     },
+    "torch._higher_order_ops": {
+        "generate/tracing/raw_launches.py": "a kernel's launch as an operator of a graph; patched: it needs a GPU",
+        "generate/tracing/writes.py": "what a kernel writes",
+    },
+    "torch._inductor": {"generate/inductor/torch_inductor.py": "writes Triton kernels"},
     "torch._is_functional_tensor": {"core/op.py": "tells whether a fast path is safe"},
-    "torch._library": {"core/derivatives.py": "the autograd of custom ops, with forward mode added"},
+    "torch._library": {
+        "core/derivatives.py": "the autograd of custom ops, with forward mode added",
+        "generate/tracing/calls.py": "the bodies of custom ops",
+        "generate/tracing/raw_launches.py": "patched: the fake implementations of triton_ops",
+        "generate/tracing/triton_launches.py": "wrap_triton off: a launch within it is caught as any other",
+    },
     "torch._meta_registrations": {
         "graph/torch_patches/pooled_extents.py": "patched: it puts guards on dynamic extents"
     },
@@ -55,6 +75,11 @@ PRIVATE = {
     "torch.export._unlift": {
         "graph/torch_patches/input_guards.py": "patched: keys of arguments break the code that it writes"
     },
+    "torch.utils._python_dispatch": {
+        "generate/inductor/lowering.py": "leaves the dispatch modes of a trace",
+        "generate/tracing/recording.py": "TorchDispatchMode",
+    },
+    "torch.utils._triton": {"generate/without_gpu.py": "cleared: whether there is a GPU for Triton"},
     "torch.nn.modules.batchnorm._BatchNorm": {"graph/capture.py": "the base class of layers that training changes"},
     "torch.nn.modules.dropout._DropoutNd": {"graph/capture.py": "the base class of layers that training changes"},
 }

@@ -160,7 +160,7 @@ elif sys.argv[1] != "none":
 errors = []
 for path in map(Path, sys.argv[2:]):
     try:
-        load_library(trt, "bridge", path, LIBRARIES["bridge"].ops)
+        load_library(trt, LIBRARIES["bridge"], path, LIBRARIES["bridge"].ops)
         errors.append(None)
     except LibraryError as error:
         errors.append(str(error))

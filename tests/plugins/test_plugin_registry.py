@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from own_ops import written
 
 from bridge.core import libraries as native
-from bridge.core.op import OPS
 
 PROBE = Path(__file__).parents[1] / "support" / "registry_probe.py"
 LEAN = Path(sys.prefix, "lean")  # `make lean` unpacks the lean runtimes of standard TensorRT here
@@ -33,7 +33,7 @@ def probe(runtime: str, *libraries: Path) -> list[dict]:
 
 
 def expected() -> dict:
-    return {name: ["1", [*(a.name for a in op.attributes), "tensors"]] for name, op in OPS.items()}
+    return {name: ["1", [*(a.name for a in op.attributes), "tensors"]] for name, op in written().items()}
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

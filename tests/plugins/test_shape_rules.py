@@ -195,7 +195,16 @@ class Tripled(nn.Module):
         return torch.ops.tripling.tripled(x + x)
 
 
-def test_an_op_without_a_kernel_stops_only_the_models_that_use_it(tripled):
+def test_an_op_without_a_kernel_has_a_generated_one(tripled):
+    with interpreted():
+        model = ahead(Tripled().eval(), (torch.ones(3),))
+        assert torch.equal(model(torch.ones(3)), 6 * torch.ones(3))
+    ((plugin, count),) = model.plugin_counts().items()
+    assert plugin.startswith("tripling::tripled_") and count == 1
+
+
+def test_a_library_that_is_not_where_it_is_said_to_be_stops_only_the_models_that_use_it(tripled, monkeypatch, tmp_path):
+    monkeypatch.setenv("TRIPLING_LIBRARY_DIR", str(tmp_path))
     with interpreted():
         assert torch.equal(rectified()(torch.ones(1, 7, 5)), 2 * torch.ones(1, 7, 5))
         with pytest.raises(UnsupportedOpError) as error:
@@ -215,7 +224,8 @@ def test_an_op_without_a_kernel_is_not_missed_in_other_libraries(tripled):
     assert "libtripling_plugins.so is not in" in states["libtripling_plugins.so"]["state"]
 
 
-def test_an_op_without_a_kernel_may_stay_in_pytorch(tripled):
+def test_an_op_without_a_kernel_may_stay_in_pytorch(tripled, monkeypatch, tmp_path):
+    monkeypatch.setenv("TRIPLING_LIBRARY_DIR", str(tmp_path))
     with interpreted(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = just_in_time(Tripled().eval(), fallback=True)

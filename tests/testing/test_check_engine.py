@@ -59,15 +59,25 @@ def test_what_is_wrong_is_told(monkeypatch, plugins, outputs, text):
         check_engine(OPS["relu"], X, target="sm86")
 
 
-def test_an_op_without_a_kernel():
+def test_an_op_without_a_kernel_has_a_generated_one():
     with forgotten():
         bridge.op("engine_check::square")(square)
-        with pytest.raises(UnsupportedOpError, match="an engine needs a kernel of it"):
-            check_engine(OPS["engine_check::square"], X, target="sm86")
+        check_engine(OPS["engine_check::square"], X, target="sm86")
 
 
 def square(x: torch.Tensor) -> torch.Tensor:
     return x * x
+
+
+def test_an_op_without_a_kernel_that_cannot_have_a_generated_one():
+    with forgotten():
+        bridge.op("engine_check::spectrum")(spectrum)
+        with pytest.raises(UnsupportedOpError, match=r"engine_check::spectrum cannot become a plugin: .*fft"):
+            check_engine(OPS["engine_check::spectrum"], X, target="sm86")
+
+
+def spectrum(x: torch.Tensor) -> torch.Tensor:
+    return torch.fft.rfft(x).abs()
 
 
 def test_what_is_dynamic_where_nobody_says():

@@ -4,7 +4,7 @@ import sys
 import textwrap
 
 import pytest
-from own_ops import forgotten
+from own_ops import forgotten, written
 
 from bridge.base.modules import module_beside
 from bridge.core.op import OPS
@@ -102,7 +102,7 @@ def thrice_samples():
 
 
 def test_bridges_own_samples_by_the_same_finder():
-    for op in OPS.values():
+    for op in written().values():
         assert samples_of(op, "samples"), op.name
 
 

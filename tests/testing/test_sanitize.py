@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from own_ops import written
 from samples import deform_conv2d, relu
 
 from bridge import cli
@@ -25,7 +26,7 @@ def job(*names):
 
 
 def test_samples_of_every_op_are_found():
-    assert all(sanitizer_calls.every_sample(op, "samples") for op in OPS.values())
+    assert all(sanitizer_calls.every_sample(op, "samples") for op in written().values())
     found = sanitizer_calls.every_sample(OPS["deform_conv2d"], "samples")
     assert len(found) == len(deform_conv2d.samples()) + 2 * len(deform_conv2d.further())
     assert found[-1][2]["allow_tf32"]
@@ -115,7 +116,10 @@ def test_shares_that_are_none(wrong, capsys):
 
 def test_wrong_names_and_what_is_missing(tool, tmp_path, monkeypatch, capsys):
     assert sanitize_command(tmp_path, "rop") == 2
-    assert f"no op of bridge is called 'rop'; there are {', '.join(sorted(OPS))}" in capsys.readouterr().err
+    assert (
+        f"no op of bridge is called 'rop'; there are {', '.join(sorted(LIBRARIES['bridge'].ops))}"
+        in capsys.readouterr().err
+    )
     assert sanitize_command(tmp_path, "--library", "nothing") == 7
     assert "there is no library nothing" in capsys.readouterr().err
     assert cli.main(["sanitize", "relu"]) == 2

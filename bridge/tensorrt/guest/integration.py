@@ -36,14 +36,15 @@ from bridge.tensorrt.plugins.registration import register_plugins, register_work
 from bridge.tensorrt.plugins.requirements import check_targets, libraries_of
 
 Rows = list[dict[str, Any]]
+Rewrite = Callable[[Graph, str | None], Rows]  # of a graph, for a GPU: None where it is not known
 
 
 def integrate(
-    flavour: Flavour, rewrite: Callable[[Graph], Rows], record: Callable[[GraphModule, GraphModule], None]
+    flavour: Flavour, rewrite: Rewrite, record: Callable[[GraphModule, GraphModule], None]
 ) -> contextlib.ExitStack:
     """Patches torch_tensorrt, which is imported; closing the returned stack undoes every patch.
 
-    rewrite: applied to every graph that torch_tensorrt lowers, in place; returns what it did, for bridge.report.
+    rewrite: applied to every graph that torch_tensorrt lowers for a GPU, in place; returns rows for bridge.report.
     record: called with every graph of torch.compile and the backend's result.
     LibraryError: there is no plugin library, or another one is loaded. AttributeError, ImportError: this version of
     torch_tensorrt lacks what bridge patches.
@@ -95,14 +96,16 @@ def _register_for_loading(stack: contextlib.ExitStack, flavour: Flavour) -> None
     stack.callback(LISTENERS.remove, register)
 
 
-def _lowering_pass(rewrite: Callable[[Graph], Rows]) -> Callable[..., Any]:
+def _lowering_pass(rewrite: Rewrite) -> Callable[..., Any]:
     """Bridge's passes as one pass of torch_tensorrt; a no-op in bridge's own conversion, which has applied them."""
 
     def apply_bridge_passes(module: GraphModule, settings: Any = None) -> GraphModule:
         if version_shims.in_own_conversion():
             return module
         try:
-            engine_records.record_passes(module, rewrite(module.graph))
+            target = cross_compilation.current_target() or gpu.current_target()
+            engine_records.record_passes(module, rewrite(module.graph, target))
+            op_converter.refresh()
         except Exception as error:  # the compile is not bridge's, and must go on
             logger.warning("bridge's passes failed and left a graph of torch_tensorrt unchanged: %s", error)
             logger.debug("passes failed", exc_info=True)

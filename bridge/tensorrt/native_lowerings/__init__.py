@@ -1,6 +1,6 @@
 """Native lowerings: ops as TensorRT's own layers instead of the plugin. One file per op, named like the op.
 
-A file defines what `Native` declares; no list names it. `bridge.doors.lowering_choice` chooses between lowerings.
+A file defines what `Native` declares; no list names it. `bridge.doors.lowerings` chooses between lowerings.
 """
 
 import functools

@@ -174,9 +174,10 @@ def check_supported(module: GraphModule, flavour: Flavour) -> None:
         raise UnsupportedOpError(
             f"{flavour.name} {flavour.version} cannot run {len(refused)} of the model's operators:\n"
             + "\n".join(_uses_text(name, nodes, reasons[name]) for name, nodes in refused.items())
-            + "\nRewrite these lines, with one of bridge's ops (`bridge ops`) where it fits; or make an op of them in a"
-            " package of yours (`bridge new op acme::corr`), or give an operator that has its kernel a plugin"
-            ' (bridge.bind). torch.compile(model, backend="bridge", options={"fallback": True}) runs them in PyTorch.'
+            + "\nRewrite these lines, with one of bridge's ops (`bridge ops`) where it fits; or let Inductor write"
+            " kernels for them (the setting generate=True); or make an op of them in a package of yours (`bridge new op"
+            " acme::corr`), or give an operator that has its kernel a plugin (bridge.bind)."
+            ' torch.compile(model, backend="bridge", options={"fallback": True}) runs them in PyTorch.'
             " docs/unsupported.md compares these ways."
         )
 

@@ -11,7 +11,7 @@ from bridge.core.op import Op
 from bridge.errors import LibraryError
 from bridge.tensorrt.plugins.fields import TENSORS_FIELD, VERSION
 
-_registered_files: dict[tuple[str, str], Path] = {}  # module of the runtime, namespace → what this process registered
+_registered_files: dict[tuple[str, str], Path] = {}  # module of the runtime, library's key → what was registered
 
 
 def register_plugins(trt: ModuleType, libraries: Iterable[Library]) -> None:
@@ -27,7 +27,7 @@ def register_plugins(trt: ModuleType, libraries: Iterable[Library]) -> None:
         # An op without a plugin, or with another signature than its plugin's, is refused where a model uses it; see
         # shape_rules.
         names = library.plugins().schemas.keys() & library.ops.keys() - library.problems.keys()
-        load_library(trt, library.namespace, library.plugin_library(), {name: library.ops[name] for name in names})
+        load_library(trt, library, library.plugin_library(), {name: library.ops[name] for name in names})
 
 
 def register_working_plugins(trt: ModuleType, libraries: Iterable[Library]) -> None:
@@ -35,26 +35,37 @@ def register_working_plugins(trt: ModuleType, libraries: Iterable[Library]) -> N
     register_plugins(trt, [each for each in libraries if each.find("plugins") and "" not in each.problems])
 
 
-def load_library(trt: ModuleType, namespace: str, path: Path, ops: Mapping[str, Op]) -> None:
+def load_library(trt: ModuleType, library: Library, path: Path, ops: Mapping[str, Op]) -> None:
     """Makes the plugins in a file known to `trt`; ops: those of the library that have a plugin, by local name.
 
     LibraryError: see register_plugins.
     """
-    registered = _registered(trt, namespace)
+    registered = _registered(trt, library)
     if not registered:
         if trt.get_plugin_registry().load_library(str(path)) is None:
-            raise LibraryError(f"{trt.__name__} {trt.__version__} did not load the plugin library {path}")
-        _registered_files[trt.__name__, namespace] = path
-        registered = _registered(trt, namespace)
+            taken = _taken_text(trt, library)
+            raise LibraryError(f"{trt.__name__} {trt.__version__} did not load the plugin library {path}{taken}")
+        _registered_files[trt.__name__, library.key] = path
+        registered = _registered(trt, library)
     differing = {name: op for name, op in ops.items() if registered.get(name) != _expected(op)}
     if differing:
-        raise LibraryError(_conflict_text(trt, namespace, path, registered, differing))
+        raise LibraryError(_conflict_text(trt, library, path, registered, differing))
 
 
-def _registered(trt: ModuleType, namespace: str) -> dict[str, set[str]]:
-    """The field names of every plugin of a namespace in our version, by name."""
-    creators = trt.get_plugin_registry().all_creators
-    own = [c for c in creators if getattr(c, "plugin_namespace", None) == namespace and c.plugin_version == VERSION]
+def _taken_text(trt: ModuleType, library: Library) -> str:
+    """Which plugins of a library are registered from others, so that TensorRT refuses it; "" where none is."""
+    creators = [c for c in trt.get_plugin_registry().all_creators if c.plugin_version == VERSION]
+    own = {c.name for c in creators if getattr(c, "plugin_namespace", None) == library.namespace}
+    taken = ", ".join(sorted(own & library.plugins().schemas.keys()))
+    return (
+        f": {taken} came from another library already; let one library have all plugins of a process" if taken else ""
+    )
+
+
+def _registered(trt: ModuleType, library: Library) -> dict[str, set[str]]:
+    """The field names of every plugin in our version that would be a library's, by name."""
+    creators = [c for c in trt.get_plugin_registry().all_creators if c.plugin_version == VERSION]
+    own = [c for c in creators if getattr(c, "plugin_namespace", None) == library.namespace and library.owns(c.name)]
     return {creator.name: _field_names(creator) for creator in own}
 
 
@@ -67,9 +78,9 @@ def _expected(op: Op) -> set[str]:
 
 
 def _conflict_text(
-    trt: ModuleType, namespace: str, path: Path, registered: dict[str, set[str]], differing: Mapping[str, Op]
+    trt: ModuleType, library: Library, path: Path, registered: dict[str, set[str]], differing: Mapping[str, Op]
 ) -> str:
-    owner = _registered_files.get((trt.__name__, namespace))
+    namespace, owner = library.namespace, _registered_files.get((trt.__name__, library.key))
     origin = (
         f"from {owner}" if owner is not None else f"by something other than bridge ({_candidates(namespace, path)})"
     )

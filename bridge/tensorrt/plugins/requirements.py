@@ -22,9 +22,9 @@ class Requirement:
 
 
 def libraries_of(calls: Iterable[Call]) -> list[Library]:
-    """The libraries whose ops are called, each once, by namespace."""
-    found = {call.op.namespace: call.op.library for call in calls}
-    return [found[namespace] for namespace in sorted(found)]
+    """The libraries whose ops are called, each once, in an order that stays."""
+    found = {call.op.library.key: call.op.library for call in calls}
+    return [found[key] for key in sorted(found)]
 
 
 def requirements(libraries: Iterable[Library]) -> list[Requirement]:

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from bridge.core import libraries
+from bridge.core.library import GENERATED, Library
 from bridge.core.op import OPS
 from bridge.core.signature import namespace_of
 from bridge.engine_file.contents import EngineFile
 from bridge.engine_file.dtypes import from_trt
 from bridge.errors import EngineError, LibraryError
+from bridge.generate import store
 from bridge.tensorrt.install import gpu
 from bridge.tensorrt.install.flavour import Flavour, detect, release
 from bridge.tensorrt.install.tensorrt_log import errors_text, logger, take_errors
@@ -110,10 +112,17 @@ def check_compatible(file: EngineFile, flavour: Flavour) -> None:
         _check_plugin(file, name, version)
 
 
+def _library_of(name: str) -> Library:
+    """The library with the plugin of an op. LibraryError: there is none."""
+    return OPS[name].library if name in GENERATED else libraries.library(namespace_of(name))
+
+
 def _check_plugin(file: EngineFile, name: str, version: str) -> None:
     namespace = namespace_of(name)
     try:
-        library = libraries.library(namespace)
+        store.restore(name, file.target)
+        _check_restored(file, name)
+        library = _library_of(name)
     except LibraryError as error:
         raise EngineError(f"the engine needs the plugin {name}{_origin_text(file, namespace)}, but {error}") from error
     if name not in OPS or version != fields.VERSION:
@@ -124,6 +133,13 @@ def _check_plugin(file: EngineFile, name: str, version: str) -> None:
         )
     if problem := library.problems.get(OPS[name].local_name):
         raise EngineError(f"the engine needs the plugin {name}{_origin_text(file, namespace)}, but {problem}")
+
+
+def _check_restored(file: EngineFile, name: str) -> None:
+    """EngineError: the plugin was generated, and no library here has it."""
+    rows = [row for row in file.metadata.get("generated", []) if row["name"] == name]
+    if rows and name not in OPS:
+        raise EngineError(f"the engine needs the plugin {name}, {store.missing_text(rows[0]['operator'], file.target)}")
 
 
 def _origin_text(file: EngineFile, namespace: str) -> str:
@@ -154,8 +170,8 @@ def _cuda_device(file: EngineFile, device: torch.device | str | int | None) -> t
 def _deserialize(file: EngineFile, flavour: Flavour) -> Any:
     """TensorRT's engine, on the current GPU."""
     trt = flavour.trt()
-    namespaces = sorted(set(map(namespace_of, file.plugins)))
-    register_plugins(trt, map(libraries.library, namespaces))
+    found = {library.key: library for library in map(_library_of, file.plugins)}
+    register_plugins(trt, [found[key] for key in sorted(found)])
     take_errors(flavour)
     engine = trt.Runtime(logger(flavour)).deserialize_cuda_engine(file.engine)
     if engine is None:

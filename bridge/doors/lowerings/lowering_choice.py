@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bridge.config import Config
-from bridge.doors.measured_lowerings import Measurement
+from bridge.doors.lowerings.measured_lowerings import Measurement
 from bridge.errors import UnsupportedOpError
 from bridge.tensorrt import native_lowerings
 from bridge.tensorrt.install.flavour import Flavour

@@ -13,9 +13,9 @@ from bridge.base import log
 from bridge.base.package import __version__
 from bridge.base.text import columns
 from bridge.config import Config
-from bridge.doors import lowering_choice, measured_lowerings
 from bridge.doors.compiler import CapturedModel, capture, resolve_config
-from bridge.doors.measured_lowerings import Measurement
+from bridge.doors.lowerings import lowering_choice, measured_lowerings
+from bridge.doors.lowerings.measured_lowerings import Measurement
 from bridge.doors.session import Session
 from bridge.engine.call_structure import CallStructure
 from bridge.engine.compiled import CompiledModule

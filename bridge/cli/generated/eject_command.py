@@ -1,0 +1,61 @@
+"""`bridge eject`: a generated plugin becomes a project of the user's own."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bridge.errors import LibraryError
+
+if TYPE_CHECKING:
+    from bridge.generate.folders import Generated
+
+DESCRIPTION = (
+    "Copy the library of a generated plugin into a new folder, as a CMake project to keep and to edit. `bridge ops\n"
+    "--generated` lists what there is.\n\n"
+    "Example: bridge eject acme_norm::gated_rms_norm -o norm_plugin"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("name", metavar="NAME", help="a plugin, or the operator of a single one")
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="a folder that does not exist")
+    parser.add_argument("--target", metavar="SM", help="of a library with code for this GPU, such as sm86")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Copies, says what to do next, and returns the exit code."""
+    from bridge.generate.native.eject import eject
+
+    library = find(options.name, options.target)
+    for path in eject(library.path, options.output):
+        print(path)
+    print(
+        f"Change the op structs in {options.output / 'csrc'}. To build: cmake -S {options.output} -B build "
+        '-Dbridge_DIR="$(bridge cmake-dir)" && cmake --build build; README.md says more.'
+    )
+    return 0
+
+
+def find(name: str, target: str | None) -> "Generated":
+    """The library of a plugin, or of an operator that has a single one; the one that was used last.
+
+    LibraryError: there is none, or an operator has several plugins.
+    """
+    from bridge.generate import folders
+
+    known = [(library, op) for library in folders.whole() for op in library.ops]
+    found = [
+        (library, op["name"])
+        for library, op in known
+        if name in (op["name"], f"{library.namespace}::{op['name']}", op["operator"])
+        and (target is None or library.runs_on(target))
+    ]
+    plugins = sorted({f"{library.namespace}::{local_name}" for library, local_name in found})
+    if not found:
+        names = sorted({f"{library.namespace}::{op['name']}" for library, op in known})
+        code = f" with code for {target}" if target else ""
+        raise LibraryError(f"no generated plugin is called {name}{code}; there are {', '.join(names) or 'none'}")
+    if len(plugins) > 1:
+        raise LibraryError(f"{name} has several generated plugins, name one: {', '.join(plugins)}")
+    return found[0][0]

@@ -1,0 +1,54 @@
+"""Generated libraries that were built before: what an engine needs of them in another process."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from bridge.base import cache_folder
+from bridge.core.op import OPS, Op
+from bridge.errors import LibraryError
+from bridge.generate import folders, summary
+from bridge.generate.generated_op import GeneratedOp, define
+
+
+def restore(name: str, target: str | None) -> None:
+    """Makes the generated op of that qualified name known, if a library has it with code for a target.
+
+    LibraryError: the library does not load.
+    """
+    known = OPS.get(name)
+    if known is not None and not isinstance(known, GeneratedOp):
+        return
+    found = folders.holding(name, target)
+    row = found and found.op(name.partition("::")[2])
+    if found and row:
+        tensors = [each["name"] for each in row["inputs"]]
+        define(name, row["operator"], tensors, len(row["outputs"]), found.path, None)
+
+
+def summaries(ops: Iterable[Op], target: str) -> list[dict[str, Any]]:
+    """What an engine file tells of those ops that are generated; see `summary.row_of`.
+
+    LibraryError: the description of a library is gone.
+    """
+    own = {op.qualified_name: op for op in ops if isinstance(op, GeneratedOp)}
+    return [_summary(op, target) for _, op in sorted(own.items())]
+
+
+def _summary(op: GeneratedOp, target: str) -> dict[str, Any]:
+    folder = op.library.directories()[0]
+    try:
+        row = summary.row_of(folders.read(folder), op.local_name, target)
+    except (OSError, ValueError) as error:
+        raise LibraryError(f"{op.qualified_name}: {error}. {op.library.remedy}") from error
+    if row is None:
+        raise LibraryError(f"{folder} does not describe {op.qualified_name}. {op.library.remedy}")
+    return row
+
+
+def missing_text(operator: str, target: str) -> str:
+    """What to say of an engine whose generated plugin is in no library here. operator: it was generated from."""
+    return (
+        f"that bridge generated from {operator} for {target}, and no library with it is in {cache_folder.folder_of()} "
+        f"or on {folders.PATH_VARIABLE}: compile the model again here; or copy the library from where the engine was "
+        f"compiled, or what `bridge build-ops -o DIR` wrote, and set {folders.PATH_VARIABLE} to its folder"
+    )

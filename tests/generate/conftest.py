@@ -1,0 +1,45 @@
+"""Where packages with Triton kernels are; a library of every hand-written instance, and one cache for all tests."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import hand_written_ops as ops
+import pytest
+
+from bridge.generate.build import build, plugin_name
+
+PUBLIC_KERNELS = Path(sys.prefix, "public_kernels")
+
+if PUBLIC_KERNELS.is_dir():
+    sys.path.append(str(PUBLIC_KERNELS))
+
+TILES = [(64, 64, 32, 2, 4), (128, 256, 64, 4, 8)]  # the second needs more shared memory than sm86 has
+INSTANCES = {
+    "rms_norm": ops.rms_norm(configurations=[(256, 4), (1024, 8)]),
+    "product": ops.product(TILES),
+    "clamped": ops.clamped(),
+    "counted": ops.counted(),
+    "tiled": ops.tiled(),
+}
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("generated") / "cache"
+
+
+@pytest.fixture(autouse=True)
+def cache_of_its_own(shared_cache, monkeypatch):
+    """In place of a fresh cache for each test."""
+    monkeypatch.setenv("BRIDGE_CACHE_DIR", str(shared_cache))
+
+
+@pytest.fixture(scope="session")
+def generated(shared_cache):
+    """instances and names of plugins by the operator's name; folder: of their library."""
+    names = {name: plugin_name(instance) for name, instance in INSTANCES.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BRIDGE_CACHE_DIR", str(shared_cache))
+        folder = build(list(INSTANCES.values()), ["sm86", "sm90"])
+    return SimpleNamespace(folder=folder, instances=INSTANCES, names=names)
