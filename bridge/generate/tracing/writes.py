@@ -42,11 +42,13 @@ def _written(launch: CaughtLaunch) -> frozenset[str]:
 
 def _identified(kernel: Any, arguments: Mapping[str, Any]) -> frozenset[str]:
     """torch names all tensors where its analysis fails, and logs that."""
+    table = triton_kernel_wrap.kernel_side_table
+    places = table.add_kernel(kernel), table.add_constant_args({})
     log, failures = triton_kernel_wrap.log, _Failures(logging.WARNING)
     log.addHandler(failures)
     before, log.propagate = log.propagate, False
     try:
-        found = triton_kernel_wrap.identify_mutated_tensors(kernel, dict(arguments), {})
+        found = triton_kernel_wrap.get_mutated_tensors(*places, dict(arguments), {})
     finally:
         log.removeHandler(failures)
         log.propagate = before
