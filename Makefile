@@ -36,7 +36,7 @@ EXTRAS ?= rtx,models,dev
 
 NEWEST_TORCH := torch==2.14.1
 # A minute of what depends on torch's own structures and on torch_tensorrt.
-NEWEST_TESTS := $(foreach name,torch_tensorrt* strict in_place names linear_time private_torch,\
+NEWEST_TESTS := $(foreach name,torch_tensorrt* strict in_place names linear_time private_torch tracing calls triton_private,\
 	$(shell find tests -name 'test_$(name).py'))
 
 VENV ?= .venv
