@@ -29,6 +29,16 @@ def with_functional_launches(program: ExportedProgram) -> ExportedProgram:
     return functionalised(program) if any(map(raw_launches.writes, program.graph.nodes)) else program
 
 
+def with_marked_generated(
+    program: ExportedProgram, target: str, refused: graphs.Refused | None = None
+) -> ExportedProgram:
+    """The program after `generate_marked`; a new one if it launches Triton kernels."""
+    program = with_functional_launches(program)
+    generate_marked(program.graph, target, refused)
+    program.graph_module.recompile()
+    return program
+
+
 def generate_marked(graph: Graph, target: str, refused: graphs.Refused | None = None) -> None:
     """Has operators call generated ops that are defined in Python, as a triton_op, a custom op or an op without a
     kernel, and that have neither a plugin, a converter nor a decomposition; and launches of Triton kernels.
@@ -36,7 +46,7 @@ def generate_marked(graph: Graph, target: str, refused: graphs.Refused | None = 
     refused: is told of what cannot become a plugin, and stays; None makes it an error.
     UnsupportedOpError, BuildError: one cannot become a plugin.
     """
-    graphs.generate(graph, target, _marked_body, refused or _raise)
+    graphs.generate(graph, target, _marked_bodies(), refused or _raise)
 
 
 def _raise(node: Node, error: BridgeError) -> None:
@@ -52,7 +62,7 @@ _WAYS_OUT = (
 
 def marked_instances(graph: Graph) -> list[Instance]:
     """What `generate_marked` would make plugins of. UnsupportedOpError: an operator cannot become one."""
-    return graphs.instances(graph, _marked_body)
+    return graphs.instances(graph, _marked_bodies())
 
 
 def unsupported_instances(graph: Graph) -> list[Instance]:
@@ -79,16 +89,21 @@ def _unsupported_body(node: Node) -> Body | None:
     return body_of(node.target) or node.target
 
 
-def _marked_body(node: Node) -> Body | None:
+def _marked_bodies() -> Callable[[Node], Body | None]:
+    """What gives the body of a marked operator, for the nodes of one graph."""
     from torch_tensorrt.dynamo.conversion import DYNAMO_CONVERTERS
 
-    op = foreign.targets().get(node.target)
-    if op is not None:
-        return body_of(node.target) if _lacks_kernel(op) else None
-    body = body_of(node.target)
-    if body is None or DYNAMO_CONVERTERS.get_unvalidated(node.target) is not None:
-        return None
-    return None if node.target in decompositions() else body
+    ops, decomposed = foreign.targets(), decompositions()
+
+    def body(node: Node) -> Body | None:
+        op = ops.get(node.target)
+        if op is not None:
+            return body_of(node.target) if _lacks_kernel(op) else None
+        if node.target in decomposed or DYNAMO_CONVERTERS.get_unvalidated(node.target) is not None:
+            return None
+        return body_of(node.target)
+
+    return body
 
 
 def _lacks_kernel(op: Op) -> bool:

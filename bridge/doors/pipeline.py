@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 
 from bridge.base import log
 from bridge.base.package import __version__
-from bridge.doors.generation import generate_marked, generate_unsupported, with_functional_launches
+from bridge.doors.generation import generate_unsupported, with_marked_generated
 from bridge.doors.lowerings.lowering_choice import Choice
 from bridge.doors.session import Session
 from bridge.engine import call_structure
@@ -80,9 +80,7 @@ def compile_program(
     file; they are no part of the cache key.
     ExportError, UnsupportedOpError, BuildError: as bridge.compile has them.
     """
-    program = with_functional_launches(program)
-    generate_marked(program.graph, session.target)
-    program.graph_module.recompile()
+    program = with_marked_generated(program, session.target)
     tensors = {**program.state_dict, **program.constants, **_inner_graphs(program.graph_module)}
     program_key = {"in_spec": str(program.call_spec.in_spec), "out_spec": str(program.call_spec.out_spec)}
     module = program.graph_module

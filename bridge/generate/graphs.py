@@ -14,29 +14,24 @@ from bridge.generate.tracing.calls import call_of
 from bridge.generate.tracing.raw_launches import call_of_launch, is_launch, set_results
 from bridge.generate.tracing.regions import cover
 from bridge.generate.tracing.symbols import evaluate
-from bridge.generate.tracing.trace import Body, Call, filled
+from bridge.generate.tracing.trace import Body, Call
 from bridge.graph.model_source import model_line
 
 Refused = Callable[[Node, BridgeError], None]
 
 
-def generate(graph: Graph, target: str, wanted: Callable[[Node], Body | None], refused: Refused | None = None) -> None:
+def generate(graph: Graph, target: str, wanted: Callable[[Node], Body | None], refused: Refused) -> None:
     """Has nodes call generated ops, whose libraries it builds for a target.
 
     wanted: gives the body of a node's operator, or None for a node that stays. refused: is told of a node that cannot
-    become a plugin, and stays; None makes it an error.
-
-    UnsupportedOpError, BuildError: an operator cannot become a plugin; the message has the model's line.
+    become a plugin, and stays unless it raises; the error's message has the model's line.
     """
     known: list[tuple[Call, GeneratedOp]] = []
     for node, body in _chosen(graph, wanted):
         try:
             _replace(node, body, target, known)
         except (UnsupportedOpError, BuildError) as error:
-            located = type(error)(f"{error}\n  {model_line(node)}")
-            if refused is None:
-                raise located from error
-            refused(node, located)
+            refused(node, type(error)(f"{error}\n  {model_line(node)}"))
 
 
 def instances(graph: Graph, wanted: Callable[[Node], Body | None]) -> list[Instance]:
@@ -75,8 +70,7 @@ def _op(call: Call, target: str, operator: Any) -> GeneratedOp:
 
     def call_original(*tensors: Any) -> Any:
         extents = {each.symbol: tensors[each.input].shape[each.axis] for each in call.symbols}
-        given = list(call.arguments), dict(call.keywords)
-        args, kwargs = filled(given, tensors, lambda extent: evaluate(extent, extents))
+        args, kwargs = call.filled(tensors, lambda extent: evaluate(extent, extents))
         return operator(*args, **kwargs)
 
     return define(_name(instance), call.operator, call.names, len(instance.outputs), folder, call_original)

@@ -1,7 +1,7 @@
 """Kernels of an instance, compiled ahead of time for each target, each once however often it is launched.
 
-A configuration of a launch is two kernels where some argument is divisible by 16 only "maybe": one that assumes so, and
-one that does not. They are told apart when they are launched.
+A configuration of a launch is up to three kernels where some argument is divisible by 16 only "maybe"; see Variants.
+They are told apart when they are launched.
 """
 
 import dataclasses

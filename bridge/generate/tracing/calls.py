@@ -59,11 +59,10 @@ def call_of(node: Node, body: Body) -> tuple[Call, list[Node]]:
             " tensor"
         )
     reader = Reader()
-    arguments = [reader.read(name, value) for name, value in _arguments(node).items()]
+    read = {name: reader.read(name, value) for name, value in _arguments(node).items()}
     keywords = {each.name for each in schema.arguments if each.kwarg_only}
-    names = list(_arguments(node))
-    positional = [value for name, value in zip(names, arguments, strict=True) if name not in keywords]
-    by_name = {name: value for name, value in zip(names, arguments, strict=True) if name in keywords}
+    positional = [value for name, value in read.items() if name not in keywords]
+    by_name = {name: value for name, value in read.items() if name in keywords}
     return reader.call(_name(node.target), body, tuple(positional), by_name), reader.nodes
 
 

@@ -125,20 +125,18 @@ def call_of_launch(node: Node) -> tuple[Call, list[Node]]:
     arguments: Mapping[str, Any] = node.kwargs
     kernel = kernel_side_table.get_kernel(arguments["kernel_idx"])
     constants = kernel_side_table.get_constant_args(arguments["constant_args_idx"])
-    given, written = arguments["kwargs"], arguments["tensors_to_clone"]
+    given = arguments["kwargs"]
     reader = Reader()
     read = {name: reader.read(name, value) for name, value in given.items() if not _is_allocated(value)}
     read |= {name: _allocated(reader, name, value) for name, value in given.items() if name not in read}
     grids = [[reader.read("grid", extent) for extent in grid] for grid in arguments["grid"]]
-    order = [name for name in given if name in written]
-    body = _Body(kernel, constants, tuple(order))
+    body = _Body(kernel, constants, _written(node))
     return reader.call(f"{NAMESPACE}::{base_name(kernel)}", body, (read, grids), {}), reader.nodes
 
 
 def set_results(node: Node) -> None:
     """Has the users of a launch's node take its results by number, once they are a tuple, or a tensor."""
-    arguments: Mapping[str, Any] = node.kwargs
-    names = [name for name in arguments["kwargs"] if name in arguments["tensors_to_clone"]]
+    names = _written(node)
     values = node.meta["val"]
     for user in list(node.users):
         if len(names) == 1:
@@ -147,6 +145,12 @@ def set_results(node: Node) -> None:
         else:
             user.args = (node, names.index(str(user.args[1])))
     node.meta["val"] = values[names[0]] if len(names) == 1 else tuple(values[name] for name in names)
+
+
+def _written(node: Node) -> tuple[str, ...]:
+    """The parameters of the tensors that a launch writes, in the order of its arguments."""
+    arguments: Mapping[str, Any] = node.kwargs
+    return tuple(name for name in arguments["kwargs"] if name in arguments["tensors_to_clone"])
 
 
 def _is_allocated(value: Any) -> bool:

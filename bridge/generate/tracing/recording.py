@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -90,9 +92,9 @@ Event = Computed | Viewed | Updated | Zeroed | Copied | CaughtLaunch
 class Recording:
     """events: in order. results: of the function."""
 
-    storages: list[Storage] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     results: list[torch.Tensor] = field(default_factory=list)
+    _by_key: dict[int, Storage] = field(default_factory=dict)
 
     @property
     def launches(self) -> bool:
@@ -101,21 +103,21 @@ class Recording:
 
     def storage_of(self, tensor: torch.Tensor) -> Storage:
         """The memory that a tensor lies in. KeyError: the recording does not know it."""
-        key = _key(tensor)
-        for storage in self.storages:
-            if _key(storage.tensor) == key:
-                return storage
-        raise KeyError(tensor)
+        return self._by_key[_key(tensor)]
 
     def knows(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor lies in memory of the recording."""
-        return any(_key(storage.tensor) == _key(tensor) for storage in self.storages)
+        return _key(tensor) in self._by_key
+
+    def add_input(self, index: int, tensor: torch.Tensor) -> None:
+        """Takes in the memory of an argument; of two that share it, the first counts."""
+        self._by_key.setdefault(_key(tensor), Storage("input", index, tensor))
 
     def add_buffer(self, tensor: torch.Tensor) -> None:
         """Takes memory in that the function allocated."""
         if not self.knows(tensor):
-            count = sum(storage.kind == "buffer" for storage in self.storages)
-            self.storages.append(Storage("buffer", count, tensor))
+            count = sum(storage.kind == "buffer" for storage in self._by_key.values())
+            self._by_key[_key(tensor)] = Storage("buffer", count, tensor)
 
 
 def record(
@@ -133,7 +135,7 @@ def record(
     recording = Recording()
     for index, tensor in enumerate(inputs):
         if tensor is not None:
-            recording.storages.append(Storage("input", index, tensor))
+            recording.add_input(index, tensor)
     catching = catching_launches(recording.events.append)
     with catching as catcher, _Recorder(recording), FakeIndexing(), torch.no_grad():
         try:
@@ -150,8 +152,7 @@ def record(
 
 def run_eagerly(body: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
     """Calls a function; what it has under torch.compile runs as written."""
-    stance = torch.compiler.set_stance("force_eager")
-    with stance:
+    with torch.compiler.set_stance("force_eager"):
         return body(*arguments, **keywords)
 
 
@@ -164,9 +165,7 @@ class _Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         try:
             result = func(*args, **kwargs)
-        except torch.fx.experimental.symbolic_shapes.GuardOnDataDependentSymNode as error:
-            raise UnsupportedOpError(f"{func}: {BY_VALUES}") from error
-        except torch._subclasses.fake_tensor.DataDependentOutputException as error:
+        except (GuardOnDataDependentSymNode, DataDependentOutputException) as error:
             raise UnsupportedOpError(f"{func}: {BY_VALUES}") from error
         self._take(func, args, kwargs, result)
         return result

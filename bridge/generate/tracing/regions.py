@@ -36,7 +36,8 @@ def cover(call: Call) -> Instance:
     """
     traced = [trace(call, {each.symbol: each.example for each in call.symbols})]
     tolerated: set[Place] = set()
-    while (place := _uncovered(call, [each.region for each in traced], tolerated)) is not None:
+    truth = _Truth()
+    while (place := _uncovered(call, [each.region for each in traced], tolerated, truth)) is not None:
         if len(traced) == MOST_REGIONS:
             raise UnsupportedOpError(
                 f"{call.operator} needs more than {MOST_REGIONS} versions of its kernels for the profile"
@@ -53,7 +54,7 @@ def cover(call: Call) -> Instance:
                     f"{error}\nIt can where {extents}, which the profile has, are others."
                 ) from error
             tolerated.add(place)
-    _check_outputs(call, traced)
+    _check_outputs(call, traced, truth)
     return Instance(
         operator=call.operator,
         inputs=call.inputs,
@@ -65,9 +66,9 @@ def cover(call: Call) -> Instance:
     )
 
 
-def _check_outputs(call: Call, traced: Sequence[Traced]) -> None:
+def _check_outputs(call: Call, traced: Sequence[Traced], truth: "_Truth") -> None:
     """UnsupportedOpError: a plugin has one rule for its outputs, and the regions have several."""
-    first, truth = traced[0], _Truth()
+    first = traced[0]
     for each in traced[1:]:
         if each.outputs == first.outputs:
             continue
@@ -104,11 +105,10 @@ def _work(region: Region) -> tuple[object, ...]:
     return region.buffers, region.steps
 
 
-def _uncovered(call: Call, regions: Sequence[Region], tolerated: Collection[Place]) -> Place | None:
+def _uncovered(call: Call, regions: Sequence[Region], tolerated: Collection[Place], truth: "_Truth") -> Place | None:
     """A place that no region takes, and that is not tolerated; None where none was found."""
     if not all(region.conditions for region in regions):
         return None
-    truth = _Truth()
     for place in _places(call, regions, truth):
         if place not in tolerated:
             point = _point(call, place)

@@ -73,6 +73,17 @@ class Call:
         results = ", ".join(["Tensor"] * outputs)
         return f"{self.operator}({tensors}) -> {results if outputs == 1 else f'({results})'}"
 
+    def filled(self, tensors: Sequence[torch.Tensor | None], integer: Callable[[Extent], Any]) -> Any:
+        """The arguments and the keywords, with tensors and integers in their places."""
+
+        def fill(value: Any) -> Any:
+            if isinstance(value, Input):
+                return tensors[value.index]
+            return integer(value.value) if isinstance(value, Scalar) else value
+
+        given = list(self.arguments), dict(self.keywords)
+        return tree_map(fill, given, is_leaf=lambda each: isinstance(each, (Input, Scalar)))
+
 
 @dataclass(frozen=True)
 class Input:
@@ -97,8 +108,7 @@ def trace(call: Call, example: Mapping[sympy.Symbol, int]) -> Traced:
     with environment.tracing():
         inputs = [None if each is None else environment.tensor(each) for each in call.inputs]
         with _explaining(call):
-            given = list(call.arguments), dict(call.keywords)
-            arguments, keywords = filled(given, inputs, environment.integer)
+            arguments, keywords = call.filled(inputs, environment.integer)
             recording = record(call.body, inputs, arguments, keywords)
             if recording is None:
                 return _written_by_inductor(call, environment)
@@ -116,23 +126,11 @@ def _written_by_inductor(call: Call, environment: Environment) -> Traced:
     def body(*values: Any) -> Any:
         tensors, integers = values[: len(call.inputs)], values[len(call.inputs) :]
         known = dict(zip((each.symbol for each in symbols), integers, strict=True))
-        given = list(call.arguments), dict(call.keywords)
-        args, kwargs = filled(given, tensors, lambda extent: evaluate(extent, known))
+        args, kwargs = call.filled(tensors, lambda extent: evaluate(extent, known))
         return call.body(*args, **kwargs)
 
     lowered = lower(body, [*call.inputs, *(each.symbol for each in symbols)], symbols)
     return Traced(lowered.region, lowered.outputs)
-
-
-def filled(arguments: Any, tensors: Sequence[torch.Tensor | None], integer: Callable[[Extent], Any]) -> Any:
-    """Arguments of a Call, nested, with tensors and integers in their places."""
-
-    def fill(value: Any) -> Any:
-        if isinstance(value, Input):
-            return tensors[value.index]
-        return integer(value.value) if isinstance(value, Scalar) else value
-
-    return tree_map(fill, arguments, is_leaf=lambda each: isinstance(each, (Input, Scalar)))
 
 
 def _checked(results: Sequence[Any]) -> Sequence[torch.Tensor]:
