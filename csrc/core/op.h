@@ -108,6 +108,10 @@ struct OpType {
   std::vector<size_t> counts() const;  // the outputs that are counted, in order
 };
 
+// The signature as torch.library spells it, without the namespace. A default of infinity is spelt None: a schema has no
+// word for it.
+std::string schema(OpType const& type);
+
 using OpListener = void (*)(OpType const&, size_t index);
 
 // Every op of this library, in no particular order.

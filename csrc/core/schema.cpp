@@ -1,7 +1,7 @@
-#include "schema.h"
-
 #include <cmath>
 #include <sstream>
+
+#include "op.h"
 
 namespace bridge {
 namespace {

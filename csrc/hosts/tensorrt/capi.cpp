@@ -3,7 +3,7 @@
 
 #include "core/infer.h"
 #include "core/library.h"
-#include "core/schema.h"
+#include "core/op.h"
 #include "hosts/tensorrt/fields.h"
 
 #define BRIDGE_EXPORT extern "C" __attribute__((visibility("default")))

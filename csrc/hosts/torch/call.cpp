@@ -24,7 +24,7 @@ struct AttributeReader {
   void operator()(std::vector<int64_t>* out) const { *out = take<std::vector<int64_t>>(); }
   void operator()(std::vector<double>* out) const { *out = take<std::vector<double>>(); }
   void operator()(double* out) const {
-    // A default of infinity is spelt None in the schema (core/schema.h).
+    // A default of infinity is spelt None in the schema (core/op.h).
     *out = std::isinf(*out) ? take<std::optional<double>>().value_or(*out) : take<double>();
   }
   void operator()(Pair* out) const {
