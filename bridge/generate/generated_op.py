@@ -19,6 +19,8 @@ from bridge.core.tensors import ANY
 class GeneratedLibrary(Library):
     """The library of one generated op. folder: with its file for the target that was asked for last."""
 
+    named_by_content = True
+
     def __init__(self, qualified_name: str, operator: str, folder: Path) -> None:
         super().__init__(qualified_name.partition("::")[0], module=operator)
         self._key = qualified_name

@@ -5,7 +5,6 @@ import dataclasses
 import io
 import json
 import shutil
-import subprocess
 import sys
 
 import hand_written_ops
@@ -236,29 +235,6 @@ def test_a_cached_engine_tells_of_its_plugins(shipped, tmp_path, monkeypatch, ca
     assert "generated plugins: 1 generate_test::double generate_test::double_" in text
     assert "input x float32 [n0: 1 to 16, 64]" in text
     assert "triton_ops.py:" in text
-
-
-def test_a_library_whose_plugin_came_from_another_is_refused_with_the_reason(shipped, tmp_path):
-    """As two shipped libraries that have a plugin in common: TensorRT takes one of them."""
-    script = (
-        "import sys, bridge\n"
-        "from pathlib import Path\n"
-        "from bridge.generate import folders\n"
-        "from bridge.generate.generated_op import define\n"
-        "from bridge.tensorrt.install.flavour import detect\n"
-        "from bridge.tensorrt.plugins.registration import register_plugins\n"
-        "names = sys.argv[3:]\n"
-        "detect().trt().get_plugin_registry().load_library(sys.argv[2])\n"
-        "op = define(names[0], 'a::b', ['x'], 1, Path(sys.argv[1]), None)\n"
-        "op.library.owns = lambda name: False\n"
-        "register_plugins(detect().trt(), [op.library])\n"
-    )
-    copy = shutil.copy(shipped[0] / "libgenerate_test_plugins.so", tmp_path / "copy.so")
-    names = sorted({row["plugin"] for row in shipped[1]["plugins"]})
-    command = [sys.executable, "-c", script, str(shipped[0]), str(copy), *names]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    local_names = ", ".join(name.partition("::")[2] for name in names)
-    assert f"{local_names} came from another library already" in done.stderr
 
 
 def test_operators_of_torch_without_a_converter(module):
