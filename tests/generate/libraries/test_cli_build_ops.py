@@ -157,6 +157,25 @@ def test_a_damaged_library_is_passed_over_with_a_warning(shipped, tmp_path, monk
     assert message in caplog.text
 
 
+def test_what_is_wrong_with_a_folder_is_said_once(shipped, tmp_path, monkeypatch, caplog):
+    damaged = shutil.copytree(shipped[0], tmp_path / "damaged") / "libgenerate_test_plugins.so"
+    damaged.write_bytes(b"\x7fELF")
+    monkeypatch.setenv("BRIDGE_GENERATED_PATH", f"{tmp_path / 'none'}:{damaged.parent}:{shipped[0]}")
+    folders._warn_once.cache_clear()
+    for name in [*{row["plugin"] for row in shipped[1]["plugins"]}] * 2:  # as models with several plugins ask
+        assert folders.holding(name, "sm86").path == shipped[0]
+        assert folders.holding(name, "sm90", only_shipped=True) is None
+    warnings = sorted(record.getMessage() for record in caplog.records)
+    assert warnings == sorted(
+        [
+            f"BRIDGE_GENERATED_PATH names {tmp_path / 'none'}, which has no library.json",
+            f"{damaged} is not as {damaged.parent / 'library.json'} describes it, and is not used",
+            f"BRIDGE_GENERATED_PATH: {shipped[0] / damaged.name} is not used for sm90: it holds code for sm_86, "
+            "sm_120a, none of which runs on sm90",
+        ]
+    )
+
+
 def test_an_engine_without_its_library_says_what_to_do(make_engine_file):
     here = flavour.detect()
     row = GENERATED | {"name": "nobody::norm_0123456789ab", "operator": "nobody::norm"}
