@@ -94,7 +94,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Scalar:
-    """An integer among a call's arguments: an expression of its symbols."""
+    """A number among a call's arguments: an expression of its symbols."""
 
     value: Extent
 
