@@ -10,8 +10,10 @@ from torch.fx import Graph, Node
 from bridge.base.log import logger
 from bridge.core import foreign
 from bridge.core.op import Op
+from bridge.doors.session import Session
 from bridge.errors import BridgeError
 from bridge.generate import graphs
+from bridge.generate.configurations import ALL, Selection
 from bridge.generate.generated_op import GeneratedOp
 from bridge.generate.program import Instance
 from bridge.generate.tracing import raw_launches
@@ -30,23 +32,26 @@ def with_functional_launches(program: ExportedProgram) -> ExportedProgram:
 
 
 def with_marked_generated(
-    program: ExportedProgram, target: str, refused: graphs.Refused | None = None
+    program: ExportedProgram, session: Session, refused: graphs.Refused | None = None
 ) -> ExportedProgram:
     """The program after `generate_marked`; a new one if it launches Triton kernels."""
     program = with_functional_launches(program)
-    generate_marked(program.graph, target, refused)
+    generate_marked(program.graph, session.target, refused, session.selection)
     program.graph_module.recompile()
     return program
 
 
-def generate_marked(graph: Graph, target: str, refused: graphs.Refused | None = None) -> None:
+def generate_marked(
+    graph: Graph, target: str, refused: graphs.Refused | None = None, selection: Selection = ALL
+) -> None:
     """Has operators call generated ops that are defined in Python, as a triton_op, a custom op or an op without a
     kernel, and that have neither a plugin, a converter nor a decomposition; and launches of Triton kernels.
 
-    refused: is told of what cannot become a plugin, and stays; None makes it an error.
+    refused: is told of what cannot become a plugin, and stays; None makes it an error. selection: of
+    configurations of autotuned kernels.
     UnsupportedOpError, BuildError: one cannot become a plugin.
     """
-    graphs.generate(graph, target, _marked_bodies(), refused or _raise)
+    graphs.generate(graph, target, _marked_bodies(), refused or _raise, selection)
 
 
 def _raise(node: Node, error: BridgeError) -> None:
@@ -75,12 +80,12 @@ def warn_of_refusal(node: Node, error: BridgeError) -> None:
     logger.warning("%s", error)
 
 
-def generate_unsupported(graph: Graph, target: str) -> None:
+def generate_unsupported(graph: Graph, session: Session) -> None:
     """Has the operators of a lowered graph that no converter takes call generated ops.
 
     UnsupportedOpError, BuildError: one cannot become a plugin.
     """
-    graphs.generate(graph, target, _unsupported_body, _raise)
+    graphs.generate(graph, session.target, _unsupported_body, _raise, session.selection)
 
 
 def _unsupported_body(node: Node) -> Body | None:
