@@ -124,7 +124,7 @@ def _build(
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _generate(instance: Instance, kernels: Library, tactics: bool) -> tuple[Plan, str]:
+def _generate(instance: Instance, kernels: Library, tactics: bool = True) -> tuple[Plan, str]:
     """The kernels of an instance, and its op struct; errors name the operator."""
     try:
         plan = Plan(instance, kernels, tactics)

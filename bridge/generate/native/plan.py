@@ -8,8 +8,9 @@ import sympy
 
 from bridge.errors import UnsupportedOpError
 from bridge.generate.native import triton_private
+from bridge.generate.native.buffers import with_shared_buffers
 from bridge.generate.native.canonical import MOST_LETTERS, canonical, identifier, plugin_name
-from bridge.generate.native.expressions import bounds
+from bridge.generate.native.expressions import Ranges, bounds
 from bridge.generate.native.fatbinary import fat_binary
 from bridge.generate.native.kernels import Library, Source, variants
 from bridge.generate.native.parameters import attributes_of, tensors_of
@@ -20,8 +21,6 @@ ALIGNMENT = 256
 """Of buffers, in bytes; csrc/triton/queue.h has the same number."""
 MOST_TACTICS = 64
 """csrc/triton/queue.h has the same number."""
-
-Ranges = Mapping[sympy.Symbol, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Plan:
 
     def __init__(self, instance: Instance, library: Library, tactics: bool = True) -> None:
         self.name = plugin_name(instance)
-        self.instance = canonical(instance)
+        self.instance = with_shared_buffers(canonical(instance))
         self.tensors = tensors_of(self.instance)
         self.attributes = attributes_of(self.instance)
         self._library = library
