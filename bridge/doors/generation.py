@@ -103,7 +103,7 @@ def _marked_bodies() -> Callable[[Node], Body | None]:
     def body(node: Node) -> Body | None:
         op = ops.get(node.target)
         if op is not None:
-            return body_of(node.target) if _lacks_kernel(op) else None
+            return body_of(node.target) if lacks_kernel(op) else None
         if node.target in decomposed or DYNAMO_CONVERTERS.get_unvalidated(node.target) is not None:
             return None
         return body_of(node.target)
@@ -111,7 +111,7 @@ def _marked_bodies() -> Callable[[Node], Body | None]:
     return body
 
 
-def _lacks_kernel(op: Op) -> bool:
+def lacks_kernel(op: Op) -> bool:
     """Whether an op has no plugin, and nothing is wrong with the library that would have it."""
     if isinstance(op, GeneratedOp) or op.library.problem_of(op.local_name) or op.library.is_misplaced:
         return False

@@ -14,16 +14,19 @@ from bridge.core.library import GENERATED, Library
 from bridge.core.op import OPS, Op
 from bridge.core.signature import Signature
 from bridge.core.tensors import ANY
+from bridge.generate import cache
 from bridge.generate.program import Instance
 
 
 class GeneratedLibrary(Library):
     """The library of one generated op. folder: with its file for the target that was asked for last."""
 
+    named_by_content = True
+
     def __init__(self, qualified_name: str, operator: str, folder: Path) -> None:
         super().__init__(qualified_name.partition("::")[0], module=operator)
         self._key = qualified_name
-        self._folder = folder
+        self.move(folder)
 
     @property
     def key(self) -> str:
@@ -50,8 +53,9 @@ class GeneratedLibrary(Library):
         return [self._folder]
 
     def move(self, folder: Path) -> None:
-        """Takes the file from another folder from now on, which has it for another target."""
+        """Takes the file from a folder from now on, which has it for another target."""
         self._folder = folder
+        cache.keep(folder)
 
 
 class GeneratedOp(Op):

@@ -49,7 +49,7 @@ def find(name: str, target: str | None) -> "Generated":
         (library, op["name"])
         for library, op in known
         if name in (op["name"], f"{library.namespace}::{op['name']}", op["operator"])
-        and (target is None or library.runs_on(target))
+        and library.lacking_text(target) is None
     ]
     plugins = sorted({f"{library.namespace}::{local_name}" for library, local_name in found})
     if not found:

@@ -46,6 +46,7 @@ from bridge.generate.inductor.rewrites import (
     write_out,
 )
 from bridge.generate.program import Extent, Symbol, TensorType
+from bridge.graph import control_flow
 from bridge.graph.model_source import is_model_code
 
 Input: TypeAlias = TensorType | Extent | None
@@ -199,6 +200,8 @@ def _named_errors() -> Iterator[None]:
     except Exception as error:
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_model_code(frame.filename)]
         where = f" ({frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name})" if frames else ""
+        if reason := control_flow.refusal_of_failure(error):
+            raise FailedCallError(f"{reason}{where}") from error
         known = next((text for kind, text in _REASONS.items() if isinstance(error, kind)), None)
         first = str(error).strip().partition("\n")[0] or type(error).__name__
         reason = f"{first}: {known}" if known else f"no kernel can be made: {first}"

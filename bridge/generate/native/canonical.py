@@ -111,3 +111,11 @@ def sdk_digest() -> str:
     files = sorted(file for part in _PARTS for file in (folder / part).rglob("*") if file.suffix in (".h", ".cpp"))
     content = [triton_private.version(), *(f"{file.relative_to(folder)} {sha256(file)}" for file in files)]
     return hashlib.sha256("\n".join(content).encode()).hexdigest()
+
+
+@functools.cache
+def made_by() -> str:
+    """Stands for all that a generated library is made with: as `sdk_digest`, and the code that writes op structs."""
+    here = Path(__file__)
+    files = [here.parents[1] / "build.py", *sorted(here.parent.glob("*.py"))]
+    return hashlib.sha256("".join([sdk_digest(), *map(sha256, files)]).encode()).hexdigest()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bridge.base.locks import held
 from bridge.base.log import logger
 from bridge.errors import BuildError, UnsupportedOpError
 from bridge.generate.native import triton_private
@@ -125,7 +126,11 @@ class Library:
         """Compiles those that are not yet; see `code` for what does not compile."""
         wanted = {source.key: source for source in sources}
         new = [(key, each) for key in wanted for each in self.capabilities if (key, each) not in self._results]
-        with triton_private.settings(self._folder), ThreadPoolExecutor(os.cpu_count()) as workers:
+        with (
+            held(self._folder),
+            triton_private.settings(self._folder),
+            ThreadPoolExecutor(os.cpu_count()) as workers,
+        ):
             results = workers.map(lambda job: self._compile(wanted[job[0]], job[1]), new)
             self._results |= dict(zip(new, results, strict=True))
 

@@ -159,7 +159,7 @@ def _argument(parameter: Any, value: Any, memory: Memory, environment: Environme
     if isinstance(value, (int, torch.SymInt)):
         return _integer(parameter, environment.expression(value), environment)
     if isinstance(value, (float, torch.SymFloat)):
-        return Argument(name, "fp32", float(value))
+        return Argument(name, "fp32", environment.number(value))
     raise UnsupportedOpError(f"the kernel's argument {name} is a {type(value).__name__}, expected a tensor or a number")
 
 
