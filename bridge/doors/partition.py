@@ -44,7 +44,7 @@ def compile_parts(
     The result runs the whole program. Engines and nodes that run in PyTorch are added to `record`.
     ExportError: the program writes to its inputs or buffers.
     """
-    program = with_marked_generated(program, session.target, warn_of_refusal)
+    program = with_marked_generated(program, session, warn_of_refusal)
     module, settings = lowered(program, specs)
     reasons = _reasons(module)
     for call in _partition(module, reasons):

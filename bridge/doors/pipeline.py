@@ -80,7 +80,7 @@ def compile_program(
     file; they are no part of the cache key.
     ExportError, UnsupportedOpError, BuildError: as bridge.compile has them.
     """
-    program = with_marked_generated(program, session.target)
+    program = with_marked_generated(program, session)
     tensors = {**program.state_dict, **program.constants, **_inner_graphs(program.graph_module)}
     program_key = {"in_spec": str(program.call_spec.in_spec), "out_spec": str(program.call_spec.out_spec)}
     module = program.graph_module
@@ -204,7 +204,7 @@ def _build(program: ExportedProgram, specs: Mapping[str, TensorSpec], session: S
     with log.step("lowering"):
         module, settings = lowered(program, specs)
     if session.config.generate:
-        generate_unsupported(module.graph, session.target)
+        generate_unsupported(module.graph, session)
         refresh()
     check_supported(module, session.flavour)
     inputs = {node.target: specs[node.target] for node in module.graph.find_nodes(op="placeholder") if node.users}

@@ -13,23 +13,26 @@ from bridge.generate.program import Instance
 from bridge.generate.tracing.calls import call_of
 from bridge.generate.tracing.raw_launches import call_of_launch, is_launch, set_results
 from bridge.generate.tracing.regions import cover
-from bridge.generate.tracing.symbols import evaluate
 from bridge.generate.tracing.trace import Body, Call
 from bridge.graph.model_source import model_line
 
 Refused = Callable[[Node, BridgeError], None]
+Check = Callable[[GeneratedOp, Call], None]
 
 
-def generate(graph: Graph, target: str, wanted: Callable[[Node], Body | None], refused: Refused) -> None:
+def generate(
+    graph: Graph, target: str, wanted: Callable[[Node], Body | None], refused: Refused, check: Check | None = None
+) -> None:
     """Has nodes call generated ops, whose libraries it builds for a target.
 
     wanted: gives the body of a node's operator, or None for a node that stays. refused: is told of a node that cannot
-    become a plugin, and stays unless it raises; the error's message has the model's line.
+    become a plugin, and stays unless it raises; the error's message has the model's line. check: raises a BuildError
+    for an op that is not right.
     """
     known: list[tuple[Call, GeneratedOp]] = []
     for node, body in _chosen(graph, wanted):
         try:
-            _replace(node, body, target, known)
+            _replace(node, body, target, known, check)
         except (UnsupportedOpError, BuildError) as error:
             refused(node, type(error)(f"{error}\n  {model_line(node)}"))
 
@@ -50,12 +53,16 @@ def _call(node: Node, body: Body | None) -> tuple[Call, list[Node]]:
     return call_of_launch(node) if body is None else call_of(node, body)
 
 
-def _replace(node: Node, body: Body | None, target: str, known: list[tuple[Call, GeneratedOp]]) -> None:
+def _replace(
+    node: Node, body: Body | None, target: str, known: list[tuple[Call, GeneratedOp]], check: Check | None
+) -> None:
     """Has a node call the generated op of its call, which may be known from another node. body: None for a launch."""
     call, nodes = _call(node, body)
     op = next((op for other, op in known if other == call), None)
     if op is None:
         op = _op(call, target, call.body if body is None else node.target)
+        if check is not None:
+            check(op, call)
         known.append((call, op))
     if body is None:
         set_results(node)
@@ -69,11 +76,9 @@ def _op(call: Call, target: str, operator: Any) -> GeneratedOp:
     folder = build.build([instance], [target]) if found is None else found.path
 
     def call_original(*tensors: Any) -> Any:
-        extents = {each.symbol: tensors[each.input].shape[each.axis] for each in call.symbols}
-        args, kwargs = call.filled(tensors, lambda extent: evaluate(extent, extents))
-        return operator(*args, **kwargs)
+        return call.computed(operator, tensors)
 
-    return define(_name(instance), call.operator, call.names, len(instance.outputs), folder, call_original)
+    return define(_name(instance), call.operator, call.names, len(instance.outputs), folder, call_original, instance)
 
 
 def _instance(call: Call) -> Instance:
