@@ -49,7 +49,8 @@ def test_one_in_a_thousand_may_fall_to_the_other_side_in_float16_and_none_withou
     exact = torch.arange(4096)
     actual = exact.clone()
     actual[:4] = 0
-    assert not deviation(actual, exact, exact, HALF).is_wrong
+    found = deviation(actual, exact, exact, HALF)
+    assert not found.is_wrong and found.error == 0 and found.wrong == 3
     assert deviation(actual, exact, exact, FLOAT).is_wrong
     assert deviation(actual, exact, exact, None).is_wrong
 
