@@ -15,6 +15,7 @@ from bridge.doors.comparison.on_gpu import compare
 from bridge.doors.session import Session
 from bridge.errors import BridgeError
 from bridge.generate import graphs
+from bridge.generate.configurations import ALL, Selection
 from bridge.generate.generated_op import GeneratedOp
 from bridge.generate.program import Instance
 from bridge.generate.tracing import raw_launches
@@ -37,20 +38,28 @@ def with_marked_generated(
 ) -> ExportedProgram:
     """The program after `generate_marked`; a new one if it launches Triton kernels."""
     program = with_functional_launches(program)
-    generate_marked(program.graph, session.target, refused, compared=session.config.check_generated)
+    compared = session.config.check_generated
+    generate_marked(program.graph, session.target, refused, session.selection, compared=compared)
     program.graph_module.recompile()
     return program
 
 
-def generate_marked(graph: Graph, target: str, refused: graphs.Refused | None = None, *, compared: bool = True) -> None:
+def generate_marked(
+    graph: Graph,
+    target: str,
+    refused: graphs.Refused | None = None,
+    selection: Selection = ALL,
+    *,
+    compared: bool = True,
+) -> None:
     """Has operators call generated ops that are defined in Python, as a triton_op, a custom op or an op without a
     kernel, and that have neither a plugin, a converter nor a decomposition; and launches of Triton kernels.
 
-    refused: is told of what cannot become a plugin, and stays; None makes it an error. compared: whether new plugins
-    are compared with PyTorch, on a GPU of the target.
+    refused: is told of what cannot become a plugin, and stays; None makes it an error. selection: of
+    configurations of autotuned kernels. compared: whether new plugins are compared with PyTorch on the target's GPU.
     UnsupportedOpError, BuildError: one cannot become a plugin.
     """
-    graphs.generate(graph, target, _marked_bodies(), refused or _raise, _check(target, compared))
+    graphs.generate(graph, target, _marked_bodies(), refused or _raise, selection, _check(target, compared))
 
 
 def _check(target: str, compared: bool) -> graphs.Check | None:
@@ -89,7 +98,7 @@ def generate_unsupported(graph: Graph, session: Session) -> None:
     UnsupportedOpError, BuildError: one cannot become a plugin.
     """
     check = _check(session.target, session.config.check_generated)
-    graphs.generate(graph, session.target, _unsupported_body, _raise, check)
+    graphs.generate(graph, session.target, _unsupported_body, _raise, session.selection, check)
 
 
 def _unsupported_body(node: Node) -> Body | None:

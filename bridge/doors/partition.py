@@ -19,7 +19,8 @@ from torch.fx.passes.operator_support import OperatorSupportBase
 from bridge.core.foreign import targets
 from bridge.doors import reporting
 from bridge.doors.generation import warn_of_refusal, with_marked_generated
-from bridge.doors.pipeline import compile_module, lowered
+from bridge.doors.lowered_graph import lowered
+from bridge.doors.pipeline import compile_module
 from bridge.doors.session import Session
 from bridge.engine.compiled import CompiledModule
 from bridge.engine_file.contents import TensorSpec

@@ -37,12 +37,14 @@ from bridge.generate.native.report import report
 from bridge.generate.program import Instance
 
 
-def build(instances: Sequence[Instance], targets: Sequence[str]) -> Path:
+def build(instances: Sequence[Instance], targets: Sequence[str], *, tactics: bool = True) -> Path:
     """The folder of a library with the plugins of some instances of one namespace; it is built where it is not cached.
 
     Args:
         instances: each gives a plugin called `plugin_name`.
         targets: GPUs to compile for, such as ["sm86", "sm120"].
+        tactics: whether an autotuned kernel has all configurations that fit; else the first ones with which every
+            target has one.
 
     Raises:
         BuildError: Triton does not compile a kernel.
@@ -53,7 +55,7 @@ def build(instances: Sequence[Instance], targets: Sequence[str]) -> Path:
     capabilities = capabilities_of(targets)
     by_name = {plugin_name(each): each for each in instances}
     (namespace,) = {namespace_of(each) for each in by_name.values()}
-    described = [sorted(by_name), capabilities, sdk_digest(), _generator_digest(), os.environ.get("CXX", "")]
+    described = [sorted(by_name), capabilities, sdk_digest(), tactics, _generator_digest(), os.environ.get("CXX", "")]
     key = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:24]
     root = cache_folder_of(cache_folder.folder_of() / "generated")
     folder = root / namespace / key
@@ -61,7 +63,7 @@ def build(instances: Sequence[Instance], targets: Sequence[str]) -> Path:
     with locked(folder.with_suffix(".lock"), f"plugins of {namespace} are being built by another process"):
         if not is_whole(folder, namespace):
             with log.step(f"generating {', '.join(sorted(by_name))}"):
-                _build(root, namespace, [by_name[name] for name in sorted(by_name)], capabilities, folder)
+                _build(root, namespace, [by_name[name] for name in sorted(by_name)], capabilities, folder, tactics)
     os.utime(folder)
     log.logger.debug("sources of %s: %s", ", ".join(sorted(by_name)), folder / "sources")
     return folder
@@ -72,7 +74,7 @@ def build_anew(instances: Sequence[Instance], targets: Sequence[str], folder: Pa
     by_name = {plugin_name(each): each for each in instances}
     (namespace,) = {namespace_of(each) for each in by_name.values()}
     root = cache_folder_of(cache_folder.folder_of() / "generated")
-    _build(root, namespace, [by_name[name] for name in sorted(by_name)], capabilities_of(targets), folder)
+    _build(root, namespace, [by_name[name] for name in sorted(by_name)], capabilities_of(targets), folder, tactics=True)
 
 
 @functools.cache
@@ -93,13 +95,20 @@ def capabilities_of(targets: Sequence[str]) -> list[int]:
     return sorted({int(target[2:]) for target in targets})
 
 
-def _build(root: Path, namespace: str, instances: Sequence[Instance], capabilities: list[int], folder: Path) -> None:
+def _build(
+    root: Path,
+    namespace: str,
+    instances: Sequence[Instance],
+    capabilities: list[int],
+    folder: Path,
+    tactics: bool,
+) -> None:
     started = time.monotonic()
     compiler = Compiler(root)  # before the kernels, for a compiler that is missing is found at once
     kernels = Library(capabilities, root / "triton")
     with ThreadPoolExecutor(1) as beside:
         host = beside.submit(compiler.host_object)  # takes seconds the first time, as kernels do
-        ops = [_generate(instance, kernels) for instance in instances]
+        ops = [_generate(instance, kernels, tactics) for instance in instances]
     host.result()
     compiled = time.monotonic()
     new = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
@@ -115,10 +124,10 @@ def _build(root: Path, namespace: str, instances: Sequence[Instance], capabiliti
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _generate(instance: Instance, kernels: Library) -> tuple[Plan, str]:
+def _generate(instance: Instance, kernels: Library, tactics: bool) -> tuple[Plan, str]:
     """The kernels of an instance, and its op struct; errors name the operator."""
     try:
-        plan = Plan(instance, kernels)
+        plan = Plan(instance, kernels, tactics)
         return plan, op_source(plan)
     except (BuildError, UnsupportedOpError) as error:
         raise type(error)(f"{instance.operator}: {error}") from error
