@@ -3,6 +3,7 @@
 import datetime
 import functools
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
@@ -15,6 +16,7 @@ from bridge.generate.generated_op import GeneratedOp
 from bridge.generate.inductor.torch_inductor import wrote_all
 from bridge.generate.tracing.trace import Call
 from bridge.tensorrt.install.gpu import current_target
+from bridge.tensorrt.plugins import plugin_object
 from bridge.tensorrt.plugins.plugin_run import PluginRunError, run_plugin
 
 _MOST = 1 << 28  # elements of a call
@@ -27,11 +29,10 @@ def compare(op: GeneratedOp, call: Call, target: str) -> None:
     No-op where another GPU is the target; and where kernels are the operator's own, for PyTorch runs the same ones.
     BuildError: a result is wrong, or the plugin fails.
     """
-    folder = op.library.directories()[0]
-    if target != current_target() or not folder.is_relative_to(cache_folder.folder_of().absolute()):
+    if target != current_target() or op.instance is None or not wrote_all(op.instance):
         return
-    name = torch.cuda.get_device_name()
-    if op.instance is None or not wrote_all(op.instance) or marks.found(folder, op.local_name, name):
+    folder, name = op.library.directories()[0], torch.cuda.get_device_name()
+    if not _is_from_cache(folder) or marks.found(folder, op.local_name, name) or not _is_offered(op):
         return
     with log.step(f"comparing {op.operator} with PyTorch") as note:
         found = _compared(op, call)
@@ -41,6 +42,15 @@ def compare(op: GeneratedOp, call: Call, target: str) -> None:
         return  # there may be memory another time
     day = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
     marks.keep(folder, op.local_name, name, {"date": day, "torch": torch.__version__, **asdict(found)})
+
+
+def _is_from_cache(folder: Path) -> bool:
+    return folder.is_relative_to(cache_folder.folder_of().absolute())
+
+
+def _is_offered(op: GeneratedOp) -> bool:
+    """Whether the library's own plugin is what runs: TensorRT may have the same one from another library already."""
+    return op.local_name in plugin_object.creators(op.library.plugin_library())
 
 
 def _compared(op: GeneratedOp, call: Call) -> Compared:

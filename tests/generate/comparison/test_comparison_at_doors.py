@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 
 import pytest
 import torch
@@ -111,6 +112,19 @@ def test_another_target_is_not_compared(comparisons):
 def test_a_setting_leaves_it_out(comparisons):
     folder, _ = folder_of(compiled(Squares(), check_generated=False))
     assert comparisons == [] and not (folder / "compared.json").exists()
+
+
+def test_a_plugin_that_came_from_another_library_is_not_compared(comparisons, monkeypatch):
+    monkeypatch.setattr(on_gpu.plugin_object, "creators", lambda path: {})
+    compiled(Squares())
+    assert comparisons == []
+
+
+def test_a_shipped_library_is_not_compared(comparisons, monkeypatch, tmp_path):
+    folder, _ = folder_of(compiled(Squares(), check_generated=False))
+    shutil.copytree(folder, tmp_path / "shipped")
+    monkeypatch.setenv("BRIDGE_GENERATED_PATH", str(tmp_path / "shipped"))
+    assert folder_of(compiled(Squares()))[0] == tmp_path / "shipped" and comparisons == []
 
 
 def test_without_a_gpu_nothing_is_compared():
