@@ -19,7 +19,7 @@ from bridge.tensorrt.install.gpu import current_target
 from bridge.tensorrt.plugins import plugin_object
 from bridge.tensorrt.plugins.plugin_run import PluginRunError, run_plugin
 
-_MOST = 1 << 28  # elements of a call
+_MOST = 1 << 27  # elements of a call
 _BYTES_EACH = 256  # of free memory: tensors in float64, several at a time
 
 

@@ -12,17 +12,13 @@ from bridge.errors import BuildError
 from bridge.generate import build
 from bridge.testing import DTYPES
 
-pytestmark = pytest.mark.gpu
+pytestmark = pytest.mark.gpu(engines=True)
 
 
 @pytest.fixture(autouse=True)
 def cache_of_its_own(tmp_path, monkeypatch):
     """Nothing was built or compared."""
     monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
-
-
-def target():
-    return "sm{}{}".format(*torch.cuda.get_device_capability())
 
 
 def define(name, body):
@@ -62,7 +58,7 @@ class Calls(nn.Module):
 
 
 def compiled(op, inputs, sizes, **settings):
-    return bridge.compile(Calls(op).eval(), inputs, dynamic_shapes=(sizes,), target=target(), cache=False, **settings)
+    return bridge.compile(Calls(op).eval(), inputs, dynamic_shapes=(sizes,), cache=False, **settings)
 
 
 def rows(most=4096):
