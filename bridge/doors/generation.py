@@ -1,5 +1,6 @@
 """Which operators of a model get generated plugins: those that the user marked, and on request all that lack one."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.fx import Graph, Node
 from bridge.base.log import logger
 from bridge.core import foreign
 from bridge.core.op import Op
+from bridge.doors.comparison.on_gpu import compare
 from bridge.doors.session import Session
 from bridge.errors import BridgeError
 from bridge.generate import graphs
@@ -36,22 +38,32 @@ def with_marked_generated(
 ) -> ExportedProgram:
     """The program after `generate_marked`; a new one if it launches Triton kernels."""
     program = with_functional_launches(program)
-    generate_marked(program.graph, session.target, refused, session.selection)
+    compared = session.config.check_generated
+    generate_marked(program.graph, session.target, refused, session.selection, compared=compared)
     program.graph_module.recompile()
     return program
 
 
 def generate_marked(
-    graph: Graph, target: str, refused: graphs.Refused | None = None, selection: Selection = ALL
+    graph: Graph,
+    target: str,
+    refused: graphs.Refused | None = None,
+    selection: Selection = ALL,
+    *,
+    compared: bool = True,
 ) -> None:
     """Has operators call generated ops that are defined in Python, as a triton_op, a custom op or an op without a
     kernel, and that have neither a plugin, a converter nor a decomposition; and launches of Triton kernels.
 
     refused: is told of what cannot become a plugin, and stays; None makes it an error. selection: of
-    configurations of autotuned kernels.
+    configurations of autotuned kernels. compared: whether new plugins are compared with PyTorch on the target's GPU.
     UnsupportedOpError, BuildError: one cannot become a plugin.
     """
-    graphs.generate(graph, target, _marked_bodies(), refused or _raise, selection)
+    graphs.generate(graph, target, _marked_bodies(), refused or _raise, selection, _check(target, compared))
+
+
+def _check(target: str, compared: bool) -> graphs.Check | None:
+    return functools.partial(compare, target=target) if compared else None
 
 
 def _raise(node: Node, error: BridgeError) -> None:
@@ -85,7 +97,8 @@ def generate_unsupported(graph: Graph, session: Session) -> None:
 
     UnsupportedOpError, BuildError: one cannot become a plugin.
     """
-    graphs.generate(graph, session.target, _unsupported_body, _raise, session.selection)
+    check = _check(session.target, session.config.check_generated)
+    graphs.generate(graph, session.target, _unsupported_body, _raise, session.selection, check)
 
 
 def _unsupported_body(node: Node) -> Body | None:

@@ -15,27 +15,39 @@ from bridge.generate.program import Instance
 from bridge.generate.tracing.calls import call_of
 from bridge.generate.tracing.raw_launches import call_of_launch, is_launch, set_results
 from bridge.generate.tracing.regions import cover
-from bridge.generate.tracing.symbols import evaluate
 from bridge.generate.tracing.trace import Body, Call
 from bridge.graph.model_source import model_line
 
 Original = Callable[..., Any]
 Refused = Callable[[Node, BridgeError], None]
+Check = Callable[[GeneratedOp, Call], None]
 
 
 def generate(
-    graph: Graph, target: str, wanted: Callable[[Node], Body | None], refused: Refused, selection: Selection = ALL
+    graph: Graph,
+    target: str,
+    wanted: Callable[[Node], Body | None],
+    refused: Refused,
+    selection: Selection = ALL,
+    check: Check | None = None,
 ) -> None:
     """Has nodes call generated ops, whose libraries it builds for a target.
 
     wanted: gives the body of a node's operator, or None for a node that stays. refused: is told of a node that cannot
     become a plugin, and stays unless it raises; the error's message has the model's line. selection: of
-    configurations of autotuned kernels.
+    configurations of autotuned kernels. check: raises a BuildError for an op that is not right.
     """
     known: list[tuple[Call, GeneratedOp]] = []
+
+    def make(call: Call, operator: Any) -> GeneratedOp:
+        op = _op(call, target, operator, selection)
+        if check is not None:
+            check(op, call)
+        return op
+
     for node, body in _chosen(graph, wanted):
         try:
-            _replace(node, body, target, selection, known)
+            _replace(node, body, known, make)
         except (UnsupportedOpError, BuildError) as error:
             refused(node, type(error)(f"{error}\n  {model_line(node)}"))
 
@@ -57,13 +69,16 @@ def _call(node: Node, body: Body | None) -> tuple[Call, list[Node]]:
 
 
 def _replace(
-    node: Node, body: Body | None, target: str, selection: Selection, known: list[tuple[Call, GeneratedOp]]
+    node: Node, body: Body | None, known: list[tuple[Call, GeneratedOp]], make: Callable[[Call, Any], GeneratedOp]
 ) -> None:
-    """Has a node call the generated op of its call, which may be known from another node. body: None for a launch."""
+    """Has a node call the generated op of its call, which may be known from another node. body: None for a launch.
+
+    make: makes the op of a call, of what it calls in PyTorch.
+    """
     call, nodes = _call(node, body)
     op = next((op for other, op in known if other == call), None)
     if op is None:
-        op = _op(call, target, call.body if body is None else node.target, selection)
+        op = make(call, call.body if body is None else node.target)
         known.append((call, op))
     if body is None:
         set_results(node)
@@ -74,9 +89,7 @@ def _op(call: Call, target: str, operator: Any, selection: Selection) -> Generat
     """The generated op of a call. operator: what it calls in PyTorch."""
 
     def call_original(*tensors: Any) -> Any:
-        extents = {each.symbol: tensors[each.input].shape[each.axis] for each in call.symbols}
-        args, kwargs = call.filled(tensors, lambda extent: evaluate(extent, extents))
-        return operator(*args, **kwargs)
+        return call.computed(operator, tensors)
 
     instance = _instance(call)
     # Where a library was shipped with all configurations, it is used as it is: it goes with the engine.
