@@ -39,12 +39,14 @@ from bridge.generate.native.report import report
 from bridge.generate.program import Instance
 
 
-def build(instances: Sequence[Instance], targets: Sequence[str]) -> Path:
+def build(instances: Sequence[Instance], targets: Sequence[str], *, tactics: bool = True) -> Path:
     """The folder of a library with the plugins of some instances of one namespace; it is built where it is not cached.
 
     Args:
         instances: each gives a plugin called `plugin_name`.
         targets: GPUs to compile for, such as ["sm86", "sm120"].
+        tactics: whether an autotuned kernel has all configurations that fit; else the first ones with which every
+            target has one.
 
     Raises:
         BuildError: Triton does not compile a kernel.
@@ -55,7 +57,7 @@ def build(instances: Sequence[Instance], targets: Sequence[str]) -> Path:
     capabilities = capabilities_of(targets)
     by_name = {plugin_name(each): each for each in instances}
     (namespace,) = {namespace_of(each) for each in by_name.values()}
-    described = [sorted(by_name), capabilities, made_by(), os.environ.get("CXX", "")]
+    described = [sorted(by_name), capabilities, tactics, made_by(), os.environ.get("CXX", "")]
     key = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:24]
     root, limit = cache_folder_of(cache.root_of()), cache.default_size()
     folder = root / namespace / key
@@ -64,7 +66,7 @@ def build(instances: Sequence[Instance], targets: Sequence[str]) -> Path:
         is_new = not is_whole(folder, namespace)
         if is_new:
             with log.step(f"generating {', '.join(sorted(by_name))}"):
-                _build(root, namespace, [by_name[name] for name in sorted(by_name)], capabilities, folder)
+                _build(root, namespace, [by_name[name] for name in sorted(by_name)], capabilities, folder, tactics)
         os.utime(folder)  # used last now
     if is_new:
         cache.prune(root, limit)
@@ -77,7 +79,7 @@ def build_anew(instances: Sequence[Instance], targets: Sequence[str], folder: Pa
     by_name = {plugin_name(each): each for each in instances}
     (namespace,) = {namespace_of(each) for each in by_name.values()}
     root, limit = cache_folder_of(cache.root_of()), cache.default_size()
-    _build(root, namespace, [by_name[name] for name in sorted(by_name)], capabilities_of(targets), folder)
+    _build(root, namespace, [by_name[name] for name in sorted(by_name)], capabilities_of(targets), folder, tactics=True)
     cache.prune(root, limit)
 
 
@@ -92,13 +94,20 @@ def capabilities_of(targets: Sequence[str]) -> list[int]:
     return sorted({int(target[2:]) for target in targets})
 
 
-def _build(root: Path, namespace: str, instances: Sequence[Instance], capabilities: list[int], folder: Path) -> None:
+def _build(
+    root: Path,
+    namespace: str,
+    instances: Sequence[Instance],
+    capabilities: list[int],
+    folder: Path,
+    tactics: bool,
+) -> None:
     started = time.monotonic()
     compiler = Compiler(root)  # before the kernels, for a compiler that is missing is found at once
     kernels = Library(capabilities, root / cache.TRITON)
     with ThreadPoolExecutor(1) as beside:
         host = beside.submit(compiler.host_object)  # takes seconds the first time, as kernels do
-        ops = [_generate(instance, kernels) for instance in instances]
+        ops = [_generate(instance, kernels, tactics) for instance in instances]
     host.result()
     compiled = time.monotonic()
     new = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
@@ -114,10 +123,10 @@ def _build(root: Path, namespace: str, instances: Sequence[Instance], capabiliti
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _generate(instance: Instance, kernels: Library) -> tuple[Plan, str]:
+def _generate(instance: Instance, kernels: Library, tactics: bool = True) -> tuple[Plan, str]:
     """The kernels of an instance, and its op struct; errors name the operator."""
     try:
-        plan = Plan(instance, kernels)
+        plan = Plan(instance, kernels, tactics)
         return plan, op_source(plan)
     except (BuildError, UnsupportedOpError) as error:
         raise type(error)(f"{instance.operator}: {error}") from error

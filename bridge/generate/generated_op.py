@@ -15,6 +15,7 @@ from bridge.core.op import OPS, Op
 from bridge.core.signature import Signature
 from bridge.core.tensors import ANY
 from bridge.generate import cache
+from bridge.generate.program import Instance
 
 
 class GeneratedLibrary(Library):
@@ -60,8 +61,11 @@ class GeneratedLibrary(Library):
 class GeneratedOp(Op):
     """The op of an instance. It takes the tensors of a call alone: all else is part of it.
 
-    original: computes the call, given its tensors; None where the op was read from an engine's library.
+    original: computes the call, given its tensors; None where the op was read from an engine's library. instance: what
+    its plugin was made from, None likewise.
     """
+
+    instance: Instance | None = None
 
     def __init__(
         self,
@@ -131,6 +135,7 @@ def define(
     num_outputs: int,
     folder: Path,
     original: Callable[..., Any] | None,
+    instance: Instance | None = None,
 ) -> GeneratedOp:
     """Makes a generated op known, once in a process. folder: with its library.
 
@@ -140,10 +145,11 @@ def define(
     if isinstance(known, GeneratedOp):
         known.library.move(folder)
         if original is not None:
-            known.reference = original
+            known.reference, known.instance = original, instance
         return known
     library = GeneratedLibrary(qualified_name, operator, folder)
     op = GeneratedOp(qualified_name, tensors, num_outputs, library, original)
+    op.instance = instance
     op.register()
     GENERATED.add(qualified_name)
     OPS[op.name] = op

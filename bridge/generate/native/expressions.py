@@ -42,7 +42,11 @@ def dim_text(expression: Extent, names: Mapping[sympy.Symbol, str]) -> str:
     return _spell(sympy.sympify(expression), names, _DIM)
 
 
-def bounds(expression: Extent, ranges: Mapping[sympy.Symbol, tuple[int, int]]) -> tuple[int, int]:
+Ranges = Mapping[sympy.Symbol, tuple[int, int]]
+"""The least and the greatest value of every symbol."""
+
+
+def bounds(expression: Extent, ranges: Ranges) -> tuple[int, int]:
     """Least and greatest value that an expression may have, with symbols in these ranges; both may be out of reach.
 
     Raises:

@@ -152,6 +152,11 @@ class Library:
             return Refusal(f"it needs {compiled.shared_bytes:,} bytes of shared memory, of {most:,}", unfit=True)
         return dataclasses.replace(compiled, seconds=time.monotonic() - started)
 
+    def fits(self, sources: Iterable[Source]) -> bool:
+        """Whether there is code of all of them for every capability."""
+        keys = [(source.key, each) for source in sources for each in self.capabilities]
+        return all(isinstance(self._results[key], Compiled) for key in keys)
+
     def code(self, source: Source, tuned: bool) -> Mapping[int, Compiled]:
         """The code of a source by capability. tuned: it is one of several configurations, of which those that do not
         fit a GPU are passed over, as Triton's autotuner does; then there may be none.

@@ -85,6 +85,12 @@ class Call:
         given = list(self.arguments), dict(self.keywords)
         return tree_map(fill, given, is_leaf=lambda each: isinstance(each, (Input, Scalar)))
 
+    def computed(self, function: Callable[..., Any], tensors: Sequence[torch.Tensor]) -> Any:
+        """What a function makes of the call with these tensors, whose extents are numbers."""
+        extents = {each.symbol: tensors[each.input].shape[each.axis] for each in self.symbols}
+        args, kwargs = self.filled(tensors, lambda extent: evaluate(extent, extents))
+        return function(*args, **kwargs)
+
 
 @dataclass(frozen=True)
 class Input:
