@@ -222,6 +222,11 @@ def test_what_is_no_number_is_refused(expression):
         double_text(expression, NAMES)
 
 
+def test_numbers_that_are_known_may_be_infinite():
+    texts = [double_text(value, NAMES) for value in (0.1, -3, float("inf"), float("-inf"), float("nan"))]
+    assert texts == ["0.1", "-3.0", "INFINITY", "-INFINITY", 'std::nan("")']
+
+
 def test_text_is_what_a_person_would_write():
     assert bare(int64_text(FloorDiv(A * B + 1023, 1024), NAMES)) == "triton::floor_div(1023 + (a * b), 1024)"
     assert bare(int64_text(A - 1, NAMES)) == "a - 1"

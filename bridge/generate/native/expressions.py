@@ -32,7 +32,9 @@ def int64_text(expression: Extent | sympy.Basic, names: Mapping[sympy.Symbol, st
 
 def double_text(expression: Extent | float, names: Mapping[sympy.Symbol, str]) -> str:
     """An expression as C++ of double. UnsupportedOpError: generated code cannot compute it."""
-    return _spell(sympy.sympify(expression), names, _DOUBLE)
+    if isinstance(expression, sympy.Basic):
+        return _spell(expression, names, _DOUBLE)
+    return float_literal(expression)  # which may be infinite, or NaN
 
 
 def dim_text(expression: Extent, names: Mapping[sympy.Symbol, str]) -> str:
