@@ -12,7 +12,10 @@ from pathlib import Path
 
 # The child ends as `python -c` does: with its output flushed, its exit handlers called, its traceback printed.
 _SERVER = """
-import json, os, sys, torch
+import gc, json, os, sys, torch
+
+gc.collect()
+gc.freeze()  # torch's own objects: no collection of a child reads them, which would copy their memory
 
 def serve():
     for line in sys.stdin:
