@@ -16,6 +16,7 @@ import gc, json, os, sys, torch
 
 gc.collect()
 gc.freeze()  # torch's own objects: no collection of a child reads them, which would copy their memory
+gc.set_threshold(100_000, 20, 100)  # as in conftest.py
 
 def serve():
     for line in sys.stdin:
