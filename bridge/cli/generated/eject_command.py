@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
         print(path)
     print(
         f"Change the op structs in {options.output / 'csrc'}. To build: cmake -S {options.output} -B build "
-        '-Dbridge_DIR="$(bridge cmake-dir)" && cmake --build build; README.md says more.'
+        '-Dbridge_DIR="$(bridge cmake-dir)" && cmake --build build; then name build/lib in BRIDGE_GENERATED_PATH.'
     )
     return 0
 

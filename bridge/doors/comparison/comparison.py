@@ -124,7 +124,7 @@ class Comparison:
     def _computed(self, given: Sequence[Tensor]) -> list[Tensor] | None:
         try:
             return self._function(given)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise
         except Exception as error:  # of any kind: the function is the user's
             self._reason = self._reason or error

@@ -63,6 +63,12 @@ def _compared(op: GeneratedOp, call: Call) -> Compared:
             return Comparison(call, op.instance, run, device, most).result()
     except PluginRunError as error:
         raise BuildError(f"{op.operator}: its generated plugin cannot be compared with PyTorch: {error}") from error
+    except torch.AcceleratorError as error:
+        first = str(error).partition("\n")[0]
+        raise BuildError(
+            f"{op.operator}: the GPU fails in PyTorch while its generated plugin is compared: {first}; in a new process"
+            " check_generated=False leaves that out"
+        ) from error
     except BuildError as error:
         raise BuildError(f"{error}{_way_out(op)}") from error
 

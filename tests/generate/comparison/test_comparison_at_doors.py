@@ -15,6 +15,7 @@ from bridge.core.op import OPS
 from bridge.doors.comparison import marks, on_gpu
 from bridge.doors.comparison.comparison import Compared
 from bridge.errors import BuildError
+from bridge.tensorrt.plugins.plugin_run import PluginRunError
 
 X = torch.linspace(-1, 1, 120).view(3, 40)
 
@@ -29,10 +30,13 @@ def nothing_compared(shared_cache):
         path.unlink()
 
 
-@bridge.op("comparison_test::squares")
-def squares(x: bridge.Floating) -> torch.Tensor:
+@torch.library.custom_op("comparison_test::squares", mutates_args=())
+def squares(x: torch.Tensor) -> torch.Tensor:
     """Squares less their mean. x: [N, C]."""
     return x.square() - x.square().mean(-1, keepdim=True)
+
+
+squares.register_fake(torch.empty_like)
 
 
 class Squares(nn.Module):
@@ -147,6 +151,30 @@ def test_a_wrong_plugin_is_an_error_with_the_line_of_the_model_and_the_way_out(c
     assert "gives a wrong result" in text and "return squares(x).relu()" in text and "run it in PyTorch" in text
     assert len(comparisons) == 2
     assert compiled(Squares(), check_generated=False).plugin_counts().total() == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (PluginRunError("its run fails"), "its generated plugin cannot be compared with PyTorch: its run fails"),
+        (
+            torch.AcceleratorError("CUDA error: assert\nmore"),
+            "the GPU fails in PyTorch .*: CUDA error: assert; in a new",
+        ),
+        (BuildError("a result is wrong"), "a result is wrong .on NVIDIA A GPU; .* The setting check_generated=False"),
+    ],
+)
+def test_every_fault_of_a_comparison_is_an_error_of_the_build(monkeypatch, fault, message):
+    def result(self):
+        raise fault
+
+    monkeypatch.setattr(on_gpu, "current_target", lambda: "sm86")
+    monkeypatch.setattr(on_gpu.Comparison, "result", result)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA A GPU")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (1 << 34, 1 << 34))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    with pytest.raises(BuildError, match=message):
+        compiled(Squares())
 
 
 def test_with_fallback_pytorch_runs_what_is_wrong(comparisons, caplog):
