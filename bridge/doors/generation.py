@@ -111,15 +111,15 @@ def _marked_bodies() -> Callable[[Node], Body | None]:
     """What gives the body of a marked operator, for the nodes of one graph."""
     from torch_tensorrt.dynamo.conversion import DYNAMO_CONVERTERS
 
-    ops, decomposed = foreign.targets(), decompositions()
+    ops, decomposed = foreign.targets(), functools.cache(decompositions)  # a table that few models need here
 
     def body(node: Node) -> Body | None:
+        found = body_of(node.target)
         op = ops.get(node.target)
-        if op is not None:
-            return body_of(node.target) if lacks_kernel(op) else None
-        if node.target in decomposed or DYNAMO_CONVERTERS.get_unvalidated(node.target) is not None:
-            return None
-        return body_of(node.target)
+        if found is None or op is not None:
+            return found if op is not None and lacks_kernel(op) else None
+        converted = DYNAMO_CONVERTERS.get_unvalidated(node.target) is not None
+        return None if converted or node.target in decomposed() else found
 
     return body
 
