@@ -76,6 +76,7 @@ PRIVATE = {
         "graph/torch_patches/input_guards.py": "patched: keys of arguments break the code that it writes"
     },
     "torch.utils._python_dispatch": {
+        "doors/comparison/on_gpu.py": "leaves the dispatch modes of a trace",
         "generate/inductor/lowering.py": "leaves the dispatch modes of a trace",
         "generate/tracing/recording.py": "TorchDispatchMode",
     },

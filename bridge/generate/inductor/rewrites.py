@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._sympy.functions import Max
 
 from bridge.errors import UnsupportedOpError
+from bridge.graph import control_flow
 from bridge.graph.model_source import model_line, operator_name
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int32, torch.int64)
@@ -58,9 +59,11 @@ def unsupported(node: Node | None, reason: str, name: str = "") -> UnsupportedOp
 
 
 def check(node: Node) -> None:
-    """UnsupportedOpError: a node makes random or complex numbers, or writes to an input or in place."""
+    """UnsupportedOpError: a node makes random or complex numbers, writes in place, or calls functions."""
     if node.op != "call_function":
         return
+    if reason := control_flow.refusal(node.target):
+        raise unsupported(node, reason)
     if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
         raise unsupported(node, "its random numbers would not be torch's")
     if any(

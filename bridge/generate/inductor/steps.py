@@ -14,7 +14,7 @@ from bridge.generate.inductor.lines import Allocate, Call, Clear, Code, Config, 
 from bridge.generate.inductor.rewrites import extent_of, unsupported
 from bridge.generate.program import Argument, Buffer, Configuration, Copy, Extent, Launch, Pointer, Region, Step, Zero
 
-_MOST_CONFIGURATIONS = 4  # of a kernel, the first of Inductor's
+_MOST_CONFIGURATIONS = 8  # of a kernel: Inductor's own choice, then those it would measure
 _LEAST_REDUCED = 512  # elements of a program; 8 or more for each thread
 
 
