@@ -53,8 +53,10 @@ class Library:
         """What tells the library from all others: the namespace, of which there is one library, or a name in it."""
         return self.namespace
 
-    named_by_content = False
-    """Whether a plugin's name stands for its content, so that two libraries may have the same one."""
+    @property
+    def named_by_content(self) -> bool:
+        """Whether a plugin's name stands for its content, so that two libraries may have the same one."""
+        return False
 
     def owns(self, plugin: str) -> bool:
         """Whether a plugin of the namespace would be this library's, by its name."""

@@ -54,7 +54,8 @@ def deviation(actual: Tensor, peer: Tensor, exact: Tensor, dtype: torch.dtype | 
 
     A result may be up to four times as far from `exact` as `peer` is, for it sums in another order, and some roundings
     more. A few elements may be anywhere: a comparison or a rounding within a function turns out otherwise for one in
-    1 / eps. Where only one of `peer` and `exact` is finite, the dtype has no such number, and nothing is compared.
+    1 / eps. Where only one of `peer` and `exact` is finite, the dtype has no such number, and nothing is compared; in
+    such a result other elements need not be finite either.
     """
     ours, theirs, right = (tensor.double() for tensor in (actual, peer, exact))
     eps = max(torch.finfo(dtype).eps, _LEAST_EPS) if dtype else 0.0
@@ -66,7 +67,10 @@ def deviation(actual: Tensor, peer: Tensor, exact: Tensor, dtype: torch.dtype | 
         allowed = 0.0
     distance = torch.minimum((ours - right).abs(), (ours - theirs).abs()).nan_to_num(nan=math.inf, posinf=math.inf)
     distance.masked_fill_(_same(ours, right) | _same(ours, theirs), 0.0)
-    distance.masked_fill_(theirs.isfinite() != right.isfinite(), 0.0)
+    overflows = theirs.isfinite() != right.isfinite()
+    distance.masked_fill_(overflows, 0.0)
+    if overflows.any():  # and what is near to it may, too, in another order
+        distance.masked_fill_(~ours.isfinite(), 0.0)
     far = distance > allowed
     wrong, explained = int(far.sum()), int(eps * actual.numel())
     largest = distance.max() if wrong > explained else distance.masked_fill(far, 0.0).max()

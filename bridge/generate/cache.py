@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bridge.base import cache_folder
-from bridge.base.files import read_object, unused
+from bridge.base.files import read_object, remove_abandoned, unused
 from bridge.base.locks import hold, locked_if_free
 from bridge.base.text import parse_size
 from bridge.generate.folders import DESCRIPTION
@@ -153,3 +153,5 @@ def _remove_abandoned(root: Path) -> None:
         with contextlib.suppress(OSError):
             if path.is_dir() and time.time() - path.stat().st_mtime > _ABANDONED:
                 shutil.rmtree(path, ignore_errors=True)
+    for path in [*root.glob("*.lock"), *root.glob("*/*.lock")]:
+        remove_abandoned(path)

@@ -107,6 +107,14 @@ def read(folder: Path) -> Generated:
     return Generated(folder, description)
 
 
+def is_ejected(folder: Path) -> bool:
+    """Whether a folder holds a library that users may have changed."""
+    try:
+        return "sha256" not in read(folder).description
+    except (OSError, ValueError):
+        return False
+
+
 def is_whole(folder: Path, namespace: str) -> bool:
     """Whether a folder holds a library of a namespace as it was built."""
     try:

@@ -14,14 +14,12 @@ from bridge.core.library import GENERATED, Library
 from bridge.core.op import OPS, Op
 from bridge.core.signature import Signature
 from bridge.core.tensors import ANY
-from bridge.generate import cache
+from bridge.generate import cache, folders
 from bridge.generate.program import Instance
 
 
 class GeneratedLibrary(Library):
     """The library of one generated op. folder: with its file for the target that was asked for last."""
-
-    named_by_content = True
 
     def __init__(self, qualified_name: str, operator: str, folder: Path) -> None:
         super().__init__(qualified_name.partition("::")[0], module=operator)
@@ -36,6 +34,11 @@ class GeneratedLibrary(Library):
     def owns(self, plugin: str) -> bool:
         """Whether it is the plugin of its op."""
         return f"{self.namespace}::{plugin}" == self._key
+
+    @property
+    def named_by_content(self) -> bool:
+        """Whether its file is as it was generated; one that was ejected is the user's to change."""
+        return not folders.is_ejected(self.directories()[0])
 
     @property
     def origin(self) -> str:

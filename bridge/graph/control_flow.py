@@ -15,9 +15,9 @@ _REFUSALS = {
     " steps, where torch.where keeps what is finished",
     "scan": "torch's scan carries a state from step to step. Write a loop of Python over a fixed extent, a cumulative"
     " operator such as torch.cumsum, or a Triton kernel with a loop in an op of yours",
-    "associative_scan": "torch's associative_scan combines elements with a function. Write a cumulative operator such"
-    ' as torch.cumsum; combine_mode="generic" over a fixed extent in the model itself; or a Triton kernel with'
-    " tl.associative_scan in an op of yours",
+    "associative_scan": "torch's associative_scan combines elements with a function. Put it into a"
+    ' torch.library.custom_op with a fake of its own, with combine_mode="pointwise": Inductor writes its kernel. Or'
+    " write a cumulative operator such as torch.cumsum",
     "map": "torch's map calls a function for each slice. Call it once for all of them, with torch.vmap; or write a loop"
     " of Python over a fixed extent",
     "flex_attention": "flex_attention takes functions of scores. Write torch's scaled_dot_product_attention with a mask"

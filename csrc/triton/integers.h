@@ -1,5 +1,5 @@
-// Python's arithmetic, for extents and numbers made of them that are computed at run time. Generation makes sure that no value in
-// the profile exceeds 64 bits.
+// Python's arithmetic, for extents and numbers made of them that are computed at run time. Generation makes sure that
+// no value in the profile exceeds 64 bits.
 #pragma once
 
 #include <cmath>

@@ -80,3 +80,9 @@ def test_without_a_wider_dtype_more_is_allowed():
     ours = peer + 32e-6
     assert not deviation(ours, peer, peer, FLOAT).is_wrong
     assert deviation(ours, peer, peer.double(), FLOAT).is_wrong
+
+
+def test_near_an_overflow_of_the_dtype_other_numbers_may_overflow_too():
+    exact = torch.tensor([1.0, 65000.0, 70000.0])
+    assert not within([1.0, float("inf"), float("inf")], exact).is_wrong
+    assert within([float("inf"), 65000.0, float("inf")], torch.tensor([1.0, 65000.0, 2.0])).is_wrong

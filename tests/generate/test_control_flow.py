@@ -6,6 +6,7 @@ from torch import nn
 from torch._higher_order_ops.associative_scan import associative_scan
 from torch._higher_order_ops.scan import scan
 from torch._higher_order_ops.while_loop import while_loop
+from torch.export import Dim
 from traced import instance_of
 
 import bridge
@@ -53,14 +54,36 @@ def test_in_a_model(function):
     assert f"{__file__}:" in str(caught.value) and "eval_with_key" not in str(caught.value)
 
 
-def test_an_associative_scan_in_an_op():
-    def summed(x):
-        return associative_scan(torch.add, x, dim=1)
+def recurrence(gate, x):
+    return associative_scan(
+        lambda p, q: (p[0] * q[0], p[1] * q[0] + q[1]), (gate.sigmoid(), x), dim=1, combine_mode="pointwise"
+    )[1]
 
-    with pytest.raises(
-        UnsupportedOpError, match=r"associative_scan combines elements .* tl\.associative_scan in an op"
-    ):
-        instance_of(summed, (torch.float32, ((1, 8, 4), 16)))
+
+recurrence_op = torch.library.custom_op(
+    "control_flow_test::recurrence", recurrence, mutates_args=(), schema="(Tensor gate, Tensor x) -> Tensor"
+)
+recurrence_op.register_fake(lambda gate, x: torch.empty_like(x))
+
+
+class Recurrent(nn.Module):
+    def forward(self, gate, x):
+        return recurrence_op(gate, x) + 1
+
+
+def test_an_associative_scan_in_an_op_is_a_kernel_of_inductors():
+    width = Dim("width", min=1, max=5000)
+    x = torch.ones(4, 700)
+    compiled = bridge.compile(Recurrent().eval(), (x, x), dynamic_shapes=({1: width},) * 2, target="sm86")
+    assert list(compiled.plugin_counts().values()) == [1]
+
+
+def test_a_function_of_a_scan_may_not_do_what_kernels_cannot():
+    def body(x):
+        return associative_scan(lambda a, b: a + torch.rand_like(b), x, dim=1)
+
+    with pytest.raises(UnsupportedOpError, match="its random numbers would not be torch's"):
+        instance_of(body, (torch.float32, ((1, 8, 4), 16)))
 
 
 def test_names_are_those_of_this_torch():

@@ -11,9 +11,10 @@ from torch.fx import traceback as fx_traceback
 from torch.overrides import TorchFunctionMode
 
 from bridge.errors import UnsupportedOpError
+from bridge.generate.inductor import scans
 from bridge.graph.model_source import is_model_code
 
-# Asked of a tensor. Torch's own code, such as a decomposition, gets the true answer.
+# Asked of a tensor. Torch's own code, such as a decomposition, gets the true answer, but for associative_scan.
 _ANSWERS: dict[Any, Any] = {
     torch.Tensor.is_cuda.__get__: True,  # type: ignore[attr-defined]
     torch.Tensor.is_cpu.__get__: False,  # type: ignore[attr-defined]
@@ -35,7 +36,8 @@ class CallsOfFunction(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         caller = _caller()
-        if func in _ANSWERS and is_model_code(caller.f_code.co_filename):
+        file = caller.f_code.co_filename
+        if func in _ANSWERS and (file == scans.FILE or is_model_code(file)):
             return _ANSWERS[func]
         _note_line(caller)
         if _autocast() != self._autocast and any(_autocast()):

@@ -43,6 +43,7 @@ from bridge.generate.inductor.rewrites import (
     squeezed,
     write_out,
 )
+from bridge.generate.inductor.scans import functions_of, traced_scans
 from bridge.generate.program import Extent, Symbol, TensorType
 from bridge.graph import control_flow
 from bridge.graph.model_source import is_model_code
@@ -95,14 +96,17 @@ def traced_graph(
     with mode:
         fakes = [_fake(env, one, own, examples) for one in inputs]
         module = _traced(function, fakes, decompositions)
-    for node in module.graph.nodes:
-        check(node)
-    constants = constants_of(module)
+    functions = functions_of(module)
+    for each in (module, *functions.values()):
+        for node in each.graph.nodes:
+            check(node)
+    constants = constants_of(module, functions)
     conditions = tuple(sympy.Ne(extent, 1) for extent in squeezed(module))
     with mode:
         write_out(module, constants)
         outputs = separate_outputs(module, any_dtype)
-        move_to_gpu(module)
+        for each in (module, *functions.values()):
+            move_to_gpu(each)
     given = (fake for fake in fakes if fake is not None)
     # Of tensors those on the GPU; a number without a symbol has no value in the graph.
     placed = [
@@ -162,6 +166,7 @@ def _traced(
         torch.no_grad(),
         sdpa_kernel(SDPBackend.MATH),
         fx_traceback.preserve_node_meta(),
+        traced_scans(),
         _named_errors(),
     ):
         module = make_fx(torch.func.functionalize(flat, remove="mutations"), decompositions)(*given)

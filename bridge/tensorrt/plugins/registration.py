@@ -13,6 +13,7 @@ from bridge.errors import LibraryError
 from bridge.tensorrt.plugins.fields import TENSORS_FIELD, VERSION
 
 _registered_files: dict[tuple[str, str], Path] = {}  # module of the runtime, library's key → what was registered
+_ejected_files: set[Path] = set()  # of those, the ones that users may have changed
 _loading = threading.Lock()
 
 
@@ -45,6 +46,7 @@ def load_library(trt: ModuleType, library: Library, path: Path, ops: Mapping[str
     with _loading:
         if not _registered(trt, library):
             _load(trt, library, path)
+    _check_version(trt, library, path)
     registered = _registered(trt, library)
     differing = {name: op for name, op in ops.items() if registered.get(name) != _expected(op)}
     if differing:
@@ -53,15 +55,32 @@ def load_library(trt: ModuleType, library: Library, path: Path, ops: Mapping[str
 
 def _load(trt: ModuleType, library: Library, path: Path) -> None:
     """Has TensorRT load a file, without those of its plugins that are registered and the same."""
-    if library.named_by_content:
+    new = set()
+    if library.key in GENERATED:
         plugins = library.plugins()
-        plugins.leave_out(_taken(trt, library))
-        GENERATED.update(f"{library.namespace}::{name}" for name in plugins.schemas)
+        taken = _taken(trt, library) if library.named_by_content else set()
+        plugins.leave_out(taken)
+        new = {f"{library.namespace}::{name}" for name in plugins.schemas.keys() - taken}
+        GENERATED.update(new)
     if trt.get_plugin_registry().load_library(str(path)) is None:
-        taken = ", ".join(sorted(_taken(trt, library)))
-        reason = f": {taken} came from another library already" if taken else ""
+        names = ", ".join(sorted(_taken(trt, library)))
+        reason = f": {names} came from another library already" if names else ""
         raise LibraryError(f"{trt.__name__} {trt.__version__} did not load the plugin library {path}{reason}")
-    _registered_files[trt.__name__, library.key] = path
+    _registered_files.update(((trt.__name__, key), path) for key in {library.key, *new})
+    if new and not library.named_by_content:
+        _ejected_files.add(path)
+
+
+def _check_version(trt: ModuleType, library: Library, path: Path) -> None:
+    """LibraryError: a generated plugin came from another file, and one of the two was ejected, and may be changed."""
+    owner = _registered_files.get((trt.__name__, library.key))
+    if library.key not in GENERATED or owner is None or owner == path:
+        return
+    if owner in _ejected_files or not library.named_by_content:
+        raise LibraryError(
+            f"{library.key} came from {owner} already, and {path} may have another version of it, for one of them was "
+            "ejected: start a process that uses one of them"
+        )
 
 
 def _taken(trt: ModuleType, library: Library) -> set[str]:

@@ -118,8 +118,13 @@ def test_what_a_dead_process_was_writing_goes_after_a_day(root):
     for name, age in (("acme/.new-1", 2 * 86400), ("acme/.old-1", 3600), (".host-1", 2 * 86400)):
         (root / name).mkdir(parents=True)
         used(root / name, age)
-    cache.prune(root, SIZE)
-    assert [path.name for path in root.rglob(".*")] == [".old-1"]
+    (root / "acme" / "killed.lock").touch()
+    used(root / "acme" / "killed.lock", 3600)
+    with locked(root / "acme" / "alive.lock", "test"):
+        used(root / "acme" / "alive.lock", 3600)
+        cache.prune(root, SIZE)
+        assert sorted(path.name for path in root.glob("acme/*")) == [".old-1", "alive.lock"]
+    assert not (root / ".host-1").exists()
 
 
 def test_a_build_prunes_and_keeps_what_it_made(root, monkeypatch, tmp_path):

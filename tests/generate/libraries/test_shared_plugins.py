@@ -1,6 +1,7 @@
 """Two shipped libraries that have a plugin in common serve one process, in both orders."""
 
 import json
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -59,7 +60,12 @@ def folders_of(shared_cache, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BRIDGE_CACHE_DIR", str(shared_cache))
         chosen = {"one": [ALONE, COMMON], "two": [COMMON, OTHER], "other": [OTHER]}
-        yield {name: shipping.ship(instances, ["sm86"], root / name)[0].path for name, instances in chosen.items()}
+        folders = {name: shipping.ship(instances, ["sm86"], root / name)[0].path for name, instances in chosen.items()}
+    folders["ejected"] = shutil.copytree(folders["two"], root / "ejected")
+    description = json.loads((root / "ejected" / "library.json").read_text())
+    del description["sha256"]
+    (root / "ejected" / "library.json").write_text(json.dumps(description))
+    return folders
 
 
 def register(*steps):
@@ -97,17 +103,29 @@ def test_a_library_that_is_not_generated_is_refused_where_its_plugin_is_taken(fo
     assert registered == names(ALONE, COMMON)
 
 
+@needs_rtx
+def test_an_ejected_library_is_never_replaced_in_silence(folders_of):
+    one, two, ejected = folders_of["one"], folders_of["two"], folders_of["ejected"]
+    steps = register((ejected, OTHER), (one, ALONE), (ejected, COMMON), (one, COMMON))
+    assert [error for error, _ in steps[:3]] == [None] * 3 and steps[2][1] == names(ALONE, COMMON, OTHER)
+    assert f"{plugin_name(COMMON)} came from {ejected}" in steps[3][0] and "was ejected" in steps[3][0]
+    steps = register((one, COMMON), (ejected, COMMON), (ejected, OTHER), (two, OTHER))
+    assert f"{ejected / 'libacme_plugins.so'} may have another version of it" in steps[1][0]
+    assert f"{plugin_name(COMMON)} came from another library already" in steps[2][0]
+    assert steps[3] == [None, names(ALONE, COMMON, OTHER)]
+
+
 class Net(nn.Module):
     """Calls three operators, of which each library has the first and one of the others."""
 
     def forward(self, x):
-        return axpy(axpy(double(x), None, 2.0), None, 3.0)
+        return axpy(axpy(double(x), None, 1.25), None, 2.25)
 
 
 @needs_rtx
 def test_an_engine_takes_plugins_from_both(tmp_path, monkeypatch):
-    x = torch.ones(8, 64)
-    calls = {"one": (double, (x,)), "two": (axpy, (x, None, 2.0)), "three": (axpy, (x, None, 3.0))}
+    x = torch.ones(7, 33)  # no other test of this process has these plugins
+    calls = {"one": (double, (x,)), "two": (axpy, (x, None, 1.25)), "three": (axpy, (x, None, 2.25))}
     one, two, three = (instances_of([ListedCall(name, *call)]) for name, call in calls.items())
     shipping.ship(one + two, ["sm86"], tmp_path / "two")
     shipping.ship(three + one, ["sm86"], tmp_path / "three")
