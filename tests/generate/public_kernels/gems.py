@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import wraps
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -26,11 +27,10 @@ def gems(make: Callable[[], PublicKernel]) -> Callable[[], PublicKernel]:
     def made() -> PublicKernel:
         answers = {"is_available": True, "device_count": 1, "current_device": 0, "get_device_name": GPU.name}
         answers |= {"get_device_capability": (GPU.major, GPU.minor), "get_device_properties": GPU}
-        if torch.cuda.is_available():
-            answers = {}
-        stubs = {name: lambda *_, answer=answer: answer for name, answer in answers.items()}
-        settings = {"GEMS_VENDOR": "nvidia", "FLAGGEMS_DB_URL": "sqlite://"}
-        with patch.multiple(torch.cuda, **stubs), patch.dict(os.environ, settings):
+        with ExitStack() as stack:
+            stack.enter_context(patch.dict(os.environ, {"GEMS_VENDOR": "nvidia", "FLAGGEMS_DB_URL": "sqlite://"}))
+            for name, answer in () if torch.cuda.is_available() else answers.items():
+                stack.enter_context(patch.object(torch.cuda, name, lambda *_, answer=answer: answer))
             return make()
 
     return public("flag_gems", "flag_gems")(made)  # which needs sqlalchemy, too

@@ -127,7 +127,7 @@ def gather_by_arithmetic(x, row):
 
 def voxel_features(feature, voxel):
     """Sums of the features that fall into each of 8 voxels."""
-    return torch.zeros(8, feature.shape[1], dtype=feature.dtype, device=feature.device).index_add(0, voxel, feature)
+    return torch.zeros(8, feature.shape[1], device=feature.device).index_add(0, voxel, feature.float())
 
 
 def embedding_bag(index, table):
