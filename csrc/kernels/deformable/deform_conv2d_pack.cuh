@@ -13,19 +13,19 @@ __device__ void pack_weight(DeformConv2dArguments<T> const& a, DeformConv2dPlan 
                             int64_t item) {
   int const chunk = static_cast<int>(item % kRowChunks), row = static_cast<int>(item / kRowChunks % plan.tile_channels);
   int64_t const tiles = item / kRowChunks / plan.tile_channels, block = tiles / plan.parts;
-  int const stage = static_cast<int>(block % plan.stages()), tap = stage % plan.taps;
+  int const stage = static_cast<int>(block % plan.stages());
   int64_t const tile = block / plan.stages() % plan.tiles, group = block / plan.stages() / plan.tiles;
-  int64_t const segment = stage / plan.taps / plan.chunks;
-  int64_t const depth = int64_t(stage / plan.taps % plan.chunks) * kDepth<T>;
   int const first = swizzled(row, chunk) * kLanes<T>;
   int64_t const out = tile * plan.tile_channels + row;
   Vec<T, kLanes<T>> packet;
 #pragma unroll
   for (int lane = 0; lane < kLanes<T>; ++lane) {
-    int64_t const in_segment = depth + (plan.fragments ? fragment_channel<T>(first + lane) : first + lane);
-    int64_t const channel = segment * plan.segment + in_segment;
-    bool const valid =
-        out < plan.group_out && in_segment < plan.segment && channel / plan.own_channels == out / plan.own_out;
+    WeightPlace const at = weight_place<T>(plan, stage, first + lane);
+    int const tap = at.term % plan.taps, run = at.term / plan.taps;
+    int64_t const in_segment = int64_t(run % plan.chunks) * (kDepth<T> / plan.units) + at.channel;
+    int64_t const channel = int64_t(run / plan.chunks) * plan.segment + in_segment;
+    bool const valid = at.term < plan.terms() && out < plan.group_out && in_segment < plan.segment &&
+                       channel / plan.own_channels == out / plan.own_out;
     int64_t const index =
         ((group * plan.group_out + out) * plan.own_channels + channel % plan.own_channels) * plan.taps + tap;
     packet.lane[lane] = valid ? a.weight[index] : from_float<T>(0.f);
