@@ -6,11 +6,21 @@
 
 namespace bridge {
 
+// Which access of the packed weights is the index-th that threads write: taps, which lie together in the weights as
+// they come, fall to neighbours.
+__device__ inline int64_t weight_item(DeformConv2dPlan const& plan, int64_t index) {
+  if (plan.units > 1) return index;  // a unit's neighbours are taps already
+  int64_t const tap = index % plan.taps, rest = index / plan.taps;
+  int64_t const stage = int64_t(plan.parts) * plan.tile_channels * kRowChunks;
+  return (rest / stage * plan.taps + tap) * stage + rest % stage;
+}
+
 // One access of the weights, zero where there is no channel.
 template <class T>
 __device__ void pack_weight(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan,
                             T* packed,  // PackedOperands::weight
-                            int64_t item) {
+                            int64_t index) {
+  int64_t const item = weight_item(plan, index);
   int const chunk = static_cast<int>(item % kRowChunks), row = static_cast<int>(item / kRowChunks % plan.tile_channels);
   int64_t const tiles = item / kRowChunks / plan.tile_channels, block = tiles / plan.parts;
   int const stage = static_cast<int>(block % plan.stages());
