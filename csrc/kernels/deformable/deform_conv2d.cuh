@@ -40,11 +40,11 @@ std::vector<DeformConv2dVariant<T>> const& deform_conv2d_variants() {
       {"mma.sync 128x128", 80, false, 128, 128, 1, 1.58, 1, false, false, false,
        launch_fused<T, FusedKernel<T, WarpProduct<T, 128, 128>>>},
       {"wgmma 128x64", 90, true, 128, 64, 1, 0.81, 1, true, false, false, launch_fused<T, RegisterKernel<T, 64>>},
-      {"wgmma 128x128", 90, true, 128, 128, 1, 0.9, 1, true, false, false, launch_fused<T, RegisterKernel<T, 128>>},
-      {"wgmma 128x256", 90, true, 128, 256, 1, 1.21, 1, true, false, false, launch_fused<T, RegisterKernel<T, 256>>},
-      {"units mma.sync 128x64", 80, false, 128, 64, 2, 2.0, 1, false, false, true, launch_warp_units<T, 64>},
-      {"units wgmma 128x64", 90, true, 128, 64, 2, 1.6, 1, false, false, true, launch_warpgroup_units<T, 64>},
-      {"units wgmma 128x128", 90, true, 128, 128, 1, 1.6, 1, false, false, true, launch_warpgroup_units<T, 128>},
+      {"wgmma 128x128", 90, true, 128, 128, 1, 0.93, 1, true, false, false, launch_fused<T, RegisterKernel<T, 128>>},
+      {"wgmma 128x256", 90, true, 128, 256, 1, 1.25, 1, true, false, false, launch_fused<T, RegisterKernel<T, 256>>},
+      {"units mma.sync 128x64", 80, false, 128, 64, 2, 3.5, 1, false, false, true, launch_warp_units<T, 64>},
+      {"units wgmma 128x64", 90, true, 128, 64, 2, 3.1, 1, false, false, true, launch_warpgroup_units<T, 64>},
+      {"units wgmma 128x128", 90, true, 128, 128, 1, 1.9, 1, false, false, true, launch_warpgroup_units<T, 128>},
   };
   return variants;
 }
@@ -72,11 +72,11 @@ inline std::vector<DeformConv2dVariant<float>> const& deform_conv2d_variants() {
        launch_fused<float, RegisterKernel<float, 64, 2>>},
       {"wgmma split 128x128", 90, true, 128, 128, 1, 1.5, 2, true, false, false,
        launch_fused<float, RegisterKernel<float, 128, 2>>},
-      {"units split mma.sync 128x64", 80, false, 128, 64, 1, 2.2, 2, false, false, true,
+      {"units split mma.sync 128x64", 80, false, 128, 64, 1, 2.7, 2, false, false, true,
        launch_warp_units<float, 64, 2>},
-      {"units tf32 mma.sync 128x64", 80, false, 128, 64, 2, 2.0, 1, false, true, true, launch_warp_units<float, 64>},
-      {"units wgmma tf32 128x64", 90, true, 128, 64, 2, 1.6, 1, false, true, true, launch_warpgroup_units<float, 64>},
-      {"units wgmma split 128x64", 90, true, 128, 64, 1, 1.6, 2, false, false, true,
+      {"units tf32 mma.sync 128x64", 80, false, 128, 64, 2, 3.5, 1, false, true, true, launch_warp_units<float, 64>},
+      {"units wgmma tf32 128x64", 90, true, 128, 64, 2, 3.1, 1, false, true, true, launch_warpgroup_units<float, 64>},
+      {"units wgmma split 128x64", 90, true, 128, 64, 1, 1.9, 2, false, false, true,
        launch_warpgroup_units<float, 64, 2>},
   };
   return variants;
@@ -114,20 +114,23 @@ struct DeformConv2dChoice {
 template <class T>
 DeformConv2dChoice deform_conv2d_choice(DeformConv2dArguments<T> const& a, std::vector<int> const& choices,
                                         int multiprocessors) {
-  constexpr double kBlock = 3, kAddition = 4;  // microseconds: start and end of a block; of the kernel that adds sums
+  constexpr double kBlock = 3, kAddition = 3;   // microseconds: start and end of a block; of the kernel that adds sums
+  constexpr double kSumsInMicrosecond = 500e3;  // that are written and read again
   DeformConv2dChoice best{choices.front(), deform_conv2d_plan(a, 64)};
   double best_time = 0;
-  bool const tiles = choices.size() > 1 && fits_tiles(a);  // then units only where they are asked for
+  // Units only where tiles have lanes without a channel, or where they are asked for.
+  bool const filled = choices.size() > 1 && fits_tiles(a) && best.plan.segment % kDepth<T> == 0;
   for (int choice : choices) {
     auto const& variant = deform_conv2d_variants<T>()[choice];
-    if (variant.channels == 0 || (variant.units && tiles)) continue;
+    if (variant.channels == 0 || (variant.units && filled)) continue;
     DeformConv2dPlan plan = plan_of(a, variant);
     int64_t const blocks = plan.blocks(a.batch);
-    int64_t const most = variant.channels == kSplitChannels ? std::max<int64_t>(kSplitBlocks / blocks, 1) : 1;
-    for (int splits = 1; splits <= std::min<int64_t>(most, plan.stages() / kLeastStages + 1); ++splits) {
+    int64_t const sums = blocks * plan.tile_size(), most = kSplitSums / std::max<int64_t>(sums, 1);
+    for (int splits = 1; splits == 1 || splits <= std::min<int64_t>(most, plan.stages() / kLeastStages); ++splits) {
       split(plan, splits);
       int64_t const waves = ceil_divide(blocks * plan.splits, int64_t(multiprocessors) * variant.residents);
-      double const time = double(waves) * (plan.split_stages * variant.stage + kBlock) + (plan.splits > 1) * kAddition;
+      double time = double(waves) * (plan.split_stages * variant.stage + kBlock);
+      if (plan.splits > 1) time += kAddition + double(sums * plan.splits) / kSumsInMicrosecond;
       if (best_time == 0 || time < best_time) best = {choice, plan}, best_time = time;
     }
   }

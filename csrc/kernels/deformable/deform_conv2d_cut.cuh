@@ -15,10 +15,20 @@ PositionTile position_tile(DeformConv2dArguments<T> const& a, int positions) {
   for (int width_log2 : {4, 3, 5, 6}) {
     int const width = 1 << width_log2, height = positions / width;
     auto cut = [](int extent, int tile) { return to_int(ceil_divide(extent, tile)); };
-    PositionTile const tiles{width_log2, cut(a.out_height, height), cut(a.out_width, width)};
+    PositionTile const tiles{false, width_log2, cut(a.out_height, height), cut(a.out_width, width)};
     if (best.rows == 0 || tiles.count(1) < best.count(1)) best = tiles;
   }
   return best;
+}
+
+// The same, or tiles in a row of all images where those are fewer and rows so short that a tile stays compact.
+template <class T>
+PositionTile shortest_tile(DeformConv2dArguments<T> const& a, int positions) {
+  constexpr int64_t kLongRow = 48, kMaxPositions = (int64_t(1) << 31) - 1;
+  PositionTile const rectangles = position_tile(a, positions);
+  if (a.out_width > kLongRow || a.positions() + positions > kMaxPositions) return rectangles;
+  PositionTile const flat{true, 0, to_int(ceil_divide(a.positions(), positions)), 1};
+  return flat.count(a.batch) < rectangles.count(a.batch) ? flat : rectangles;
 }
 
 // How many groups in a row are taken together, so that they fill a tile's depth; one where they fill half of it.
@@ -36,7 +46,7 @@ int64_t groups_together(DeformConv2dArguments<T> const& a) {
 template <class T>
 DeformConv2dPlan deform_conv2d_plan(DeformConv2dArguments<T> const& a, int tile_channels, int tile_positions = 64) {
   DeformConv2dPlan plan{};
-  plan.positions = position_tile(a, tile_positions), plan.tile_positions = tile_positions;
+  plan.positions = shortest_tile(a, tile_positions), plan.tile_positions = tile_positions;
   plan.groups = a.groups / groups_together(a), plan.taps = a.taps(), plan.tile_channels = tile_channels;
   plan.own_channels = a.channels / a.groups, plan.own_out = a.out_channels / a.groups;
   plan.group_channels = a.channels / plan.groups, plan.group_out = a.out_channels / plan.groups;
@@ -62,6 +72,7 @@ int units_of_stage(int64_t segment) {
 template <class T>
 DeformConv2dPlan deform_conv2d_unit_plan(DeformConv2dArguments<T> const& a, int tile_channels) {
   DeformConv2dPlan plan = deform_conv2d_plan(a, tile_channels, kUnitPositions);
+  plan.positions = position_tile(a, kUnitPositions);  // in which a thread's two positions share a row
   plan.units = units_of_stage<T>(plan.segment);
   int const in_unit = kDepth<T> / plan.units;
   plan.chunks = to_int(ceil_divide(plan.segment, in_unit));
@@ -71,8 +82,8 @@ DeformConv2dPlan deform_conv2d_unit_plan(DeformConv2dArguments<T> const& a, int 
   auto& unit = plan.unit;
   auto const bits = [](int64_t value) { return static_cast<uint32_t>(value); };
   unit.rows = to_int(int64_t(a.height) + kMapBorder), unit.pitch = bits(int64_t(a.width) + kMapBorder);
-  unit.row_bytes = bits(unit.pitch * in_unit * sizeof(T)),
-  unit.map_bytes = bits(unit.map_pixels() * in_unit * sizeof(T));
+  unit.row_bytes = bits(int64_t(unit.pitch) * unit_pixel_bytes(plan.units));
+  unit.map_bytes = bits(unit.map_pixels() * unit_pixel_bytes(plan.units));
   constexpr int64_t kZero = 0x4b400000;  // the bits of kInteger
   unit.origin = bits(kMapBefore - kZero) * (unit.pitch + 1);
   unit.offset_bytes = bits(2 * a.out_plane() * sizeof(T)), unit.mask_bytes = a.mask ? unit.offset_bytes / 2 : 0;
@@ -89,8 +100,7 @@ bool fits_units(DeformConv2dArguments<T> const& a) {
   if (a.height + 2 * int64_t(a.padding_h) >= kMaxExtent || a.width + 2 * int64_t(a.padding_w) >= kMaxExtent)
     return false;
   DeformConv2dPlan const plan = deform_conv2d_unit_plan(a, 64);
-  int64_t const pixel_bytes = kRowBytes / plan.units;
-  return plan.group_out >= 16 && plan.unit.map_pixels() * pixel_bytes <= kMaxBytes &&
+  return plan.group_out >= 16 && plan.unit.map_pixels() * unit_pixel_bytes(plan.units) <= kMaxBytes &&
          2 * a.out_plane() * sizeof(T) <= 2 * kMaxBytes && plan.runs() <= kMaxBytes &&
          2 * int64_t(a.offset_groups) * plan.taps <= kMaxBytes && plan.positions.count(a.batch) <= kMaxBytes &&
          Size(plan.groups) * plan.tiles <= kMaxGridY;

@@ -14,23 +14,22 @@ namespace bridge {
 
 inline Size align_up(Size bytes) { return floor_div(bytes + 255, 256) * 256; }
 
-constexpr int kSplitBlocks = 264;     // no more blocks than this share tiles
-constexpr int kSplitChannels = 64;    // of tiles that blocks may share
-constexpr int kSplitPositions = 128;  // at most
-constexpr int kLeastStages = 3;       // of a block that shares a tile
+constexpr int64_t kSplitSums = 132 * 128 * 256;  // of all blocks, where blocks share tiles
+constexpr int kLeastStages = 3;                  // of a block that shares a tile
 
 // Scratch memory of the packed operands; its size, and where they lie in it.
 template <class T>
 size_t deform_conv2d_workspace(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan,
                                PackedOperands<T>* packed = nullptr, void* memory = nullptr) {
-  constexpr size_t kSums = sizeof(float) * kSplitBlocks * kSplitChannels * kSplitPositions, kZeros = 256;
+  constexpr size_t kSums = sizeof(float) * kSplitSums, kZeros = 256;
   static_assert(kZeros >= 2 * kRowBytes);
   size_t const weight = align_up(packed_weight_bytes<T>(plan)).bytes();
   int64_t const located = plan.units == 1 ? packed_corners<T>(plan, a.batch) : 0;
   size_t const corners = align_up(Size(located) * sizeof(SampleCorners<T>)).bytes();
   size_t const terms = align_up(Size(plan.table()) * sizeof(UnitTerm)).bytes();
-  int64_t const pixels = plan.units == 1 ? a.plane() : plan.unit.map_pixels();
-  size_t const x = align_up(Size(a.batch) * pixels * plan.pixel * sizeof(T)).bytes();  // also where this x needs none
+  Size const image = plan.units == 1 ? Size(a.plane()) * plan.pixel * sizeof(T)
+                                     : Size(plan.runs()) * plan.unit.map_pixels() * unit_pixel_bytes(plan.units);
+  size_t const x = align_up(Size(a.batch) * image).bytes();  // also where this x needs none
   if (packed) {
     auto* bytes = static_cast<char*>(memory);
     packed->zeros = reinterpret_cast<T*>(bytes);
@@ -95,10 +94,11 @@ cudaError_t launch_fused(DeformConv2dArguments<T> const& a, DeformConv2dPlan con
   if (status != cudaSuccess) return status;
   dim3 const grid(static_cast<unsigned>(plan.positions.count(a.batch)), static_cast<unsigned>(plan.groups * plan.tiles),
                   static_cast<unsigned>(plan.splits));
-  bool const wide = aligned(a.y) && a.out_width % kLanes<T> == 0;
+  int64_t const row = plan.positions.flat ? a.out_plane() : a.out_width;
+  bool const wide = aligned(a.y) && row % kLanes<T> == 0;
   kernel<<<grid, Kernel::kThreads, Kernel::kShared, stream>>>(a, plan, packed, wide);
   if (plan.splits > 1) {
-    dim3 const parts(grid.x, grid.y, static_cast<unsigned>(plan.tile_size() / kPackThreads));
+    dim3 const parts(grid.x, grid.y, static_cast<unsigned>(plan.tile_size() / (kPackThreads * kAddTogether)));
     deform_conv2d_add_kernel<<<parts, kPackThreads, 0, stream>>>(a, plan, packed.sums);
   }
   return cudaGetLastError();

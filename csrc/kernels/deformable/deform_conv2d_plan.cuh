@@ -38,6 +38,9 @@ struct UnitGeometry {
 
   __host__ __device__ int64_t map_pixels() const { return int64_t(pitch) * rows; }
 };
+// A pixel of a unit's map. Units of 8 bytes come with the one to their right: one access then reads two corners.
+__host__ __device__ constexpr int unit_pixel_bytes(int units) { return units == 16 ? kAccessBytes : kRowBytes / units; }
+
 // What all positions share of a unit. One that fills up a stage lies outside the map.
 struct alignas(16) UnitTerm {
   uint32_t tap;  // of all offset groups
@@ -87,18 +90,22 @@ struct DeformConv2dPlan {
   }
 };
 
+__host__ __device__ inline bool second_half_first(unsigned thread) { return thread % 2 == 1; }
+
 // The channel of a row of weights in which place `k` lies: of which term of the sum, and which of its chunk's channels.
 struct WeightPlace {
   int term, channel;
 };
 
 // A stage of units lies in registers as `fragment_channel` says: of the 8 words of 4 bytes that a thread has in a row,
-// each unit takes the same number, and 4 threads that share a row take units in turn.
+// each unit takes the same number, and 4 threads that share a row take units in turn. Where a unit fills 32 bytes,
+// every other thread begins with the second half, so that neighbours read from different banks.
 template <class T>
 __host__ __device__ WeightPlace weight_place(DeformConv2dPlan const& plan, int stage, int k) {
   if (plan.units == 1) return {stage, plan.fragments ? fragment_channel<T>(k) : k};
   constexpr int kInWord = 4 / sizeof(T);
-  int const word = k / kInWord, thread = word % 4, own = word / 8 * 2 + word % 8 / 4, words = 32 / plan.units;
+  int const word = k / kInWord, thread = word % 4, words = 32 / plan.units;
+  int const own = (word / 8 * 2 + word % 8 / 4) ^ (words == 8 && second_half_first(thread) ? 4 : 0);
   return {stage * plan.units + own / words * 4 + thread, own % words * kInWord + k % kInWord};
 }
 

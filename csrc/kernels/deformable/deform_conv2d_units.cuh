@@ -44,15 +44,11 @@ struct TapPair {
 
 template <int kWords>
 __device__ void load_words(uint32_t (&words)[kWords], char const* from) {
-  if constexpr (kWords == 2) {
-    uint2 const read = __ldg(reinterpret_cast<uint2 const*>(from));
-    words[0] = read.x, words[1] = read.y;
-  } else {
 #pragma unroll
-    for (int i = 0; i < kWords; i += 4) {
-      uint4 const read = __ldg(reinterpret_cast<uint4 const*>(from) + i / 4);
-      words[i] = read.x, words[i + 1] = read.y, words[i + 2] = read.z, words[i + 3] = read.w;
-    }
+  for (int i = 0; i < kWords; i += 4) {
+    auto const half = reinterpret_cast<uintptr_t>(from) ^ (4 * i);  // the other one may be before it
+    uint4 const read = __ldg(reinterpret_cast<uint4 const*>(half));
+    words[i] = read.x, words[i + 1] = read.y, words[i + 2] = read.z, words[i + 3] = read.w;
   }
 }
 
@@ -86,11 +82,16 @@ struct UnitSample {
     at.set_weights({high - high_right, high_right, low - low_right, low_right});
   }
   __device__ void load(char const* map, UnitGeometry const& unit) {
-    constexpr uint32_t kBytes = 4 * kWords;
+    constexpr uint32_t kBytes = unit_pixel_bytes(32 / kWords);
     char const* const upper = element(map, at.top_left, kBytes);
     char const* const lower = upper + unit.row_bytes;
-    load_words(corner[0], upper), load_words(corner[1], upper + kBytes);
-    load_words(corner[2], lower), load_words(corner[3], lower + kBytes);
+    if constexpr (kWords == 2) {
+      load_words(reinterpret_cast<uint32_t (&)[4]>(corner[0]), upper);
+      load_words(reinterpret_cast<uint32_t (&)[4]>(corner[2]), lower);
+    } else {
+      load_words(corner[0], upper), load_words(corner[1], upper + kBytes);
+      load_words(corner[2], lower), load_words(corner[3], lower + kBytes);
+    }
   }
   template <bool kRounds>
   __device__ uint32_t word(int i) const {
@@ -139,6 +140,7 @@ struct UnitRows {
     offset = reinterpret_cast<char const*>(a.offset + 2 * planes * plane + pixel);
     mask = reinterpret_cast<char const*>(a.mask ? a.mask + planes * plane + pixel : packed.zeros + kDepth<T>);
     maps = reinterpret_cast<char const*>(packed.x) + at.n * plan.runs() * int64_t(unit.map_bytes);
+    if (kWords == 8 && second_half_first(threadIdx.x)) maps += kAccessBytes;
     top = float(at.row * a.stride_h - a.padding_h), left = float(at.column * a.stride_w - a.padding_w);
     fetch(terms);
     step();

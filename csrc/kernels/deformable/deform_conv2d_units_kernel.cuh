@@ -16,6 +16,8 @@ struct UnitTile {
   static constexpr int kUnits = kUnits_, kChannels = kChannels_, kParts = kParts_;
   static constexpr int kResidents = kChannels == 64 && kParts == 1 ? 2 : 1;
   static constexpr int kStageBytes = kParts * kChannels * kRowBytes;
+
+  static __device__ void synchronize() { __syncthreads(); }
 };
 
 // Calls visit(position, channel, value) for each of a thread's sums, as mma and wgmma have them: sum[i].

@@ -5,24 +5,37 @@
 
 namespace bridge {
 
-// One pixel of a map: kChannels channels, zeros where the segment has fewer and in the border.
+constexpr unsigned kMapsTogether = 4;  // that a thread packs a pixel of
+
+// One pixel of some maps of image n: kChannels channels each, zeros where the segment has fewer and in the border.
 template <class T, int kChannels>
-__device__ void pack_unit_pixel(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan, T* maps,
-                                int64_t map,  // of [batch, runs]
-                                int64_t pixel) {
-  int64_t const runs = plan.groups * plan.segments * plan.chunks, n = map / runs, run = map % runs;
-  int64_t const in_segment = run % plan.chunks * kChannels, channel = run / plan.chunks * plan.segment + in_segment;
-  int const row = static_cast<int>(pixel / plan.unit.pitch) - kMapBefore;
-  int const column = static_cast<int>(pixel % plan.unit.pitch) - kMapBefore;
-  bool const inside = row >= 0 && row < a.height && column >= 0 && column < a.width;
+__device__ void pack_unit_pixel(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan, T* maps, unsigned n,
+                                unsigned first_run, unsigned pixel) {
+  unsigned const in_row = pixel / plan.unit.pitch, runs = static_cast<unsigned>(plan.runs());
+  int const row = static_cast<int>(in_row) - kMapBefore;
+  int const column = static_cast<int>(pixel - in_row * plan.unit.pitch) - kMapBefore;
+  bool const in_height = row >= 0 && row < a.height;
   int64_t const plane = a.plane(), at = int64_t(row) * a.width + column, apart = a.channels_last ? 1 : plane;
-  T const* const x =
-      a.x + n * a.channels * plane + (a.channels_last ? at * a.channels + channel : channel * plane + at);
-  Vec<T, kChannels> packet;
+  int64_t const next = a.channels_last ? a.channels : 1;
+  T const* const x = a.x + n * a.channels * plane + (a.channels_last ? at * a.channels : at);
+  constexpr int kLanesOfPixel = unit_pixel_bytes(kDepth<T> / kChannels) / sizeof(T);  // perhaps of two pixels
+  using Packet = Vec<T, kLanesOfPixel>;
+  auto* to = reinterpret_cast<Packet*>(maps) + (int64_t(n) * runs + first_run) * plan.unit.map_pixels() + pixel;
 #pragma unroll
-  for (int i = 0; i < kChannels; ++i)
-    packet.lane[i] = inside && in_segment + i < plan.segment ? x[i * apart] : from_float<T>(0.f);
-  reinterpret_cast<Vec<T, kChannels>*>(maps)[map * plan.unit.map_pixels() + pixel] = packet;
+  for (unsigned i = 0; i < kMapsTogether; ++i, to += plan.unit.map_pixels()) {
+    unsigned const run = first_run + i, segment = run / plan.chunks, in_segment = run % plan.chunks * kChannels;
+    if (run >= runs) return;
+    T const* const from = x + (segment * plan.segment + in_segment) * apart;
+    int const filled = in_height ? static_cast<int>(plan.segment - in_segment) : 0;
+    Packet packet;
+#pragma unroll
+    for (int lane = 0; lane < kLanesOfPixel; ++lane) {
+      int const channel = lane % kChannels, right = lane / kChannels;
+      bool const exists = channel < filled && column + right >= 0 && column + right < a.width;
+      packet.lane[lane] = exists ? from[channel * apart + right * next] : from_float<T>(0.f);
+    }
+    *to = packet;
+  }
 }
 
 template <class T>
@@ -37,10 +50,6 @@ __device__ UnitTerm unit_term(DeformConv2dArguments<T> const& a, DeformConv2dPla
           float(tap % a.kernel_w * a.dilation_w), static_cast<uint32_t>(run)};
 }
 
-__device__ inline int64_t weight_items(DeformConv2dPlan const& plan) {
-  return plan.groups * plan.tiles * plan.stages() * plan.parts * plan.tile_channels * kRowChunks;
-}
-
 // Blocks of the three parts of a launch, in this order.
 struct UnitBlocks {
   unsigned weights, terms, maps;
@@ -50,12 +59,13 @@ template <class T, int kChannels>
 __global__ void __launch_bounds__(kPackThreads) deform_conv2d_pack_units_kernel(DeformConv2dArguments<T> a,
                                                                                 DeformConv2dPlan plan,
                                                                                 PackedOperands<T> packed,
-                                                                                UnitBlocks blocks) {
+                                                                                UnitBlocks blocks,
+                                                                                unsigned weight_threads) {
   unsigned block = blockIdx.x;
   if (block == 0 && threadIdx.x < kDepth<T>) packed.zeros[kDepth<T> + threadIdx.x] = from_float<T>(1.f);
   if (block < blocks.weights) {
-    int64_t const item = int64_t(block) * kPackThreads + threadIdx.x;
-    if (item < weight_items(plan)) pack_weight(a, plan, packed.weight, item);
+    unsigned const thread = block * kPackThreads + threadIdx.x;
+    if (thread < weight_threads) pack_weight(a, plan, packed.weight, thread);
     return;
   }
   block -= blocks.weights;
@@ -65,24 +75,26 @@ __global__ void __launch_bounds__(kPackThreads) deform_conv2d_pack_units_kernel(
     return;
   }
   block -= blocks.terms;
-  int64_t const pixels = plan.unit.map_pixels(), in_map = (pixels + kPackThreads - 1) / kPackThreads;
-  int64_t const pixel = block % in_map * kPackThreads + threadIdx.x;
-  if (pixel < pixels) pack_unit_pixel<T, kChannels>(a, plan, packed.x, block / in_map, pixel);
+  auto const pixels = static_cast<unsigned>(plan.unit.map_pixels());
+  unsigned const in_map = (pixels + kPackThreads - 1) / kPackThreads, maps = block / in_map;
+  unsigned const of_image = (static_cast<unsigned>(plan.runs()) + kMapsTogether - 1) / kMapsTogether;
+  unsigned const pixel = (block - maps * in_map) * kPackThreads + threadIdx.x, n = maps / of_image;
+  if (pixel < pixels) pack_unit_pixel<T, kChannels>(a, plan, packed.x, n, (maps - n * of_image) * kMapsTogether, pixel);
 }
 
 template <class T>
 cudaError_t launch_deform_conv2d_pack_units(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan,
                                             PackedOperands<T> const& packed, cudaStream_t stream) {
   auto const cut = [](int64_t items) { return ceil_divide(items, kPackThreads); };
-  int64_t const weights = a.packed_weight ? 0 : cut(packed_weight_bytes<T>(plan) / kAccessBytes);
-  int64_t const terms = cut(plan.table());
-  int64_t const maps = (Size(a.batch) * plan.runs() * cut(plan.unit.map_pixels())).value();
+  int64_t const threads = a.packed_weight ? 0 : weight_threads<T>(plan);
+  int64_t const weights = cut(threads), terms = cut(plan.table());
+  int64_t const maps = (Size(a.batch) * ceil_divide(plan.runs(), kMapsTogether) * cut(plan.unit.map_pixels())).value();
   int64_t const all = (Size(weights) + terms + maps).value();
-  if (all > kMaxGridX) return cudaErrorInvalidValue;
+  if (all > kMaxGridX || threads > kMaxWeightThreads) return cudaErrorInvalidValue;
   UnitBlocks const blocks{static_cast<unsigned>(weights), static_cast<unsigned>(terms), static_cast<unsigned>(maps)};
   return for_units<T>(plan.units, [&](auto units) {
-    deform_conv2d_pack_units_kernel<T, kDepth<T> / units>
-        <<<static_cast<unsigned>(all), kPackThreads, 0, stream>>>(a, plan, packed, blocks);
+    deform_conv2d_pack_units_kernel<T, kDepth<T> / units><<<static_cast<unsigned>(all), kPackThreads, 0, stream>>>(
+        a, plan, packed, blocks, static_cast<unsigned>(threads));
     return cudaGetLastError();
   });
 }
