@@ -1,6 +1,11 @@
 // The fused deformable convolution for compute capability 9.0 with gathers of their own: a warpgroup gathers samples
 // into shared memory, a stage or two ahead of two others, which do nothing but multiply them with weights. Neither
 // waits for the other's work as long as both take the same time.
+//
+// For 128 positions, 256 output channels and 128 bytes of depth an H200 needs 1,024 cycles of tensor cores, and its
+// multiprocessor's memory about 1,500: 64 KB of corners, 16 of samples written and 16 read, 32 of weights written and
+// 64 read, at 128 bytes a cycle. Samples in registers (deform_conv2d_registers.cuh) spare the 32 KB of samples, but
+// there gathering, interpolating and multiplying overlap little: 2,210 cycles, as measured.
 #pragma once
 
 #include "kernels/deformable/deform_conv2d_registers.cuh"
