@@ -14,7 +14,7 @@ from bridge.core.op import OPS
 from bridge.testing import cast, check_cuda, poisoned
 
 # Kernels: the direct one, and those whose tiles fit; a number that does not fit leaves the choice to the op.
-KERNELS = {torch.float32: 15, torch.float16: 13, torch.bfloat16: 13}
+KERNELS = {torch.float32: 15, torch.float16: 11, torch.bfloat16: 11}
 TF32_KERNELS = (*range(3, 9), 12, 13)  # of float32's, those that round
 EVERY_KERNEL = [
     pytest.param(dtype, number, id=f"{dtype} {number}")
@@ -101,9 +101,9 @@ def test_the_plugin_asks_for_scratch_memory_that_grows_with_the_shapes():
         args, result = tensor_core_arguments(batch)
         assert plugin.configure(args, [result]) == 0
         sizes.append(plugin.workspace(args, [result]))
-    corners, maps = 2 * 128 * 9 * 16, 64 * 90 * 2  # of two tiles of 128 positions, which cover 9 x 10; of an image
+    corners, maps = 128 * 9 * 16, 64 * 90 * 2  # of a tile of 128 positions, which run on over images; of an image
     assert sizes == sorted(sizes) and sizes[0] > corners + maps
-    assert sizes[2] - sizes[1] == pytest.approx(3 * (corners + maps), rel=0.01)
+    assert sizes[2] - sizes[1] == pytest.approx(2 * corners + 3 * maps, rel=0.02)  # 180 positions: 2 tiles, 450: 4
 
 
 def test_the_plugins_tactics_are_timed_under_its_attributes():

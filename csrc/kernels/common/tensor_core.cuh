@@ -145,8 +145,7 @@ __device__ inline void synchronize_some(int number, int threads) {
 #define BRIDGE_D64(d, i) BRIDGE_D32(d, i), BRIDGE_D32(d, i + 32)
 // sum[64 × N] of a warpgroup += a[64 × 32 bytes] b[N × 32 bytes]^T, or = where it does not add; a thread holds N / 2 of
 // the sums. b lies in shared memory; a in registers, as mma.sync has it: rows 16 warp + lane / 4 and that plus 8 of the
-// warpgroup's 64, the 4 bytes at 4 (lane % 4) of each half of the 32 bytes. Or a, 64 rows, lies in shared memory too.
-// float is taken as TF32.
+// warpgroup's 64, the 4 bytes at 4 (lane % 4) of each half of the 32 bytes. float is taken as TF32.
 template <class T, int N>
 struct Wgmma;
 
@@ -173,7 +172,7 @@ struct Wgmma;
   "%104, %105, %106, %107, %108, %109, %110, %111, " \
   "%112, %113, %114, %115, %116, %117, %118, %119, " \
   "%120, %121, %122, %123, %124, %125, %126, %127"
-#define BRIDGE_WGMMA_N(type, depth, name, end, n, registers, a0_a3, b_desc, adds_, a_desc, b_desc_, adds__, ...)       \
+#define BRIDGE_WGMMA_N(type, depth, name, end, n, registers, a0_a3, b_desc, adds_, ...)                                \
   template <>                                                                                                          \
   struct Wgmma<type, n> {                                                                                              \
     static __device__ void add(float (&sum)[n / 2], uint32_t const (&a)[4], uint64_t b, bool adds = true) {            \
@@ -182,22 +181,15 @@ struct Wgmma;
                    : __VA_ARGS__                                                                                       \
                    : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(adds)));                              \
     }                                                                                                                  \
-    static __device__ void add(float (&sum)[n / 2], uint64_t a, uint64_t b, bool adds = true) {                        \
-      asm volatile("{ .reg .pred adds; setp.ne.u32 adds, " adds__ ", 0; wgmma.mma_async.sync.aligned.m64n" #n          \
-                   "k" depth ".f32." name "." name " {" registers "}, " a_desc ", " b_desc_ ", adds, 1, 1" end end     \
-                   "; }"                                                                                               \
-                   : __VA_ARGS__                                                                                       \
-                   : "l"(a), "l"(b), "r"(int(adds)));                                                                  \
-    }                                                                                                                  \
   };
-#define BRIDGE_WGMMA_ALL(type, depth, name, end)                                                                      \
-  BRIDGE_WGMMA_N(type, depth, name, end, 64, BRIDGE_REGISTERS_32, "%32, %33, %34, %35", "%36", "%37", "%32", "%33",   \
-                 "%34", BRIDGE_D32(sum, 0))                                                                           \
-  BRIDGE_WGMMA_N(type, depth, name, end, 128, BRIDGE_REGISTERS_64, "%64, %65, %66, %67", "%68", "%69", "%64", "%65",  \
-                 "%66", BRIDGE_D64(sum, 0))                                                                           \
-  BRIDGE_WGMMA_N(type, depth, name, end, 256, BRIDGE_REGISTERS_128, "%128, %129, %130, %131", "%132", "%133", "%128", \
-                 "%129", "%130", BRIDGE_D64(sum, 0), BRIDGE_D64(sum, 64))
-BRIDGE_WGMMA_ALL(half, "16", "f16", ", 0")  // the end, once for each operand in shared memory: not transposed
+#define BRIDGE_WGMMA_ALL(type, depth, name, end)                                                              \
+  BRIDGE_WGMMA_N(type, depth, name, end, 64, BRIDGE_REGISTERS_32, "%32, %33, %34, %35", "%36", "%37",         \
+                 BRIDGE_D32(sum, 0))                                                                          \
+  BRIDGE_WGMMA_N(type, depth, name, end, 128, BRIDGE_REGISTERS_64, "%64, %65, %66, %67", "%68", "%69",        \
+                 BRIDGE_D64(sum, 0))                                                                          \
+  BRIDGE_WGMMA_N(type, depth, name, end, 256, BRIDGE_REGISTERS_128, "%128, %129, %130, %131", "%132", "%133", \
+                 BRIDGE_D64(sum, 0), BRIDGE_D64(sum, 64))
+BRIDGE_WGMMA_ALL(half, "16", "f16", ", 0")  // the end: b is not transposed, which TF32 cannot be
 BRIDGE_WGMMA_ALL(bfloat16, "16", "bf16", ", 0")
 BRIDGE_WGMMA_ALL(float, "8", "tf32", "")
 #undef BRIDGE_WGMMA_ALL

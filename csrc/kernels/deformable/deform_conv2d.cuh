@@ -45,11 +45,6 @@ std::vector<DeformConv2dVariant<T>> const& deform_conv2d_variants() {
       {"units mma.sync 128x64", 80, false, 128, 64, 2, 3.5, 1, false, false, true, launch_warp_units<T, 128, 64>},
       {"units wgmma 128x64", 90, true, 128, 64, 2, 3.1, 1, false, false, true, launch_warpgroup_units<T, 128, 64>},
       {"units wgmma 128x128", 90, true, 128, 128, 1, 1.9, 1, false, false, true, launch_warpgroup_units<T, 128, 128>},
-      // Not measured yet: their times let no choice fall on them.
-      {"wgmma produced 128x256", 90, true, 128, 256, 1, 1.3, 1, false, false, false,
-       launch_fused<T, ProducedKernel<T, 256>>},
-      {"wgmma produced 128x128", 90, true, 128, 128, 1, 1.0, 1, false, false, false,
-       launch_fused<T, ProducedKernel<T, 128>>},
       {"units wgmma 64x64", 90, true, 64, 64, 4, 3.2, 1, false, false, true, launch_warpgroup_units<T, 64, 64>},
   };
   return variants;

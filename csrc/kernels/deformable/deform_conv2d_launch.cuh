@@ -6,7 +6,6 @@
 #include "kernels/deformable/deform_conv2d_cut.cuh"
 #include "kernels/deformable/deform_conv2d_direct.cuh"
 #include "kernels/deformable/deform_conv2d_fused.cuh"
-#include "kernels/deformable/deform_conv2d_produced.cuh"
 #include "kernels/deformable/deform_conv2d_registers.cuh"
 #include "kernels/deformable/deform_conv2d_units_kernel.cuh"
 #include "kernels/deformable/deform_conv2d_units_pack.cuh"
@@ -62,14 +61,6 @@ struct RegisterKernel {
   static constexpr auto kFunction = deform_conv2d_register_kernel<T, Tile>;
   static constexpr int kThreads = Tile::kThreads;
   static constexpr size_t kShared = sizeof(RegisterShared<Tile>);
-};
-
-template <class T, int kChannels>
-struct ProducedKernel {
-  using Tile = ProducedTile<T, kChannels>;
-  static constexpr auto kFunction = deform_conv2d_produced_kernel<T, Tile>;
-  static constexpr int kThreads = Tile::kThreads;
-  static constexpr size_t kShared = sizeof(ProducedShared<Tile>);
 };
 
 template <class Product>
