@@ -70,10 +70,9 @@ int units_of_stage(int64_t segment) {
 }
 
 template <class T>
-DeformConv2dPlan deform_conv2d_unit_plan(DeformConv2dArguments<T> const& a, int tile_channels,
-                                         int tile_positions = 64) {
-  DeformConv2dPlan plan = deform_conv2d_plan(a, tile_channels, tile_positions);
-  plan.positions = position_tile(a, tile_positions);  // in which a thread's two positions share a row
+DeformConv2dPlan deform_conv2d_unit_plan(DeformConv2dArguments<T> const& a, int tile_channels) {
+  DeformConv2dPlan plan = deform_conv2d_plan(a, tile_channels, kUnitPositions);
+  plan.positions = position_tile(a, kUnitPositions);  // in which a thread's two positions share a row
   plan.units = units_of_stage<T>(plan.segment);
   int const in_unit = kDepth<T> / plan.units;
   plan.chunks = to_int(ceil_divide(plan.segment, in_unit));

@@ -104,19 +104,19 @@ cudaError_t launch_fused(DeformConv2dArguments<T> const& a, DeformConv2dPlan con
   return cudaGetLastError();
 }
 
-template <class T, int kPositions, int kChannels, int kParts = 1>
+template <class T, int kChannels, int kParts = 1>
 cudaError_t launch_warp_units(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan, void* workspace,
                               cudaStream_t stream) {
   return for_units<T>(plan.units, [&](auto units) {
-    using Product = UnitsByWarp<UnitTile<T, units, kPositions, kChannels, kParts>>;
+    using Product = UnitsByWarp<UnitTile<T, units, kChannels, kParts>>;
     return launch_fused<T, WarpUnitsKernel<Product>>(a, plan, workspace, stream);
   });
 }
-template <class T, int kPositions, int kChannels, int kParts = 1>
+template <class T, int kChannels, int kParts = 1>
 cudaError_t launch_warpgroup_units(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan, void* workspace,
                                    cudaStream_t stream) {
   return for_units<T>(plan.units, [&](auto units) {
-    using Product = UnitsByWarpgroup<UnitTile<T, units, kPositions, kChannels, kParts>>;
+    using Product = UnitsByWarpgroup<UnitTile<T, units, kChannels, kParts>>;
     return launch_fused<T, WarpgroupUnitsKernel<Product>>(a, plan, workspace, stream);
   });
 }

@@ -12,9 +12,9 @@
 
 namespace bridge {
 
-constexpr int kWarpPositions = 16;  // of a tile of units
-constexpr int kUnitsApart = 4;      // threads that share a position
-constexpr int kOwnWords = 8;        // of a row of a stage, in each of these threads
+constexpr int kUnitPositions = 128, kUnitThreads = 256;  // of a tile; 8 warps of 16 positions
+constexpr int kUnitsApart = 4;                           // threads that share a position
+constexpr int kOwnWords = 8;                             // of a row of a stage, in each of these threads
 constexpr float kInteger =
     12582912.f;  // 1.5 * 2^23: added to a number under 2^22, it leaves the integer in the low bits
 
@@ -132,7 +132,7 @@ struct UnitRows {
       : a(a),
         unit(plan.unit),
         terms(packed.terms + (int64_t(group) * plan.stages() + first_stage) * kUnits + threadIdx.x % kUnitsApart) {
-    OutputPosition at = tile_position(a, plan.positions, plan.tile_positions, blockIdx.x, first_position());
+    OutputPosition at = tile_position(a, plan.positions, kUnitPositions, blockIdx.x, first_position());
     second = at.column + 1 < a.out_width;
     if (unit.pairs) at.column &= ~1;
     int64_t const plane = a.out_plane(), pixel = int64_t(at.row) * a.out_width + at.column;
@@ -146,9 +146,7 @@ struct UnitRows {
     step();
   }
 
-  static __device__ int first_position() {
-    return threadIdx.x / 32 * kWarpPositions + threadIdx.x % 32 / kUnitsApart * 2;
-  }
+  static __device__ int first_position() { return threadIdx.x / 32 * 16 + threadIdx.x % 32 / kUnitsApart * 2; }
 
   // Asks for offsets and masks of the stage after the one at work.
   __device__ void fetch() { fetch(terms + kUnits); }

@@ -7,14 +7,14 @@
 
 namespace bridge {
 
-// kPositions, kChannels: of a tile. kParts: as in SplitProduct. kResidents: blocks that fit a multiprocessor.
-template <class T_, int kUnits_, int kPositions_, int kChannels_, int kParts_ = 1>
+// kChannels: output channels of a tile. kParts: as in SplitProduct. kResidents: blocks that fit a multiprocessor.
+template <class T_, int kUnits_, int kChannels_, int kParts_ = 1>
 struct UnitTile {
   using T = T_;
   static constexpr bool kRounds = std::is_same_v<T, float> && kParts_ == 1;
-  static constexpr int kPositions = kPositions_, kThreads = kPositions / kWarpPositions * 32;
+  static constexpr int kPositions = kUnitPositions, kThreads = kUnitThreads;
   static constexpr int kUnits = kUnits_, kChannels = kChannels_, kParts = kParts_;
-  static constexpr int kResidents = (kChannels == 64 && kParts == 1 ? 256 : 128) / kPositions;
+  static constexpr int kResidents = kChannels == 64 && kParts == 1 ? 2 : 1;
   static constexpr int kStageBytes = kParts * kChannels * kRowBytes;
 
   static __device__ void synchronize() { __syncthreads(); }
@@ -23,7 +23,7 @@ struct UnitTile {
 // Calls visit(position, channel, value) for each of a thread's sums, as mma and wgmma have them: sum[i].
 template <int kSums, class Visit>
 __device__ void each_unit_sum(float const (&sum)[kSums], Visit visit) {
-  int const lane = threadIdx.x % 32, first = threadIdx.x / 32 * kWarpPositions + lane / 4 * 2;
+  int const lane = threadIdx.x % 32, first = threadIdx.x / 32 * 16 + lane / 4 * 2;
 #pragma unroll
   for (int i = 0; i < kSums; ++i) visit(first + i / 2 % 2, i / 4 * 8 + lane % 4 * 2 + i % 2, sum[i]);
 }
@@ -92,7 +92,7 @@ struct UnitsByWarp : Tile {
   }
 };
 
-// By wgmma: warpgroups of 64 positions each. One thread has weights copied some stages ahead.
+// By wgmma: two warpgroups of 64 positions each. One thread has weights copied some stages ahead.
 template <class Tile>
 struct UnitsByWarpgroup : Tile {
   using T = typename Tile::T;
