@@ -24,7 +24,7 @@ PositionTile position_tile(DeformConv2dArguments<T> const& a, int positions) {
 // The same, or tiles in a row of all images where those are fewer and rows so short that a tile stays compact.
 template <class T>
 PositionTile shortest_tile(DeformConv2dArguments<T> const& a, int positions) {
-  constexpr int64_t kLongRow = 48, kMaxPositions = (int64_t(1) << 31) - 1;
+  constexpr int64_t kLongRow = 96, kMaxPositions = (int64_t(1) << 31) - 1;
   PositionTile const rectangles = position_tile(a, positions);
   if (a.out_width > kLongRow || a.positions() + positions > kMaxPositions) return rectangles;
   PositionTile const flat{true, 0, to_int(ceil_divide(a.positions(), positions)), 1};

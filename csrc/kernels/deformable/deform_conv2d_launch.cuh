@@ -48,8 +48,24 @@ cudaError_t launch_direct(DeformConv2dArguments<T> const& a, DeformConv2dPlan co
   return launch_deform_conv2d_direct(a, stream);
 }
 
+// overlaps: the kernel waits by itself for the one before it in the stream, and may begin earlier. Not before compute
+// capability 9.0.
+template <class... Parameters, class... Arguments>
+cudaError_t launch_overlapping(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared,
+                               cudaStream_t stream, bool overlaps, Arguments&&... arguments) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid, config.blockDim = threads, config.dynamicSmemBytes = shared, config.stream = stream;
+  config.attrs = &attribute, config.numAttrs = overlaps;
+  return cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
+}
+
+// kOverlaps: it is of compute capability 9.0 alone, and so may overlap.
 template <class T, class Product>
 struct FusedKernel {
+  static constexpr bool kOverlaps = false;
   static constexpr auto kFunction = deform_conv2d_fused_kernel<T, Product>;
   static constexpr int kThreads = Product::kThreads;
   static constexpr size_t kShared =
@@ -57,6 +73,7 @@ struct FusedKernel {
 };
 template <class T, int kChannels, int kParts = 1>
 struct RegisterKernel {
+  static constexpr bool kOverlaps = true;
   using Tile = RegisterTile<T, kChannels, kParts>;
   static constexpr auto kFunction = deform_conv2d_register_kernel<T, Tile>;
   static constexpr int kThreads = Tile::kThreads;
@@ -65,9 +82,10 @@ struct RegisterKernel {
 
 template <class Product>
 constexpr size_t kUnitShared = std::max(
-    sizeof(typename Product::Shared), sizeof(ResultTile<typename Product::T, Product::kPositions, Product::kChannels>));
+    sizeof(UnitShared<Product>), sizeof(ResultTile<typename Product::T, Product::kPositions, Product::kChannels>));
 template <class Product_>
 struct WarpUnitsKernel {
+  static constexpr bool kOverlaps = false;
   using Product = Product_;
   static constexpr auto kFunction = deform_conv2d_warp_units_kernel<Product>;
   static constexpr int kThreads = Product::kThreads;
@@ -75,6 +93,7 @@ struct WarpUnitsKernel {
 };
 template <class Product_>
 struct WarpgroupUnitsKernel {
+  static constexpr bool kOverlaps = true;
   using Product = Product_;
   static constexpr auto kFunction = deform_conv2d_warpgroup_units_kernel<Product>;
   static constexpr int kThreads = Product::kThreads;
@@ -96,12 +115,12 @@ cudaError_t launch_fused(DeformConv2dArguments<T> const& a, DeformConv2dPlan con
                   static_cast<unsigned>(plan.splits));
   int64_t const row = plan.positions.flat ? a.out_plane() : a.out_width;
   bool const wide = aligned(a.y) && row % kLanes<T> == 0;
-  kernel<<<grid, Kernel::kThreads, Kernel::kShared, stream>>>(a, plan, packed, wide);
-  if (plan.splits > 1) {
-    dim3 const parts(grid.x, grid.y, static_cast<unsigned>(plan.tile_size() / (kPackThreads * kAddTogether)));
-    deform_conv2d_add_kernel<<<parts, kPackThreads, 0, stream>>>(a, plan, packed.sums);
-  }
-  return cudaGetLastError();
+  status = launch_overlapping(kernel, grid, Kernel::kThreads, Kernel::kShared, stream, Kernel::kOverlaps, a, plan,
+                              packed, wide);
+  if (status != cudaSuccess || plan.splits == 1) return status;
+  dim3 const parts(grid.x, grid.y, static_cast<unsigned>(plan.tile_size() / (kPackThreads * kAddTogether)));
+  return launch_overlapping(deform_conv2d_add_kernel<T>, parts, kPackThreads, 0, stream, Kernel::kOverlaps, a, plan,
+                            static_cast<float const*>(packed.sums));
 }
 
 template <class T, int kChannels, int kParts = 1>

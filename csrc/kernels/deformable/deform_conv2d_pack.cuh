@@ -174,6 +174,7 @@ __global__ void __launch_bounds__(kPackThreads) deform_conv2d_pack_kernel(Deform
                                                                           PackedOperands<T> packed, PackBlocks blocks,
                                                                           unsigned weight_threads, int64_t corner_items,
                                                                           bool wide) {
+  let_next_kernel_begin();
   unsigned block = blockIdx.x;
   if (block == 0) {
     if (threadIdx.x < kDepth<T>) packed.zeros[threadIdx.x] = from_float<T>(0.f);

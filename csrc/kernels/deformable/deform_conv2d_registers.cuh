@@ -155,8 +155,10 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) deform_conv2d_register_kern
   extern __shared__ __align__(1024) unsigned char memory[];
   auto& shared = *reinterpret_cast<RegisterShared<Tile>*>(memory);
   int const group = blockIdx.y / plan.tiles, tile = blockIdx.y % plan.tiles;
+  let_next_kernel_begin();
   if (threadIdx.x == 0) init_barriers(shared);
   __syncthreads();
+  wait_for_kernel_before();
   if (threadIdx.x >= Tile::kConsumers) {
     set_registers<Tile::kProducerRegisters, Tile::kLaunchRegisters>();
     produce(a, plan, packed, group, tile, shared);

@@ -47,7 +47,7 @@ __device__ float* partial_sums(PackedOperands<T> const& packed, int tile_size) {
   return packed.sums + tile * tile_size;
 }
 
-constexpr int kAddTogether = 8;  // output channels of a thread
+constexpr int kAddTogether = 4, kAddAhead = 8;  // output channels of a thread; splits that it reads at once
 
 // Adds the sums of the blocks that share a tile. Grid: x over tiles of positions, y over tiles of output channels, z
 // over parts of kPackThreads * kAddTogether elements of a tile.
@@ -55,6 +55,7 @@ template <class T>
 __global__ void __launch_bounds__(kPackThreads) deform_conv2d_add_kernel(
     DeformConv2dArguments<T> a, DeformConv2dPlan plan,
     float const* sums) {  // [splits, groups * tiles, tiles of positions, tile_channels, tile_positions]
+  wait_for_kernel_before();
   unsigned const item = blockIdx.z * kPackThreads + threadIdx.x;
   int const channel = static_cast<int>(item / plan.tile_positions), apart = plan.tile_channels / kAddTogether;
   int const position = static_cast<int>(item) - channel * plan.tile_positions;
@@ -65,10 +66,19 @@ __global__ void __launch_bounds__(kPackThreads) deform_conv2d_add_kernel(
   int64_t const split_size = plan.tile_size() * gridDim.x * gridDim.y;
   sums += (int64_t(blockIdx.y) * gridDim.x + blockIdx.x) * plan.tile_size() + item;
   float sum[kAddTogether] = {};
-#pragma unroll 2
-  for (int split = 0; split < plan.splits; ++split, sums += split_size) {
+  for (int split = 0; split < plan.splits; split += kAddAhead, sums += kAddAhead * split_size) {
+    float part[kAddAhead][kAddTogether];
 #pragma unroll
-    for (int i = 0; i < kAddTogether; ++i) sum[i] += sums[i * apart * plan.tile_positions];
+    for (int j = 0; j < kAddAhead; ++j) {
+#pragma unroll
+      for (int i = 0; i < kAddTogether; ++i)
+        part[j][i] = split + j < plan.splits ? sums[j * split_size + i * apart * plan.tile_positions] : 0.f;
+    }
+#pragma unroll
+    for (int j = 0; j < kAddAhead; ++j) {
+#pragma unroll
+      for (int i = 0; i < kAddTogether; ++i) sum[i] += part[j][i];
+    }
   }
   T* const y = a.y + (at.n * a.out_channels + out) * plane + int64_t(at.row) * a.out_width + at.column;
 #pragma unroll

@@ -42,16 +42,6 @@ struct TapPair {
   }
 };
 
-template <int kWords>
-__device__ void load_words(uint32_t (&words)[kWords], char const* from) {
-#pragma unroll
-  for (int i = 0; i < kWords; i += 4) {
-    auto const half = reinterpret_cast<uintptr_t>(from) ^ (4 * i);  // the other one may be before it
-    uint4 const read = __ldg(reinterpret_cast<uint4 const*>(half));
-    words[i] = read.x, words[i + 1] = read.y, words[i + 2] = read.z, words[i + 3] = read.w;
-  }
-}
-
 __device__ inline bool either_is_nan(float a, float b) {
   int either;
   asm("{ .reg .pred nan; setp.nan.f32 nan, %1, %2; selp.s32 %0, 1, 0, nan; }" : "=r"(either) : "f"(a), "f"(b));
@@ -65,11 +55,12 @@ __device__ inline char const* element(char const* base, uint32_t index, uint32_t
   return reinterpret_cast<char const*>(address);
 }
 
-// What a thread knows of a sample before its corners arrive.
+// What a thread knows of a sample before its corners arrive. Of units of 32 bytes it holds one half at a time.
 template <class T, int kWords>
 struct UnitSample {
+  static constexpr int kHeld = std::min(kWords, 4);
   SampleCorners<T> at;  // top_left: in a map with its border
-  uint32_t corner[4][kWords];
+  alignas(16) uint32_t corner[4][kHeld];
 
   __device__ void locate(DeformConv2dArguments<T> const& a, UnitGeometry const& unit, float y, float x, float scale) {
     float const height = float(a.height), width = float(a.width);
@@ -81,16 +72,19 @@ struct UnitSample {
     float const low = scale * below, high = scale - low, low_right = low * right, high_right = high * right;
     at.set_weights({high - high_right, high_right, low - low_right, low_right});
   }
-  __device__ void load(char const* map, UnitGeometry const& unit) {
+  __device__ void load(char const* map, UnitGeometry const& unit, int half) {
     constexpr uint32_t kBytes = unit_pixel_bytes(32 / kWords);
     char const* const upper = element(map, at.top_left, kBytes);
     char const* const lower = upper + unit.row_bytes;
+    auto const read = [half](char const* from) {  // the other half may be before it
+      return __ldg(reinterpret_cast<uint4 const*>(reinterpret_cast<uintptr_t>(from) ^ (kAccessBytes * half)));
+    };
+    auto* const corners = reinterpret_cast<uint4*>(corner);
     if constexpr (kWords == 2) {
-      load_words(reinterpret_cast<uint32_t (&)[4]>(corner[0]), upper);
-      load_words(reinterpret_cast<uint32_t (&)[4]>(corner[2]), lower);
+      corners[0] = read(upper), corners[1] = read(lower);
     } else {
-      load_words(corner[0], upper), load_words(corner[1], upper + kBytes);
-      load_words(corner[2], lower), load_words(corner[3], lower + kBytes);
+      corners[0] = read(upper), corners[1] = read(upper + kBytes);
+      corners[2] = read(lower), corners[3] = read(lower + kBytes);
     }
   }
   template <bool kRounds>
@@ -105,33 +99,34 @@ struct UnitSample {
   }
 };
 
-// A thread's samples of a stage. kUnits: of a stage.
+// A thread's samples of a stage, in kSets sets: both positions of a unit of 8 bytes, one of a unit of 16, half a one of
+// 32. Two sets are on their way at once. kUnits: of a stage.
 template <class T, int kUnits, bool kRounds>
 struct UnitRows {
   static constexpr int kWords = 32 / kUnits, kOwn = kOwnWords / kWords;  // words of a unit, units of this thread
-  static constexpr int kTogether = kOwn;                                 // samples whose corners are read at once
+  static constexpr int kInSet = kWords == 2 ? 2 : 1, kHalves = kWords == 8 ? 2 : 1, kSets = 4;
+  static_assert(kSets * kInSet == 2 * kOwn * kHalves);
 
   struct Taps {
-    TapPair<T> dy[kOwn], dx[kOwn], mask[kOwn];
+    TapPair<T> dy, dx, mask;
   };
 
   DeformConv2dArguments<T> const& a;
   UnitGeometry const& unit;
-  UnitTerm const* terms;      // of this thread's first unit of the stage at work
+  UnitTerm const* terms;      // of this thread's first unit of the stage at work; in global or shared memory
   char const *offset, *mask;  // of the first position, in the first plane of its image
   char const* maps;           // of its image
   float top, left;            // where its first tap lies without an offset
   int second;                 // position: how far from the first
-  Taps now, next;
-  float y, x;       // of the unit at work
-  char const* map;  // likewise
-  UnitSample<T, kWords> sample[kTogether];
+  Taps taps[kOwn];            // of the stage at work or, when that has used them, of the next one
+  float y, x;                 // of the unit at work
+  char const* map;            // likewise
+  UnitSample<T, kWords> sample[2][kInSet];
 
+  // terms: of the first stage, and of those after it, one stage more than there are.
   __device__ UnitRows(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan, PackedOperands<T> const& packed,
-                      int group, int first_stage)
-      : a(a),
-        unit(plan.unit),
-        terms(packed.terms + (int64_t(group) * plan.stages() + first_stage) * kUnits + threadIdx.x % kUnitsApart) {
+                      UnitTerm const* terms)
+      : a(a), unit(plan.unit), terms(terms + threadIdx.x % kUnitsApart) {
     OutputPosition at = tile_position(a, plan.positions, kUnitPositions, blockIdx.x, first_position());
     second = at.column + 1 < a.out_width;
     if (unit.pairs) at.column &= ~1;
@@ -142,63 +137,68 @@ struct UnitRows {
     maps = reinterpret_cast<char const*>(packed.x) + at.n * plan.runs() * int64_t(unit.map_bytes);
     if (kWords == 8 && second_half_first(threadIdx.x)) maps += kAccessBytes;
     top = float(at.row * a.stride_h - a.padding_h), left = float(at.column * a.stride_w - a.padding_w);
-    fetch(terms);
-    step();
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) fetch(i, this->terms);
   }
 
   static __device__ int first_position() { return threadIdx.x / 32 * 16 + threadIdx.x % 32 / kUnitsApart * 2; }
 
-  // Asks for offsets and masks of the stage after the one at work.
-  __device__ void fetch() { fetch(terms + kUnits); }
-  __device__ void fetch(UnitTerm const* of) {
-    if (unit.pairs) {
-      fetch_taps<true>(of);
-    } else {
-      fetch_taps<false>(of);
-    }
+  // Asks for offsets and masks of one of this thread's units. of: its first one's of that stage.
+  __device__ void fetch(int own, UnitTerm const* of) {
+    uint32_t const tap = of[own * kUnitsApart].tap;
+    taps[own] = unit.pairs ? fetch_taps<true>(tap) : fetch_taps<false>(tap);
   }
   template <bool kPairs>
-  __device__ void fetch_taps(UnitTerm const* of) {
-#pragma unroll
-    for (int i = 0; i < kOwn; ++i) {
-      uint32_t const tap = __ldg(&of[i * kUnitsApart].tap);
-      char const* const dy = element(offset, tap, unit.offset_bytes);
-      next.dy[i] = TapPair<T>::template load<kPairs>(dy, second);
-      next.dx[i] = TapPair<T>::template load<kPairs>(dy + unit.offset_bytes / 2, second);
-      next.mask[i] = TapPair<T>::template load<kPairs>(element(mask, tap, unit.mask_bytes), second);
-    }
+  __device__ Taps fetch_taps(uint32_t tap) const {
+    char const* const dy = element(offset, tap, unit.offset_bytes);
+    return {TapPair<T>::template load<kPairs>(dy, second),
+            TapPair<T>::template load<kPairs>(dy + unit.offset_bytes / 2, second),
+            TapPair<T>::template load<kPairs>(element(mask, tap, unit.mask_bytes), second)};
   }
-  __device__ void step() { now = next; }
-  __device__ void advance() { terms += kUnits, step(); }
 
-  __device__ void begin_unit(int i) {
-    uint4 const bits = __ldg(reinterpret_cast<uint4 const*>(terms + i * kUnitsApart));
+  __device__ void begin_unit(int own) {
+    uint4 const bits = *reinterpret_cast<uint4 const*>(terms + own * kUnitsApart);
     auto const& term = reinterpret_cast<UnitTerm const&>(bits);
     y = top + term.y, x = left + term.x, map = element(maps, term.map, unit.map_bytes);
   }
-  // Asks for the corners of one half of the stage's samples: unit by unit, both positions of each.
-  template <int kHalf>
+
+  template <int kSet>
+  static constexpr int kFirst = kSet * kInSet / kHalves;  // sample of a set: unit by unit, both positions of each
+
+  // Asks for the corners of a set and, where that was the last use of its offsets, for those of the next stage.
+  template <int kSet>
   __device__ void load() {
+    constexpr int kHalf = kSet % kHalves;
 #pragma unroll
-    for (int i = 0; i < kTogether; ++i) {
-      int const index = kHalf * kTogether + i, own = index / 2, position = index % 2;
-      if (position == 0 || i == 0) begin_unit(own);
-      float const left_of = position ? x + float(a.stride_w) : x;
-      sample[i].locate(a, unit, y + now.dy[own][position], left_of + now.dx[own][position], now.mask[own][position]);
-      sample[i].load(map, unit);
+    for (int i = 0; i < kInSet; ++i) {
+      int const own = (kFirst<kSet> + i) / 2, position = (kFirst<kSet> + i) % 2;
+      auto& at = sample[kSet % 2][i];
+      if constexpr (kHalf == 0) {
+        if (position == 0) begin_unit(own);
+        float const left_of = position ? x + float(a.stride_w) : x;
+        Taps const& tap = taps[own];
+        at.locate(a, unit, y + tap.dy[position], left_of + tap.dx[position], tap.mask[position]);
+      } else {
+        at.at = sample[(kSet + 1) % 2][i].at;
+      }
+      at.load(map, unit, kHalf);
+      if (position == 1 && kHalf == 0) fetch(own, terms + kUnits);
     }
+    if constexpr (kSet == kSets - 1) terms += kUnits;
   }
   // Interpolates between them, into what tensor cores take for each step.
-  template <int kHalf, int kParts>
+  template <int kSet, int kParts>
   __device__ void interpolate(uint32_t (&fragment)[kParts][4][4]) const {
+    constexpr int kHeld = UnitSample<T, kWords>::kHeld;
+    __syncwarp();  // else the compiler would interpolate first and load then, with nothing on its way meanwhile
 #pragma unroll
-    for (int i = 0; i < kTogether; ++i) {
-      int const index = kHalf * kTogether + i, own = index / 2, position = index % 2;
+    for (int i = 0; i < kInSet; ++i) {
+      int const own = (kFirst<kSet> + i) / 2, position = (kFirst<kSet> + i) % 2;
 #pragma unroll
-      for (int word = 0; word < kWords; ++word) {
-        int const place = own * kWords + word;
+      for (int word = 0; word < kHeld; ++word) {
+        int const place = own * kWords + kSet % kHalves * kHeld + word;
         uint32_t& whole = fragment[0][place / 2][place % 2 * 2 + position];
-        whole = sample[i].template word<kRounds>(word);
+        whole = sample[kSet % 2][i].template word<kRounds>(word);
         if constexpr (kParts == 2) fragment[1][place / 2][place % 2 * 2 + position] = split_off(whole);
       }
     }

@@ -97,7 +97,7 @@ template <class Tile>
 struct UnitsByWarpgroup : Tile {
   using T = typename Tile::T;
   using Fragment = uint32_t[Tile::kParts][4][4];
-  static constexpr int kWarps = Tile::kThreads / 32, kStages = Tile::kStageBytes < 32768 ? 4 : 3;
+  static constexpr int kWarps = Tile::kThreads / 32, kStages = 3;
   struct Shared {
     alignas(1024) unsigned char weights[kStages][Tile::kStageBytes];
     SharedBarrier full[kStages], empty[kStages];
@@ -154,26 +154,52 @@ struct UnitsByWarpgroup : Tile {
 #endif
 };
 
+constexpr int kSharedTerms = 320;  // with fewer, all terms of a block lie in shared memory
+
+template <class Product>
+struct UnitShared {
+  typename Product::Shared weights;
+  UnitTerm terms[kSharedTerms];
+};
+
+// The terms of a block's stages and of one more, in shared memory where they fit.
+template <class Product>
+__device__ UnitTerm const* unit_terms(UnitTerm const* terms, int stages, UnitShared<Product>& shared) {
+  int const count = (stages + 1) * Product::kUnits;
+  if (count > kSharedTerms) return terms;
+  for (int i = threadIdx.x; i < count; i += Product::kThreads) shared.terms[i] = terms[i];
+  Product::synchronize();
+  return shared.terms;
+}
+
 template <class Product>
 __device__ void multiply_units(DeformConv2dArguments<typename Product::T> const& a, DeformConv2dPlan const& plan,
                                PackedOperands<typename Product::T> const& packed, unsigned char* memory, bool wide) {
   using T = typename Product::T;
+  let_next_kernel_begin();
+  wait_for_kernel_before();
   int const group = blockIdx.y / plan.tiles, tile = blockIdx.y % plan.tiles;
   StageRange const range(plan);
   int64_t const first = (int64_t(blockIdx.y) * plan.stages() + range.first) * Product::kStageBytes;
-  Product product(*reinterpret_cast<typename Product::Shared*>(memory),
-                  reinterpret_cast<char const*>(packed.weight) + first, range.count);
-  UnitRows<T, Product::kUnits, Product::kRounds> rows(a, plan, packed, group, range.first);
+  auto& shared = *reinterpret_cast<UnitShared<Product>*>(memory);
+  Product product(shared.weights, reinterpret_cast<char const*>(packed.weight) + first, range.count);
+  UnitTerm const* const terms = packed.terms + (int64_t(group) * plan.stages() + range.first) * Product::kUnits;
+  UnitRows<T, Product::kUnits, Product::kRounds> rows(a, plan, packed, unit_terms(terms, range.count, shared));
   uint32_t fragment[Product::kParts][4][4];
+  rows.template load<0>();
+  rows.template load<1>();
   for (int stage = 0; stage < range.count; ++stage) {
-    rows.fetch();
-    rows.template load<0>();
+    bool const more = stage + 1 < range.count;
     product.finish(stage);
     rows.template interpolate<0>(fragment);
-    rows.template load<1>();
+    rows.template load<2>();
     rows.template interpolate<1>(fragment);
-    rows.advance();
+    rows.template load<3>();
+    rows.template interpolate<2>(fragment);
+    if (more) rows.template load<0>();
+    rows.template interpolate<3>(fragment);
     product.multiply(fragment, stage);
+    if (more) rows.template load<1>();
   }
   product.finish(range.count);
   write_sums(a, plan, packed, group, tile, product, memory, wide);

@@ -61,6 +61,7 @@ __global__ void __launch_bounds__(kPackThreads) deform_conv2d_pack_units_kernel(
                                                                                 PackedOperands<T> packed,
                                                                                 UnitBlocks blocks,
                                                                                 unsigned weight_threads) {
+  let_next_kernel_begin();
   unsigned block = blockIdx.x;
   if (block == 0 && threadIdx.x < kDepth<T>) packed.zeros[kDepth<T> + threadIdx.x] = from_float<T>(1.f);
   if (block < blocks.weights) {
