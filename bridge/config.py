@@ -33,6 +33,8 @@ class Config:
         generate: whether operators that TensorRT has no converter for become plugins, whose kernels PyTorch's Inductor
             writes; False makes them an error. What is defined in Python as an operator, by torch.library or
             @bridge.op, becomes one in any case.
+        check_generated: whether new plugins with kernels by Inductor are compared with PyTorch, on a GPU of the target;
+            a wrong result is an error.
         fallback: whether torch.compile(backend="bridge") runs what no engine can in PyTorch; False makes that an error.
         growth: how many times the example's number of elements an input may have in dynamic dimensions without an upper
             bound, which torch.compile may give: an engine is built for a bounded range.
@@ -57,6 +59,7 @@ class Config:
     lowering: str | Mapping[str, str] = "auto"
     passes: bool | Sequence[str] = True
     generate: bool = False
+    check_generated: bool = True
     fallback: bool = False
     growth: int = 64
     cache: bool = True
@@ -113,6 +116,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "lowering": (str, Mapping),
     "passes": (bool, list, tuple),
     "generate": (bool,),
+    "check_generated": (bool,),
     "fallback": (bool,),
     "growth": (int,),
     "cache": (bool,),

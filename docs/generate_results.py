@@ -2,9 +2,9 @@
 
     python docs/generate_results.py
 
-It reads the baselines of `bridge bench`, the tables that `bridge zoo --record` wrote, and docs/measurements/*.json,
-which hold what other programs measured: title, gpu, date, versions, what, columns, rows and notes. A file there that is
-named as a baseline holds notes on it.
+It reads the baselines of `bridge bench`, the records of its `--generated`, the tables that `bridge zoo --record` wrote,
+and docs/measurements/*.json, which hold what other programs measured: title, gpu, date, versions, what, columns,
+rows and notes. A file there that is named as a baseline holds notes on it.
 """
 
 import json
@@ -13,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from bridge.bench.generated import table
 from bridge.bench.workload import Workload
 from bridge.bench.workloads import WORKLOADS
 
@@ -44,7 +45,8 @@ def page() -> str:
     """The page as it should be."""
     baselines = [part for path in sorted(BASELINES.glob("*.json")) for part in _ops(path)]
     others = [part for path in sorted(MEASUREMENTS.glob("[0-9]*.json")) for part in _measurement(path)]
-    return "\n".join([_INTRODUCTION, *baselines, *_models(), *others])
+    generated = [part for path in sorted(BASELINES.glob("generated/*.json")) for part in _generated(path)]
+    return "\n".join([_INTRODUCTION, *baselines, *generated, *_models(), *others])
 
 
 def _ops(path: Path) -> Iterable[str]:
@@ -103,6 +105,40 @@ def _unmeasured(rows: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     if missing:
         yield "Not measured:\n"
         yield "\n".join(f"- {name}: {_text(reason)}" for name, reason in sorted(missing)) + "\n"
+
+
+_GENERATED = """
+Plugins that bridge generated, each in an engine of its own whose batch is dynamic. Beside it are the same kernels by
+Triton itself, or the same function by torch.compile, for this shape and for any. All are replayed from CUDA graphs, in
+turns. Times are microseconds; "tuned" is after `bridge.tune`, and "ratio" the engine's time by that of the fastest
+other. Errors are against float64, as a fraction of the largest value: the engine's, then that of PyTorch in the same
+dtype.
+"""
+_GENERATED_COLUMNS = ("workload", "dtype", "by", "launches", "µs", "tuned", "others", "ratio", "error", "PyTorch's")
+
+
+def _generated(path: Path) -> Iterable[str]:
+    """A record of `bridge bench --generated`."""
+    run = json.loads(path.read_text())
+    yield f"## Generated plugins on {run['gpu']}\n"
+    yield _where(run)
+    yield _GENERATED
+    yield _table(_GENERATED_COLUMNS, map(_generated_cells, run["generated"]))
+
+
+def _generated_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        f"{row['workload']} ({', '.join(map(_size, map(tuple, row['shapes'])))})",
+        row["dtype"],
+        row["kernels"],
+        "/".join(map(str, sorted(set(row["launches"])))),
+        _time(row["us"]),
+        _time(row["tuned"]["us"]) if row["tuned"] else "",
+        "; ".join(f"{name} {_time(peer['us'])}" for name, peer in row["peers"].items()),
+        f"{table.ratio(row):.2f}",
+        f"{table.fastest(row)['error']:.1e}",
+        f"{row['pytorch_error']:.1e}",
+    )
 
 
 def _models() -> Iterable[str]:

@@ -11,6 +11,7 @@ import pytest
 import quick_torch
 import torch
 from oracle import interpreted
+from run_folder import folder_of_run, share_host_objects
 from torch.utils._pytree import tree_structure
 
 from bridge.cli import self_test
@@ -25,12 +26,22 @@ from bridge.tensorrt.run.input_check import InputCheck
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 quick_torch.install()
+gc.set_threshold(100_000, 20, 100)  # traces allocate so much that Python's defaults cost a tenth of the time
 
 
 @pytest.fixture(autouse=True)
 def cache_of_its_own(tmp_path, monkeypatch):
     """No test takes an engine that another one built, or leaves one behind."""
     monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def host_objects(tmp_path_factory):
+    """The folder with bridge's own sources of generated libraries, compiled once in a run."""
+    folder = folder_of_run(tmp_path_factory) / "host objects"
+    with pytest.MonkeyPatch.context() as patch:
+        share_host_objects(patch, folder)
+        yield folder
 
 
 @pytest.fixture

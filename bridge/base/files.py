@@ -57,6 +57,20 @@ def remove_abandoned(path: Path) -> None:
             os.close(descriptor)
 
 
+@contextlib.contextmanager
+def unused(path: Path) -> Iterator[bool]:
+    """Whether no process holds a lock of a file or folder; in the block none can take one."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        yield False
+        return
+    try:
+        yield _is_free(descriptor, time.time() - os.fstat(descriptor).st_mtime)
+    finally:
+        os.close(descriptor)
+
+
 def _is_free(descriptor: int, age: float) -> bool:
     try:
         return locks.try_lock(descriptor)

@@ -11,7 +11,7 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bridge.base.log import logger
@@ -31,9 +31,52 @@ def locked(path: Path, what: str) -> Iterator[None]:
     After the timeout, or where the file system has no locks, it proceeds without the lock.
     OSError: the file cannot be made. ValueError: BRIDGE_LOCK_TIMEOUT is no number of seconds.
     """
-    descriptor = _lock(path, what, time.monotonic() + timeout())
+    deadline = time.monotonic() + timeout()
+    with _holding(path, lambda descriptor: _wait(descriptor, path, what, deadline)):
+        yield
+
+
+@contextlib.contextmanager
+def locked_if_free(path: Path) -> Iterator[bool]:
+    """As `locked`, but never waits; gives whether it holds the lock. OSError: the file cannot be made or locked."""
+    with _holding(path, try_lock) as descriptor:
+        yield descriptor is not None
+
+
+def hold(folder: Path) -> int | None:
+    """A descriptor of a folder that is locked, with others who hold it, until it is closed or the process ends.
+
+    `files.unused` tells. None: the folder is gone, or its file system has no locks.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """As `hold`, within the block; makes the folder where there is none. OSError: it cannot be made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = hold(folder)
     try:
         yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _holding(path: Path, wait: Callable[[int], bool]) -> Iterator[int | None]:
+    descriptor = _lock(path, wait)
+    try:
+        yield descriptor
     finally:
         if descriptor is not None:
             with contextlib.suppress(OSError):
@@ -62,14 +105,14 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
-def _lock(path: Path, what: str, deadline: float) -> int | None:
-    """A locked descriptor of the file at `path`; None without a lock. OSError: the file cannot be made."""
+def _lock(path: Path, wait: Callable[[int], bool]) -> int | None:
+    """A descriptor of the file at `path` that `wait` has locked; None: it has not. OSError: the file cannot be made."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise OSError(errno.EINVAL, "is no regular file", str(path))
-            if not _wait(descriptor, path, what, deadline):
+            if not wait(descriptor):
                 os.close(descriptor)
                 return None
             if _is_at(descriptor, path):

@@ -46,8 +46,9 @@ def replace_everywhere(stack: contextlib.ExitStack, package: str, original: Any,
 
     Modules import functions by name, so the defining module is not the only one to patch.
     """
+    within = f"{package}."
     for name, module in list(sys.modules.items()):
-        if module is None or name == but or not (name == package or name.startswith(f"{package}.")):
+        if not (name.startswith(within) or name == package) or module is None or name == but:
             continue
         for attribute in [key for key, held in vars(module).items() if held is original]:
             replace(stack, module, attribute, value)

@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 _WIDEST = 200  # cell width to which a column is aligned
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_UNITS |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 
 
 def columns(rows: Iterable[Sequence[object]], indent: int = 2) -> str:
@@ -55,3 +57,11 @@ def size(count: int) -> str:
         if value < 999.95 or unit == "TB":
             break
     return f"{value:.1f} {unit}"
+
+
+def parse_size(text: str, what: str) -> int:
+    """Bytes of "20GiB", "500 MB" or "1000000". ValueError, which names `what`: it is no size."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    if match is None or match[2].lower() not in _UNITS or not float(match[1]):
+        raise ValueError(f'{what} is {text!r}; expected a size such as "20GiB", "500MB" or a number of bytes')
+    return int(float(match[1]) * _UNITS[match[2].lower()])

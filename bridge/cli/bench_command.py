@@ -1,4 +1,4 @@
-"""`bridge bench`: measures the ops, an engine, or models with each lowering, on the GPU of this machine."""
+"""`bridge bench`: measures ops, generated plugins, an engine, or models by lowering, on the GPU of this machine."""
 
 import argparse
 import json
@@ -7,6 +7,7 @@ from typing import Any
 
 from bridge.base import log
 from bridge.base.files import read_object
+from bridge.base.text import columns
 from bridge.cli import library_options
 from bridge.core.signature import NAMESPACE
 from bridge.errors import BridgeError
@@ -31,6 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lowerings", nargs="+", metavar="MODEL.py", help="tune these model files, and compare plugin, native and auto"
     )
+    parser.add_argument(
+        "--generated", nargs="*", metavar="TEXT", help="measure generated plugins instead, with TEXT in their name"
+    )
+    parser.add_argument("--tune", action="store_true", help="with --generated: also after bridge.tune, in minutes")
     parser.add_argument("--list", action="store_true", help="list workloads and peers")
 
 
@@ -38,9 +43,11 @@ def run(options: argparse.Namespace) -> int:
     """Measures; returns 1 where a result is wrong or slower than it should be."""
     try:
         for name, measure in _INSTEAD.items():
-            if getattr(options, name):
+            if getattr(options, name) is not None:
                 _check_alone(options, name)
                 return measure(options)
+        if options.tune:
+            raise ValueError("--tune goes with --generated; bridge.tune and `bridge compile --tune` tune a model")
         return _ops(options)
     except (BridgeError, BrokenPipeError):
         raise  # some are of the kinds below, and have exit codes of their own
@@ -71,7 +78,24 @@ def _lowerings(options: argparse.Namespace) -> int:
     return 0 if model_lowerings.auto_is_best_everywhere(result) else 1
 
 
-_INSTEAD = {"engine": _engine, "lowerings": _lowerings}  # of ops
+def _generated(options: argparse.Namespace) -> int:
+    from bridge.bench.generated import measure, table, workload
+
+    chosen = workload.select(options.generated)
+    if options.record and options.generated:
+        raise ValueError(f"a record has every workload: leave {' '.join(options.generated)} out, or --record")
+    if options.list:
+        print(columns([(each.name, each.dtype, each.kernels, str(list(each.shapes))) for each in chosen], indent=0))
+        return 0
+    result = measure.run(chosen, lambda so_far: _note_generated(so_far, options.json), options.tune)
+    print(table.table(result))
+    if options.record:
+        print(f"\nrecorded in {table.record(result)}")
+    return 0 if all(map(table.is_right, result["generated"])) else 1
+
+
+_INSTEAD = {"engine": _engine, "lowerings": _lowerings, "generated": _generated}  # of ops
+_TOGETHER = {"generated": ("list", "record", "tune")}  # beside --json
 
 
 def _check_alone(options: argparse.Namespace, name: str) -> None:
@@ -87,14 +111,17 @@ def _check_alone(options: argparse.Namespace, name: str) -> None:
         "against",
         "list",
         "module",
+        "tune",
         *_INSTEAD,
     )
-    given = [other for other in others if other != name and getattr(options, other) not in (None, False, [])]
+    fitting = (name, *_TOGETHER.get(name, ()))
+    given = [other for other in others if other not in fitting and getattr(options, other) not in (None, False, [])]
     given += ["library"] if options.library != NAMESPACE else []
     if given or options.peers == []:
         flags = {"ops": "OP", "module": "--import"}
         names = [flags.get(other, f"--{other}") for other in given] or ["--peers"]
-        raise ValueError(f"--{name} goes with --json alone, not with {', '.join(names)}")
+        allowed = ", ".join(f"--{each}" for each in ("json", *fitting[1:]))
+        raise ValueError(f"--{name} goes with {allowed} alone, not with {', '.join(names)}")
 
 
 def _ops(options: argparse.Namespace) -> int:
@@ -114,7 +141,7 @@ def _ops(options: argparse.Namespace) -> int:
     if options.against:
         result = read_object(options.against, "run of `bridge bench`")
         if "rows" not in result:
-            print(_recorded(result))
+            print(_recorded(result, options.record))
             return 0
         before = baseline.load(options.baseline, result["gpu"]) if options.baseline else None
     else:
@@ -142,10 +169,16 @@ def _check_baseline(options: argparse.Namespace) -> None:
         )
 
 
-def _recorded(result: dict[str, Any]) -> str:
-    """A run that is not of ops."""
+def _recorded(result: dict[str, Any], record: bool) -> str:
+    """A run that is not of ops. record: whether to keep it, too."""
     from bridge.bench import engine, model_lowerings
+    from bridge.bench.generated import table as generated
 
+    if "generated" in result:
+        note = f"\n\nrecorded in {generated.record(result)}" if record else ""
+        return generated.table(result) + note
+    if record:
+        raise ValueError("runs of ops and of generated plugins are recorded, and this is of an engine, or of models")
     return model_lowerings.table(result) if "models" in result else engine.table(result)
 
 
@@ -156,6 +189,12 @@ def _note(result: dict[str, Any], path: str | None) -> None:
     _keep(result, path)
 
 
+def _note_generated(result: dict[str, Any], path: str | None) -> None:
+    row = result["generated"][-1]
+    log.say(f"{row['workload']}, {row['dtype']}: {row.get('failed') or '{:.1f} us'.format(row['us'])}")
+    _keep(result, path)
+
+
 def _keep(result: dict[str, Any], path: str | None) -> None:
     """Writes what there is so far: a run may be cut off."""
     if path:
@@ -163,8 +202,6 @@ def _keep(result: dict[str, Any], path: str | None) -> None:
 
 
 def _listing(chosen: Any, known: Any) -> str:
-    from bridge.base.text import columns
-
     rows = [(w.op, w.name, w.dtype, f"{w.bytes() / 1e6:.1f} MB", f"{w.flops() / 1e9:.1f} GFLOP") for w in chosen]
     peers = [(peer.op, peer.name, "a bound" if peer.bound else "") for peer in known]
     return columns(rows, indent=0) + "\n\npeers\n" + columns(peers)

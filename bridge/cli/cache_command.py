@@ -1,4 +1,4 @@
-"""`bridge cache`: what is in the engine cache, and how to be rid of it."""
+"""`bridge cache`: what is in the cache, engines and generated libraries, and how to be rid of it."""
 
 import argparse
 import time
@@ -6,8 +6,9 @@ from typing import Any
 
 from bridge.base import log
 from bridge.base.cache_folder import folder_of
-from bridge.base.text import as_json, columns, printable, size
-from bridge.engine.cache import EngineCache, Entry, default_size, parse_size
+from bridge.base.text import as_json, columns, parse_size, printable, size
+from bridge.cli.generated import cached_libraries
+from bridge.engine.cache import EngineCache, Entry, default_size
 from bridge.engine.node_table import plugin_counts
 from bridge.engine_file.contents import EngineFile
 from bridge.errors import EngineFileError
@@ -20,12 +21,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--dir", metavar="FOLDER", help="default: BRIDGE_CACHE_DIR, else ~/.cache/bridge")
     commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    ls = commands.add_parser("ls", parents=[shared], help="list the engines, the last used first")
+    ls = commands.add_parser("ls", parents=[shared], help="list engines and generated libraries, the last used first")
     ls.add_argument("--json", action="store_true", help="as JSON")
-    clear = commands.add_parser("clear", parents=[shared], help="remove engines")
-    clear.add_argument("keys", nargs="*", metavar="KEY", help="the beginnings of their keys; default: all")
-    prune = commands.add_parser("prune", parents=[shared], help="remove the engines that were not used for longest")
-    prune.add_argument("--size", help='how much may stay, such as "5GiB"; default: BRIDGE_CACHE_SIZE, else 20 GiB')
+    clear = commands.add_parser("clear", parents=[shared], help="remove engines, or generated libraries")
+    clear.add_argument("keys", nargs="*", metavar="KEY", help="the beginnings of the engines' keys; default: all")
+    clear.add_argument("--generated", action="store_true", help="the generated libraries instead, not the engines")
+    prune = commands.add_parser("prune", parents=[shared], help="remove what was not used for longest")
+    prune.add_argument(
+        "--size", help='how much of the engines may stay, such as "5GiB"; default: BRIDGE_CACHE_SIZE, else 20 GiB'
+    )
+    prune.add_argument(
+        "--generated-size", help="how much of the generated libraries; default: BRIDGE_GENERATED_SIZE, else 5 GiB"
+    )
     verify = commands.add_parser("verify", parents=[shared], help="read every engine and compare its checksum")
     verify.add_argument("--repair", action="store_true", help="remove what is damaged")
 
@@ -41,12 +48,13 @@ def _ls(cache: EngineCache, options: argparse.Namespace) -> int:
     total = sum(row["size"] for row in rows)
     if options.json:
         summary = {"folder": str(cache.folder), "limit": cache.limit, "size": total, "engines": rows}
-        print(as_json(summary))
+        print(as_json(summary | {"generated": cached_libraries.summary(options.dir)}))
         return 0
     if rows:
         headings = ("key", "model", "target", "flavour", "plugins", "size", "last used")
         print(columns([headings, *map(_row, rows)], indent=0))
     print(f"{len(rows)} engines, {size(total)} of at most {size(cache.limit)}, in {cache.folder}")
+    print(cached_libraries.text(options.dir))
     return 0
 
 
@@ -74,6 +82,12 @@ def _row(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _clear(cache: EngineCache, options: argparse.Namespace) -> int:
+    if options.generated and options.keys:
+        log.say("bridge: --generated removes all generated libraries, and takes no KEY")
+        return 2
+    if options.generated:
+        print(cached_libraries.clear(options.dir))
+        return 0
     removed = cache.clear(options.keys)
     missing = [key for key in options.keys if not any(entry.key.startswith(key) for entry in removed)]
     print(_removed(removed))
@@ -84,6 +98,7 @@ def _clear(cache: EngineCache, options: argparse.Namespace) -> int:
 
 def _prune(cache: EngineCache, options: argparse.Namespace) -> int:
     print(_removed(cache.prune(parse_size(options.size, "--size") if options.size else None)))
+    print(cached_libraries.prune(options.dir, options.generated_size))
     return 0
 
 

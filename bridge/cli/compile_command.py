@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--no-tf32", dest="tf32", action="store_false", help="compute float32 in float32, not in TF32")
     add("--lowering", type=_lowering, default="auto", metavar="WAY", help="plugin, native, auto, or OP=WAY,OP=WAY")
     add("--passes", type=_passes, default=True, metavar="NAMES", help="graph rewrites: on, off, or NAME,NAME")
-    add("--tune", action="store_true", help="first measure, on this GPU, which lowering of each op is faster")
+    add("--generate", action="store_true", help="make plugins of the operators that TensorRT lacks")
+    add("--tune", action="store_true", help="first measure, on this GPU, lowerings and autotuned kernels")
     add("-q", "--quiet", action="store_true", help="report no progress")
     add("-v", "--verbose", action="count", default=0, help="say what each step took; -vv: also where each node went")
 
@@ -85,6 +86,7 @@ def run(options: argparse.Namespace) -> int:
         tf32=options.tf32,
         lowering=options.lowering,
         passes=options.passes,
+        generate=options.generate,
         cache=options.cache,
     )
     arguments = (model.model, model.args, model.kwargs)

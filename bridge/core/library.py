@@ -28,7 +28,7 @@ LISTENERS: list[Callable[["Library"], None]] = []
 
 
 GENERATED: set[str] = set()
-"""The qualified names of ops that have a library of their own in a namespace, see bridge.generate."""
+"""The qualified names of plugins that are no part of their namespace's library, see bridge.generate."""
 
 
 class Library:
@@ -52,6 +52,11 @@ class Library:
     def key(self) -> str:
         """What tells the library from all others: the namespace, of which there is one library, or a name in it."""
         return self.namespace
+
+    @property
+    def named_by_content(self) -> bool:
+        """Whether a plugin's name stands for its content, so that two libraries may have the same one."""
+        return False
 
     def owns(self, plugin: str) -> bool:
         """Whether a plugin of the namespace would be this library's, by its name."""

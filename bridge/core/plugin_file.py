@@ -4,7 +4,7 @@
 """
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,17 @@ class PluginFile:
             getattr(self._library, function)(index, text, len(text))
             texts.append(text.value.decode())
         return texts
+
+    def leave_out(self, names: Iterable[str]) -> None:
+        """Has TensorRT not see some plugins from now on, and no others, for it takes no library of which it has one.
+
+        LibraryError: the library is from before bridge could do that.
+        """
+        chosen = [name.encode() for name in sorted(names)]
+        if hasattr(self._library, "bridge_leave_out"):
+            self._library.bridge_leave_out((ctypes.c_char_p * len(chosen))(*chosen), len(chosen))
+        elif chosen:
+            raise LibraryError(f"{self.path} was built with an older bridge, and cannot be loaded in part. {REBUILD}")
 
     def infer_shapes(
         self, op: str, shapes: Sequence[Sequence[int] | None], attributes: Mapping[str, Any], num_outputs: int

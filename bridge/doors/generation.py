@@ -1,5 +1,6 @@
 """Which operators of a model get generated plugins: those that the user marked, and on request all that lack one."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,11 @@ from torch.fx import Graph, Node
 from bridge.base.log import logger
 from bridge.core import foreign
 from bridge.core.op import Op
+from bridge.doors.comparison.on_gpu import compare
+from bridge.doors.session import Session
 from bridge.errors import BridgeError
 from bridge.generate import graphs
+from bridge.generate.configurations import ALL, Selection
 from bridge.generate.generated_op import GeneratedOp
 from bridge.generate.program import Instance
 from bridge.generate.tracing import raw_launches
@@ -30,23 +34,36 @@ def with_functional_launches(program: ExportedProgram) -> ExportedProgram:
 
 
 def with_marked_generated(
-    program: ExportedProgram, target: str, refused: graphs.Refused | None = None
+    program: ExportedProgram, session: Session, refused: graphs.Refused | None = None
 ) -> ExportedProgram:
     """The program after `generate_marked`; a new one if it launches Triton kernels."""
     program = with_functional_launches(program)
-    generate_marked(program.graph, target, refused)
+    compared = session.config.check_generated
+    generate_marked(program.graph, session.target, refused, session.selection, compared=compared)
     program.graph_module.recompile()
     return program
 
 
-def generate_marked(graph: Graph, target: str, refused: graphs.Refused | None = None) -> None:
+def generate_marked(
+    graph: Graph,
+    target: str,
+    refused: graphs.Refused | None = None,
+    selection: Selection = ALL,
+    *,
+    compared: bool = True,
+) -> None:
     """Has operators call generated ops that are defined in Python, as a triton_op, a custom op or an op without a
     kernel, and that have neither a plugin, a converter nor a decomposition; and launches of Triton kernels.
 
-    refused: is told of what cannot become a plugin, and stays; None makes it an error.
+    refused: is told of what cannot become a plugin, and stays; None makes it an error. selection: of
+    configurations of autotuned kernels. compared: whether new plugins are compared with PyTorch on the target's GPU.
     UnsupportedOpError, BuildError: one cannot become a plugin.
     """
-    graphs.generate(graph, target, _marked_bodies(), refused or _raise)
+    graphs.generate(graph, target, _marked_bodies(), refused or _raise, selection, _check(target, compared))
+
+
+def _check(target: str, compared: bool) -> graphs.Check | None:
+    return functools.partial(compare, target=target) if compared else None
 
 
 def _raise(node: Node, error: BridgeError) -> None:
@@ -75,12 +92,13 @@ def warn_of_refusal(node: Node, error: BridgeError) -> None:
     logger.warning("%s", error)
 
 
-def generate_unsupported(graph: Graph, target: str) -> None:
+def generate_unsupported(graph: Graph, session: Session) -> None:
     """Has the operators of a lowered graph that no converter takes call generated ops.
 
     UnsupportedOpError, BuildError: one cannot become a plugin.
     """
-    graphs.generate(graph, target, _unsupported_body, _raise)
+    check = _check(session.target, session.config.check_generated)
+    graphs.generate(graph, session.target, _unsupported_body, _raise, session.selection, check)
 
 
 def _unsupported_body(node: Node) -> Body | None:
@@ -93,20 +111,20 @@ def _marked_bodies() -> Callable[[Node], Body | None]:
     """What gives the body of a marked operator, for the nodes of one graph."""
     from torch_tensorrt.dynamo.conversion import DYNAMO_CONVERTERS
 
-    ops, decomposed = foreign.targets(), decompositions()
+    ops, decomposed = foreign.targets(), functools.cache(decompositions)  # a table that few models need here
 
     def body(node: Node) -> Body | None:
+        found = body_of(node.target)
         op = ops.get(node.target)
-        if op is not None:
-            return body_of(node.target) if _lacks_kernel(op) else None
-        if node.target in decomposed or DYNAMO_CONVERTERS.get_unvalidated(node.target) is not None:
-            return None
-        return body_of(node.target)
+        if found is None or op is not None:
+            return found if op is not None and lacks_kernel(op) else None
+        converted = DYNAMO_CONVERTERS.get_unvalidated(node.target) is not None
+        return None if converted or node.target in decomposed() else found
 
     return body
 
 
-def _lacks_kernel(op: Op) -> bool:
+def lacks_kernel(op: Op) -> bool:
     """Whether an op has no plugin, and nothing is wrong with the library that would have it."""
     if isinstance(op, GeneratedOp) or op.library.problem_of(op.local_name) or op.library.is_misplaced:
         return False

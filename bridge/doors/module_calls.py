@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 from bridge.config import Config
 from bridge.core import libraries
 from bridge.doors.generation import marked_instances, unsupported_instances, with_functional_launches
-from bridge.doors.pipeline import lowered
+from bridge.doors.lowered_graph import lowered
 from bridge.doors.session import Session
 from bridge.errors import BridgeError
 from bridge.generate.program import Instance

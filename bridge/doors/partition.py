@@ -19,7 +19,8 @@ from torch.fx.passes.operator_support import OperatorSupportBase
 from bridge.core.foreign import targets
 from bridge.doors import reporting
 from bridge.doors.generation import warn_of_refusal, with_marked_generated
-from bridge.doors.pipeline import compile_module, lowered
+from bridge.doors.lowered_graph import lowered
+from bridge.doors.pipeline import compile_module
 from bridge.doors.session import Session
 from bridge.engine.compiled import CompiledModule
 from bridge.engine_file.contents import TensorSpec
@@ -44,7 +45,7 @@ def compile_parts(
     The result runs the whole program. Engines and nodes that run in PyTorch are added to `record`.
     ExportError: the program writes to its inputs or buffers.
     """
-    program = with_marked_generated(program, session.target, warn_of_refusal)
+    program = with_marked_generated(program, session, warn_of_refusal)
     module, settings = lowered(program, specs)
     reasons = _reasons(module)
     for call in _partition(module, reasons):

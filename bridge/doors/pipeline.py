@@ -13,7 +13,8 @@ from torch.fx import GraphModule
 
 from bridge.base import log
 from bridge.base.package import __version__
-from bridge.doors.generation import generate_unsupported, with_marked_generated
+from bridge.doors.generation import with_marked_generated
+from bridge.doors.lowered_graph import lowered_and_generated
 from bridge.doors.lowerings.lowering_choice import Choice
 from bridge.doors.session import Session
 from bridge.engine import call_structure
@@ -34,9 +35,9 @@ from bridge.tensorrt.install.flavour import Flavour
 from bridge.tensorrt.install.tensorrt_log import take_errors
 from bridge.tensorrt.native_lowerings import NATIVE
 from bridge.tensorrt.network import build, inventory
-from bridge.tensorrt.network.convertible_graph import check_supported, lower
+from bridge.tensorrt.network.convertible_graph import check_supported
 from bridge.tensorrt.network.interpreter import FilledNetwork, fill_network
-from bridge.tensorrt.network.op_converter import Conversion, refresh
+from bridge.tensorrt.network.op_converter import Conversion
 from bridge.tensorrt.plugins.fields import VERSION, Call
 from bridge.tensorrt.plugins.op_calls import convertible_calls, find_calls
 from bridge.tensorrt.plugins.plugin_layers import plugins_for
@@ -80,7 +81,7 @@ def compile_program(
     file; they are no part of the cache key.
     ExportError, UnsupportedOpError, BuildError: as bridge.compile has them.
     """
-    program = with_marked_generated(program, session.target)
+    program = with_marked_generated(program, session)
     tensors = {**program.state_dict, **program.constants, **_inner_graphs(program.graph_module)}
     program_key = {"in_spec": str(program.call_spec.in_spec), "out_spec": str(program.call_spec.out_spec)}
     module = program.graph_module
@@ -111,29 +112,6 @@ def compile_module(
 
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers()), **_inner_graphs(module)}
     return _get_or_build(module, tensors, specs, session, metadata, {}, convert)
-
-
-def lowered(program: ExportedProgram, specs: Mapping[str, TensorSpec]) -> tuple[GraphModule, Any]:
-    """The program's graph, lowered for torch_tensorrt's converters, and the settings used.
-
-    ExportError, UnsupportedOpError, BuildError: as `lower` has them.
-    """
-    settings = _conversion_settings()
-    refresh()  # the capture may have imported a library whose operators are bridge's, such as torchvision
-    return lower(program, specs, settings), settings
-
-
-def _conversion_settings() -> Any:
-    """torch_tensorrt's settings; not every version has all of them."""
-    from torch_tensorrt.dynamo._settings import CompilationSettings
-    from torch_tensorrt.dynamo.conversion import DYNAMO_CONVERTERS
-
-    # PyTorch's decomposition of complex numbers renames the graph's inputs; torch_tensorrt's own pass keeps them.
-    values = {"use_explicit_typing": True, "attn_bias_is_causal": False, "use_complex_decomposition": False}
-    supported = {field.name for field in dataclasses.fields(CompilationSettings)}
-    settings = CompilationSettings(**{name: value for name, value in values.items() if name in supported})
-    DYNAMO_CONVERTERS.set_compilation_settings(settings)
-    return settings
 
 
 def engine_metadata(name: str, parameters: int, flavour: Flavour) -> dict[str, Any]:
@@ -201,11 +179,7 @@ def _inner_graphs(module: GraphModule) -> dict[str, GraphModule]:
 def _build(program: ExportedProgram, specs: Mapping[str, TensorSpec], session: Session) -> EngineFile:
     started = time.monotonic()
     take_errors(session.flavour)  # of earlier work
-    with log.step("lowering"):
-        module, settings = lowered(program, specs)
-    if session.config.generate:
-        generate_unsupported(module.graph, session.target)
-        refresh()
+    module, settings = lowered_and_generated(program, specs, session)
     check_supported(module, session.flavour)
     inputs = {node.target: specs[node.target] for node in module.graph.find_nodes(op="placeholder") if node.users}
     output_map, names = call_structure.flatten_outputs(module, program, list(inputs))

@@ -4,14 +4,13 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
-
 from bridge.base import third_party_output
 from bridge.config import Config
 from bridge.core import libraries
-from bridge.doors.lowerings import measured_lowerings
+from bridge.doors.lowerings import measured_configurations, measured_lowerings
 from bridge.doors.lowerings.lowering_choice import Choice, choose
 from bridge.doors.lowerings.measured_lowerings import Measurement
+from bridge.generate.configurations import ALL, Selection
 from bridge.generate.tracing.raw_launches import launches_in_graphs
 from bridge.graph.dynamo import compile_lock
 from bridge.graph.torch_patches.linear_time import linear_time_export
@@ -27,12 +26,17 @@ from bridge.tensorrt.plugins.fields import Call
 
 @dataclass(frozen=True)
 class Session:
-    """Config, TensorRT and target of engines. measured: the results of bridge.tune, by kind of call."""
+    """Config, TensorRT and target of engines.
+
+    measured: the lowerings that bridge.tune measured, by kind of call. selection: of configurations of
+    autotuned kernels.
+    """
 
     config: Config
     flavour: Flavour
     target: str
     measured: Mapping[str, Measurement] = field(default_factory=dict)
+    selection: Selection = ALL
 
     @classmethod
     def of(cls, config: Config) -> "Session":
@@ -40,8 +44,8 @@ class Session:
         flavour = detect(config.flavour)
         target = resolve_target(flavour, config.target)
         libraries.load_installed()
-        gpu_name = torch.cuda.get_device_name() if target == gpu.current_target() else None
-        return cls(config, flavour, target, measured_lowerings.load_measurements(config, flavour, target, gpu_name))
+        setup = (config, flavour, target, gpu.name_of(target))
+        return cls(*setup[:3], measured_lowerings.FILE.load(*setup), measured_configurations.selection(*setup))
 
     def choose(self, calls: Sequence[Call]) -> list[Choice]:
         """The lowering of each call. UnsupportedOpError: the setting requests one that it cannot have."""

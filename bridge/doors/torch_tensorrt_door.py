@@ -148,12 +148,16 @@ def _integrate(flavour: Flavour) -> None:
 
 def _rewrite(graph: Graph, target: str | None) -> list[dict[str, Any]]:
     """Applies the passes; then generates plugins, unless it is not known for which GPU. Returns what passes did."""
+    from bridge.config import Config
     from bridge.doors.generation import generate_marked, warn_of_refusal
+    from bridge.doors.lowerings import measured_configurations
     from bridge.passes import pass_names, rewrite_graph
+    from bridge.tensorrt.install import gpu
 
     rows = [outcome.row() for outcome in rewrite_graph(graph, pass_names(_passes))]
     if target is not None:
-        generate_marked(graph, target, warn_of_refusal)
+        selection = measured_configurations.selection(Config(), detect(), target, gpu.name_of(target))
+        generate_marked(graph, target, warn_of_refusal, selection)
     return rows
 
 

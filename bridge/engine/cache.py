@@ -18,7 +18,7 @@ from bridge.base.cache_folder import VARIABLE, folder_of
 from bridge.base.files import is_temporary, own_folder, remove_abandoned
 from bridge.base.locks import locked
 from bridge.base.log import logger
-from bridge.base.text import size
+from bridge.base.text import parse_size, size
 from bridge.config import Config
 from bridge.engine_file.contents import EngineFile
 from bridge.errors import EngineFileError
@@ -26,8 +26,6 @@ from bridge.errors import EngineFileError
 SIZE_VARIABLE = "BRIDGE_CACHE_SIZE"
 
 _DEFAULT_SIZE = 20 << 30
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
-_UNITS |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 _KEY = "cache_key"  # in the metadata of an entry
 _ENTRY = re.compile(r"([0-9a-f]{64})\.engine")
 _LOCK = re.compile(r"[0-9a-f]{64}\.lock")
@@ -223,11 +221,3 @@ def default_size() -> int:
     """Bytes that the environment allows. ValueError: it names no size."""
     text = os.environ.get(SIZE_VARIABLE)
     return _DEFAULT_SIZE if not text else parse_size(text, SIZE_VARIABLE)
-
-
-def parse_size(text: str, what: str) -> int:
-    """Bytes of "20GiB", "500 MB" or "1000000". ValueError, which names `what`: it is no size."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
-    if match is None or match[2].lower() not in _UNITS or not float(match[1]):
-        raise ValueError(f'{what} is {text!r}; expected a size such as "20GiB", "500MB" or a number of bytes')
-    return int(float(match[1]) * _UNITS[match[2].lower()])

@@ -1,6 +1,7 @@
 """GPU times of calls and of engines, from replays of CUDA graphs that hold many of them."""
 
 import contextlib
+import functools
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -87,17 +88,21 @@ def time_loop(call: Callable[[], Any]) -> Timing:
         )
 
 
-def compare(engines: Sequence["Engine"], inputs: Sequence[Tensor]) -> list[Timing]:
+def compare(
+    engines: Sequence["Engine"], inputs: Sequence[Tensor], calls: Sequence[Callable[[], Any]] = ()
+) -> list[Timing]:
     """Times each engine on the same inputs, interleaved so that changing GPU clocks favour none.
 
+    calls: to time beside the engines, after which they come. They can be captured into CUDA graphs.
     If one of the engines cannot be captured into a CUDA graph, all are timed without one.
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         contexts = [engine.new_context(for_capture=True, static_outputs=True) for engine in engines]
-        runs = max(_runs_per_round(context, inputs) for context in contexts)
-        repeated = [_repeat(context, inputs, runs) for context in contexts]
+        works: list[Callable[[], Any]] = [*(functools.partial(context, *inputs) for context in contexts), *calls]
+        runs = max(map(_runs_per_round, works))
+        repeated = [_repeat(work, runs) for work in works]
         samples = _interleaved_samples(_capture_all(contexts, repeated, stream) or repeated)
     torch.cuda.current_stream().wait_stream(stream)
     return [Timing.of([us / runs for us in sample]) for sample in samples]
@@ -115,20 +120,20 @@ def _interleaved_samples(works: Sequence[Callable[[], Any]]) -> list[list[float]
     return samples
 
 
-def _runs_per_round(context: "Context", inputs: Sequence[Tensor]) -> int:
+def _runs_per_round(work: Callable[[], Any]) -> int:
     """How many runs are timed together."""
     for _ in range(_WARM_UP):  # also compiles and loads kernels
-        context(*inputs)
-    shortest = min(_elapsed_us(lambda: context(*inputs)) for _ in range(_WARM_UP))
+        work()
+    shortest = min(_elapsed_us(work) for _ in range(_WARM_UP))
     return max(1, min(_MOST_RUNS, round(_ROUND_US / max(shortest, 1.0))))
 
 
-def _repeat(context: "Context", inputs: Sequence[Tensor], runs: int) -> Callable[[], None]:
-    def work() -> None:
+def _repeat(work: Callable[[], Any], runs: int) -> Callable[[], None]:
+    def several() -> None:
         for _ in range(runs):
-            context(*inputs)
+            work()
 
-    return work
+    return several
 
 
 def _capture_all(

@@ -6,9 +6,10 @@ native sources. It holds
     lib<namespace>_plugins.so
     library.json    what is in it, see `report`
     sources/        an op struct for every instance, and its kernels as fat binaries
+
+Beside them are <cache>/generated/triton, with Triton's compiled kernels, and bridge's own objects; see cache.py.
 """
 
-import functools
 import hashlib
 import json
 import os
@@ -20,15 +21,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from bridge.base import cache_folder, log
+from bridge.base import log
 from bridge.base.files import sha256
 from bridge.base.locks import locked
 from bridge.errors import BuildError, TargetError, UnsupportedOpError
+from bridge.generate import cache
 from bridge.generate.folders import DESCRIPTION, is_whole
 from bridge.generate.native.canonical import digest as digest
+from bridge.generate.native.canonical import made_by
 from bridge.generate.native.canonical import namespace_of as namespace_of
 from bridge.generate.native.canonical import plugin_name as plugin_name
-from bridge.generate.native.canonical import sdk_digest
 from bridge.generate.native.compiler import Compiler, cache_folder_of
 from bridge.generate.native.emit import file_of, op_source
 from bridge.generate.native.kernels import SHARED_BYTES, Library
@@ -37,12 +39,14 @@ from bridge.generate.native.report import report
 from bridge.generate.program import Instance
 
 
-def build(instances: Sequence[Instance], targets: Sequence[str]) -> Path:
+def build(instances: Sequence[Instance], targets: Sequence[str], *, tactics: bool = True) -> Path:
     """The folder of a library with the plugins of some instances of one namespace; it is built where it is not cached.
 
     Args:
         instances: each gives a plugin called `plugin_name`.
         targets: GPUs to compile for, such as ["sm86", "sm120"].
+        tactics: whether an autotuned kernel has all configurations that fit; else the first ones with which every
+            target has one.
 
     Raises:
         BuildError: Triton does not compile a kernel.
@@ -53,16 +57,19 @@ def build(instances: Sequence[Instance], targets: Sequence[str]) -> Path:
     capabilities = capabilities_of(targets)
     by_name = {plugin_name(each): each for each in instances}
     (namespace,) = {namespace_of(each) for each in by_name.values()}
-    described = [sorted(by_name), capabilities, sdk_digest(), _generator_digest(), os.environ.get("CXX", "")]
+    described = [sorted(by_name), capabilities, tactics, made_by(), os.environ.get("CXX", "")]
     key = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:24]
-    root = cache_folder_of(cache_folder.folder_of() / "generated")
+    root, limit = cache_folder_of(cache.root_of()), cache.default_size()
     folder = root / namespace / key
     folder.parent.mkdir(mode=0o700, exist_ok=True)
     with locked(folder.with_suffix(".lock"), f"plugins of {namespace} are being built by another process"):
-        if not is_whole(folder, namespace):
+        is_new = not is_whole(folder, namespace)
+        if is_new:
             with log.step(f"generating {', '.join(sorted(by_name))}"):
-                _build(root, namespace, [by_name[name] for name in sorted(by_name)], capabilities, folder)
-    os.utime(folder)
+                _build(root, namespace, [by_name[name] for name in sorted(by_name)], capabilities, folder, tactics)
+        os.utime(folder)  # used last now
+    if is_new:
+        cache.prune(root, limit)
     log.logger.debug("sources of %s: %s", ", ".join(sorted(by_name)), folder / "sources")
     return folder
 
@@ -71,15 +78,9 @@ def build_anew(instances: Sequence[Instance], targets: Sequence[str], folder: Pa
     """As `build`, but into a new folder: the cache keeps nothing but the compiled kernels."""
     by_name = {plugin_name(each): each for each in instances}
     (namespace,) = {namespace_of(each) for each in by_name.values()}
-    root = cache_folder_of(cache_folder.folder_of() / "generated")
-    _build(root, namespace, [by_name[name] for name in sorted(by_name)], capabilities_of(targets), folder)
-
-
-@functools.cache
-def _generator_digest() -> str:
-    """Stands for the code that writes op structs, beside that of the native sources."""
-    files = [Path(__file__), *sorted((Path(__file__).parent / "native").glob("*.py"))]
-    return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
+    root, limit = cache_folder_of(cache.root_of()), cache.default_size()
+    _build(root, namespace, [by_name[name] for name in sorted(by_name)], capabilities_of(targets), folder, tactics=True)
+    cache.prune(root, limit)
 
 
 def capabilities_of(targets: Sequence[str]) -> list[int]:
@@ -93,13 +94,20 @@ def capabilities_of(targets: Sequence[str]) -> list[int]:
     return sorted({int(target[2:]) for target in targets})
 
 
-def _build(root: Path, namespace: str, instances: Sequence[Instance], capabilities: list[int], folder: Path) -> None:
+def _build(
+    root: Path,
+    namespace: str,
+    instances: Sequence[Instance],
+    capabilities: list[int],
+    folder: Path,
+    tactics: bool,
+) -> None:
     started = time.monotonic()
     compiler = Compiler(root)  # before the kernels, for a compiler that is missing is found at once
-    kernels = Library(capabilities, root / "triton")
+    kernels = Library(capabilities, root / cache.TRITON)
     with ThreadPoolExecutor(1) as beside:
         host = beside.submit(compiler.host_object)  # takes seconds the first time, as kernels do
-        ops = [_generate(instance, kernels) for instance in instances]
+        ops = [_generate(instance, kernels, tactics) for instance in instances]
     host.result()
     compiled = time.monotonic()
     new = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
@@ -115,10 +123,10 @@ def _build(root: Path, namespace: str, instances: Sequence[Instance], capabiliti
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _generate(instance: Instance, kernels: Library) -> tuple[Plan, str]:
+def _generate(instance: Instance, kernels: Library, tactics: bool = True) -> tuple[Plan, str]:
     """The kernels of an instance, and its op struct; errors name the operator."""
     try:
-        plan = Plan(instance, kernels)
+        plan = Plan(instance, kernels, tactics)
         return plan, op_source(plan)
     except (BuildError, UnsupportedOpError) as error:
         raise type(error)(f"{instance.operator}: {error}") from error

@@ -5,6 +5,7 @@ BRIDGE_GENERATED_PATH lists folders that `bridge build-ops` made, and folders of
 """
 
 import contextlib
+import functools
 import itertools
 import os
 from collections.abc import Iterator, Mapping
@@ -52,9 +53,9 @@ _LIBRARY = checks.record(
         "namespace": checks.name,
         "targets": checks.sequence(checks.name),
         "seconds": checks.mapping(checks.seconds),
-        "sha256": checks.name,
         "ops": checks.sequence(checks.record(_OP)),
-    }
+    },
+    {"sha256": checks.name},  # an ejected library, which users change, has none
 )
 
 
@@ -85,15 +86,15 @@ class Generated:
         return next((row for row in self.ops if row["name"] == local_name), None)
 
     def is_whole(self) -> bool:
-        """Whether the file is as it was built."""
+        """Whether the file is as it was built; of an ejected library, whether there is one."""
         try:
-            return bool(self.description["sha256"] == sha256(self.library))
+            return self.description.get("sha256", sha256(self.library)) == sha256(self.library)
         except OSError:
             return False
 
-    def runs_on(self, target: str | None) -> bool:
-        """Whether the file has code for a target; None is any."""
-        return target is None or lacking_text(device_codes(self.library), target) is None
+    def lacking_text(self, target: str | None) -> str | None:
+        """What code the file has, where none of it runs on a target; None: some does, or any target will do."""
+        return None if target is None else lacking_text(device_codes(self.library), target)
 
 
 def read(folder: Path) -> Generated:
@@ -104,6 +105,14 @@ def read(folder: Path) -> Generated:
     except EngineFileError as error:
         raise ValueError(f"{folder / DESCRIPTION} is no generated library: {error}") from error
     return Generated(folder, description)
+
+
+def is_ejected(folder: Path) -> bool:
+    """Whether a folder holds a library that users may have changed."""
+    try:
+        return "sha256" not in read(folder).description
+    except (OSError, ValueError):
+        return False
 
 
 def is_whole(folder: Path, namespace: str) -> bool:
@@ -121,12 +130,12 @@ def shipped() -> Iterator[Generated]:
         root = Path(entry).absolute()
         places = [each.parent for pattern in (DESCRIPTION, f"*/{DESCRIPTION}") for each in sorted(root.glob(pattern))]
         if not places:
-            logger.warning("%s names %s, which has no %s", PATH_VARIABLE, root, DESCRIPTION)
+            _warn_once(f"{PATH_VARIABLE} names {root}, which has no {DESCRIPTION}")
         for place in places:
             try:
                 yield read(place)
             except (OSError, ValueError) as error:
-                logger.warning("%s: %s", PATH_VARIABLE, error)
+                _warn_once(f"{PATH_VARIABLE}: {error}")
 
 
 def cached(namespace: str = "*") -> Iterator[Generated]:
@@ -152,12 +161,27 @@ def _used(folder: Path) -> float:
 def holding(name: str, target: str | None, *, only_shipped: bool = False) -> Generated | None:
     """A whole library with the plugin of that qualified name, and code for a target; shipped ones come first."""
     namespace, _, local_name = name.partition("::")
-    candidates = shipped() if only_shipped else itertools.chain(shipped(), cached(namespace))
-    for each in candidates:
-        if each.namespace != namespace or each.op(local_name) is None:
-            continue
-        if not each.is_whole():
-            logger.warning("%s is not as %s describes it, and is not used", each.library, each.path / DESCRIPTION)
-        elif each.runs_on(target):
-            return each
-    return None
+    for each in shipped():
+        if _has(each, namespace, local_name):
+            lacking = each.lacking_text(target)
+            if lacking is None:
+                return each
+            _warn_once(f"{PATH_VARIABLE}: {each.library} is not used for {target}: it holds {lacking}")
+    candidates = [] if only_shipped else cached(namespace)
+    return next((e for e in candidates if _has(e, namespace, local_name) and e.lacking_text(target) is None), None)
+
+
+def _has(library: Generated, namespace: str, local_name: str) -> bool:
+    """Whether a library has a plugin, and is as it was built; it warns where it is not."""
+    if library.namespace != namespace or library.op(local_name) is None:
+        return False
+    if not library.is_whole():
+        _warn_once(f"{library.library} is not as {library.path / DESCRIPTION} describes it, and is not used")
+        return False
+    return True
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    """Libraries are looked through for every plugin of a model."""
+    logger.warning("%s", text)

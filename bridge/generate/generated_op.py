@@ -14,6 +14,8 @@ from bridge.core.library import GENERATED, Library
 from bridge.core.op import OPS, Op
 from bridge.core.signature import Signature
 from bridge.core.tensors import ANY
+from bridge.generate import cache, folders
+from bridge.generate.program import Instance
 
 
 class GeneratedLibrary(Library):
@@ -22,7 +24,7 @@ class GeneratedLibrary(Library):
     def __init__(self, qualified_name: str, operator: str, folder: Path) -> None:
         super().__init__(qualified_name.partition("::")[0], module=operator)
         self._key = qualified_name
-        self._folder = folder
+        self.move(folder)
 
     @property
     def key(self) -> str:
@@ -32,6 +34,11 @@ class GeneratedLibrary(Library):
     def owns(self, plugin: str) -> bool:
         """Whether it is the plugin of its op."""
         return f"{self.namespace}::{plugin}" == self._key
+
+    @property
+    def named_by_content(self) -> bool:
+        """Whether its file is as it was generated; one that was ejected is the user's to change."""
+        return not folders.is_ejected(self.directories()[0])
 
     @property
     def origin(self) -> str:
@@ -49,15 +56,19 @@ class GeneratedLibrary(Library):
         return [self._folder]
 
     def move(self, folder: Path) -> None:
-        """Takes the file from another folder from now on, which has it for another target."""
+        """Takes the file from a folder from now on, which has it for another target."""
         self._folder = folder
+        cache.keep(folder)
 
 
 class GeneratedOp(Op):
     """The op of an instance. It takes the tensors of a call alone: all else is part of it.
 
-    original: computes the call, given its tensors; None where the op was read from an engine's library.
+    original: computes the call, given its tensors; None where the op was read from an engine's library. instance: what
+    its plugin was made from, None likewise.
     """
+
+    instance: Instance | None = None
 
     def __init__(
         self,
@@ -127,6 +138,7 @@ def define(
     num_outputs: int,
     folder: Path,
     original: Callable[..., Any] | None,
+    instance: Instance | None = None,
 ) -> GeneratedOp:
     """Makes a generated op known, once in a process. folder: with its library.
 
@@ -136,10 +148,11 @@ def define(
     if isinstance(known, GeneratedOp):
         known.library.move(folder)
         if original is not None:
-            known.reference = original
+            known.reference, known.instance = original, instance
         return known
     library = GeneratedLibrary(qualified_name, operator, folder)
     op = GeneratedOp(qualified_name, tensors, num_outputs, library, original)
+    op.instance = instance
     op.register()
     GENERATED.add(qualified_name)
     OPS[op.name] = op

@@ -58,7 +58,7 @@ class Argument:
     """An argument of a kernel that is passed when it is launched.
 
     name: the kernel's parameter. type: as Triton's signatures spell it: "*fp16", "i32", "i64", "fp32", "i1", "u8".
-    value: a Pointer for a type with a star; else a number, or an expression for an integer type.
+    value: a Pointer for a type with a star; else a number or an expression, for a float type computed in float64.
     divisible: by 16, and if so with faster code: "always", "maybe" (found out at run time), "never".
     """
 

@@ -191,6 +191,11 @@ def _condition_text(condition: sympy.Basic, names: dict[sympy.Symbol, str]) -> s
 
 
 def _advice(condition: sympy.Basic) -> str:
+    if isinstance(condition, sympy.Eq) and any(isinstance(side, sympy.Float) for side in condition.args):
+        return (
+            "torch.export fixes a number that an operator takes as a float: let the operator compute it from a tensor's"
+            " shape; or narrow the range"
+        )
     if has_floats(condition):
         return (
             "compute that extent with integers, such as x.shape[2] // 2, or with torch.sym_int, math.floor or"

@@ -10,6 +10,7 @@ from torch.fx import Node
 
 _FRAME = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>.+?)(?:, code: (?P<code>.*))?$')
 _ROOT = re.compile(r"^[LG]\['[^']*'\]\.?")  # torch.compile's name for the model itself
+_TRACED = "<eval_with_key>"  # torch.fx's name for code that it wrote
 _NO_MODULE = "_empty_nn_module_stack"  # torch.export's name for nodes that its own passes make
 # With the slash at the end: torchvision's folder begins like torch's.
 _NOT_THE_MODEL = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parents[1]))
@@ -28,7 +29,7 @@ def model_line(node: Node) -> str:
 def line_of_trace(trace: str) -> str:
     """The innermost line of the model in a stack trace as torch.fx records it; "" where there is no line."""
     frames = _frames(trace)
-    inside = [frame for frame in frames if not frame[0].startswith(_NOT_THE_MODEL)] or frames
+    inside = [frame for frame in frames if not frame[0].startswith((_TRACED, *_NOT_THE_MODEL))] or frames
     if not inside:
         return ""
     file, number, function, code = inside[-1]

@@ -10,6 +10,7 @@ from bridge.testing.export import check_export
 from bridge.testing.extents import check_extents, check_open_axes
 from bridge.testing.kernels import check_cuda, check_cuda_layouts, check_error
 from bridge.testing.library import check_library
+from bridge.testing.one_op import check_op
 from bridge.testing.reference import (
     check_call,
     check_dispatch,
@@ -17,7 +18,6 @@ from bridge.testing.reference import (
     check_gradient,
     check_layouts,
     check_memory,
-    check_op,
     check_shapes,
 )
 from bridge.testing.report import LibraryCheckError, LibraryReport, Result

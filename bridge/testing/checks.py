@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
 import torch
 
 from bridge.core.op import Op
-from bridge.errors import FlavourError, TargetError
+from bridge.errors import FlavourError, TargetError, UnsupportedOpError
 from bridge.tensorrt.install.flavour import detect
 from bridge.tensorrt.plugins import shape_rules
 from bridge.testing import engine, export, extents, kernels, reference
@@ -76,6 +77,19 @@ def _export(case: Case) -> None:
 
 def _engine(case: Case) -> None:
     _need_kernel(case.op)
+    _build_engine(case)
+
+
+def _generated_engine(case: Case) -> None:
+    if find_spec("triton") is None:
+        raise Skipped("it has no kernel, and Triton, which would make one, is not installed")
+    try:
+        _build_engine(case)
+    except UnsupportedOpError as error:
+        raise Skipped(f"it has no kernel, and none can be generated: {error}") from error
+
+
+def _build_engine(case: Case) -> None:
     target = case.target or engine.default_target(case.op)
     try:
         detect()
@@ -122,6 +136,20 @@ CHECKS = (
     Check("kernel", _kernel),
     Check("kernel layouts", _kernel_layouts),
 )
+
+
+_BY_NAME = {check.name: check for check in CHECKS}
+OF_A_CALL = (
+    Check("shapes", _plainly(reference.check_shapes)),  # not skipped: an op with a kernel has its library
+    *(_BY_NAME[name] for name in ("memory", "opcheck", "gradient")),
+)
+"""Those of `check_op`, for an op with a kernel."""
+WITHOUT_KERNEL = (
+    *(_BY_NAME[name] for name in ("call", "memory", "dtypes", "opcheck", "gradient", "export")),
+    Check("engine", _generated_engine),
+    *(_BY_NAME[name] for name in ("engine values", "shapes", "kernel")),
+)
+"""The same for an op without one: the last two say that they cannot be made."""
 
 
 def _need_kernel(op: Op) -> None:

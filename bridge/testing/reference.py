@@ -14,21 +14,6 @@ from bridge.errors import OpInputError
 from bridge.testing.arguments import DTYPES, LAYOUTS, cast, differentiable, laid_out, outputs_of
 
 
-def check_op(op: Op, *args: Any, **kwargs: Any) -> None:
-    """Schema, dispatch, tracing, memory, shapes and gradient of one call on CPU.
-
-    Args:
-        args, kwargs: of the call; the tensors' values should be random and their shapes odd.
-    Raises:
-        AssertionError, OpCheckError: something differs, which the message names; the latter is torch's own.
-        LibraryError: there is no library of plugins, whose shape rule is compared.
-    """
-    check_shapes(op, *args, **kwargs)
-    check_memory(op, *args, **kwargs)
-    check_dispatch(op, *args, **kwargs)
-    check_gradient(op, *args, **kwargs)
-
-
 def check_dispatch(op: Op, *args: Any, **kwargs: Any) -> None:
     """torch.library.opcheck of one call: schema, dispatch, fake implementation, and tracing by AOTAutograd.
 

@@ -20,9 +20,9 @@ import torch
 from bridge.core import libraries
 from bridge.core.op import Op
 from bridge.tensorrt.plugins.fields import make_fields
+from bridge.tensorrt.plugins.plugin_object import PluginObject, create
 from bridge.testing.arguments import cast, misaligned, outputs_of
 from bridge.testing.library import op_names
-from bridge.testing.plugin_object import BuilderPlugin, create
 from bridge.testing.reference import dtype_variants
 from bridge.testing.samples import Sample, sample_module, samples_of, switched
 
@@ -93,7 +93,7 @@ def tactics(op: Op, tensors: Sequence[Any], attributes: dict[str, Any]) -> list[
         return [-1]  # shapes of results, by which a plugin is asked, depend on values
     fields = make_fields(op, [tensor is not None for tensor in tensors], attributes)
     values = {field.name: field.value for field in fields}
-    plugin = BuilderPlugin(create(op.library.plugin_library(), op.local_name, values))
+    plugin = PluginObject(create(op.library.plugin_library(), op.local_name, values))
     meta = op.overload(*cast(tensors, device="meta"), **attributes)
     if plugin.configure([tensor for tensor in tensors if tensor is not None], outputs_of(meta)):
         raise RuntimeError(f"the plugin {op.name} refuses {attributes}")

@@ -1,5 +1,5 @@
-// Python's arithmetic of integers, for extents that are computed at run time. Generation makes sure that no value in
-// the profile exceeds 64 bits.
+// Python's arithmetic, for extents and numbers made of them that are computed at run time. Generation makes sure that
+// no value in the profile exceeds 64 bits.
 #pragma once
 
 #include <cmath>
@@ -25,6 +25,17 @@ inline int64_t absolute(int64_t a) { return a < 0 ? -a : a; }
 inline double true_div(int64_t a, int64_t b) {
   require(b != 0, "an extent is divided by 0");
   return static_cast<double>(a) / static_cast<double>(b);
+}
+
+// Of floats.
+inline double divide(double a, double b) {
+  require(b != 0, "a number made of extents is divided by 0");
+  return a / b;
+}
+inline double float_power(double base, double exponent) {
+  require(base > 0 || (base == 0 && exponent >= 0) || (base < 0 && std::floor(exponent) == exponent), base,
+          ", made of extents, has no power of ", exponent);
+  return std::pow(base, exponent);
 }
 
 inline int64_t power(int64_t base, int64_t exponent) {

@@ -12,8 +12,8 @@ import bridge
 from bridge import cli
 from bridge.bench import model_lowerings
 from bridge.config import Config
-from bridge.doors.lowerings import tuner
-from bridge.doors.lowerings.measured_lowerings import Measurement, store_measurements
+from bridge.doors.lowerings import measured_lowerings, tuner
+from bridge.doors.lowerings.measured_lowerings import Measurement
 from bridge.doors.model_file import Model
 from bridge.engine.error_metric import largest_error
 from bridge.tensorrt.install import flavour
@@ -78,10 +78,12 @@ def test_each_way_has_its_engine(model_path):
     config = Config(target="sm86", progress=False)
     found = flavour.detect()
     kind = "relu(x: float32[4, 32, 32], negative_slope=0.1, max_value=inf)"
-    facts = (found.name, found.version, bridge.__version__, "2026-01-01")
+    facts = {"target": "sm86", "gpu": "NVIDIA A10", "measured": "2026-01-01", "bridge": bridge.__version__}
+    facts |= {"flavour": found.name, "tensorrt": found.version}
     for lowering in ("native", "plugin"):
-        times = (9.0, 5.0) if lowering == "native" else (5.0, 9.0)
-        store_measurements(config, [Measurement(kind, lowering, *times, 0.1, "NVIDIA A10", "sm86", *facts)])
+        plugin_us, native_us = (9.0, 5.0) if lowering == "native" else (5.0, 9.0)
+        times = {"plugin_us": plugin_us, "native_us": native_us, "noise_us": 0.1}
+        measured_lowerings.FILE.store(config, [Measurement(kind=kind, lowering=lowering, **times, **facts)])
         engines = model_lowerings.build(model, config)
         counts = {way: engine.plugin_counts()["relu"] for way, engine in engines.items()}
         assert counts == {"plugin": 2, "native": 1, "auto": 1 if lowering == "native" else 2}

@@ -42,6 +42,20 @@ def test_tuning_needs_a_gpu(capsys, model, monkeypatch):
     assert (code, out) == (7, "") and "no CUDA GPU here to measure on" in err
 
 
+def test_compile_generates_what_tensorrt_lacks(capsys, builder, tmp_path):
+    path = tmp_path / "gamma.py"
+    path.write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n    def forward(self, x):\n        return torch.lgamma(x) + 1\n"
+        "def bridge_model(argv):\n    return Net().eval(), (torch.ones(2, 8),)\n"
+    )
+    output = tmp_path / "out.engine"
+    flags = (path, "--target", "sm86", "-q", "-o", output)
+    assert "lgamma" in run(capsys, "compile", *flags)[2] and not output.exists()
+    code, out, err = run(capsys, "compile", *flags, "--generate")
+    assert (code, err) == (0, "") and "1 inductor::lgamma_" in out
+
+
 def test_compile_quietly_into_the_current_folder(capsys, model, builder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, _, err = run(capsys, "compile", model, "--target", "sm86", "--quiet")

@@ -14,7 +14,8 @@ from torch import nn
 
 import bridge
 from bridge.base.cache_folder import folder_of
-from bridge.engine.cache import EngineCache, default_size, parse_size
+from bridge.base.text import parse_size
+from bridge.engine.cache import EngineCache, default_size
 from bridge.engine_file.contents import EngineFile
 
 

@@ -28,7 +28,7 @@ def test_no_other_user_can_look_into_the_cache(cache, build):
     before = os.umask(0)
     try:
         cache.get_or_build(A, build)
-        measured_lowerings.store_measurements(bridge.Config(cache_dir=str(cache.folder)), [])
+        measured_lowerings.FILE.store(bridge.Config(cache_dir=str(cache.folder)), [])
     finally:
         os.umask(before)
     files = {path: mode(path) for path in cache.folder.rglob("*") if path.is_file()}
@@ -110,7 +110,7 @@ def test_a_folder_that_cannot_be_searched_costs_a_warning(cache, build, monkeypa
     assert "is not usable" in caplog.text and "Permission denied" in caplog.text
     assert cache.entries() == [] and cache.prune() == [] and cache.verify() == {} and cache.clear() == []
     config = bridge.Config(cache_dir=str(cache.folder))
-    assert measured_lowerings.load_measurements(config, detect(), "sm86", None) == {}
+    assert measured_lowerings.FILE.load(config, detect(), "sm86", None) == {}
 
 
 def test_a_home_that_is_not_known():

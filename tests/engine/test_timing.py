@@ -62,6 +62,22 @@ def test_engines_are_compared(device, capturable):
 
 
 @pytest.mark.gpu
+def test_other_calls_are_timed_beside_engines_and_captured_as_they_are(device):
+    engine, x = FakeEngine(4), torch.zeros(512, 512, device=device)
+    runs = []
+
+    def call():
+        runs.append(None)
+        y = x
+        for _ in range(4):
+            y = y @ y
+
+    mine, same = compare([engine], [x], [call])
+    assert 0.8 * mine.us < same.us < 1.25 * mine.us
+    assert len(runs) < 200  # it was replayed
+
+
+@pytest.mark.gpu
 def test_more_work_takes_longer(device):
     x, y = torch.randn(1 << 22, device=device), torch.randn(1 << 26, device=device)
     small, large = (time_call(torch.relu, [tensor]) for tensor in (x, y))

@@ -17,7 +17,6 @@ from typing import Any
 from plugin_host import (
     Builder,
     creators,
-    delete,
     pack_dynamic,
     pack_exprs,
     pack_fields,
@@ -26,8 +25,8 @@ from plugin_host import (
 from samples import FIXED, RANDOM
 
 from bridge.core.op import OPS
+from bridge.tensorrt.plugins.plugin_object import BUILD, CORE, DTYPES, RUNTIME, call, delete
 from bridge.testing import cast, outputs_of
-from bridge.testing.plugin_object import BUILD, CORE, DTYPES, RUNTIME, call
 
 LARGE = (2**31 - 1, 2**31, 2**32, 2**33 + 1, 2**40, 2**61, 2**62, 2**63 - 1)
 EXTENTS = (0, 1, 2, 3, 4, 5, 7, 8, 16, 64, 1024, -1, -2, -(2**31), -(2**63), *LARGE)

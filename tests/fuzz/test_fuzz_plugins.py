@@ -8,7 +8,7 @@ import fuzz_plugins
 import pytest
 from plugin_host import Plugin, pack_dynamic, pack_tensors
 
-from bridge.testing.plugin_object import call
+from bridge.tensorrt.plugins.plugin_object import call
 
 FLOAT, INT64 = 0, 8
 

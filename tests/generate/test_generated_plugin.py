@@ -4,7 +4,8 @@ import pytest
 import torch
 from plugin_host import Plugin
 
-from bridge.testing import plugin_object
+from bridge.tensorrt.plugins import plugin_object
+from bridge.tensorrt.plugins.plugin_run import PluginRunError, run_plugin
 
 
 @pytest.fixture
@@ -45,6 +46,12 @@ def test_a_context_is_made_ready_where_there_is_no_gpu(plugin, capfd):
     assert capfd.readouterr().err == ""
     assert norm.enqueue(tensors, outputs, 0, torch.empty(512, dtype=torch.uint8)) != 0
     assert "enqueue: kernel row_scale: cudaError" in capfd.readouterr().err
+
+
+def test_a_run_without_an_engine_needs_shapes_of_the_profile(generated):
+    library, name = generated.folder / "libacme_plugins.so", generated.names["tiled"]
+    with pytest.raises(PluginRunError, match=r"it refuses shapes \[1000, 100\]"):
+        run_plugin(library, name, [half(1000, 100)], [half(1000, 100)])
 
 
 def test_shapes_out_of_the_profile_are_refused_before_a_run(plugin, capfd):

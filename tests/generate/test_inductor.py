@@ -50,6 +50,13 @@ def test_configurations_are_chosen_for_the_example():
     assert blocks[0] < blocks[1]
 
 
+def test_a_kernel_of_which_inductor_has_one_configuration_has_others_to_measure():
+    (launch,) = launches(lowered(lambda x: x.softmax(-1), TensorType(torch.float32, (B, 200))))
+    warps = [each.options["num_warps"] for each in launch.configurations]
+    assert 2 <= len(warps) <= 8 and len(set(warps)) > 1
+    assert len({(str(each.constants), str(each.options)) for each in launch.configurations}) == len(warps)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int32, torch.int64])
 def test_dtypes(dtype):
     result = lowered(lambda x: x + 1, TensorType(dtype, (B, N)))

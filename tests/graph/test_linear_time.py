@@ -10,7 +10,7 @@ from torch import nn
 from torch.export import ExportGraphSignature
 
 from bridge.config import Config
-from bridge.doors.pipeline import Session, lowered
+from bridge.doors.lowered_graph import Session, lowered
 from bridge.graph.shape_profile import input_specs
 from bridge.graph.torch_patches.linear_time import linear_time_export
 

@@ -79,7 +79,7 @@ def test_last_states_of_an_lstm(layers, directions, batch):
         return torch.lstm(x, (h, c), list(params), True, layers, 0.0, False, directions == 2, True)
 
     state = (layers * directions, batch, HIDDEN)
-    args = (torch.randn(batch, 5, WIDTH), torch.randn(state), torch.randn(state), *weights(4, layers, directions))
+    args = (torch.randn(batch, 3, WIDTH), torch.randn(state), torch.randn(state), *weights(4, layers, directions))
     evaluated_both(lstm, args, rtol=1e-4, atol=1e-5)
 
 

@@ -15,7 +15,7 @@ from bridge.core import libraries, plugin_file
 from bridge.core.op import OPS
 from bridge.errors import OpInputError
 from bridge.tensorrt.plugins.fields import make_fields
-from bridge.testing.plugin_object import DTYPES, call
+from bridge.tensorrt.plugins.plugin_object import DTYPES, call
 
 OP = OPS["nms"]
 FLOATING = [torch.float32, torch.float16, torch.bfloat16]

@@ -10,8 +10,8 @@ import bridge
 from bridge.core import libraries
 from bridge.core.op import OPS
 from bridge.errors import OpInputError
+from bridge.tensorrt.plugins.plugin_object import HWC, HWC8
 from bridge.testing import check_export
-from bridge.testing.plugin_object import HWC, HWC8
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 OP = OPS["roi_align"]

@@ -13,8 +13,8 @@ from test_roi_align import BAD, DTYPES, OP, REGION, arguments_with, torchvisions
 
 import bridge
 from bridge.core import libraries
+from bridge.tensorrt.plugins.plugin_object import HWC, HWC8
 from bridge.testing import check_cuda, check_error
-from bridge.testing.plugin_object import HWC, HWC8
 
 GEOMETRIES = {
     "FPN": ((40, 2, 256, (25, 38)), {"output_size": 7, "sampling_ratio": 2}),

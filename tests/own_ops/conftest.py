@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from compilers import needs_compilers
 from own_ops import forgotten
+from run_folder import folder_of_run
 
 import bridge
 from bridge.core.library import LIBRARIES
@@ -45,8 +46,7 @@ def site(request, tmp_path_factory):
     if BUILT:
         return EXAMPLE
     request.getfixturevalue("sdk")
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    shared = folder_of_run(tmp_path_factory)
     done = shared / "acme" / "site"
     with (shared / "acme.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

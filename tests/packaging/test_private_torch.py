@@ -51,6 +51,7 @@ PRIVATE = {
         "tensorrt/converters/attention.py": "the fake mode of a graph's tensors",
     },
     "torch._higher_order_ops": {
+        "generate/inductor/scans.py": "patched: associative_scan compiles the function that it is given",
         "generate/tracing/raw_launches.py": "a kernel's launch as an operator of a graph; patched: it needs a GPU",
         "generate/tracing/writes.py": "what a kernel writes",
     },
@@ -76,6 +77,7 @@ PRIVATE = {
         "graph/torch_patches/input_guards.py": "patched: keys of arguments break the code that it writes"
     },
     "torch.utils._python_dispatch": {
+        "doors/comparison/on_gpu.py": "leaves the dispatch modes of a trace",
         "generate/inductor/lowering.py": "leaves the dispatch modes of a trace",
         "generate/tracing/recording.py": "TorchDispatchMode",
     },

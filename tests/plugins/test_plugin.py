@@ -13,8 +13,8 @@ from samples.rope import rope_arguments
 
 from bridge.core.library import LIBRARIES
 from bridge.core.op import OPS
+from bridge.tensorrt.plugins.plugin_object import CHW4, DTYPES, HWC, HWC8, DynamicDesc, call, desc, dims
 from bridge.testing import cast, check_error, outputs_of
-from bridge.testing.plugin_object import CHW4, DTYPES, HWC, HWC8, DynamicDesc, call, desc, dims
 
 FLOATING = (torch.float32, torch.float16, torch.bfloat16)
 

@@ -12,7 +12,11 @@ from pathlib import Path
 
 # The child ends as `python -c` does: with its output flushed, its exit handlers called, its traceback printed.
 _SERVER = """
-import json, os, sys, torch
+import gc, json, os, sys, torch
+
+gc.collect()
+gc.freeze()  # torch's own objects: no collection of a child reads them, which would copy their memory
+gc.set_threshold(100_000, 20, 100)  # as in conftest.py
 
 def serve():
     for line in sys.stdin:

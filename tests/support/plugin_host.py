@@ -1,29 +1,26 @@
 """A host for V3 plugins in Python: calls a plugin's virtual functions like TensorRT, in the same order.
 
-bridge/testing/plugin_object.py has what a builder needs to list the tactics; here is the rest. Plugins run here without
+bridge/tensorrt/plugins/plugin_object.py has what bridge itself calls; here is the rest. Plugins run here without
 TensorRT, and up to enqueue without a GPU.
 """
 
 import ctypes
 import struct
 from collections.abc import Sequence
-from ctypes import POINTER, c_bool, c_char_p, c_int32, c_int64, c_size_t, c_void_p
+from ctypes import POINTER, c_bool, c_char_p, c_int32, c_int64, c_void_p
 from typing import Any
 
 import torch
 
 from bridge.core import libraries, plugin_file
-from bridge.testing import plugin_object
-from bridge.testing.plugin_object import (
+from bridge.tensorrt.plugins import plugin_object
+from bridge.tensorrt.plugins.plugin_object import (
     DTYPES,
-    FIRST,
     LINEAR,
-    BuilderPlugin,
     DynamicDesc,
+    PluginObject,
     call,
     desc,
-    descs,
-    dynamic,
 )
 
 
@@ -32,7 +29,7 @@ def creators() -> dict[str, int]:
     return plugin_object.creators(libraries.plugin_library())
 
 
-class Plugin(BuilderPlugin):
+class Plugin(PluginObject):
     """One plugin object."""
 
     @staticmethod
@@ -78,10 +75,6 @@ class Plugin(BuilderPlugin):
         counts = (num_inputs, len(dtypes) - num_inputs)
         return call(self.build, 3, c_bool, position, array, *counts, types=[c_int32, c_void_p, c_int32, c_int32])
 
-    def workspace(self, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> int:
-        given = (dynamic(inputs), len(inputs), dynamic(outputs), len(outputs))
-        return call(self.build, 5, c_size_t, *given, types=[c_void_p, c_int32] * 2)
-
     def timing_cache_id(self) -> str | None:
         text = call(self.build, 8, c_char_p)
         return text and text.decode()
@@ -89,32 +82,8 @@ class Plugin(BuilderPlugin):
     def set_tactic(self, tactic: int) -> int:
         return call(self.runtime, 0, c_int32, tactic, types=[c_int32])
 
-    def shape_change(self, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> int:
-        given = (descs(inputs), len(inputs), descs(outputs), len(outputs))
-        return call(self.runtime, 1, c_int32, *given, types=[c_void_p, c_int32] * 2)
-
-    def enqueue(
-        self,
-        inputs: Sequence[torch.Tensor],
-        outputs: Sequence[torch.Tensor],
-        stream: int,
-        workspace: torch.Tensor | None = None,
-        formats: Sequence[int] = (),
-    ) -> int:
-        def addresses(tensors: Sequence[torch.Tensor]) -> Any:
-            return (c_void_p * max(len(tensors), 1))(*(t.data_ptr() for t in tensors))
-
-        scratch = None if workspace is None else workspace.data_ptr()
-        given = (descs(inputs, formats), descs(outputs), addresses(inputs), addresses(outputs), scratch, stream)
-        return call(self.runtime, 2, c_int32, *given, types=[c_void_p] * 6)
-
 
 # Calls that TensorRT never makes, for tests/fuzz/fuzz_plugins.py. Nothing here is checked.
-
-
-def delete(this: int) -> None:
-    """Destroys the object at address `this`."""
-    call(this, 3 - FIRST, None)
 
 
 def _packed(rows: Sequence[bytes]) -> Any:

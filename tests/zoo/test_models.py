@@ -99,7 +99,7 @@ def test_one_engine_with_the_plugin_layers_expected(script, name, flags, plugins
 @pytest.mark.parametrize(("name", "flags", "plugins", "shapes"), [*CASES, *LOWERED])
 def test_lowered_graph_is_the_model(script, name, flags, plugins, shapes):
     """What is converted, run by PyTorch, gives what the model gives: before any kernel, lowering is right."""
-    from bridge.doors.pipeline import lowered
+    from bridge.doors.lowered_graph import lowered
 
     model, args, kwargs, dynamic_shapes = script(name).bridge_model([*flags, "--dtype", "float32"])
     program, _ = rewrite(export(model, args, kwargs, dynamic_shapes), pass_names(True))

@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
         print(path)
     print(
         f"Change the op structs in {options.output / 'csrc'}. To build: cmake -S {options.output} -B build "
-        '-Dbridge_DIR="$(bridge cmake-dir)" && cmake --build build; README.md says more.'
+        '-Dbridge_DIR="$(bridge cmake-dir)" && cmake --build build; then name build/lib in BRIDGE_GENERATED_PATH.'
     )
     return 0
 
@@ -49,7 +49,7 @@ def find(name: str, target: str | None) -> "Generated":
         (library, op["name"])
         for library, op in known
         if name in (op["name"], f"{library.namespace}::{op['name']}", op["operator"])
-        and (target is None or library.runs_on(target))
+        and library.lacking_text(target) is None
     ]
     plugins = sorted({f"{library.namespace}::{local_name}" for library, local_name in found})
     if not found:

@@ -1,7 +1,7 @@
-"""bridge.tune: times a model's ops as plugins and as native TensorRT layers, and stores which is faster."""
+"""bridge.tune: times a model's ops as plugins and as native TensorRT layers, and the configurations of autotuned
+kernels; stores which is fastest."""
 
-import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from bridge.base import log
-from bridge.base.package import __version__
 from bridge.base.text import columns
 from bridge.config import Config
 from bridge.doors.compiler import CapturedModel, capture, resolve_config
-from bridge.doors.lowerings import lowering_choice, measured_lowerings
+from bridge.doors.lowerings import configuration_tuner, lowering_choice, measured_configurations, measured_lowerings
+from bridge.doors.lowerings.measured_configurations import MeasuredConfiguration
 from bridge.doors.lowerings.measured_lowerings import Measurement
+from bridge.doors.lowerings.measurement_file import setup_of
 from bridge.doors.session import Session
 from bridge.engine.call_structure import CallStructure
 from bridge.engine.compiled import CompiledModule
@@ -31,25 +32,47 @@ from bridge.tensorrt.run.engine import Engine
 
 @dataclass(frozen=True)
 class Tuning:
-    """The measurements; print it for a table. left_out: the kinds of calls that were not measured, and why."""
+    """The measurements; print it for tables.
+
+    left_out: the kinds of calls and of launches that were not measured, and why. configurations: of autotuned kernels.
+    """
 
     measurements: tuple[Measurement, ...]
     left_out: Mapping[str, str]
+    configurations: tuple[MeasuredConfiguration, ...] = ()
 
     def __str__(self) -> str:
-        rows = [
-            (
-                item.kind,
-                f"{item.plugin_us:.1f}",
-                f"{item.native_us:.1f}",
-                item.lowering + (" (results differ)" if not item.agrees else " (tie)" if item.tie else ""),
-            )
-            for item in self.measurements
-        ]
-        header = ("µs a run of the engine", PLUGIN, NATIVE, "chosen")
-        table = columns([header, *rows], indent=0) if rows else "nothing was measured"
-        rest = columns([(kind, reason) for kind, reason in self.left_out.items()]) if self.left_out else ""
-        return table + (f"\n\nleft out\n{rest}" if rest else "")
+        tables = [_lowering_table(self.measurements), _configuration_table(self.configurations)]
+        found = list(filter(None, tables)) or ["nothing was measured"]
+        if self.left_out:
+            found.append("left out\n" + columns([(kind, reason) for kind, reason in self.left_out.items()]))
+        return "\n\n".join(found)
+
+
+def _lowering_table(measurements: Sequence[Measurement]) -> str:
+    rows = [
+        (
+            item.kind,
+            f"{item.plugin_us:.1f}",
+            f"{item.native_us:.1f}",
+            item.lowering + (" (results differ)" if not item.agrees else " (tie)" if item.tie else ""),
+        )
+        for item in measurements
+    ]
+    return columns([("µs a run of the engine", PLUGIN, NATIVE, "chosen"), *rows], indent=0) if rows else ""
+
+
+def _configuration_table(measurements: Sequence[MeasuredConfiguration]) -> str:
+    rows = [
+        (
+            item.kind,
+            f"{item.first_us:.1f}",
+            f"{item.us:.1f}",
+            f"{item.text} (number {item.index + 1} of {item.count})",
+        )
+        for item in measurements
+    ]
+    return columns([("µs a run of the plugin", "first", "chosen", "configuration"), *rows], indent=0) if rows else ""
 
 
 def tune(
@@ -61,13 +84,18 @@ def tune(
     config: Config | None = None,
     **settings: Any,
 ) -> Tuning:
-    """Times a model's engine on this GPU with each lowering of its ops, and stores the results.
+    """Times a model's engine on this GPU with each lowering of its ops, and stores the results; and the configurations
+    of autotuned kernels in generated plugins.
 
     A kind of call is an op with its attributes, dtypes, and shapes rounded up to powers of two. For each kind whose
     `lowering` is "auto", two engines are built: one with the plugin, one with native layers. Other calls keep their
     default. Both are timed on the example arguments. Later compilations for this GPU, TensorRT and bridge use the
     faster lowering for calls of that kind. They use the default if the times differ by no more than the noise. They
     use the plugin, and a warning is logged, if the results differ by more than rounding explains.
+
+    A kernel under `triton.autotune`, or one of Inductor's, has several configurations. TensorRT-RTX measures none of
+    them. Each is timed here in an engine of the plugin alone, on the tensors that the model gives it. The plugin of
+    later compilations has the fastest alone, for extents that round up to the same powers of two.
 
     The arguments are those of bridge.compile; the model is not changed, and no engine is returned.
 
@@ -81,23 +109,59 @@ def tune(
     with session.converting():
         captured = capture(session, model, args, kwargs, dynamic_shapes)
     kinds, left_out = kinds_of(captured, session)
+
+    def inputs_of(compiled: CompiledModule) -> list[Tensor]:
+        return example_inputs(compiled, model, args, kwargs)
+
+    configurations = _tune_configurations(captured, session, inputs_of, left_out)
+    chosen = {each.kind: each.index for each in configurations}
+    session = replace(session, selection=replace(session.selection, chosen=chosen))
+    measurements = _tune_lowerings(captured, session, kinds, inputs_of)
+    return Tuning(tuple(measurements), left_out, tuple(configurations))
+
+
+_InputsOf = Callable[[CompiledModule], list[Tensor]]
+
+
+def _tune_lowerings(
+    captured: CapturedModel, session: Session, kinds: Mapping[str, str], inputs_of: _InputsOf
+) -> list[Measurement]:
     measurements: list[Measurement] = []
     inputs: list[Tensor] = []
     for kind, op in kinds.items():
         with log.step(f"measuring {kind}") as note:
             pair = [compile_as(captured, session, {kind: lowering}) for lowering in (PLUGIN, NATIVE)]
-            inputs = inputs or example_inputs(pair[0], model, args, kwargs)
+            inputs = inputs or inputs_of(pair[0])
             measurements.append(_measure(pair, inputs, kind, op, session))
             note(measurements[-1].why)
     if measurements:
-        measured_lowerings.store_measurements(session.config, measurements)
-    return Tuning(tuple(measurements), left_out)
+        measured_lowerings.FILE.store(session.config, measurements)
+    return measurements
+
+
+def _tune_configurations(
+    captured: CapturedModel, session: Session, inputs_of: _InputsOf, left_out: dict[str, str]
+) -> list[MeasuredConfiguration]:
+    if session.flavour.traits.measures_tactics:
+        return []
+    with session.converting():
+        module = configuration_tuner.generated_graph(captured, session)
+        if not configuration_tuner.autotuned_ops(module):
+            return []
+        compiled = captured.compile(session)
+    inputs = dict(zip([spec.name for spec in compiled.file.inputs], inputs_of(compiled), strict=True))
+    measurements, rest = configuration_tuner.measure_configurations(module, inputs, session)
+    left_out.update(rest)
+    if measurements:
+        measured_configurations.FILE.store(session.config, measurements)
+    return measurements
 
 
 def _measuring_session(config: Config) -> Session:
     """A session for the GPU of this machine, without earlier measurements."""
     _check_gpu()
-    session = replace(Session.of(config), measured={})
+    session = Session.of(config)
+    session = replace(session, measured={}, selection=replace(session.selection, chosen={}))
     _check_target(session.target)
     return session
 
@@ -137,9 +201,9 @@ def kinds_of(captured: CapturedModel, session: Session) -> tuple[dict[str, str],
 
 def compile_as(captured: CapturedModel, session: Session, lowerings: Mapping[str, str]) -> CompiledModule:
     """The engine with these lowerings by kind of call; other kinds get their default."""
-    forced = {
-        kind: Measurement(kind, lowering, 0.0, 0.0, 0.0, "", "", "", "", "", "") for kind, lowering in lowerings.items()
-    }
+    facts: dict[str, Any] = dict.fromkeys(("gpu", "target", "flavour", "tensorrt", "bridge", "measured"), "")
+    blank = Measurement(kind="", lowering=PLUGIN, plugin_us=0, native_us=0, noise_us=0, **facts)
+    forced = {kind: replace(blank, kind=kind, lowering=lowering) for kind, lowering in lowerings.items()}
     session = replace(session, measured=forced)
     with session.converting():
         return captured.compile(session)
@@ -156,13 +220,8 @@ def _measure(
         plugin_us=plugin.us,
         native_us=native.us,
         noise_us=noise(plugin, native),
-        gpu=torch.cuda.get_device_name(),
-        target=session.target,
-        flavour=session.flavour.name,
-        tensorrt=session.flavour.version,
-        bridge=__version__,
-        measured=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         difference=largest_error(engines[1](*inputs), engines[0](*inputs)),
+        **setup_of(session.flavour, session.target),
     )
     if not measurement.agrees:
         measurement = replace(measurement, lowering=PLUGIN)

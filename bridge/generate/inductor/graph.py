@@ -1,11 +1,9 @@
 """From a function of tensors to a graph of functional ATen operators, which Inductor can lower."""
 
 import contextlib
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any, TypeAlias
 
 import sympy
@@ -28,11 +26,11 @@ from torch.fx.experimental.symbolic_shapes import (
     StrictMinMaxConstraint,
 )
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._sympy.value_ranges import ValueRanges
 
 from bridge.errors import BridgeError, UnsupportedOpError
+from bridge.generate.inductor.calls import CallsOfFunction
 from bridge.generate.inductor.rewrites import (
     DTYPES,
     check,
@@ -45,7 +43,9 @@ from bridge.generate.inductor.rewrites import (
     squeezed,
     write_out,
 )
+from bridge.generate.inductor.scans import functions_of, traced_scans
 from bridge.generate.program import Extent, Symbol, TensorType
+from bridge.graph import control_flow
 from bridge.graph.model_source import is_model_code
 
 Input: TypeAlias = TensorType | Extent | None
@@ -96,14 +96,17 @@ def traced_graph(
     with mode:
         fakes = [_fake(env, one, own, examples) for one in inputs]
         module = _traced(function, fakes, decompositions)
-    for node in module.graph.nodes:
-        check(node)
-    constants = constants_of(module)
+    functions = functions_of(module)
+    for each in (module, *functions.values()):
+        for node in each.graph.nodes:
+            check(node)
+    constants = constants_of(module, functions)
     conditions = tuple(sympy.Ne(extent, 1) for extent in squeezed(module))
     with mode:
         write_out(module, constants)
         outputs = separate_outputs(module, any_dtype)
-        move_to_gpu(module)
+        for each in (module, *functions.values()):
+            move_to_gpu(each)
     given = (fake for fake in fakes if fake is not None)
     # Of tensors those on the GPU; a number without a symbol has no value in the graph.
     placed = [
@@ -128,7 +131,10 @@ def _own_symbol(env: ShapeEnv, symbol: Symbol) -> sympy.Expr:
 
 
 def _fake(env: ShapeEnv, described: Input, own: Mapping[Any, Any], examples: Mapping[Any, Any]) -> Any:
-    """On the CPU: torch's bindings ask a GPU's driver for some methods of a tensor on it, such as item()."""
+    """On the CPU: torch's bindings ask a GPU's driver for some methods of a tensor on it, such as item().
+
+    The function is told that it is on a GPU, see calls.py.
+    """
 
     def extent(one: Extent) -> Any:
         expression = sympy.sympify(one).xreplace(own)
@@ -150,7 +156,7 @@ def _traced(
 
     def flat(*arguments: Any) -> list[Any]:
         rest = iter(arguments)
-        with _Calls():
+        with CallsOfFunction():
             result = callee(*(None if fake is None else next(rest) for fake in fakes))
         return list(pytree.tree_leaves(result))
 
@@ -160,6 +166,7 @@ def _traced(
         torch.no_grad(),
         sdpa_kernel(SDPBackend.MATH),
         fx_traceback.preserve_node_meta(),
+        traced_scans(),
         _named_errors(),
     ):
         module = make_fx(torch.func.functionalize(flat, remove="mutations"), decompositions)(*given)
@@ -167,22 +174,6 @@ def _traced(
             again = torch.func.functionalize(Interpreter(module).run, remove="mutations")
             module = make_fx(again, decompositions)(*given)
         return module
-
-
-class _Calls(TorchFunctionMode):
-    """Notes the line of the function for each node that it makes, whose tensors are all on one device."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None and not is_model_code(frame.f_code.co_filename):
-            frame = frame.f_back
-        if frame is not None:
-            line = f'  File "{frame.f_code.co_filename}", line {frame.f_lineno}, in {frame.f_code.co_name}\n'
-            fx_traceback.set_stack_trace([line])
-        kwargs = kwargs or {}
-        if kwargs.get("device") is not None:
-            kwargs = kwargs | {"device": "cpu"}
-        return func(*args, **kwargs)
 
 
 class FailedCallError(UnsupportedOpError):
@@ -199,6 +190,8 @@ def _named_errors() -> Iterator[None]:
     except Exception as error:
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_model_code(frame.filename)]
         where = f" ({frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name})" if frames else ""
+        if reason := control_flow.refusal_of_failure(error):
+            raise FailedCallError(f"{reason}{where}") from error
         known = next((text for kind, text in _REASONS.items() if isinstance(error, kind)), None)
         first = str(error).strip().partition("\n")[0] or type(error).__name__
         reason = f"{first}: {known}" if known else f"no kernel can be made: {first}"

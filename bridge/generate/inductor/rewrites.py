@@ -1,7 +1,7 @@
 """What a traced graph must not hold, and what is rewritten in it before Inductor lowers it."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import sympy
@@ -12,6 +12,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._sympy.functions import Max
 
 from bridge.errors import UnsupportedOpError
+from bridge.generate.inductor.scans import SCAN
+from bridge.graph import control_flow
 from bridge.graph.model_source import model_line, operator_name
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int32, torch.int64)
@@ -58,9 +60,11 @@ def unsupported(node: Node | None, reason: str, name: str = "") -> UnsupportedOp
 
 
 def check(node: Node) -> None:
-    """UnsupportedOpError: a node makes random or complex numbers, or writes to an input or in place."""
+    """UnsupportedOpError: a node makes random or complex numbers, writes in place, or calls functions."""
     if node.op != "call_function":
         return
+    if node.target is not SCAN and (reason := control_flow.refusal(node.target)):
+        raise unsupported(node, reason)
     if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
         raise unsupported(node, "its random numbers would not be torch's")
     if any(
@@ -90,10 +94,13 @@ def squeezed(module: GraphModule) -> Iterator[sympy.Expr]:
 _SQUEEZES = (torch.ops.aten.squeeze.default, torch.ops.aten.squeeze.dim, torch.ops.aten.squeeze.dims)
 
 
-def constants_of(module: GraphModule) -> dict[str, Constant]:
-    """The constants of a graph by name, each as dtype, shape and elements. UnsupportedOpError: one is too large."""
-    names = [str(node.target) for node in module.graph.find_nodes(op="get_attr")]
-    constants = {name: getattr(module, name) for name in names}
+def constants_of(module: GraphModule, functions: Collection[str] = ()) -> dict[str, Constant]:
+    """The constants of a graph by name, each as dtype, shape and elements. functions: names of what is none.
+
+    UnsupportedOpError: one is too large.
+    """
+    names = {str(node.target) for node in module.graph.find_nodes(op="get_attr")}
+    constants = {name: getattr(module, name) for name in sorted(names - set(functions))}
     for tensor in constants.values():
         if tensor.numel() > _MOST_CONSTANTS:
             raise UnsupportedOpError(
@@ -106,6 +113,8 @@ def constants_of(module: GraphModule) -> dict[str, Constant]:
 def write_out(module: GraphModule, constants: Mapping[str, Constant]) -> None:
     """Makes the elements of constants part of the graph."""
     for node in module.graph.find_nodes(op="get_attr"):
+        if str(node.target) not in constants:
+            continue
         with module.graph.inserting_before(node):
             node.replace_all_uses_with(_written_out(module.graph, *constants[str(node.target)]))
         module.graph.erase_node(node)

@@ -1,7 +1,7 @@
 """From Inductor's lines to the steps of a generated op."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sympy
@@ -14,7 +14,8 @@ from bridge.generate.inductor.lines import Allocate, Call, Clear, Code, Config, 
 from bridge.generate.inductor.rewrites import extent_of, unsupported
 from bridge.generate.program import Argument, Buffer, Configuration, Copy, Extent, Launch, Pointer, Region, Step, Zero
 
-_MOST_CONFIGURATIONS = 4  # of a kernel, the first of Inductor's
+_MOST_CONFIGURATIONS = 8  # of a kernel: Inductor's own choice, then those it would measure
+_MOST_WARPS = 32  # of a program: 1,024 threads
 _LEAST_REDUCED = 512  # elements of a program; 8 or more for each thread
 
 
@@ -93,7 +94,8 @@ class _Program:
     def _launch(self, call: Call) -> Launch:
         if call.grid not in _GRIDS:
             raise UnsupportedOpError(f"{call.kernel.__name__}: its grid, {call.grid}, is not one of {list(_GRIDS)}")
-        configs = sorted(call.configs, key=lambda config: self._wastes_lanes(call, config))[:_MOST_CONFIGURATIONS]
+        configs = sorted(call.configs, key=lambda config: self._wastes_lanes(call, config))
+        configs = _with_other_warps(configs)[:_MOST_CONFIGURATIONS]
         names = [name for name in call.kernel.arg_names if name not in configs[0].constants]
         arguments = tuple(self._argument(call, name) for name in names)
         return Launch(call.kernel, arguments, tuple(self._configuration(call, config) for config in configs))
@@ -126,6 +128,18 @@ class _Program:
 
     def _scaled(self, elements: Any, dtype: torch.dtype) -> Any:
         return in_symbols_of_caller(elements * dtype.itemsize, self._graph)
+
+
+def _with_other_warps(configs: Sequence[Config]) -> list[Config]:
+    """The configurations, and then what Inductor does not vary by itself: each with half and twice the warps."""
+    found = list(configs)
+    for config in configs:
+        warps = int(config.options.get("num_warps", 4))
+        for number in (warps // 2, warps * 2):
+            other = Config(config.constants, {**config.options, "num_warps": number})
+            if 1 <= number <= _MOST_WARPS and other not in found:
+                found.append(other)
+    return found
 
 
 def _memory_of_outputs(code: Code) -> dict[str, int]:

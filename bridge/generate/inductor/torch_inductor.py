@@ -28,6 +28,7 @@ from bridge.generate.inductor.graph import TracedGraph
 from bridge.generate.inductor.lines import Allocate, Call, Clear, Code, Config, Foreign, Line, Result, View
 from bridge.generate.inductor.products import small_products
 from bridge.generate.inductor.rewrites import unsupported
+from bridge.generate.program import Instance, Launch
 from bridge.generate.without_gpu import device_properties, having, stand_in_gpu
 
 # Nothing is measured, no result of an earlier measurement is taken, and nothing but Triton is called.
@@ -51,6 +52,8 @@ _SETTINGS = {
     "triton.unique_kernel_names": True,
     "triton.use_block_ptr": False,
 }
+# In a kernel's source: with it Inductor has the configurations among which it chooses by measuring.
+_MEASURED = ("'max_autotune_pointwise': False", "'max_autotune_pointwise': True")
 _SPECIAL_LAUNCHES = ("launch_cooperative_grid", "launch_pdl")
 _CAPABILITY = (8, 0)  # what is right for it is right for every later one
 _VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")  # of the environment: Inductor sets them
@@ -94,6 +97,12 @@ def code_of(traced: TracedGraph) -> Code:
         return Code(tuple(reader.lines()), tuple(graph.graph_input_names), tuple(reader.outputs()))
 
 
+def wrote_all(instance: Instance) -> bool:
+    """Whether every kernel of an instance is Inductor's."""
+    launches = [step for region in instance.regions for step in region.steps if isinstance(step, Launch)]
+    return all(each.kernel.fn.__module__.startswith("torch._inductor.") for each in launches)
+
+
 def _properties() -> DeviceProperties:
     known = device_properties(_CAPABILITY)
     return DeviceProperties(
@@ -132,7 +141,7 @@ class _Reader:
 
     def __init__(self, graph: GraphLowering) -> None:
         self._graph = graph
-        self._tuners: dict[str, Any] = {}
+        self._tuners: dict[str, tuple[Any, list[Any]]] = {}  # with its configurations
 
     def lines(self) -> Iterator[Line]:
         for line in self._graph.wrapper_code.lines:
@@ -175,23 +184,27 @@ class _Reader:
         return View(new.get_name(), line.node.get_name(), new.get_dtype(), self._known(offset))
 
     def call(self, line: Any) -> Call | Foreign:
-        tuner = self._tuners.get(line.kernel_name)
+        tuner, configs = self._tuners.get(line.kernel_name, (None, []))
         if tuner is None or any(tuner.triton_meta.get(name) for name in _SPECIAL_LAUNCHES):
             return Foreign(line.kernel_name, None)
         types = tuner.triton_meta["signature"]
-        names = [name for name in types if all(name not in config.kwargs for config in tuner.configs)]
+        names = [name for name in types if all(name not in config.kwargs for config in configs)]
         given = (getattr(argument, "inner_expr", argument) for argument in line.call_args)
         arguments = {name: self._known(value) for name, value in zip(names, given, strict=False)}
         (assumed,) = tuner.triton_meta["configs"]
         divisible = {list(types)[index] for (index,), facts in assumed.items() if ["tt.divisibility", 16] in facts}
-        configs = tuple(_config(tuner, config, arguments) for config in tuner.configs)
-        return Call(tuner.fn, arguments, types, frozenset(divisible), configs, tuner.inductor_meta["grid_type"])
+        distinct = {str(each): each for each in (_config(tuner, config, arguments) for config in configs)}
+        return Call(
+            tuner.fn, arguments, types, frozenset(divisible), tuple(distinct.values()), tuner.inductor_meta["grid_type"]
+        )
 
     def _define(self, line: Any) -> None:
         """Loads a kernel out of the line `async_compile.triton(name, source, ...)`."""
         if line.gpu:
             source = ast.literal_eval(ast.parse(line.kernel_body.strip(), mode="eval").body.args[1])
-            self._tuners[line.kernel_name] = getattr(PyCodeCache.load(source), line.kernel_name)
+            tuner = getattr(PyCodeCache.load(source), line.kernel_name)
+            more = getattr(PyCodeCache.load(source.replace(*_MEASURED)), line.kernel_name)
+            self._tuners[line.kernel_name] = tuner, [*tuner.configs, *more.configs]
 
     def _known(self, value: Any) -> Any:
         """An expression without the names that Inductor gives to parts of it."""

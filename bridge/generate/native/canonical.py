@@ -28,7 +28,7 @@ MOST_LETTERS = 60
 
 def digest(instance: Instance) -> str:
     """Twelve hexadecimal digits that stand for what an instance computes, and how; those of targets are not in it."""
-    content = [_described(canonical(instance)), sdk_digest()]
+    content = [described(canonical(instance)), sdk_digest()]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:_DIGITS]
 
 
@@ -70,23 +70,23 @@ def _mapped(value: Any, change: Callable[[sympy.Basic], sympy.Basic]) -> Any:
     return value
 
 
-def _described(value: Any) -> Any:
-    """A value of program.py as JSON."""
+def described(value: Any) -> Any:
+    """A value of program.py as JSON. UnsupportedOpError: a kernel's constant is none that can be written down."""
     if isinstance(value, sympy.Basic):
         return sympy.srepr(value)
     if isinstance(value, torch.dtype):
         return str(value)
     if isinstance(value, (tuple, list)):
-        return [_described(each) for each in value]
+        return [described(each) for each in value]
     if isinstance(value, Configuration):
         constants = {name: describe_constant(name, each) for name, each in sorted(value.constants.items())}
         options = {name: describe_constant(name, each) for name, each in sorted(value.options.items())}
-        return ["Configuration", constants, options, _described(value.grid)]
+        return ["Configuration", constants, options, described(value.grid)]
     if isinstance(value, Mapping):
-        return {name: _described(each) for name, each in sorted(value.items())}
+        return {name: described(each) for name, each in sorted(value.items())}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value) if field.name not in _LEFT_OUT]
-        return [type(value).__name__, *(_described(getattr(value, name)) for name in names)]
+        return [type(value).__name__, *(described(getattr(value, name)) for name in names)]
     if triton_private.is_function(value):
         return triton_private.cache_key(value)
     return repr(value)
@@ -111,3 +111,11 @@ def sdk_digest() -> str:
     files = sorted(file for part in _PARTS for file in (folder / part).rglob("*") if file.suffix in (".h", ".cpp"))
     content = [triton_private.version(), *(f"{file.relative_to(folder)} {sha256(file)}" for file in files)]
     return hashlib.sha256("\n".join(content).encode()).hexdigest()
+
+
+@functools.cache
+def made_by() -> str:
+    """Stands for all that a generated library is made with: as `sdk_digest`, and the code that writes op structs."""
+    here = Path(__file__)
+    files = [here.parents[1] / "build.py", *sorted(here.parent.glob("*.py"))]
+    return hashlib.sha256("".join([sdk_digest(), *map(sha256, files)]).encode()).hexdigest()

@@ -126,6 +126,7 @@ class Compiler:
                     source.write_text("".join(includes), encoding="utf-8")
                     self._compile([(source, [])], source.parent)
                     (source.parent / "host.cpp.o").rename(host)
+            os.utime(host)  # used last now, see cache.py
         return host
 
     def _host_sources(self) -> list[Path]:

@@ -18,6 +18,7 @@ find_package(bridge REQUIRED) # by hand: cmake -Dbridge_DIR=$(bridge cmake-dir)
 add_compile_options("$<$<COMPILE_LANGUAGE:CXX>:-Wa,-I${{CMAKE_CURRENT_SOURCE_DIR}}/csrc>") # of kernels
 file(GLOB sources CONFIGURE_DEPENDS csrc/*.cpp)
 bridge_add_ops({namespace} SOURCES ${{sources}})
+configure_file(library.json lib/library.json COPYONLY) # beside the library
 """
 
 _README = """\
@@ -26,7 +27,10 @@ _README = """\
 bridge generated them; they are yours to edit now. `csrc/` has an op struct for every plugin, in C++, and its kernels as
 Triton compiled them, for {targets}. `library.json` says what each kernel is.
 
-    bridge.load_ops("{folder}")        # builds lib{namespace}_plugins.so and uses it in this process
+    cmake -S . -B build -Dbridge_DIR="$(bridge cmake-dir)" && cmake --build build
+    BRIDGE_GENERATED_PATH=$PWD/build/lib python serve.py # engines and models take these plugins
+
+An engine asks for a plugin by its name: keep it. `library.json` says what a plugin takes; keep inputs and outputs, too.
 
 | plugin | operator | kernels |
 |---|---|---|
@@ -57,18 +61,16 @@ def eject(folder: Path, destination: Path) -> list[Path]:
     for source in sorted((folder / "sources").iterdir()):
         shutil.copy2(source, destination / "csrc")
     (destination / "CMakeLists.txt").write_text(_CMAKE.format(namespace=namespace), encoding="utf-8")
-    (destination / "README.md").write_text(_readme(described, destination), encoding="utf-8")
+    (destination / "README.md").write_text(_readme(described), encoding="utf-8")
     kept = {name: value for name, value in described.items() if name != "sha256"}
     (destination / "library.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     return sorted(path for path in destination.rglob("*") if path.is_file())
 
 
-def _readme(described: dict[str, Any], destination: Path) -> str:
+def _readme(described: dict[str, Any]) -> str:
     rows = []
     for op in described["ops"]:
         kernels = ", ".join(dict.fromkeys(each["function"] for each in op["kernels"]))
         rows.append(f"| `{op['name']}` | {op['operator']} | {kernels} |")
     targets = ", ".join(described["targets"])
-    return _README.format(
-        namespace=described["namespace"], targets=targets, folder=destination.name, rows="\n".join(rows)
-    )
+    return _README.format(namespace=described["namespace"], targets=targets, rows="\n".join(rows))

@@ -1,4 +1,5 @@
-"""Expressions of extents as C++, with Python's arithmetic: of int64_t at run time, and of bridge::Dim for shapes."""
+"""Expressions of extents as C++, with Python's arithmetic: of int64_t and double at run time, and of bridge::Dim for
+shapes."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -6,6 +7,7 @@ from dataclasses import dataclass
 import sympy
 
 from bridge.errors import UnsupportedOpError
+from bridge.generate.native.parameters import float_literal
 from bridge.generate.program import Extent
 
 _LEAST, _MOST = -(1 << 63), (1 << 63) - 1
@@ -28,12 +30,23 @@ def int64_text(expression: Extent | sympy.Basic, names: Mapping[sympy.Symbol, st
     return _spell(sympy.sympify(expression), names, _INT64)
 
 
+def double_text(expression: Extent | float, names: Mapping[sympy.Symbol, str]) -> str:
+    """An expression as C++ of double. UnsupportedOpError: generated code cannot compute it."""
+    if isinstance(expression, sympy.Basic):
+        return _spell(expression, names, _DOUBLE)
+    return float_literal(expression)  # which may be infinite, or NaN
+
+
 def dim_text(expression: Extent, names: Mapping[sympy.Symbol, str]) -> str:
     """An expression as C++ of bridge::Dim, which TensorRT computes. UnsupportedOpError: it cannot."""
     return _spell(sympy.sympify(expression), names, _DIM)
 
 
-def bounds(expression: Extent, ranges: Mapping[sympy.Symbol, tuple[int, int]]) -> tuple[int, int]:
+Ranges = Mapping[sympy.Symbol, tuple[int, int]]
+"""The least and the greatest value of every symbol."""
+
+
+def bounds(expression: Extent, ranges: Ranges) -> tuple[int, int]:
     """Least and greatest value that an expression may have, with symbols in these ranges; both may be out of reach.
 
     Raises:
@@ -66,12 +79,17 @@ def bare(text: str) -> str:
 
 
 def _spell(expression: sympy.Basic, names: Mapping[sympy.Symbol, str], dialect: _Dialect) -> str:
-    if isinstance(expression, sympy.Symbol):
+    if isinstance(expression, sympy.Symbol) and dialect is not _DOUBLE:
         if expression not in names:
             raise UnsupportedOpError(f"{expression} is no extent of an input")
         return names[expression]
+    if dialect is _DOUBLE and isinstance(expression, (sympy.Integer, sympy.Float)):
+        text = float_literal(float(expression))
+        return f"({text})" if text.startswith("-") else text
     if isinstance(expression, sympy.Integer):
         return _integer(int(expression))
+    if dialect is _DOUBLE and expression.is_integer:
+        return f"static_cast<double>({bare(_spell(expression, names, _INT64))})"
     if isinstance(expression, (sympy.logic.boolalg.BooleanTrue, sympy.logic.boolalg.BooleanFalse)):
         return "true" if expression else "false"
     kind = type(expression).__name__
@@ -80,13 +98,14 @@ def _spell(expression: sympy.Basic, names: Mapping[sympy.Symbol, str], dialect: 
     rule = dialect.rules.get(kind)
     if rule is None:
         raise UnsupportedOpError(f"{expression} has {kind}, which {dialect.what}")
-    if kind in ("Add", "Mul", "Pow") and not (
-        expression.is_integer and all(each.is_integer for each in expression.args)
-    ):
+    whole = dialect is not _DOUBLE and kind in ("Add", "Mul", "Pow")
+    if whole and not (expression.is_integer and all(each.is_integer for each in expression.args)):
         raise UnsupportedOpError(f"{expression} is not computed with integers alone, which {dialect.what}")
     arguments = sorted(expression.args, key=sympy.default_sort_key) if kind in _COMMUTING else expression.args
     if kind == "Piecewise":
         arguments = [part for pair in expression.args for part in pair.args]
+    if isinstance(expression, sympy.core.relational.Relational) and not all(each.is_integer for each in arguments):
+        dialect = _DOUBLE
     return rule(*(_spell(part, names, dialect) for part in arguments))
 
 
@@ -196,6 +215,25 @@ _INT64 = _Dialect(
         "And": _joined("&&"),
         "Or": _joined("||"),
         "Not": lambda condition: f"(!{condition})",
+    },
+)
+
+# Of floats. What is an integer within is computed as one.
+_DOUBLE = _Dialect(
+    "generated code cannot compute",
+    {
+        "Add": _sum,
+        "Mul": _joined("*"),
+        "Pow": _call("triton::float_power"),
+        "FloatPow": _call("triton::float_power"),
+        "FloatTrueDiv": _call("triton::divide"),
+        "IntTrueDiv": _call("triton::divide"),
+        "OpaqueUnaryFn_sqrt": _call("std::sqrt"),
+        "Max": _nested("std::fmax"),
+        "Min": _nested("std::fmin"),
+        "Abs": _call("std::fabs"),
+        "Identity": _same,
+        "ToFloat": _same,
     },
 )
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bridge.base.locks import held
 from bridge.base.log import logger
 from bridge.errors import BuildError, UnsupportedOpError
 from bridge.generate.native import triton_private
@@ -125,7 +126,11 @@ class Library:
         """Compiles those that are not yet; see `code` for what does not compile."""
         wanted = {source.key: source for source in sources}
         new = [(key, each) for key in wanted for each in self.capabilities if (key, each) not in self._results]
-        with triton_private.settings(self._folder), ThreadPoolExecutor(os.cpu_count()) as workers:
+        with (
+            held(self._folder),
+            triton_private.settings(self._folder),
+            ThreadPoolExecutor(os.cpu_count()) as workers,
+        ):
             results = workers.map(lambda job: self._compile(wanted[job[0]], job[1]), new)
             self._results |= dict(zip(new, results, strict=True))
 
@@ -146,6 +151,11 @@ class Library:
         if compiled.shared_bytes > most:
             return Refusal(f"it needs {compiled.shared_bytes:,} bytes of shared memory, of {most:,}", unfit=True)
         return dataclasses.replace(compiled, seconds=time.monotonic() - started)
+
+    def fits(self, sources: Iterable[Source]) -> bool:
+        """Whether there is code of all of them for every capability."""
+        keys = [(source.key, each) for source in sources for each in self.capabilities]
+        return all(isinstance(self._results[key], Compiled) for key in keys)
 
     def code(self, source: Source, tuned: bool) -> Mapping[int, Compiled]:
         """The code of a source by capability. tuned: it is one of several configurations, of which those that do not

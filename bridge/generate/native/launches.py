@@ -7,7 +7,7 @@ import sympy
 from bridge.errors import UnsupportedOpError
 from bridge.generate.native import triton_private
 from bridge.generate.native.expressions import bare
-from bridge.generate.native.parameters import float_literal, string_literal
+from bridge.generate.native.parameters import string_literal
 from bridge.generate.native.plan import Plan
 from bridge.generate.native.spelling import Spelling, members, wrapped
 from bridge.generate.program import Argument, Launch, Pointer
@@ -65,10 +65,10 @@ def _argument_text(kernel: str, argument: Argument, name: str, spelling: Spellin
             raise ValueError(f"{where} is {argument.type}, and its value {argument.value!r} is no address")
         return f"uintptr_t const {name} = {pointer_text(argument.value, spelling)};"
     if argument.type in _FLOATS:
-        if isinstance(argument.value, (Pointer, sympy.Basic)):
-            raise UnsupportedOpError(f"{where} is {argument.type}, and its value {argument.value} is computed")
+        if isinstance(argument.value, Pointer):
+            raise ValueError(f"{where} is {argument.type}, and its value is an address")
         cpp = _FLOATS[argument.type]
-        return f"{cpp} const {name} = static_cast<{cpp}>({float_literal(argument.value)});"
+        return f"{cpp} const {name} = static_cast<{cpp}>({bare(spelling.number(argument.value))});"
     if argument.type not in _INTEGERS:
         raise UnsupportedOpError(f"{where} is {argument.type}; arguments are addresses, integers, fp32 or fp64")
     return _integer_text(kernel, argument, name, spelling)

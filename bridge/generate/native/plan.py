@@ -8,8 +8,9 @@ import sympy
 
 from bridge.errors import UnsupportedOpError
 from bridge.generate.native import triton_private
+from bridge.generate.native.buffers import with_shared_buffers
 from bridge.generate.native.canonical import MOST_LETTERS, canonical, identifier, plugin_name
-from bridge.generate.native.expressions import bounds
+from bridge.generate.native.expressions import Ranges, bounds
 from bridge.generate.native.fatbinary import fat_binary
 from bridge.generate.native.kernels import Library, Source, variants
 from bridge.generate.native.parameters import attributes_of, tensors_of
@@ -20,8 +21,6 @@ ALIGNMENT = 256
 """Of buffers, in bytes; csrc/triton/queue.h has the same number."""
 MOST_TACTICS = 64
 """csrc/triton/queue.h has the same number."""
-
-Ranges = Mapping[sympy.Symbol, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -64,21 +63,24 @@ class Choices:
 class Plan:
     """An instance, in canonical form, with all that its source text needs.
 
+    tactics: see `build`.
+
     Raises:
         BuildError: a kernel does not compile.
         UnsupportedOpError: it cannot be a plugin.
     """
 
-    def __init__(self, instance: Instance, library: Library) -> None:
+    def __init__(self, instance: Instance, library: Library, tactics: bool = True) -> None:
         self.name = plugin_name(instance)
-        self.instance = canonical(instance)
+        self.instance = with_shared_buffers(canonical(instance))
         self.tensors = tensors_of(self.instance)
         self.attributes = attributes_of(self.instance)
         self._library = library
         self._kernels: dict[str, Kernel] = {}
         self._choices: dict[tuple[str, ...], Choices] = {}
         self._of_launch: dict[int, Choices] = {}
-        library.compile(source for launch in self.launches() for source in sources_of(launch))
+        self._tactics = tactics
+        self._compile()
         for launch in self.launches():
             self._of_launch[id(launch)] = self._choose(launch)
 
@@ -133,6 +135,22 @@ class Plan:
                 most = max(most, _aligned(bytes_each * bounds(sympy.prod(choice.configuration.grid), ranges)[1]))
         return most
 
+    def _compile(self) -> None:
+        """What `_choose` asks for: all configurations at once, or one after another until one fits."""
+        if self._tactics:
+            self._library.compile(source for launch in self.launches() for source in sources_of(launch))
+            return
+        launches, rank = list(self.launches()), 0
+        while launches:
+            pairs = [(launch, variants(launch, launch.configurations[rank]).all) for launch in launches]
+            self._library.compile(source for _, sources in pairs for source in sources)
+            rank += 1
+            launches = [
+                launch
+                for launch, sources in pairs
+                if rank < len(launch.configurations) and not self._library.fits(sources)
+            ]
+
     def _choose(self, launch: Launch) -> Choices:
         """The configurations of a launch that some target has code for; every target has code for one."""
         tuned = len(launch.configurations) > 1
@@ -145,6 +163,8 @@ class Plan:
                 kernels = (self._kernel(source, code) for source, code in zip(pair.all, codes, strict=True))
                 found.append(Choice(configuration, *kernels))
                 lacking -= common
+                if not self._tactics and not lacking:
+                    break
         if lacking:
             raise self._library.none_left(variants(launch, launch.configurations[0]), min(lacking))
         key = tuple(kernel.name for each in found for kernel in each.kernels)

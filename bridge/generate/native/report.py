@@ -5,6 +5,7 @@ from typing import Any
 
 from bridge.core.device_code import code_bytes
 from bridge.generate.native import triton_private
+from bridge.generate.native.canonical import made_by
 from bridge.generate.native.plan import Choices, Kernel, Plan
 from bridge.generate.program import Launch, Region, TensorType
 
@@ -17,6 +18,7 @@ def report(
         "namespace": namespace,
         "targets": [f"sm{capability}" for capability in capabilities],
         "triton": triton_private.version(),
+        "made_by": made_by(),
         "seconds": {what: round(value, 2) for what, value in seconds.items()},
         "ops": [_op(plan) for plan in plans],
     }

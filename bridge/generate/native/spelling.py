@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import sympy
 
 from bridge.generate.native.canonical import identifier
-from bridge.generate.native.expressions import bounds, int64_text
+from bridge.generate.native.expressions import bounds, double_text, int64_text
 from bridge.generate.native.plan import Plan
 from bridge.generate.program import Extent
 
@@ -67,12 +67,22 @@ class Spelling:
         self._used |= sympy.sympify(expression).free_symbols
         return text
 
+    def number(self, expression: Extent | float) -> str:
+        """An expression as C++ of double. UnsupportedOpError: it is none, or a part exceeds 64 bits in the profile."""
+        text = double_text(expression, self._names)
+        self._check_integers(sympy.sympify(expression))
+        self._used |= sympy.sympify(expression).free_symbols
+        return text
+
     def condition(self, expression: sympy.Basic) -> str:
         """A condition as C++ of bool."""
+        self._check_integers(expression)
+        return int64_text(expression, self._names)
+
+    def _check_integers(self, expression: sympy.Basic) -> None:
         for part in sympy.preorder_traversal(expression):
             if isinstance(part, sympy.Expr) and part.is_integer:
                 bounds(part, self._plan.ranges)
-        return int64_text(expression, self._names)
 
     def used_symbols(self) -> list[str]:
         """Definitions of the symbols that were used since the last call."""

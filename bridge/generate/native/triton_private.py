@@ -1,6 +1,6 @@
 """All of Triton's private API that bridge's back end uses, as Triton 3.6 to 3.8 have it.
 
-tests/generate/test_triton_private.py says what moved, where it did.
+tests/generate/native/test_triton_private.py says what moved, where it did.
 """
 
 import contextlib

@@ -122,8 +122,8 @@ class Reader:
             self.names.append(name)
             self.inputs.append(TensorType(value.dtype, tuple(self._extents(place, value))))
             return Input(place)
-        if isinstance(value, torch.SymInt):
-            return self.integer(name, value)
+        if isinstance(value, (torch.SymInt, torch.SymFloat)):
+            return self.number(name, value)
         if isinstance(value, (int, float, bool)):
             return value
         raise UnsupportedOpError(f"its argument {name} is {value!r}, which is no tensor and no number")
@@ -139,14 +139,16 @@ class Reader:
                 self.axes |= {each: _axis(each, extent.node) for each in expression.free_symbols - self.axes.keys()}
             yield self.symbols[expression].symbol
 
-    def integer(self, name: str, value: int | torch.SymInt) -> "int | Scalar":
-        """An integer as an expression of the extents met so far. UnsupportedOpError: they do not tell it."""
+    def number(self, name: str, value: int | torch.SymInt | torch.SymFloat) -> "int | float | Scalar":
+        """A number as an expression of the extents met so far. UnsupportedOpError: they do not tell it."""
         if isinstance(value, int):
             return value
         known = {expression: each.symbol for expression, each in self.symbols.items()}
         found = value.node.expr.xreplace(known)
         if found.free_symbols - set(known.values()):
             raise UnsupportedOpError(f"its argument {name} is {value}, which no extent of its tensors tells")
+        if found.is_Float:
+            return float(found)
         return int(found) if found.is_Integer else Scalar(found)
 
 

@@ -161,7 +161,7 @@ def _allocated(reader: Reader, name: str, value: Node) -> Any:
     """The tensor as one that is new, where the others' extents tell its shape; else as an input."""
     tensor = value.meta["val"]
     try:
-        return Allocated(tensor.dtype, tuple(reader.integer(name, extent) for extent in tensor.shape))
+        return Allocated(tensor.dtype, tuple(reader.number(name, extent) for extent in tensor.shape))
     except UnsupportedOpError:
         return reader.read(name, value)
 

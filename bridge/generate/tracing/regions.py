@@ -44,11 +44,11 @@ def cover(call: Call) -> Instance:
                 f" {_profile_text(call.symbols)}: narrow it, or let a kernel have what depends on an extent as an"
                 " argument that is none of tl.constexpr, and no Python number"
             )
-        point = _point(call, place)
+        point = point_at(call, place)
         try:
             traced.append(trace(call, point))
         except UnsupportedOpError as error:
-            if all(value >= axis.sure for value, axis in zip(place, _axes(call), strict=True)):
+            if all(value >= axis.sure for value, axis in zip(place, axes_of(call), strict=True)):
                 extents = _extents_text(call, point)
                 raise UnsupportedOpError(
                     f"{error}\nIt can where {extents}, which the profile has, are others."
@@ -72,7 +72,7 @@ def _check_outputs(call: Call, traced: Sequence[Traced], truth: "_Truth") -> Non
     for each in traced[1:]:
         if each.outputs == first.outputs:
             continue
-        points = (_point(call, place) for place in _places(call, [one.region for one in traced], truth))
+        points = (point_at(call, place) for place in _places(call, [one.region for one in traced], truth))
         within = [point for point in points if truth.holds(each.region, point)]
         if any(_at(point, each.outputs) != _at(point, first.outputs) for point in within):
             one, other = (", ".join(f"{o.dtype} {list(o.shape)}" for o in t.outputs) for t in (first, each))
@@ -111,18 +111,19 @@ def _uncovered(call: Call, regions: Sequence[Region], tolerated: Collection[Plac
         return None
     for place in _places(call, regions, truth):
         if place not in tolerated:
-            point = _point(call, place)
+            point = point_at(call, place)
             if not any(truth.holds(region, point) for region in regions):
                 return place
     return None
 
 
-def _axes(call: Call) -> tuple[Axis, ...]:
+def axes_of(call: Call) -> tuple[Axis, ...]:
+    """What varies: the axes of a model, or of a call without one its symbols."""
     return call.axes or tuple(Axis(s.symbol, s.low, s.high, s.example, s.low) for s in call.symbols)
 
 
-def _point(call: Call, place: Place) -> Point:
-    """The symbols' values at a place."""
+def point_at(call: Call, place: Place) -> Point:
+    """The symbols' values at a place, which has a value of each axis."""
     if not call.axes:
         return {each.symbol: value for each, value in zip(call.symbols, place, strict=True)}
     values = {axis.symbol: sympy.Integer(value) for axis, value in zip(call.axes, place, strict=True)}
@@ -131,7 +132,7 @@ def _point(call: Call, place: Place) -> Point:
 
 def _places(call: Call, regions: Sequence[Region], truth: "_Truth") -> Iterator[Place]:
     """The places that are tried: all of a small profile; of others where guards change, and some at random."""
-    axes = _axes(call)
+    axes = axes_of(call)
     conditions = {c.xreplace(dict(call.extents)) for region in regions for c in region.conditions}
     values = [sorted(_values(each, axes, conditions, truth)) for each in axes]
     while math.prod(map(len, values)) > _MOST_PLACES:

@@ -4,7 +4,6 @@ A segment is what a recording computes from one launch to the next. Its inputs a
 the memory that is read after it.
 """
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +12,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from bridge.errors import UnsupportedOpError
 from bridge.generate.inductor import lower
-from bridge.generate.program import Argument, Copy, Pointer, Step, Zero
+from bridge.generate.pointers import moved
+from bridge.generate.program import Copy, Pointer, Step
 from bridge.generate.tracing.recording import Computed, Recording, Updated, Viewed
 from bridge.generate.tracing.steps import Memory
 from bridge.generate.tracing.symbols import Environment, evaluate
@@ -195,23 +195,3 @@ def _order(tensor: torch.Tensor) -> list[int]:
     if not tensor.is_contiguous() and not tensor.permute(order).is_contiguous():
         raise UnsupportedOpError(f"an operator makes a tensor of shape {list(tensor.shape)} with gaps in its memory")
     return list(range(tensor.dim())) if tensor.is_contiguous() else order
-
-
-def moved(step: Step, places: dict[tuple[str, int], Pointer]) -> Step:
-    """A step with its pointers elsewhere."""
-
-    def move(pointer: Pointer) -> Pointer:
-        base = places[pointer.kind, pointer.index]
-        return dataclasses.replace(base, offset=base.offset + pointer.offset)
-
-    if isinstance(step, Zero):
-        return dataclasses.replace(step, pointer=move(step.pointer))
-    if isinstance(step, Copy):
-        return dataclasses.replace(step, source=move(step.source), target=move(step.target))
-    return dataclasses.replace(step, arguments=tuple(_moved_argument(each, move) for each in step.arguments))
-
-
-def _moved_argument(argument: Argument, move: Any) -> Argument:
-    if not isinstance(argument.value, Pointer):
-        return argument
-    return dataclasses.replace(argument, value=move(argument.value))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import sympy
 import torch
 
 from bridge.errors import UnsupportedOpError
@@ -158,7 +159,7 @@ def _argument(parameter: Any, value: Any, memory: Memory, environment: Environme
     if isinstance(value, (int, torch.SymInt)):
         return _integer(parameter, environment.expression(value), environment)
     if isinstance(value, (float, torch.SymFloat)):
-        return Argument(name, "fp32", float(value))
+        return Argument(name, "fp32", environment.number(value))
     raise UnsupportedOpError(f"the kernel's argument {name} is a {type(value).__name__}, expected a tensor or a number")
 
 
@@ -166,13 +167,21 @@ def _integer(parameter: Any, value: Extent, environment: Environment) -> Argumen
     low, high = environment.limits(value)
     if low == high == 1 and not parameter.do_not_specialize:
         return None
-    kind = "i32" if low >= -_INT32 and high < _INT32 else "i64"
-    kind = parameter.annotation_type or kind
+    kind = parameter.annotation_type or _width(value, low, high, environment)
     specialises = not (parameter.do_not_specialize or parameter.do_not_specialize_on_alignment)
     divisible = "never"
     if specialises and environment.value(value) % _ALIGNMENT == 0:
         divisible = "always" if isinstance(value, int) else "maybe"
     return Argument(parameter.name, kind, value, divisible)
+
+
+def _width(value: Extent, low: int, high: int, environment: Environment) -> str:
+    """As Triton's JIT chooses it by the value; a region has values of one width."""
+    bits32 = -_INT32 <= environment.value(value) < _INT32
+    if bits32 != (low >= -_INT32 and high < _INT32):
+        inside = sympy.And(sympy.Ge(value, -_INT32), sympy.Lt(value, _INT32))
+        environment.add_conditions([inside if bits32 else sympy.Not(inside)])
+    return "i32" if bits32 else "i64"
 
 
 def _type(dtype: torch.dtype) -> str:

@@ -67,6 +67,15 @@ class Environment:
             raise UnsupportedOpError(f"an extent, {value}, depends on values")
         return int(found) if found.is_Integer else found
 
+    def number(self, value: Any) -> Extent | float:
+        """As `expression`, of a float or SymFloat."""
+        if not isinstance(value, torch.SymFloat):
+            return float(value)
+        found = value.node.expr.xreplace(self._own)
+        if not found.free_symbols <= set(self._ranges):
+            raise UnsupportedOpError(f"a number, {value}, depends on values")
+        return float(found) if found.is_number else found
+
     def type_of(self, tensor: torch.Tensor) -> TensorType:
         """Of a tensor that is, or is going to be, contiguous."""
         return TensorType(tensor.dtype, tuple(self.expression(extent) for extent in tensor.shape))
@@ -107,4 +116,12 @@ def evaluate(extent: Extent, integers: Mapping[sympy.Symbol, Any]) -> Any:
     """An expression of symbols, computed with ints or torch's symbolic integers."""
     if isinstance(extent, (int, sympy.Integer)):
         return int(extent)
-    return sympy_interp(PythonReferenceAnalysis, dict(integers), extent)
+    return sympy_interp(_Python, dict(integers), extent)
+
+
+class _Python(PythonReferenceAnalysis):
+    """With what torch lacks there: true division of integers."""
+
+    @staticmethod
+    def int_truediv(a: Any, b: Any) -> Any:
+        return a / b

@@ -28,6 +28,7 @@ from bridge.generate.tracing.recording import (
 from bridge.generate.tracing.steps import Memory, launch_step
 from bridge.generate.tracing.symbols import Environment, evaluate
 from bridge.generate.tracing.triton_launches import CaughtLaunch
+from bridge.graph import control_flow
 
 Body = Callable[..., Any]
 
@@ -84,6 +85,12 @@ class Call:
         given = list(self.arguments), dict(self.keywords)
         return tree_map(fill, given, is_leaf=lambda each: isinstance(each, (Input, Scalar)))
 
+    def computed(self, function: Callable[..., Any], tensors: Sequence[torch.Tensor]) -> Any:
+        """What a function makes of the call with these tensors, whose extents are numbers."""
+        extents = {each.symbol: tensors[each.input].shape[each.axis] for each in self.symbols}
+        args, kwargs = self.filled(tensors, lambda extent: evaluate(extent, extents))
+        return function(*args, **kwargs)
+
 
 @dataclass(frozen=True)
 class Input:
@@ -94,7 +101,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Scalar:
-    """An integer among a call's arguments: an expression of its symbols."""
+    """A number among a call's arguments: an expression of its symbols."""
 
     value: Extent
 
@@ -152,6 +159,8 @@ def _explaining(call: Call) -> Iterator[None]:
     except GuardOnDataDependentSymNode as error:
         raise UnsupportedOpError(f"{call.operator} cannot become a plugin: {BY_VALUES}: {_first(error)}") from error
     except Exception as error:
+        if reason := control_flow.refusal_of_failure(error):
+            raise UnsupportedOpError(f"{call.operator} cannot become a plugin: {reason}") from error
         shapes = ", ".join(str(list(each.shape)) for each in call.inputs if each is not None)
         raise UnsupportedOpError(
             f"{call.operator} cannot become a plugin: its body fails for inputs {shapes}, on fake tensors:"

@@ -3,6 +3,7 @@
 A decomposition returns NotImplemented for calls that it does not decompose.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -52,7 +53,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
 
     table = dict(get_decompositions())
     table.pop(SDPA, None)
-    table |= torch._decomp.get_decompositions([_FLASH_ON_CPU])  # for programs that are already decomposed
+    table |= _of_torch(_FLASH_ON_CPU)  # for programs that are already decomposed
     for op in OPS.values():
         table.pop(op.overload, None)
     return promoted({**_torch_decompositions(table), **table, **_own_decompositions()})
@@ -62,10 +63,20 @@ def _torch_decompositions(table: Mapping[Any, Any]) -> dict[Any, Callable[..., A
     """PyTorch's, for functional operators that torch_tensorrt neither converts nor decomposes."""
     from torch_tensorrt.dynamo.conversion import DYNAMO_CONVERTERS
 
-    known = dict(torch._decomp.core_aten_decompositions().items())
-    known |= torch._decomp.get_decompositions([torch.ops.aten.addmv])
     converted = DYNAMO_CONVERTERS.keys() | table.keys()
-    return {op: decomposition for op, decomposition in known.items() if op.namespace == "aten" and op not in converted}
+    return {op: decomposition for op, decomposition in _aten_decompositions().items() if op not in converted}
+
+
+@functools.cache
+def _aten_decompositions() -> Mapping[Any, Callable[..., Any]]:
+    """PyTorch's own, read once: a thousand operators take as long as the rest of a small model's decomposition."""
+    known = dict(torch._decomp.core_aten_decompositions().items()) | _of_torch(torch.ops.aten.addmv)
+    return {op: decomposition for op, decomposition in known.items() if op.namespace == "aten"}
+
+
+@functools.cache
+def _of_torch(op: Any) -> dict[Any, Callable[..., Any]]:
+    return torch._decomp.get_decompositions([op])
 
 
 def _own_decompositions() -> dict[Any, Callable[..., Any]]:

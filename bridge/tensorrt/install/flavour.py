@@ -33,6 +33,7 @@ class FlavourTraits:
     adds_plugins: bool  # INetworkDefinition.add_plugin_v3 exists; otherwise plugin layers are seeded
     builds_without_gpu: bool
     compiles_kernels: bool  # at run time, for the GPU that the engine runs on
+    measures_tactics: bool  # of plugins, when an engine is built
     install: str
     install_newest: str | None = None  # the same for a newer torch, as a format of its version ("2.14")
 
@@ -59,6 +60,7 @@ TRAITS = {
         adds_plugins=True,
         builds_without_gpu=False,
         compiles_kernels=False,
+        measures_tactics=True,
         install="pip install torch-tensorrt tensorrt",
     ),
     "tensorrt_rtx": FlavourTraits(
@@ -68,6 +70,7 @@ TRAITS = {
         adds_plugins=False,
         builds_without_gpu=True,
         compiles_kernels=True,
+        measures_tactics=False,
         install='pip install "torch-tensorrt-rtx==2.11.*" "tensorrt-rtx==1.7.1.116"',
         # Later torch-tensorrt-rtx require TensorRT-RTX before 1.7, so pip cannot resolve both at once.
         install_newest=(

@@ -50,3 +50,8 @@ def current_target() -> str | None:
         return None
     major, minor = torch.cuda.get_device_capability()
     return f"sm{major}{minor}"
+
+
+def name_of(target: str) -> str | None:
+    """The name of this machine's GPU, if a target is its; else None."""
+    return torch.cuda.get_device_name() if target == current_target() else None

@@ -15,6 +15,7 @@ from bridge.core.tensors import MAX_RANK
 from bridge.engine_file import dtypes
 from bridge.engine_file.contents import TensorSpec
 from bridge.errors import BuildError, ExportError, SpecializedError, UnsupportedOpError
+from bridge.graph import control_flow
 from bridge.graph.assumptions import checking_lowering
 from bridge.graph.model_source import model_line, operator_name
 from bridge.graph.symbolic import depends_on_values
@@ -236,7 +237,7 @@ def _rank_refusal(node: Node) -> str | None:
 
 def _operator_refusal(node: Node) -> str | None:
     """Why no engine can hold an operator at all, or None."""
-    return _NOT_IN_ENGINES.get(node.target)
+    return _NOT_IN_ENGINES.get(node.target) or control_flow.refusal(node.target)
 
 
 _NOT_IN_ENGINES: dict[Any, str] = {

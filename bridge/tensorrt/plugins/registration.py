@@ -1,17 +1,20 @@
 """Registers libraries of plugins with a TensorRT runtime."""
 
 import re
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bridge.core.library import Library
+from bridge.core.library import GENERATED, Library
 from bridge.core.op import Op
 from bridge.errors import LibraryError
 from bridge.tensorrt.plugins.fields import TENSORS_FIELD, VERSION
 
 _registered_files: dict[tuple[str, str], Path] = {}  # module of the runtime, library's key → what was registered
+_ejected_files: set[Path] = set()  # of those, the ones that users may have changed
+_loading = threading.Lock()
 
 
 def register_plugins(trt: ModuleType, libraries: Iterable[Library]) -> None:
@@ -40,33 +43,60 @@ def load_library(trt: ModuleType, library: Library, path: Path, ops: Mapping[str
 
     LibraryError: see register_plugins.
     """
+    with _loading:
+        if not _registered(trt, library):
+            _load(trt, library, path)
+    _check_version(trt, library, path)
     registered = _registered(trt, library)
-    if not registered:
-        if trt.get_plugin_registry().load_library(str(path)) is None:
-            taken = _taken_text(trt, library)
-            raise LibraryError(f"{trt.__name__} {trt.__version__} did not load the plugin library {path}{taken}")
-        _registered_files[trt.__name__, library.key] = path
-        registered = _registered(trt, library)
     differing = {name: op for name, op in ops.items() if registered.get(name) != _expected(op)}
     if differing:
         raise LibraryError(_conflict_text(trt, library, path, registered, differing))
 
 
-def _taken_text(trt: ModuleType, library: Library) -> str:
-    """Which plugins of a library are registered from others, so that TensorRT refuses it; "" where none is."""
+def _load(trt: ModuleType, library: Library, path: Path) -> None:
+    """Has TensorRT load a file, without those of its plugins that are registered and the same."""
+    new = set()
+    if library.key in GENERATED:
+        plugins = library.plugins()
+        taken = _taken(trt, library) if library.named_by_content else set()
+        plugins.leave_out(taken)
+        new = {f"{library.namespace}::{name}" for name in plugins.schemas.keys() - taken}
+        GENERATED.update(new)
+    if trt.get_plugin_registry().load_library(str(path)) is None:
+        names = ", ".join(sorted(_taken(trt, library)))
+        reason = f": {names} came from another library already" if names else ""
+        raise LibraryError(f"{trt.__name__} {trt.__version__} did not load the plugin library {path}{reason}")
+    _registered_files.update(((trt.__name__, key), path) for key in {library.key, *new})
+    if new and not library.named_by_content:
+        _ejected_files.add(path)
+
+
+def _check_version(trt: ModuleType, library: Library, path: Path) -> None:
+    """LibraryError: a generated plugin came from another file, and one of the two was ejected, and may be changed."""
+    owner = _registered_files.get((trt.__name__, library.key))
+    if library.key not in GENERATED or owner is None or owner == path:
+        return
+    if owner in _ejected_files or not library.named_by_content:
+        raise LibraryError(
+            f"{library.key} came from {owner} already, and {path} may have another version of it, for one of them was "
+            "ejected: start a process that uses one of them"
+        )
+
+
+def _taken(trt: ModuleType, library: Library) -> set[str]:
+    """Those of the plugins in a library's file that are registered from another one."""
+    return {creator.name for creator in _creators(trt, library)} & library.plugins().schemas.keys()
+
+
+def _creators(trt: ModuleType, library: Library) -> list[Any]:
+    """Those of the plugins of a library's namespace that are registered in our version."""
     creators = [c for c in trt.get_plugin_registry().all_creators if c.plugin_version == VERSION]
-    own = {c.name for c in creators if getattr(c, "plugin_namespace", None) == library.namespace}
-    taken = ", ".join(sorted(own & library.plugins().schemas.keys()))
-    return (
-        f": {taken} came from another library already; let one library have all plugins of a process" if taken else ""
-    )
+    return [c for c in creators if getattr(c, "plugin_namespace", None) == library.namespace]
 
 
 def _registered(trt: ModuleType, library: Library) -> dict[str, set[str]]:
-    """The field names of every plugin in our version that would be a library's, by name."""
-    creators = [c for c in trt.get_plugin_registry().all_creators if c.plugin_version == VERSION]
-    own = [c for c in creators if getattr(c, "plugin_namespace", None) == library.namespace and library.owns(c.name)]
-    return {creator.name: _field_names(creator) for creator in own}
+    """The field names of every registered plugin that would be a library's, by name."""
+    return {c.name: _field_names(c) for c in _creators(trt, library) if library.owns(c.name)}
 
 
 def _field_names(creator: Any) -> set[str]:

@@ -114,7 +114,7 @@ def check_compatible(file: EngineFile, flavour: Flavour) -> None:
 
 def _library_of(name: str) -> Library:
     """The library with the plugin of an op. LibraryError: there is none."""
-    return OPS[name].library if name in GENERATED else libraries.library(namespace_of(name))
+    return OPS[name].library if name in GENERATED & OPS.keys() else libraries.library(namespace_of(name))
 
 
 def _check_plugin(file: EngineFile, name: str, version: str) -> None:

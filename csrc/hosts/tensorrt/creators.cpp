@@ -1,4 +1,6 @@
 // TensorRT as a host: the plugin library's entry points, and a creator for every op of the table.
+#include <algorithm>
+#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -43,12 +45,30 @@ std::vector<trt::Versioned*> const& creators() {
   return *all;
 }
 
+// Those that getCreators gives: all, but for what bridge_leave_out named.
+std::vector<trt::Versioned*>& offered() {
+  static auto* list = new std::vector<trt::Versioned*>(creators());
+  return *list;
+}
+
 }  // namespace
 }  // namespace bridge
 
+// Has getCreators leave out some plugins from now on, and no others: a registry takes no library of which it has a
+// plugin already. names: null where count is 0.
+BRIDGE_EXPORT void bridge_leave_out(char const* const* names, int32_t count) {
+  auto& list = bridge::offered();
+  list.clear();
+  for (bridge::trt::Versioned* each : bridge::creators()) {
+    char const* own = static_cast<bridge::Creator*>(each)->plugin_name();
+    auto const is_own = [own](char const* name) { return std::strcmp(name, own) == 0; };
+    if (std::none_of(names, names + count, is_own)) list.push_back(each);
+  }
+}
+
 BRIDGE_EXPORT bridge::trt::Versioned* const* getCreators(int32_t& count) {
   try {
-    auto const& all = bridge::creators();
+    auto const& all = bridge::offered();
     count = static_cast<int32_t>(all.size());
     return all.data();
   } catch (...) {

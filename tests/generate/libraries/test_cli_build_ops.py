@@ -5,7 +5,6 @@ import dataclasses
 import io
 import json
 import shutil
-import subprocess
 import sys
 
 import hand_written_ops
@@ -158,6 +157,25 @@ def test_a_damaged_library_is_passed_over_with_a_warning(shipped, tmp_path, monk
     assert message in caplog.text
 
 
+def test_what_is_wrong_with_a_folder_is_said_once(shipped, tmp_path, monkeypatch, caplog):
+    damaged = shutil.copytree(shipped[0], tmp_path / "damaged") / "libgenerate_test_plugins.so"
+    damaged.write_bytes(b"\x7fELF")
+    monkeypatch.setenv("BRIDGE_GENERATED_PATH", f"{tmp_path / 'none'}:{damaged.parent}:{shipped[0]}")
+    folders._warn_once.cache_clear()
+    for name in [*{row["plugin"] for row in shipped[1]["plugins"]}] * 2:  # as models with several plugins ask
+        assert folders.holding(name, "sm86").path == shipped[0]
+        assert folders.holding(name, "sm90", only_shipped=True) is None
+    warnings = sorted(record.getMessage() for record in caplog.records)
+    assert warnings == sorted(
+        [
+            f"BRIDGE_GENERATED_PATH names {tmp_path / 'none'}, which has no library.json",
+            f"{damaged} is not as {damaged.parent / 'library.json'} describes it, and is not used",
+            f"BRIDGE_GENERATED_PATH: {shipped[0] / damaged.name} is not used for sm90: it holds code for sm_86, "
+            "sm_120a, none of which runs on sm90",
+        ]
+    )
+
+
 def test_an_engine_without_its_library_says_what_to_do(make_engine_file):
     here = flavour.detect()
     row = GENERATED | {"name": "nobody::norm_0123456789ab", "operator": "nobody::norm"}
@@ -236,29 +254,6 @@ def test_a_cached_engine_tells_of_its_plugins(shipped, tmp_path, monkeypatch, ca
     assert "generated plugins: 1 generate_test::double generate_test::double_" in text
     assert "input x float32 [n0: 1 to 16, 64]" in text
     assert "triton_ops.py:" in text
-
-
-def test_a_library_whose_plugin_came_from_another_is_refused_with_the_reason(shipped, tmp_path):
-    """As two shipped libraries that have a plugin in common: TensorRT takes one of them."""
-    script = (
-        "import sys, bridge\n"
-        "from pathlib import Path\n"
-        "from bridge.generate import folders\n"
-        "from bridge.generate.generated_op import define\n"
-        "from bridge.tensorrt.install.flavour import detect\n"
-        "from bridge.tensorrt.plugins.registration import register_plugins\n"
-        "names = sys.argv[3:]\n"
-        "detect().trt().get_plugin_registry().load_library(sys.argv[2])\n"
-        "op = define(names[0], 'a::b', ['x'], 1, Path(sys.argv[1]), None)\n"
-        "op.library.owns = lambda name: False\n"
-        "register_plugins(detect().trt(), [op.library])\n"
-    )
-    copy = shutil.copy(shipped[0] / "libgenerate_test_plugins.so", tmp_path / "copy.so")
-    names = sorted({row["plugin"] for row in shipped[1]["plugins"]})
-    command = [sys.executable, "-c", script, str(shipped[0]), str(copy), *names]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    local_names = ", ".join(name.partition("::")[2] for name in names)
-    assert f"{local_names} came from another library already" in done.stderr
 
 
 def test_operators_of_torch_without_a_converter(module):

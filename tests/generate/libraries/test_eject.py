@@ -4,10 +4,16 @@ import subprocess
 
 import hand_written_ops as ops
 import pytest
+import torch
+from triton_ops import axpy
 
+import bridge
 from bridge.core.device_code import device_codes
+from bridge.core.op import OPS
 from bridge.core.plugin_file import PluginFile
+from bridge.doors.module_calls import ListedCall, instances_of
 from bridge.errors import LibraryError
+from bridge.generate import folders
 from bridge.generate.build import build, plugin_name
 from bridge.generate.native.eject import eject
 from bridge.toolchain import tools
@@ -47,6 +53,28 @@ def test_an_ejected_library_builds_with_what_is_edited(folder, tmp_path):
     assert plugins.schemas == {"counted": "counted(Tensor index) -> (Tensor, Tensor)"}
     assert plugins.infer_shapes("counted", [(3, 5)], {}, 2) == [(8,), (3, 5)]
     assert "sm_86" in map(str, device_codes(built))
+
+
+def test_models_take_an_ejected_library_with_what_is_edited(tmp_path, monkeypatch):
+    x = torch.ones(8, 64)
+    instances = instances_of([ListedCall("axpy", axpy, (x, None, 2.0))])
+    (name,) = map(plugin_name, instances)
+    eject(build(instances, ["sm86"]), tmp_path / "mine")
+    source = tmp_path / "mine" / "csrc" / f"{name}.cpp"
+    source.write_text(source.read_text().replace("static_cast<float>(2.0)", "static_cast<float>(5.0)"))
+    built = build_with_cmake(tmp_path / "mine", tmp_path / "build") / "lib"
+    monkeypatch.setenv("BRIDGE_GENERATED_PATH", str(built))
+    monkeypatch.setenv("BRIDGE_CACHE_DIR", str(tmp_path / "empty"))
+
+    class Net(torch.nn.Module):
+        def forward(self, x):
+            return axpy(x, None, 2.0)
+
+    compiled = bridge.compile(Net().eval(), (x,), target="sm86", cache=False)
+    assert OPS[f"generate_test::{name}"].library.directories() == [built]
+    assert name in compiled.explain() and not list((tmp_path / "empty").glob("generated/generate_test/*"))
+    (built / "libgenerate_test_plugins.so").unlink()
+    assert folders.holding(f"generate_test::{name}", "sm86", only_shipped=True) is None
 
 
 def test_only_a_generated_library_is_ejected(tmp_path):

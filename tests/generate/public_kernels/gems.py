@@ -147,7 +147,6 @@ def upsample_nearest() -> PublicKernel:
         ({0: BATCH, 2: height, 3: width},),
         lambda x, size: F.interpolate(x, size),
         {"size": [20, 36]},
-        refusal="more than 64 versions of its kernels",
     )
 
 

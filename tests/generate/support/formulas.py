@@ -7,6 +7,7 @@ from typing import Any
 import sympy
 import torch
 import torch.nn.functional as F
+from torch._higher_order_ops.associative_scan import associative_scan
 
 from bridge.generate.program import Symbol, TensorType
 
@@ -53,6 +54,14 @@ class Formula:
             else torch.randint(0, self.below, shape, generator=random, dtype=dtype)
             for (dtype, *_), shape in zip(self.inputs, shapes, strict=True)
         ]
+
+
+def recurrence(gate, x):
+    """h[t] = gate[t] * h[t - 1] + x[t], of state space models. x: [B, N]."""
+    mode = "pointwise" if x.is_cuda else "generic"
+    return associative_scan(
+        lambda p, q: (p[0] * q[0], p[1] * q[0] + q[1]), (gate.sigmoid(), x), dim=1, combine_mode=mode
+    )[1]
 
 
 def rms_norm(x, weight):
@@ -118,7 +127,7 @@ def gather_by_arithmetic(x, row):
 
 def voxel_features(feature, voxel):
     """Sums of the features that fall into each of 8 voxels."""
-    return torch.zeros(8, feature.shape[1], device=feature.device).index_add(0, voxel, feature)
+    return torch.zeros(8, feature.shape[1], dtype=feature.dtype, device=feature.device).index_add(0, voxel, feature)
 
 
 def embedding_bag(index, table):
@@ -209,6 +218,7 @@ FORMULAS = {
         ((1, 8, 12),),
     ),
     "Sobel": Formula(sobel, ((FLOAT, B, H, W),), 2, ((2, 5, 6),)),
+    "recurrence by an associative scan": Formula(recurrence, ((FLOAT, B, N), (FLOAT, B, N)), 1, ((2, 600), (3, 2))),
     "sum of everything": Formula(lambda x: x.sum(), ((FLOAT, B, N),), 1, ((2, 600), (16, 4096))),
     "indices": Formula(lambda x: (x > 0).long().cumsum(-1) - 1, ((FLOAT, B, N),), 1, ((2, 31),)),
     "instance norm": Formula(lambda x: F.instance_norm(x), ((FLOAT, B, 3, H, W),), 1, ((2, 5, 4),)),

@@ -58,6 +58,21 @@ def test_a_bool_is_no_integer_and_1_is_compiled_in():
     assert given(launch)["n"] == "i64" and given(launch)["scale"] == "i32"
 
 
+def test_numbers_that_may_pass_32_bits_have_a_region_of_each_width():
+    def body(x):
+        y = torch.empty_like(x)
+        _scaled[(triton.cdiv(x.numel(), 64),)](x, y, x.numel(), 0.5, None)
+        return y
+
+    instance = instance_of(body, (F32, ((1, 1 << 20, 64), (1, 1 << 14, 8))))
+    rows, width = (each.symbol for each in instance.symbols)
+    assert [given(each.steps[0])["n"] for each in instance.regions] == ["i32", "i64"]
+    for extent, expected in [(1 << 17, "i64"), ((1 << 17) - 1, "i32"), (1, "i32")]:
+        symbols = {rows: extent, width: 1 << 14}
+        taken = next(each for each in instance.regions if all(bool(c.subs(symbols)) for c in each.conditions))
+        assert given(taken.steps[0])["n"] == expected
+
+
 def test_a_tuner_gives_a_configuration_each_with_its_grid():
     ways = [triton.Config({"BLOCK": 32}, num_warps=2), triton.Config({"BLOCK": 128}, num_warps=8)]
     tuned = triton.autotune(ways, key=[])

@@ -1,11 +1,11 @@
-"""A plugin as TensorRT calls it: its virtual functions, up to where a builder asks for its kernels.
+"""A plugin as TensorRT calls it: those of its virtual functions that a build and a run need.
 
-The slots are those of csrc/hosts/tensorrt/abi.h. It needs neither TensorRT nor a GPU.
+The slots are those of csrc/hosts/tensorrt/abi.h. It needs no TensorRT, and up to `enqueue` no GPU.
 """
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import POINTER, Structure, byref, c_char_p, c_float, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Structure, byref, c_char_p, c_float, c_int32, c_int64, c_size_t, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,11 @@ def dynamic(tensors: Sequence[torch.Tensor]) -> Any:
     return (DynamicDesc * max(len(rows), 1))(*(DynamicDesc(d, s, s, s) for d, s in rows))
 
 
+def addresses(tensors: Sequence[torch.Tensor]) -> Any:
+    """Where several tensors lie, as an array."""
+    return (c_void_p * max(len(tensors), 1))(*(t.data_ptr() for t in tensors))
+
+
 def call(this: int, slot: int, result: Any, *arguments: Any, types: Sequence[Any] = ()) -> Any:
     """Calls virtual function `slot` (after the common four) of the object at address `this`."""
     table = ctypes.cast(this, POINTER(POINTER(c_void_p))).contents
@@ -95,8 +100,13 @@ def create(path: Path, name: str, fields: dict[str, Any]) -> int | None:
     return call(creators(path)[name], 0, c_void_p, *given, types=[c_char_p, c_void_p, c_int32])
 
 
-class BuilderPlugin:
-    """One plugin object, at an address, as a builder sees it."""
+def delete(this: int) -> None:
+    """Destroys the object at address `this`."""
+    call(this, 3 - FIRST, None)
+
+
+class PluginObject:
+    """One plugin object, at an address."""
 
     def __init__(self, this: int | None) -> None:
         assert this, "no plugin"
@@ -116,3 +126,26 @@ class BuilderPlugin:
         tactics = (c_int32 * call(self.build, 7, c_int32))()
         assert call(self.build, 6, c_int32, tactics, len(tactics), types=[c_void_p, c_int32]) == 0
         return list(tactics)
+
+    def workspace(self, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> int:
+        """The bytes of scratch memory that a run needs."""
+        given = (dynamic(inputs), len(inputs), dynamic(outputs), len(outputs))
+        return call(self.build, 5, c_size_t, *given, types=[c_void_p, c_int32] * 2)
+
+    def shape_change(self, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> int:
+        """Tells it the shapes of the next runs; a status other than 0 is a refusal."""
+        given = (descs(inputs), len(inputs), descs(outputs), len(outputs))
+        return call(self.runtime, 1, c_int32, *given, types=[c_void_p, c_int32] * 2)
+
+    def enqueue(
+        self,
+        inputs: Sequence[torch.Tensor],
+        outputs: Sequence[torch.Tensor],
+        stream: int,
+        workspace: torch.Tensor | None = None,
+        formats: Sequence[int] = (),
+    ) -> int:
+        """Has a stream run it, on tensors of the shapes that it was told; a status other than 0 is a failure."""
+        scratch = None if workspace is None else workspace.data_ptr()
+        given = (descs(inputs, formats), descs(outputs), addresses(inputs), addresses(outputs), scratch, stream)
+        return call(self.runtime, 2, c_int32, *given, types=[c_void_p] * 6)

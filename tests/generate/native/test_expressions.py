@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import struct
 import subprocess
 
 import pytest
@@ -9,6 +10,8 @@ import sympy
 from torch.utils._sympy.functions import (
     CeilToInt,
     CleanDiv,
+    FloatPow,
+    FloatTrueDiv,
     FloorDiv,
     FloorToInt,
     Identity,
@@ -29,8 +32,9 @@ from torch.utils._sympy.functions import (
 from bridge.errors import UnsupportedOpError
 from bridge.generate.native.canonical import sdk_folder
 from bridge.generate.native.compiler import find_cuda
-from bridge.generate.native.expressions import bare, bounds, dim_text, int64_text
+from bridge.generate.native.expressions import bare, bounds, dim_text, double_text, int64_text
 from bridge.generate.native.triton_private import include_folder
+from bridge.generate.tracing.symbols import evaluate
 
 A, B = sympy.symbols("a b", integer=True, positive=True)
 C = sympy.Symbol("c", integer=True)
@@ -77,7 +81,26 @@ NUMBERS = [
     Where(A > B, A, B * 2),
     sympy.Piecewise((A, C > 3), (B, sympy.Eq(Mod(A, 2), 0)), (C, True)),
 ]
+FLOATS = [
+    FloatPow(ToFloat(A), sympy.Float(-0.5)),
+    FloatPow(IntTrueDiv(A, B), sympy.Float(2.0)),
+    FloatTrueDiv(sympy.Float(1.0), FloatPow(ToFloat(A * B - 1 + B), sympy.Float(0.5))),
+    IntTrueDiv(1, A),
+    IntTrueDiv(A - 1, B + 2),
+    -IntTrueDiv(FloorDiv(C, 7), B),
+    sympy.Float(0.1) * ToFloat(A) * ToFloat(B) - sympy.Float(2.5),
+    IntTrueDiv(A, B) * IntTrueDiv(A, B),
+    Max(sympy.Float(1.0), IntTrueDiv(A, B)),
+    Min(IntTrueDiv(C, B), sympy.Float(-1e-30)),
+    sympy.Abs(IntTrueDiv(C, B)),
+    ToFloat(FloorToInt(IntTrueDiv(C, B))),
+    A + sympy.Float(0.5),
+    sympy.Float(1e300),
+    sympy.Integer(-3),
+]
 CONDITIONS = [
+    IntTrueDiv(A, B) > sympy.Float(1.5),
+    sympy.Or(IntTrueDiv(C, B) <= -2, sympy.Eq(ToFloat(A), sympy.Float(9.0))),
     A <= 1024,
     sympy.And(A > 3, B >= 5),
     sympy.Or(sympy.Eq(A, B), sympy.Ne(Mod(A, 4), 0)),
@@ -101,19 +124,24 @@ def points():
 
 
 def run_cpp(tmp_path, body, points):
-    """What a program prints for each of the points; body: its statements, in terms of a, b and c."""
+    """The integers that a program prints for each of the points; body: its statements, in terms of a, b and c."""
+    return [[int(word) for word in line.split()] for line in printed_by(tmp_path, body, points).splitlines()]
+
+
+def printed_by(tmp_path, body, points):
+    """What such a program prints."""
     sdk = sdk_folder()
     lines = "\n".join(f"  show({a}, {b}, {c});" for a, b, c in points)
     (tmp_path / "program.cpp").write_text(
-        "#include <cstdio>\n#include <bridge/core/dim.h>\n#include <bridge/triton/integers.h>\n"
+        "#include <cstdio>\n#include <cstring>\n#include <exception>\n#include <bridge/core/dim.h>\n"
+        "#include <bridge/triton/integers.h>\n"
         f"namespace bridge {{\nvoid show(int64_t a, int64_t b, int64_t c) {{\n{body}\n}}\n}}\n"
         f"int main() {{\n  using bridge::show;\n{lines}\n}}\n"
     )
     include = ["-I", str(sdk.parent), "-isystem", str(find_cuda().headers), "-idirafter", str(include_folder())]
     sources = [str(tmp_path / "program.cpp"), str(sdk / "core" / "dim.cpp")]
     subprocess.run(["g++", "-std=c++17", *include, *sources, "-o", str(tmp_path / "program")], check=True)
-    printed = subprocess.run([str(tmp_path / "program")], capture_output=True, text=True, check=True).stdout
-    return [[int(word) for word in line.split()] for line in printed.splitlines()]
+    return subprocess.run([str(tmp_path / "program")], capture_output=True, text=True, check=True).stdout
 
 
 def values_at(point):
@@ -127,6 +155,33 @@ def test_numbers_are_pythons(tmp_path, points):
     printed = run_cpp(tmp_path, "\n".join([*lines, '  std::printf("\\n");']), points)
     for point, numbers in zip(points, printed, strict=True):
         assert numbers == [python_value(each, values_at(point)) for each in expressions], point
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_floats_are_pythons_bit_for_bit(tmp_path, points):
+    lines = [f"  bits({bare(double_text(each, NAMES))});" for each in FLOATS]
+    define = (
+        'auto const bits = [](double x) { int64_t n; std::memcpy(&n, &x, 8); std::printf("%lld ", (long long)n); };'
+    )
+    printed = run_cpp(tmp_path, "\n".join([define, *lines, '  std::printf("\\n");']), points)
+    for point, numbers in zip(points, printed, strict=True):
+        values = [struct.unpack("<d", struct.pack("<q", number))[0] for number in numbers]
+        assert values == [float(evaluate(each, values_at(point))) for each in FLOATS], point
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        (FloatTrueDiv(sympy.Float(1.0), IntTrueDiv(C, B)), "a number made of extents is divided by 0"),
+        (FloatPow(ToFloat(C), sympy.Float(-0.5)), "0, made of extents, has no power of -0.5"),
+        (FloatPow(ToFloat(C - 3), sympy.Float(0.5)), "-3, made of extents, has no power of 0.5"),
+    ],
+)
+def test_what_python_refuses_is_an_error(tmp_path, expression, message):
+    attempt = f"try {{ (void)({double_text(expression, NAMES)}); }}"
+    report = "catch (std::exception const& error) { std::puts(error.what()); }"
+    assert printed_by(tmp_path, f"  (void)a, (void)b;\n  {attempt} {report}", [(1, 1, 0)]) == f"{message}\n"
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
@@ -159,6 +214,17 @@ def test_what_is_no_integer_is_refused(expression, reason):
 def test_what_tensorrt_cannot_compute_is_refused(expression):
     with pytest.raises(UnsupportedOpError, match="TensorRT cannot compute for a shape"):
         dim_text(expression, NAMES)
+
+
+@pytest.mark.parametrize("expression", [sympy.sin(A), PythonMod(IntTrueDiv(A, B), sympy.Float(1.0))])
+def test_what_is_no_number_is_refused(expression):
+    with pytest.raises(UnsupportedOpError, match="which generated code cannot compute"):
+        double_text(expression, NAMES)
+
+
+def test_numbers_that_are_known_may_be_infinite():
+    texts = [double_text(value, NAMES) for value in (0.1, -3, float("inf"), float("-inf"), float("nan"))]
+    assert texts == ["0.1", "-3.0", "INFINITY", "-INFINITY", 'std::nan("")']
 
 
 def test_text_is_what_a_person_would_write():

@@ -1,0 +1,1 @@
+"""`bridge bench --generated`: plugins that bridge generated, in engines, beside Triton and Inductor themselves."""

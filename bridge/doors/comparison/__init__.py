@@ -1,0 +1,1 @@
+"""Generated plugins beside PyTorch, on the GPU that they were built for."""
