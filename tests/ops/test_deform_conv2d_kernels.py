@@ -196,17 +196,12 @@ def test_narrow_groups_and_uneven_channels_by_every_kernel(channels, groups, off
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize("size", [(7, 7), (4, 6), (3, 50)], ids=["flat", "flat, aligned", "rectangles"])
+@pytest.mark.parametrize("size", [(7, 7), (4, 6), (3, 100)], ids=["flat", "flat, aligned", "rectangles"])
 def test_small_images_share_tiles_and_blocks_share_sums_by_every_kernel(size, dtype):
     args = deform_conv2d_arguments(5, 192, size, 320, padding=(1, 1))
     for number in range(-1, KERNELS[dtype]):
         with libraries.tactic("deform_conv2d", number):
             check_cuda(OPS["deform_conv2d"], dtype, *args, padding=[1, 1])
-
-
-def test_tf32_changes_nothing_on_cpu():
-    args = deform_conv2d_arguments(1, 4, (5, 6), 3)
-    assert torch.equal(bridge.deform_conv2d(*args, allow_tf32=True), bridge.deform_conv2d(*args))
 
 
 @pytest.mark.gpu
