@@ -95,7 +95,9 @@ __device__ void pack_pixels(T const* in,  // [channels, plane]
                             T* out,       // [plane, pixel_size], of which kDepth are written
                             int64_t channels, int64_t plane, int64_t pixel_size, int64_t pixel, bool wide) {
   constexpr int kWords = kRowBytes / 4, kPerWord = 4 / sizeof(T), kVectors = kPackPixels / kLanes<T>;
-  __shared__ uint32_t tile[kPackPixels][kWords + 1];
+  __shared__ alignas(kAccessBytes) uint32_t tile[kPackPixels][kWords];
+  // Words of a row change places, so that a warp writes to all banks, and reads 16 bytes that belong together.
+  auto const moved = [](int vector) { return vector * (kWords / kVectors); };
   using Packet = Vec<T, kLanes<T>>;
 #pragma unroll
   for (int unit = threadIdx.x; unit < kVectors * kWords; unit += kPackThreads) {
@@ -119,16 +121,18 @@ __device__ void pack_pixels(T const* in,  // [channels, plane]
       Vec<T, kPerWord> pair;
 #pragma unroll
       for (int i = 0; i < kPerWord; ++i) pair.lane[i] = read[i].lane[lane];
-      tile[vector * kLanes<T> + lane][word] = *reinterpret_cast<uint32_t*>(&pair);
+      tile[vector * kLanes<T> + lane][word ^ moved(vector)] = *reinterpret_cast<uint32_t*>(&pair);
     }
   }
   __syncthreads();
   for (int unit = threadIdx.x; unit < kPackPixels * kRowChunks; unit += kPackThreads) {
     int const row = unit / kRowChunks, chunk = unit % kRowChunks;
     if (pixel + row >= plane) continue;
-    uint32_t const* words = &tile[row][chunk * 4];
-    *reinterpret_cast<uint4*>(out + (pixel + row) * pixel_size + chunk * kLanes<T>) = {words[0], words[1], words[2],
-                                                                                       words[3]};
+    int const move = moved(row / kLanes<T>);
+    uint4 const read = *reinterpret_cast<uint4 const*>(&tile[row][(chunk * 4) ^ (move & ~3)]);
+    uint4 const pairs = move & 1 ? uint4{read.y, read.x, read.w, read.z} : read;
+    *reinterpret_cast<uint4*>(out + (pixel + row) * pixel_size + chunk * kLanes<T>) =
+        move & 2 ? uint4{pairs.z, pairs.w, pairs.x, pairs.y} : pairs;
   }
 }
 
