@@ -166,50 +166,52 @@ def test_a_library_that_is_defined_after_torch_tensorrt_is_registered_for_engine
     assert done.returncode == 0, done.stderr
 
 
+DISAGREEING = inspect.cleandoc(
+    """
+    import warnings
+    import bridge, torch
+
+    def relu(x: torch.Tensor, slope: float = 0.0) -> torch.Tensor:
+        return x.clone()
+
+    class Net(torch.nn.Module):
+        def forward(self, x, rois):
+            return torch.ops.moved.roi_align(bridge.relu(x, 0.1), rois)
+
+    relu.__module__ = "bridge.ops.relu"  # as the reference of the other op
+    with warnings.catch_warnings(record=True) as caught:
+        bridge.op("moved::relu")(relu)
+    assert "moved::relu: its reference and its op struct, relu.cu, disagree" in str(caught[0].message)
+    bridge.op("moved::roi_align")(bridge.OPS["roi_align"].reference)
+    args = torch.randn(2, 3, 8, 8), torch.tensor([[0.0, 0, 0, 4, 4]])
+    compiled = bridge.compile(Net().eval(), args, target="sm86", cache=False, lowering="plugin")
+    assert compiled.plugin_counts() == {"relu": 1, "moved::roi_align": 1}
+
+    from bridge.tensorrt.install.flavour import detect
+    from bridge.tensorrt.run.engine import check_compatible
+    check_compatible(compiled.file, detect())
+    compiled.file.plugins["moved::relu"] = "1"
+    try:
+        check_compatible(compiled.file, detect())
+    except bridge.errors.EngineError as error:
+        assert "needs the plugin moved::relu of " in str(error) and "relu.cu, disagree" in str(error)
+    else:
+        raise AssertionError("an engine with the plugin would misread its fields")
+
+    import torch_tensorrt
+    with bridge.cross_compile("sm86"):
+        module = torch_tensorrt.compile(Net().eval(), ir="dynamo", inputs=list(args), min_block_size=1)
+    assert bridge.report(module).plugin_counts() == {"relu": 1, "moved::roi_align": 1}
+    """
+)
+
+
 @needs_compilers
 @needs_torch_tensorrt
 def test_an_op_whose_signatures_differ_stops_only_what_uses_it(built, monkeypatch):
     """In a process of its own: TensorRT's registry outlives what bridge forgets."""
-    code = inspect.cleandoc(
-        """
-        import warnings
-        import bridge, torch
-
-        def relu(x: torch.Tensor, slope: float = 0.0) -> torch.Tensor:
-            return x.clone()
-
-        class Net(torch.nn.Module):
-            def forward(self, x, rois):
-                return torch.ops.moved.roi_align(bridge.relu(x, 0.1), rois)
-
-        relu.__module__ = "bridge.ops.relu"  # as the reference of the other op
-        with warnings.catch_warnings(record=True) as caught:
-            bridge.op("moved::relu")(relu)
-        assert "moved::relu: its reference and its op struct, relu.cu, disagree" in str(caught[0].message)
-        bridge.op("moved::roi_align")(bridge.OPS["roi_align"].reference)
-        args = torch.randn(2, 3, 8, 8), torch.tensor([[0.0, 0, 0, 4, 4]])
-        compiled = bridge.compile(Net().eval(), args, target="sm86", cache=False, lowering="plugin")
-        assert compiled.plugin_counts() == {"relu": 1, "moved::roi_align": 1}
-
-        from bridge.tensorrt.install.flavour import detect
-        from bridge.tensorrt.run.engine import check_compatible
-        check_compatible(compiled.file, detect())
-        compiled.file.plugins["moved::relu"] = "1"
-        try:
-            check_compatible(compiled.file, detect())
-        except bridge.errors.EngineError as error:
-            assert "needs the plugin moved::relu of " in str(error) and "relu.cu, disagree" in str(error)
-        else:
-            raise AssertionError("an engine with the plugin would misread its fields")
-
-        import torch_tensorrt
-        with bridge.cross_compile("sm86"):
-            module = torch_tensorrt.compile(Net().eval(), ir="dynamo", inputs=list(args), min_block_size=1)
-        assert bridge.report(module).plugin_counts() == {"relu": 1, "moved::roi_align": 1}
-        """
-    )
     monkeypatch.setenv("MOVED_LIBRARY_DIR", str(built))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", DISAGREEING], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

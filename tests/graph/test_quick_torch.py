@@ -5,6 +5,7 @@ import torch
 from torch._C import DispatchKey
 from torch._subclasses.fake_impls import op_implementations_dict
 from torch.export import exported_program
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 COMPOSITE = DispatchKey.CompositeImplicitAutograd
 
@@ -48,3 +49,9 @@ def test_decompositions_of_two_programs_differ(op):
         assert (linear in targets) == (not own)
         signs = {torch.ops.aten.add.Tensor, torch.ops.aten.sub.Tensor} & targets
         assert len(signs) == bool(own)
+
+
+def test_no_environment_of_shapes_records_its_events():
+    """Its methods are called without what would record them."""
+    environment = ShapeEnv()
+    assert not environment.should_record_events and not hasattr(environment.create_symbol, "__wrapped__")

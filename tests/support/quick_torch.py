@@ -13,6 +13,8 @@ from torch._export import utils
 from torch._ops import OperatorBase, OpOverload
 from torch._subclasses.fake_impls import op_implementations_dict
 from torch.export import exported_program
+from torch.fx.experimental import recording
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 
 def install() -> None:
@@ -26,6 +28,7 @@ def install() -> None:
             exported_program._override_composite_implicit_decomp
         )
     OperatorBase.py_impl = _registering_at_once(OperatorBase.py_impl)
+    _call_unrecorded(ShapeEnv)
     guards.profile_guard_manager = lambda *_: 0.0  # flushes the CPU's caches to log a latency
 
 
@@ -105,3 +108,11 @@ def _registering_at_once(py_impl):
         return register
 
     return quick
+
+
+def _call_unrecorded(kind):
+    """Calls methods themselves that torch records where it is to replay them: 100,000 calls for a dynamic model."""
+    for name, method in list(vars(kind).items()):
+        code = getattr(method, "__code__", None)
+        if code is not None and code.co_filename == recording.__file__ and hasattr(method, "__wrapped__"):
+            setattr(kind, name, method.__wrapped__)
