@@ -1,5 +1,6 @@
 """Measured ceilings of the GPU: memory traffic, matrix products, kernel launches."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -15,15 +16,18 @@ _COPIES = (2**26, 2**27, 2**28)
 _COPY_KERNELS = (lambda pair: torch.neg(pair[0], out=pair[1]), lambda pair: pair[1].copy_(pair[0]))
 # TF32 products per float32 product: each factor is a sum of two, and the smallest of the four products is dropped.
 _TF32_PRODUCTS = 3
+_L1_BYTES = 128  # that a multiprocessor reads from its L1 in a cycle
 
 
 def measure_ceilings() -> dict[str, float]:
     """Ceilings by name.
 
-    bytes_per_us: of a copy in memory, and l2_bytes_per_us of one in the L2. flops_per_us_…: of a matrix product in each
+    bytes_per_us: of a copy in memory, and l2_bytes_per_us of one in the L2; l1_bytes_per_us: not measured, of all
+    multiprocessors at the highest clock. flops_per_us_…: of a matrix product in each
     dtype. launch_us: of a kernel on one element.
     """
     ceilings = {"bytes_per_us": measure_copy(), "l2_bytes_per_us": measure_l2(), "l2_bytes": float(l2_bytes())}
+    ceilings["l1_bytes_per_us"] = l1_rate()
     for name, dtype in DTYPES.items():
         a, b = (torch.randn(_SIDE, _SIDE, device="cuda", dtype=dtype) for _ in range(2))
         ceilings[f"flops_per_us_{name}"] = 2 * _SIDE**3 / time_call(lambda pair: pair[0] @ pair[1], [(a, b)]).us
@@ -47,6 +51,12 @@ def _measure_tf32() -> float:
 def l2_bytes() -> int:
     """The size of the GPU's L2 cache."""
     return torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
+
+
+def l1_rate() -> float:
+    """Bytes per microsecond that all L1 caches together can give."""
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return _L1_BYTES * properties.multi_processor_count * properties.clock_rate / 1e3  # clock_rate: in kHz
 
 
 def measure_l2() -> float:
@@ -77,15 +87,16 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def floors(workload: Workload, ceilings: dict[str, float], traffic: int | None = None) -> dict[str, float]:
-    """The least time of back-to-back calls that memory, the L2, arithmetic and a launch allow, each alone.
+    """The least time of back-to-back calls that memory, the L2, the L1, arithmetic and a launch allow, each alone.
 
     traffic: bytes of the call, where they depend on its values. Data in the L2 is not read from memory again, so a
-    working set within it is bound by the L2's rate only.
+    working set within it is bound by the L2's rate only. Runs of earlier versions have no rate of the L1.
     """
     count = workload.bytes() if traffic is None else traffic
     return {
         "memory": max(0.0, count - ceilings["l2_bytes"]) / ceilings["bytes_per_us"],
         "L2": count / ceilings["l2_bytes_per_us"],
+        "L1": workload.gathered() / ceilings.get("l1_bytes_per_us", math.inf),
         "arithmetic": workload.flops() / rate(workload.dtype, ceilings),
         "launch": ceilings["launch_us"],
     }

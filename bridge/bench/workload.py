@@ -58,5 +58,9 @@ class Workload:
         """Operations of its matrix products, 0 where there are none."""
         return 0
 
+    def gathered(self) -> int:
+        """Bytes that multiprocessors must gather through their L1 caches, however often they lie there already."""
+        return 0
+
     def _random(self, device: torch.device, *shape: int) -> Tensor:
         return torch.randn(shape, device=device, dtype=DTYPES[self.dtype])

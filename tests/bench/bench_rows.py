@@ -6,6 +6,7 @@ CEILINGS = {
     "bytes_per_us": 4.0e6,
     "l2_bytes_per_us": 8.0e6,
     "l2_bytes": 5e7,
+    "l1_bytes_per_us": 3e7,
     "flops_per_us_float32": 5e7,
     "flops_per_us_float16": 8e8,
     "flops_per_us_bfloat16": 8e8,

@@ -79,10 +79,12 @@ def test_the_peer_of_nms_keeps_the_same(monkeypatch):
 
 
 def test_errors_are_those_of_both_against_a_wider_dtype():
-    workload = DeformConv2d("deform_conv2d", "x", "float16", batch=2, channels=8, size=(9, 7), out_channels=8)
-    torch.manual_seed(0)
-    found = measure.compare(workload, *workload.arguments(torch.device("cpu")))
-    assert found["right"] and 0 < found["error"] < 1e-2 and 0 < found["pytorch_error"] < 1e-2
+    sizes = {"batch": 2, "channels": 8, "size": (9, 7), "out_channels": 8}
+    for modulated in (True, False):
+        workload = DeformConv2d("deform_conv2d", "x", "float16", **sizes, modulated=modulated)
+        torch.manual_seed(0)
+        found = measure.compare(workload, *workload.arguments(torch.device("cpu")))
+        assert found["right"] and 0 < found["error"] < 1e-2 and 0 < found["pytorch_error"] < 1e-2
 
 
 ATTENTION = [

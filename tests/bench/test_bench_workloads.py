@@ -39,6 +39,9 @@ def test_bytes_and_operations_by_hand():
     positions = 2 * 5 * 6
     assert conv.flops() == 2 * positions * 8 * 2 * 9
     assert conv.bytes() == 4 * (2 * 4 * 30 + positions * (27 + 8) + 8 * (2 * 9 + 1))
+    assert conv.gathered() == 4 * positions * 9 * 4 * 4  # the corners of every sample
+    plain = dataclasses.replace(conv, modulated=False, offset_groups=2)
+    assert plain.bytes() == 4 * (2 * 4 * 30 + positions * (36 + 8) + 8 * (2 * 9 + 1))
     attention = {"batch": 3, "heads": 2, "head_dim": 8, "levels": ((5, 6), (2, 3)), "points": 4}
     encoder = MsDeformAttn("ms_deform_attn", "x", "float16", **attention)
     assert encoder.bytes() == 2 * 3 * (36 * 16 + 36 * 2 * (8 + 8 * 3)) + 2 * 24
@@ -67,19 +70,27 @@ def test_a_strided_convolution_has_its_extents():
     assert conv.out_size() == (50, 155)
 
 
+def test_workloads_of_deform_conv2d_are_told_apart_and_few_enough():
+    found = [w for w in WORKLOADS if w.op == "deform_conv2d"]
+    assert len({(w.name, w.dtype) for w in found}) == len(found)
+    assert len({dataclasses.replace(w, name="") for w in found if w.group == "default"}) > 40
+    narrow = [w for w in found if w.channels // w.offset_groups <= 16]
+    assert {w.channels // w.offset_groups for w in narrow} >= {1, 2, 4, 8, 16} and any(not w.modulated for w in narrow)
+
+
 @pytest.mark.parametrize(
     "workload", [w for w in WORKLOADS if w.bytes() < 2e7 and w.captured], ids=lambda w: f"{w.op} {w.name}"
 )
 def test_arguments_fit_the_op(workload):
     args, settings = workload.arguments(torch.device("cpu"))
-    result = measure.OPS[workload.op].overload(*(t.to("meta") for t in args), **settings)
+    result = measure.OPS[workload.op].overload(*(t if t is None else t.to("meta") for t in args), **settings)
     (first, *_) = result if isinstance(result, tuple) else (result,)
     assert first.dtype == args[0].dtype
     if isinstance(workload, DeformConv2d):
         assert tuple(first.shape[2:]) == workload.out_size()
 
 
-def test_the_floor_is_the_largest_of_four():
+def test_the_floor_is_the_largest_of_five():
     def floor(workload, traffic=None):
         found = ceilings.floors(workload, CEILINGS, traffic)
         return ceilings.binding(found), max(found.values())
@@ -90,6 +101,10 @@ def test_the_floor_is_the_largest_of_four():
     assert floor(Relu("relu", "x", "float16", count=1)) == ("launch", 1.0)
     (large,) = (w for w in WORKLOADS if (w.name, w.dtype) == ("large", "float16"))
     assert floor(large) == ("arithmetic", pytest.approx(large.flops() / 8e8))
+    few = dataclasses.replace(large, out_channels=16)
+    assert floor(few) == ("L1", pytest.approx(few.gathered() / 3e7))
+    without = {name: value for name, value in CEILINGS.items() if name != "l1_bytes_per_us"}
+    assert ceilings.floors(few, without)["L1"] == 0
     # In float32 on tensor cores, three products of TF32 for one, where they are the faster unit.
     (large,) = (w for w in WORKLOADS if (w.name, w.dtype) == ("large", "float32"))
     assert floor(large) == ("arithmetic", pytest.approx(large.flops() / 1e8))

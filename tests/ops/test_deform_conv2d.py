@@ -138,3 +138,8 @@ def test_cuda_bad_input(args, text):
     given = {name: value.cuda() if isinstance(value, torch.Tensor) else value for name, value in args.items()}
     with pytest.raises((RuntimeError, ValueError), match=text):
         bridge.deform_conv2d(**given)
+
+
+def test_tf32_changes_nothing_on_cpu():
+    args = deform_conv2d_arguments(1, 4, (5, 6), 3)
+    assert torch.equal(bridge.deform_conv2d(*args, allow_tf32=True), bridge.deform_conv2d(*args))

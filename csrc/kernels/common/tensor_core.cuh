@@ -134,6 +134,19 @@ __device__ inline void copy_bulk(void* shared, void const* global, uint32_t byte
                : "memory");
 }
 
+// Kernels that overlap (launch_overlapping): the next one's blocks may come as soon as all of this one's have begun.
+// They wait before they touch what the kernels before them read or write.
+__device__ inline void let_next_kernel_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ inline void wait_for_kernel_before() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // Among `threads` threads of a block that use the same number, which is not 0.
 __device__ inline void synchronize_some(int number, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");

@@ -19,7 +19,7 @@ __device__ inline BilinearCorners bilinear_corners(float y, float x, int height,
   bool const inside = y > -1.f && y < float(height) && x > -1.f && x < float(width);
   float const floor_y = floorf(y), floor_x = floorf(x);
   int const top = inside ? int(floor_y) : -1, left = inside ? int(floor_x) : -1;
-  float const below = y - floor_y, right = x - floor_x;
+  float const below = inside ? y - floor_y : 0.f, right = inside ? x - floor_x : 0.f;  // not NaN at infinity
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     int const row = top + i / 2, column = left + i % 2;

@@ -28,13 +28,14 @@ struct DeformConv2dArguments {
   __host__ __device__ int64_t positions() const { return batch * out_plane(); }
 };
 
-// A tile of output positions: a rectangle of one image, so that its samples lie close together. Positions of it that
-// are outside the image are not valid, and stand for the nearest one.
+// A tile of output positions: a rectangle of one image, so that its samples lie close together; or, where images are
+// small, positions in a row of all images. Positions of it that are outside are not valid, and stand for another one.
 struct PositionTile {
-  int width_log2;     // of a tile; its height is its positions divided by that
-  int rows, columns;  // tiles in an image
+  bool flat;          // in a row of all images
+  int width_log2;     // of a rectangle; its height is its positions divided by that
+  int rows, columns;  // rectangles in an image; flat: rows are the tiles, all in one column
 
-  __host__ __device__ int64_t count(int64_t batch) const { return batch * rows * columns; }
+  __host__ __device__ int64_t count(int64_t batch) const { return (flat ? 1 : batch) * rows * columns; }
 };
 
 struct OutputPosition {
@@ -46,6 +47,12 @@ struct OutputPosition {
 template <class T>
 __device__ OutputPosition tile_position(DeformConv2dArguments<T> const& a, PositionTile const& tiles, int positions,
                                         unsigned tile, int position) {
+  if (tiles.flat) {
+    unsigned const plane = a.out_height * a.out_width, all = static_cast<unsigned>(a.batch) * plane;
+    unsigned const wanted = tile * positions + position, p = min(wanted, all - 1), pixel = p % plane;
+    int const row = static_cast<int>(pixel / a.out_width);
+    return {p / plane, row, static_cast<int>(pixel) - row * a.out_width, wanted < all};
+  }
   unsigned const in_image = tiles.rows * tiles.columns, rest = tile % in_image;
   int const row = static_cast<int>(rest / tiles.columns) * (positions >> tiles.width_log2);
   int const column = static_cast<int>(rest % tiles.columns) << tiles.width_log2;

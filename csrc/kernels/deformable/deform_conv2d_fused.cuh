@@ -9,6 +9,7 @@
 
 #include "kernels/deformable/deform_conv2d_pack.cuh"
 #include "kernels/deformable/deform_conv2d_product.cuh"
+#include "kernels/deformable/deform_conv2d_results.cuh"
 
 namespace bridge {
 
@@ -24,11 +25,6 @@ struct DeformConv2dShared {
   // Of two stages each: [parts, positions, depth] and [parts, channels, depth].
   alignas(1024) unsigned char samples[2][Product::kParts * kPositions * kRowBytes];
   alignas(1024) unsigned char weights[2][Product::kParts * kChannels * kRowBytes];
-};
-
-template <class T, int kPositions, int kChannels>
-struct ResultTile {
-  T value[kChannels][kPositions + kLanes<T>];  // a row is aligned; its neighbour is in other banks
 };
 
 // Which stage comes next, without divisions.
@@ -151,30 +147,6 @@ __device__ void copy_weights(void const* packed,     // [kParts, kChannels, kRow
     copy_async(shared + item * kAccessBytes, static_cast<char const*>(packed) + item * kAccessBytes);
 }
 
-// Writes a tile of results with the block's first kThreads threads.
-template <class T, int kThreads, int kPositions, int kChannels>
-__device__ void write_results(DeformConv2dArguments<T> const& a, PositionTile const& tiles, int64_t out_first,
-                              int64_t out_end, ResultTile<T, kPositions, kChannels> const& result, bool wide) {
-  constexpr int kVectors = kPositions / kLanes<T>;
-  static_assert(kThreads % kVectors == 0);
-  int const vector = threadIdx.x % kVectors;
-  OutputPosition const at = tile_position(a, tiles, kPositions, blockIdx.x, vector * kLanes<T>);
-  if (!at.valid) return;
-  int64_t const plane = a.out_plane();
-  T* const y = a.y + at.n * a.out_channels * plane + int64_t(at.row) * a.out_width + at.column;
-  for (int row = threadIdx.x / kVectors; row < kChannels; row += kThreads / kVectors) {
-    int64_t const out = out_first + row;
-    if (out >= out_end) return;
-    T const* const values = &result.value[row][vector * kLanes<T>];
-    if (wide) {
-      *reinterpret_cast<uint4*>(y + out * plane) = *reinterpret_cast<uint4 const*>(values);
-    } else {
-      for (int lane = 0; lane < kLanes<T> && at.column + lane < a.out_width; ++lane)
-        y[out * plane + lane] = values[lane];
-    }
-  }
-}
-
 // The stages of this block.
 struct StageRange {
   int first, count;
@@ -182,33 +154,6 @@ struct StageRange {
   __device__ explicit StageRange(DeformConv2dPlan const& plan)
       : first(static_cast<int>(blockIdx.z) * plan.split_stages), count(min(plan.split_stages, plan.stages() - first)) {}
 };
-
-// Where this block's sums go, when several blocks share a tile.
-template <class T>
-__device__ float* partial_sums(PackedOperands<T> const& packed, int tile_size) {
-  int64_t const tile = (int64_t(blockIdx.z) * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
-  return packed.sums + tile * tile_size;
-}
-
-// Adds the sums of the blocks that share a tile. Grid: x over tiles of positions, y over tiles of output channels, z
-// over parts of kPackThreads elements of a tile.
-template <class T>
-__global__ void __launch_bounds__(kPackThreads) deform_conv2d_add_kernel(
-    DeformConv2dArguments<T> a, DeformConv2dPlan plan,
-    float const* sums) {  // [splits, groups * tiles, tiles of positions, tile_channels, tile_positions]
-  int const item = static_cast<int>(blockIdx.z) * kPackThreads + threadIdx.x;
-  int const position = item % plan.tile_positions, channel = item / plan.tile_positions;
-  int64_t const out_in_group = int64_t(blockIdx.y % plan.tiles) * plan.tile_channels + channel;
-  OutputPosition const at = tile_position(a, plan.positions, plan.tile_positions, blockIdx.x, position);
-  if (!at.valid || out_in_group >= plan.group_out) return;
-  int64_t const out = blockIdx.y / plan.tiles * plan.group_out + out_in_group;
-  int64_t const split_size = plan.tile_size() * gridDim.x * gridDim.y;
-  sums += (int64_t(blockIdx.y) * gridDim.x + blockIdx.x) * plan.tile_size() + item;
-  float sum = a.bias ? to_float(a.bias[out]) : 0.f;
-#pragma unroll 8
-  for (int split = 0; split < plan.splits; ++split) sum += sums[split * split_size];
-  a.y[((at.n * a.out_channels + out) * a.out_height + at.row) * a.out_width + at.column] = from_float<T>(sum);
-}
 
 // Gathers the samples and copies the weights of each of the block's stages while the one before is multiplied.
 template <class T, class Product>
@@ -251,28 +196,6 @@ __device__ void multiply_stages(DeformConv2dArguments<T> const& a, DeformConv2dP
     product.add(shared_address(shared.samples[now]), shared_address(shared.weights[now]));
     if (more) rows.store(shared.samples[next]);
   }
-}
-
-// Writes a block's sums: as they are where several blocks share the tile, else as results, by way of shared memory.
-template <class T, class Product>
-__device__ void write_sums(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan,
-                           PackedOperands<T> const& packed, int group, int tile, Product const& product,
-                           unsigned char* memory, bool wide) {
-  if (plan.splits > 1) {
-    float* const sums = partial_sums(packed, Product::kPositions * Product::kChannels);
-    product.each([&](int position, int channel, float sum) { sums[channel * Product::kPositions + position] = sum; });
-    return;
-  }
-  __syncthreads();
-  auto& result = *reinterpret_cast<ResultTile<T, Product::kPositions, Product::kChannels>*>(memory);
-  int64_t const out_first = group * plan.group_out + int64_t(tile) * Product::kChannels;
-  int64_t const out_end = (group + 1) * plan.group_out;
-  product.each([&](int position, int channel, float sum) {
-    float const bias = a.bias && out_first + channel < out_end ? to_float(a.bias[out_first + channel]) : 0.f;
-    result.value[channel][position] = from_float<T>(sum + bias);
-  });
-  __syncthreads();
-  write_results<T, Product::kThreads>(a, plan.positions, out_first, out_end, result, wide);
 }
 
 // Grid: x over tiles of positions, y over tiles of output channels, z over splits.

@@ -19,6 +19,8 @@ struct WarpProduct {
                        kWide = kColumns / 8;
   float sum[kTiles][kWide][4] = {};
 
+  static __device__ void synchronize() { __syncthreads(); }  // the threads that multiply
+
   // Of 16 rows of this warp, and of 16 of its columns: 32 bytes of depth.
   static __device__ void load_left(uint32_t (&out)[4], uint32_t a, int i, int step) {
     int const lane = threadIdx.x % 32, row = threadIdx.x / 32 / kAcross * kRows + lane % 16;

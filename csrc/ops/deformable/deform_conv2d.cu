@@ -52,9 +52,10 @@ struct DeformConv2d final : Op {
     dispatch_floating(in[0].dtype, [&](auto tag) {
       using T = decltype(tag);
       auto const a = arguments<T>(in, out);
-      if (!fits_tiles(a)) return cudaSuccess;
+      bool const tiles = fits_tiles(a), units = fits_units(a);
       for (auto const& variant : deform_conv2d_variants<T>()) {
-        if (variant.channels) bytes = std::max(bytes, deform_conv2d_workspace(a, plan_of(a, variant)));
+        bool const fits = variant.channels && (variant.units ? units : tiles);
+        if (fits) bytes = std::max(bytes, deform_conv2d_workspace(a, plan_of(a, variant)));
       }
       return cudaSuccess;
     });

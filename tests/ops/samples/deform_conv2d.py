@@ -69,7 +69,19 @@ _TILES = {
     "ragged channels": ((2, 40, (12, 16), 48), {"padding": (1, 1)}),
     "large kernel": ((1, 64, (16, 16), 192), {"kernel": (5, 5), "padding": (2, 2)}),
     "several blocks a tile": ((1, 256, (14, 14), 64), {"padding": (1, 1)}),
-}
+    "narrow offset groups": ((2, 64, (20, 33), 64), {"offset_groups": 16, "padding": (1, 1)}),
+    "offset groups of 8": ((1, 64, (18, 40), 64), {"offset_groups": 8, "padding": (1, 1), "mask": False}),
+    "offset groups of 16": ((2, 128, (15, 22), 130), {"offset_groups": 8, "padding": (1, 1)}),
+    "offset groups of 24": ((1, 48, (11, 12), 32), {"offset_groups": 2, "padding": (1, 1), "bias": False}),
+    "offset groups of 5": ((2, 60, (11, 14), 40), {"groups": 2, "offset_groups": 12, "padding": (1, 1)}),
+    "offset groups of 2": ((1, 32, (9, 17), 16), {"offset_groups": 16, "kernel": (2, 2)}),
+    "narrow, strided": ((2, 48, (21, 19), 32), {"offset_groups": 12, "stride": (2, 1), "padding": (1, 2),
+                                                "dilation": (2, 1)}),
+    "narrow, one tap": ((1, 64, (9, 10), 32), {"offset_groups": 16, "kernel": (1, 1)}),
+    "narrow, many taps": ((1, 24, (12, 15), 16), {"offset_groups": 6, "kernel": (5, 3), "padding": (2, 1)}),
+    "narrow, several groups an offset group": ((1, 32, (8, 9), 64), {"groups": 4, "offset_groups": 2,
+                                                                     "padding": (1, 1)}),
+}  # fmt: skip
 
 
 def further() -> list[tuple]:
