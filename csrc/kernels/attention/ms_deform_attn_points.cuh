@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "kernels/deformable/ms_deform_attn_plan.cuh"
+#include "kernels/attention/ms_deform_attn_plan.cuh"
 
 namespace bridge {
 

@@ -1,7 +1,7 @@
 // Multi-scale deformable attention with sampling locations and attention weights as they are.
 #pragma once
 
-#include "kernels/deformable/ms_deform_attn_gather.cuh"
+#include "kernels/attention/ms_deform_attn_gather.cuh"
 
 namespace bridge {
 

@@ -3,7 +3,7 @@
 
 #include "core/device.h"
 #include "core/op.h"
-#include "kernels/deformable/ms_deform_attn_gather.cuh"
+#include "kernels/attention/ms_deform_attn_gather.cuh"
 
 namespace bridge {
 

@@ -9,7 +9,7 @@
 #include <limits>
 #include <type_traits>
 
-#include "kernels/deformable/ms_deform_attn_points.cuh"
+#include "kernels/attention/ms_deform_attn_points.cuh"
 
 namespace bridge {
 

@@ -2,7 +2,7 @@
 // softmax of the attention weights (Zhu et al., https://arxiv.org/abs/2010.04159, section 4.1 and appendix A.4).
 #pragma once
 
-#include "kernels/deformable/ms_deform_attn.cuh"
+#include "kernels/attention/ms_deform_attn.cuh"
 
 namespace bridge {
 

@@ -1,6 +1,6 @@
 #include "core/dispatch.h"
-#include "kernels/deformable/ms_deform_attn_fused.cuh"
-#include "ops/deformable/ms_deform_attn.h"
+#include "kernels/attention/ms_deform_attn_fused.cuh"
+#include "ops/attention/ms_deform_attn.h"
 
 namespace bridge {
 namespace {
