@@ -4,6 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from own_ops import forgotten
 from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError
 
@@ -16,30 +17,35 @@ needs_rtx = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="needs 
 NAMESPACE = "check_op_test"
 
 
-@bridge.op(f"{NAMESPACE}::centred")
 def centred(x: bridge.Floating, scale: float = 1.0) -> Tensor:
     """x without its mean. x: [N, C]."""
     return (x - x.mean(-1, keepdim=True)) * scale
 
 
-@bridge.op(f"{NAMESPACE}::sorted_rows")
 def sorted_rows(x: bridge.Floating) -> Tensor:
     """Rows in order. x: [N, C]."""
     return torch.sort(x, dim=0).values
 
 
-@bridge.op(f"{NAMESPACE}::detached")
 def detached(x: bridge.Floating) -> Tensor:
     """Has no gradient, by mistake. x: [N]."""
     return x.detach() * 2
 
 
-@bridge.op(f"{NAMESPACE}::wide")
 def wide(x: bridge.Floating) -> Tensor:
     """Fails in 16 bits. x: [N]."""
     if x.dtype == torch.float16:
         raise ValueError("no 16 bits")
     return x * 2
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ops():
+    """Makes them ops; other tests know nothing of them."""
+    with forgotten():
+        for function in (centred, sorted_rows, detached, wide):
+            bridge.op(f"{NAMESPACE}::{function.__name__}")(function)
+        yield
 
 
 def outcomes(report):

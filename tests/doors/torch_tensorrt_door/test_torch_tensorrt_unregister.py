@@ -72,7 +72,7 @@ def test_models_without_bridges_ops_are_converted_as_without_bridge():
     import torch
     from torch import nn
     from bridge.tensorrt.install import flavour, gpu; from bridge.tensorrt.network import inventory
-    from bridge.doors import pipeline
+    from bridge.doors import lowered_graph
     from bridge.doors import torch_tensorrt_door as door
     door.unregister()
     torch_tensorrt = flavour.detect().torch_tensorrt()
@@ -91,7 +91,7 @@ def test_models_without_bridges_ops_are_converted_as_without_bridge():
         from torch_tensorrt.dynamo.lowering import get_decompositions, post_lowering
         torch.manual_seed(0)
         with gpu.without_gpu():
-            settings = pipeline._conversion_settings()
+            settings = lowered_graph._conversion_settings()
             program = torch.export.export(Plain().eval(), (torch.randn(2, 3, 8, 8),))
             module = post_lowering(program.run_decompositions(get_decompositions()).module(), settings)
             interpreter = TRTInterpreter(module, [torch_tensorrt.Input((2, 3, 8, 8))], compilation_settings=settings)
