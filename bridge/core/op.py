@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bridge.core import derivatives
 from bridge.core.attributes import Pair as Pair
-from bridge.core.library import LIBRARIES, Library
+from bridge.core.library import GENERATED, LIBRARIES, Library
 from bridge.core.signature import NAMESPACE, NAMESPACE_PATTERN, Signature
 from bridge.core.signature import Counted as Counted
 from bridge.core.signature import require as require
@@ -204,6 +204,11 @@ def _fresh(output: Tensor, inputs: Sequence[Tensor]) -> Tensor:
     output = output.contiguous()
     shared = any(shares_memory(output, tensor) for tensor in inputs)
     return output.clone(memory_format=torch.contiguous_format) if shared else output
+
+
+def written_names() -> str:
+    """The names of the ops that somebody wrote, for messages: without those that bridge generated."""
+    return ", ".join(sorted(name for name, op in OPS.items() if op.qualified_name not in GENERATED))
 
 
 def op(reference: Callable[..., Any] | str) -> Callable[..., Any]:
