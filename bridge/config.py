@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from bridge.base import log
-from bridge.core.op import OPS, written_names
+from bridge.core.op import OPS, written
 from bridge.passes import PASSES
 
 LOWERINGS = ("auto", "plugin", "native")
@@ -138,7 +138,8 @@ def _check_kind(name: str, value: Any, kinds: tuple[type, ...]) -> None:
 def _check_lowering(value: str | Mapping[str, str]) -> None:
     for op, lowering in value.items() if isinstance(value, Mapping) else [(None, value)]:
         if op is not None and op not in OPS:
-            raise ValueError(f"lowering names the op {op!r}, which does not exist; the ops are {written_names()}")
+            names = ", ".join(sorted(written()))
+            raise ValueError(f"lowering names the op {op!r}, which does not exist; the ops are {names}")
         if lowering not in LOWERINGS:
             where = "lowering" if op is None else f"lowering[{op!r}]"
             raise ValueError(f"{where} is {lowering!r}; expected one of {', '.join(LOWERINGS)}")

@@ -6,6 +6,7 @@ seconds; level debug also one per node of a graph and per plugin layer.
 """
 
 import contextlib
+import functools
 import logging
 import os
 import sys
@@ -37,6 +38,12 @@ def step(what: str) -> Iterator[Callable[[str], None]]:
         logger.info("%s: failed after %.2f s, %s", what, time.monotonic() - started, type(error).__name__)
         raise
     logger.info("%s: %s", what, ", ".join([f"{time.monotonic() - started:.2f} s", *details]))
+
+
+@functools.cache
+def warn_once(text: str) -> None:
+    """Logs a warning the first time in a process."""
+    logger.warning("%s", text)
 
 
 def show(level: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from bridge.base.text import columns
 from bridge.core import libraries
 from bridge.core.device_code import device_codes
-from bridge.core.op import OPS, Op, written_names
+from bridge.core.op import OPS, Op, written
 from bridge.errors import BridgeError
 
 _PLUGIN, _NATIVE = "plugin", "native"
@@ -25,7 +25,7 @@ def rows(names: Sequence[str] | None = None) -> list[dict[str, Any]]:
     libraries.load_installed()
     unknown = [name for name in names or () if name not in OPS]
     if unknown:
-        raise BridgeError(f"there is no op {unknown[0]}; the ops are {written_names()}")
+        raise BridgeError(f"there is no op {unknown[0]}; the ops are {', '.join(sorted(written()))}")
     plugins = libraries.plugin_dtypes()
     return [_row(OPS[name], plugins) for name in names or sorted(OPS)]
 

@@ -9,7 +9,7 @@ from torch._ops import OpOverload, OpOverloadPacket
 from bridge.core.attributes import Attribute
 from bridge.core.foreign import FOREIGN, Arguments, Foreign, ReasonAgainst, SortArguments, SortedArguments, overload_of
 from bridge.core.library import LIBRARIES
-from bridge.core.op import OPS, Op, written_names
+from bridge.core.op import OPS, Op, written
 from bridge.core.signature import Signature
 from bridge.core.tensors import ANY
 from bridge.errors import OpDefinitionError, OpInputError
@@ -58,7 +58,7 @@ def bind(
         FOREIGN[name] = Foreign(definition.name, _by_names(definition), reason_against)
         return definition
     if op not in OPS:
-        raise OpDefinitionError(f"{name}: no op is called {op!r}; there are {written_names()}")
+        raise OpDefinitionError(f"{name}: no op is called {op!r}; there are {', '.join(sorted(written()))}")
     FOREIGN[name] = Foreign(OPS[op].name, arguments or _by_names(OPS[op]), reason_against)
     return OPS[op]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.core.library import ENTRY_POINTS, LIBRARIES, Library
-from bridge.core.op import OPS, Op, written_names
+from bridge.core.op import OPS, Op, written
 from bridge.core.signature import NAMESPACE
 from bridge.errors import BridgeError, LibraryError
 
@@ -104,7 +104,7 @@ def tactic(op: str, number: int) -> Iterator[None]:
         ValueError: no op has that name.
     """
     if op not in OPS:
-        raise ValueError(f"no op is called {op!r}; there are {written_names()}")
+        raise ValueError(f"no op is called {op!r}; there are {', '.join(sorted(written()))}")
     owner = OPS[op].library
     path = owner.find("torch")
     if path is None:

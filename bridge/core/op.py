@@ -206,9 +206,9 @@ def _fresh(output: Tensor, inputs: Sequence[Tensor]) -> Tensor:
     return output.clone(memory_format=torch.contiguous_format) if shared else output
 
 
-def written_names() -> str:
-    """The names of the ops that somebody wrote, for messages: without those that bridge generated."""
-    return ", ".join(sorted(name for name, op in OPS.items() if op.qualified_name not in GENERATED))
+def written() -> dict[str, Op]:
+    """The ops that somebody wrote: all but generated ones, which stay known after a model was compiled."""
+    return {name: op for name, op in OPS.items() if op.qualified_name not in GENERATED}
 
 
 def op(reference: Callable[..., Any] | str) -> Callable[..., Any]:

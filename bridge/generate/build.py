@@ -55,9 +55,8 @@ def build(instances: Sequence[Instance], targets: Sequence[str], *, tactics: boo
         TargetError: a target is none.
     """
     capabilities = capabilities_of(targets)
-    by_name = {plugin_name(each): each for each in instances}
-    (namespace,) = {namespace_of(each) for each in by_name.values()}
-    described = [sorted(by_name), capabilities, tactics, made_by(), os.environ.get("CXX", "")]
+    namespace, by_name = _by_name(instances)
+    described = [list(by_name), capabilities, tactics, made_by(), os.environ.get("CXX", "")]
     key = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:24]
     root, limit = cache_folder_of(cache.root_of()), cache.default_size()
     folder = root / namespace / key
@@ -65,22 +64,28 @@ def build(instances: Sequence[Instance], targets: Sequence[str], *, tactics: boo
     with locked(folder.with_suffix(".lock"), f"plugins of {namespace} are being built by another process"):
         is_new = not is_whole(folder, namespace)
         if is_new:
-            with log.step(f"generating {', '.join(sorted(by_name))}"):
-                _build(root, namespace, [by_name[name] for name in sorted(by_name)], capabilities, folder, tactics)
+            with log.step(f"generating {', '.join(by_name)}"):
+                _build(root, namespace, list(by_name.values()), capabilities, folder, tactics)
         os.utime(folder)  # used last now
     if is_new:
         cache.prune(root, limit)
-    log.logger.debug("sources of %s: %s", ", ".join(sorted(by_name)), folder / "sources")
+    log.logger.debug("sources of %s: %s", ", ".join(by_name), folder / "sources")
     return folder
 
 
 def build_anew(instances: Sequence[Instance], targets: Sequence[str], folder: Path) -> None:
     """As `build`, but into a new folder: the cache keeps nothing but the compiled kernels."""
-    by_name = {plugin_name(each): each for each in instances}
-    (namespace,) = {namespace_of(each) for each in by_name.values()}
+    namespace, by_name = _by_name(instances)
     root, limit = cache_folder_of(cache.root_of()), cache.default_size()
-    _build(root, namespace, [by_name[name] for name in sorted(by_name)], capabilities_of(targets), folder, tactics=True)
+    _build(root, namespace, list(by_name.values()), capabilities_of(targets), folder, tactics=True)
     cache.prune(root, limit)
+
+
+def _by_name(instances: Sequence[Instance]) -> tuple[str, dict[str, Instance]]:
+    """The one namespace of some instances, and each of them once by its plugin's name, in the names' order."""
+    by_name = dict(sorted({plugin_name(each): each for each in instances}.items()))
+    (namespace,) = {namespace_of(each) for each in by_name.values()}
+    return namespace, by_name
 
 
 def capabilities_of(targets: Sequence[str]) -> list[int]:

@@ -37,6 +37,8 @@ def autotuned(instance: Instance) -> dict[str, Launch]:
 
 def with_chosen(instance: Instance, chosen: Mapping[str, int]) -> Instance:
     """The instance with the chosen configuration alone, where there is one for a launch's kind."""
+    if not chosen:
+        return instance
 
     def reduced(step: Step) -> Step:
         if not isinstance(step, Launch) or not _is_autotuned(step):
@@ -45,7 +47,7 @@ def with_chosen(instance: Instance, chosen: Mapping[str, int]) -> Instance:
         return replace(step, configurations=step.configurations[index : index + 1] or step.configurations)
 
     regions = (replace(each, steps=tuple(map(reduced, each.steps))) for each in instance.regions)
-    return replace(instance, regions=tuple(regions)) if chosen else instance
+    return replace(instance, regions=tuple(regions))
 
 
 def kind_of(instance: Instance, launch: Launch) -> str:

@@ -5,7 +5,6 @@ BRIDGE_GENERATED_PATH lists folders that `bridge build-ops` made, and folders of
 """
 
 import contextlib
-import functools
 import itertools
 import os
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import Any
 
 from bridge.base import cache_folder
 from bridge.base.files import read_object, sha256
-from bridge.base.log import logger
+from bridge.base.log import warn_once  # libraries are looked through for every plugin of a model
 from bridge.core.device_code import device_codes, lacking_text
 from bridge.engine_file import checks
 from bridge.errors import EngineFileError
@@ -88,7 +87,8 @@ class Generated:
     def is_whole(self) -> bool:
         """Whether the file is as it was built; of an ejected library, whether there is one."""
         try:
-            return self.description.get("sha256", sha256(self.library)) == sha256(self.library)
+            found = sha256(self.library)
+            return bool(self.description.get("sha256", found) == found)
         except OSError:
             return False
 
@@ -130,12 +130,12 @@ def shipped() -> Iterator[Generated]:
         root = Path(entry).absolute()
         places = [each.parent for pattern in (DESCRIPTION, f"*/{DESCRIPTION}") for each in sorted(root.glob(pattern))]
         if not places:
-            _warn_once(f"{PATH_VARIABLE} names {root}, which has no {DESCRIPTION}")
+            warn_once(f"{PATH_VARIABLE} names {root}, which has no {DESCRIPTION}")
         for place in places:
             try:
                 yield read(place)
             except (OSError, ValueError) as error:
-                _warn_once(f"{PATH_VARIABLE}: {error}")
+                warn_once(f"{PATH_VARIABLE}: {error}")
 
 
 def cached(namespace: str = "*") -> Iterator[Generated]:
@@ -166,7 +166,7 @@ def holding(name: str, target: str | None, *, only_shipped: bool = False) -> Gen
             lacking = each.lacking_text(target)
             if lacking is None:
                 return each
-            _warn_once(f"{PATH_VARIABLE}: {each.library} is not used for {target}: it holds {lacking}")
+            warn_once(f"{PATH_VARIABLE}: {each.library} is not used for {target}: it holds {lacking}")
     candidates = [] if only_shipped else cached(namespace)
     return next((e for e in candidates if _has(e, namespace, local_name) and e.lacking_text(target) is None), None)
 
@@ -176,12 +176,6 @@ def _has(library: Generated, namespace: str, local_name: str) -> bool:
     if library.namespace != namespace or library.op(local_name) is None:
         return False
     if not library.is_whole():
-        _warn_once(f"{library.library} is not as {library.path / DESCRIPTION} describes it, and is not used")
+        warn_once(f"{library.library} is not as {library.path / DESCRIPTION} describes it, and is not used")
         return False
     return True
-
-
-@functools.cache
-def _warn_once(text: str) -> None:
-    """Libraries are looked through for every plugin of a model."""
-    logger.warning("%s", text)

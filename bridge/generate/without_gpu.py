@@ -15,16 +15,11 @@ from triton.backends.compiler import GPUTarget
 
 from bridge.base.patches import replace
 from bridge.errors import UnsupportedOpError
+from bridge.generate.native.kernels import SHARED_BYTES
 
-# Compute capability → multiprocessors, threads of each, bytes of shared memory of a block: of A100, A10, L4, H100 and
-# RTX 5090. A capability that is not here counts as the greatest below it.
-_GPUS = {
-    (8, 0): (108, 2048, 166912),
-    (8, 6): (72, 1536, 101376),
-    (8, 9): (58, 1536, 101376),
-    (9, 0): (132, 2048, 232448),
-    (12, 0): (170, 1536, 101376),
-}
+# Compute capability → multiprocessors, threads of each: of A100, A10, L4, H100 and RTX 5090. A capability that is not
+# here counts as the greatest below it.
+_GPUS = {(8, 0): (108, 2048), (8, 6): (72, 1536), (8, 9): (58, 1536), (9, 0): (132, 2048), (12, 0): (170, 1536)}
 _KEPT = "caching_worker_device_properties"
 _LOCK = threading.RLock()
 
@@ -71,7 +66,8 @@ def _forget() -> None:
 def device_properties(capability: tuple[int, int]) -> types.SimpleNamespace:
     """What torch.cuda.get_device_properties() tells of the stand-in."""
     like = max((known for known in _GPUS if known <= capability), default=min(_GPUS))
-    processors, threads, shared = _GPUS[like]
+    processors, threads = _GPUS[like]
+    shared = SHARED_BYTES[10 * like[0] + like[1]]
     return types.SimpleNamespace(
         name="stand-in",
         major=capability[0],

@@ -10,12 +10,13 @@ from importlib.util import find_spec
 import pytest
 import torch
 from compile_models import BATCH
-from own_ops import forgotten, written
+from own_ops import forgotten
 from torch import nn
 
 import bridge
 from bridge.core import foreign
 from bridge.core.binding import bind
+from bridge.core.op import written
 from bridge.doors import torch_tensorrt_door as door
 from bridge.errors import EngineError, OpDefinitionError, UnsupportedOpError
 from bridge.tensorrt.install import flavour

@@ -2,7 +2,8 @@
 
 import fuzz_children
 import fuzz_ops
-from own_ops import written
+
+from bridge.core.op import written
 
 
 def test_any_call_gives_results_or_an_error_of_bridges():

@@ -6,6 +6,7 @@ import sys
 import pytest
 from test_version_shims import STUBBED
 
+from bridge.base import log
 from bridge.cli import doctor
 from bridge.errors import FlavourError
 from bridge.tensorrt.install import flavour
@@ -89,7 +90,7 @@ def test_what_to_install_depends_on_torch(monkeypatch, torch_version, expected):
 
 def test_a_switch_accepts_a_tensorrt_that_is_too_old_with_a_warning(monkeypatch, caplog):
     install(monkeypatch, tensorrt_rtx="1.6.1.120")
-    flavour._warn_once.cache_clear()
+    log.warn_once.cache_clear()
     monkeypatch.setenv(flavour.ANY_VARIABLE, "0")
     with pytest.raises(FlavourError, match=r"too old.*; to try it all the same, set BRIDGE_ANY_TENSORRT=1"):
         flavour.detect()

@@ -5,12 +5,7 @@ from contextlib import contextmanager
 
 from bridge.core.foreign import FOREIGN
 from bridge.core.library import GENERATED, LIBRARIES
-from bridge.core.op import OPS, Op
-
-
-def written() -> dict[str, Op]:
-    """The ops that somebody wrote: all but generated ones, which stay known after the test that compiled a model."""
-    return {name: op for name, op in OPS.items() if op.qualified_name not in GENERATED}
+from bridge.core.op import OPS
 
 
 @contextmanager

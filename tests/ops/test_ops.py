@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from own_ops import forgotten, written
+from own_ops import forgotten
 from samples import MODULES, PAIRS, RANDOM, SAMPLES, lacking
 
 import bridge
 from bridge.core import libraries
 from bridge.core.library import LIBRARIES, check_schemas
-from bridge.core.op import OPS, Pair, op, shares_memory
+from bridge.core.op import OPS, Pair, op, shares_memory, written
 from bridge.errors import LibraryError, OpDefinitionError, OpInputError
 from bridge.testing import DTYPES, cast, check_cuda, check_op, check_shapes, outputs_of
 

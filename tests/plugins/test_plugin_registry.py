@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from own_ops import written
 
 from bridge.core import libraries as native
+from bridge.core.op import written
 
 PROBE = Path(__file__).parents[1] / "support" / "registry_probe.py"
 LEAN = Path(sys.prefix, "lean")  # `make lean` unpacks the lean runtimes of standard TensorRT here

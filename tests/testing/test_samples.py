@@ -4,10 +4,10 @@ import sys
 import textwrap
 
 import pytest
-from own_ops import forgotten, written
+from own_ops import forgotten
 
 from bridge.base.modules import module_beside
-from bridge.core.op import OPS
+from bridge.core.op import OPS, written
 from bridge.testing import SampleError, samples_of
 from bridge.testing.samples import sample_module
 

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from own_ops import written
 from samples import deform_conv2d, relu
 
 from bridge import cli
 from bridge.core.library import LIBRARIES
-from bridge.core.op import OPS
+from bridge.core.op import OPS, written
 from bridge.testing import cast, sanitize, sanitizer_calls
 from bridge.testing.sanitizer_calls import Job
 

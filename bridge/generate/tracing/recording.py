@@ -41,32 +41,32 @@ class Storage:
 
 
 @dataclass(frozen=True)
-class Computed:
-    """An ATen operator that computes: new tensors from others."""
+class _Operation:
+    """A call of an ATen operator."""
 
     operator: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Computed(_Operation):
+    """One that computes: new tensors from others."""
+
     result: Any
 
 
 @dataclass(frozen=True)
-class Viewed:
-    """An operator whose result is memory of an argument."""
+class Viewed(_Operation):
+    """One whose result is memory of an argument."""
 
-    operator: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
     result: Any
 
 
 @dataclass(frozen=True)
-class Updated:
-    """An operator that writes into its first argument, `target`, in a way that no step has."""
+class Updated(_Operation):
+    """One that writes into its first argument, `target`, in a way that no step has."""
 
-    operator: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
     target: torch.Tensor
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from bridge.base.patches import replace, replace_everywhere
 from bridge.errors import UnsupportedOpError
+from bridge.generate.native.triton_private import unwrap
 
 Grid = tuple[Any, Any, Any]
 
@@ -162,15 +163,9 @@ def _bind(kernel: Any, args: tuple[Any, ...], grid: Any, kwargs: Mapping[str, An
             f"{_name(kernel)} is launched with arguments that it does not take: {error}"
         ) from error
     bound.apply_defaults()
-    arguments = {name: _plain(value) for name, value in bound.arguments.items()}
+    arguments = {name: unwrap(value) for name, value in bound.arguments.items()}
     programs = tuple(grid(arguments) if callable(grid) else grid if isinstance(grid, (tuple, list)) else (grid,))
     return CaughtConfiguration(arguments, options, (*programs, 1, 1, 1)[:3])
-
-
-def _plain(value: Any) -> Any:
-    import triton.language as tl
-
-    return value.value if isinstance(value, tl.constexpr) else value
 
 
 @contextlib.contextmanager

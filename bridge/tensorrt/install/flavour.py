@@ -124,7 +124,7 @@ def detect(name: str | None = None) -> Flavour:
     if reason and not _accepts_any():
         raise FlavourError(f"{reason}; {in_use.traits.remedy}; to try it all the same, set {ANY_VARIABLE}=1")
     if reason:
-        _warn_once(f"{reason}; used all the same, because {ANY_VARIABLE} is 1")
+        log.warn_once(f"{reason}; used all the same, because {ANY_VARIABLE} is 1")
     return in_use
 
 
@@ -141,11 +141,6 @@ def _accepts_any() -> bool:
     if text not in ("", "0", "1"):
         raise FlavourError(f"{ANY_VARIABLE} is {text!r}, expected 1 (accept any TensorRT) or 0")
     return text == "1"
-
-
-@functools.cache
-def _warn_once(text: str) -> None:
-    log.logger.warning(text)
 
 
 def installed() -> list[Flavour]:

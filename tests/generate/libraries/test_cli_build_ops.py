@@ -17,6 +17,7 @@ from triton_ops import double
 
 import bridge
 from bridge import cli
+from bridge.base import log
 from bridge.core.device_code import device_codes
 from bridge.core.op import OPS
 from bridge.core.plugin_file import PluginFile
@@ -161,7 +162,7 @@ def test_what_is_wrong_with_a_folder_is_said_once(shipped, tmp_path, monkeypatch
     damaged = shutil.copytree(shipped[0], tmp_path / "damaged") / "libgenerate_test_plugins.so"
     damaged.write_bytes(b"\x7fELF")
     monkeypatch.setenv("BRIDGE_GENERATED_PATH", f"{tmp_path / 'none'}:{damaged.parent}:{shipped[0]}")
-    folders._warn_once.cache_clear()
+    log.warn_once.cache_clear()
     for name in [*{row["plugin"] for row in shipped[1]["plugins"]}] * 2:  # as models with several plugins ask
         assert folders.holding(name, "sm86").path == shipped[0]
         assert folders.holding(name, "sm90", only_shipped=True) is None
