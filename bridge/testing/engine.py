@@ -11,8 +11,8 @@ from bridge.core.device_code import device_codes
 from bridge.core.op import OPS, Op
 from bridge.engine_file import dtypes
 from bridge.generate.generated_op import GeneratedOp
+from bridge.graph.one_call import OneCall
 from bridge.testing.arguments import cast, outputs_of
-from bridge.testing.export import OneOp
 from bridge.testing.extents import Extents
 from bridge.testing.kernels import compare
 
@@ -52,7 +52,7 @@ def build(
 ) -> "bridge.CompiledModule":
     """The engine of a model of one call, with its layers and outputs checked; see `check_engine`."""
     tensors, attributes = op.bind(args, kwargs)
-    model = OneOp(op, attributes).eval()
+    model = OneCall(op.overload, attributes).eval()
     absent = [None] * (len(tensors) - len(dynamic_shapes or ()))
     compiled = bridge.compile(
         model,

@@ -6,20 +6,8 @@ from typing import Any
 import torch
 
 from bridge.core.op import Op
+from bridge.graph.one_call import OneCall
 from bridge.testing.extents import extents_of
-
-
-class OneOp(torch.nn.Module):
-    """A model of one call; its forward takes the arguments that come first, the others are attributes."""
-
-    def __init__(self, op: Op, kwargs: dict[str, Any]) -> None:
-        super().__init__()
-        self.op = op
-        self.kwargs = kwargs
-
-    def forward(self, *values: Any) -> Any:
-        """The outputs of the call."""
-        return self.op.overload(*values, **self.kwargs)
 
 
 def check_export(op: Op, sizes: Callable[[int], Sequence[Any]], dynamic_shapes: Sequence[Any], **kwargs: Any) -> None:
@@ -32,7 +20,8 @@ def check_export(op: Op, sizes: Callable[[int], Sequence[Any]], dynamic_shapes: 
         AssertionError: the op is no node of the program, or a result differs from the op's own.
         Exception: torch.export's own, where it cannot leave an extent open.
     """
-    program = torch.export.export(OneOp(op, kwargs), tuple(sizes(3)), dynamic_shapes=(tuple(dynamic_shapes),))
+    model = OneCall(op.overload, kwargs)
+    program = torch.export.export(model, tuple(sizes(3)), dynamic_shapes=(tuple(dynamic_shapes),))
     _check_node(op, program)
     for size in (2, 5):
         _check_program(op, program, sizes(size), kwargs)
@@ -60,7 +49,8 @@ def check_export_of(op: Op, *args: Any, **kwargs: Any) -> None:
         }
         for index, tensor in enumerate(tensors)
     ]
-    program = torch.export.export(OneOp(op, extents.attributes), tuple(tensors), dynamic_shapes=(tuple(open_shapes),))
+    model = OneCall(op.overload, extents.attributes)
+    program = torch.export.export(model, tuple(tensors), dynamic_shapes=(tuple(open_shapes),))
     _check_node(op, program)
     _check_program(op, program, tensors, extents.attributes)
     values = [extents.values[symbol] for symbol in extents.symbols]

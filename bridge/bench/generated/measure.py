@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import bridge
 from bridge.bench.generated.workload import TRITON, TUNED, Workload
@@ -19,6 +19,7 @@ from bridge.engine.compiled import CompiledModule
 from bridge.engine.error_metric import deviation, largest_error
 from bridge.engine.timing import Timing, compare
 from bridge.generate.native import triton_private
+from bridge.graph.one_call import OneCall
 from bridge.tensorrt.run.engine import Engine
 
 SCHEMA = 1
@@ -80,20 +81,9 @@ def measure(workload: Workload, tune: bool, versions: dict[str, str]) -> dict[st
     }
 
 
-class _Calls(nn.Module):
-    """A model of one call."""
-
-    def __init__(self, operator: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.operator = operator
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.operator(*inputs)
-
-
 def _engines(workload: Workload, inputs: Sequence[Tensor], tune: bool) -> Iterator[tuple[str, CompiledModule]]:
     """The engine without measurements of this GPU, called "", and one with what bridge.tune chose, if it is to."""
-    model = _Calls(workload.operator).eval()
+    model = OneCall(workload.operator).eval()
     with tempfile.TemporaryDirectory(prefix="bridge-") as folder:  # of measurements
         settings: dict[str, Any] = {
             "dynamic_shapes": (workload.dynamic_shapes(),), "cache_dir": folder, "cache": False, "progress": False

@@ -23,16 +23,16 @@ from bridge.generate.configurations import autotuned, configuration_text, with_c
 from bridge.generate.generated_op import GeneratedOp
 from bridge.generate.graphs import built_op
 from bridge.generate.program import Launch
-from bridge.graph.programs import copied
+from bridge.graph.one_call import OneCall
 from bridge.tensorrt.run.engine import Engine
 
 LeftOut = dict[str, str]
 
 
 def generated_graph(captured: CapturedModel, session: Session) -> GraphModule:
-    """A model's graph with its generated ops. Call it within `session.converting()`."""
-    program = captured.program._update(*copied(captured.program))
-    return lowered_and_generated(with_marked_generated(program, session), captured.specs, session)[0]
+    """A model's graph with its generated ops, which the model's program has then, too. Call it within
+    `session.converting()`."""
+    return lowered_and_generated(with_marked_generated(captured.program, session), captured.specs, session)[0]
 
 
 def autotuned_ops(module: GraphModule) -> dict[str, GeneratedOp]:
@@ -122,18 +122,6 @@ def _measure_op(
             note(measurements[-1].why)
 
 
-class _Calling(torch.nn.Module):
-    """Calls one op."""
-
-    def __init__(self, op: GeneratedOp) -> None:
-        super().__init__()
-        self._op = op.overload
-
-    def forward(self, *tensors: Tensor) -> Any:
-        """Its results."""
-        return self._op(*tensors)
-
-
 def _engines(
     op: GeneratedOp,
     kind: str,
@@ -153,7 +141,7 @@ def _engines(
             log.logger.debug("%s with %s is left out: %s", kind, configuration_text(configuration), error)
             continue
         with session.converting():
-            captured = capture(session, _Calling(variant).eval(), tensors, None, None)
+            captured = capture(session, OneCall(variant.overload).eval(), tensors, None, None)
             compiled = captured.compile(session)
         engines[index] = Engine(compiled.file)
     return engines

@@ -23,6 +23,7 @@ from bridge.engine.compiled import CompiledModule
 from bridge.engine.error_metric import largest_error
 from bridge.engine.timing import compare, noise
 from bridge.errors import EngineError, TargetError
+from bridge.graph.programs import copied
 from bridge.tensorrt import native_lowerings
 from bridge.tensorrt.install import gpu
 from bridge.tensorrt.native_lowerings import NATIVE, PLUGIN
@@ -144,6 +145,8 @@ def _tune_configurations(
 ) -> list[MeasuredConfiguration]:
     if session.flavour.traits.measures_tactics:
         return []
+    # Generated ops take the place of operators in it, with what is not measured yet.
+    captured = replace(captured, program=captured.program._update(*copied(captured.program)))
     with session.converting():
         module = configuration_tuner.generated_graph(captured, session)
         if not configuration_tuner.autotuned_ops(module):

@@ -42,9 +42,12 @@ std::vector<DeformConv2dVariant<T>> const& deform_conv2d_variants() {
       {"wgmma 128x64", 90, true, 128, 64, 1, 0.81, 1, true, false, false, launch_fused<T, RegisterKernel<T, 64>>},
       {"wgmma 128x128", 90, true, 128, 128, 1, 0.93, 1, true, false, false, launch_fused<T, RegisterKernel<T, 128>>},
       {"wgmma 128x256", 90, true, 128, 256, 1, 1.25, 1, true, false, false, launch_fused<T, RegisterKernel<T, 256>>},
-      {"units mma.sync 128x64", 80, false, 128, 64, 2, 3.5, 1, false, false, true, launch_warp_units<T, 64>},
-      {"units wgmma 128x64", 90, true, 128, 64, 2, 3.1, 1, false, false, true, launch_warpgroup_units<T, 64>},
-      {"units wgmma 128x128", 90, true, 128, 128, 1, 1.9, 1, false, false, true, launch_warpgroup_units<T, 128>},
+      {"units mma.sync 128x64", 80, false, 128, 64, 2, 3.5, 1, false, false, true,
+       launch_units<WarpUnitsKernel, T, 64>},
+      {"units wgmma 128x64", 90, true, 128, 64, 2, 3.1, 1, false, false, true,
+       launch_units<WarpgroupUnitsKernel, T, 64>},
+      {"units wgmma 128x128", 90, true, 128, 128, 1, 1.9, 1, false, false, true,
+       launch_units<WarpgroupUnitsKernel, T, 128>},
   };
   return variants;
 }
@@ -73,11 +76,13 @@ inline std::vector<DeformConv2dVariant<float>> const& deform_conv2d_variants() {
       {"wgmma split 128x128", 90, true, 128, 128, 1, 1.5, 2, true, false, false,
        launch_fused<float, RegisterKernel<float, 128, 2>>},
       {"units split mma.sync 128x64", 80, false, 128, 64, 1, 2.7, 2, false, false, true,
-       launch_warp_units<float, 64, 2>},
-      {"units tf32 mma.sync 128x64", 80, false, 128, 64, 2, 3.5, 1, false, true, true, launch_warp_units<float, 64>},
-      {"units wgmma tf32 128x64", 90, true, 128, 64, 2, 3.1, 1, false, true, true, launch_warpgroup_units<float, 64>},
+       launch_units<WarpUnitsKernel, float, 64, 2>},
+      {"units tf32 mma.sync 128x64", 80, false, 128, 64, 2, 3.5, 1, false, true, true,
+       launch_units<WarpUnitsKernel, float, 64>},
+      {"units wgmma tf32 128x64", 90, true, 128, 64, 2, 3.1, 1, false, true, true,
+       launch_units<WarpgroupUnitsKernel, float, 64>},
       {"units wgmma split 128x64", 90, true, 128, 64, 1, 1.9, 2, false, false, true,
-       launch_warpgroup_units<float, 64, 2>},
+       launch_units<WarpgroupUnitsKernel, float, 64, 2>},
   };
   return variants;
 }

@@ -83,18 +83,18 @@ struct RegisterKernel {
 template <class Product>
 constexpr size_t kUnitShared = std::max(
     sizeof(UnitShared<Product>), sizeof(ResultTile<typename Product::T, Product::kPositions, Product::kChannels>));
-template <class Product_>
+template <class Tile>
 struct WarpUnitsKernel {
   static constexpr bool kOverlaps = false;
-  using Product = Product_;
+  using Product = UnitsByWarp<Tile>;
   static constexpr auto kFunction = deform_conv2d_warp_units_kernel<Product>;
   static constexpr int kThreads = Product::kThreads;
   static constexpr size_t kShared = kUnitShared<Product>;
 };
-template <class Product_>
+template <class Tile>
 struct WarpgroupUnitsKernel {
   static constexpr bool kOverlaps = true;
-  using Product = Product_;
+  using Product = UnitsByWarpgroup<Tile>;
   static constexpr auto kFunction = deform_conv2d_warpgroup_units_kernel<Product>;
   static constexpr int kThreads = Product::kThreads;
   static constexpr size_t kShared = kUnitShared<Product>;
@@ -123,20 +123,11 @@ cudaError_t launch_fused(DeformConv2dArguments<T> const& a, DeformConv2dPlan con
                             static_cast<float const*>(packed.sums));
 }
 
-template <class T, int kChannels, int kParts = 1>
-cudaError_t launch_warp_units(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan, void* workspace,
-                              cudaStream_t stream) {
+template <template <class> class Kernel, class T, int kChannels, int kParts = 1>
+cudaError_t launch_units(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan, void* workspace,
+                         cudaStream_t stream) {
   return for_units<T>(plan.units, [&](auto units) {
-    using Product = UnitsByWarp<UnitTile<T, units, kChannels, kParts>>;
-    return launch_fused<T, WarpUnitsKernel<Product>>(a, plan, workspace, stream);
-  });
-}
-template <class T, int kChannels, int kParts = 1>
-cudaError_t launch_warpgroup_units(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan, void* workspace,
-                                   cudaStream_t stream) {
-  return for_units<T>(plan.units, [&](auto units) {
-    using Product = UnitsByWarpgroup<UnitTile<T, units, kChannels, kParts>>;
-    return launch_fused<T, WarpgroupUnitsKernel<Product>>(a, plan, workspace, stream);
+    return launch_fused<T, Kernel<UnitTile<T, units, kChannels, kParts>>>(a, plan, workspace, stream);
   });
 }
 
