@@ -57,6 +57,13 @@ def test_a_kernel_of_which_inductor_has_one_configuration_has_others_to_measure(
     assert len({(str(each.constants), str(each.options)) for each in launch.configurations}) == len(warps)
 
 
+def test_what_inductor_would_measure_is_among_the_configurations():
+    """Its own choice has one row a program; a word in the kernel's source, which torch may change, adds others."""
+    (launch,) = launches(lowered(lambda x: x - x.mean(-1, keepdim=True), TensorType(torch.float32, (B, 3000))))
+    rows = [each.constants["XBLOCK"] for each in launch.configurations]
+    assert rows[0] == 1 and max(rows) > 1
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int32, torch.int64])
 def test_dtypes(dtype):
     result = lowered(lambda x: x + 1, TensorType(dtype, (B, N)))
