@@ -10,9 +10,12 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+import sympy
+
 from bridge.generate.native import triton_private
 from bridge.generate.native.canonical import described
-from bridge.generate.program import Configuration, Extent, Instance, Launch, Region, Step, TensorType
+from bridge.generate.program import Configuration, Instance, Launch, Step, TensorType
+from bridge.generate.tracing.symbols import evaluate
 
 _DIGITS = 12
 
@@ -31,7 +34,8 @@ ALL = Selection()
 
 def autotuned(instance: Instance) -> dict[str, Launch]:
     """The launches at the extents that are tuned for which have several configurations, by kind."""
-    launches = [step for step in _region(instance).steps if _is_autotuned(step)]
+    region = instance.region_at(_examples(instance))
+    launches = [step for step in region.steps if _is_autotuned(step)] if region else []
     return {kind_of(instance, each): each for each in launches if isinstance(each, Launch)}
 
 
@@ -78,10 +82,9 @@ def _ways(configuration: Configuration) -> object:
     return described(replace(configuration, grid=(1, 1, 1)))
 
 
-def _region(instance: Instance) -> Region:
-    """The one that the extents lie in that are tuned for."""
-    examples = {each.symbol: each.example for each in instance.symbols}
-    return next(each for each in instance.regions if all(bool(one.subs(examples)) for one in each.conditions))
+def _examples(instance: Instance) -> dict[sympy.Symbol, int]:
+    """The extents that are tuned for."""
+    return {each.symbol: each.example for each in instance.symbols}
 
 
 def _shown(tensor: TensorType, instance: Instance) -> str:
@@ -89,11 +92,7 @@ def _shown(tensor: TensorType, instance: Instance) -> str:
 
 
 def _rounded(tensor: TensorType, instance: Instance) -> Iterator[int]:
-    examples = {each.symbol: each.example for each in instance.symbols}
+    examples = _examples(instance)
     for extent in tensor.shape:
-        value = _number(extent, examples)
+        value = evaluate(extent, examples)
         yield 1 << (value - 1).bit_length() if value > 0 else 0
-
-
-def _number(extent: Extent, examples: Mapping[object, int]) -> int:
-    return extent if isinstance(extent, int) else int(extent.subs(examples))

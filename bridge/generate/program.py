@@ -143,3 +143,8 @@ class Instance:
     outputs: tuple[TensorType, ...]
     symbols: tuple[Symbol, ...]
     regions: tuple[Region, ...]
+
+    def region_at(self, extents: Mapping[sympy.Symbol, int]) -> Region | None:
+        """The region that takes extents, by symbol: the first whose conditions hold. None: none does."""
+        values = {symbol: sympy.Integer(value) for symbol, value in extents.items()}
+        return next((each for each in self.regions if all(bool(c.xreplace(values)) for c in each.conditions)), None)
