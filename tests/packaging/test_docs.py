@@ -7,13 +7,14 @@ from pathlib import Path
 
 import doc_blocks
 import fresh_process
-import own_ops
 import pytest
 import torch
+from own_ops import forgotten
 from test_house import WINGS
 
 import bridge
 from bridge import cli
+from bridge.core.op import written
 
 ROOT = Path(__file__).parents[2]
 APART = {"own_op.md"}  # loads a native library of its own, which torch keeps for as long as the process lives
@@ -26,7 +27,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     torch._dynamo.reset()
-    with own_ops.forgotten():
+    with forgotten():
         yield tmp_path
     bridge.register()
     torch._dynamo.reset()
@@ -82,7 +83,7 @@ def anchors(page):
 def test_readme_names_every_op_and_is_short():
     readme = (ROOT / "README.md").read_text()
     assert len(readme.splitlines()) <= 120
-    assert not [op for op in own_ops.written() if f"`{op}`" not in readme]
+    assert not [op for op in written() if f"`{op}`" not in readme]
 
 
 def test_results_are_those_recorded():
