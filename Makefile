@@ -8,6 +8,7 @@
 #   make results  docs/results.md, from what was recorded
 #   make lean     lean runtimes of standard TensorRT, for the tests of plugin registration
 #   make bindings Python bindings of standard TensorRT, 1 MB a version, for the tests of what bridge uses of them
+#   make standard every small model of the zoo converted for standard TensorRT, version by version, without it; minutes
 #   make public-kernels  packages with Triton kernels, whose ops the tests compile
 #   make build    the package, editable, with what it needs, in .venv
 #   make wheel    a wheel for every supported GPU, in dist/, with the manylinux tag that its libraries allow
@@ -76,7 +77,7 @@ BINDINGS := 10.15.1.29 10.16.1.11 11.0.0.114 11.1.0.106 11.4.0.106
 PUBLIC_KERNELS := liger-kernel==0.8.5 fla-core==0.6.0 einops==0.8.2 conch-triton-kernels==1.3 sageattention==1.0.6 \
 	'mlstm_kernels==2.0.6; python_version>="3.11"' flag_gems==5.0.2 sqlalchemy==2.1.9
 
-.PHONY: demo test test-newest check docs results build lean bindings public-kernels wheel kernels sanitize fuzz sweep format clean distclean FORCE
+.PHONY: demo test test-newest check docs results build lean bindings standard public-kernels wheel kernels sanitize fuzz sweep format clean distclean FORCE
 .DELETE_ON_ERROR:
 
 demo: build
@@ -123,6 +124,9 @@ bindings: $(BINDINGS:%=$(VENV)/bindings/%)
 
 $(VENV)/bindings/%: | $(STAMPS)/venv
 	$(call step,Python bindings of TensorRT $*,$(PIP) install --no-deps --target $@ tensorrt-cu13-bindings==$*)
+
+standard: build bindings
+	$(call step,the zoo for standard TensorRT,OMP_NUM_THREADS=1 PYTHONPATH=tests/support $(BIN)/python tests/standard/convert_as_standard.py $(BINDINGS:%=$(VENV)/bindings/%))
 
 # In a folder of their own, from which the tests import them.
 public-kernels: $(STAMPS)/public-kernels
