@@ -27,6 +27,7 @@ from declarations import Declarations
 from recording_tensorrt import RecordingTensorRT
 
 from bridge import cli
+from bridge.doors import model_file
 from bridge.engine_file.contents import EngineFile
 from bridge.tensorrt.install import flavour, gpu, soname, tensorrt_log
 from bridge.zoo import entries
@@ -121,6 +122,13 @@ def in_child(function: Callable[[], Any]) -> Any:
     return json.loads(text)
 
 
+def warm_up(path: str) -> None:
+    """Exports a model, for what torch does in a process's first export: each child would take seconds for it."""
+    model = model_file.load(path, [])
+    program = torch.export.export(model.model, model.args, model.kwargs, dynamic_shapes=model.dynamic_shapes)
+    program.run_decompositions({})
+
+
 def zoo() -> list[list[str]]:
     """The command lines of the zoo's small models, whose scripts are imported."""
     sys.path.insert(0, str(entries.folder()))
@@ -140,6 +148,7 @@ def main() -> int:
     torch.set_num_threads(1)
     quick_torch.install()
     lines = options.compile or zoo()
+    warm_up(str(Path(__file__).with_name("every_converter.py")))
     results = [in_child(functools.partial(compile_all, source, lines, options.use)) for source in options.bindings]
     if options.json:
         options.json.write_text(json.dumps(results))
