@@ -16,6 +16,7 @@ from bridge.cli import (
     cache_command,
     command,
     compile_command,
+    export_command,
     new_command,
     sanitize_command,
     test_command,
@@ -213,6 +214,7 @@ _COMMANDS = {
         "Inputs with their profile, outputs, layers, plugin layers with their attributes, and which node of the graph\n"
         "went where. Needs no GPU.",
     ),
+    "export": (export_command.add_arguments, export_command.run, export_command.DESCRIPTION),
     "new": (
         new_command.add_arguments,
         new_command.run,

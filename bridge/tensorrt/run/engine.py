@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridge.core import libraries
-from bridge.core.library import GENERATED, Library
 from bridge.core.op import OPS
 from bridge.core.signature import namespace_of
 from bridge.engine_file.contents import EngineFile
@@ -112,17 +110,12 @@ def check_compatible(file: EngineFile, flavour: Flavour) -> None:
         _check_plugin(file, name, version)
 
 
-def _library_of(name: str) -> Library:
-    """The library with the plugin of an op. LibraryError: there is none."""
-    return OPS[name].library if name in GENERATED & OPS.keys() else libraries.library(namespace_of(name))
-
-
 def _check_plugin(file: EngineFile, name: str, version: str) -> None:
     namespace = namespace_of(name)
     try:
         store.restore(name, file.target)
         _check_restored(file, name)
-        library = _library_of(name)
+        library = store.library_of(name)
     except LibraryError as error:
         raise EngineError(f"the engine needs the plugin {name}{_origin_text(file, namespace)}, but {error}") from error
     if name not in OPS or version != fields.VERSION:
@@ -170,7 +163,7 @@ def _cuda_device(file: EngineFile, device: torch.device | str | int | None) -> t
 def _deserialize(file: EngineFile, flavour: Flavour) -> Any:
     """TensorRT's engine, on the current GPU."""
     trt = flavour.trt()
-    found = {library.key: library for library in map(_library_of, file.plugins)}
+    found = {library.key: library for library in map(store.library_of, file.plugins)}
     register_plugins(trt, [found[key] for key in sorted(found)])
     take_errors(flavour)
     engine = trt.Runtime(logger(flavour)).deserialize_cuda_engine(file.engine)
