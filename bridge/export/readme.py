@@ -94,7 +94,7 @@ def _shape(extents: Sequence[int]) -> str:
 
 
 def _extents(extents: Sequence[int]) -> str:
-    return "x".join(map(str, extents)) or "scalar"
+    return "x".join(map(str, extents))
 
 
 def _capability(target: str) -> str:

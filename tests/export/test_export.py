@@ -62,7 +62,7 @@ def test_the_readme_names_inputs_as_commands_take_them(file, tmp_path):
     text = (tmp_path / "net/README.md").read_text()
     assert "| x | float16 | [1, 3, 0] | [4, 3, 8] | [16, 3, 64] |" in text
     assert "| y | bfloat16 | [?, 3, ?] |" in text
-    assert "run_folder . results x:4x3x8=x.bin n:scalar=n.bin" in text
+    assert "run_folder . results x:4x3x8=x.bin n:=n.bin" in text
     assert "trtexec" not in text  # TensorRT-RTX has none
     code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
     compile(code, "README.md", "exec")
@@ -71,7 +71,7 @@ def test_the_readme_names_inputs_as_commands_take_them(file, tmp_path):
 def test_the_readme_of_standard_tensorrt_has_its_tools(make_engine_file, tmp_path):
     CompiledModule(make_engine_file(flavour="tensorrt", tensorrt_version="10.15.1.29")).export(tmp_path / "net")
     text = (tmp_path / "net/README.md").read_text()
-    assert "--staticPlugins=plugins/libbridge_autoload.so --shapes=x:4x3x8,n:scalar" in text
+    assert "--staticPlugins=plugins/libbridge_autoload.so --shapes=x:4x3x8,n:`" in text
     assert "--backend-config=tensorrt,plugins=plugins/libbridge_autoload.so" in text
 
 
