@@ -43,14 +43,14 @@ def check_target(value: Any, what: str) -> None:
 
 
 def libraries_of(file: EngineFile) -> list[PluginLibrary]:
-    """The libraries with the plugins of an engine, each once; those of generated plugins, too.
+    """The libraries that a host needs beside a plan, each once; those of generated plugins, too. None if it holds them.
 
     LibraryError: a library is missing, lacks a plugin, is not the one that the engine was built with, or has no code
     for the engine's target; the message says which. EngineFileError: the target is no compute capability.
     """
     check_target(file.target, "the engine's target")
     paths: dict[Path, Library] = {}
-    for name in sorted(file.plugins):
+    for name in sorted(file.plugins) if not file.embeds_libraries else ():
         library = _library_with(file, name)
         paths.setdefault(library.plugin_library(), library)
     found = [_described(file, library, path) for path, library in paths.items()]

@@ -10,6 +10,7 @@
     arguments   names, structure, and for each leaf of it {"input": name}, {"literal": value} or {"unused": true}
     result      structure, and for each leaf of it {"output": name}, {"input": name} or {"literal": value}
     libraries   file, namespace, sha256, ops and origin of every plugin library
+    embedded    whether the plan holds its plugin libraries, so that none is listed
     autoload    file and sha256 of the library that registers these when it is loaded; null where there are none
 
 A structure is "*" for a leaf, or {"kind", "context", "children"}; bridge/engine_file/pytrees.py says more. A literal
@@ -42,6 +43,7 @@ _MANIFEST = checks.record(
         "engine": checks.record(_ENGINE),
         **dict.fromkeys(("flavour", "tensorrt"), checks.name),
         "target": check_target,
+        "embedded": checks.flag,
         "libraries": checks.sequence(checks.record(_LIBRARY)),
         "autoload": checks.optional(checks.record(_NATIVE)),
     }
@@ -63,6 +65,7 @@ def of(file: EngineFile, libraries: Sequence[PluginLibrary], plan: Path, autoloa
         "outputs": [asdict(spec) for spec in file.outputs],
         "arguments": _arguments(file),
         "result": {"structure": file.out_spec.as_json(), "leaves": [_leaf(file, each) for each in file.output_map]},
+        "embedded": file.embeds_libraries,
         "libraries": [
             {
                 "file": f"{FOLDER}/{each.file}",

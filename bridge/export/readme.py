@@ -52,18 +52,25 @@ def _cpp(described: Mapping[str, Any]) -> str:
 
 def _python(described: Mapping[str, Any], plan: str, has_plugins: bool) -> str:
     load = [f'ctypes.CDLL("{described["autoload"]["file"]}")  # registers the plugins'] if has_plugins else []
+    allow = ["runtime.engine_host_code_allowed = True"] if described["embedded"] else []
     lines = [
         "import ctypes" if has_plugins else "",
         f"import {described['flavour']} as trt",
         "",
         *load,
         "runtime = trt.Runtime(trt.Logger())",
+        *allow,
         f'engine = runtime.deserialize_cuda_engine(open("{plan}", "rb").read())',
     ]
     return "## Python\n\nWithout bridge and without torch:\n\n" + _code("\n".join(lines).lstrip("\n"), "python")
 
 
 def _tools(described: Mapping[str, Any], plan: str, has_plugins: bool) -> str:
+    if described["embedded"]:
+        return (
+            f"## Servers and tools\n\n`{plan}` holds its plugin libraries. A host has to allow that: "
+            "`IRuntime::setEngineHostCodeAllowed(true)`."
+        )
     if not has_plugins:
         return f"## Servers and tools\n\nThe engine needs no plugin: `{plan}` is all that they take."
     autoload, first = described["autoload"]["file"], described["libraries"][0]["file"]

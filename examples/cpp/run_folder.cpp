@@ -68,6 +68,7 @@ void run(fs::path const& folder, fs::path const& results, std::map<std::string, 
   check(cudaGetDeviceCount(&gpus), "there is no GPU to run on");
   std::unique_ptr<nvinfer1::IRuntime> const runtime(nvinfer1::createInferRuntime(logger));
   require(runtime, "TensorRT does not start: see its errors");
+  runtime->setEngineHostCodeAllowed(true);  // a plan may hold its plugin libraries
   std::unique_ptr<nvinfer1::ICudaEngine> const engine(runtime->deserializeCudaEngine(plan.data(), plan.size()));
   require(engine, "TensorRT does not load the engine; manifest.json says which version and GPU it is for");
   std::unique_ptr<nvinfer1::IExecutionContext> const context(engine->createExecutionContext());

@@ -71,3 +71,9 @@ def test_verify_of_nothing(capsys, tmp_path):
     assert run(capsys, "verify", tmp_path / "gone")[0] == 5
     code, _, err = run(capsys, "verify", tmp_path)
     assert code == 5 and err == f"bridge: {tmp_path} is no exported folder: manifest.json: No such file or directory\n"
+
+
+def test_export_of_a_plan_without_its_libraries_as_one_file(saved, tmp_path, capsys):
+    code, _, err = run(capsys, "export", saved, "--embed", "-o", tmp_path / "net")
+    assert code == 5 and "the plan holds no plugin library; one is put into it when it is built" in err
+    assert not (tmp_path / "net").exists()
