@@ -61,7 +61,7 @@ def _file_checks(path: Path, machine: bool) -> Iterator[Check]:
 
 
 def _libraries_text(file: EngineFile) -> str:
-    found = [f"{each.path.name} of {each.origin}" for each in libraries_of(file)]
+    found = [f"{each.file} ({each.origin})" for each in libraries_of(file)]
     return ", ".join(found) or "none needed"
 
 
