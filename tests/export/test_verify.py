@@ -90,3 +90,9 @@ def test_a_truncated_manifest(folder):
     path = folder / "manifest.json"
     path.write_bytes(path.read_bytes()[:-20])
     assert "manifest.json is no manifest: " in str(error_of(folder))
+
+
+def test_a_folder_for_another_processor(folder):
+    change(folder, machine="aarch64")
+    found = {check.name: str(check.error) for check in verify(folder) if not check.passed}
+    assert found["processor"].startswith("the libraries are for aarch64; this machine is ")
