@@ -7,6 +7,7 @@ would load them; what the file holds is not run. A check says whether things are
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,9 @@ def _checked(name: str, look: Callable[[], str]) -> Check:
         return Check(name, look())
     except BridgeError as error:
         return Check(name, str(error), error)
+    except OSError as error:
+        unreadable = EngineFileError(f"cannot read {error.filename}: {error.strerror}")
+        return Check(name, str(unreadable), unreadable)
 
 
 def _file_checks(path: Path, machine: bool) -> Iterator[Check]:
@@ -76,7 +80,7 @@ def _folder_checks(folder: Path, machine: bool) -> Iterator[Check]:
     engine = described["engine"]
     yield _checked("plan", lambda: _whole(folder, engine, EngineFileError))
     for row in manifest.native_files(described):
-        yield _checked("library", lambda row=row: _library(folder, row, described["target"]))  # type: ignore[misc]
+        yield _checked("library", partial(_library, folder, row, described["target"]))
     yield _checked("other files", lambda: _strangers(folder, described))
     if machine:
         yield _checked("processor", lambda: _processor(described["machine"]))
