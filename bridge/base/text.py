@@ -1,5 +1,6 @@
 """Text output: tables, sizes, JSON, and escaping of control characters in names from files."""
 
+import difflib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -45,6 +46,18 @@ def as_json(value: object) -> str:
 def _escaped(match: re.Match[str]) -> str:
     letter = match[0]
     return letter if letter.isprintable() else json.dumps(letter)[1:-1]
+
+
+def did_you_mean(known: Iterable[str], wanted: str) -> str:
+    """The end of an error about a name that does not exist: ". Did you mean 'relu'?"; empty where none is near."""
+    near = difflib.get_close_matches(wanted, list(known), n=1)
+    return f". Did you mean {near[0]!r}?" if near else ""
+
+
+def listing(known: Iterable[str], wanted: str, separator: str = ", ") -> str:
+    """The same after all names that exist: "relu, rope. Did you mean 'rope'?"."""
+    names = list(known)
+    return (separator.join(names) or "none") + did_you_mean(names, wanted)
 
 
 def size(count: int) -> str:

@@ -15,18 +15,20 @@ from bridge.cli import (
     bench_command,
     cache_command,
     command,
-    compile_command,
     new_command,
     sanitize_command,
     test_command,
     zoo_command,
 )
+from bridge.cli.engines import compile_command
 from bridge.cli.generated import build_ops_command, eject_command
 
 _NOTHING_WORKS, _USAGE, _INTERRUPTED = 1, 2, 130
 _BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
 _EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
+    (command.UsageError, _USAGE),
     (errors.TargetError, _USAGE),
+    (errors.UnknownNameError, _USAGE),
     (errors.UnsupportedOpError, 3),
     (errors.BuildError, 4),
     (errors.EngineFileError, 5),
@@ -50,13 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that exit does not flush into it again
         return _BROKEN_PIPE
     except KeyboardInterrupt:
-        return _fail("interrupted", _INTERRUPTED, options.debug)
-    except errors.BridgeError as error:
+        return _fail("interrupted", _INTERRUPTED, options)
+    except (errors.BridgeError, command.UsageError) as error:
         code = next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
-        return _fail(str(error), code, options.debug)
+        return _fail(str(error), code, options)
     except Exception as error:
         hint = "" if options.debug else "\nThis should not happen; --debug shows where."
-        return _fail(f"{type(error).__name__}: {error}{hint}", 1, options.debug)
+        return _fail(f"{type(error).__name__}: {error}{hint}", 1, options)
 
 
 def _show_everything() -> None:
@@ -66,19 +68,21 @@ def _show_everything() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _fail(message: str, code: int, debug: bool) -> int:
-    if debug and log.has_stderr():
+def _fail(message: str, code: int, options: argparse.Namespace) -> int:
+    if options.debug and log.has_stderr():
         traceback.print_exc()
-    log.say(f"bridge: {message}")
+    if code == _USAGE:  # as argparse says it
+        log.say(f"{options.parser.format_usage()}{options.parser.prog}: error: {message}")
+    else:
+        log.say(f"bridge: {message}")
     return code
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     own, model_argv = _split_at_dashes(argv)
-    parser = _parser()
-    options = parser.parse_args(own)
+    options = _parser().parse_args(own)
     if model_argv and options.command != "compile" and not getattr(options, "lowerings", None):
-        parser.error(f"{options.command} takes nothing after --: {' '.join(model_argv)}")
+        options.parser.error(f"{options.command} takes nothing after --: {' '.join(model_argv)}")
     options.model_argv = model_argv
     return options
 
@@ -93,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     parser, commands = command.parser(bridge.__version__)
     for name, (add, run, description) in _COMMANDS.items():
         commands[name].description = description
-        commands[name].set_defaults(run=run)
+        commands[name].set_defaults(run=run, parser=commands[name])
         add(commands[name])
     return parser
 

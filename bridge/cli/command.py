@@ -4,7 +4,7 @@ Exit codes, for scripts:
 
     0    done
     1    it did not work: `bridge doctor` found nothing usable, a model file failed, a bug
-    2    the command line is wrong, a target that does not exist included
+    2    the command line is wrong: a flag, or a name, target, model or input that does not exist or fit
     3    the model holds an operator that cannot be part of the engine
     4    TensorRT refused the network
     5    the engine file is missing, damaged, or no engine file
@@ -19,10 +19,11 @@ Results go to stdout, progress and errors to stderr. What a model file is, bridg
 # nothing of bridge's before a command is named, because `import bridge` imports torch, which takes seconds.
 
 import argparse
+import difflib
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,36 @@ COMMANDS = {
     "cmake-dir": "print the folder of bridge's CMake package",
 }
 _NOT_INSTALLED = 7
+
+
+class UsageError(Exception):
+    """The command line is wrong, as the command itself finds out."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that answers a mistake with its own usage, not with that of the whole, and with the nearest name."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, but what is unknown is an error here, where it is known which flags there are."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{_did_you_mean(unknown[0].split('=')[0], flags)}")
+        return found, unknown
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            raise argparse.ArgumentError(
+                action, f"{error.message}{_did_you_mean(str(value), map(str, action.choices or ()))}"
+            ) from None
+
+
+def _did_you_mean(wanted: str, known: Iterable[str]) -> str:
+    """As bridge.base.text has it, which cannot be imported without torch."""
+    near = difflib.get_close_matches(wanted, list(known), n=1)
+    return f". Did you mean {near[0]!r}?" if near else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,11 +108,11 @@ def names_command(arguments: Sequence[str]) -> bool:
     return next((each for each in arguments if not each.startswith("-")), None) in COMMANDS
 
 
-def parser(version: str) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+def parser(version: str) -> tuple[Parser, dict[str, Parser]]:
     """The parser of the whole command, and those of the single commands, which know only --debug yet."""
     raw = argparse.RawDescriptionHelpFormatter
     codes = (__doc__ or "").partition("\n\n")[2].rpartition("\n\n")[0]
-    whole = argparse.ArgumentParser(
+    whole = Parser(
         "bridge", description="Compile PyTorch models with operators of their own.", epilog=codes, formatter_class=raw
     )
     whole.add_argument("--version", action="version", version=f"bridge {version}")
