@@ -20,7 +20,7 @@ from bridge.cli import (
     test_command,
     zoo_command,
 )
-from bridge.cli.engines import compile_command
+from bridge.cli.engines import compile_command, run_command
 from bridge.cli.generated import build_ops_command, eject_command
 
 _NOTHING_WORKS, _USAGE, _INTERRUPTED = 1, 2, 130
@@ -29,6 +29,7 @@ _EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (command.UsageError, _USAGE),
     (errors.TargetError, _USAGE),
     (errors.UnknownNameError, _USAGE),
+    (errors.EngineInputError, _USAGE),
     (errors.UnsupportedOpError, 3),
     (errors.BuildError, 4),
     (errors.EngineFileError, 5),
@@ -217,6 +218,7 @@ _COMMANDS = {
         "Inputs with their profile, outputs, layers, plugin layers with their attributes, and which node of the graph\n"
         "went where. Needs no GPU.",
     ),
+    "run": (run_command.add_arguments, run_command.run, run_command.DESCRIPTION),
     "new": (
         new_command.add_arguments,
         new_command.run,

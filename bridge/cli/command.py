@@ -39,6 +39,7 @@ COMMANDS = {
     "zoo": "compile the models in models/, and measure them",
     "cache": "the engines that are kept on disk",
     "explain": "what is in an engine",
+    "run": "run an engine: latency, throughput, layers, outputs",
     "new": "a package with an op of your own, to start from",
     "cmake-dir": "print the folder of bridge's CMake package",
 }
