@@ -229,4 +229,12 @@ _COMMANDS = {
         lambda options: command.cmake_dir(),
         "For builds of libraries of ops: cmake -Dbridge_DIR=$(bridge cmake-dir)",
     ),
+    "completion": (
+        lambda parser: None,  # bridge/cli/command.py has its argument
+        lambda options: command.completion(options.shell),
+        "The script is static: it starts no Python when it completes.\n\n"
+        "bash: bridge completion bash > ~/.local/share/bash-completion/completions/bridge\n"
+        "zsh:  bridge completion zsh > a folder of $fpath/_bridge\n"
+        "fish: bridge completion fish > ~/.config/fish/completions/bridge.fish",
+    ),
 }

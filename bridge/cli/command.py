@@ -22,8 +22,9 @@ import argparse
 import difflib
 import importlib.metadata
 import importlib.util
+import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,10 @@ COMMANDS = {
     "run": "run an engine: latency, throughput, layers, outputs",
     "new": "a package with an op of your own, to start from",
     "cmake-dir": "print the folder of bridge's CMake package",
+    "completion": "print what completes commands and flags in your shell",
 }
+SHELLS = ("bash", "zsh", "fish")
+FLAGS = "cli/flags.jsonl"  # in the package: the arguments of every command, one a line; see tests/support/public_api.py
 _NOT_INSTALLED = 7
 
 
@@ -81,8 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not names_command(arguments):
         _parse(arguments)  # exits
-    if "cmake-dir" in arguments and _parse(arguments).command == "cmake-dir":
-        return cmake_dir()
+    if (name := _command(arguments)) in _WITHOUT_TORCH:
+        return _WITHOUT_TORCH[name](_parse(arguments))
     from bridge.cli import main as run
 
     return run(arguments)
@@ -94,19 +98,61 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def cmake_dir() -> int:
     """Prints the folder with bridgeConfig.cmake, for CMake's bridge_DIR; returns an exit code."""
-    spec = importlib.util.find_spec("bridge")
-    folders = [Path(each, "sdk/include/bridge/cmake") for each in spec.submodule_search_locations or ()] if spec else []
-    found = next((folder for folder in folders if (folder / "bridgeConfig.cmake").is_file()), None)
+    found = _file_of_package("sdk/include/bridge/cmake/bridgeConfig.cmake")
     if found is None:
         print("bridge: no CMake package is installed with bridge: install it again", file=sys.stderr)
         return _NOT_INSTALLED
-    print(found)
+    print(found.parent)
     return 0
+
+
+def completion(shell: str) -> int:
+    """Prints a script that completes commands, flags, choices and files in a shell; returns an exit code."""
+    try:
+        import shtab
+    except ImportError:
+        print("bridge: completion is written by shtab, which is not installed: pip install shtab", file=sys.stderr)
+        return _NOT_INSTALLED
+    record = _file_of_package(FLAGS)
+    if record is None:
+        print(f"bridge: {FLAGS} is not installed with bridge: install it again", file=sys.stderr)
+        return _NOT_INSTALLED
+    whole, commands = parser(importlib.metadata.version("bridge-tensorrt"))
+    groups: dict[str, Any] = {}
+    for line in record.read_text().splitlines():
+        row = json.loads(line)
+        outer, _, name = row["command"].rpartition(" ")
+        if "dest" in row:
+            action: Any = commands[row["command"]].add_argument(*(row["flags"] or [row["dest"]]), **row["settings"])
+            if row["completes"]:
+                action.complete = {"file": shtab.FILE, "folder": shtab.DIRECTORY}[row["completes"]]
+        else:  # a command within another one
+            groups[outer] = groups.get(outer) or commands[outer].add_subparsers(metavar=row["metavar"])
+            commands[row["command"]] = groups[outer].add_parser(name, help=row["help"])
+    print(shtab.complete(whole, shell))
+    return 0
+
+
+_WITHOUT_TORCH: dict[str, Callable[[argparse.Namespace], int]] = {
+    "cmake-dir": lambda options: cmake_dir(),
+    "completion": lambda options: completion(options.shell),
+}
+
+
+def _file_of_package(path: str) -> Path | None:
+    """A file in one of the package's folders, found without its import."""
+    spec = importlib.util.find_spec("bridge")
+    candidates = [Path(folder, path) for folder in spec.submodule_search_locations or ()] if spec else []
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 def names_command(arguments: Sequence[str]) -> bool:
     """Whether the first argument that is no option is a command."""
-    return next((each for each in arguments if not each.startswith("-")), None) in COMMANDS
+    return _command(arguments) in COMMANDS
+
+
+def _command(arguments: Sequence[str]) -> str:
+    return next((each for each in arguments if not each.startswith("-")), "")
 
 
 def parser(version: str) -> tuple[Parser, dict[str, Parser]]:
@@ -120,8 +166,10 @@ def parser(version: str) -> tuple[Parser, dict[str, Parser]]:
     whole.add_argument("--debug", action="store_true", help="show tracebacks")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
-    commands: Any = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    return whole, {
-        name: commands.add_parser(name, parents=[shared], help=about, formatter_class=raw)
+    adder: Any = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = {
+        name: adder.add_parser(name, parents=[shared], help=about, formatter_class=raw)
         for name, about in COMMANDS.items()
     }
+    commands["completion"].add_argument("shell", choices=SHELLS, help="whose script to print")
+    return whole, commands
