@@ -3,19 +3,31 @@
 import difflib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+
+from bridge.base import terminal
 
 _WIDEST = 200  # cell width to which a column is aligned
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 
 
-def columns(rows: Iterable[Sequence[object]], indent: int = 2) -> str:
+_NO_STYLES: Mapping[str, str] = MappingProxyType({})
+
+
+def columns(
+    rows: Iterable[Sequence[object]], indent: int = 2, heading: bool = False, styles: Mapping[str, str] = _NO_STYLES
+) -> str:
     """Rows as lines with aligned columns; the last cell of a row is not padded.
 
-    A cell with control characters, which a name in an engine file may have, is shown as a Python string.
+    A cell with control characters, which a name in an engine file may have, is shown as a Python string. A command
+    that prints to a terminal gets lines of its width. heading: whether the first row is one. styles: of cells with
+    that text; both show on a terminal alone.
     """
     cells = [[printable(str(cell)) for cell in row] for row in rows]
+    if (laid_out := terminal.table(cells, indent, heading, styles)) is not None:
+        return laid_out
     widths = [0] * max((len(row) for row in cells), default=0)
     for row in cells:
         for index, cell in enumerate(row[:-1]):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import bridge
 from bridge import errors
-from bridge.base import log
+from bridge.base import log, terminal
 from bridge.base.text import as_json
 from bridge.cli import (
     bench_command,
@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _show_everything()
     options = _parse(sys.argv[1:] if argv is None else argv)
     try:
-        code = options.run(options)
+        with terminal.shown_on(sys.stdout):
+            code = options.run(options)
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
@@ -73,10 +74,14 @@ def _fail(message: str, code: int, options: argparse.Namespace) -> int:
     if options.debug and log.has_stderr():
         traceback.print_exc()
     if code == _USAGE:  # as argparse says it
-        log.say(f"{options.parser.format_usage()}{options.parser.prog}: error: {message}")
+        log.say(f"{options.parser.format_usage()}{_prefix(f'{options.parser.prog}: error:')} {message}")
     else:
-        log.say(f"bridge: {message}")
+        log.say(f"{_prefix('bridge:')} {message}")
     return code
+
+
+def _prefix(text: str) -> str:
+    return terminal.styled(text, "bold red", sys.stderr)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

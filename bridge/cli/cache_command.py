@@ -53,7 +53,7 @@ def _ls(cache: EngineCache, options: argparse.Namespace) -> int:
         return 0
     if rows:
         headings = ("key", "model", "target", "flavour", "plugins", "size", "last used")
-        print(columns([headings, *map(_row, rows)], indent=0))
+        print(columns([headings, *map(_row, rows)], indent=0, heading=True))
     print(f"{len(rows)} engines, {size(total)} of at most {size(cache.limit)}, in {cache.folder}")
     print(cached_libraries.text(options.dir))
     return 0

@@ -61,7 +61,7 @@ def _row(name: str, dtype: str, shape: Sequence[int]) -> dict[str, Any]:
 
 def text(result: Mapping[str, Any]) -> str:
     """The whole result for reading."""
-    parts = [columns(_facts(result), indent=0), columns(_latencies(result["us"]), indent=0)]
+    parts = [columns(_facts(result), indent=0), columns(_latencies(result["us"]), indent=0, heading=True)]
     if "layers" in result:
         parts.append(layers_table(result["layers"]))
     if note := _note(result):

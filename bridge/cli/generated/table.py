@@ -45,4 +45,4 @@ def text(table: Sequence[dict[str, Any]]) -> str:
         (row["name"], row["operator"], " ".join(row["targets"]), row["kernels"], size(row["size"]), row["folder"])
         for row in table
     ]
-    return columns([headings, *cells], indent=0)
+    return columns([headings, *cells], indent=0, heading=True)
