@@ -22,7 +22,7 @@ def shown_on(stream: Any) -> Iterator[None]:
     """Within it, tables are laid out for that stream, if it is a terminal. For commands alone: it is global."""
     global _console
     before = _console
-    _console = _console_of(stream)
+    _console = console_of(stream)
     try:
         yield
     finally:
@@ -53,7 +53,7 @@ def table(rows: Sequence[Sequence[str]], indent: int, heading: bool, styles: Map
 
 def styled(text: str, style: str, stream: Any) -> str:
     """The text in that style, if the stream is a terminal."""
-    console = _console_of(stream)
+    console = console_of(stream)
     if console is None:
         return text
     from rich.text import Text
@@ -61,7 +61,8 @@ def styled(text: str, style: str, stream: Any) -> str:
     return _rendered(console, Text(text, style, end=""))
 
 
-def _console_of(stream: TextIO | None) -> "Console | None":
+def console_of(stream: TextIO | None) -> "Console | None":
+    """rich's console of a stream; None where the stream is no terminal."""
     if stream is None or not hasattr(stream, "isatty") or stream.closed or not stream.isatty():
         return None
     from rich.console import Console
