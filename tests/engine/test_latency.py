@@ -1,6 +1,8 @@
 """Times of single calls: their percentiles, and clients that call at the same time."""
 
+import contextlib
 import threading
+import types
 
 import pytest
 import torch
@@ -77,6 +79,52 @@ def test_a_call_that_fails_ends_all():
     with pytest.raises(EngineError, match="did not run"):
         call_from(2, lambda: call, 1_000_000)
     assert next(turn) < 1_000_000
+
+
+class Clock:
+    """Of events without a GPU: each is a millisecond after the one before."""
+
+    now = 0
+
+    def record(self):
+        Clock.now += 1
+        self.at = Clock.now
+
+    def elapsed_time(self, other):
+        return float(other.at - self.at)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    """What a client uses of CUDA, on the CPU."""
+    cuda = types.SimpleNamespace(
+        device=lambda device: contextlib.nullcontext(),
+        stream=lambda stream: contextlib.nullcontext(),
+        Stream=lambda: types.SimpleNamespace(synchronize=lambda: None),
+        Event=lambda enable_timing: Clock(),
+    )
+    fake = types.SimpleNamespace(cuda=cuda, empty=lambda *shape, pin_memory=False, **rest: torch.empty(*shape, **rest))
+    monkeypatch.setattr(latency, "torch", fake)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor.clone())
+
+
+@pytest.mark.parametrize(("warm_up", "warm"), [(3, 3), (0, 1)])
+def test_a_client_warms_up_and_copies_inputs_before_each_call(no_gpu, warm_up, warm):
+    seen = []
+
+    class Doubles:
+        device = torch.device("cpu")
+
+        def __call__(self, x, empty):
+            seen.append(x.tolist())
+            y = x * 2
+            x.zero_()  # the next call has the inputs again
+            return y, empty
+
+    inputs = [torch.tensor([1.0, 2.0]), torch.empty(0, 3)]
+    measured = latency.measure(Doubles(), inputs, iterations=5, warm_up=warm_up, clients=2)
+    assert seen == [[1.0, 2.0]] * (2 * warm + 5) and inputs[0].tolist() == [1.0, 2.0]
+    assert all(sample.gpu >= 1000 and 0 < sample.enqueue < sample.end_to_end for sample in measured.samples)
 
 
 class Squares:
