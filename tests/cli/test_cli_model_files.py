@@ -100,6 +100,7 @@ def test_compile_with_shapes_dtype_plan_and_json(capsys, two_inputs, builder, tm
         (("--dtype", "float15"), "invalid choice: 'float15' (choose from"),
         (("--shapes", "x:1/2"), "'x:1/2' is not of the form x:1x3/4x3/16x3, which is min/opt/max, or x:4x3"),
         (("--plan", "none/a.plan"), "there is no folder none to save a.plan in"),
+        (("--plan", "a", "-o", "./a"), "the engine file and the plan are both to be a"),
         (("--target", "sm33"), "does not build for sm33 here"),
         (("--target", "best"), "target 'best' is no compute capability"),
     ],

@@ -89,9 +89,7 @@ def run(options: argparse.Namespace) -> int:
     if options.verbose:
         log.show(logging.INFO if options.verbose == 1 else logging.DEBUG)
     output = Path(options.output or f"{model_file.stem(options.model)}.engine")
-    for path in (output, *([Path(options.plan)] if options.plan else [])):
-        if not path.parent.is_dir():
-            raise UsageError(f"there is no folder {path.parent} to save {path.name} in")
+    _check_files(output, options.plan)
     resolve_target(detect(options.flavour), options.target)  # before minutes are spent on the model
     model = _load(options)
     _report(options, f"compiling {type(model.model).__name__} for {options.target or 'the GPU of this machine'}")
@@ -118,6 +116,15 @@ def run(options: argparse.Namespace) -> int:
             file.write(compiled.engine)
     print(as_json(_values(options, output, compiled)) if options.json else _summary(options, output, compiled))
     return 0
+
+
+def _check_files(output: Path, plan: str | None) -> None:
+    """UsageError: a file cannot be written, or would be overwritten by the other."""
+    for path in (output, *([Path(plan)] if plan else [])):
+        if not path.parent.is_dir():
+            raise UsageError(f"there is no folder {path.parent} to save {path.name} in")
+    if plan and output.resolve() == Path(plan).resolve():
+        raise UsageError(f"the engine file and the plan are both to be {plan}; name the plan otherwise")
 
 
 def _load(options: argparse.Namespace) -> model_file.Model:
