@@ -15,11 +15,13 @@ from bridge.cli import (
     bench_command,
     cache_command,
     command,
+    export_command,
     new_command,
     sanitize_command,
     test_command,
     zoo_command,
 )
+from bridge.cli.deployment import verify_command
 from bridge.cli.engines import compile_command, run_command
 from bridge.cli.generated import build_ops_command, eject_command
 
@@ -224,6 +226,8 @@ _COMMANDS = {
         "went where. Needs no GPU.",
     ),
     "run": (run_command.add_arguments, run_command.run, run_command.DESCRIPTION),
+    "verify": (verify_command.add_arguments, verify_command.run, verify_command.DESCRIPTION),
+    "export": (export_command.add_arguments, export_command.run, export_command.DESCRIPTION),
     "new": (
         new_command.add_arguments,
         new_command.run,

@@ -41,6 +41,8 @@ COMMANDS = {
     "cache": "the engines that are kept on disk",
     "explain": "what is in an engine",
     "run": "run an engine: latency, throughput, layers, outputs",
+    "verify": "check an engine, its libraries and this machine",
+    "export": "write what machines without bridge need to run an engine",
     "new": "a package with an op of your own, to start from",
     "cmake-dir": "print the folder of bridge's CMake package",
     "completion": "print what completes commands and flags in your shell",
