@@ -25,7 +25,7 @@ Functions: TypeAlias = tuple[ast.FunctionDef, ...]  # those around a node, the o
 
 
 def uses_in(folder: Path, known: Iterable[Declarations]) -> list[Use]:
-    """Every use in the sources below a folder. known: of all versions, for the names that are TensorRT's."""
+    """Every use in the sources below a folder. known: the names of these are TensorRT's."""
     reader = _Sources(folder, list(known))
     return [use for path, tree in reader.trees.items() for use in _Module(reader, path, tree).uses()]
 

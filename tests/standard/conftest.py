@@ -2,11 +2,10 @@
 
 import functools
 import json
-import shutil
 from pathlib import Path
 
 import pytest
-from declarations import BINDINGS, Declarations
+from declarations import Declarations, where_of
 from run_folder import folder_of_run
 
 from bridge.base.locks import locked
@@ -40,16 +39,3 @@ def declared_file(folder: Path, version: str) -> Path:
         if not file.exists():
             file.write_text(json.dumps(Declarations.of(where_of(version)).dumped))
     return file
-
-
-def where_of(version: str) -> str:
-    """What bindings_dump.py is told; skips the test where that is missing."""
-    if version == "tensorrt_rtx":
-        pytest.importorskip("tensorrt_rtx")
-        return version
-    missing = [program for program in ("gcc", "nm", "readelf") if shutil.which(program) is None]
-    if missing:
-        pytest.skip(f"needs {', '.join(missing)}, to import the bindings without TensorRT")
-    if not (BINDINGS / version).is_dir():
-        pytest.skip(f"needs the Python bindings of TensorRT {version} in {BINDINGS}: make bindings")
-    return str(BINDINGS / version)

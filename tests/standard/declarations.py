@@ -1,12 +1,15 @@
 """What the bindings of one TensorRT declare (see bindings_dump.py), and whether a use of them fits that."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 DUMP = Path(__file__).with_name("bindings_dump.py")
 BINDINGS = Path(sys.prefix, "bindings")  # `make bindings` unpacks the bindings of standard TensorRT here
@@ -118,3 +121,16 @@ def _fits(overload: Mapping[str, Any], count: int, keywords: tuple[str, ...]) ->
         and set(keywords) <= rest.keys()
         and all(optional or name in keywords for name, optional in rest.items())
     )
+
+
+def where_of(version: str) -> str:
+    """What bindings_dump.py is told; skips the test where that is missing."""
+    if version == "tensorrt_rtx":
+        pytest.importorskip("tensorrt_rtx")
+        return version
+    missing = [program for program in ("gcc", "nm", "readelf") if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}, to import the bindings without TensorRT")
+    if not (BINDINGS / version).is_dir():
+        pytest.skip(f"needs the Python bindings of TensorRT {version} in {BINDINGS}: make bindings")
+    return str(BINDINGS / version)

@@ -3,13 +3,15 @@
 import ast
 import functools
 import importlib.util
+import subprocess
+import sys
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from api_uses import uses_in
-from declarations import Use
+from declarations import DUMP, Use, where_of
 
 import bridge
 
@@ -138,6 +140,36 @@ def made_for(file: Path) -> str:
     values = {each.targets[0].id: each.value.value for each in ast.parse(file.read_text()).body}
     minor = values["__tensorrt_version__"].rpartition(".")[0]
     return next(version for version in VERSIONS if version.startswith(f"{minor}."))
+
+
+# What bridge makes of NumPy's arrays and of Python's numbers, and derives classes from; the bindings do it alone.
+VALUES = """
+import sys
+import numpy
+from bindings_dump import imported
+
+trt = imported(sys.argv[1])
+arrays = {
+    "INT64": numpy.atleast_1d(numpy.array(3, numpy.int64)),
+    "FLOAT32": numpy.array([0.1, 1e-9], numpy.float32),
+    "CHAR": numpy.frombuffer(b"x,weight", numpy.int8),  # cannot be written to
+}
+fields = [trt.PluginField(kind, array, getattr(trt.PluginFieldType, kind)) for kind, array in arrays.items()]
+assert [field.name for field in trt.PluginFieldCollection(fields)] == list(arrays)
+assert trt.Weights(numpy.zeros((2, 3), numpy.float16)).size == 6
+assert tuple(trt.Dims((2, numpy.int64(3)))) == (2, 3)
+for interface in (trt.ILogger, trt.IProgressMonitor, trt.IOutputAllocator, trt.IProfiler):
+    type("Derived", (interface,), {"__init__": lambda self: interface.__init__(self)})()
+"""
+
+
+@pytest.mark.parametrize("version", [VERSIONS[0], NEWEST])
+def test_values_are_made(version):
+    """The real bindings take the arrays of plugin fields and weights, and have the interfaces derived from."""
+    done = subprocess.run(
+        [sys.executable, "-c", VALUES, where_of(version)], cwd=DUMP.parent, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
 
 
 MISTAKES = {
