@@ -109,7 +109,7 @@ class _Sources:
 
 
 def _names(declared: Mapping[str, Any]) -> Iterator[str]:
-    for kind in ("methods", "properties", "values", "classes"):
+    for kind in ("methods", "properties", "values", "classes", "constants"):
         yield from declared[kind]
 
 

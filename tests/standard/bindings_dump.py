@@ -50,7 +50,7 @@ def _output(*command) -> str:
 
 
 def declared(module) -> dict:
-    binary = Path(sys.modules[module.ILogger.__module__].__file__).read_bytes()
+    binary = Path(sys.modules[module.ILogger.__module__].__file__)
     names = [name for name in vars(module) if not name.startswith("_")]
     members = {name: getattr(module, name) for name in names}
     return {
@@ -61,7 +61,8 @@ def declared(module) -> dict:
         "classes": {name: class_of(value) for name, value in members.items() if inspect.isclass(value)},
         "constants": [name for name, value in members.items() if not callable(value) and not inspect.ismodule(value)],
         # Names of Python methods that TensorRT calls are in no signature.
-        "words": sorted({word.decode() for word in re.findall(rb"(?<=\0)([a-z][a-z0-9_]{5,50})(?=\0)", binary)}),
+        "words": sorted(set(re.findall(r"(?<=\0)([a-z][a-z0-9_]{5,50})(?=\0)", binary.read_text("latin-1")))),
+        "folder": str(binary.parent),
     }
 
 
@@ -77,12 +78,14 @@ def class_of(cls) -> dict:
         elif callable(getattr(cls, name)):
             methods[name] = overloads(getattr(cls, name))
     values = {name: int(value) for name, value in getattr(cls, "__members__", {}).items()}
+    others = named.keys() - methods.keys() - properties.keys() - classes.keys() - values.keys()
     return {
         "bases": [base.__name__ for base in cls.__mro__[1:-1] if not base.__name__.startswith("pybind11")],
         "init": overloads(cls.__init__),
         "methods": methods,
         "properties": properties,
         "values": values,
+        "constants": sorted(others),
         "classes": classes,
     }
 

@@ -14,7 +14,7 @@ import pytest
 DUMP = Path(__file__).with_name("bindings_dump.py")
 BINDINGS = Path(sys.prefix, "bindings")  # `make bindings` unpacks the bindings of standard TensorRT here
 
-_KINDS = ("methods", "properties", "values", "classes")
+_KINDS = ("methods", "properties", "values", "classes", "constants")
 
 
 @dataclass(frozen=True)

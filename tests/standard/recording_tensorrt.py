@@ -20,7 +20,8 @@ class RecordingTensorRT(ModuleType):
 
     def __init__(self, declared: Mapping[str, Any], rtx: ModuleType) -> None:
         super().__init__("tensorrt")
-        self.__version__, self.__path__, self.__file__ = declared["version"], [], rtx.__file__
+        self.__version__, self.__file__ = declared["version"], rtx.__file__
+        self.__path__ = [declared["folder"]]  # with the package tensorrt.plugin, which torch_tensorrt imports
         self.calls: Counter[str] = Counter()
         self._declared, self.tensorrt = declared, self
         self._signatures = Signatures(vars(self))
@@ -42,7 +43,7 @@ class RecordingTensorRT(ModuleType):
         methods, properties = declared["methods"], declared["properties"]
         # pybind11 would take changed methods of a class that Python derives from for Python's own.
         is_interface = cls.__name__.startswith("I") and bool(declared["init"])
-        members = {*methods, *properties, *declared["classes"], *declared["values"]}
+        members = {*methods, *properties, *declared["classes"], *declared["values"], *declared["constants"]}
         for name, value in list(vars(cls).items()):
             label = f"{cls.__name__}.{name}"
             if name == "__init__" and declared["init"] and not declared["values"]:

@@ -28,6 +28,7 @@ USES = {
     "network.add_activation(x, kind=trt.ActivationType.RELU)": ("TypeError", "TypeError"),
     "network.add_identity(x).get_output(0).name = 3": ("TypeError", "TypeError"),
     "x.dtype = x.dtype": ("", "AttributeError"),
+    "trt.Logger(trt.Logger.ERROR)": ("", ""),
     "trt.ComputeCapability": ("AttributeError", "AttributeError"),
     "config.num_compute_capabilities = 1": ("AttributeError", "AttributeError"),
     "trt.CausalMaskKind": ("AttributeError", ""),
