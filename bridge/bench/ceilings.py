@@ -86,17 +86,19 @@ def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def floors(workload: Workload, ceilings: dict[str, float], traffic: int | None = None) -> dict[str, float]:
+def floors(
+    workload: Workload, ceilings: dict[str, float], traffic: int | None = None, gathered: int = 0
+) -> dict[str, float]:
     """The least time of back-to-back calls that memory, the L2, the L1, arithmetic and a launch allow, each alone.
 
-    traffic: bytes of the call, where they depend on its values. Data in the L2 is not read from memory again, so a
-    working set within it is bound by the L2's rate only. Runs of earlier versions have no rate of the L1.
+    traffic, gathered: bytes of the call, which may depend on its values. Data in the L2 is not read from memory again,
+    so a working set within it is bound by the L2's rate only. Runs of earlier versions have no rate of the L1.
     """
     count = workload.bytes() if traffic is None else traffic
     return {
         "memory": max(0.0, count - ceilings["l2_bytes"]) / ceilings["bytes_per_us"],
         "L2": count / ceilings["l2_bytes_per_us"],
-        "L1": workload.gathered() / ceilings.get("l1_bytes_per_us", math.inf),
+        "L1": gathered / ceilings.get("l1_bytes_per_us", math.inf),
         "arithmetic": workload.flops() / rate(workload.dtype, ceilings),
         "launch": ceilings["launch_us"],
     }

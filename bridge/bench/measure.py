@@ -76,15 +76,16 @@ def measure_workload(workload: Workload, peers: Sequence[Peer], ceilings: dict[s
     def call(arguments: list[Any]) -> Any:
         return op.overload(*arguments, **settings)
 
-    warm = _time(workload, call, [args])
+    def times(run: Callable[[list[Any]], Any]) -> dict[str, float]:
+        return {**_times(_time(workload, run, [args])), "cold_us": _time_cold(run, workload, args).us}
+
     traffic = workload.traffic(args, settings)
-    bounds = floors(workload, ceilings, traffic)
+    bounds = floors(workload, ceilings, traffic, workload.gathered(args, settings))
     row: dict[str, Any] = {
         "op": workload.op,
         "workload": workload.name,
         "dtype": workload.dtype,
-        **_times(warm),
-        "cold_us": _time_cold(call, workload, args).us,
+        **times(call),
         "bytes": traffic,
         "flops": workload.flops(),
         "bytes_per_us": ceilings["bytes_per_us"],
@@ -94,7 +95,7 @@ def measure_workload(workload: Workload, peers: Sequence[Peer], ceilings: dict[s
         "peers": {},
     }
     for peer in peers:
-        if peer.op == workload.op:
+        if peer.op == workload.op and not (peer.compiles and workload.variation):
             row["peers"][peer.name] = _measure_peer(peer, workload, args, settings)
     return row
 
