@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import bridge
+from bridge.bench import tactics
 from bridge.bench.ceilings import binding, floors, l2_bytes, measure_ceilings, refreshed
 from bridge.bench.peer import Missing, Peer
 from bridge.bench.workload import Workload
@@ -92,6 +93,7 @@ def measure_workload(workload: Workload, peers: Sequence[Peer], ceilings: dict[s
         "floor": binding(bounds),
         "floor_us": max(bounds.values()),
         **errors,
+        **tactics.measure(workload, args, settings, errors, times),
         "peers": {},
     }
     for peer in peers:
