@@ -10,7 +10,7 @@
 #   make public-kernels  packages with Triton kernels, whose ops the tests compile
 #   make build    the package, editable, with what it needs, in .venv
 #   make wheel    a wheel for every supported GPU, in dist/, with the manylinux tag that its libraries allow
-#   make kernels  registers, spills and shared memory of every kernel, for every supported GPU
+#   make kernels  registers, spills and shared memory of every kernel, for every supported GPU, and a comparison of those
 #   make sanitize every kernel under compute-sanitizer, tool by tool; needs a GPU, and minutes
 #   make fuzz     changed engine files, calls of plugins, calls of ops: only documented errors come of them; 20 minutes
 #   make sweep    torch's OpInfo samples of every operator against PyTorch; an hour or more (SWEEP='--engines' on a GPU)
@@ -26,6 +26,7 @@
 #   PYTEST_ARGS                what pytest is given; default: a process for each core, 8 at most
 #   TESTS                      the tests to run, as in TESTS=tests/ops/test_relu.py; all of them where empty
 #   VENV, BUILD                folders of the environment and of the build; default: .venv, build
+#   KERNELS                    what `make kernels` gives the comparison, as in KERNELS='--json docs/measurements'
 #   FUZZ                       what `make fuzz` runs, as in FUZZ='files --count 1000 --seed 7'; all of it where empty
 #   SWEEP                      what `make sweep` takes, as in SWEEP='--filter pool --json pools.json'
 #   BRIDGE_CUDA=pip            the CUDA compiler of the Python index, even where there is an nvcc
@@ -141,7 +142,9 @@ kernels: $(STAMPS)/torch
 	@PATH="$(abspath $(BIN)):$$PATH" cmake -S csrc -B build/kernels -G Ninja -DBRIDGE_TORCH=OFF \
 		-DCMAKE_CUDA_FLAGS=-Xptxas=-v > /dev/null
 	@PATH="$(abspath $(BIN)):$$PATH" cmake --build build/kernels | $(BIN)/python csrc/kernel_table.py
+	$(BIN)/python csrc/kernel_comparison.py build/kernels/lib/libbridge_plugins.so $(KERNELS)
 
+KERNELS ?=
 SANITIZE ?=
 
 sanitize: build
