@@ -1,15 +1,15 @@
 """Workloads of published models: what they gather, their variations, and the layouts and parts that models have."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from bench_rows import CEILINGS
 from test_bench_workloads import KINDS
 
-from bridge.bench import ceilings, measure, peers, workloads
+from bridge.bench import measure, peers, workloads
 from bridge.bench.peer import Peer
-from bridge.bench.workloads import WORKLOADS
 from bridge.bench.workloads.deform_conv2d import DeformConv2d
 from bridge.bench.workloads.ms_deform_attn import MsDeformAttn
 from bridge.bench.workloads.nms import Nms
@@ -170,10 +170,13 @@ def test_peers_that_compile_are_not_measured_beside_variations(monkeypatch):
     assert [set(row["peers"]) for row in rows] == [{"quick", "slow"}, {"quick"}]
 
 
-def test_a_run_is_not_too_long():
-    """Peers that compile take 5 to 15 s a row, others half a second: docs/measuring.md has the count."""
+def test_a_run_takes_what_the_documentation_says():
+    """Peers that compile take 3 to 15 s a row: a run of all ops is 20 minutes, and stays so."""
+    table = (Path(__file__).parents[2] / "docs" / "baselines.md").read_text()
     rows = workloads.select()
-    compiled = sum(p.compiles and p.op == w.op and not w.variation for w in rows for p in peers.PEERS)
-    assert len(rows) < 220 and compiled < 80
-    assert len({(w.op, w.name, w.dtype) for w in WORKLOADS}) == len(WORKLOADS)
-    assert ceilings.floor_us(rows[0], CEILINGS) > 0
+    for op in OPS.keys() & {workload.op for workload in rows}:
+        of_op = [workload for workload in rows if workload.op == op]
+        beside = [(w, p) for w in of_op for p in peers.PEERS if p.op == op and not (p.compiles and w.variation)]
+        compiled = sum(peer.compiles for _, peer in beside)
+        assert f"| `{op}` | {len(of_op)} | {len(beside)} | {compiled} |\n" in table
+    assert f"# {len(rows)} workloads beside their peers" in table and len(rows) < 200
