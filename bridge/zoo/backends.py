@@ -46,8 +46,8 @@ def _bridge(subject: Subject) -> Row:
         if not subject.runs:
             return row
         row["error"] = subject.error(compiled)
-    graph = result_or_failure(_engine_in_graph, subject, compiled)
-    return row | subject.timing(compiled) | {"cuda_graph": graph} | _products(subject, compiled)
+    row |= subject.timing(compiled)
+    return row | {"cuda_graph": result_or_failure(_engine_in_graph, subject, compiled)} | _products(subject, compiled)
 
 
 def _engine_in_graph(subject: Subject, compiled: bridge.CompiledModule) -> Row:
@@ -64,12 +64,13 @@ def _native(subject: Subject) -> Row:
         compiled = bridge.compile(subject.program, passes=False, lowering="native", cache=False, progress=False)
         row: Row = {"seconds": time.monotonic() - start, "engines": 1, "layers": len(compiled.layers)}
         row["error"] = subject.error(compiled)
-    return row | subject.timing(compiled) | {"cuda_graph": result_or_failure(_engine_in_graph, subject, compiled)}
+    row |= subject.timing(compiled)
+    return row | {"cuda_graph": result_or_failure(_engine_in_graph, subject, compiled)}
 
 
 def _eager(subject: Subject) -> Row:
-    graph = result_or_failure(_eager_in_graph, subject)
-    return subject.timing(subject.model.model, own_weights=False) | {"cuda_graph": graph}
+    row = subject.timing(subject.model.model, own_weights=False)
+    return row | {"cuda_graph": result_or_failure(_eager_in_graph, subject)}
 
 
 def _eager_in_graph(subject: Subject) -> Row:
@@ -144,7 +145,7 @@ def _products(subject: Subject, function: Function) -> Row:
     try:
         with subject.lock.alone():
             found = products.measure(lambda: subject.call(function))
-    except RuntimeError:  # the profiler's: another one is attached, or profiling is not allowed
+    except Exception:  # of any kind: another profiler is attached, or profiling is not allowed; times count without it
         logger.info("no profile", exc_info=True)
         return {}
     return {"products": found} if found else {}
