@@ -76,7 +76,7 @@ def _ops(path: Path) -> Iterable[str]:
 
 def _choices(rows: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     """Where the op's own choice of a kernel loses time; nothing in runs that did not measure tactics."""
-    measured = [row for row in rows if "tactics" in row]
+    measured = [row for row in rows if tactics.behind(row) is not None]
     if not measured:
         return
     slow = [row for row in measured if (tactics.behind(row) or 0) > tactics.BEHIND]

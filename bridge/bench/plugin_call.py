@@ -71,6 +71,14 @@ def tensors_of(args: Sequence[Any]) -> list[Tensor]:
     return [value for value in args if isinstance(value, Tensor)]
 
 
+def dense(value: Any) -> Any:
+    """An argument as an engine has it: its tensors have no strides but those of a layout."""
+    if not isinstance(value, Tensor) or value.is_contiguous():
+        return value
+    last = value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last)
+    return value if last else value.contiguous()
+
+
 def _format(tensor: Tensor) -> int:
     """TensorRT's format of a tensor: linear, or channels last as kernels take it."""
     if tensor.is_contiguous() or tensor.dim() != 4:

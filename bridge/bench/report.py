@@ -31,7 +31,7 @@ def table(run: Mapping[str, Any]) -> str:
     text = [columns(head, indent=0), columns([heading, *map(_cells, run["rows"])], indent=0)]
     text += choices(run["rows"])
     peers = [item for row in run["rows"] for item in row["peers"].items()]
-    peers += [("engine", row["engine"]) for row in run["rows"] if "engine" in row]
+    peers += [(name, row[name]) for row in run["rows"] for name in ("engine", "tactics") if name in row]
     missing = {f"{name}: {peer['missing']}" for name, peer in peers if "us" not in peer}
     if missing:
         text.append("\n".join(["not measured", *(f"  {line}" for line in sorted(missing))]))
@@ -45,7 +45,7 @@ def table(run: Mapping[str, Any]) -> str:
 
 def choices(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the op's own choice of a kernel loses, where that is more than noise; nothing where none was measured."""
-    measured = [row for row in rows if "tactics" in row]
+    measured = [row for row in rows if tactics.behind(row) is not None]
     if not measured:
         return []
     slow = [row for row in measured if (tactics.behind(row) or 0) > tactics.BEHIND]

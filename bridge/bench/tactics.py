@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridge.bench.plugin_call import OWN, PluginCall, plugin_call
+from bridge.bench.plugin_call import OWN, PluginCall, dense, plugin_call
 from bridge.bench.workload import Workload
 from bridge.core.op import OPS
 from bridge.engine.timing import Timing, compare, time_call
@@ -26,13 +26,14 @@ def measure(
 ) -> dict[str, Any]:
     """The keys "engine" and "tactics" of a row, each where there is something to say.
 
-    engine: times of the plugin that keeps what it makes of constants, by `times`; or why there are none. tactics: the
-    number of the op's own choice, and microseconds by number, of the choice under -1. wrong: tactics whose result is
-    further from the PyTorch op's than the row's `errors` explain.
+    engine: times of the plugin that keeps what it makes of constants, by `times`. tactics: the number of the op's own
+    choice, and microseconds by number, of the choice under -1. Either says under "missing" why there are none. wrong:
+    tactics whose result is further from the PyTorch op's than the row's `errors` explain.
     """
     op = OPS[workload.op]
     if op.counted:  # the plugin is asked by shapes of results, which depend on values
         return {}
+    args = [dense(value) for value in args]
     try:
         with plugin_call(op, args, settings, workload.constants()) as call:
             if not call.tactics and not workload.constants():
@@ -40,7 +41,8 @@ def measure(
             return _measure(call, workload, args, settings, errors, times)
     except Exception as error:  # of any kind: the op's own row must not be lost with it
         torch.cuda.synchronize()
-        return {"engine": {"missing": f"{type(error).__name__}: {error}"}} if workload.constants() else {}
+        missing = {"missing": f"{type(error).__name__}: {error}"}
+        return {"engine": missing} if workload.constants() else {"tactics": missing}
 
 
 def _measure(
@@ -107,7 +109,7 @@ def _is_right(
 
 def behind(row: Row) -> float | None:
     """The time of the op's own choice by that of its fastest tactic; None where tactics were not measured."""
-    if "tactics" not in row:
+    if "us" not in row.get("tactics", {}):
         return None
     own, others = _own_and_others(row)
     return own / min(others.values())

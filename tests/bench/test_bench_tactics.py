@@ -16,6 +16,7 @@ from bridge.bench.workloads.deform_conv2d import DeformConv2d
 from bridge.bench.workloads.ms_deform_attn import MsDeformAttn
 from bridge.bench.workloads.nms import Nms
 from bridge.bench.workloads.relu import Relu
+from bridge.bench.workloads.rope import Rope
 from bridge.core.op import OPS
 from bridge.engine.timing import Timing
 
@@ -67,7 +68,7 @@ class FakeCall:
 
     def __init__(self, times, own, result, wrong=()):
         self.times, self.own, self.result, self.wrong = times, own, result, wrong
-        self.tactics, self.tactic = [plugin_call.OWN, *times], None
+        self.tactics, self.tactic = [plugin_call.OWN, *times] if times else [], None
 
     def use(self, tactic):
         self.tactic = tactic
@@ -130,7 +131,23 @@ def test_a_tactic_with_another_result_is_wrong(faked):
 
 def test_a_plugin_that_fails_costs_no_row(faked):
     found, _ = faked(small(), type("", (FakeCall,), {"use": lambda *_: 1 / 0})({2: 1.0}, 2, None))
-    assert found == {"engine": {"missing": "ZeroDivisionError: division by zero"}}
+    missing = {"missing": "ZeroDivisionError: division by zero"}
+    assert found == {"engine": missing}
+    workload = MsDeformAttn("ms_deform_attn", "x", "float16", queries=2, heads=1, head_dim=8, levels=((3, 4),))
+    found, _ = faked(workload, type("", (FakeCall,), {"use": lambda *_: 1 / 0})({2: 1.0}, 2, None))
+    assert found == {"tactics": missing} and tactics.behind(found) is None
+    assert "tactics: ZeroDivisionError" in report.table(recorded(row("a", **found)))
+
+
+def test_tensors_are_dense_as_engines_have_them():
+    x = torch.randn(2, 3, 4, 5)
+    last = x.contiguous(memory_format=torch.channels_last)
+    assert plugin_call.dense(x) is x and plugin_call.dense(last) is last and plugin_call.dense(None) is None
+    turned = plugin_call.dense(x.transpose(1, 2))
+    assert turned.is_contiguous() and torch.equal(turned, x.transpose(1, 2))
+    workload = Rope("rope", "x", "float32", seq=3, heads=(2, 1), head_dim=8, layout="bhsd", transposed=True)
+    args, settings = workload.arguments(torch.device("cpu"))
+    assert tactics.measure(workload, args, settings, ERRORS, None) == {}
 
 
 def test_ops_without_constants_and_tactics_have_nothing_to_say(faked):
