@@ -32,9 +32,14 @@ _LIMITS = {
     75: (32, 16, 64),
     80: (64, 32, 164),
     86: (48, 16, 100),
+    87: (48, 16, 164),
     89: (48, 24, 100),
     90: (64, 32, 228),
+    100: (64, 32, 228),
+    103: (64, 32, 228),
+    110: (48, 24, 228),
     120: (48, 24, 100),
+    121: (48, 24, 100),
 }
 # What instructions are for, by how their names begin; the first that fits. The rest moves, compares and branches.
 _KINDS = (
@@ -74,8 +79,11 @@ class Instance:
         return self.instructions.total() < _EMPTY
 
     def warps(self, target: str) -> int:
-        """How many a multiprocessor holds at once."""
-        most_warps, most_blocks, kib = _LIMITS[int(target.rstrip("abcdefghijklmnopqrstuvwxyz"))]
+        """How many a multiprocessor holds at once. ValueError: nothing is known of such a GPU."""
+        limits = _LIMITS.get(int(re.sub(r"\D", "", target)))
+        if limits is None:
+            raise ValueError(f"_LIMITS in {Path(__file__).name} lacks compute capability {target}")
+        most_warps, most_blocks, kib = limits
         of_block = -(-(self.threads or _USUAL_THREADS) // _WARP)
         of_warp = max(_UNIT, -(-self.registers * _WARP // _UNIT) * _UNIT)
         blocks = min(
@@ -228,13 +236,14 @@ def main() -> int:
             instances |= read(
                 {option: _output(option, library) for option in ("--dump-resource-usage", "-elf", "-sass")}
             )
-    except (OSError, RuntimeError) as error:
+        found = tables(instances, _compiler())
+    except (OSError, RuntimeError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     if not instances:
         print(f"no kernel in {', '.join(map(str, options.libraries))}", file=sys.stderr)
         return 1
-    for name, table in tables(instances, _compiler()).items():
+    for name, table in found.items():
         print(f"{table['title']}\n")
         for row in (table["columns"], *table["rows"]):  # type: ignore[misc]
             print(" | ".join(row))

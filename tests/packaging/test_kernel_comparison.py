@@ -82,6 +82,14 @@ def test_a_row_a_kernel_and_a_column_a_gpu(compared, tmp_path):
     assert "wide_kernel | 2 | 40-200 registers" in done.stdout
 
 
+def test_a_gpu_that_nothing_is_known_of_is_an_error(compared, tmp_path):
+    for option in LINES:
+        path = tmp_path / option.lstrip("-")
+        path.write_text(path.read_text().replace("sm_86", "sm_66"))
+    done = compared("lib.so")
+    assert done.returncode == 1 and "_LIMITS in kernel_comparison.py lacks compute capability 66" in done.stderr
+
+
 def test_a_library_without_kernels_is_an_error(compared, tmp_path):
     for option in LINES:
         (tmp_path / option.lstrip("-")).write_text("")
