@@ -79,7 +79,20 @@ def test_a_row_a_kernel_and_a_column_a_gpu(compared, tmp_path):
     assert resources["rows"] == [["wide_kernel", "2", "40-200 registers, 48 KiB, 8-16 warps, 1 with local memory", "-"]]
     (row,) = mixes["rows"]
     assert row == ["wide_kernel", "197: tensor 1, async 1, global 1, shared 1, local 1, float 1, integer 1", "-"]
-    assert "wide_kernel | 2 | 40-200 registers" in done.stdout
+    assert "wide_kernel | 2 | 40-200 registers" in done.stdout and resources["notes"] == []
+
+
+def test_kernels_that_are_worse_off_than_on_the_gpu_they_were_timed_on(compared, tmp_path):
+    for option in LINES:
+        path = tmp_path / option.lstrip("-")
+        of_86 = path.read_text().partition("arch = sm_90a")[0]
+        better = of_86.replace("sm_86", "sm_90a").replace("REG:200", "REG:32").replace("STL ", "MOV ")
+        path.write_text(of_86 + better)
+    assert compared("lib.so", "--json", tmp_path).returncode == 0
+    assert json.loads((tmp_path / "11_kernel_resources.json").read_text())["notes"] == [
+        "wide_kernel fills 17% of a multiprocessor's warps on 8.6, 100% on 9.0.",
+        "1 of 2 wide_kernel use local memory on 8.6, and not on 9.0.",
+    ]
 
 
 def test_a_gpu_that_nothing_is_known_of_is_an_error(compared, tmp_path):
@@ -87,7 +100,7 @@ def test_a_gpu_that_nothing_is_known_of_is_an_error(compared, tmp_path):
         path = tmp_path / option.lstrip("-")
         path.write_text(path.read_text().replace("sm_86", "sm_66"))
     done = compared("lib.so")
-    assert done.returncode == 1 and "_LIMITS in kernel_comparison.py lacks compute capability 66" in done.stderr
+    assert done.returncode == 1 and "LIMITS in kernel_code.py lacks compute capability 66" in done.stderr
 
 
 def test_a_library_without_kernels_is_an_error(compared, tmp_path):
