@@ -12,6 +12,8 @@ from bridge.engine.timing import time_call
 _SIDE = 8192  # of the matrices
 # float32 elements of a copy's source: large enough that an L2 cache keeps no significant share between copies.
 _COPIES = (2**26, 2**27, 2**28)
+# Further elements between source and target: times of large copies are bimodal, by where in memory the tensors lie.
+_APART = (0, 3 * 2**16)
 # A copy by a kernel, which negates, and a copy by the driver.
 _COPY_KERNELS = (lambda pair: torch.neg(pair[0], out=pair[1]), lambda pair: pair[1].copy_(pair[0]))
 # TF32 products per float32 product: each factor is a sum of two, and the smallest of the four products is dropped.
@@ -71,12 +73,13 @@ def measure_l2() -> float:
 
 
 def measure_copy() -> float:
-    """Bytes per microsecond, read and written: the maximum of several sizes, each copied by a kernel and by the driver.
+    """Bytes per microsecond, read and written: the maximum of several sizes and places, by a kernel and by the driver.
 
     In a CUDA graph, the driver's copy is a memcpy node.
     """
-    buffers = torch.randn(2, max(_COPIES), device="cuda")
-    pairs = [(buffers[0, :size], buffers[1, :size]) for size in _COPIES]
+    most = max(_COPIES)
+    buffer = torch.randn(2 * most + max(_APART), device="cuda")
+    pairs = [(buffer[:size], buffer[most + apart :][:size]) for size in _COPIES for apart in _APART]
     return max(
         2 * _bytes(pair[0]) / time_call(copy_kernel, [pair]).us for pair in pairs for copy_kernel in _COPY_KERNELS
     )

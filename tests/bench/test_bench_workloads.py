@@ -179,8 +179,8 @@ def test_the_copy_is_the_best_of_sizes_and_ways(monkeypatch):
     monkeypatch.setattr(ceilings, "_COPIES", (8, 32, 16))
     monkeypatch.setattr(ceilings, "time_call", time_call)
     monkeypatch.setattr(torch, "randn", lambda *shape, device: randn(*shape))
-    assert ceilings.measure_copy() == 2 * 4 * 32 / 10.0
-    ways = [(True, False), (False, True)]  # a kernel's, which negates, and the driver's
+    assert ceilings.measure_copy() == 2 * 4 * 8 / 10.0
+    ways = [(True, False), (False, True)] * 2  # a kernel's, which negates, and the driver's, for two distances
     assert seen == [(size, *way) for size in (8, 32, 16) for way in ways]
 
 
