@@ -11,6 +11,7 @@ _SECTION = b".nv_fatbin"
 _FAT_BINARY = 0xBA55ED50
 _PTX, _CUBIN = 1, 2
 _SPECIFIC = 1 << 20  # the flag of code for sm_90a and the like
+_MODULES = (72, 87)  # GPUs of Jetson modules: they run no code of other capabilities, and others none of theirs
 
 
 @dataclass(frozen=True, order=True)
@@ -30,6 +31,8 @@ class DeviceCode:
             return capability == self.capability
         if self.ptx:
             return capability >= self.capability
+        if capability in _MODULES or self.capability in _MODULES:
+            return capability == self.capability
         return self.capability // 10 == capability // 10 and self.capability <= capability
 
     def __str__(self) -> str:

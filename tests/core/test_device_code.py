@@ -20,6 +20,10 @@ from bridge.errors import LibraryError
         ([DeviceCode(90, False, True)], "sm90", True),
         ([DeviceCode(90, True, True)], "sm100", False),
         ([DeviceCode(80, False), DeviceCode(120, False)], "sm121", True),
+        ([DeviceCode(80, False), DeviceCode(86, False)], "sm87", False),
+        ([DeviceCode(87, False)], "sm87", True),
+        ([DeviceCode(87, False)], "sm89", False),
+        ([DeviceCode(80, True)], "sm87", True),
         ([], "sm80", True),
     ],
 )
