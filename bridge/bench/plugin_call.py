@@ -13,25 +13,32 @@ from bridge.tensorrt.plugins.fields import make_fields
 from bridge.tensorrt.plugins.plugin_object import HWC, HWC8, LINEAR, PluginObject
 from bridge.testing import cast, outputs_of
 
-OWN = 1  # TensorRT's number of the tactic that leaves the choice to the op
+OWN = -1  # the tactic that leaves the choice to the op
+_FROM_OP = 2  # TensorRT's numbers of tactics are greater than the op's by this: csrc/hosts/tensorrt/types.h
 
 
 class PluginCall:
-    """A plugin that runs calls of the sizes of one, whose outputs are overwritten by the next."""
+    """A plugin that runs calls of the sizes of one, whose outputs are overwritten by the next.
+
+    tactics: the op's numbers of them, OWN first; none where there is but one way. own: the one that OWN stands for, or
+    None where the op does not say.
+    """
 
     def __init__(self, plugin: PluginObject, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         self._plugin, self._outputs = plugin, list(outputs)
         self._formats = [_format(tensor) for tensor in inputs]
         if plugin.configure(inputs, outputs, self._formats):
             raise ValueError("the plugin refuses these tensors; it has written the reason to stderr")
-        self.tactics, self.own = plugin.tactics(), plugin.own_tactic()
+        own = plugin.own_tactic()
+        self.tactics = [number - _FROM_OP for number in plugin.tactics()]
+        self.own = None if own is None else own - _FROM_OP
         self._inputs = list(inputs)
         size = plugin.workspace(inputs, outputs, self._formats)  # enough for every tactic
         self._scratch = torch.empty(size, dtype=torch.uint8, device=inputs[0].device)
 
     def use(self, tactic: int) -> None:
         """Has the next calls made by a tactic. RuntimeError: the plugin refuses it."""
-        self._plugin.set_tactic(tactic)
+        self._plugin.set_tactic(tactic + _FROM_OP)
         if self._plugin.shape_change(self._inputs, self._outputs, self._formats):
             raise RuntimeError(f"the plugin refuses tactic {tactic}; it has written the reason to stderr")
 

@@ -15,7 +15,6 @@ from bridge.testing import outputs_of
 
 BEHIND = 1.05  # times the fastest tactic; more is shown
 _NEAR = 1.3  # times the fastest: slower tactics are not measured again, in turns with the choice
-_UNMEASURED = 2  # TensorRT's number of tactic 0; OWN, before it, stands for the op's choice
 
 Row = Mapping[str, Any]
 Measure = Callable[[Callable[[list[Any]], Any]], dict[str, float]]
@@ -58,18 +57,17 @@ def _measure(
     call.use(OWN)
     found: dict[str, Any] = {"engine": times(call)} if workload.constants() else {}
     if call.tactics:
-        own = None if call.own is None else call.own - _UNMEASURED
         microseconds, wrong = _of_tactics(call, args, is_right)
-        found["tactics"] = {"own": own, "us": microseconds}
+        found["tactics"] = {"own": call.own, "us": microseconds}
     else:
-        wrong = [] if is_right(call(args)) else [-1]
+        wrong = [] if is_right(call(args)) else [OWN]
     return found | ({"wrong": wrong, "right": False} if wrong else {})
 
 
 def _of_tactics(
     call: PluginCall, args: list[Any], is_right: Callable[[Sequence[Tensor]], bool]
 ) -> tuple[dict[str, float], list[int]]:
-    """Microseconds of each tactic by its number, -1 for the op's choice, and the tactics that are wrong.
+    """Microseconds of each tactic by its number, and the tactics that are wrong.
 
     Those near the fastest are timed in turns: a GPU's clocks drift by more than what tells them apart.
     """
@@ -77,11 +75,11 @@ def _of_tactics(
     for tactic in call.tactics:
         call.use(tactic)
         if not is_right(call(args)):
-            wrong.append(tactic - _UNMEASURED)
+            wrong.append(tactic)
         alone[tactic] = time_call(call, [args])
     near = [tactic for tactic in alone if tactic == OWN or alone[tactic].us <= _NEAR * _fastest(alone)]
     found = alone | dict(zip(near, _in_turns(call, args, near), strict=True))
-    return {str(-1 if tactic == OWN else tactic - _UNMEASURED): timing.us for tactic, timing in found.items()}, wrong
+    return {str(tactic): timing.us for tactic, timing in found.items()}, wrong
 
 
 def _fastest(timings: Mapping[int, Timing]) -> float:
@@ -128,4 +126,4 @@ def own_us(row: Row) -> float:
 
 def _own_and_others(row: Row) -> tuple[float, dict[int, float]]:
     microseconds = {int(number): us for number, us in row["tactics"]["us"].items()}
-    return microseconds.pop(-1), microseconds
+    return microseconds.pop(OWN), microseconds

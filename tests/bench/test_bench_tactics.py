@@ -110,31 +110,31 @@ def faked(monkeypatch):
 
 
 def test_tactics_near_the_fastest_are_timed_in_turns_with_the_choice(faked):
-    found, in_turns = faked(small(), FakeCall({2: 90.0, 3: 10.0, 4: 12.0, 5: 20.0}, 5, None))
+    found, in_turns = faked(small(), FakeCall({0: 90.0, 1: 10.0, 2: 12.0, 3: 20.0}, 3, None))
     assert found == {"engine": {"us": 20.0}, "tactics": {"own": 3, "us": {"-1": 21.0, "0": 90.0, "1": 11.0, "2": 13.0,
                                                                           "3": 20.0}}}  # fmt: skip
-    assert in_turns == [plugin_call.OWN, 3, 4]
+    assert in_turns == [plugin_call.OWN, 1, 2]
     assert tactics.behind(found) == pytest.approx(21 / 11) and tactics.fastest(found) == (1, 11.0)
 
 
 def test_a_tactic_with_another_result_is_wrong(faked):
-    found, _ = faked(small(), FakeCall({2: 90.0, 3: 10.0}, 3, None, wrong=[2]))
+    found, _ = faked(small(), FakeCall({0: 90.0, 1: 10.0}, 1, None, wrong=[0]))
     assert found["wrong"] == [0] and found["right"] is False
     assert "WRONG: relu, a, float16: error 1.0e-04, of tactics 0" in report.table(
         recorded(row("a", right=False, wrong=[0]))
     )
-    found, _ = faked(small(), FakeCall({2: 90.0}, 2, None, wrong=[plugin_call.OWN]))
+    found, _ = faked(small(), FakeCall({0: 90.0}, 0, None, wrong=[plugin_call.OWN]))
     assert found["wrong"] == [-1]
-    found, _ = faked(small(), FakeCall({2: 90.0}, 2, torch.full((1, 8, 5, 6), math.nan)))
+    found, _ = faked(small(), FakeCall({0: 90.0}, 0, torch.full((1, 8, 5, 6), math.nan)))
     assert found["wrong"] == [-1, 0]
 
 
 def test_a_plugin_that_fails_costs_no_row(faked):
-    found, _ = faked(small(), type("", (FakeCall,), {"use": lambda *_: 1 / 0})({2: 1.0}, 2, None))
+    found, _ = faked(small(), type("", (FakeCall,), {"use": lambda *_: 1 / 0})({0: 1.0}, 0, None))
     missing = {"missing": "ZeroDivisionError: division by zero"}
     assert found == {"engine": missing}
     workload = MsDeformAttn("ms_deform_attn", "x", "float16", queries=2, heads=1, head_dim=8, levels=((3, 4),))
-    found, _ = faked(workload, type("", (FakeCall,), {"use": lambda *_: 1 / 0})({2: 1.0}, 2, None))
+    found, _ = faked(workload, type("", (FakeCall,), {"use": lambda *_: 1 / 0})({0: 1.0}, 0, None))
     assert found == {"tactics": missing} and tactics.behind(found) is None
     assert "tactics: ZeroDivisionError" in report.table(recorded(row("a", **found)))
 
