@@ -28,7 +28,7 @@ def table(run: Mapping[str, Any]) -> str:
         *("op", "workload", "dtype", "us", "10-90 %", "cold", "engine", "floor", "floor %", "error", "PyTorch's"),
         "peers",
     )
-    text = [columns(head, indent=0), columns([heading, *map(_cells, run["rows"])], indent=0)]
+    text = [columns(head, indent=0), columns([heading, *map(_cells, run["rows"])], indent=0, heading=True)]
     text += choices(run["rows"])
     peers = [item for row in run["rows"] for item in row["peers"].items()]
     peers += [(name, row[name]) for row in run["rows"] for name in ("engine", "tactics") if name in row]
@@ -54,7 +54,7 @@ def choices(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if not slow:
         return [says]
     heading = ("op", "workload", "dtype", "choice", "us", "fastest", "us", "ratio")
-    return [says, columns([heading, *map(choice_cells, slow)], indent=0)]
+    return [says, columns([heading, *map(choice_cells, slow)], indent=0, heading=True)]
 
 
 def choice_cells(row: Mapping[str, Any]) -> tuple[str, ...]:

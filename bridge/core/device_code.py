@@ -47,7 +47,7 @@ def device_codes(path: Path) -> tuple[DeviceCode, ...]:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             return tuple(sorted({code for section in _sections(data) for code, _ in _entries(section)}))
-        except struct.error:
+        except (struct.error, IndexError):  # damaged
             return ()
 
 
@@ -82,7 +82,7 @@ def _entries(section: bytes) -> Iterator[tuple[DeviceCode, int]]:
     place = 0
     while place + 16 <= len(section):
         magic, _, header, size = struct.unpack_from("<IHHQ", section, place)
-        if magic != _FAT_BINARY:
+        if magic != _FAT_BINARY or header < 16:
             place += 8  # padding between two of them
             continue
         end = place + header + size
@@ -92,5 +92,5 @@ def _entries(section: bytes) -> Iterator[tuple[DeviceCode, int]]:
             capability, _, _, flags = struct.unpack_from("<IIIQ", section, place + 28)
             if kind in (_PTX, _CUBIN):
                 yield DeviceCode(capability, kind == _PTX, bool(flags & _SPECIFIC)), entry_size
-            place += entry_header + entry_size
+            place += max(entry_header + entry_size, 48)  # of a damaged one, so that this ends
         place = end

@@ -55,10 +55,10 @@ MiB that the process took for the weights and the calls of each backend, by PyTo
 def text(result: Mapping[str, Any]) -> str:
     """The run as text for a terminal."""
     failures = failure_lines(result)
-    table = columns([HEADER, *map(cells, result["rows"])], indent=0)
+    table = columns([HEADER, *map(cells, result["rows"])], indent=0, heading=True)
     memory_rows, product_rows = memory(result), products(result)
-    memories = ["", "GPU memory, MiB", columns(memory_rows, indent=0)] if memory_rows else []
-    memories += ["", "matrix products", columns(product_rows, indent=0)] if product_rows else []
+    memories = ["", "GPU memory, MiB", columns(memory_rows, indent=0, heading=True)] if memory_rows else []
+    memories += ["", "matrix products", columns(product_rows, indent=0, heading=True)] if product_rows else []
     return "\n".join(
         [
             environment_text(result),
