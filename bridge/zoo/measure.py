@@ -156,8 +156,9 @@ def _result_or_failure(measure_backend: Callable[..., Row], *args: Any) -> Row:
         logger.info("%s failed", measure_backend.__name__.strip("_"), exc_info=True)
         return {"failed": first_line(error)}
     finally:
-        gc.collect()
-        torch.cuda.empty_cache()
+        if torch.cuda.is_available():  # the memory of what failed counts for no other backend
+            gc.collect()
+            torch.cuda.empty_cache()
 
 
 def first_line(error: BaseException) -> str:
