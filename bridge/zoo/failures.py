@@ -21,8 +21,9 @@ def result_or_failure(measure: Callable[..., Row], *args: Any) -> Row:
         logger.info("a measurement failed", exc_info=True)
         return {"failed": first_line(error)}
     finally:
-        gc.collect()
-        torch.cuda.empty_cache()
+        if torch.cuda.is_available():  # the memory of what failed counts for no other backend
+            gc.collect()
+            torch.cuda.empty_cache()
 
 
 def first_line(error: BaseException) -> str:
