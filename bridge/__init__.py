@@ -30,6 +30,8 @@ with interrupts.deferred():  # an op that is half defined cannot be defined agai
 # Imported on first use: they need TensorRT's Python packages only when called, but cost time to import.
 _LAZY = {
     "compile": "bridge.doors.compiler",
+    "export_onnx": "bridge.export.onnx.export",
+    "onnx_reference_ops": "bridge.export.onnx.reference",
     "load": "bridge.engine.compiled",
     "CompiledModule": "bridge.engine.compiled",
     "Config": "bridge.config",
@@ -57,8 +59,10 @@ __all__ = [
     "compile",
     "cross_compile",
     "errors",
+    "export_onnx",
     "load",
     "load_ops",
+    "onnx_reference_ops",
     "only_shapes",
     "op",
     "readable",

@@ -150,7 +150,7 @@ def _get_or_build(
         "metadata": dict(metadata),
         "target": session.target,
         "settings": {name: getattr(session.config, name) for name in _BUILD_SETTINGS},
-        "environment": build_environment(session.flavour, libraries_of(calls)),
+        "environment": build_environment(session.flavour, libraries_of(call.op for call in calls)),
     }
     try:
         with log.step("cache key"):
@@ -233,7 +233,7 @@ def _convert(
             "input_map": structure.input_map,
             "nodes": conversion.filled.nodes,
             "lowerings": [asdict(choice) for choice in conversion.choices],
-            "libraries": [asdict(each) for each in requirements(libraries_of(conversion.plugins))],
+            "libraries": [asdict(each) for each in requirements(libraries_of(call.op for call in conversion.plugins))],
             "generated": store.summaries((call.op for call in conversion.plugins), session.target),
             "build_seconds": round(time.monotonic() - started, 3),
         },
@@ -249,8 +249,9 @@ def _fill(
     native_nodes = frozenset(choice.node for choice in choices if choice.lowering == NATIVE)
     plugins = [call for call in calls if call.name not in native_nodes]
     with log.step("conversion") as note:
-        check_targets(plugins, session.target)
-        register_plugins(flavour.trt(), libraries_of(plugins))
+        ops = [call.op for call in plugins]
+        check_targets(ops, session.target)
+        register_plugins(flavour.trt(), libraries_of(ops))
         builder, network = build.create_network(flavour)
         named = {call.name: call for call in calls}
         conversion = Conversion(plugins_for(flavour, network, plugins), named, native=native_nodes)
