@@ -55,7 +55,7 @@ def silence_copies() -> Iterator[None]:
 
 @contextlib.contextmanager
 def silence_onnx() -> Iterator[None]:
-    """Silences torch.onnx and its optimizer, which log what they leave out, and copies of programs. Errors are raised."""
+    """Silences torch.onnx and its optimizer, which log what they leave out. Errors are raised."""
     with _loggers_silenced(_ONNX_LOGGERS), silence_copies(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="onnxscript|onnx_ir|torch.onnx")
         yield

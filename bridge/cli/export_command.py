@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from bridge.base.text import columns, size
-from bridge.cli import onnx_export
+from bridge.cli.formats import onnx
 from bridge.engine_file.contents import EngineFile
 from bridge.export.formats import FORMATS, Options, export
 
@@ -13,7 +13,7 @@ DESCRIPTION = (
     "  plan      the engine as TensorRT serialised it\n"
     "  folder    the plan, its plugin libraries, a manifest, and a README with the commands to run it\n\n"
     "The folder appears when it is complete, and holds code: whoever runs it trusts whoever wrote it.\n\n"
-    + onnx_export.DESCRIPTION
+    + onnx.DESCRIPTION
     + "Example: bridge export relu_net.engine --to folder -o relu_net"
 )
 
@@ -22,17 +22,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     add = parser.add_argument
     add("model", metavar="MODEL.engine", help="what `bridge compile` wrote; MODEL.py[:function] for onnx")
-    add("--to", choices=(*FORMATS, onnx_export.FORMAT), default="folder", help="what to write; default: folder")
+    add("--to", choices=(*FORMATS, onnx.FORMAT), default="folder", help="what to write; default: folder")
     add("-o", "--output", required=True, type=Path, metavar="DIR", help="a new or empty folder; a file for onnx")
     add("--force", action="store_true", help="replace what is there")
     add("--name", default="model", metavar="NAME", help="of the model, as servers call it; default: model")
-    onnx_export.add_arguments(parser)
+    onnx.add_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Exports, lists the files, and returns the exit code."""
-    if options.to == onnx_export.FORMAT:
-        return onnx_export.run(options)
+    if options.to == onnx.FORMAT:
+        return onnx.run(options)
     file = EngineFile.load(options.model)
     settings = Options(name=options.name)
     paths = export(file, options.output, options.to, force=options.force, options=settings)

@@ -102,9 +102,12 @@ def generate_unsupported(graph: Graph, session: Session) -> None:
 
 
 def generate_operators(graph: Graph, operators: Collection[OpOverload], session: Session) -> None:
-    """Has the calls of these operators call generated ops. UnsupportedOpError, BuildError: one cannot become a plugin."""
+    """Has calls of these operators call generated ops.
+
+    UnsupportedOpError, BuildError: one cannot become a plugin.
+    """
     check = _check(session.target, session.config.check_generated)
-    wanted = {each: body_of(each) or each for each in operators}
+    wanted: dict[Any, Body] = {each: body_of(each) or each for each in operators}
     graphs.generate(graph, session.target, lambda node: wanted.get(node.target), _raise, session.selection, check)
 
 

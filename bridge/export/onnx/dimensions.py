@@ -21,7 +21,8 @@ def dimension_names(program: ExportedProgram, dynamic_shapes: Any) -> dict[str, 
         for axis, extent in enumerate(value.shape if isinstance(value, torch.Tensor) else ()):
             if isinstance(extent, torch.SymInt):
                 name = _dim_name(dims.get(place), axis) or f"{argument}_{axis}"
-                names.update({str(symbol): name for symbol in extent.node.expr.free_symbols if str(symbol) not in names})
+                for symbol in extent.node.expr.free_symbols:
+                    names.setdefault(str(symbol), name)
     return names
 
 

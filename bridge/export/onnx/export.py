@@ -20,9 +20,10 @@ from bridge.errors import FlavourError
 from bridge.export.onnx import saving
 from bridge.export.onnx.dimensions import dimension_names
 from bridge.export.onnx.import_check import check_import
-from bridge.export.onnx.outputs import name_outputs
+from bridge.export.onnx.names import name_inputs, name_outputs
 from bridge.export.onnx.plugin_nodes import mark_constants, plugins_in
 from bridge.export.onnx.program import prepared
+from bridge.export.onnx.repairs import cast_fused_weights, fold_filled_tensors
 from bridge.export.onnx.result import OnnxFile
 from bridge.export.onnx.translate import translated, untranslated
 from bridge.tensorrt.plugins.requirements import check_targets, libraries_of
@@ -77,9 +78,12 @@ def _translated(captured: CapturedModel, session: Session, dynamic_shapes: Any) 
     if session.config.generate:
         generate_operators(program.graph, untranslated(program), session)
     result = translated(program)
+    fold_filled_tensors(result.model)
+    cast_fused_weights(result.model)
     mark_constants(result.model)
-    name_outputs(result.model, program)
-    result.rename_axes(dimension_names(program, dynamic_shapes))
+    name_inputs(result.model, captured.program)
+    name_outputs(result.model, captured.program)
+    result.rename_axes(dimension_names(captured.program, dynamic_shapes))
     return result
 
 

@@ -7,13 +7,12 @@ from typing import Any
 
 from bridge.core.library import Library
 from bridge.errors import BuildError
+from bridge.export.onnx.translate import TRACE
 from bridge.graph.model_source import line_of_trace
 from bridge.tensorrt.install.flavour import Flavour
 from bridge.tensorrt.install.tensorrt_log import errors_text, logger, take_errors
 from bridge.tensorrt.network import build
 from bridge.tensorrt.plugins.registration import register_plugins
-
-_TRACE = "pkg.torch.onnx.stack_trace"  # of torch.onnx, in the metadata of a node
 
 
 def check_import(flavour: Flavour, path: Path, libraries: Iterable[Library], plugins: Counter[str]) -> None:
@@ -53,5 +52,5 @@ def _line(name: str, path: Path) -> str:
 
     graph = onnx.load(path, load_external_data=False).graph
     found = [node for node in graph.node if node.name == name]
-    traces = [entry.value for node in found for entry in node.metadata_props if entry.key == _TRACE]
+    traces = [entry.value for node in found for entry in node.metadata_props if entry.key == TRACE]
     return line_of_trace(traces[0]) if traces else ""

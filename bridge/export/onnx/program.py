@@ -1,8 +1,10 @@
 """Prepares a captured program for torch.onnx: each op stands in it under its own name, or is its definition."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from torch.export import ExportedProgram
+from torch.export import ExportedProgram, ExportGraphSignature
+from torch.export.graph_signature import ConstantArgument
 from torch.fx import Graph, Node
 
 from bridge.config import Config
@@ -34,6 +36,7 @@ def prepared(program: ExportedProgram, config: Config) -> ExportedProgram:
     _check_control_flow(module.graph)
     natives = _natives(find_calls(module), config)
     _call_ops(module.graph)
+    _drop_literals(module.graph, signature)
     module.recompile()
     renamed = functional._update(module, signature)
     return renamed.run_decompositions({op.overload: op.call_reference for op in natives}) if natives else renamed
@@ -52,6 +55,16 @@ def _call_ops(graph: Graph) -> None:
         if node.target in targets:
             op, tensors, attributes = foreign.bind(node.target, node.args, node.kwargs)
             node.target, node.args, node.kwargs = op.overload, (*tensors, *attributes.values()), {}
+
+
+def _drop_literals(graph: Graph, signature: ExportGraphSignature) -> None:
+    """Makes None of results that are no tensors, such as 2: torch.onnx leaves out None alone."""
+    results: Any = graph.output_node().args[0]
+    literal = [not isinstance(result, Node) for result in results]
+    graph.output_node().args = (tuple(None if skip else result for skip, result in zip(literal, results, strict=True)),)
+    for skip, spec in zip(literal, signature.output_specs, strict=True):
+        if skip:
+            spec.arg = ConstantArgument(spec.arg.name, None)
 
 
 def _natives(calls: Sequence[Call], config: Config) -> list[Op]:

@@ -32,12 +32,12 @@ def _operator(op: Op) -> type:
 def evaluate(op: Op, inputs: tuple[Any, ...], attributes: dict[str, Any]) -> tuple[Any, ...]:
     """The outputs of a plugin node, arrays like its inputs; a plugin also gives the extents that it counts."""
     names = [name.removesuffix("=") for name in attributes[TENSORS_FIELD].split(",")]
-    given = {name: _tensor(array) for name, array in zip(names, inputs, strict=True)}
+    given = {name: to_tensor(array) for name, array in zip(names, inputs, strict=True)}
     values = {attribute.name: _value(attribute.type, attributes[attribute.name]) for attribute in op.attributes}
     results = op.run(*(given.get(name) for name in op.tensors), **values)
     results = (results,) if op.num_outputs == 1 else results
     counts = [numpy.array(results[place].shape[0], dtype=numpy.int64) for place in op.counted]
-    return (*map(_array, results), *counts)
+    return (*map(to_array, results), *counts)
 
 
 def _value(kind: str, value: Any) -> Any:
@@ -49,14 +49,16 @@ def _value(kind: str, value: Any) -> Any:
     return list(map(float, value)) if kind == "float[]" else value
 
 
-def _tensor(array: Any) -> torch.Tensor:
+def to_tensor(array: Any) -> torch.Tensor:
+    """An array as a tensor of its own; of ml_dtypes' bfloat16, too."""
     array = numpy.asarray(array)
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(array.view(numpy.int16).copy()).view(torch.bfloat16)
     return torch.from_numpy(array.copy())
 
 
-def _array(tensor: torch.Tensor) -> Any:
+def to_array(tensor: torch.Tensor) -> Any:
+    """A tensor as onnx.reference takes it; bfloat16 is ml_dtypes' there."""
     if tensor.dtype == torch.bfloat16:
         import ml_dtypes
 

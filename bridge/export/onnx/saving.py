@@ -19,8 +19,11 @@ def checked(path: str | os.PathLike[str], force: bool) -> Path:
         raise EngineFileError(f"cannot write {path}: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK):
         raise EngineFileError(f"cannot write {path}: the folder {path.parent} cannot be written to")
-    if (path.exists() or path.is_symlink()) and not force:
-        raise EngineFileError(f"{path} is there already; name another file, or replace it with --force (force=True)")
+    for each in () if force else (path, weights_of(path)):
+        if each.exists() or each.is_symlink():
+            raise EngineFileError(
+                f"{each} is there already; name another file, or replace it with force=True (--force)"
+            )
     return path
 
 

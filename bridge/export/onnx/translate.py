@@ -8,16 +8,18 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
-from torch.fx import Node
 
 from bridge.base.third_party_output import silence_onnx
 from bridge.core.op import OPS
 from bridge.errors import ExportError, UnsupportedOpError
-from bridge.export.onnx.plugin_nodes import stub, translation
-from bridge.graph.model_source import model_line
+from bridge.export.onnx.plugin_nodes import STUBS, stub, translation
+from bridge.graph.model_source import line_of_trace
 
-OPSET = 20
-"""Of ONNX's own operators; torch's default in 2.11 to 2.14, and the first with bfloat16 in all that models use."""
+OPSET = 22
+"""Of ONNX's own operators: the first in which convolutions take bfloat16."""
+
+TRACE = "pkg.torch.onnx.stack_trace"
+"""Where torch.onnx notes a node's stack trace, in the node's metadata."""
 
 _UNTRANSLATED = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)', overload='(\w+)'\)>")
 _SHOWN_LINES = 3  # of each operator
@@ -31,7 +33,7 @@ def translated(program: ExportedProgram) -> Any:
     """
     result, missing = _attempt(program)
     if missing:
-        raise UnsupportedOpError(_missing_text(program, missing))
+        raise UnsupportedOpError(_missing_text(missing, _lines(result)))
     return result
 
 
@@ -41,12 +43,12 @@ def untranslated(program: ExportedProgram) -> list[OpOverload]:
 
 
 def _attempt(program: ExportedProgram) -> tuple[Any, list[OpOverload]]:
-    """The translation, with stubs for the operators that are missing, which come with it."""
+    """The translation, and the operators for which there are stubs in it."""
     missing: list[OpOverload] = []
     while True:
         table = {op.overload: translation(op) for op in OPS.values()} | {each: stub(each) for each in missing}
         try:
-            return _export(program, table), missing
+            return _export(program, table, optimize=not missing), missing
         except torch.onnx.errors.OnnxExporterError as error:
             operator = _untranslated(error)
             if operator is not None and operator not in missing:
@@ -57,12 +59,13 @@ def _attempt(program: ExportedProgram) -> tuple[Any, list[OpOverload]]:
                 raise ExportError(f"torch.onnx cannot translate the model: {_reason(error)}") from error
 
 
-def _export(program: ExportedProgram, table: Table) -> Any:
+def _export(program: ExportedProgram, table: Table, optimize: bool) -> Any:
     with silence_onnx():
         return torch.onnx.export(
             program,
             dynamo=True,
             verbose=False,
+            optimize=optimize,
             opset_version=OPSET,
             custom_translation_table=dict(table),
         )
@@ -72,9 +75,8 @@ def _untranslated(error: BaseException) -> OpOverload | None:
     """The operator whose translation is missing; None where something else went wrong."""
     for each in _causes(error):
         if match := _UNTRANSLATED.search(str(each)):
-            name, overload = match.groups()
-            packet = getattr(getattr(torch.ops, name.partition(".")[0]), name.partition(".")[2])
-            return getattr(packet, overload)
+            namespace, _, name = match[1].partition(".")
+            return getattr(getattr(getattr(torch.ops, namespace), name), match[2])
     return None
 
 
@@ -93,21 +95,28 @@ def _reason(error: BaseException) -> str:
     return "; ".join([f"{type(causes[-1]).__name__}: {causes[-1]}", *places])
 
 
-def _missing_text(program: ExportedProgram, missing: Sequence[OpOverload]) -> str:
-    nodes = collections.defaultdict(list)
-    for graph in (program.graph, program.run_decompositions().graph):
-        for node in graph.nodes:
-            if node.target in missing and node.target not in nodes:
-                nodes[node.target] += [each for each in graph.nodes if each.target is node.target]
+def _lines(result: Any) -> dict[str, list[str]]:
+    """The model's lines that made stubs, by operator."""
+    lines = collections.defaultdict(list)
+    for node in result.model.graph if result is not None else ():
+        if node.domain == STUBS:
+            lines[node.op_type].append(line_of_trace(node.metadata_props.get(TRACE, "")))
+    return lines
+
+
+def _missing_text(missing: Sequence[OpOverload], lines: Mapping[str, Sequence[str]]) -> str:
     return (
         f"ONNX has nothing for {len(missing)} of the model's operators, and none of them has a plugin:\n"
-        + "\n".join(_uses_text(each, nodes[each]) for each in missing)
-        + "\nRewrite these lines, with one of bridge's ops (`bridge ops`) where it fits; or let Inductor write kernels for"
-        " them (the setting generate=True); or make an op of them in a package of yours (`bridge new op acme::corr`), or"
-        " give an operator that has its kernel a plugin (bridge.bind). docs/unsupported.md compares these ways."
+        + "\n".join(_uses_text(str(each), lines.get(str(each), ())) for each in missing)
+        + "\nRewrite these lines, with one of bridge's ops (`bridge ops`) where it fits; or let Inductor write kernels"
+        " for them (the setting generate=True); or make an op of them in a package of yours (`bridge new op"
+        " acme::corr`), or give an operator that has its kernel a plugin (bridge.bind). docs/unsupported.md compares"
+        " these ways."
     )
 
 
-def _uses_text(overload: OpOverload, nodes: Sequence[Node]) -> str:
-    lines = list(dict.fromkeys(map(model_line, nodes))) or ["at an unknown line"]
-    return f"  {overload}: torch.onnx has no translation" + "".join(f"\n      {line}" for line in lines[:_SHOWN_LINES])
+def _uses_text(operator: str, lines: Sequence[str]) -> str:
+    distinct = [line for line in dict.fromkeys(lines) if line] or ["at an unknown line"]
+    return f"  {operator}: torch.onnx has no translation" + "".join(
+        f"\n      {each}" for each in distinct[:_SHOWN_LINES]
+    )

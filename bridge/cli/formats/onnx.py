@@ -7,11 +7,10 @@ from bridge.base import log
 from bridge.base.text import columns, size
 from bridge.doors import model_file
 from bridge.errors import EngineFileError
+from bridge.export.onnx.result import OnnxFile
 
 FORMAT = "onnx"
-DESCRIPTION = (
-    "  onnx      the model, not an engine, as an ONNX file with a node for each plugin; the flags of a model file follow --\n\n"
-)
+DESCRIPTION = "  onnx      a model file, not an engine, as an ONNX file with a node for each plugin\n\n"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +25,8 @@ def run(options: argparse.Namespace) -> int:
     """Runs it and returns its exit code. EngineFileError: the file given is no model file."""
     if options.model.endswith(".engine"):
         raise EngineFileError(
-            f"{options.model} is an engine, and an ONNX file is made from the model: bridge export MODEL.py --to onnx -o"
-            f" {options.output}"
+            f"{options.model} is an engine, and an ONNX file is made from the model: bridge export MODEL.py --to"
+            f" onnx -o {options.output}"
         )
     weights = ["--weights", options.weights] if options.weights else []
     model = model_file.load(options.model, [*weights, *options.model_argv])
@@ -46,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _summary(written: "bridge.export.onnx.result.OnnxFile") -> str:
+def _summary(written: OnnxFile) -> str:
     nodes = ", ".join(f"{count} {op}" for op, count in written.plugins.items()) or "none"
     files = [("saved", f"{path}, {size(path.stat().st_size)}") for path in written.files]
     libraries = [("plugin library", path) for path in written.libraries]
