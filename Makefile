@@ -60,7 +60,7 @@ space := $(subst ,, )
 extras := $(subst $(space),$(comma),$(if $(apart),$(words:rtx=rtx-newest),$(words)))
 
 SOURCES := $(shell find csrc -not -name '*.pyc' -not -name __pycache__ 2>/dev/null)
-CPP_SOURCES := $(filter %.cpp %.cu %.cuh %.h,$(SOURCES)) $(wildcard examples/*/csrc/* bridge/cli/templates/op/csrc/*)
+CPP_SOURCES := $(filter %.cpp %.cu %.cuh %.h,$(SOURCES)) $(wildcard examples/*/csrc/* examples/cpp/*.h examples/cpp/*.cpp bridge/cli/templates/op/csrc/*)
 
 # $(call step,WHAT,COMMAND): say what, run it, say how long it took.
 define step

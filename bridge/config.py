@@ -38,6 +38,7 @@ class Config:
         fallback: whether torch.compile(backend="bridge") runs what no engine can in PyTorch; False makes that an error.
         growth: how many times the example's number of elements an input may have in dynamic dimensions without an upper
             bound, which torch.compile may give: an engine is built for a bounded range.
+        embed: whether the plan holds the plugin libraries that it needs, for hosts that load no other file.
         cache: whether to keep built engines on disk, and to take them from there.
         cache_dir: the folder of that cache; None takes the environment's BRIDGE_CACHE_DIR, else XDG_CACHE_HOME's
             bridge, else ~/.cache/bridge.
@@ -62,6 +63,7 @@ class Config:
     check_generated: bool = True
     fallback: bool = False
     growth: int = 64
+    embed: bool = False
     cache: bool = True
     cache_dir: str | None = None
     cache_size: int | None = None
@@ -119,6 +121,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "check_generated": (bool,),
     "fallback": (bool,),
     "growth": (int,),
+    "embed": (bool,),
     "cache": (bool,),
     "cache_dir": (str, type(None)),
     "cache_size": (int, type(None)),

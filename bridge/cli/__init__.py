@@ -22,6 +22,7 @@ from bridge.cli import (
     test_command,
     zoo_command,
 )
+from bridge.cli.deployment import verify_command
 from bridge.cli.generated import build_ops_command, eject_command
 
 _NOTHING_WORKS, _USAGE, _INTERRUPTED = 1, 2, 130
@@ -218,6 +219,7 @@ _COMMANDS = {
         "Inputs with their profile, outputs, layers, plugin layers with their attributes, and which node of the graph\n"
         "went where. Needs no GPU.",
     ),
+    "verify": (verify_command.add_arguments, verify_command.run, verify_command.DESCRIPTION),
     "export": (export_command.add_arguments, export_command.run, export_command.DESCRIPTION),
     "new": (
         new_command.add_arguments,

@@ -38,6 +38,7 @@ COMMANDS = {
     "zoo": "compile the models in models/, and measure them",
     "cache": "the engines that are kept on disk",
     "explain": "what is in an engine",
+    "verify": "check an engine, its libraries and this machine",
     "export": "write what machines without bridge need to run an engine",
     "new": "a package with an op of your own, to start from",
     "cmake-dir": "print the folder of bridge's CMake package",

@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--lowering", type=_lowering, default="auto", metavar="WAY", help="plugin, native, auto, or OP=WAY,OP=WAY")
     add("--passes", type=_passes, default=True, metavar="NAMES", help="graph rewrites: on, off, or NAME,NAME")
     add("--generate", action="store_true", help="make plugins of the operators that TensorRT lacks")
+    add("--embed", action="store_true", help="put the plugin libraries into the plan")
     add("--tune", action="store_true", help="first measure, on this GPU, lowerings and autotuned kernels")
     add("-q", "--quiet", action="store_true", help="report no progress")
     add("-v", "--verbose", action="count", default=0, help="say what each step took; -vv: also where each node went")
@@ -87,6 +88,7 @@ def run(options: argparse.Namespace) -> int:
         lowering=options.lowering,
         passes=options.passes,
         generate=options.generate,
+        embed=options.embed,
         cache=options.cache,
     )
     arguments = (model.model, model.args, model.kwargs)

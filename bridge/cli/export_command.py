@@ -6,6 +6,7 @@ from pathlib import Path
 from bridge.base.text import columns, size
 from bridge.cli.formats import onnx
 from bridge.engine_file.contents import EngineFile
+from bridge.errors import EngineFileError
 from bridge.export.formats import FORMATS, Options, export
 
 DESCRIPTION = (
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("model", metavar="MODEL.engine", help="what `bridge compile` wrote; MODEL.py[:function] for onnx")
     add("--to", choices=(*FORMATS, onnx.FORMAT), default="folder", help="what to write; default: folder")
     add("-o", "--output", required=True, type=Path, metavar="DIR", help="a new or empty folder; a file for onnx")
+    add("--embed", action="store_true", help="refuse a plan that does not hold its plugin libraries")
     add("--force", action="store_true", help="replace what is there")
     add("--name", default="model", metavar="NAME", help="of the model, as servers call it; default: model")
     onnx.add_arguments(parser)
@@ -34,6 +36,11 @@ def run(options: argparse.Namespace) -> int:
     if options.to == onnx.FORMAT:
         return onnx.run(options)
     file = EngineFile.load(options.model)
+    if options.embed and file.plugins and not file.embeds_libraries:
+        raise EngineFileError(
+            f"{options.model}: the plan holds no plugin library; one is put into it when it is built, by "
+            "`bridge compile --embed` or embed=True"
+        )
     settings = Options(name=options.name)
     paths = export(file, options.output, options.to, force=options.force, options=settings)
     print(columns([(path, size(path.stat().st_size)) for path in paths], indent=0))

@@ -45,7 +45,7 @@ from bridge.tensorrt.plugins.registration import register_plugins
 from bridge.tensorrt.plugins.requirements import check_targets, libraries_of, requirements
 
 # The settings that an engine depends on; the others affect only how it is called, cached or reported.
-_BUILD_SETTINGS = ("optimization_level", "workspace_size", "tf32", "generate")
+_BUILD_SETTINGS = ("optimization_level", "workspace_size", "tf32", "generate", "embed")
 
 
 @dataclass(frozen=True)
@@ -212,9 +212,11 @@ def _convert(
     """The engine file of a lowered graph. started: when the work on it began, by time.monotonic()."""
     conversion = _fill(module, inputs, outputs, session, settings)
     flavour, builder, network = session.flavour, conversion.builder, conversion.network
+    libraries = libraries_of(call.op for call in conversion.plugins)
+    embedded = [each.plugin_library() for each in libraries] if session.config.embed else []
     with log.step(f"build for {session.target}") as note:
         profile = conversion.filled.profile
-        engine = build.build_engine(flavour, builder, network, profile, session.target, session.config)
+        engine = build.build_engine(flavour, builder, network, profile, session.target, session.config, embedded)
         note(f"{len(engine):,} bytes")
     return EngineFile(
         engine=engine,
@@ -233,7 +235,8 @@ def _convert(
             "input_map": structure.input_map,
             "nodes": conversion.filled.nodes,
             "lowerings": [asdict(choice) for choice in conversion.choices],
-            "libraries": [asdict(each) for each in requirements(libraries_of(call.op for call in conversion.plugins))],
+            "libraries": [asdict(each) for each in requirements(libraries)],
+            "embedded": bool(embedded),
             "generated": store.summaries((call.op for call in conversion.plugins), session.target),
             "build_seconds": round(time.monotonic() - started, 3),
         },

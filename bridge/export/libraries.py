@@ -1,5 +1,6 @@
 """The plugin libraries that an engine needs, as they are on this machine."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from bridge.base.files import sha256
 from bridge.core.device_code import device_codes, lacking_text
 from bridge.core.library import Library
 from bridge.core.op import OPS
+from bridge.engine_file import checks
 from bridge.engine_file.contents import EngineFile
 from bridge.errors import LibraryError
 from bridge.generate import store
@@ -33,14 +35,22 @@ class PluginLibrary:
     file: str
 
 
+def check_target(value: Any, what: str) -> None:
+    """A compute capability, such as "sm86"."""
+    checks.of_type(value, str, what)
+    if re.fullmatch(r"sm\d{2,3}", value, re.ASCII) is None:
+        checks.fail(what, value, "a compute capability such as sm86")
+
+
 def libraries_of(file: EngineFile) -> list[PluginLibrary]:
-    """The libraries with the plugins of an engine, each once; those of generated plugins, too.
+    """The libraries that a host needs beside a plan, each once; those of generated plugins, too. None if it holds them.
 
     LibraryError: a library is missing, lacks a plugin, is not the one that the engine was built with, or has no code
-    for the engine's target; the message says which.
+    for the engine's target; the message says which. EngineFileError: the target is no compute capability.
     """
+    check_target(file.target, "the engine's target")
     paths: dict[Path, Library] = {}
-    for name in sorted(file.plugins):
+    for name in sorted(file.plugins) if not file.embeds_libraries else ():
         library = _library_with(file, name)
         paths.setdefault(library.plugin_library(), library)
     found = [_described(file, library, path) for path, library in paths.items()]

@@ -10,6 +10,8 @@
     arguments   names, structure, and for each leaf of it {"input": name}, {"literal": value} or {"unused": true}
     result      structure, and for each leaf of it {"output": name}, {"input": name} or {"literal": value}
     libraries   file, namespace, sha256, ops and origin of every plugin library
+    embedded    whether the plan holds its plugin libraries, so that none is listed
+    autoload    file and sha256 of the library that registers these when it is loaded; null where there are none
 
 A structure is "*" for a leaf, or {"kind", "context", "children"}; bridge/engine_file/pytrees.py says more. A literal
 that JSON has no number for is {"literal": "inf", "type": "float"}.
@@ -18,15 +20,14 @@ that JSON has no number for is {"literal": "inf", "type": "float"}.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from bridge.base.files import read_object
-from bridge.base.text import as_json
+from bridge.base.files import read_object, sha256
 from bridge.engine_file import checks
 from bridge.engine_file.contents import EngineFile
 from bridge.errors import EngineFileError
-from bridge.export.libraries import FOLDER, PluginLibrary
+from bridge.export.libraries import FOLDER, PluginLibrary, check_target
 
 NAME = "manifest.json"
 FORMAT = 1
@@ -36,22 +37,26 @@ _LIBRARY = {
     **dict.fromkeys(("file", "namespace", "sha256", "origin"), checks.name),
     "ops": checks.sequence(checks.name),
 }
+_NATIVE = {"file": checks.name, "sha256": checks.name}
 _MANIFEST = checks.record(
     {
         "engine": checks.record(_ENGINE),
-        **dict.fromkeys(("flavour", "tensorrt", "target"), checks.name),
+        **dict.fromkeys(("flavour", "tensorrt"), checks.name),
+        "target": check_target,
+        "embedded": checks.flag,
         "libraries": checks.sequence(checks.record(_LIBRARY)),
+        "autoload": checks.optional(checks.record(_NATIVE)),
     }
 )
 
 
-def of(file: EngineFile, libraries: Sequence[PluginLibrary], plan: str, digest: str) -> dict[str, Any]:
-    """The manifest of an engine. plan: the file with it, of that SHA-256."""
+def of(file: EngineFile, libraries: Sequence[PluginLibrary], plan: Path, autoload: Path | None) -> dict[str, Any]:
+    """The manifest of an engine. plan: the file with it. autoload: the library that registers the others."""
     metadata = file.metadata
     return {
         "format": FORMAT,
         "model": metadata.get("model"),
-        "engine": {"file": plan, "bytes": len(file.engine), "sha256": digest},
+        "engine": {"file": plan.name, "bytes": len(file.engine), "sha256": sha256(plan)},
         "flavour": file.flavour,
         "tensorrt": file.tensorrt_version,
         "target": file.target,
@@ -60,6 +65,7 @@ def of(file: EngineFile, libraries: Sequence[PluginLibrary], plan: str, digest: 
         "outputs": [asdict(spec) for spec in file.outputs],
         "arguments": _arguments(file),
         "result": {"structure": file.out_spec.as_json(), "leaves": [_leaf(file, each) for each in file.output_map]},
+        "embedded": file.embeds_libraries,
         "libraries": [
             {
                 "file": f"{FOLDER}/{each.file}",
@@ -70,7 +76,13 @@ def of(file: EngineFile, libraries: Sequence[PluginLibrary], plan: str, digest: 
             }
             for each in libraries
         ],
+        "autoload": autoload and {"file": f"{FOLDER}/{autoload.name}", "sha256": sha256(autoload)},
     }
+
+
+def native_files(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The rows of a manifest that name a native library."""
+    return [*manifest["libraries"], *([manifest["autoload"]] if manifest["autoload"] else [])]
 
 
 def _arguments(file: EngineFile) -> dict[str, Any]:
@@ -95,11 +107,6 @@ def _leaf(file: EngineFile, entry: Any) -> dict[str, Any]:
             return dict(entry)
 
 
-def write(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Writes a manifest."""
-    path.write_text(as_json(manifest) + "\n")
-
-
 def read(folder: Path) -> dict[str, Any]:
     """The manifest of an exported folder, checked. EngineFileError: there is none, or it is damaged or newer."""
     path = folder / NAME
@@ -116,4 +123,8 @@ def read(folder: Path) -> dict[str, Any]:
         _MANIFEST(manifest, "it")
     except EngineFileError as error:
         raise EngineFileError(f"{path} is no manifest: {error}") from error
+    for row in (manifest["engine"], *native_files(manifest)):
+        place = PurePosixPath(row["file"])
+        if place.is_absolute() or ".." in place.parts:
+            raise EngineFileError(f"{path} names {checks.shown(row['file'])}, which is not in the folder")
     return manifest

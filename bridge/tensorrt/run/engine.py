@@ -106,7 +106,7 @@ def check_compatible(file: EngineFile, flavour: Flavour) -> None:
             f"the engine was {_build_text(file)}; in use here is version {flavour.version}, and engines run with the "
             f"version that built them: compile the model again here, or install {file.flavour} {file.tensorrt_version}"
         )
-    for name, version in file.plugins.items():
+    for name, version in file.plugins.items() if not file.embeds_libraries else ():
         _check_plugin(file, name, version)
 
 
@@ -163,10 +163,14 @@ def _cuda_device(file: EngineFile, device: torch.device | str | int | None) -> t
 def _deserialize(file: EngineFile, flavour: Flavour) -> Any:
     """TensorRT's engine, on the current GPU."""
     trt = flavour.trt()
-    found = {library.key: library for library in map(store.library_of, file.plugins)}
-    register_plugins(trt, [found[key] for key in sorted(found)])
+    runtime = trt.Runtime(logger(flavour))
+    if file.embeds_libraries:
+        runtime.engine_host_code_allowed = True
+    else:
+        found = {library.key: library for library in map(store.library_of, file.plugins)}
+        register_plugins(trt, [found[key] for key in sorted(found)])
     take_errors(flavour)
-    engine = trt.Runtime(logger(flavour)).deserialize_cuda_engine(file.engine)
+    engine = runtime.deserialize_cuda_engine(file.engine)
     if engine is None:
         current = gpu.current_target()
         advice = f"; compile the model with target={current!r}" if current != file.target else ""
