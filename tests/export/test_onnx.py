@@ -45,7 +45,7 @@ def test_plugin_nodes_are_the_plugin_layers_of_the_other_doors(exported):
     model, args, shapes, file, _ = exported
     with interpreted():
         compiled = ahead(model, args, shapes)
-    assert onnx_files.plugin_nodes(file.path) == onnx_files.plugin_layers(compiled)
+    assert onnx_files.plugin_nodes(file.path) == onnx_files.plugin_layers(compiled.file)
     assert file.plugins == compiled.plugin_counts()
 
 
@@ -72,7 +72,7 @@ def test_an_engine_of_the_imported_file(tmp_path):
     plan = imported.engine()
     with interpreted(engines=True):
         compiled = ahead(model, args, shapes, optimization_level=0)
-    assert len(imported.plugins) == 2 and onnx_files.plugin_nodes(file.path) == onnx_files.plugin_layers(compiled)
+    assert len(imported.plugins) == 2 and onnx_files.plugin_nodes(file.path) == onnx_files.plugin_layers(compiled.file)
     for field in (b"negative_slope", b"max_value"):  # plans hold the fields of their plugins
         assert plan.count(field) == compiled.engine.count(field) >= 2
 

@@ -12,6 +12,7 @@ from onnx.reference import ReferenceEvaluator
 from torch.utils import _pytree as pytree
 
 import bridge
+from bridge.engine_file.contents import EngineFile
 from bridge.export.onnx.reference import to_array, to_tensor
 from bridge.tensorrt.install.flavour import detect
 from bridge.tensorrt.install.tensorrt_log import logger
@@ -53,9 +54,9 @@ def plugin_nodes(path: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=_text)
 
 
-def plugin_layers(compiled: Any) -> list[dict[str, Any]]:
-    """The same of a compiled model."""
-    layers = [layer for layer in compiled.file.layers if layer["type"] == "PLUGIN_V3"]
+def plugin_layers(file: EngineFile) -> list[dict[str, Any]]:
+    """The same of an engine file's layers."""
+    layers = [layer for layer in file.layers if layer["type"] == "PLUGIN_V3"]
     rows = [
         {
             "op": layer["op"].rpartition("::")[2],
