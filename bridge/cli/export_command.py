@@ -3,12 +3,14 @@
 import argparse
 from pathlib import Path
 
+from bridge.base import log
 from bridge.base.text import columns, size
 from bridge.cli.formats import onnx
 from bridge.engine_file.contents import EngineFile
 from bridge.errors import EngineFileError
 from bridge.export.formats import FORMATS, Options, export
 
+_USAGE = 2  # of exit codes: a command line that is wrong
 DESCRIPTION = (
     "Write what machines without bridge need to run an engine.\n\n"
     "  plan      the engine as TensorRT serialised it\n"
@@ -35,6 +37,9 @@ def run(options: argparse.Namespace) -> int:
     """Exports, lists the files, and returns the exit code."""
     if options.to == onnx.FORMAT:
         return onnx.run(options)
+    if wrong := onnx.own_options(options):
+        log.say(f"bridge: {', '.join(wrong)} is for --to {onnx.FORMAT}: an engine is made for its target already")
+        return _USAGE
     file = EngineFile.load(options.model)
     if options.embed and file.plugins and not file.embeds_libraries:
         raise EngineFileError(

@@ -1,6 +1,7 @@
 """Models as ONNX files: their plugin nodes, their names, what imports them and what they compute."""
 
 import re
+from pathlib import Path
 
 import compile_models
 import onnx
@@ -13,6 +14,7 @@ from torch import nn
 from torch.export import Dim
 
 import bridge
+from bridge import cli
 from bridge.errors import BuildError, EngineFileError, ExportError, UnsupportedOpError
 from bridge.export.onnx import saving
 
@@ -223,3 +225,44 @@ def test_paths_that_cannot_be_written(tmp_path, monkeypatch, path, text):
     with pytest.raises(EngineFileError, match=text):
         export(LINEAR, (ROW,), path)
     assert (tmp_path / "old").read_text() == "mine"
+
+
+MODEL_FILE = """
+import torch, bridge
+
+class Net(torch.nn.Module):
+    def __init__(self, slope):
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, x):
+        return bridge.relu(x, self.slope)
+
+def bridge_model(argv):
+    return Net(float(argv[0])).eval(), (torch.randn(2, 3),)
+"""
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(MODEL_FILE)
+    assert cli.main(["export", "net.py", "--to", "onnx", "-o", "net.onnx", "--target", "sm86", "--", "0.25"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"plugin nodes +1 relu\nplugin library +.*libbridge_plugins.so\ntrtexec +--onnx=net.onnx", printed)
+    (node,) = onnx_files.plugin_nodes(Path("net.onnx"))
+    assert node["attributes"]["negative_slope"] == "0.25"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["net.engine", "--to", "onnx", "-o", "net.onnx"], 5, "an ONNX file is made from the model"),
+        (["net.py", "--to", "onnx", "-o", "gone/net.onnx"], 5, "there is no folder gone"),
+        (["net.engine", "-o", "net", "--target", "sm86"], 2, "--target is for --to onnx"),
+    ],
+)
+def test_a_command_that_is_wrong(tmp_path, monkeypatch, capsys, arguments, code, text):
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(MODEL_FILE)
+    assert cli.main(["export", *arguments, *(["--", "0"] if "onnx" in arguments else [])]) == code
+    assert text in capsys.readouterr().err

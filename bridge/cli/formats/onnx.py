@@ -21,6 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--generate", action="store_true", help="make plugins of operators that ONNX lacks")
 
 
+def own_options(options: argparse.Namespace) -> list[str]:
+    """Those of its options that are given, for the formats that do not take them."""
+    return [f"--{name}" for name in ("target", "weights", "generate") if getattr(options, name)]
+
+
 def run(options: argparse.Namespace) -> int:
     """Runs it and returns its exit code. EngineFileError: the file given is no model file."""
     if options.model.endswith(".engine"):
