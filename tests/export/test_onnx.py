@@ -1,5 +1,6 @@
 """Models as ONNX files: their plugin nodes, their names, what imports them and what they compute."""
 
+import collections
 import re
 from pathlib import Path
 
@@ -17,6 +18,8 @@ import bridge
 from bridge import cli
 from bridge.errors import BuildError, EngineFileError, ExportError, UnsupportedOpError
 from bridge.export.onnx import saving
+from bridge.export.onnx.import_check import check_import
+from bridge.tensorrt.install.flavour import detect
 
 pytest.importorskip("onnxscript")
 BATCH = Dim("batch", min=1, max=8)
@@ -176,6 +179,17 @@ def test_what_the_parser_refuses_has_the_models_line(tmp_path):
     with pytest.raises(BuildError, match=r"(?s)does not import the model:.*test_onnx\.py:\d+ in forward: return torch"):
         export(Model().eval(), (ROW,), tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_op_called_like_an_operator_of_onnx(tmp_path):
+    """The parser goes by the name alone, and would compute ONNX's operator."""
+    node = onnx.helper.make_node("Softmax", ["x"], ["y"], domain="acme", plugin_namespace="acme", plugin_version="1")
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2, 3]) for name in "xy"]
+    graph = onnx.helper.make_graph([node], "net", values[:1], values[1:])
+    opsets = [onnx.helper.make_opsetid(*pair) for pair in (("", 22), ("acme", 1))]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "net.onnx")
+    with pytest.raises(BuildError, match=r"made 0 plugin layers of 1 nodes \(acme::Softmax\)"):
+        check_import(detect(), tmp_path / "net.onnx", [], collections.Counter({"acme::Softmax": 1}))
 
 
 class Counter(nn.Module):
