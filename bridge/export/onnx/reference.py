@@ -16,7 +16,17 @@ def onnx_reference_ops() -> list[type]:
     Those of generated plugins are among them in the process that exported the file.
     """
     libraries.load_installed()
-    return [_operator(op) for op in OPS.values()]
+    return [*map(_operator, OPS.values()), _gather_elements()]
+
+
+def _gather_elements() -> type:
+    """ONNX's GatherElements; that of onnx 1.23 fails where there are more than 64 elements to choose from."""
+    from onnx.reference.op_run import OpRun
+
+    def run(self: Any, data: Any, indices: Any, axis: int = 0) -> tuple[Any, ...]:
+        return (numpy.take_along_axis(data, indices, axis),)
+
+    return type("GatherElements", (OpRun,), {"op_domain": "", "_run": run})
 
 
 def _operator(op: Op) -> type:
