@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from bridge.base import log
+from bridge.base.text import listing
 from bridge.core.op import OPS, written
 from bridge.passes import PASSES
 
@@ -141,7 +142,7 @@ def _check_kind(name: str, value: Any, kinds: tuple[type, ...]) -> None:
 def _check_lowering(value: str | Mapping[str, str]) -> None:
     for op, lowering in value.items() if isinstance(value, Mapping) else [(None, value)]:
         if op is not None and op not in OPS:
-            names = ", ".join(sorted(written()))
+            names = listing(sorted(written()), op)
             raise ValueError(f"lowering names the op {op!r}, which does not exist; the ops are {names}")
         if lowering not in LOWERINGS:
             where = "lowering" if op is None else f"lowering[{op!r}]"
@@ -152,7 +153,7 @@ def _check_passes(value: bool | Sequence[str]) -> None:
     known = [each.name for each in PASSES]
     for name in [] if isinstance(value, bool) else value:
         if name not in known:
-            raise ValueError(f"passes names {name!r}, which does not exist; the passes are {', '.join(known)}")
+            raise ValueError(f"passes names {name!r}, which does not exist; the passes are {listing(known, name)}")
 
 
 def _suggest(name: str) -> str:

@@ -3,21 +3,20 @@
 import argparse
 from pathlib import Path
 
-from bridge.base import log
 from bridge.base.text import columns, size
-from bridge.cli.formats import onnx
+from bridge.cli.command import UsageError
+from bridge.cli.deployment import onnx_export
 from bridge.engine_file.contents import EngineFile
 from bridge.errors import EngineFileError
 from bridge.export.formats import FORMATS, Options, export
 
-_USAGE = 2  # of exit codes: a command line that is wrong
 DESCRIPTION = (
     "Write what machines without bridge need to run an engine.\n\n"
     "  plan      the engine as TensorRT serialised it\n"
-    "  folder    the plan, its plugin libraries, a manifest, and a README with the commands to run it\n\n"
+    "  folder    the plan, its plugin libraries, a manifest, and a README with the commands to run it\n"
+    f"{onnx_export.DESCRIPTION}\n\n"
     "The folder appears when it is complete, and holds code: whoever runs it trusts whoever wrote it.\n\n"
-    + onnx.DESCRIPTION
-    + "Example: bridge export relu_net.engine --to folder -o relu_net"
+    "Example: bridge export relu_net.engine --to folder -o relu_net"
 )
 
 
@@ -25,21 +24,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     add = parser.add_argument
     add("model", metavar="MODEL.engine", help="what `bridge compile` wrote; MODEL.py[:function] for onnx")
-    add("--to", choices=(*FORMATS, onnx.FORMAT), default="folder", help="what to write; default: folder")
+    add("--to", choices=(*FORMATS, onnx_export.FORMAT), default="folder", help="what to write; default: folder")
     add("-o", "--output", required=True, type=Path, metavar="DIR", help="a new or empty folder; a file for onnx")
     add("--embed", action="store_true", help="refuse a plan that does not hold its plugin libraries")
     add("--force", action="store_true", help="replace what is there")
     add("--name", default="model", metavar="NAME", help="of the model, as servers call it; default: model")
-    onnx.add_arguments(parser)
+    onnx_export.add_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Exports, lists the files, and returns the exit code."""
-    if options.to == onnx.FORMAT:
-        return onnx.run(options)
-    if wrong := onnx.own_options(options):
-        log.say(f"bridge: {', '.join(wrong)} is for --to {onnx.FORMAT}: an engine is made for its target already")
-        return _USAGE
+    if options.to == onnx_export.FORMAT:
+        return onnx_export.run(options)
+    if wrong := onnx_export.own_options(options):
+        raise UsageError(f"{', '.join(wrong)} is for --to {onnx_export.FORMAT}: an engine is made already")
     file = EngineFile.load(options.model)
     if options.embed and file.plugins and not file.embeds_libraries:
         raise EngineFileError(

@@ -17,7 +17,7 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from bridge.base.text import printable, printable_lines
-from bridge.engine.output_names import output_names
+from bridge.engine.output_names import names_of, output_names
 from bridge.engine_file.contents import EngineFile
 from bridge.engine_file.pytrees import Tree, of_spec, to_spec
 from bridge.errors import EngineError, EngineInputError, ExportError
@@ -158,14 +158,18 @@ def argument_names(program: ExportedProgram, in_spec: pytree.TreeSpec) -> list[s
     return every
 
 
-def flatten_outputs(module: GraphModule, program: ExportedProgram, taken: Sequence[str]) -> tuple[list[Any], list[str]]:
+def flatten_outputs(
+    module: GraphModule, program: ExportedProgram, taken: Sequence[str], variables: Sequence[str] = ()
+) -> tuple[list[Any], list[str]]:
     """Removes duplicate results from the graph; returns the output map and the names of the engine's outputs.
 
+    variables: what the model calls the results, where their structure does not say it. taken: names of inputs.
     ExportError: the model returns a number that depends on shapes.
     """
     output = module.graph.output_node()
     leaves: list[Any] = list(output.args[0])  # type: ignore[arg-type]
-    names = output_names(program.call_spec.out_spec, taken)
+    paths = [(name,) for name in variables]
+    names = names_of(paths, taken) if paths else output_names(program.call_spec.out_spec, taken)
     distinct: dict[Node, str] = {}
     for leaf, name in zip(leaves, names, strict=True):
         if isinstance(leaf, Node):

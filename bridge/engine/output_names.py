@@ -1,7 +1,7 @@
 """Names of an engine's outputs: what the model calls them, as far as it does."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch.utils import _pytree as pytree
@@ -15,8 +15,13 @@ def output_names(out_spec: pytree.TreeSpec, taken: Sequence[str]) -> list[str]:
 
     Names consist of letters, digits, "_", "." and "-", and begin with a letter or "_".
     """
+    return names_of(_paths(out_spec), taken)
+
+
+def names_of(paths: Iterable[Sequence[str]], taken: Sequence[str]) -> list[str]:
+    """The same for the keys that lead to each leaf."""
     used, names = set(taken), []
-    for index, keys in enumerate(_paths(out_spec)):
+    for index, keys in enumerate(paths):
         name = _name(keys) or f"output{index}"
         while name in used:
             name = f"{name}_output"

@@ -4,6 +4,7 @@
     model       the class of the model, or null
     engine      file, bytes, sha256 of the plan
     flavour     "tensorrt" or "tensorrt_rtx"; tensorrt: its version; target: the GPU, such as "sm86"
+    machine     the processor that the libraries are for, such as "x86_64"
     versions    of bridge, torch and torch_tensorrt
     inputs      name, dtype, and the profile: min, opt and max extents
     outputs     name, dtype, shape, in which -1 depends on the inputs' shapes
@@ -18,6 +19,7 @@ that JSON has no number for is {"literal": "inf", "type": "float"}.
 """
 
 import math
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
@@ -41,7 +43,7 @@ _NATIVE = {"file": checks.name, "sha256": checks.name}
 _MANIFEST = checks.record(
     {
         "engine": checks.record(_ENGINE),
-        **dict.fromkeys(("flavour", "tensorrt"), checks.name),
+        **dict.fromkeys(("flavour", "tensorrt", "machine"), checks.name),
         "target": check_target,
         "embedded": checks.flag,
         "libraries": checks.sequence(checks.record(_LIBRARY)),
@@ -60,6 +62,7 @@ def of(file: EngineFile, libraries: Sequence[PluginLibrary], plan: Path, autoloa
         "flavour": file.flavour,
         "tensorrt": file.tensorrt_version,
         "target": file.target,
+        "machine": platform.machine(),
         "versions": {name: metadata.get(name) for name in ("bridge", "torch", "torch_tensorrt")},
         "inputs": [asdict(spec) for spec in file.inputs],
         "outputs": [asdict(spec) for spec in file.outputs],

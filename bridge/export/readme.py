@@ -14,13 +14,13 @@ def text(described: Mapping[str, Any]) -> str:
 
 def _sections(described: Mapping[str, Any]) -> Iterator[str]:
     flavour, version = _ROOTS[described["flavour"]], described["tensorrt"]
+    release = ".".join(version.split(".")[:2])
     plan, has_plugins = described["engine"]["file"], bool(described["libraries"])
     yield f"# {described['model'] or 'An engine'}, for {described['target']}"
     yield (
-        f"`{plan}` is an engine of {flavour} {version}. It runs with {flavour} "
-        f"{'.'.join(version.split('.')[:2])} on a GPU of compute capability {_capability(described['target'])}. "
-        "`manifest.json` says the rest, for programs. The plan and the libraries are code: run them if you trust who "
-        "made them."
+        f"`{plan}` is an engine of {flavour} {version}. It runs with {flavour} {release} on {described['machine']}, on "
+        f"a GPU of compute capability {_capability(described['target'])}. `manifest.json` says the rest, for programs. "
+        "The plan and the libraries are code: run them if you trust who made them."
     )
     yield "## Inputs and outputs\n\n" + _table(
         ("input", "dtype", "least", "tuned for", "greatest"),

@@ -4,8 +4,10 @@ Of a folder nothing is loaded or run. For an engine file, the libraries that are
 would load them; what the file holds is not run. A check says whether things are as they were written, not by whom.
 """
 
+import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,9 @@ def _checked(name: str, look: Callable[[], str]) -> Check:
         return Check(name, look())
     except BridgeError as error:
         return Check(name, str(error), error)
+    except OSError as error:
+        unreadable = EngineFileError(f"cannot read {error.filename}: {error.strerror}")
+        return Check(name, str(unreadable), unreadable)
 
 
 def _file_checks(path: Path, machine: bool) -> Iterator[Check]:
@@ -61,7 +66,7 @@ def _file_checks(path: Path, machine: bool) -> Iterator[Check]:
 
 
 def _libraries_text(file: EngineFile) -> str:
-    found = [f"{each.path.name} of {each.origin}" for each in libraries_of(file)]
+    found = [f"{each.file} ({each.origin})" for each in libraries_of(file)]
     return ", ".join(found) or "none needed"
 
 
@@ -75,9 +80,10 @@ def _folder_checks(folder: Path, machine: bool) -> Iterator[Check]:
     engine = described["engine"]
     yield _checked("plan", lambda: _whole(folder, engine, EngineFileError))
     for row in manifest.native_files(described):
-        yield _checked("library", lambda row=row: _library(folder, row, described["target"]))  # type: ignore[misc]
+        yield _checked("library", partial(_library, folder, row, described["target"]))
     yield _checked("other files", lambda: _strangers(folder, described))
     if machine:
+        yield _checked("processor", lambda: _processor(described["machine"]))
         yield from _machine_checks(described["flavour"], described["tensorrt"], described["target"])
 
 
@@ -107,6 +113,12 @@ def _strangers(folder: Path, described: Mapping[str, Any]) -> str:
     if strange := [name for name in found if name not in known]:
         raise LibraryError(f"the manifest does not name {', '.join(strange)}, which hosts may load: remove it")
     return "none"
+
+
+def _processor(machine: str) -> str:
+    if machine != platform.machine():
+        raise LibraryError(f"the libraries are for {machine}; this machine is {platform.machine()}")
+    return machine
 
 
 def _machine_checks(flavour: str, version: str, target: str) -> Iterator[Check]:

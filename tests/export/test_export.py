@@ -101,6 +101,27 @@ def test_an_empty_folder_is_filled_and_a_file_is_refused(file, tmp_path):
     assert tree(tmp_path) == {"net/model.plan": file.engine}
 
 
+def test_the_current_folder_is_not_replaced(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EngineFileError, match="is the current folder, which the new one would replace"):
+        CompiledModule(file).export("sub/..", force=True)
+    assert tree(tmp_path) == {}
+
+
+def test_what_came_meanwhile_stays(file, tmp_path, monkeypatch):
+    """Another process writes to the folder while this one exports."""
+
+    def write(*arguments):
+        (tmp_path / "net").mkdir()
+        (tmp_path / "net/mine.txt").write_text("mine")
+        return []
+
+    monkeypatch.setitem(formats.FORMATS, "plan", write)
+    with pytest.raises(EngineFileError, match=r"cannot write .*net: Directory not empty"):
+        CompiledModule(file).export(tmp_path / "net", "plan")
+    assert tree(tmp_path) == {"net/mine.txt": b"mine"}
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device"), LibraryError("gone")])
 def test_a_failed_export_leaves_what_was_there(file, tmp_path, monkeypatch, error):
     CompiledModule(file).export(tmp_path / "net", "plan")

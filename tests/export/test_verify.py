@@ -8,6 +8,7 @@ import pytest
 from bridge.engine.compiled import CompiledModule
 from bridge.errors import EngineFileError, LibraryError
 from bridge.export import manifest
+from bridge.export import verify as module
 from bridge.export.verify import verify
 
 
@@ -47,6 +48,18 @@ def test_a_missing_library(folder, name):
     (folder / "plugins" / name).unlink()
     error = error_of(folder)
     assert isinstance(error, LibraryError) and f"plugins/{name} is missing: copy the folder again" in str(error)
+
+
+def test_a_file_that_cannot_be_read(folder, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(module, "device_codes", refuse)
+    plugins = folder / "plugins"
+    errors = [check.error for check in verify(folder, machine=False) if not check.passed]
+    assert [str(error) for error in errors] == [
+        f"cannot read {plugins / name}: Permission denied" for name in ("libbridge_plugins.so", "libbridge_autoload.so")
+    ]
 
 
 def test_a_link_in_place_of_a_file(folder):
@@ -90,3 +103,9 @@ def test_a_truncated_manifest(folder):
     path = folder / "manifest.json"
     path.write_bytes(path.read_bytes()[:-20])
     assert "manifest.json is no manifest: " in str(error_of(folder))
+
+
+def test_a_folder_for_another_processor(folder):
+    change(folder, machine="aarch64")
+    found = {check.name: str(check.error) for check in verify(folder) if not check.passed}
+    assert found["processor"].startswith("the libraries are for aarch64; this machine is ")

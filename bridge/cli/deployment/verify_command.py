@@ -36,4 +36,5 @@ def _row(check: Check) -> dict[str, object]:
 
 
 def _text(checks: list[Check]) -> str:
-    return columns([("ok" if each.passed else "FAILED", each.name, each.detail) for each in checks], indent=0)
+    rows = [("ok" if each.passed else "FAILED", each.name, each.detail) for each in checks]
+    return columns(rows, indent=0, styles={"ok": "green", "FAILED": "red"})

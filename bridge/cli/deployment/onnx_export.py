@@ -10,7 +10,7 @@ from bridge.errors import EngineFileError
 from bridge.export.onnx.result import OnnxFile
 
 FORMAT = "onnx"
-DESCRIPTION = "  onnx      a model file, not an engine, as an ONNX file with a node for each plugin\n\n"
+DESCRIPTION = "  onnx      a model file, not an engine, as an ONNX file with a node for each plugin"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
