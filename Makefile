@@ -34,7 +34,7 @@
 
 PYTHON ?= python3
 TORCH ?= torch==2.11.0
-EXTRAS ?= rtx,models,dev
+EXTRAS ?= rtx,models,onnx,dev
 
 NEWEST_TORCH := torch==2.14.1
 # A minute of what depends on torch's own structures and on torch_tensorrt.

@@ -89,10 +89,14 @@ def _prefix(text: str) -> str:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     own, model_argv = _split_at_dashes(argv)
     options = _parser().parse_args(own)
-    if model_argv and options.command != "compile" and not getattr(options, "lowerings", None):
+    if model_argv and not _takes_model_flags(options) and not getattr(options, "lowerings", None):
         options.parser.error(f"{options.command} takes nothing after --: {' '.join(model_argv)}")
     options.model_argv = model_argv
     return options
+
+
+def _takes_model_flags(options: argparse.Namespace) -> bool:
+    return options.command == "compile" or getattr(options, "to", None) == "onnx"
 
 
 def _split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 
 from bridge.base.text import columns, size
+from bridge.cli.command import UsageError
+from bridge.cli.deployment import onnx_export
 from bridge.engine_file.contents import EngineFile
 from bridge.errors import EngineFileError
 from bridge.export.formats import FORMATS, Options, export
@@ -11,7 +13,8 @@ from bridge.export.formats import FORMATS, Options, export
 DESCRIPTION = (
     "Write what machines without bridge need to run an engine.\n\n"
     "  plan      the engine as TensorRT serialised it\n"
-    "  folder    the plan, its plugin libraries, a manifest, and a README with the commands to run it\n\n"
+    "  folder    the plan, its plugin libraries, a manifest, and a README with the commands to run it\n"
+    f"{onnx_export.DESCRIPTION}\n\n"
     "The folder appears when it is complete, and holds code: whoever runs it trusts whoever wrote it.\n\n"
     "Example: bridge export relu_net.engine --to folder -o relu_net"
 )
@@ -20,16 +23,21 @@ DESCRIPTION = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     add = parser.add_argument
-    add("model", metavar="MODEL.engine", help="what `bridge compile` wrote")
-    add("--to", choices=tuple(FORMATS), default="folder", help="what to write; default: folder")
-    add("-o", "--output", required=True, type=Path, metavar="DIR", help="a new or empty folder")
+    add("model", metavar="MODEL.engine", help="what `bridge compile` wrote; MODEL.py[:function] for onnx")
+    add("--to", choices=(*FORMATS, onnx_export.FORMAT), default="folder", help="what to write; default: folder")
+    add("-o", "--output", required=True, type=Path, metavar="DIR", help="a new or empty folder; a file for onnx")
     add("--embed", action="store_true", help="refuse a plan that does not hold its plugin libraries")
-    add("--force", action="store_true", help="replace what is in the folder")
+    add("--force", action="store_true", help="replace what is there")
     add("--name", default="model", metavar="NAME", help="of the model, as servers call it; default: model")
+    onnx_export.add_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Exports, lists the files, and returns the exit code."""
+    if options.to == onnx_export.FORMAT:
+        return onnx_export.run(options)
+    if wrong := onnx_export.own_options(options):
+        raise UsageError(f"{', '.join(wrong)} is for --to {onnx_export.FORMAT}: an engine is made already")
     file = EngineFile.load(options.model)
     if options.embed and file.plugins and not file.embeds_libraries:
         raise EngineFileError(

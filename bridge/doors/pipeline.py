@@ -152,7 +152,7 @@ def _get_or_build(
         "metadata": dict(metadata),
         "target": session.target,
         "settings": {name: getattr(session.config, name) for name in _BUILD_SETTINGS},
-        "environment": build_environment(session.flavour, libraries_of(calls)),
+        "environment": build_environment(session.flavour, libraries_of(call.op for call in calls)),
     }
     try:
         with log.step("cache key"):
@@ -216,7 +216,7 @@ def _convert(
     """The engine file of a lowered graph. started: when the work on it began, by time.monotonic()."""
     conversion = _fill(module, inputs, outputs, session, settings)
     flavour, builder, network = session.flavour, conversion.builder, conversion.network
-    libraries = libraries_of(conversion.plugins)
+    libraries = libraries_of(call.op for call in conversion.plugins)
     embedded = [each.plugin_library() for each in libraries] if session.config.embed else []
     with log.step(f"build for {session.target}") as note:
         profile = conversion.filled.profile
@@ -256,8 +256,9 @@ def _fill(
     native_nodes = frozenset(choice.node for choice in choices if choice.lowering == NATIVE)
     plugins = [call for call in calls if call.name not in native_nodes]
     with log.step("conversion") as note:
-        check_targets(plugins, session.target)
-        register_plugins(flavour.trt(), libraries_of(plugins))
+        ops = [call.op for call in plugins]
+        check_targets(ops, session.target)
+        register_plugins(flavour.trt(), libraries_of(ops))
         builder, network = build.create_network(flavour)
         named = {call.name: call for call in calls}
         conversion = Conversion(plugins_for(flavour, network, plugins), named, native=native_nodes)
