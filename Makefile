@@ -8,6 +8,7 @@
 #   make results  docs/results.md, from what was recorded
 #   make lean     lean runtimes of standard TensorRT, for the tests of plugin registration
 #   make public-kernels  packages with Triton kernels, whose ops the tests compile
+#   make test-serving  exported engines in a real Triton Inference Server and on a Ray cluster; installs both, 1 GB
 #   make build    the package, editable, with what it needs, in .venv
 #   make wheel    a wheel for every supported GPU, in dist/, with the manylinux tag that its libraries allow
 #   make plugins-aarch64  the plugin library for aarch64 (Orin, Thor, Grace), by a cross compiler, in build/aarch64/lib
@@ -75,7 +76,7 @@ LEAN := 10.15.1.29 11.4.0.106
 PUBLIC_KERNELS := liger-kernel==0.8.5 fla-core==0.6.0 einops==0.8.2 conch-triton-kernels==1.3 sageattention==1.0.6 \
 	'mlstm_kernels==2.0.6; python_version>="3.11"' flag_gems==5.0.2 sqlalchemy==2.1.9
 
-.PHONY: demo test test-newest check docs results build lean public-kernels wheel plugins-aarch64 kernels sanitize fuzz sweep format clean distclean FORCE
+.PHONY: demo test test-newest test-serving check docs results build lean public-kernels tritonserver ray wheel plugins-aarch64 kernels sanitize fuzz sweep format clean distclean FORCE
 .DELETE_ON_ERROR:
 
 demo: build
@@ -89,6 +90,9 @@ test: build lean public-kernels
 test-newest:
 	@$(MAKE) --no-print-directory test TORCH=$(NEWEST_TORCH) VENV=.venv-newest BUILD=build/newest LEAN= PUBLIC_KERNELS= \
 		TESTS='$(NEWEST_TESTS)'
+
+test-serving: build tritonserver ray
+	$(call step,tests of serving,OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 --durations=5 tests/export/serving)
 
 check: build
 	$(call step,ruff check,$(BIN)/ruff check .)
@@ -123,6 +127,29 @@ public-kernels: $(STAMPS)/public-kernels
 $(STAMPS)/public-kernels: $(STAMPS)/settings-public-kernels | $(STAMPS)/venv
 	$(if $(PUBLIC_KERNELS),$(call step,packages with Triton kernels,\
 		rm -rf $(VENV)/public_kernels && $(PIP) install --no-deps --target $(VENV)/public_kernels $(PUBLIC_KERNELS)))
+	@touch $@
+
+# A server with the Python backend, and its clients, in folders of their own: they need other versions of some packages.
+TRITON_SERVER := nvidia-pytriton==0.7.0
+TRITON_CLIENT := tritonclient[http,grpc]==2.73.0
+server := $(VENV)/tritonserver/server/pytriton/tritonserver
+
+tritonserver: $(STAMPS)/tritonserver
+
+$(STAMPS)/tritonserver: $(STAMPS)/settings-tritonserver | $(STAMPS)/venv
+	$(call step,Triton Inference Server (55 MB) and its clients,rm -rf $(VENV)/tritonserver && \
+		$(PIP) install --no-deps --target $(VENV)/tritonserver/server '$(TRITON_SERVER)' && \
+		$(PIP) install --target $(VENV)/tritonserver/client '$(TRITON_CLIENT)' && \
+		version=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])') && \
+		install -m 755 $(server)/python_backend_stubs/$$version/triton_python_backend_stub $(server)/backends/python/)
+	@touch $@
+
+RAY := ray[serve]==2.60.0
+
+ray: $(STAMPS)/ray
+
+$(STAMPS)/ray: $(STAMPS)/settings-ray | $(STAMPS)/venv
+	$(call step,$(RAY),rm -rf $(VENV)/ray && $(PIP) install --target $(VENV)/ray '$(RAY)')
 	@touch $@
 
 # The tag is the oldest manylinux whose symbols suffice the libraries; it depends on the machine that builds: that of
@@ -215,5 +242,7 @@ $(STAMPS)/settings-torch: settings = $(TORCH) $(BRIDGE_CUDA) $(CUDACXX) $(CUDA_H
 $(STAMPS)/settings-build: settings = $(BRIDGE_CUDA_ARCHITECTURES)
 $(STAMPS)/settings-extras: settings = $(EXTRAS) $(TORCH)
 $(STAMPS)/settings-public-kernels: settings = $(subst ',,$(PUBLIC_KERNELS))
+$(STAMPS)/settings-tritonserver: settings = $(TRITON_SERVER) $(TRITON_CLIENT)
+$(STAMPS)/settings-ray: settings = $(RAY)
 $(STAMPS)/settings-%: FORCE | $(STAMPS)/venv
 	@echo '$(settings)' | cmp -s - $@ || echo '$(settings)' > $@
