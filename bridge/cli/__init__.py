@@ -17,6 +17,7 @@ from bridge.cli import (
     command,
     compile_command,
     new_command,
+    report_command,
     sanitize_command,
     test_command,
     zoo_command,
@@ -213,6 +214,7 @@ _COMMANDS = {
         "Inputs with their profile, outputs, layers, plugin layers with their attributes, and which node of the graph\n"
         "went where. Needs no GPU.",
     ),
+    "report": (report_command.add_arguments, report_command.run, report_command.DESCRIPTION),
     "new": (
         new_command.add_arguments,
         new_command.run,

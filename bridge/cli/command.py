@@ -38,6 +38,7 @@ COMMANDS = {
     "zoo": "compile the models in models/, and measure them",
     "cache": "the engines that are kept on disk",
     "explain": "what is in an engine",
+    "report": "the same as a page for a browser, with a picture of the network",
     "new": "a package with an op of your own, to start from",
     "cmake-dir": "print the folder of bridge's CMake package",
 }
