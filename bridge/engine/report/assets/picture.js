@@ -33,7 +33,7 @@ class Picture {
   // Zooms, and keeps the point of the frame at (x, y) where it is.
   zoomTo(scale, x = this.frame.clientWidth / 2, y = this.frame.clientHeight / 2) {
     const { frame, drawing } = this;
-    const next = Math.min(MOST_SCALE, Math.max(LEAST_SCALE, scale));
+    const next = Math.min(MOST_SCALE, Math.max(Math.min(LEAST_SCALE, this.#whole()), scale));
     const left = (frame.scrollLeft + x) / this.scale;
     const top = (frame.scrollTop + y) / this.scale;
     this.scale = next;
@@ -49,8 +49,13 @@ class Picture {
   }
 
   fit() {
+    this.zoomTo(this.#whole());
+  }
+
+  // The scale at which the frame shows the whole picture.
+  #whole() {
     const { width, height } = this.drawing.view;
-    this.zoomTo(Math.min(this.frame.clientWidth / width, this.frame.clientHeight / height, 1));
+    return Math.min(this.frame.clientWidth / width, this.frame.clientHeight / height, 1);
   }
 
   // Marks an item and its lines, and moves it to the middle of the frame.
