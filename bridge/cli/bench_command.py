@@ -9,6 +9,7 @@ from bridge.base import log
 from bridge.base.files import read_object
 from bridge.base.text import columns
 from bridge.cli import library_options
+from bridge.cli.command import UsageError
 from bridge.core.signature import NAMESPACE
 from bridge.errors import BridgeError
 
@@ -52,8 +53,7 @@ def run(options: argparse.Namespace) -> int:
     except (BridgeError, BrokenPipeError):
         raise  # some are of the kinds below, and have exit codes of their own
     except ValueError as error:
-        log.say(f"bridge: {error}")
-        return 2
+        raise UsageError(str(error)) from error
     except (RuntimeError, ImportError, OSError) as error:
         log.say(f"bridge: {error}")
         return 7

@@ -163,7 +163,8 @@ def _outputs_text(layer: Mapping[str, Any]) -> str:
 
 
 def _section(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return columns([(f"{title}: {len(rows)}", *headings), *((f"  {name}", *rest) for name, *rest in rows)], indent=0)
+    lines = [(f"{title}: {len(rows)}", *headings), *((f"  {name}", *rest) for name, *rest in rows)]
+    return columns(lines, indent=0, heading=True)
 
 
 def _layer_type_counts(file: EngineFile) -> list[tuple[str, int]]:

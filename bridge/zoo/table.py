@@ -43,7 +43,7 @@ MiB that the process took for the weights and the calls of each backend, by PyTo
 def text(result: Mapping[str, Any]) -> str:
     """The run as text for a terminal."""
     failures = failure_lines(result)
-    table = columns([HEADER, *map(cells, result["rows"])], indent=0)
+    table = columns([HEADER, *map(cells, result["rows"])], indent=0, heading=True)
     memory_rows = memory(result)
     memories = ["", "GPU memory, MiB", columns(memory_rows, indent=0)] if memory_rows else []
     return "\n".join(

@@ -37,6 +37,7 @@ WINGS = (
     "tensorrt.network",
     "tensorrt.run",
     "tensorrt.guest",
+    "export",
     "engine",
     "doors",
     "",

@@ -8,7 +8,6 @@ from typing import Any
 
 from bridge.base.files import read_json
 from bridge.engine_file import checks
-from bridge.errors import BridgeError, EngineFileError
 
 # Keys of a row's time, and microseconds of one: those of bridge, then those of trtexec --exportProfile.
 _UNITS = {"time_ms": 1e3, "us": 1.0, "time_us": 1.0, "medianMs": 1e3, "averageMs": 1e3}
@@ -31,15 +30,16 @@ def read(path: str | os.PathLike[str], names: Sequence[str]) -> list[Row]:
     """The rows of a JSON file, matched with the names of an engine's layers.
 
     The file holds a list of {"name": ..., "time_ms": ...}, or an object with such "layers": what `bridge run --profile
-    --json` and `trtexec --exportProfile` write. BridgeError: it does not.
+    --json` and `trtexec --exportProfile` write. ValueError: it does not. OSError: it cannot be read.
     """
+    values = read_json(path, "list of measured layers")
+    known = set(names)
     try:
-        values = read_json(path, "list of measured layers")
-        rows = [_row(row, index, set(names)) for index, row in enumerate(_rows(values)) if not _counts_runs(row)]
-    except (OSError, ValueError, EngineFileError) as error:
-        raise BridgeError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
-    if not rows:
-        raise BridgeError(f"{path} holds no measured layer: run `bridge run --profile --json` on a GPU")
+        rows = [_row(row, index, known) for index, row in enumerate(_rows(values)) if not _counts_runs(row)]
+        if not rows:
+            raise ValueError("it holds no measured layer: `bridge run --profile --json` measures, on a GPU")
+    except ValueError as error:  # of checks, too
+        raise ValueError(f"{path}: {error}") from error
     return rows
 
 

@@ -16,24 +16,19 @@ from typing import Any
 from bridge.base.files import replacing
 from bridge.engine.report import data, measured, network, sections
 from bridge.engine_file.contents import EngineFile
-from bridge.errors import BridgeError
 
 _ASSETS = Path(__file__).with_name("assets")
 _SCRIPTS = ("elements", "graph", "picture", "overview", "details", "search", "table", "main")
 
 
-def write(file: EngineFile, path: str | os.PathLike[str], times: str | os.PathLike[str] | None = None) -> None:
+def write(file: EngineFile, path: str | os.PathLike[str], rows: Sequence[measured.Row] = ()) -> None:
     """Writes the page of an engine file; an existing file at `path` stays until the new one is complete.
 
-    times: a JSON file with the times of layers, see measured.py. BridgeError: it holds none, or `path` is no place.
+    rows: measured times. OSError: it cannot be written there.
     """
-    rows = measured.read(times, [layer["name"] for layer in file.layers]) if times else []
-    page = content(file, rows)
-    try:
-        with replacing(Path(path)) as target:
-            target.write(page.encode())
-    except (OSError, ValueError) as error:  # ValueError: an invalid path
-        raise BridgeError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
+    page = content(file, rows).encode()
+    with replacing(Path(path)) as target:
+        target.write(page)
 
 
 def content(file: EngineFile, rows: Sequence[measured.Row] = ()) -> str:

@@ -41,6 +41,8 @@ def _facts(file: EngineFile) -> Iterator[tuple[str, object]]:
     yield "layers", f"{len(file.layers):,}"
     counts = node_table.plugin_counts(file.layers)
     yield "plugin layers", ", ".join(f"{count} {op}" for op, count in counts.items()) or "none"
+    if file.embeds_libraries:
+        yield "plugin libraries", "in the engine"
     yield from ((name, metadata[name]) for name in _WRITERS if metadata.get(name))
 
 

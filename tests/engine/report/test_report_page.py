@@ -168,8 +168,8 @@ def test_the_command_writes_the_page(told, tmp_path, monkeypatch, capsys):
     ("arguments", "code", "message"),
     [
         (["none.engine"], 5, "none.engine: cannot read it"),
-        (["net.engine", "-o", "none/net.html"], 1, "cannot write none/net.html: No such file"),
-        (["net.engine", "--profile", "none.json"], 1, "none.json"),
+        (["net.engine", "-o", "none/net.html"], 2, "cannot write none/net.html: No such file"),
+        (["net.engine", "--profile", "none.json"], 2, "none.json"),
     ],
 )
 def test_what_the_command_cannot_do(told, tmp_path, monkeypatch, capsys, arguments, code, message):

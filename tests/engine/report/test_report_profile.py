@@ -6,7 +6,6 @@ import pytest
 
 from bridge.cli import main
 from bridge.engine.report import data, measured, network
-from bridge.errors import BridgeError
 
 NAMES = ["relu_1", "cast_2"]
 
@@ -70,7 +69,7 @@ def test_names_of_joined_layers(written, name, layers):
 )
 def test_what_is_no_profile(written, content, message):
     path = written(content)
-    with pytest.raises(BridgeError, match=message) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         measured.read(path, NAMES)
     assert str(path) in str(caught.value)
 

@@ -1,0 +1,1 @@
+"""`bridge verify`: what a machine that got an engine asks first."""
