@@ -53,8 +53,9 @@ def _details_text(row: Mapping[str, Any]) -> str:
 def details(row: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """What, name and place of each input, kernel and region of a generated plugin."""
     for each in row["inputs"]:
-        shape = "absent" if each["shape"] is None else f"[{', '.join(map(str, each['shape']))}]"
-        yield "input", each["name"], f"{each['dtype'] or ''} {shape}"
+        shape, dtype = each.get("shape"), each.get("dtype") or ""  # a file may leave out what is None
+        extents = "absent" if shape is None else f"[{', '.join(map(str, shape))}]"
+        yield "input", each["name"], f"{dtype} {extents}"
     for each in row["kernels"]:
         where = f"{each['file']}:{each['line']}, {_number(each['variants'], 'variant')}"
         yield "kernel", each["function"], where
