@@ -41,7 +41,7 @@ def content(file: EngineFile, rows: Sequence[measured.Row] = ()) -> str:
         style_hash=_hash(style),
         script=script,
         script_hash=_hash(script),
-        facts=sections.facts(file),
+        facts=sections.facts(file, rows),
         tables=sections.tables(file, rows),
         data=as_data(data.values(file, network.of_file(file), rows)),
     )

@@ -24,12 +24,12 @@ def text(value: object) -> str:
     return f"<bdi>{html.escape(shown(value))}</bdi>"
 
 
-def facts(file: EngineFile) -> str:
-    """What the whole engine is, as a list of terms."""
-    return "".join(f"<div><dt>{text(term)}</dt><dd>{text(value)}</dd></div>" for term, value in _facts(file))
+def facts(file: EngineFile, rows: Sequence[Row]) -> str:
+    """What the whole engine is, and how long its measured layers take together, as a list of terms."""
+    return "".join(f"<div><dt>{text(term)}</dt><dd>{text(value)}</dd></div>" for term, value in _facts(file, rows))
 
 
-def _facts(file: EngineFile) -> Iterator[tuple[str, object]]:
+def _facts(file: EngineFile, rows: Sequence[Row]) -> Iterator[tuple[str, object]]:
     metadata = file.metadata
     yield "target", file.target
     yield "TensorRT", f"{file.flavour} {file.tensorrt_version}"
@@ -43,6 +43,8 @@ def _facts(file: EngineFile) -> Iterator[tuple[str, object]]:
     yield "plugin layers", ", ".join(f"{count} {op}" for op, count in counts.items()) or "none"
     if file.embeds_libraries:
         yield "plugin libraries", "in the engine"
+    if rows:
+        yield "measured", f"{sum(row.us for row in rows) / 1000:.3f} ms in {len(rows):,} layers"
     yield from ((name, metadata[name]) for name in _WRITERS if metadata.get(name))
 
 

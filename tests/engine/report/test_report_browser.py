@@ -200,6 +200,7 @@ def test_hostile_names_run_nothing(show, hostile):
     tab = show(hostile)
     tab.fill("#search", "attack")
     tab.keyboard.press("Enter")
+    assert tab.locator("#details dd").first.bounding_box()["width"] > 100
     tab.locator("#details li button").first.click()
     tab.locator("#layers tbody tr").last.click()
     tab.wait_for_timeout(50)

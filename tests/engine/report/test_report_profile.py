@@ -91,3 +91,4 @@ def test_the_page_has_the_times(make_engine_file, written, tmp_path, capsys):
     assert main(["report", str(tmp_path / "a.engine"), "-o", str(output), "--profile", str(profile)]) == 0
     page = output.read_text()
     assert '"us":30' in page and "Reformat &lt;x&gt;" in page and "20.0" in page
+    assert "0.050 ms in 2 layers" in page
