@@ -61,7 +61,7 @@ void register_plugins(fs::path const& folder) {
 }
 
 void run(fs::path const& folder, fs::path const& results, std::map<std::string, Input>& inputs) {
-  Logger logger;
+  static Logger logger;  // TensorRT keeps it
   register_plugins(folder);
   Bytes const plan = read(folder / "model.plan");
   int32_t gpus = 0;
