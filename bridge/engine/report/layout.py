@@ -1,4 +1,4 @@
-"""Places for the boxes and lines of a network, in time linear in their number.
+"""Places for the boxes and lines of a network, in time nearly linear in their number.
 
 Boxes stand in ranks from top to bottom, each below all that it takes from (K. Sugiyama et al., "Methods for Visual
 Understanding of Hierarchical System Structures", 1981). A line bends at each rank that it passes. One that would pass
