@@ -7,6 +7,8 @@
 #   make docs     the documentation with an API reference, in build/docs; warnings are errors
 #   make results  docs/results.md, from what was recorded
 #   make lean     lean runtimes of standard TensorRT, for the tests of plugin registration
+#   make bindings Python bindings of standard TensorRT, 1 MB a version, for the tests of what bridge uses of them
+#   make standard every small model of the zoo converted for standard TensorRT, version by version, without it; minutes
 #   make public-kernels  packages with Triton kernels, whose ops the tests compile
 #   make test-serving  exported engines in a real Triton Inference Server and on a Ray cluster; installs both, 1 GB
 #   make build    the package, editable, with what it needs, in .venv
@@ -72,11 +74,14 @@ echo "    $$(($$(date +%s) - start)) s"
 endef
 
 LEAN := 10.15.1.29 11.4.0.106
+# Those that torch_tensorrt 2.11 to 2.14 ask for, and the newest.
+BINDINGS := 10.15.1.29 10.16.1.11 11.0.0.114 11.1.0.106 11.4.0.106
 # Pure Python, some MB, installed without what they ask for: torch, Triton and transformers are there.
 PUBLIC_KERNELS := liger-kernel==0.8.5 fla-core==0.6.0 einops==0.8.2 conch-triton-kernels==1.3 sageattention==1.0.6 \
 	'mlstm_kernels==2.0.6; python_version>="3.11"' flag_gems==5.0.2 sqlalchemy==2.1.9
 
-.PHONY: demo test test-newest test-serving check docs results build lean public-kernels tritonserver ray wheel plugins-aarch64 kernels sanitize fuzz sweep format clean distclean FORCE
+.PHONY: demo test test-newest test-serving check docs results build lean bindings standard public-kernels tritonserver ray wheel \
+	plugins-aarch64 kernels sanitize fuzz sweep format clean distclean FORCE
 .DELETE_ON_ERROR:
 
 demo: build
@@ -84,11 +89,11 @@ demo: build
 
 PYTEST_ARGS ?= -n logical --maxprocesses 8 --dist worksteal
 
-test: build lean public-kernels
+test: build lean bindings public-kernels
 	$(call step,tests,OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=10 $(PYTEST_ARGS) $(TESTS))
 
 test-newest:
-	@$(MAKE) --no-print-directory test TORCH=$(NEWEST_TORCH) VENV=.venv-newest BUILD=build/newest LEAN= PUBLIC_KERNELS= \
+	@$(MAKE) --no-print-directory test TORCH=$(NEWEST_TORCH) VENV=.venv-newest BUILD=build/newest LEAN= BINDINGS= PUBLIC_KERNELS= \
 		TESTS='$(NEWEST_TESTS)'
 
 test-serving: build tritonserver ray
@@ -120,6 +125,15 @@ lean: $(LEAN:%=$(VENV)/lean/%)
 $(VENV)/lean/%: $(STAMPS)/venv
 	$(call step,TensorRT lean runtime $*,$(PIP) install --no-deps --target $@ \
 		tensorrt-lean-cu13-libs==$* tensorrt-lean-cu13-bindings==$*)
+
+# They name every class, function and keyword of TensorRT, and need none of its libraries for that.
+bindings: $(BINDINGS:%=$(VENV)/bindings/%)
+
+$(VENV)/bindings/%: | $(STAMPS)/venv
+	$(call step,Python bindings of TensorRT $*,$(PIP) install --no-deps --target $@ tensorrt-cu13-bindings==$*)
+
+standard: build bindings
+	$(call step,the zoo for standard TensorRT,OMP_NUM_THREADS=1 PYTHONPATH=tests/support $(BIN)/python tests/standard/convert_as_standard.py $(BINDINGS:%=$(VENV)/bindings/%))
 
 # In a folder of their own, from which the tests import them.
 public-kernels: $(STAMPS)/public-kernels
