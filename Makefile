@@ -10,10 +10,11 @@
 #   make bindings Python bindings of standard TensorRT, 1 MB a version, for the tests of what bridge uses of them
 #   make standard every small model of the zoo converted for standard TensorRT, version by version, without it; minutes
 #   make public-kernels  packages with Triton kernels, whose ops the tests compile
+#   make test-serving  exported engines in a real Triton Inference Server and on a Ray cluster; installs both, 1 GB
 #   make build    the package, editable, with what it needs, in .venv
 #   make wheel    a wheel for every supported GPU, in dist/, with the manylinux tag that its libraries allow
 #   make plugins-aarch64  the plugin library for aarch64 (Orin, Thor, Grace), by a cross compiler, in build/aarch64/lib
-#   make kernels  registers, spills and shared memory of every kernel, for every supported GPU
+#   make kernels  registers, spills and shared memory of every kernel, for every supported GPU, and a comparison of those
 #   make sanitize every kernel under compute-sanitizer, tool by tool; needs a GPU, and minutes
 #   make fuzz     changed engine files, calls of plugins, calls of ops: only documented errors come of them; 20 minutes
 #   make sweep    torch's OpInfo samples of every operator against PyTorch; an hour or more (SWEEP='--engines' on a GPU)
@@ -29,13 +30,14 @@
 #   PYTEST_ARGS                what pytest is given; default: a process for each core, 8 at most
 #   TESTS                      the tests to run, as in TESTS=tests/ops/test_relu.py; all of them where empty
 #   VENV, BUILD                folders of the environment and of the build; default: .venv, build
+#   KERNELS                    what `make kernels` gives the comparison, as in KERNELS='--json docs/measurements'
 #   FUZZ                       what `make fuzz` runs, as in FUZZ='files --count 1000 --seed 7'; all of it where empty
 #   SWEEP                      what `make sweep` takes, as in SWEEP='--filter pool --json pools.json'
 #   BRIDGE_CUDA=pip            the CUDA compiler of the Python index, even where there is an nvcc
 
 PYTHON ?= python3
 TORCH ?= torch==2.11.0
-EXTRAS ?= rtx,models,dev
+EXTRAS ?= rtx,models,onnx,dev
 
 NEWEST_TORCH := torch==2.14.1
 # A minute of what depends on torch's own structures and on torch_tensorrt.
@@ -78,7 +80,8 @@ BINDINGS := 10.15.1.29 10.16.1.11 11.0.0.114 11.1.0.106 11.4.0.106
 PUBLIC_KERNELS := liger-kernel==0.8.5 fla-core==0.6.0 einops==0.8.2 conch-triton-kernels==1.3 sageattention==1.0.6 \
 	'mlstm_kernels==2.0.6; python_version>="3.11"' flag_gems==5.0.2 sqlalchemy==2.1.9
 
-.PHONY: demo test test-newest check docs results build lean bindings standard public-kernels wheel plugins-aarch64 kernels sanitize fuzz sweep format clean distclean FORCE
+.PHONY: demo test test-newest test-serving check docs results build lean bindings standard public-kernels tritonserver ray wheel \
+	plugins-aarch64 kernels sanitize fuzz sweep format clean distclean FORCE
 .DELETE_ON_ERROR:
 
 demo: build
@@ -92,6 +95,9 @@ test: build lean bindings public-kernels
 test-newest:
 	@$(MAKE) --no-print-directory test TORCH=$(NEWEST_TORCH) VENV=.venv-newest BUILD=build/newest LEAN= BINDINGS= PUBLIC_KERNELS= \
 		TESTS='$(NEWEST_TESTS)'
+
+test-serving: build tritonserver ray
+	$(call step,tests of serving,OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 --durations=5 tests/export/serving)
 
 check: build
 	$(call step,ruff check,$(BIN)/ruff check .)
@@ -137,6 +143,29 @@ $(STAMPS)/public-kernels: $(STAMPS)/settings-public-kernels | $(STAMPS)/venv
 		rm -rf $(VENV)/public_kernels && $(PIP) install --no-deps --target $(VENV)/public_kernels $(PUBLIC_KERNELS)))
 	@touch $@
 
+# A server with the Python backend, and its clients, in folders of their own: they need other versions of some packages.
+TRITON_SERVER := nvidia-pytriton==0.7.0
+TRITON_CLIENT := tritonclient[http,grpc]==2.73.0
+server := $(VENV)/tritonserver/server/pytriton/tritonserver
+
+tritonserver: $(STAMPS)/tritonserver
+
+$(STAMPS)/tritonserver: $(STAMPS)/settings-tritonserver | $(STAMPS)/venv
+	$(call step,Triton Inference Server (55 MB) and its clients,rm -rf $(VENV)/tritonserver && \
+		$(PIP) install --no-deps --target $(VENV)/tritonserver/server '$(TRITON_SERVER)' && \
+		$(PIP) install --target $(VENV)/tritonserver/client '$(TRITON_CLIENT)' && \
+		version=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])') && \
+		install -m 755 $(server)/python_backend_stubs/$$version/triton_python_backend_stub $(server)/backends/python/)
+	@touch $@
+
+RAY := ray[serve]==2.60.0
+
+ray: $(STAMPS)/ray
+
+$(STAMPS)/ray: $(STAMPS)/settings-ray | $(STAMPS)/venv
+	$(call step,$(RAY),rm -rf $(VENV)/ray && $(PIP) install --target $(VENV)/ray '$(RAY)')
+	@touch $@
+
 # The tag is the oldest manylinux whose symbols suffice the libraries; it depends on the machine that builds: that of
 # Debian 12 gives manylinux_2_34, an image of manylinux_2_28 gives its own. What torch brings stays torch's.
 FROM_TORCH := libtorch.so libtorch_cpu.so libtorch_cuda.so libc10.so libc10_cuda.so
@@ -173,7 +202,9 @@ kernels: $(STAMPS)/torch
 	@PATH="$(abspath $(BIN)):$$PATH" cmake -S csrc -B build/kernels -G Ninja -DBRIDGE_TORCH=OFF \
 		-DCMAKE_CUDA_FLAGS=-Xptxas=-v > /dev/null
 	@PATH="$(abspath $(BIN)):$$PATH" cmake --build build/kernels | $(BIN)/python csrc/kernel_table.py
+	$(BIN)/python csrc/kernel_comparison.py build/kernels/lib/libbridge_plugins.so $(KERNELS)
 
+KERNELS ?=
 SANITIZE ?=
 
 sanitize: build
@@ -225,5 +256,7 @@ $(STAMPS)/settings-torch: settings = $(TORCH) $(BRIDGE_CUDA) $(CUDACXX) $(CUDA_H
 $(STAMPS)/settings-build: settings = $(BRIDGE_CUDA_ARCHITECTURES)
 $(STAMPS)/settings-extras: settings = $(EXTRAS) $(TORCH)
 $(STAMPS)/settings-public-kernels: settings = $(subst ',,$(PUBLIC_KERNELS))
+$(STAMPS)/settings-tritonserver: settings = $(TRITON_SERVER) $(TRITON_CLIENT)
+$(STAMPS)/settings-ray: settings = $(RAY)
 $(STAMPS)/settings-%: FORCE | $(STAMPS)/venv
 	@echo '$(settings)' | cmp -s - $@ || echo '$(settings)' > $@

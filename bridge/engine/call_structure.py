@@ -17,8 +17,8 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from bridge.base.text import printable, printable_lines
-from bridge.engine.output_names import names_of, output_names
 from bridge.engine_file.contents import EngineFile
+from bridge.engine_file.output_names import names_of, output_names
 from bridge.engine_file.pytrees import Tree, of_spec, to_spec
 from bridge.errors import EngineError, EngineInputError, ExportError
 
@@ -142,10 +142,11 @@ def of_program(program: ExportedProgram, inputs: Sequence[str], output_map: list
         if spec.kind.name == "USER_INPUT":
             literal = isinstance(spec.arg, torch.export.graph_signature.ConstantArgument)
             entries.append({"literal": spec.arg.value} if literal else places.get(spec.arg.name, UNUSED))
-    return CallStructure(of_spec(in_spec), of_spec(out_spec), _argument_names(program, in_spec), entries, output_map)
+    return CallStructure(of_spec(in_spec), of_spec(out_spec), argument_names(program, in_spec), entries, output_map)
 
 
-def _argument_names(program: ExportedProgram, in_spec: pytree.TreeSpec) -> list[str]:
+def argument_names(program: ExportedProgram, in_spec: pytree.TreeSpec) -> list[str]:
+    """The names of the arguments of a call, positional ones first. ExportError: one is no identifier."""
     args, kwargs = in_spec.children()
     signature = program.module_call_graph[0].signature
     names = signature.forward_arg_names if signature is not None else None

@@ -40,6 +40,7 @@ WINGS = (
     "export",
     "engine",
     "doors",
+    "export.onnx",
     "",
     "testing",
     "bench",

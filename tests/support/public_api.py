@@ -45,7 +45,7 @@ def _package() -> Iterator[str]:
 
 def _classes() -> Iterator[str]:
     """Public classes, and bridge's dataclasses in the types of their attributes."""
-    pending = [bridge.CompiledModule, bridge.Config, bridge.Report, bridge.Tuning]
+    pending = [bridge.CompiledModule, bridge.Config, bridge.OnnxFile, bridge.Report, bridge.Tuning]
     seen = set(pending)
     while pending:
         cls = pending.pop(0)

@@ -1,1 +1,1 @@
-"""`bridge verify`: what a machine that got an engine asks first."""
+"""`bridge verify`, which a machine that got an engine asks first, and what `bridge export` makes of models."""
