@@ -45,6 +45,7 @@ class _Sources:
         self._classes = defaultdict(list)  # by part
         for path, tree in self.trees.items():
             self._index(self.part(path), tree, ())
+        self._own_names = {name for _, name in self.own}
         self._names = {name for each in known for owner in each.classes.values() for name in _names(owner)} - _COMMON
         self._class_names = {name for each in known for name in each.classes}
 
@@ -74,11 +75,17 @@ class _Sources:
         return path.relative_to(self.folder).parts[0]
 
     def may_be_tensorrts(self, part: str, use: Use) -> bool:
-        """Whether an attribute of an unknown object is one of TensorRT's, going by its name and its use."""
+        """Whether an attribute of an unknown object is one of TensorRT's, going by its name.
+
+        A use that does not fit is TensorRT's if the name is of several words, and the package has no function of it.
+        """
         return (
             use.name in self._names
             and (part, use.name) not in self.own
-            and any(each.problem(use) is None for each in self.known)
+            and (
+                any(each.problem(use) is None for each in self.known)
+                or ("_" in use.name and use.name not in self._own_names)
+            )
         )
 
     def is_member(self, owner: str, name: str) -> bool:
