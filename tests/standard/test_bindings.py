@@ -36,7 +36,7 @@ class Guard:
 
 GUARDS = (
     Guard(
-        ("CausalMaskKind", "CausalMaskKind.NONE", "CausalMaskKind.UPPER_LEFT", "add_attention_v2"),
+        ("CausalMaskKind", "CausalMaskKind.NONE", "CausalMaskKind.UPPER_LEFT", "INetworkDefinition.add_attention_v2"),
         'hasattr(network, "add_attention_v2")',
         VERSIONS[2:],
     ),
@@ -64,6 +64,7 @@ GUARDS = (
         ),
         "flavour.traits.compiles_kernels",
     ),
+    Guard(("IExecutionContext.is_stream_capturable",), 'getattr(self.native, "is_stream_capturable", None)'),
 )
 
 
