@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from bridge.base import log
+from bridge.base.text import listing
 from bridge.core.op import OPS, written
 from bridge.passes import PASSES
 
@@ -38,6 +39,7 @@ class Config:
         fallback: whether torch.compile(backend="bridge") runs what no engine can in PyTorch; False makes that an error.
         growth: how many times the example's number of elements an input may have in dynamic dimensions without an upper
             bound, which torch.compile may give: an engine is built for a bounded range.
+        embed: whether the plan holds the plugin libraries that it needs, for hosts that load no other file.
         cache: whether to keep built engines on disk, and to take them from there.
         cache_dir: the folder of that cache; None takes the environment's BRIDGE_CACHE_DIR, else XDG_CACHE_HOME's
             bridge, else ~/.cache/bridge.
@@ -62,6 +64,7 @@ class Config:
     check_generated: bool = True
     fallback: bool = False
     growth: int = 64
+    embed: bool = False
     cache: bool = True
     cache_dir: str | None = None
     cache_size: int | None = None
@@ -119,6 +122,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "check_generated": (bool,),
     "fallback": (bool,),
     "growth": (int,),
+    "embed": (bool,),
     "cache": (bool,),
     "cache_dir": (str, type(None)),
     "cache_size": (int, type(None)),
@@ -138,7 +142,7 @@ def _check_kind(name: str, value: Any, kinds: tuple[type, ...]) -> None:
 def _check_lowering(value: str | Mapping[str, str]) -> None:
     for op, lowering in value.items() if isinstance(value, Mapping) else [(None, value)]:
         if op is not None and op not in OPS:
-            names = ", ".join(sorted(written()))
+            names = listing(sorted(written()), op)
             raise ValueError(f"lowering names the op {op!r}, which does not exist; the ops are {names}")
         if lowering not in LOWERINGS:
             where = "lowering" if op is None else f"lowering[{op!r}]"
@@ -149,7 +153,7 @@ def _check_passes(value: bool | Sequence[str]) -> None:
     known = [each.name for each in PASSES]
     for name in [] if isinstance(value, bool) else value:
         if name not in known:
-            raise ValueError(f"passes names {name!r}, which does not exist; the passes are {', '.join(known)}")
+            raise ValueError(f"passes names {name!r}, which does not exist; the passes are {listing(known, name)}")
 
 
 def _suggest(name: str) -> str:

@@ -7,6 +7,10 @@ class BridgeError(Exception):
     """Base of every error that bridge raises on purpose."""
 
 
+class UnknownNameError(BridgeError, ValueError):
+    """There is no op, model, file or other thing of that name; the message has the nearest one."""
+
+
 class OpDefinitionError(BridgeError, TypeError):
     """An op is defined in a way that its layers cannot share: schema, reference or plugin disagree."""
 

@@ -1,20 +1,33 @@
 """Text output: tables, sizes, JSON, and escaping of control characters in names from files."""
 
+import difflib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+
+from bridge.base import terminal
 
 _WIDEST = 200  # cell width to which a column is aligned
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 
 
-def columns(rows: Iterable[Sequence[object]], indent: int = 2) -> str:
+_NO_STYLES: Mapping[str, str] = MappingProxyType({})
+
+
+def columns(
+    rows: Iterable[Sequence[object]], indent: int = 2, heading: bool = False, styles: Mapping[str, str] = _NO_STYLES
+) -> str:
     """Rows as lines with aligned columns; the last cell of a row is not padded.
 
-    A cell with control characters, which a name in an engine file may have, is shown as a Python string.
+    A cell with control characters, which a name in an engine file may have, is shown as a Python string. A command
+    that prints to a terminal gets lines of its width. heading: whether the first row is one. styles: of cells with
+    that text; both show on a terminal alone.
     """
     cells = [[printable(str(cell)) for cell in row] for row in rows]
+    if (laid_out := terminal.table(cells, indent, heading, styles)) is not None:
+        return laid_out
     widths = [0] * max((len(row) for row in cells), default=0)
     for row in cells:
         for index, cell in enumerate(row[:-1]):
@@ -45,6 +58,18 @@ def as_json(value: object) -> str:
 def _escaped(match: re.Match[str]) -> str:
     letter = match[0]
     return letter if letter.isprintable() else json.dumps(letter)[1:-1]
+
+
+def did_you_mean(known: Iterable[str], wanted: str) -> str:
+    """The end of an error about a name that does not exist: ". Did you mean 'relu'?"; empty where none is near."""
+    near = difflib.get_close_matches(wanted, list(known), n=1)
+    return f". Did you mean {near[0]!r}?" if near else ""
+
+
+def listing(known: Iterable[str], wanted: str, separator: str = ", ") -> str:
+    """The same after all names that exist: "relu, rope. Did you mean 'rope'?"."""
+    names = list(known)
+    return (separator.join(names) or "none") + did_you_mean(names, wanted)
 
 
 def size(count: int) -> str:

@@ -15,6 +15,7 @@ _STDERR = 2
 _TORCH_TENSORRT_LOGGERS = ("torch_tensorrt", "torch_tensorrt [TensorRT Conversion Context]")
 # torch 2.14 logs deprecations that concern torch_tensorrt 2.14.
 _IMPORT_LOGGERS = ("torch._opaque_base", "torch._library.opaque_object")
+_ONNX_LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
 # torch logs failed captures, with whole graphs, in addition to the exception.
 _CAPTURE_LOGGERS = (
     "torch._guards",
@@ -49,6 +50,14 @@ def silence_copies() -> Iterator[None]:
     """Silences the deprecation of torch's own LeafSpec, raised whenever an exported program is copied."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
+        yield
+
+
+@contextlib.contextmanager
+def silence_onnx() -> Iterator[None]:
+    """Silences torch.onnx and its optimizer, which log what they leave out. Errors are raised."""
+    with _loggers_silenced(_ONNX_LOGGERS), silence_copies(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="onnxscript|onnx_ir|torch.onnx")
         yield
 
 

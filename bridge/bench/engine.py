@@ -118,7 +118,7 @@ def _parts_table(what: str, rows: Iterable[tuple[str | None, str, float, str]]) 
         ("all", "", f"{total_us:.2f}", "", ""),
     ]
     head = ("", "launches" if what == "kernel" else "", "us a run", "share", what)
-    return columns([head, *body, *sums], indent=0)
+    return columns([head, *body, *sums], indent=0, heading=True)
 
 
 def _share(us: float, total_us: float) -> str:

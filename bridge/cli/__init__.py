@@ -9,24 +9,29 @@ from collections.abc import Sequence
 
 import bridge
 from bridge import errors
-from bridge.base import log
+from bridge.base import log, terminal
 from bridge.base.text import as_json
 from bridge.cli import (
     bench_command,
     cache_command,
     command,
-    compile_command,
+    export_command,
     new_command,
     sanitize_command,
     test_command,
     zoo_command,
 )
+from bridge.cli.deployment import verify_command
+from bridge.cli.engines import compile_command, report_command, run_command
 from bridge.cli.generated import build_ops_command, eject_command
 
 _NOTHING_WORKS, _USAGE, _INTERRUPTED = 1, 2, 130
 _BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
 _EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
+    (command.UsageError, _USAGE),
     (errors.TargetError, _USAGE),
+    (errors.UnknownNameError, _USAGE),
+    (errors.EngineInputError, _USAGE),
     (errors.UnsupportedOpError, 3),
     (errors.BuildError, 4),
     (errors.EngineFileError, 5),
@@ -42,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _show_everything()
     options = _parse(sys.argv[1:] if argv is None else argv)
     try:
-        code = options.run(options)
+        with terminal.shown_on(sys.stdout):
+            code = options.run(options)
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
@@ -50,13 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that exit does not flush into it again
         return _BROKEN_PIPE
     except KeyboardInterrupt:
-        return _fail("interrupted", _INTERRUPTED, options.debug)
-    except errors.BridgeError as error:
+        return _fail("interrupted", _INTERRUPTED, options)
+    except (errors.BridgeError, command.UsageError) as error:
         code = next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
-        return _fail(str(error), code, options.debug)
+        return _fail(str(error), code, options)
     except Exception as error:
         hint = "" if options.debug else "\nThis should not happen; --debug shows where."
-        return _fail(f"{type(error).__name__}: {error}{hint}", 1, options.debug)
+        return _fail(f"{type(error).__name__}: {error}{hint}", 1, options)
 
 
 def _show_everything() -> None:
@@ -66,21 +72,31 @@ def _show_everything() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _fail(message: str, code: int, debug: bool) -> int:
-    if debug and log.has_stderr():
+def _fail(message: str, code: int, options: argparse.Namespace) -> int:
+    if options.debug and log.has_stderr():
         traceback.print_exc()
-    log.say(f"bridge: {message}")
+    if code == _USAGE:  # as argparse says it
+        log.say(f"{options.parser.format_usage()}{_prefix(f'{options.parser.prog}: error:')} {message}")
+    else:
+        log.say(f"{_prefix('bridge:')} {message}")
     return code
+
+
+def _prefix(text: str) -> str:
+    return terminal.styled(text, "bold red", sys.stderr)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     own, model_argv = _split_at_dashes(argv)
-    parser = _parser()
-    options = parser.parse_args(own)
-    if model_argv and options.command != "compile" and not getattr(options, "lowerings", None):
-        parser.error(f"{options.command} takes nothing after --: {' '.join(model_argv)}")
+    options = _parser().parse_args(own)
+    if model_argv and not _takes_model_flags(options) and not getattr(options, "lowerings", None):
+        options.parser.error(f"{options.command} takes nothing after --: {' '.join(model_argv)}")
     options.model_argv = model_argv
     return options
+
+
+def _takes_model_flags(options: argparse.Namespace) -> bool:
+    return options.command == "compile" or getattr(options, "to", None) == "onnx"
 
 
 def _split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -93,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     parser, commands = command.parser(bridge.__version__)
     for name, (add, run, description) in _COMMANDS.items():
         commands[name].description = description
-        commands[name].set_defaults(run=run)
+        commands[name].set_defaults(run=run, parser=commands[name])
         add(commands[name])
     return parser
 
@@ -213,6 +229,10 @@ _COMMANDS = {
         "Inputs with their profile, outputs, layers, plugin layers with their attributes, and which node of the graph\n"
         "went where. Needs no GPU.",
     ),
+    "report": (report_command.add_arguments, report_command.run, report_command.DESCRIPTION),
+    "run": (run_command.add_arguments, run_command.run, run_command.DESCRIPTION),
+    "verify": (verify_command.add_arguments, verify_command.run, verify_command.DESCRIPTION),
+    "export": (export_command.add_arguments, export_command.run, export_command.DESCRIPTION),
     "new": (
         new_command.add_arguments,
         new_command.run,
@@ -222,5 +242,13 @@ _COMMANDS = {
         lambda parser: None,
         lambda options: command.cmake_dir(),
         "For builds of libraries of ops: cmake -Dbridge_DIR=$(bridge cmake-dir)",
+    ),
+    "completion": (
+        lambda parser: None,  # bridge/cli/command.py has its argument
+        lambda options: command.completion(options.shell),
+        "The script is static: it starts no Python when it completes.\n\n"
+        "bash: bridge completion bash > ~/.local/share/bash-completion/completions/bridge\n"
+        "zsh:  bridge completion zsh > a folder of $fpath/_bridge\n"
+        "fish: bridge completion fish > ~/.config/fish/completions/bridge.fish",
     ),
 }

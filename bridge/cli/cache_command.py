@@ -7,6 +7,7 @@ from typing import Any
 from bridge.base import log
 from bridge.base.cache_folder import folder_of
 from bridge.base.text import as_json, columns, parse_size, printable, size
+from bridge.cli.command import UsageError
 from bridge.cli.generated import cached_libraries
 from bridge.engine.cache import EngineCache, Entry, default_size
 from bridge.engine.node_table import plugin_counts
@@ -52,7 +53,7 @@ def _ls(cache: EngineCache, options: argparse.Namespace) -> int:
         return 0
     if rows:
         headings = ("key", "model", "target", "flavour", "plugins", "size", "last used")
-        print(columns([headings, *map(_row, rows)], indent=0))
+        print(columns([headings, *map(_row, rows)], indent=0, heading=True))
     print(f"{len(rows)} engines, {size(total)} of at most {size(cache.limit)}, in {cache.folder}")
     print(cached_libraries.text(options.dir))
     return 0
@@ -83,8 +84,7 @@ def _row(row: dict[str, Any]) -> tuple[str, ...]:
 
 def _clear(cache: EngineCache, options: argparse.Namespace) -> int:
     if options.generated and options.keys:
-        log.say("bridge: --generated removes all generated libraries, and takes no KEY")
-        return 2
+        raise UsageError("--generated removes all generated libraries, and takes no KEY")
     if options.generated:
         print(cached_libraries.clear(options.dir))
         return 0

@@ -24,6 +24,7 @@ from bridge.errors import BridgeError
 from bridge.tensorrt.install import flavour as flavours
 from bridge.tensorrt.install import gpu
 
+_STYLES = {"yes": "green", "no": "red"}
 _DRIVER = Path("/proc/driver/nvidia/version")
 _BUILD_BRIDGE = "pip install --force-reinstall ."
 
@@ -64,7 +65,7 @@ class Report:
             "versions": columns(self.versions.items()),
             "GPUs": columns(gpus) if gpus else "  none",
             "libraries": columns((name, library["path"], library["state"]) for name, library in self.libraries.items()),
-            "what works": columns(_lines(self.abilities)),
+            "what works": columns(_lines(self.abilities), styles=_STYLES),
         }
         return "\n\n".join(f"{title}\n{body}" for title, body in sections.items())
 

@@ -5,11 +5,11 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from bridge.base.text import columns
+from bridge.base.text import columns, listing
 from bridge.core import libraries
 from bridge.core.device_code import device_codes
 from bridge.core.op import OPS, Op, written
-from bridge.errors import BridgeError
+from bridge.errors import UnknownNameError
 
 _PLUGIN, _NATIVE = "plugin", "native"
 
@@ -20,12 +20,13 @@ def rows(names: Sequence[str] | None = None) -> list[dict[str, Any]]:
     `dtypes` are those that the plugin takes for the first tensor; `doc` says more where an op has other tensors.
     `lowerings` are those present here: no "plugin" and no dtypes without the plugin library.
 
-    BridgeError: there is no op of that name.
+    UnknownNameError: there is no op of that name.
     """
     libraries.load_installed()
     unknown = [name for name in names or () if name not in OPS]
     if unknown:
-        raise BridgeError(f"there is no op {unknown[0]}; the ops are {', '.join(sorted(written()))}")
+        known = listing(sorted(written()), unknown[0])
+        raise UnknownNameError(f"there is no op {unknown[0]}; the ops are {known}")
     plugins = libraries.plugin_dtypes()
     return [_row(OPS[name], plugins) for name in names or sorted(OPS)]
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from bridge.base import log
 from bridge.cli import library_options
+from bridge.cli.command import UsageError
 
 _TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 DESCRIPTION = (
@@ -44,8 +45,7 @@ def run(options: argparse.Namespace) -> int:
         if not torch.cuda.is_available():
             raise RuntimeError("bridge sanitize runs kernels on a CUDA GPU, and there is none")
     except ValueError as error:
-        log.say(f"bridge: {error}")
-        return 2
+        raise UsageError(str(error)) from error
     except (RuntimeError, FileNotFoundError) as error:
         log.say(f"bridge: {error}")
         return 7

@@ -4,6 +4,7 @@ import argparse
 
 from bridge.base import log
 from bridge.cli import library_options
+from bridge.cli.command import UsageError
 
 DESCRIPTION = (
     "Runs every check of bridge.testing on the samples of each op, and prints what failed, what passed, and what\n"
@@ -38,6 +39,5 @@ def run(options: argparse.Namespace) -> int:
         print(error)
         return 1
     except ValueError as error:
-        log.say(f"bridge: {error}")
-        return 2
+        raise UsageError(str(error)) from error
     return 0

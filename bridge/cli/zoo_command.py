@@ -59,8 +59,9 @@ def run(options: argparse.Namespace) -> int:
 
     scripts = options.models or entries.folder()
     if options.list:
+        chosen = entries.find(scripts, options.filter)
         log.say(f"[bridge] scripts in {scripts}")
-        for entry in entries.find(scripts, options.filter):
+        for entry in chosen:
             print(f"{entry.name}: {' '.join(entry.flags(options.full))}")
         return 0
     result = _merged(options.against) if options.against else _measured(options, scripts)

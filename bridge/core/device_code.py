@@ -11,6 +11,7 @@ _SECTION = b".nv_fatbin"
 _FAT_BINARY = 0xBA55ED50
 _PTX, _CUBIN = 1, 2
 _SPECIFIC = 1 << 20  # the flag of code for sm_90a and the like
+_MODULES = (72, 87)  # GPUs of Jetson modules: they run no code of other capabilities, and others none of theirs
 
 
 @dataclass(frozen=True, order=True)
@@ -30,6 +31,8 @@ class DeviceCode:
             return capability == self.capability
         if self.ptx:
             return capability >= self.capability
+        if capability in _MODULES or self.capability in _MODULES:
+            return capability == self.capability
         return self.capability // 10 == capability // 10 and self.capability <= capability
 
     def __str__(self) -> str:
@@ -44,7 +47,7 @@ def device_codes(path: Path) -> tuple[DeviceCode, ...]:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             return tuple(sorted({code for section in _sections(data) for code, _ in _entries(section)}))
-        except struct.error:
+        except (struct.error, IndexError):  # damaged
             return ()
 
 
@@ -79,7 +82,7 @@ def _entries(section: bytes) -> Iterator[tuple[DeviceCode, int]]:
     place = 0
     while place + 16 <= len(section):
         magic, _, header, size = struct.unpack_from("<IHHQ", section, place)
-        if magic != _FAT_BINARY:
+        if magic != _FAT_BINARY or header < 16:
             place += 8  # padding between two of them
             continue
         end = place + header + size
@@ -89,5 +92,5 @@ def _entries(section: bytes) -> Iterator[tuple[DeviceCode, int]]:
             capability, _, _, flags = struct.unpack_from("<IIIQ", section, place + 28)
             if kind in (_PTX, _CUBIN):
                 yield DeviceCode(capability, kind == _PTX, bool(flags & _SPECIFIC)), entry_size
-            place += entry_header + entry_size
+            place += max(entry_header + entry_size, 48)  # of a damaged one, so that this ends
         place = end

@@ -162,7 +162,7 @@ class CompiledGraph:
         if self._session.config.fallback:
             self._graph.passes = [outcome.row() for outcome in outcomes]
             return partition.compile_parts(program, specs, self._session, metadata, self._graph)
-        result = compile_program(program, specs, self._session, metadata, outcomes)
+        result = compile_program(program, specs, self._session, metadata, outcomes, self._lifted.variables)
         self._graph.engines.append(result.file)
         self._graph.from_cache.append(result.from_cache)
         return CompiledModule(result.file, from_cache=result.from_cache, **self._session.config.runtime)

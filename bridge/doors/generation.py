@@ -1,7 +1,7 @@
 """Which operators of a model get generated plugins: those that the user marked, and on request all that lack one."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from torch._ops import OpOverload
@@ -99,6 +99,16 @@ def generate_unsupported(graph: Graph, session: Session) -> None:
     """
     check = _check(session.target, session.config.check_generated)
     graphs.generate(graph, session.target, _unsupported_body, _raise, session.selection, check)
+
+
+def generate_operators(graph: Graph, operators: Collection[OpOverload], session: Session) -> None:
+    """Has calls of these operators call generated ops.
+
+    UnsupportedOpError, BuildError: one cannot become a plugin.
+    """
+    check = _check(session.target, session.config.check_generated)
+    wanted: dict[Any, Body] = {each: body_of(each) or each for each in operators}
+    graphs.generate(graph, session.target, lambda node: wanted.get(node.target), _raise, session.selection, check)
 
 
 def _unsupported_body(node: Node) -> Body | None:

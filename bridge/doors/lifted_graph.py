@@ -46,6 +46,7 @@ class LiftedGraph:
     inputs: for each input of the module, its index among the graph's arguments. fakes: the same inputs as torch.compile
     traced them. weights: the index of each of the model's parameters and buffers, which are buffers of the module.
     outputs: for each result of the graph the index of the module's output, a SymbolicOutput, or ("literal", value).
+    variables: for each output of the module its name in the graph: a variable of the model's code, or an operator.
     """
 
     module: GraphModule
@@ -53,6 +54,7 @@ class LiftedGraph:
     fakes: list[Tensor] = field(default_factory=list)
     weights: dict[str, int] = field(default_factory=dict)
     outputs: list[Any] = field(default_factory=list)
+    variables: list[str] = field(default_factory=list)
 
     @property
     def returns_module_outputs(self) -> bool:
@@ -131,6 +133,7 @@ def _split_outputs(lifted: LiftedGraph, symbols: Mapping[sympy.Symbol, tuple[int
             tensors.append(result)
         else:
             lifted.outputs.append(("literal", example if isinstance(result, Node) else result))
+    lifted.variables = [tensor.name for tensor in tensors]
     # No dead code elimination: in-place writes have no users, and torch.export must see them.
     output.args = (tuple(tensors),)
 

@@ -1,6 +1,6 @@
-"""Model files: Python files that `bridge compile` takes a model from.
+"""Model files: Python files, and exported programs, that `bridge compile` takes a model from.
 
-A model file defines a function
+A Python file defines a function
 
     def bridge_model(argv: list[str]):
         return model, args, kwargs, dynamic_shapes
@@ -9,23 +9,35 @@ A model file defines a function
 `model` is a torch.nn.Module in eval mode or an ExportedProgram; `args` and `kwargs` are example arguments and
 `dynamic_shapes` is what torch.export takes. Trailing values may be left out, and `model` alone needs no tuple. The file
 may import its neighbours; code under `if __name__ == "__main__":` does not run.
+
+A file that ends in .pt2 is what torch.export.save wrote; its program has its own arguments, dtypes and dynamic shapes.
+Both kinds are code: compile only files whose authors you would let run programs here.
 """
 
 import importlib.util
+import json
 import sys
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bridge.errors import BridgeError
+import torch
+
+from bridge.base.text import did_you_mean, printable
+from bridge.base.third_party_output import silence_capture
+from bridge.core import libraries
+from bridge.errors import BridgeError, UnknownNameError
 
 FUNCTION = "bridge_model"
+PROGRAM = ".pt2"  # how the name of an exported program ends
+_DESCRIPTIONS = ("models/model.json", "serialized_exported_program.json")  # in such a file, of newer and older torch
 
 
 class ModelFileError(BridgeError):
-    """A model file is missing, does not run, or does not return what it should."""
+    """A model file does not run or load, or does not return what it should."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +51,15 @@ class Model:
 
 
 def load(spec: str, argv: Sequence[str]) -> Model:
-    """The model of "FILE.py" or "FILE.py:function", made for the flags `argv`.
+    """The model of "FILE.py" or "FILE.py:function", made for the flags `argv`; or of "FILE.pt2", which takes none.
 
     Raises:
-        ModelFileError: there is no such file or function, it fails, or it returns something else.
+        UnknownNameError: there is no such file, or flags are given to a program.
+        ModelFileError: there is no such function, it fails, or it returns something else; or the program does not load.
     """
     path, name = _split(spec)
+    if path.suffix == PROGRAM:
+        return Model(_program(path, argv))
     module = _import(path)
     function = getattr(module, name, None)
     if not callable(function):
@@ -67,7 +82,8 @@ def _split(spec: str) -> tuple[Path, str]:
     if not colon or Path(spec).is_file():
         path, name = spec, FUNCTION
     if not Path(path).is_file():
-        raise ModelFileError(f"there is no model file {path}")
+        files = (str(each) for ending in (".py", PROGRAM) for each in Path(path).parent.glob(f"*{ending}"))
+        raise UnknownNameError(f"there is no model file {path}{did_you_mean(files, path)}")
     return Path(path), name
 
 
@@ -84,6 +100,36 @@ def _import(path: Path) -> ModuleType:
     except Exception as error:
         raise ModelFileError(f"{path} does not run: {_error_text(error, path)}") from error
     return module
+
+
+def _program(path: Path, argv: Sequence[str]) -> torch.export.ExportedProgram:
+    """What torch.export.save wrote."""
+    if argv:
+        raise UnknownNameError(f"{path} is an exported program, which takes no flags: {' '.join(argv)}")
+    libraries.load_installed()  # whose ops it may hold
+    try:
+        with silence_capture():
+            return torch.export.load(path)
+    except Exception as error:  # of zip files, JSON, pickles and torch's schema
+        saved, here = _saving_torch(path), str(torch.__version__)
+        if saved is None:
+            reason, remedy = "it is damaged, or no file that torch.export.save wrote", "export the model again"
+        elif saved != here:
+            reason, remedy = f"torch {saved} wrote it, and this is {here}", "export the model again with this torch"
+        else:
+            reason, remedy = "it is damaged, or has operators that nothing here defines", "install their package"
+        text = printable(f"{type(error).__name__}: {error}")
+        raise ModelFileError(f"{path} does not load: {reason}; {remedy}. torch says: {text}") from error
+
+
+def _saving_torch(path: Path) -> str | None:
+    """The version of torch that saved a program, as its file says; None where it says none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            (name,) = (each for each in archive.namelist() if each.endswith(_DESCRIPTIONS))
+            return printable(str(json.loads(archive.read(name))["torch_version"]))
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        return None
 
 
 def _unpack(result: Any, what: str) -> Model:

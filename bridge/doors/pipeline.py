@@ -3,13 +3,13 @@
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch.export import ExportedProgram
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from bridge.base import log
 from bridge.base.package import __version__
@@ -26,7 +26,7 @@ from bridge.engine_file.contents import EngineFile, TensorSpec
 from bridge.errors import BuildError
 from bridge.generate import store
 from bridge.graph.assumptions import checking_lowering
-from bridge.graph.shape_profile import explaining_empty_inputs
+from bridge.graph.shape_profile import explaining_empty_inputs, symbolic_shapes
 from bridge.graph.torch_patches.input_guards import without_input_guards
 from bridge.graph.valid_names import with_valid_names
 from bridge.passes import Outcome, pass_names
@@ -45,7 +45,7 @@ from bridge.tensorrt.plugins.registration import register_plugins
 from bridge.tensorrt.plugins.requirements import check_targets, libraries_of, requirements
 
 # The settings that an engine depends on; the others affect only how it is called, cached or reported.
-_BUILD_SETTINGS = ("optimization_level", "workspace_size", "tf32", "generate")
+_BUILD_SETTINGS = ("optimization_level", "workspace_size", "tf32", "generate", "embed")
 
 
 @dataclass(frozen=True)
@@ -74,19 +74,21 @@ def compile_program(
     session: Session,
     metadata: Mapping[str, Any],
     outcomes: Sequence[Outcome] = (),
+    variables: Sequence[str] = (),
 ) -> BuildResult:
     """The engine of an exported program, from the cache or built. Call it within `session.converting()`.
 
     specs: of every tensor input, by placeholder. metadata: for the engine file. outcomes: of `rewrite`, for the engine
-    file; they are no part of the cache key.
+    file; they are no part of the cache key. variables: names of the results, where the program's structure has none.
     ExportError, UnsupportedOpError, BuildError: as bridge.compile has them.
     """
     program = with_marked_generated(program, session)
     tensors = {**program.state_dict, **program.constants, **_inner_graphs(program.graph_module)}
-    program_key = {"in_spec": str(program.call_spec.in_spec), "out_spec": str(program.call_spec.out_spec)}
+    specs_of_call = {"in_spec": str(program.call_spec.in_spec), "out_spec": str(program.call_spec.out_spec)}
+    program_key = {**specs_of_call, "variables": list(variables)}
     module = program.graph_module
     result = _get_or_build(
-        module, tensors, specs, session, metadata, program_key, lambda: _build(program, specs, session)
+        module, tensors, specs, session, metadata, program_key, lambda: _build(program, specs, session, variables)
     )
     rows = [outcome.row() for outcome in outcomes]
     return dataclasses.replace(
@@ -150,7 +152,7 @@ def _get_or_build(
         "metadata": dict(metadata),
         "target": session.target,
         "settings": {name: getattr(session.config, name) for name in _BUILD_SETTINGS},
-        "environment": build_environment(session.flavour, libraries_of(calls)),
+        "environment": build_environment(session.flavour, libraries_of(call.op for call in calls)),
     }
     try:
         with log.step("cache key"):
@@ -176,13 +178,15 @@ def _inner_graphs(module: GraphModule) -> dict[str, GraphModule]:
     return {name: inner for name, inner in module.named_modules() if name and isinstance(inner, GraphModule)}
 
 
-def _build(program: ExportedProgram, specs: Mapping[str, TensorSpec], session: Session) -> EngineFile:
+def _build(
+    program: ExportedProgram, specs: Mapping[str, TensorSpec], session: Session, variables: Sequence[str]
+) -> EngineFile:
     started = time.monotonic()
     take_errors(session.flavour)  # of earlier work
     module, settings = lowered_and_generated(program, specs, session)
     check_supported(module, session.flavour)
     inputs = {node.target: specs[node.target] for node in module.graph.find_nodes(op="placeholder") if node.users}
-    output_map, names = call_structure.flatten_outputs(module, program, list(inputs))
+    output_map, names = call_structure.flatten_outputs(module, program, list(inputs), variables)
     structure = call_structure.of_program(program, list(inputs), output_map)
     with explaining_empty_inputs(inputs):
         return _convert(module, inputs, names, structure, session, settings, started)
@@ -212,9 +216,11 @@ def _convert(
     """The engine file of a lowered graph. started: when the work on it began, by time.monotonic()."""
     conversion = _fill(module, inputs, outputs, session, settings)
     flavour, builder, network = session.flavour, conversion.builder, conversion.network
+    libraries = libraries_of(call.op for call in conversion.plugins)
+    embedded = [each.plugin_library() for each in libraries] if session.config.embed else []
     with log.step(f"build for {session.target}") as note:
         profile = conversion.filled.profile
-        engine = build.build_engine(flavour, builder, network, profile, session.target, session.config)
+        engine = build.build_engine(flavour, builder, network, profile, session.target, session.config, embedded)
         note(f"{len(engine):,} bytes")
     return EngineFile(
         engine=engine,
@@ -231,13 +237,22 @@ def _convert(
         metadata={
             "arguments": structure.arguments,
             "input_map": structure.input_map,
+            "extents": symbolic_shapes(_named_nodes(module, inputs, outputs)),
             "nodes": conversion.filled.nodes,
             "lowerings": [asdict(choice) for choice in conversion.choices],
-            "libraries": [asdict(each) for each in requirements(libraries_of(conversion.plugins))],
+            "libraries": [asdict(each) for each in requirements(libraries)],
+            "embedded": bool(embedded),
             "generated": store.summaries((call.op for call in conversion.plugins), session.target),
             "build_seconds": round(time.monotonic() - started, 3),
         },
     )
+
+
+def _named_nodes(module: GraphModule, inputs: Iterable[str], outputs: Sequence[str]) -> dict[str, Node]:
+    """The nodes of an engine's inputs and outputs."""
+    placeholders = {str(node.target): node for node in module.graph.find_nodes(op="placeholder")}
+    results = module.graph.output_node().args[0]
+    return {name: placeholders[name] for name in inputs} | dict(zip(outputs, results, strict=True))  # type: ignore[arg-type]
 
 
 def _fill(
@@ -249,8 +264,9 @@ def _fill(
     native_nodes = frozenset(choice.node for choice in choices if choice.lowering == NATIVE)
     plugins = [call for call in calls if call.name not in native_nodes]
     with log.step("conversion") as note:
-        check_targets(plugins, session.target)
-        register_plugins(flavour.trt(), libraries_of(plugins))
+        ops = [call.op for call in plugins]
+        check_targets(ops, session.target)
+        register_plugins(flavour.trt(), libraries_of(ops))
         builder, network = build.create_network(flavour)
         named = {call.name: call for call in calls}
         conversion = Conversion(plugins_for(flavour, network, plugins), named, native=native_nodes)

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from bridge.base.text import printable, printable_lines
 from bridge.engine_file.contents import EngineFile
+from bridge.engine_file.output_names import names_of, output_names
 from bridge.engine_file.pytrees import Tree, of_spec, to_spec
 from bridge.errors import EngineError, EngineInputError, ExportError
 
@@ -141,10 +142,11 @@ def of_program(program: ExportedProgram, inputs: Sequence[str], output_map: list
         if spec.kind.name == "USER_INPUT":
             literal = isinstance(spec.arg, torch.export.graph_signature.ConstantArgument)
             entries.append({"literal": spec.arg.value} if literal else places.get(spec.arg.name, UNUSED))
-    return CallStructure(of_spec(in_spec), of_spec(out_spec), _argument_names(program, in_spec), entries, output_map)
+    return CallStructure(of_spec(in_spec), of_spec(out_spec), argument_names(program, in_spec), entries, output_map)
 
 
-def _argument_names(program: ExportedProgram, in_spec: pytree.TreeSpec) -> list[str]:
+def argument_names(program: ExportedProgram, in_spec: pytree.TreeSpec) -> list[str]:
+    """The names of the arguments of a call, positional ones first. ExportError: one is no identifier."""
     args, kwargs = in_spec.children()
     signature = program.module_call_graph[0].signature
     names = signature.forward_arg_names if signature is not None else None
@@ -156,14 +158,18 @@ def _argument_names(program: ExportedProgram, in_spec: pytree.TreeSpec) -> list[
     return every
 
 
-def flatten_outputs(module: GraphModule, program: ExportedProgram, taken: Sequence[str]) -> tuple[list[Any], list[str]]:
+def flatten_outputs(
+    module: GraphModule, program: ExportedProgram, taken: Sequence[str], variables: Sequence[str] = ()
+) -> tuple[list[Any], list[str]]:
     """Removes duplicate results from the graph; returns the output map and the names of the engine's outputs.
 
+    variables: what the model calls the results, where their structure does not say it. taken: names of inputs.
     ExportError: the model returns a number that depends on shapes.
     """
     output = module.graph.output_node()
     leaves: list[Any] = list(output.args[0])  # type: ignore[arg-type]
-    names = output_names(program.call_spec.out_spec, taken)
+    paths = [(name,) for name in variables]
+    names = names_of(paths, taken) if paths else output_names(program.call_spec.out_spec, taken)
     distinct: dict[Node, str] = {}
     for leaf, name in zip(leaves, names, strict=True):
         if isinstance(leaf, Node):
@@ -175,31 +181,6 @@ def flatten_outputs(module: GraphModule, program: ExportedProgram, taken: Sequen
     output.args = (tuple(distinct),)
     places = {node: index for index, node in enumerate(distinct)}
     return [places[leaf] if isinstance(leaf, Node) else {"literal": leaf} for leaf in leaves], list(distinct.values())
-
-
-def output_names(out_spec: pytree.TreeSpec, taken: Sequence[str]) -> list[str]:
-    """A name for every leaf of a result: its keys, as in "logits" or "boxes_0", else "output0"; none is `taken`."""
-    used, names = set(taken), []
-    for index, path in enumerate(_paths(out_spec)):
-        parts = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in path]
-        joined = "_".join(parts)
-        keyed = any(part and not part.isdigit() for part in parts) and joined.isprintable()
-        name = joined if keyed and len(joined) <= _LONGEST_NAME else f"output{index}"
-        name = f"output{name}" if name[0].isdigit() else name
-        while name in used:
-            name = f"{name}_output"
-        used.add(name)
-        names.append(name)
-    return names
-
-
-def _paths(spec: pytree.TreeSpec) -> list[Any]:
-    """The path of keys to each leaf; empty paths where a class was registered without them."""
-    try:
-        dummy = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
-        return [path for path, _ in pytree.tree_flatten_with_path(dummy)[0]]
-    except ValueError:
-        return [()] * spec.num_leaves
 
 
 def _result(entry: Any, inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:

@@ -5,6 +5,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from bridge.base.text import printable
 from bridge.engine.call_structure import CallStructure
 from bridge.engine.node_table import plugin_counts
 from bridge.engine_file.contents import EngineFile, OutputSpec, TensorSpec
+from bridge.export.formats import Options, export
 
 
 class CompiledModule:
@@ -98,6 +100,15 @@ class CompiledModule:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the engine and its description to one file, for `bridge.load`."""
         self.file.save(path)
+
+    def export(
+        self, path: str | os.PathLike[str], to: str = "folder", *, force: bool = False, options: Options | None = None
+    ) -> list[Path]:
+        """Writes a folder for machines without bridge, and returns its files; see `bridge.export.formats.export`.
+
+        to: "plan", the engine as TensorRT serialised it, or "folder", the plan with all that running it takes.
+        """
+        return export(self.file, path, to, force=force, options=options)
 
     def explain(self, *, nodes: bool = False, layers: bool = False) -> str:
         """What is in the engine, for reading; `nodes` adds where each node of the graph went, `layers` every layer."""

@@ -39,7 +39,7 @@ def modules(file: EngineFile) -> list[dict[str, Any]]:
 def modules_text(file: EngineFile) -> str:
     """The modules as text; "" where the file has no nodes."""
     rows = [_cells(row) for row in modules(file)]
-    return columns([(f"modules: {len(rows)}", *_COUNTS), *rows], indent=0) if rows else ""
+    return columns([(f"modules: {len(rows)}", *_COUNTS), *rows], indent=0, heading=True) if rows else ""
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
@@ -58,7 +58,7 @@ def nodes_text(file: EngineFile) -> str:
         (f"  {node['name']}", node["op"], node["module"], _kinds_text(node["layers"], kinds))
         for node in _listed(listed)
     ]
-    return columns([(f"nodes: {len(rows)}", "operator", "module", "layers"), *rows], indent=0)
+    return columns([(f"nodes: {len(rows)}", "operator", "module", "layers"), *rows], indent=0, heading=True)
 
 
 def layer_kind(layer: Mapping[str, Any]) -> str:

@@ -48,10 +48,12 @@ _METADATA: dict[str, checks.Check] = {
     "cache_key": checks.name,
     "arguments": checks.sequence(checks.name),
     "input_map": checks.of(list),
+    "extents": checks.mapping(checks.sequence(checks.scalar, _MOST_DIMENSIONS)),
     "nodes": checks.sequence(checks.record(_NODE)),
     "lowerings": checks.sequence(checks.record(_LOWERING)),
     "passes": checks.sequence(checks.record(_PASS)),
     "generated": checks.sequence(generated_rows.check),
+    "embedded": checks.flag,
     "libraries": checks.sequence(checks.record(dict.fromkeys(("namespace", "file", "sha256", "origin"), checks.name))),
 }
 
@@ -129,6 +131,11 @@ class EngineFile:
         checks.record({}, _METADATA)(self.metadata, "metadata")
         if "input_map" in self.metadata:
             _check_arguments(self.metadata, self.in_spec, len(self.inputs))
+
+    @property
+    def embeds_libraries(self) -> bool:
+        """Whether the engine holds the plugin libraries that it needs."""
+        return bool(self.metadata.get("embedded", False))
 
     def save(self, path: str | os.PathLike[str], private: bool = False) -> None:
         """Writes the file atomically: an existing file at `path` stays until the new one is complete.

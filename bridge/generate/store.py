@@ -4,7 +4,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from bridge.base import cache_folder
+from bridge.core import libraries
+from bridge.core.library import GENERATED, Library
 from bridge.core.op import OPS, Op
+from bridge.core.signature import namespace_of
 from bridge.errors import LibraryError
 from bridge.generate import folders, summary
 from bridge.generate.generated_op import GeneratedOp, define
@@ -23,6 +26,11 @@ def restore(name: str, target: str | None) -> None:
     if found and row:
         tensors = [each["name"] for each in row["inputs"]]
         define(name, row["operator"], tensors, len(row["outputs"]), found.path, None)
+
+
+def library_of(name: str) -> Library:
+    """The library with the plugin of an op, by its key in OPS. LibraryError: there is none."""
+    return OPS[name].library if name in GENERATED & OPS.keys() else libraries.library(namespace_of(name))
 
 
 def summaries(ops: Iterable[Op], target: str) -> list[dict[str, Any]]:

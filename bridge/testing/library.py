@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bridge.base.text import listing
 from bridge.core import libraries
 from bridge.core.library import Library, check_schemas
 from bridge.core.op import Op
+from bridge.errors import UnknownNameError
 from bridge.testing.checks import CHECKS, Case, Check, Skipped
 from bridge.testing.report import FAILED, PASSED, SKIPPED, LibraryCheckError, LibraryReport, Result
 from bridge.testing.samples import Sample, sample_module, samples_of
@@ -41,7 +43,7 @@ def check_library(
     Raises:
         LibraryCheckError: a check failed; its message is the report, which it has as `report`.
         LibraryError: there is no such library.
-        ValueError: the library has no op of a name.
+        UnknownNameError: the library has no op of a name.
     """
     library = libraries.library(library) if isinstance(library, str) else library
     report = LibraryReport(library.namespace, library.origin)
@@ -58,12 +60,15 @@ def check_library(
 
 
 def op_names(library: Library, names: Sequence[str] = ()) -> list[str]:
-    """The ops of a library, without their namespace; of them those named. ValueError: it has no op of a name."""
+    """The ops of a library, without their namespace; of them those named.
+
+    UnknownNameError: it has no op of a name.
+    """
     wanted = [name.removeprefix(f"{library.namespace}::") for name in names]
     for name in wanted:
         if name not in library.ops:
-            known = ", ".join(sorted(library.ops)) or "none"
-            raise ValueError(f"no op of {library.namespace} is called {name!r}; there are {known}")
+            known = listing(sorted(library.ops), name)
+            raise UnknownNameError(f"no op of {library.namespace} is called {name!r}; there are {known}")
     return wanted or sorted(library.ops)
 
 

@@ -49,7 +49,7 @@ class Job:
         return {library.variable: str(path.parent)} if path else {}
 
     def chosen(self) -> list[Op]:
-        """The ops. LibraryError, ValueError: there is no such library, or op."""
+        """The ops. LibraryError, UnknownNameError: there is no such library, or op."""
         library = libraries.library(self.namespace)
         return [library.ops[name] for name in op_names(library, self.ops)]
 

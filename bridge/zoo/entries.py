@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import bridge
-from bridge.errors import BridgeError
+from bridge.base.text import listing
+from bridge.errors import BridgeError, UnknownNameError
 
 TABLE = "ZOO"
 _KEYS = {"small", "full", "part", "about", "rank", "unordered"}
@@ -62,15 +63,19 @@ def folder() -> Path:
 
 
 def find(scripts: Path, texts: Sequence[str] = ("",)) -> list[Entry]:
-    """The entries whose name contains one of `texts`, by rank. ZooError: there is none."""
+    """The entries whose name contains one of `texts`, by rank.
+
+    UnknownNameError: there is none. ZooError: the folder has no entry at all.
+    """
     entries = [entry for path in sorted(scripts.glob("*.py")) for entry in of_script(path)]
     chosen = sorted(
         (entry for entry in entries if any(text in entry.name for text in texts)), key=lambda entry: entry.rank
     )
+    if not entries:
+        raise ZooError(f"no script in {scripts} has a list {TABLE}")
     if not chosen:
-        available = ", ".join(entry.name for entry in entries) or f"no script in {scripts} has a list {TABLE}"
-        patterns = " or ".join(map(repr, texts))
-        raise ZooError(f"no model's name holds {patterns}; there are {available}" if entries else available)
+        known = listing([entry.name for entry in entries], texts[0])
+        raise UnknownNameError(f"no model's name holds {' or '.join(map(repr, texts))}; there are {known}")
     return chosen
 
 

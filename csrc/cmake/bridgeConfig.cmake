@@ -26,8 +26,9 @@ function(_bridge_setting name default)
   endif()
 endfunction()
 
-# 120 without a suffix adds PTX, for later GPUs.
-_bridge_setting(BRIDGE_CUDA_ARCHITECTURES "80-real;86-real;89-real;90a-real;120")
+# 120 without a suffix adds PTX, for later GPUs. Code for 8.6 does not run on 8.7 (Orin), nor for 10.0 on 11.0 (Thor):
+# these GPUs of Jetson modules are beside no x86 processor, and nvcc knows 11.0 since CUDA 13.
+_bridge_setting(BRIDGE_CUDA_ARCHITECTURES "75-real;80-real;86-real;89-real;90a-real;120")
 _bridge_setting(BRIDGE_TORCH ON)
 _bridge_setting(BRIDGE_WERROR OFF)
 

@@ -45,13 +45,15 @@ cudaError_t ready(cudaKernel_t kernel, Build const& build) {
 
 bool Kernel::runs_here() const { return build_for(current_device().capability) != nullptr; }
 
-// As the driver chooses: the greatest capability of the same generation that is not above the device's. Triton's code
-// for 9.0 and later is for exactly those.
+// As the driver chooses: the greatest capability of the same generation that is not above the device's. Code for Jetson
+// Orin's 8.7 is for that alone, and Triton's for 9.0 and later is for exactly those.
 Build const* Kernel::build_for(int capability) const {
+  constexpr int kOrin = 87;
   Build const* found = nullptr;
   for (Build const& build : builds_) {
-    bool const runs = build.capability < 90 ? build.capability / 10 == capability / 10 && build.capability <= capability
-                                            : build.capability == capability;
+    bool const exact = build.capability >= 90 || build.capability == kOrin || capability == kOrin;
+    bool const runs = exact ? build.capability == capability
+                            : build.capability / 10 == capability / 10 && build.capability <= capability;
     if (runs && (!found || found->capability < build.capability)) found = &build;
   }
   return found;

@@ -12,6 +12,8 @@ import bridge
 from bridge.engine_file.contents import EngineFile
 from bridge.errors import BuildError
 
+SM86 = ("--target", "sm86")
+
 
 def test_compile(capsys, model, builder, tmp_path):
     output = tmp_path / "out.engine"
@@ -36,9 +38,9 @@ def test_compile_with_a_lowering(capsys, model, builder, tmp_path):
     assert "1 relu  native  requested" in run(capsys, "explain", output)[1]
 
 
-def test_tuning_needs_a_gpu(capsys, model, monkeypatch):
+def test_tuning_needs_a_gpu(capsys, model, builder, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    code, out, err = run(capsys, "compile", model, "--tune", "-q")
+    code, out, err = run(capsys, "compile", model, "--tune", "-q", *SM86)
     assert (code, out) == (7, "") and "no CUDA GPU here to measure on" in err
 
 
@@ -99,13 +101,13 @@ def test_compile_with_an_operator_that_has_no_converter(capsys, builder, tmp_pat
         ),
     ],
 )
-def test_functions_that_return_no_model(capsys, model, function, words):
-    code, out, err = run(capsys, "compile", f"{model}:{function}", "-q", "--weights", "w.pt", "--", "-x")
+def test_functions_that_return_no_model(capsys, model, builder, function, words):
+    code, out, err = run(capsys, "compile", f"{model}:{function}", "-q", *SM86, "--weights", "w.pt", "--", "-x")
     assert (code, out) == (1, "")
     assert words in err
 
 
-def test_a_function_that_returns_the_model_alone(capsys, model, monkeypatch):
+def test_a_function_that_returns_the_model_alone(capsys, model, builder, monkeypatch):
     given = {}
 
     def record(*args, **settings):
@@ -113,12 +115,12 @@ def test_a_function_that_returns_the_model_alone(capsys, model, monkeypatch):
         raise BuildError("enough")
 
     monkeypatch.setattr(bridge, "compile", record)
-    run(capsys, "compile", f"{model}:bare", "-q")
+    run(capsys, "compile", f"{model}:bare", "-q", *SM86)
     assert given["args"][1:] == ((), {})
 
 
-def test_flags_that_the_model_does_not_know(capsys, model):
-    code, _, err = run(capsys, "compile", model, "-q", "--", "--nonsense")
+def test_flags_that_the_model_does_not_know(capsys, model, builder):
+    code, _, err = run(capsys, "compile", model, "-q", *SM86, "--", "--nonsense")
     assert code == 2
     assert "net: error: unrecognized arguments: --nonsense" in err
 
@@ -126,17 +128,15 @@ def test_flags_that_the_model_does_not_know(capsys, model):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("none.py", None, "there is no model file"),
         ("a.py", "import nothing_of_this_name", "does not run: ModuleNotFoundError: No module named 'nothing_of_this"),
         ("a.py", "x = 1\n\n1 / 0\n", "does not run: ZeroDivisionError: division by zero (line 3)"),
         ("a.py", "def f(:\n", "does not run: SyntaxError"),
         ("a.txt", "", "is no Python file; its name must end in .py"),
     ],
 )
-def test_files_that_hold_no_model(capsys, tmp_path, name, content, words):
-    if content is not None:
-        (tmp_path / name).write_text(content)
-    code, out, err = run(capsys, "compile", tmp_path / name, "-q")
+def test_files_that_hold_no_model(capsys, tmp_path, builder, name, content, words):
+    (tmp_path / name).write_text(content)
+    code, out, err = run(capsys, "compile", tmp_path / name, "-q", *SM86)
     assert (code, out) == (1, "")
     assert words in err
 
@@ -147,14 +147,14 @@ def test_a_folder_for_the_output_that_is_not_there(capsys, model, tmp_path):
     assert "there is no folder" in err
 
 
-def test_interrupted(capsys, model):
-    assert run(capsys, "compile", f"{model}:interrupts", "-q") == (130, "", "bridge: interrupted\n")
+def test_interrupted(capsys, model, builder):
+    assert run(capsys, "compile", f"{model}:interrupts", "-q", *SM86) == (130, "", "bridge: interrupted\n")
 
 
-def test_interrupted_by_a_signal(tmp_path):
+def test_interrupted_by_a_signal(tmp_path, builder):
     path = tmp_path / "slow.py"
     path.write_text("import time\nopen('started', 'w').close()\ntime.sleep(60)\n")
-    process = start("compile", path, cwd=tmp_path, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    process = start("compile", path, *SM86, cwd=tmp_path, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
     deadline = time.monotonic() + 60
     while not (tmp_path / "started").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -1,40 +1,16 @@
 """The module that starts the `bridge` command: what it answers without torch, and what it hands over."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command_runs import run_outside
 
 import bridge
 from bridge import cli
 from bridge.cli import command
 from bridge.errors import LibraryError
 from bridge.toolchain import tools
-
-# Loads the file as the module that a wheel installs beside the package.
-OUTSIDE = """
-import contextlib, importlib.util, io, json, sys
-spec = importlib.util.spec_from_file_location("bridge_command", sys.argv[1])
-module = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
-out, code = io.StringIO(), None
-with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-    try:
-        code = module.main(sys.argv[2:])
-    except SystemExit as exit:
-        code = exit.code
-print(json.dumps([code, out.getvalue(), "torch" in sys.modules, "bridge" in sys.modules]))
-"""
-
-
-def run(*arguments):
-    done = subprocess.run(
-        [sys.executable, "-c", OUTSIDE, command.__file__, *arguments], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize(
@@ -48,19 +24,19 @@ def run(*arguments):
     ],
 )
 def test_what_names_no_command_is_answered_without_torch(arguments, code, text):
-    result, printed, torch, package = run(*arguments)
+    result, printed, torch, package = run_outside(*arguments)
     assert result == code and text in printed
     assert not torch and not package
 
 
 def test_a_command_is_handed_to_the_package():
-    result, printed, torch, package = run("ops", "relu", "--json")
+    result, printed, torch, package = run_outside("ops", "relu", "--json")
     assert (result, torch, package) == (0, True, True)
     assert json.loads(printed)[0]["name"] == "relu"
 
 
 def test_the_cmake_package_is_printed_without_torch():
-    result, printed, torch, package = run("cmake-dir")
+    result, printed, torch, package = run_outside("cmake-dir")
     assert not torch and not package
     try:
         assert (result, printed) == (0, f"{tools.cmake_package()}\n")

@@ -20,6 +20,10 @@ from bridge.errors import LibraryError
         ([DeviceCode(90, False, True)], "sm90", True),
         ([DeviceCode(90, True, True)], "sm100", False),
         ([DeviceCode(80, False), DeviceCode(120, False)], "sm121", True),
+        ([DeviceCode(80, False), DeviceCode(86, False)], "sm87", False),
+        ([DeviceCode(87, False)], "sm87", True),
+        ([DeviceCode(87, False)], "sm89", False),
+        ([DeviceCode(80, True)], "sm87", True),
         ([], "sm80", True),
     ],
 )
@@ -32,6 +36,27 @@ def test_what_is_no_library_holds_no_known_code(tmp_path):
         path = tmp_path / f"{len(content)}.so"
         path.write_bytes(content)
         assert device_codes(path) == ()
+
+
+@pytest.mark.parametrize("damaged", [slice(6, 16), slice(20, 32)], ids=["a fat binary", "an entry of one"])
+def test_lengths_of_nothing_end(damaged, tmp_path):
+    """As long as the test lasts; a file may say anything."""
+    library = LIBRARIES["bridge"].find("plugins")
+    if library is None:
+        pytest.skip("needs bridge's native libraries")
+    content = bytearray(library.read_bytes())
+    start = content.find(b"\x50\xed\x55\xba")
+    content[start + damaged.start : start + damaged.stop] = bytes(damaged.stop - damaged.start)
+    (tmp_path / "damaged.so").write_bytes(content)
+    assert set(device_codes(tmp_path / "damaged.so")) <= set(device_codes(library))
+
+
+def test_a_table_of_sections_that_is_not_there(tmp_path):
+    content = bytearray(200)
+    content[:5] = b"\x7fELF\x02"
+    content[0x3A:0x40] = (64).to_bytes(2, "little") + (1).to_bytes(2, "little") + (9).to_bytes(2, "little")
+    (tmp_path / "damaged.so").write_bytes(content)
+    assert device_codes(tmp_path / "damaged.so") == ()
 
 
 def test_bridges_own_library_holds_code():

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,9 +50,10 @@ def converter(function, target=SINH, **settings):
 
 
 def module(tmp_path, text, name="acme_converters"):
-    """A module of the user's."""
+    """A module of the user's, as its text is now: Python takes cached bytecode for a file changed within its second."""
     path = tmp_path / f"{name}.py"
     path.write_text(text)
+    Path(importlib.util.cache_from_source(path)).unlink(missing_ok=True)
     spec = importlib.util.spec_from_file_location(name, path)
     found = importlib.util.module_from_spec(spec)
     sys.modules[name] = found

@@ -180,18 +180,6 @@ def test_errors_show_no_control_characters_of_contexts():
         assert "\\u001b[2J" in str(caught.value) and "\x1b" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("result", "names"),
-    [
-        ({"": 0}, ["output0"]),
-        ({"a\x1b[2J": 0, "b": 0}, ["output0", "b"]),
-        ({"1": 0, "x": {"2": 0}}, ["output0", "x_2"]),
-    ],
-)
-def test_outputs_have_names_that_can_be_printed(result, names):
-    assert call_structure.output_names(pytree.tree_structure(result), []) == names
-
-
 def test_a_literal_that_is_not_a_number_equals_itself():
     made = call_structure.CallStructure(
         pytrees.of_spec(pytree.tree_structure(((0, 0), {}))),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx_files
 import own_ops
 import pytest
 import torch
@@ -91,6 +92,15 @@ def test_the_model_is_one_engine_through_torch_tensorrt(models, name):
         module = torch_tensorrt.dynamo.compile(program, arg_inputs=(x,), min_block_size=1)
     assert len(engines) == 1
     assert names(each["op"] for each in door.layers_of(module) if each["type"] == "PLUGIN_V3") == PLUGINS[name]
+
+
+def test_the_model_as_an_onnx_file(models, tmp_path):
+    pytest.importorskip("onnxscript")
+    model, x = models["acme_norm"]
+    file = bridge.export_onnx(model, (x,), dynamic_shapes=SIZES, path=tmp_path / "net.onnx", target="sm86")
+    assert names(file.plugins) == ["gated_rms_norm"] and len(file.libraries) == 1
+    assert len(onnx_files.Imported(file).plugins) == 1
+    onnx_files.assert_equal_to(model, file.path, (torch.randn(3, 17, 8),))
 
 
 def test_a_library_is_built_once(models, shared_cache):

@@ -9,6 +9,7 @@ import bridge
 from bridge.errors import ExportError
 from bridge.graph.capture import export
 from bridge.graph.valid_names import with_valid_names
+from bridge.passes import rewrite
 
 NAMES = ["class", 'a"b', "a'b", "a\\b", "a\nb", "größe 1"]
 X = torch.linspace(-3, 9, 8).reshape(2, 4)
@@ -60,6 +61,16 @@ def test_modules_by_torch_compile(name):
 def test_what_code_can_hold_stays_as_it_is():
     program = export(nn.Sequential(nn.Linear(4, 4)).eval(), (X,), {}, None)
     assert with_valid_names(program) is program
+
+
+def test_an_argument_called_like_a_function_of_python():
+    class Model(nn.Module):
+        def forward(self, input):
+            return nn.functional.leaky_relu(input, 0.1).clamp(max=6)
+
+    program, outcomes = rewrite(export(Model().eval(), (X,), {}, None), ["relu"])
+    assert [outcome.replaced for outcome in outcomes] == [True]
+    torch.testing.assert_close(program.module()(X), Model()(X))
 
 
 def test_names_that_would_become_one():

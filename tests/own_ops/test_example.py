@@ -6,6 +6,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import onnx_files
 import pytest
 import torch
 from oracle import ahead, interpreted, just_in_time
@@ -85,6 +86,16 @@ def test_engines_compute_what_the_model_computes(net):
         torch.testing.assert_close(jit(*IMAGES), net(*IMAGES), rtol=1e-3, atol=1e-3)
         assert len(bridge.report(jit).engines) == 1
     torch._dynamo.reset()
+
+
+@needs_torch_tensorrt
+def test_the_model_as_an_onnx_file(net, engine_file, tmp_path):
+    pytest.importorskip("onnxscript")
+    file = bridge.export_onnx(net, IMAGES, dynamic_shapes=DYNAMIC, path=tmp_path / "flow.onnx", target="sm86")
+    assert file.plugins == {"acme::corr": 1} and [path.name for path in file.libraries] == ["libacme_plugins.so"]
+    assert onnx_files.plugin_nodes(file.path) == onnx_files.plugin_layers(EngineFile.load(engine_file))
+    assert len(onnx_files.Imported(file).plugins) == 1
+    onnx_files.assert_equal_to(net, file.path, [torch.randn(3, 3, 32, 40) for _ in range(2)])
 
 
 @needs_torch_tensorrt

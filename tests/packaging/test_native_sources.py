@@ -16,6 +16,7 @@ MAY_INCLUDE = {
     "ops": ("core", "kernels"),
     "hosts/torch": ("core",),
     "hosts/tensorrt": ("core",),
+    "hosts/autoload": ("hosts/tensorrt",),
 }
 HOSTS = re.compile(r"#include <(torch|Nv)")
 

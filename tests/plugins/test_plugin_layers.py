@@ -10,7 +10,9 @@ import fresh_process
 import numpy
 import pytest
 import torch
+from own_ops import forgotten
 
+import bridge
 from bridge.core import libraries
 from bridge.core.library import LIBRARIES
 from bridge.core.op import OPS
@@ -32,6 +34,20 @@ def rtx():
     found = flavour.detect("tensorrt_rtx")
     register_plugins(found.trt(), [LIBRARIES["bridge"]])
     return found
+
+
+@needs_rtx
+def test_an_op_called_like_an_operator_of_onnx(rtx):
+    with forgotten():
+
+        @bridge.op("acme::Softmax")
+        def softmax(x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        call = Call("softmax", OPS["acme::Softmax"], ((HALF, (2, 3)),), (HALF,), {})
+        _builder, network = build.create_network(rtx)
+        with pytest.raises(BuildError, match="takes acme::Softmax for an operator of ONNX"):
+            SeededPlugins(rtx, network, [call])
 
 
 def deform_call(name, present=("x", "offset", "weight", "mask")):

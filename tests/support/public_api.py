@@ -1,6 +1,6 @@
 """Lists what users of bridge rely on, one line each: names, signatures, exceptions, commands and flags.
 
-    python tests/support/public_api.py    writes tests/support/public_api.txt
+    python tests/support/public_api.py    writes tests/support/public_api.txt, and bridge/cli/flags.jsonl
 
 Types appear without the modules that they are defined in: those may move.
 """
@@ -8,6 +8,7 @@ Types appear without the modules that they are defined in: those may move.
 import argparse
 import dataclasses
 import inspect
+import json
 import re
 import typing
 from collections.abc import Callable, Iterator
@@ -18,8 +19,13 @@ from unittest import mock
 import bridge
 import bridge.testing
 from bridge import cli, errors, native
+from bridge.cli import command
+from bridge.core.op import written
 
 RECORD = Path(__file__).with_suffix(".txt")
+FLAGS = Path(bridge.__file__).parent / command.FLAGS
+_RECORDED_ELSEWHERE = {"help", "debug", "command", "shell"}  # in bridge/cli/command.py
+_FILES = {"FOLDER": "folder", "DIR": "folder", "FILE": "file", "MODEL": "file"}  # by what a metavar begins with
 
 
 def lines() -> list[str]:
@@ -39,7 +45,7 @@ def _package() -> Iterator[str]:
 
 def _classes() -> Iterator[str]:
     """Public classes, and bridge's dataclasses in the types of their attributes."""
-    pending = [bridge.CompiledModule, bridge.Config, bridge.Report, bridge.Tuning]
+    pending = [bridge.CompiledModule, bridge.Config, bridge.OnnxFile, bridge.Report, bridge.Tuning]
     seen = set(pending)
     while pending:
         cls = pending.pop(0)
@@ -131,5 +137,43 @@ def _commands(parser: argparse.ArgumentParser, command: str = "bridge") -> Itera
             yield f"{command} {names}{takes}{choices}{default}"
 
 
+def flags() -> str:
+    """The arguments of every command, for `bridge completion`, which cannot import what adds them; JSON, one a line."""
+    _, commands = command.parser(bridge.__version__)
+    for name, (add, *_) in cli._COMMANDS.items():
+        add(commands[name])
+    rows = (row for name, each in commands.items() for row in _arguments(name, each))
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _arguments(name: str, parser: argparse.ArgumentParser) -> Iterator[dict[str, Any]]:
+    """A row for each argument; for each command within it a row, and those of its arguments."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for choice, inner in zip(action._choices_actions, action.choices.values(), strict=True):
+                path = f"{name} {choice.dest}"
+                yield {"command": path, "help": choice.help, "metavar": action.metavar}
+                yield from _arguments(path, inner)
+        elif action.dest not in _RECORDED_ELSEWHERE:
+            kinds = [kind for word, kind in _FILES.items() if str(action.metavar).startswith(word)]
+            yield {
+                "command": name,
+                "flags": action.option_strings,
+                "dest": action.dest,
+                "settings": _settings(action),
+                "completes": kinds[0] if kinds else None,
+            }
+
+
+def _settings(action: argparse.Action) -> dict[str, Any]:
+    """What add_argument takes."""
+    if action.nargs == 0:
+        return {"help": action.help, "action": "store_true"}
+    choices = written() if action.metavar == "OP" else action.choices
+    known = {"nargs": action.nargs, "metavar": action.metavar, "choices": choices and sorted(map(str, choices))}
+    return {"help": action.help} | {name: value for name, value in known.items() if value is not None}
+
+
 if __name__ == "__main__":
     RECORD.write_text("\n".join(lines()) + "\n")
+    FLAGS.write_text(flags())

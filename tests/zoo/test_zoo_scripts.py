@@ -8,6 +8,7 @@ import pytest
 from zoo_models import needs_models, script
 
 from bridge import cli
+from bridge.errors import BridgeError
 from bridge.zoo import entries, run
 from bridge.zoo.measuring_lock import MeasuringLock
 
@@ -32,7 +33,7 @@ def test_scripts_are_read_and_not_run(tmp_path):
 )
 def test_tables_that_are_none(tmp_path, text, message):
     script(tmp_path, "a", text)
-    with pytest.raises(entries.ZooError, match=message):
+    with pytest.raises(BridgeError, match=message):
         entries.find(tmp_path, ["nothing" if "holds" in message else ""])
 
 
@@ -111,6 +112,6 @@ def test_command_line(capsys):
     assert f"scripts in {entries.folder()}" in captured.err
     lines = captured.out.splitlines()
     assert [line.partition(":")[0] for line in lines] == ["deformable_detr", "rt_detr"] and "--hidden 32" in lines[0]
-    assert cli.main(["zoo", "--filter", "nothing"]) == 1
+    assert cli.main(["zoo", "--filter", "nothing"]) == 2
     assert "no model's name holds 'nothing'" in capsys.readouterr().err
     assert cli.main(["zoo", "--models", os.devnull]) == 1

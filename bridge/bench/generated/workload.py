@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.export import Dim
 
+from bridge.base.text import listing
 from bridge.bench.generated import formulas
 from bridge.bench.workload import DTYPES
+from bridge.errors import UnknownNameError
 
 TRITON, INDUCTOR = "triton", "inductor"
 TUNED = "tuned"
@@ -85,10 +87,10 @@ _OPERATORS: dict[str, Any] = {}
 
 
 def select(texts: Sequence[str]) -> list[Workload]:
-    """The workloads whose names hold one of these texts; all if there are none. ValueError: no name holds one."""
+    """The workloads whose names hold one of these texts; all if there are none. UnknownNameError: no name holds one."""
     known = list(workloads())
     for text in texts:
         if not any(text in each.name for each in known):
-            names = "; ".join(dict.fromkeys(each.name for each in known))
-            raise ValueError(f"no generated workload's name holds {text!r}; there are {names}")
+            names = listing(dict.fromkeys(each.name for each in known), text, "; ")
+            raise UnknownNameError(f"no generated workload's name holds {text!r}; there are {names}")
     return [each for each in known if not texts or any(text in each.name for text in texts)]

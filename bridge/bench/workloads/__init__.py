@@ -9,10 +9,12 @@ from collections.abc import Iterable, Sequence
 from types import ModuleType
 
 from bridge.base.modules import module_beside, modules_of
+from bridge.base.text import listing
 from bridge.bench.workload import Workload
 from bridge.core import libraries
 from bridge.core.op import OPS
 from bridge.core.signature import NAMESPACE
+from bridge.errors import UnknownNameError
 
 
 def modules(namespace: str = NAMESPACE) -> list[ModuleType]:
@@ -52,17 +54,18 @@ def select(
 
     ops: with their namespace or without it. known: all that there are.
 
-    ValueError: an op or a name that no workload has.
+    UnknownNameError: an op or a name that no workload has.
     """
     ops, names = list(ops), list(names)
     measured = {workload.op for workload in known}
     for op in ops:
         if not any(_is(each, op) for each in measured):
-            raise ValueError(f"no workload is of {op!r}; there are {', '.join(sorted(measured))}")
+            raise UnknownNameError(f"no workload is of {op!r}; there are {listing(sorted(measured), op)}")
     candidates = [workload for workload in known if not ops or any(_is(workload.op, op) for op in ops)]
     for name in names:
         if not any(name in workload.name for workload in candidates):
-            raise ValueError(f"no workload's name holds {name!r}; there are {', '.join(w.name for w in candidates)}")
+            there_are = listing([workload.name for workload in candidates], name)
+            raise UnknownNameError(f"no workload's name holds {name!r}; there are {there_are}")
     if names:
         return [workload for workload in candidates if any(name in workload.name for name in names)]
     return [workload for workload in candidates if workload.group in groups]

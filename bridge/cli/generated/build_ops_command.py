@@ -110,4 +110,4 @@ def _text(built: Sequence["Generated"], rows: Sequence[dict[str, Any]], seconds:
         for row in rows
     ]
     lines = [f"{each.library}: {size(each.library.stat().st_size)}, {len(each.ops)} plugins" for each in built]
-    return "\n".join([columns([headings, *cells], indent=0), *lines, f"{seconds:.1f} s in all"])
+    return "\n".join([columns([headings, *cells], indent=0, heading=True), *lines, f"{seconds:.1f} s in all"])

@@ -1,10 +1,12 @@
 """`bridge eject`: a generated plugin becomes a project of the user's own."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from bridge.errors import LibraryError
+from bridge.base.text import listing
+from bridge.errors import LibraryError, UnknownNameError
 
 if TYPE_CHECKING:
     from bridge.generate.folders import Generated
@@ -40,22 +42,24 @@ def run(options: argparse.Namespace) -> int:
 def find(name: str, target: str | None) -> "Generated":
     """The library of a plugin, or of an operator that has a single one; the one that was used last.
 
-    LibraryError: there is none, or an operator has several plugins.
+    UnknownNameError: there is none. LibraryError: none has code for the target, or an operator has several plugins.
     """
     from bridge.generate import folders
 
     known = [(library, op) for library in folders.whole() for op in library.ops]
-    found = [
-        (library, op["name"])
-        for library, op in known
-        if name in (op["name"], f"{library.namespace}::{op['name']}", op["operator"])
-        and library.lacking_text(target) is None
-    ]
-    plugins = sorted({f"{library.namespace}::{local_name}" for library, local_name in found})
+    named = [(library, op) for library, op in known if name in (op["name"], _full_name(library, op), op["operator"])]
+    if not named:
+        names = sorted({_full_name(library, op) for library, op in known})
+        raise UnknownNameError(f"no generated plugin is called {name}; there are {listing(names, name)}")
+    found = [(library, op) for library, op in named if library.lacking_text(target) is None]
     if not found:
-        names = sorted({f"{library.namespace}::{op['name']}" for library, op in known})
-        code = f" with code for {target}" if target else ""
-        raise LibraryError(f"no generated plugin is called {name}{code}; there are {', '.join(names) or 'none'}")
+        targets = ", ".join(sorted({each for library, _ in named for each in library.description["targets"]}))
+        raise LibraryError(f"no generated plugin is called {name} with code for {target}; there is code for {targets}")
+    plugins = sorted({_full_name(library, op) for library, op in found})
     if len(plugins) > 1:
         raise LibraryError(f"{name} has several generated plugins, name one: {', '.join(plugins)}")
     return found[0][0]
+
+
+def _full_name(library: "Generated", op: Mapping[str, Any]) -> str:
+    return f"{library.namespace}::{op['name']}"

@@ -3,21 +3,21 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from bridge.base.text import columns, size
-from bridge.errors import BridgeError
+from bridge.base.text import columns, listing, size
+from bridge.errors import UnknownNameError
 from bridge.generate import folders
 
 
 def rows(name: str | None = None) -> list[dict[str, Any]]:
     """A row for every plugin of every library, shipped ones first; size: of the library, in bytes.
 
-    name: of an operator or a plugin, which alone is listed. BridgeError: there is none.
+    name: of an operator or a plugin, which alone is listed. UnknownNameError: there is none.
     """
     table = list(_rows())
     found = [row for row in table if name in (None, row["name"], row["operator"])]
     if name is not None and not found:
-        known = ", ".join(sorted({row["operator"] for row in table})) or "nothing"
-        raise BridgeError(f"no plugin was generated from {name}; there are some of {known}")
+        known = sorted({row["operator"] for row in table})
+        raise UnknownNameError(f"no plugin was generated from {name}; there are some of {listing(known, name)}")
     return found
 
 
@@ -45,4 +45,4 @@ def text(table: Sequence[dict[str, Any]]) -> str:
         (row["name"], row["operator"], " ".join(row["targets"]), row["kernels"], size(row["size"]), row["folder"])
         for row in table
     ]
-    return columns([headings, *cells], indent=0)
+    return columns([headings, *cells], indent=0, heading=True)

@@ -60,7 +60,8 @@ def _lowering_table(measurements: Sequence[Measurement]) -> str:
         )
         for item in measurements
     ]
-    return columns([("µs a run of the engine", PLUGIN, NATIVE, "chosen"), *rows], indent=0) if rows else ""
+    heading = ("µs a run of the engine", PLUGIN, NATIVE, "chosen")
+    return columns([heading, *rows], indent=0, heading=True) if rows else ""
 
 
 def _configuration_table(measurements: Sequence[MeasuredConfiguration]) -> str:
@@ -73,7 +74,8 @@ def _configuration_table(measurements: Sequence[MeasuredConfiguration]) -> str:
         )
         for item in measurements
     ]
-    return columns([("µs a run of the plugin", "first", "chosen", "configuration"), *rows], indent=0) if rows else ""
+    heading = ("µs a run of the plugin", "first", "chosen", "configuration")
+    return columns([heading, *rows], indent=0, heading=True) if rows else ""
 
 
 def tune(

@@ -209,8 +209,9 @@ class _BridgeInterpreter(Interpreter):
         self._bridge: Conversion | None = None
         self._bridge_inputs: set[Node] = set()
         if calls:
-            check_targets(list(calls.values()), cross_compilation.current_target() or gpu.current_target())
-            register_plugins(self.flavour.trt(), libraries_of(calls.values()))
+            ops = [call.op for call in calls.values()]
+            check_targets(ops, cross_compilation.current_target() or gpu.current_target())
+            register_plugins(self.flavour.trt(), libraries_of(ops))
             plugins = plugins_for(self.flavour, self.ctx.net, list(calls.values()))
             self._bridge = self.ctx.bridge = Conversion(plugins, calls)
             users = [node for node in module.graph.nodes if node.name in calls]

@@ -34,6 +34,7 @@ class FlavourTraits:
     builds_without_gpu: bool
     compiles_kernels: bool  # at run time, for the GPU that the engine runs on
     measures_tactics: bool  # of plugins, when an engine is built
+    embeds_in_compatible_engines: bool  # plugin libraries, and only in version-compatible engines
     install: str
     install_newest: str | None = None  # the same for a newer torch, as a format of its version ("2.14")
 
@@ -61,6 +62,7 @@ TRAITS = {
         builds_without_gpu=False,
         compiles_kernels=False,
         measures_tactics=True,
+        embeds_in_compatible_engines=True,
         install="pip install torch-tensorrt tensorrt",
     ),
     "tensorrt_rtx": FlavourTraits(
@@ -71,6 +73,7 @@ TRAITS = {
         builds_without_gpu=True,
         compiles_kernels=True,
         measures_tactics=False,
+        embeds_in_compatible_engines=False,
         install='pip install "torch-tensorrt-rtx==2.11.*" "tensorrt-rtx==1.7.1.116"',
         # Later torch-tensorrt-rtx require TensorRT-RTX before 1.7, so pip cannot resolve both at once.
         install_newest=(

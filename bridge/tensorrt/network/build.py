@@ -1,7 +1,8 @@
 """Builds the engine of a network, with or without a GPU."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,13 +23,24 @@ def create_network(flavour: Flavour) -> tuple[Any, Any]:
     return builder, builder.create_network(0 if typed is None else 1 << int(typed))
 
 
-def build_engine(flavour: Flavour, builder: Any, network: Any, profile: Any, target: str, config: Config) -> bytes:
+def build_engine(
+    flavour: Flavour,
+    builder: Any,
+    network: Any,
+    profile: Any,
+    target: str,
+    config: Config,
+    embedded: Sequence[Path] = (),
+) -> bytes:
     """Serialised engine of a network. Ctrl-C cancels the build.
 
+    embedded: the plugin libraries that it is to hold.
     Raises:
         BuildError: TensorRT refused the network; the message has its errors.
     """
     settings = _builder_config(flavour, builder, target, config)
+    if embedded:
+        _embed(flavour, settings, embedded)
     if profile is not None:
         settings.add_optimization_profile(profile)
     monitor, report = progress.monitor(flavour.trt(), config.reports_progress)
@@ -58,6 +70,12 @@ def _builder_config(flavour: Flavour, builder: Any, target: str, config: Config)
     if not config.tf32:
         settings.clear_flag(trt.BuilderFlag.TF32)
     return settings
+
+
+def _embed(flavour: Flavour, settings: Any, libraries: Sequence[Path]) -> None:
+    settings.plugins_to_serialize = [str(path) for path in libraries]
+    if flavour.traits.embeds_in_compatible_engines:
+        settings.set_flag(flavour.trt().BuilderFlag.VERSION_COMPATIBLE)
 
 
 def _interruptible(work: Callable[[], Any], cancel: Callable[[], None], tick: Callable[[], None] = lambda: None) -> Any:

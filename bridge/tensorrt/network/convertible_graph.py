@@ -50,7 +50,7 @@ def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: 
     with warnings.catch_warnings(), checking_lowering(program), without_input_guards(program):
         warnings.simplefilter("ignore", FutureWarning)  # torch copies deprecated classes of its own
         functional = decompose(select_unbound(program))
-        _check_no_mutation(functional)
+        check_no_mutation(functional)
         module = _without_writes(functional)
         expected = count_ops(module.graph)
         _check_complex(module.graph)
@@ -114,7 +114,7 @@ def _reachable(start: Node, neighbours: Callable[[Node], Any]) -> set[Node]:
     return seen
 
 
-def _check_no_mutation(program: ExportedProgram) -> None:
+def check_no_mutation(program: ExportedProgram) -> None:
     """ExportError: a write outlives the call. Buffers that every call overwrites before reading are allowed."""
     unread = _overwritten_weights(program)
     mutated = {spec.target: spec.arg.name for spec in _mutations(program) if spec.target not in unread}

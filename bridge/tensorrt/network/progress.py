@@ -1,28 +1,34 @@
 """Progress of a build on stderr, and its cancellation."""
 
-import os
+import contextlib
 import sys
 import threading
 import time
 from types import ModuleType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from bridge.base.log import has_stderr
+from bridge.base.terminal import console_of
+from bridge.base.text import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _REWRITE_SECONDS = 0.2  # a terminal line is rewritten at most this often
-_WIDTH = 80  # of a terminal whose width is unknown
 
 
 class Report:
-    """Shows a build's progress: a terminal line rewritten in place, or one line per major phase elsewhere.
+    """Shows a build's progress: a bar on a terminal, or one line per major phase elsewhere.
 
-    Phases nest; the line shows the step of the outermost one and the name of the innermost one.
+    Phases nest; the bar shows the step of the outermost one and the name of the innermost one.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
         self.cancelled = threading.Event()
         self._stream = stream
-        self._rewrites = stream is not None and stream.isatty()
+        console = console_of(stream)
+        self._console = None if console is None or console.is_dumb_terminal else console
+        self._bar: _Bar | None = None
         self._lock = threading.Lock()
         self._phases: dict[str, tuple[int, int]] = {}  # name → steps done, steps in all; the outermost first
         self._started = time.monotonic()
@@ -32,8 +38,8 @@ class Report:
         """A phase begins."""
         with self._lock:
             self._phases[phase] = (0, steps)
-            if not self._rewrites and len(self._phases) == 2:
-                self._write(f"[bridge] {phase} ({self._seconds()})\n")
+            if self._console is None and len(self._phases) == 2:
+                self._write(f"[bridge] {printable(phase)} ({self._seconds()})\n")
 
     def step(self, phase: str) -> bool:
         """A step of a phase is done. False asks TensorRT to cancel the build."""
@@ -63,18 +69,21 @@ class Report:
 
     def _rewrite(self) -> None:
         now = time.monotonic()
-        if not self._rewrites or not self._phases or now - self._written < _REWRITE_SECONDS:
+        if self._console is None or not self._phases or now - self._written < _REWRITE_SECONDS:
             return
         self._written = now
         done, steps = next(iter(self._phases.values()))
-        innermost = next(reversed(self._phases))
-        line = f"[bridge] building, {self._seconds()}, step {min(done + 1, steps)} of {steps}: {innermost}"
-        self._write("\r\x1b[K" + _shortened(line, _width(self._stream) - 1))
+        try:
+            self._bar = self._bar or _Bar(self._console)
+            self._bar.show(min(done + 1, steps), steps, next(reversed(self._phases)), self._seconds())
+        except (OSError, ValueError):  # stderr is closed; no exception may reach TensorRT, which calls this
+            self._console = self._bar = None
 
     def _clear(self) -> None:
-        if self._rewrites and self._written:
-            self._write("\r\x1b[K")
-            self._written = 0.0
+        if self._bar is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._bar.clear()
+            self._bar = None
 
     def _write(self, text: str) -> None:
         if self._stream is None:
@@ -82,23 +91,43 @@ class Report:
         try:
             self._stream.write(text)
             self._stream.flush()
-        except (OSError, ValueError):  # stderr is closed; no exception may reach TensorRT, which calls this
+        except (OSError, ValueError):
             self._stream = None
 
     def _seconds(self) -> str:
         return f"{time.monotonic() - self._started:.0f} s"
 
 
-def _width(stream: TextIO | None) -> int:
-    try:
-        return os.get_terminal_size(stream.fileno()).columns or _WIDTH  # type: ignore[union-attr]
-    except (AttributeError, OSError, ValueError):
-        return _WIDTH
+class _Bar:
+    """A line at the end of a terminal; it never wraps, and leaves nothing behind."""
 
+    def __init__(self, console: "Console") -> None:
+        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
 
-def _shortened(line: str, width: int) -> str:
-    """The line cut to one row of the terminal: a line that wraps cannot be cleared."""
-    return line if len(line) <= width else line[: width - 1] + "…"
+        self._progress = Progress(
+            TextColumn("[bridge] building, {task.fields[seconds]}", markup=False),
+            BarColumn(bar_width=10),
+            TextColumn("step {task.completed} of {task.total}:", markup=False),
+            TextColumn(
+                "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
+            ),
+            console=console,
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            transient=True,
+            expand=True,
+        )
+        self._task = self._progress.add_task("", seconds="")
+
+    def show(self, step: int, steps: int, phase: str, seconds: str) -> None:
+        self._progress.update(self._task, completed=step, total=steps, description=printable(phase), seconds=seconds)
+        self._progress.start()
+        self._progress.refresh()
+
+    def clear(self) -> None:
+        self._progress.stop()
 
 
 def monitor(trt: ModuleType, shown: bool) -> tuple[Any, Report]:

@@ -109,3 +109,9 @@ def make_fields(
         for a in op.attributes
     ]
     return [*fields, Field(TENSORS_FIELD, ATTRIBUTE_TYPES["str"], ",".join(names))]
+
+
+def onnx_attributes(op: Op, fields: Sequence[Field]) -> list[tuple[str, Any, str]]:
+    """Name, value and type of each attribute of the ONNX node that is imported as an op's plugin with these fields."""
+    own = [(field.name, *field.onnx()) for field in fields]
+    return [*own, ("plugin_version", VERSION, "STRING"), ("plugin_namespace", op.namespace, "STRING")]

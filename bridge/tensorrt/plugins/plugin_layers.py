@@ -88,6 +88,13 @@ class SeededPlugins:
         self._parser = flavour.trt().OnnxParser(network, logger(flavour))
         if calls:
             self._import(flavour, network, seed_model(calls))
+            self._check_names(calls)
+
+    def _check_names(self, calls: Sequence[Call]) -> None:
+        """BuildError: the parser made something else of an op than its plugin; it goes by the name alone."""
+        wrong = sorted({call.op.qualified_name for call in calls if call.name not in self._layers})
+        if wrong:
+            raise BuildError(f"TensorRT takes {', '.join(wrong)} for an operator of ONNX: give the op another name")
 
     def _import(self, flavour: Flavour, network: Any, model: bytes) -> None:
         if not self._parser.parse(model):

@@ -1,13 +1,13 @@
 """What an engine needs of libraries: their plugins, in the version that it was built with, with code for its target."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from bridge.base.files import sha256
 from bridge.core.device_code import device_codes, lacking_text
 from bridge.core.library import Library
+from bridge.core.op import Op
 from bridge.errors import TargetError
-from bridge.tensorrt.plugins.fields import Call
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Requirement:
     origin: str
 
 
-def libraries_of(calls: Iterable[Call]) -> list[Library]:
-    """The libraries whose ops are called, each once, in an order that stays."""
-    found = {call.op.library.key: call.op.library for call in calls}
+def libraries_of(ops: Iterable[Op]) -> list[Library]:
+    """The libraries of ops, each once, in an order that stays."""
+    found = {op.library.key: op.library for op in ops}
     return [found[key] for key in sorted(found)]
 
 
@@ -33,14 +33,14 @@ def requirements(libraries: Iterable[Library]) -> list[Requirement]:
     return [Requirement(each.namespace, path.name, sha256(path), each.origin) for each, path in pairs]
 
 
-def check_targets(calls: Sequence[Call], target: str | None) -> None:
+def check_targets(ops: Collection[Op], target: str | None) -> None:
     """TargetError: a plugin's library holds no code that runs on the target. None: it is not known, and not checked."""
     if target is None:
         return
-    for library in libraries_of(calls):
+    for library in libraries_of(ops):
         path = library.plugin_library()
         if lacking := lacking_text(device_codes(path), target):
-            users = ", ".join(sorted({call.op.name for call in calls if call.op.library is library}))
+            users = ", ".join(sorted({op.name for op in ops if op.library is library}))
             capability = target.removeprefix("sm")
             raise TargetError(
                 f"{users}: {path} holds {lacking}. Build the library for it: BRIDGE_CUDA_ARCHITECTURES="

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bridge.engine_file.dtypes import DType
-from bridge.tensorrt.plugins.fields import VERSION, Call
+from bridge.tensorrt.plugins.fields import Call, onnx_attributes
 
 # Opset 20 is the first in which ConstantOfShape makes bfloat16; IR version 9 goes with it.
 _OPSET, _IR_VERSION = 20, 9
@@ -53,8 +53,6 @@ def _plugin_node(call: Call, inputs: list[str], outputs: list[str]) -> Any:
     from onnx import AttributeProto, helper
 
     node = helper.make_node(call.op.local_name, inputs, outputs, name=call.name)
-    attributes = [(field.name, *field.onnx()) for field in call.fields()]
-    attributes += [("plugin_version", VERSION, "STRING"), ("plugin_namespace", call.op.namespace, "STRING")]
-    for name, value, kind in attributes:
+    for name, value, kind in onnx_attributes(call.op, call.fields()):
         node.attribute.append(helper.make_attribute(name, value, attr_type=getattr(AttributeProto, kind)))
     return node

@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridge.core import libraries
-from bridge.core.library import GENERATED, Library
 from bridge.core.op import OPS
 from bridge.core.signature import namespace_of
 from bridge.engine_file.contents import EngineFile
@@ -108,13 +106,8 @@ def check_compatible(file: EngineFile, flavour: Flavour) -> None:
             f"the engine was {_build_text(file)}; in use here is version {flavour.version}, and engines run with the "
             f"version that built them: compile the model again here, or install {file.flavour} {file.tensorrt_version}"
         )
-    for name, version in file.plugins.items():
+    for name, version in file.plugins.items() if not file.embeds_libraries else ():
         _check_plugin(file, name, version)
-
-
-def _library_of(name: str) -> Library:
-    """The library with the plugin of an op. LibraryError: there is none."""
-    return OPS[name].library if name in GENERATED & OPS.keys() else libraries.library(namespace_of(name))
 
 
 def _check_plugin(file: EngineFile, name: str, version: str) -> None:
@@ -122,7 +115,7 @@ def _check_plugin(file: EngineFile, name: str, version: str) -> None:
     try:
         store.restore(name, file.target)
         _check_restored(file, name)
-        library = _library_of(name)
+        library = store.library_of(name)
     except LibraryError as error:
         raise EngineError(f"the engine needs the plugin {name}{_origin_text(file, namespace)}, but {error}") from error
     if name not in OPS or version != fields.VERSION:
@@ -170,10 +163,14 @@ def _cuda_device(file: EngineFile, device: torch.device | str | int | None) -> t
 def _deserialize(file: EngineFile, flavour: Flavour) -> Any:
     """TensorRT's engine, on the current GPU."""
     trt = flavour.trt()
-    found = {library.key: library for library in map(_library_of, file.plugins)}
-    register_plugins(trt, [found[key] for key in sorted(found)])
+    runtime = trt.Runtime(logger(flavour))
+    if file.embeds_libraries:
+        runtime.engine_host_code_allowed = True
+    else:
+        found = {library.key: library for library in map(store.library_of, file.plugins)}
+        register_plugins(trt, [found[key] for key in sorted(found)])
     take_errors(flavour)
-    engine = trt.Runtime(logger(flavour)).deserialize_cuda_engine(file.engine)
+    engine = runtime.deserialize_cuda_engine(file.engine)
     if engine is None:
         current = gpu.current_target()
         advice = f"; compile the model with target={current!r}" if current != file.target else ""

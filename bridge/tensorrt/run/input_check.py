@@ -13,11 +13,10 @@ from bridge.errors import EngineInputError
 
 @dataclass(frozen=True)
 class _InputRow:
-    """An input's spec, with what each check needs precomputed."""
+    """An input's spec, with its dtype in torch."""
 
     spec: TensorSpec
     dtype: torch.dtype
-    bounds: list[tuple[int, int, int]]
 
 
 class InputCheck:
@@ -27,7 +26,7 @@ class InputCheck:
         self._device = device
         self._last_valid: list[Any] | None = None
         self._shapes: tuple[torch.Size, ...] = ()
-        self._rows = [_InputRow(spec, getattr(torch, spec.dtype), _bounds(spec)) for spec in specs]
+        self._rows = [_InputRow(spec, getattr(torch, spec.dtype)) for spec in specs]
 
     def check(self, tensors: Sequence[Any]) -> tuple[torch.Size, ...]:
         """The shapes of the inputs; the same tuple object if nothing changed since the last call.
@@ -65,21 +64,20 @@ class InputCheck:
                 f"input {spec.name} is on {tensor.device}; the engine runs on {self._device}: "
                 f"pass it as {spec.name}.to({str(self._device)!r})"
             )
-        shape = tensor.shape
-        if len(shape) != len(row.bounds):
-            raise EngineInputError(
-                f"input {spec.name} has shape {tuple(shape)}, of rank {len(shape)}; "
-                f"the engine takes rank {len(row.bounds)}, {_range_text(spec)}"
-            )
-        for axis, low, high in row.bounds:
-            if not low <= shape[axis] <= high:
-                raise EngineInputError(_out_of_range_text(spec, shape, axis))
-        return shape
+        check_shape(spec, tensor.shape)
+        return tensor.shape
 
 
-def _bounds(spec: TensorSpec) -> list[tuple[int, int, int]]:
-    """(axis, least, greatest extent) of every dimension."""
-    return [(axis, low, high) for axis, (low, high) in enumerate(zip(spec.min, spec.max, strict=True))]
+def check_shape(spec: TensorSpec, shape: Sequence[int]) -> None:
+    """EngineInputError: the engine takes no input of that shape."""
+    if len(shape) != len(spec.min):
+        raise EngineInputError(
+            f"input {spec.name} has shape {tuple(shape)}, of rank {len(shape)}; "
+            f"the engine takes rank {len(spec.min)}, {_range_text(spec)}"
+        )
+    for axis, (low, extent, high) in enumerate(zip(spec.min, shape, spec.max, strict=True)):
+        if not low <= extent <= high:
+            raise EngineInputError(_out_of_range_text(spec, shape, axis))
 
 
 def _dtype_text(dtype: torch.dtype | torch.layout) -> str:
@@ -94,7 +92,7 @@ def _range_text(spec: TensorSpec) -> str:
     return f"from {spec.min} to {spec.max}" if spec.dynamic else f"of shape {spec.min}"
 
 
-def _out_of_range_text(spec: TensorSpec, shape: torch.Size, axis: int) -> str:
+def _out_of_range_text(spec: TensorSpec, shape: Sequence[int], axis: int) -> str:
     low, high = spec.min[axis], spec.max[axis]
     allowed = f"{low} to {high}" if low != high else f"{low} alone"
     return (

@@ -71,7 +71,7 @@ __device__ void add_packed(float (&sum)[8], uint4 const (&corners)[4], float4 co
     auto channels = [&](int i) { return *reinterpret_cast<Pair const*>(&word[i][two]); };
     Pair sample = __hmul2(weight[0], channels(0));
 #pragma unroll
-    for (int i = 1; i < 4; ++i) sample = __hfma2(weight[i], channels(i), sample);
+    for (int i = 1; i < 4; ++i) sample = multiply_add_lanes(weight[i], channels(i), sample);
     float2 const wide = to_floats(sample);
     if (counts) sum[2 * two] = fmaf(weights.z, wide.x, sum[2 * two]);
     if (counts) sum[2 * two + 1] = fmaf(weights.z, wide.y, sum[2 * two + 1]);

@@ -11,15 +11,26 @@ __device__ inline uint32_t shared_address(void const* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// ---- asynchronous copies ----------------------------------------------------------------------
+// ---- asynchronous copies, from compute capability 8.0 on; before it through registers ----------
 
 __device__ inline void copy_async(uint32_t shared, void const* global) {
+#if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
+#else
+  uint4 const value = *static_cast<uint4 const*>(global);
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(shared), "r"(value.x), "r"(value.y), "r"(value.z),
+               "r"(value.w)
+               : "memory");
+#endif
 }
 
-__device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+__device__ inline void wait_for_copies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
 
-// ---- mma.sync, from compute capability 8.0 on -------------------------------------------------
+// ---- mma.sync, from compute capability 8.0 on; for half from 7.5 on ---------------------------
 
 __device__ inline void load_matrices(uint32_t (&out)[4], uint32_t shared) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -31,6 +42,7 @@ __device__ inline void load_matrices(uint32_t (&out)[4], uint32_t shared) {
 template <class T>
 __device__ void multiply_add(float (&sum)[4], uint32_t const (&a)[4], uint32_t b0, uint32_t b1);
 
+#if __CUDA_ARCH__ >= 800
 #define BRIDGE_MULTIPLY_ADD(type, instruction)                                                                      \
   template <>                                                                                                       \
   __device__ inline void multiply_add<type>(float (&sum)[4], uint32_t const(&a)[4], uint32_t b0, uint32_t b1) {     \
@@ -42,11 +54,32 @@ BRIDGE_MULTIPLY_ADD(half, "m16n8k16.row.col.f32.f16.f16.f32")
 BRIDGE_MULTIPLY_ADD(bfloat16, "m16n8k16.row.col.f32.bf16.bf16.f32")
 BRIDGE_MULTIPLY_ADD(float, "m16n8k8.row.col.f32.tf32.tf32.f32")
 #undef BRIDGE_MULTIPLY_ADD
+#else
+// Two steps of 8.
+template <>
+__device__ inline void multiply_add<half>(float (&sum)[4], uint32_t const (&a)[4], uint32_t b0, uint32_t b1) {
+#pragma unroll
+  for (int step = 0; step < 2; ++step) {
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+                 : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+                 : "r"(a[2 * step]), "r"(a[2 * step + 1]), "r"(step ? b1 : b0));
+  }
+}
+// There for the compiler alone: no kernel with such products is chosen on these GPUs.
+template <class T>
+__device__ void multiply_add(float (&)[4], uint32_t const (&)[4], uint32_t, uint32_t) {
+  __trap();
+}
+#endif
 
 __device__ inline float round_to_tf32(float value) {
+#if __CUDA_ARCH__ >= 800
   uint32_t bits;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
   return __uint_as_float(bits);
+#else
+  return value;
+#endif
 }
 
 // Leaves of a float what TF32 holds of it, toward zero, and returns the rest. Of a number that is not zero the rest is

@@ -39,6 +39,18 @@ __device__ inline bfloat16 from_float<bfloat16>(float value) {
   return __float2bfloat16_rn(value);
 }
 
+// a b + c, lane by lane; of two bfloat16 in float32 before compute capability 8.0, which has no such instruction.
+__device__ inline float multiply_add_lanes(float a, float b, float c) { return fmaf(a, b, c); }
+__device__ inline __half2 multiply_add_lanes(__half2 a, __half2 b, __half2 c) { return __hfma2(a, b, c); }
+__device__ inline __nv_bfloat162 multiply_add_lanes(__nv_bfloat162 a, __nv_bfloat162 b, __nv_bfloat162 c) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+  return __hfma2(a, b, c);
+#else
+  float2 const x = __bfloat1622float2(a), y = __bfloat1622float2(b), z = __bfloat1622float2(c);
+  return __floats2bfloat162_rn(fmaf(x.x, y.x, z.x), fmaf(x.y, y.y, z.y));
+#endif
+}
+
 inline bool aligned(void const* pointer, size_t bytes = kAccessBytes) {
   return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
 }

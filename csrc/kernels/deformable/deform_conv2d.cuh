@@ -28,17 +28,36 @@ struct DeformConv2dVariant {
   }
 };
 
+// The least compute capability that has the kernel's products and its shared memory: 7.5 has neither bfloat16 nor TF32
+// on tensor cores, and a block of it at most 64 kB.
+template <class T, class Kernel>
+constexpr int kLeastCapability = std::is_same_v<T, half> && Kernel::kShared <= 64 << 10 ? 75 : 80;
+
+template <class T, class Product>
+constexpr DeformConv2dVariant<T> mma_variant(char const* name, int residents, double stage, bool tf32 = false) {
+  using Kernel = FusedKernel<T, Product>;
+  return {name,
+          kLeastCapability<T, Kernel>,
+          false,
+          Product::kPositions,
+          Product::kChannels,
+          residents,
+          stage,
+          Product::kParts,
+          false,
+          tf32,
+          false,
+          launch_fused<T, Kernel>};
+}
+
 // Every variant; their places are what callers remember, so that new ones go to the end.
 template <class T>
 std::vector<DeformConv2dVariant<T>> const& deform_conv2d_variants() {
   static std::vector<DeformConv2dVariant<T>> const variants{
       {"direct", 0, false, 0, 0, 0, 0, 1, false, false, false, launch_direct<T>},
-      {"mma.sync 64x64", 80, false, 64, 64, 2, 1.42, 1, false, false, false,
-       launch_fused<T, FusedKernel<T, WarpProduct<T, 64, 64>>>},
-      {"mma.sync 64x128", 80, false, 64, 128, 2, 1.66, 1, false, false, false,
-       launch_fused<T, FusedKernel<T, WarpProduct<T, 64, 128>>>},
-      {"mma.sync 128x128", 80, false, 128, 128, 1, 1.58, 1, false, false, false,
-       launch_fused<T, FusedKernel<T, WarpProduct<T, 128, 128>>>},
+      mma_variant<T, WarpProduct<T, 64, 64>>("mma.sync 64x64", 2, 1.42),
+      mma_variant<T, WarpProduct<T, 64, 128>>("mma.sync 64x128", 2, 1.66),
+      mma_variant<T, WarpProduct<T, 128, 128>>("mma.sync 128x128", 1, 1.58),
       {"wgmma 128x64", 90, true, 128, 64, 1, 0.81, 1, true, false, false, launch_fused<T, RegisterKernel<T, 64>>},
       {"wgmma 128x128", 90, true, 128, 128, 1, 0.93, 1, true, false, false, launch_fused<T, RegisterKernel<T, 128>>},
       {"wgmma 128x256", 90, true, 128, 256, 1, 1.25, 1, true, false, false, launch_fused<T, RegisterKernel<T, 256>>},
@@ -55,16 +74,11 @@ template <>
 inline std::vector<DeformConv2dVariant<float>> const& deform_conv2d_variants() {
   static std::vector<DeformConv2dVariant<float>> const variants{
       {"direct", 0, false, 0, 0, 0, 0, 1, false, false, false, launch_direct<float>},
-      {"split 64x64", 80, false, 64, 64, 2, 2.2, 2, false, false, false,
-       launch_fused<float, FusedKernel<float, SplitProduct<64, 64>>>},
-      {"split 64x128", 80, false, 64, 128, 1, 2.0, 2, false, false, false,
-       launch_fused<float, FusedKernel<float, SplitProduct<64, 128, 8>>>},
-      {"tf32 64x64", 80, false, 64, 64, 2, 1.55, 1, false, true, false,
-       launch_fused<float, FusedKernel<float, WarpProduct<float, 64, 64>>>},
-      {"tf32 64x128", 80, false, 64, 128, 2, 1.76, 1, false, true, false,
-       launch_fused<float, FusedKernel<float, WarpProduct<float, 64, 128>>>},
-      {"tf32 128x128", 80, false, 128, 128, 1, 1.89, 1, false, true, false,
-       launch_fused<float, FusedKernel<float, WarpProduct<float, 128, 128>>>},
+      mma_variant<float, SplitProduct<64, 64>>("split 64x64", 2, 2.2),
+      mma_variant<float, SplitProduct<64, 128, 8>>("split 64x128", 1, 2.0),
+      mma_variant<float, WarpProduct<float, 64, 64>>("tf32 64x64", 2, 1.55, true),
+      mma_variant<float, WarpProduct<float, 64, 128>>("tf32 64x128", 2, 1.76, true),
+      mma_variant<float, WarpProduct<float, 128, 128>>("tf32 128x128", 1, 1.89, true),
       {"wgmma tf32 128x64", 90, true, 128, 64, 1, 0.85, 1, true, true, false,
        launch_fused<float, RegisterKernel<float, 64>>},
       {"wgmma tf32 128x128", 90, true, 128, 128, 1, 0.95, 1, true, true, false,

@@ -13,12 +13,6 @@
 
 namespace bridge {
 
-__device__ inline float multiply_add_lanes(float a, float b, float c) { return fmaf(a, b, c); }
-__device__ inline __half2 multiply_add_lanes(__half2 a, __half2 b, __half2 c) { return __hfma2(a, b, c); }
-__device__ inline __nv_bfloat162 multiply_add_lanes(__nv_bfloat162 a, __nv_bfloat162 b, __nv_bfloat162 c) {
-  return __hfma2(a, b, c);
-}
-
 template <class T, class Product>
 struct DeformConv2dShared {
   static constexpr int kPositions = Product::kPositions, kChannels = Product::kChannels;

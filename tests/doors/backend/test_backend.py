@@ -56,6 +56,21 @@ except Exception as error:
 # What else a graph takes and returns
 
 
+def test_outputs_are_called_like_the_variables_of_the_model(evaluated):
+    class Head(nn.Module):
+        def forward(self, hidden_states):
+            logits = bridge.relu(hidden_states, 0.1, 6.0)
+            pred_boxes = logits * 2
+            return {"scores": logits, "boxes": [pred_boxes, hidden_states], "again": logits}
+
+    model, x = Head().eval(), torch.randn(2, 3)
+    call = torch.compile(model, backend="bridge", options=OPTIONS)
+    torch.testing.assert_close(call(x), model(x))
+    (engine,) = bridge.report(call).engines
+    assert [spec.name for spec in engine.inputs] == ["hidden_states"]
+    assert [spec.name for spec in engine.outputs] == ["logits", "pred_boxes"]
+
+
 @pytest.mark.parametrize("dynamic", [None, True, False])
 def test_numbers_come_out_as_the_model_gives_them(on_cpu, dynamic):
     model = Numbers()

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "hosts/tensorrt/abi.h"
+#include "hosts/tensorrt/registry.h"
 
 namespace {
 
@@ -65,6 +66,9 @@ static_assert(same(our::kSub, nv::DimensionOperation::kSUB) &&
               same(our::kFloorDiv, nv::DimensionOperation::kFLOOR_DIV));
 static_assert(same(our::kCeilDiv, nv::DimensionOperation::kCEIL_DIV));
 
+// Of the registry; this SDK has one of them.
+constexpr our::RegistrySlots kRegistry = NV_TENSORRT_MAJOR >= 11 ? our::kRegistry11 : our::kRegistry10;
+
 // A pointer to a virtual member function holds 1 + its offset in the virtual table (Itanium C++ ABI, 2.3).
 template <class Member>
 int64_t slot(Member member) {
@@ -118,5 +122,13 @@ int main() {
   SAME_SLOT(ExprBuilderImpl, operation, apiv::VExprBuilder, operation);
   SAME_SLOT(DimensionExprImpl, is_constant, apiv::VDimensionExpr, isConstant);
   SAME_SLOT(DimensionExprImpl, constant_value, apiv::VDimensionExpr, getConstantValue);
+
+  // Overloaded in TensorRT 10.
+  using Register = bool (nv::IPluginRegistry::*)(nv::IPluginCreatorInterface&, char const*) noexcept;
+  constexpr int64_t size = sizeof(void*);
+  failures += differs("IPluginRegistry::registerCreator", 1 + size * kRegistry.register_creator,
+                      slot(static_cast<Register>(&nv::IPluginRegistry::registerCreator)));
+  failures +=
+      differs("IPluginRegistry::getCreator", 1 + size * kRegistry.get_creator, slot(&nv::IPluginRegistry::getCreator));
   return failures != 0;
 }

@@ -1,0 +1,1 @@
+"""Commands that make engines and run them, with what their flags are made of."""

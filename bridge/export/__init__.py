@@ -1,0 +1,1 @@
+"""What leaves the machine: plans, deployment folders and what other runtimes take."""
