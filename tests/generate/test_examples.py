@@ -1,12 +1,12 @@
 """examples/acme_norm and examples/acme_soft, installed: ops for which nobody wrote a plugin."""
 
 import importlib
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import fresh_process
 import onnx_files
 import own_ops
 import pytest
@@ -123,7 +123,5 @@ def test_a_library_is_built_once(models, shared_cache):
 @pytest.mark.parametrize("name", PLUGINS)
 def test_its_own_tests_pass(site, name):
     """As its README says to run them: engines for sm86 and sm120 among them; those that need a GPU skip themselves."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", EXAMPLES / name / "tests"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(site), *filter(None, sys.path)])}
-    done = subprocess.run(command, env=environment, cwd=site, capture_output=True, text=True)
+    done = fresh_process.tests(EXAMPLES / name / "tests", site)
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout

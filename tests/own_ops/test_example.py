@@ -6,6 +6,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import fresh_process
 import onnx_files
 import pytest
 import torch
@@ -177,21 +178,5 @@ def test_models_that_do_not_use_it_need_nothing_of_it(acme):
 
 def test_its_own_tests_pass(site):
     """As its README says to run them; those of the kernel need a GPU."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-n",
-            "0",
-            Path(__file__).parents[2] / "examples/acme_corr/tests",
-        ],
-        env=os.environ | {"PYTHONPATH": str(site)},
-        cwd=site,
-        capture_output=True,
-        text=True,
-    )
+    done = fresh_process.tests(Path(__file__).parents[2] / "examples/acme_corr/tests", site)
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout

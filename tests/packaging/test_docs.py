@@ -10,11 +10,13 @@ import fresh_process
 import pytest
 import torch
 from own_ops import forgotten
+from run_folder import link_host_objects
 from test_house import WINGS
 
 import bridge
 from bridge import cli
 from bridge.core.op import written
+from bridge.generate import cache
 
 ROOT = Path(__file__).parents[2]
 APART = {"own_op.md"}  # loads a native library of its own, which torch keeps for as long as the process lives
@@ -34,8 +36,8 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_blocks(page, folder):
-    if problem := (run_apart(page, folder) if page.name in APART else run(page)):
+def test_blocks(page, folder, host_objects):
+    if problem := (run_apart(page, folder, host_objects) if page.name in APART else run(page)):
         pytest.skip(problem)
 
 
@@ -44,8 +46,11 @@ def run(page):
     return doc_blocks.check_page(page, ROOT)
 
 
-def run_apart(page, folder):
+def run_apart(page, folder, host_objects):
     """Runs the page in a process of its own; returns what is not run there and why, or ""."""
+    generated = cache.root_of()
+    generated.mkdir(mode=0o700, parents=True)
+    link_host_objects(host_objects, generated)
     code = (
         "import os, sys; from pathlib import Path; os.chdir(sys.argv[3]); import doc_blocks\n"
         "print(doc_blocks.check_page(*map(Path, sys.argv[1:3])) or '')"

@@ -25,8 +25,10 @@ PRIVATE = {
         "engine/process_state.py": "cuDNN's and MKL-DNN's switches, dispatch keys",
         "tensorrt/run/streams.py": "the current stream's handle, without the cost of a Stream object",
     },
+    "torch._check": {"graph/torch_patches/sampling.py": "a condition on extents, as torch documents it"},
     "torch._decomp": {
         "graph/torch_patches/recurrent.py": "patched: an LSTM's last states have the wrong shape",
+        "graph/torch_patches/sampling.py": "torch's own table, for calls that are seldom",
         "graph/torch_patches/upsampling.py": "patched: it puts a guard on dynamic channels",
         "tensorrt/decompositions/__init__.py": "torch's own table",
         "tensorrt/decompositions/resizing.py": "torch's own table",

@@ -64,6 +64,13 @@ def run(code, *arguments, imported=TORCH, timeout=300, **variables):
     return subprocess.CompletedProcess(code, returncode, stdout, stderr)
 
 
+def tests(folder, site):
+    """What `pytest` did with the tests in a folder, run in the folder `site`, whose packages are installed."""
+    code = "import os, pytest, sys; os.chdir(sys.argv[1]); sys.path.insert(0, sys.argv[1]); "
+    code += "sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '-n', '0', sys.argv[2]]))"
+    return run(code, site, folder, imported=COMPILER)
+
+
 def _ask(imported, request, timeout):
     server = _server(imported)
     print(request, file=server.stdin, flush=True)
