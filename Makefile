@@ -15,6 +15,7 @@
 #   make sanitize every kernel under compute-sanitizer, tool by tool; needs a GPU, and minutes
 #   make fuzz     changed engine files, calls of plugins, calls of ops: only documented errors come of them; 20 minutes
 #   make sweep    torch's OpInfo samples of every operator against PyTorch; an hour or more (SWEEP='--engines' on a GPU)
+#   make onnx     the small models of the zoo as ONNX files, imported, built and compared; minutes
 #   make format   rewrite the sources as `make check` wants them
 #   make clean    remove build products; `make distclean` removes .venv too
 #
@@ -28,6 +29,7 @@
 #   TESTS                      the tests to run, as in TESTS=tests/ops/test_relu.py; all of them where empty
 #   VENV, BUILD                folders of the environment and of the build; default: .venv, build
 #   FUZZ                       what `make fuzz` runs, as in FUZZ='files --count 1000 --seed 7'; all of it where empty
+#   ONNX                       the models that `make onnx` takes, as in ONNX='llama swin'; all of them where empty
 #   SWEEP                      what `make sweep` takes, as in SWEEP='--filter pool --json pools.json'
 #   BRIDGE_CUDA=pip            the CUDA compiler of the Python index, even where there is an nvcc
 
@@ -74,7 +76,7 @@ LEAN := 10.15.1.29 11.4.0.106
 PUBLIC_KERNELS := liger-kernel==0.8.5 fla-core==0.6.0 einops==0.8.2 conch-triton-kernels==1.3 sageattention==1.0.6 \
 	'mlstm_kernels==2.0.6; python_version>="3.11"' flag_gems==5.0.2 sqlalchemy==2.1.9
 
-.PHONY: demo test test-newest check docs results build lean public-kernels wheel plugins-aarch64 kernels sanitize fuzz sweep format clean distclean FORCE
+.PHONY: demo test test-newest check docs results build lean public-kernels wheel plugins-aarch64 kernels sanitize fuzz sweep onnx format clean distclean FORCE
 .DELETE_ON_ERROR:
 
 demo: build
@@ -173,6 +175,11 @@ fuzz: build
 
 sweep: build
 	PYTHONPATH=tests/support $(BIN)/python tests/opinfo/opinfo_sweep.py $(SWEEP)
+
+ONNX ?=
+
+onnx: build
+	PYTHONPATH=tests/support:tests/ops $(BIN)/python tests/export/onnx_zoo.py $(ONNX)
 
 clean:
 	rm -rf build dist $(STAMPS)/build .mypy_cache .pytest_cache .ruff_cache
