@@ -8,6 +8,7 @@ engine for sm86 is built of it, and onnx.reference gives what the model gives.
 
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import onnx_files
@@ -40,15 +41,33 @@ def checked(entry: entries.Entry, folder: Path) -> str:
     return ", ".join(f"{count} {op}" for op, count in file.plugins.items()) or "no plugin"
 
 
+class LogFactorial(torch.nn.Module):
+    """What ONNX lacks, and Inductor writes a kernel for."""
+
+    def forward(self, x):
+        return torch.lgamma(x.abs() + 1)
+
+
+def generated(folder: Path) -> str:
+    """The generated plugin of a model's file. AssertionError, BridgeError: it is wrong."""
+    model, shapes = LogFactorial().eval(), ({0: torch.export.Dim("batch", min=1, max=8)},)
+    settings = {"dynamic_shapes": shapes, "path": folder / "model.onnx", "target": "sm86", "generate": True}
+    file = bridge.export_onnx(model, (torch.randn(2, 4),), **settings)
+    onnx_files.Imported(file).engine()
+    onnx_files.assert_equal_to(model, file.path, (torch.randn(5, 4),))
+    return ", ".join(file.plugins)
+
+
 def main() -> int:
+    checks = {entry.name: partial(checked, entry) for entry in entries.find(entries.folder(), sys.argv[1:] or [""])}
     failed = 0
-    for entry in entries.find(entries.folder(), sys.argv[1:] or [""]):
+    for name, check in [*checks.items(), ("generated", generated)]:
         with tempfile.TemporaryDirectory() as folder:
             try:
-                print(f"{entry.name}: {checked(entry, Path(folder))}", flush=True)
+                print(f"{name}: {check(Path(folder))}", flush=True)
             except Exception as error:
                 failed += 1
-                print(f"{entry.name}: {type(error).__name__}: {error}", flush=True)
+                print(f"{name}: {type(error).__name__}: {error}", flush=True)
     return int(failed > 0)
 
 

@@ -50,7 +50,7 @@ def _attempt(program: ExportedProgram) -> tuple[Any, list[OpOverload]]:
         table = {op.overload: translation(op) for op in OPS.values()} | {each: stub(each) for each in missing}
         try:
             return _export(program, table, optimize=not missing), missing
-        except torch.onnx.errors.OnnxExporterError as error:
+        except Exception as error:  # torch.onnx's own error, and what onnxscript's optimizer raises
             operator = _untranslated(error)
             if operator is not None and operator not in missing:
                 missing.append(operator)
