@@ -7,11 +7,14 @@
 #   make docs     the documentation with an API reference, in build/docs; warnings are errors
 #   make results  docs/results.md, from what was recorded
 #   make lean     lean runtimes of standard TensorRT, for the tests of plugin registration
+#   make bindings Python bindings of standard TensorRT, 1 MB a version, for the tests of what bridge uses of them
+#   make standard every small model of the zoo converted for standard TensorRT, version by version, without it; minutes
 #   make public-kernels  packages with Triton kernels, whose ops the tests compile
+#   make test-serving  exported engines in a real Triton Inference Server and on a Ray cluster; installs both, 1 GB
 #   make build    the package, editable, with what it needs, in .venv
 #   make wheel    a wheel for every supported GPU, in dist/, with the manylinux tag that its libraries allow
 #   make plugins-aarch64  the plugin library for aarch64 (Orin, Thor, Grace), by a cross compiler, in build/aarch64/lib
-#   make kernels  registers, spills and shared memory of every kernel, for every supported GPU
+#   make kernels  registers, spills and shared memory of every kernel, for every supported GPU, and a comparison of those
 #   make sanitize every kernel under compute-sanitizer, tool by tool; needs a GPU, and minutes
 #   make fuzz     changed engine files, calls of plugins, calls of ops: only documented errors come of them; 20 minutes
 #   make sweep    torch's OpInfo samples of every operator against PyTorch; an hour or more (SWEEP='--engines' on a GPU)
@@ -28,6 +31,7 @@
 #   PYTEST_ARGS                what pytest is given; default: a process for each core, 8 at most
 #   TESTS                      the tests to run, as in TESTS=tests/ops/test_relu.py; all of them where empty
 #   VENV, BUILD                folders of the environment and of the build; default: .venv, build
+#   KERNELS                    what `make kernels` gives the comparison, as in KERNELS='--json docs/measurements'
 #   FUZZ                       what `make fuzz` runs, as in FUZZ='files --count 1000 --seed 7'; all of it where empty
 #   ONNX                       the models that `make onnx` takes, as in ONNX='llama swin'; all of them where empty
 #   SWEEP                      what `make sweep` takes, as in SWEEP='--filter pool --json pools.json'
@@ -72,11 +76,14 @@ echo "    $$(($$(date +%s) - start)) s"
 endef
 
 LEAN := 10.15.1.29 11.4.0.106
+# Those that torch_tensorrt 2.11 to 2.14 ask for, and the newest.
+BINDINGS := 10.15.1.29 10.16.1.11 11.0.0.114 11.1.0.106 11.4.0.106
 # Pure Python, some MB, installed without what they ask for: torch, Triton and transformers are there.
 PUBLIC_KERNELS := liger-kernel==0.8.5 fla-core==0.6.0 einops==0.8.2 conch-triton-kernels==1.3 sageattention==1.0.6 \
 	'mlstm_kernels==2.0.6; python_version>="3.11"' flag_gems==5.0.2 sqlalchemy==2.1.9
 
-.PHONY: demo test test-newest check docs results build lean public-kernels wheel plugins-aarch64 kernels sanitize fuzz sweep onnx format clean distclean FORCE
+.PHONY: demo test test-newest test-serving check docs results build lean bindings standard public-kernels tritonserver ray wheel \
+	plugins-aarch64 kernels sanitize fuzz sweep onnx format clean distclean FORCE
 .DELETE_ON_ERROR:
 
 demo: build
@@ -84,12 +91,15 @@ demo: build
 
 PYTEST_ARGS ?= -n logical --maxprocesses 8 --dist worksteal
 
-test: build lean public-kernels
+test: build lean bindings public-kernels
 	$(call step,tests,OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=10 $(PYTEST_ARGS) $(TESTS))
 
 test-newest:
-	@$(MAKE) --no-print-directory test TORCH=$(NEWEST_TORCH) VENV=.venv-newest BUILD=build/newest LEAN= PUBLIC_KERNELS= \
+	@$(MAKE) --no-print-directory test TORCH=$(NEWEST_TORCH) VENV=.venv-newest BUILD=build/newest LEAN= BINDINGS= PUBLIC_KERNELS= \
 		TESTS='$(NEWEST_TESTS)'
+
+test-serving: build tritonserver ray
+	$(call step,tests of serving,OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 --durations=5 tests/export/serving)
 
 check: build
 	$(call step,ruff check,$(BIN)/ruff check .)
@@ -118,12 +128,44 @@ $(VENV)/lean/%: $(STAMPS)/venv
 	$(call step,TensorRT lean runtime $*,$(PIP) install --no-deps --target $@ \
 		tensorrt-lean-cu13-libs==$* tensorrt-lean-cu13-bindings==$*)
 
+# They name every class, function and keyword of TensorRT, and need none of its libraries for that.
+bindings: $(BINDINGS:%=$(VENV)/bindings/%)
+
+$(VENV)/bindings/%: | $(STAMPS)/venv
+	$(call step,Python bindings of TensorRT $*,$(PIP) install --no-deps --target $@ tensorrt-cu13-bindings==$*)
+
+standard: build bindings
+	$(call step,the zoo for standard TensorRT,OMP_NUM_THREADS=1 PYTHONPATH=tests/support $(BIN)/python tests/standard/convert_as_standard.py $(BINDINGS:%=$(VENV)/bindings/%))
+
 # In a folder of their own, from which the tests import them.
 public-kernels: $(STAMPS)/public-kernels
 
 $(STAMPS)/public-kernels: $(STAMPS)/settings-public-kernels | $(STAMPS)/venv
 	$(if $(PUBLIC_KERNELS),$(call step,packages with Triton kernels,\
 		rm -rf $(VENV)/public_kernels && $(PIP) install --no-deps --target $(VENV)/public_kernels $(PUBLIC_KERNELS)))
+	@touch $@
+
+# A server with the Python backend, and its clients, in folders of their own: they need other versions of some packages.
+TRITON_SERVER := nvidia-pytriton==0.7.0
+TRITON_CLIENT := tritonclient[http,grpc]==2.73.0
+server := $(VENV)/tritonserver/server/pytriton/tritonserver
+
+tritonserver: $(STAMPS)/tritonserver
+
+$(STAMPS)/tritonserver: $(STAMPS)/settings-tritonserver | $(STAMPS)/venv
+	$(call step,Triton Inference Server (55 MB) and its clients,rm -rf $(VENV)/tritonserver && \
+		$(PIP) install --no-deps --target $(VENV)/tritonserver/server '$(TRITON_SERVER)' && \
+		$(PIP) install --target $(VENV)/tritonserver/client '$(TRITON_CLIENT)' && \
+		version=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])') && \
+		install -m 755 $(server)/python_backend_stubs/$$version/triton_python_backend_stub $(server)/backends/python/)
+	@touch $@
+
+RAY := ray[serve]==2.60.0
+
+ray: $(STAMPS)/ray
+
+$(STAMPS)/ray: $(STAMPS)/settings-ray | $(STAMPS)/venv
+	$(call step,$(RAY),rm -rf $(VENV)/ray && $(PIP) install --target $(VENV)/ray '$(RAY)')
 	@touch $@
 
 # The tag is the oldest manylinux whose symbols suffice the libraries; it depends on the machine that builds: that of
@@ -162,7 +204,9 @@ kernels: $(STAMPS)/torch
 	@PATH="$(abspath $(BIN)):$$PATH" cmake -S csrc -B build/kernels -G Ninja -DBRIDGE_TORCH=OFF \
 		-DCMAKE_CUDA_FLAGS=-Xptxas=-v > /dev/null
 	@PATH="$(abspath $(BIN)):$$PATH" cmake --build build/kernels | $(BIN)/python csrc/kernel_table.py
+	$(BIN)/python csrc/kernel_comparison.py build/kernels/lib/libbridge_plugins.so $(KERNELS)
 
+KERNELS ?=
 SANITIZE ?=
 
 sanitize: build
@@ -219,5 +263,7 @@ $(STAMPS)/settings-torch: settings = $(TORCH) $(BRIDGE_CUDA) $(CUDACXX) $(CUDA_H
 $(STAMPS)/settings-build: settings = $(BRIDGE_CUDA_ARCHITECTURES)
 $(STAMPS)/settings-extras: settings = $(EXTRAS) $(TORCH)
 $(STAMPS)/settings-public-kernels: settings = $(subst ',,$(PUBLIC_KERNELS))
+$(STAMPS)/settings-tritonserver: settings = $(TRITON_SERVER) $(TRITON_CLIENT)
+$(STAMPS)/settings-ray: settings = $(RAY)
 $(STAMPS)/settings-%: FORCE | $(STAMPS)/venv
 	@echo '$(settings)' | cmp -s - $@ || echo '$(settings)' > $@

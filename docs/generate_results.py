@@ -13,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from bridge.bench import report, tactics
 from bridge.bench.generated import table
 from bridge.bench.workload import Workload
 from bridge.bench.workloads import WORKLOADS
@@ -33,11 +34,15 @@ accepts the older version only with `BRIDGE_ANY_TENSORRT=1`. No GPU that TensorR
 things are measured: [Measuring](measuring.md).
 """
 _COLUMNS = ("workload", "dtype", "µs", "cold", "% of floor", "error", "PyTorch's", "peers")
+_ENGINE_COLUMNS = (*_COLUMNS[:4], "engine", *_COLUMNS[4:])  # where an engine keeps what the PyTorch op makes each time
+_CHOICE_COLUMNS = ("op", "workload", "dtype", "choice", "µs", "fastest", "µs", "ratio")
 _OPS = """
-Times are microseconds by CUDA graph replay, with a warm and with a cold L2 cache. "% of floor" is the floor as a share
-of the time. The floor is what memory, arithmetic and a launch need at least, as measured in the same run; "-" stands
-where the run went below it. Errors are against a wider dtype, as a fraction of the largest value: bridge's, then that
-of PyTorch's operations in the same dtype. "conv2d" is a bound: a convolution of the same size without offsets.
+Times are microseconds by CUDA graph replay, with a warm and with a cold L2 cache. "engine" is the plugin's time, which
+keeps what it makes of constants, such as packed weights; the PyTorch op makes it in every call. "% of floor" is the
+floor as a share of the time. The floor is what memory, arithmetic and a launch need at least, as measured in the same
+run; "-" stands where the run went below it. Errors are against a wider dtype, as a fraction of the largest value:
+bridge's, then that of PyTorch's operations in the same dtype. "conv2d" is a bound: a convolution of the same size
+without offsets.
 """
 
 
@@ -63,18 +68,37 @@ def _ops(path: Path) -> Iterable[str]:
     for op in dict.fromkeys(row["op"] for row in run["rows"]):
         rows = [row for row in run["rows"] if row["op"] == op]
         yield f"### {op}\n"
-        yield _table(_COLUMNS, map(_cells, rows))
+        in_engines = any("engine" in row for row in rows)
+        yield _table(_ENGINE_COLUMNS if in_engines else _COLUMNS, (_cells(row, in_engines) for row in rows))
         yield from _unmeasured(rows)
+    yield from _choices(run["rows"])
 
 
-def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+def _choices(rows: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    """Where the op's own choice of a kernel loses time; nothing in runs that did not measure tactics."""
+    measured = [row for row in rows if tactics.behind(row) is not None]
+    if not measured:
+        return
+    slow = [row for row in measured if (tactics.behind(row) or 0) > tactics.BEHIND]
+    yield "### Choice of kernels\n"
+    yield (
+        f"Of {len(measured)} workloads whose op has several kernels, its own choice is within {tactics.BEHIND - 1:.0%} "
+        f"of the fastest in {len(measured) - len(slow)}. Kernels go by number, and are timed in turns.\n"
+    )
+    if slow:
+        yield _table(_CHOICE_COLUMNS, map(report.choice_cells, slow))
+
+
+def _cells(row: Mapping[str, Any], in_engines: bool) -> tuple[str, ...]:
     peers = [f"{name} {_time(peer['us'])}" for name, peer in row["peers"].items() if "us" in peer]
+    engine = row.get("engine", {})
     share = row["floor_us"] / row["us"]
     return (
         _workload(row),
         row["dtype"],
         _time(row["us"]),
         _time(row["cold_us"]),
+        *((_time(engine["us"]) if "us" in engine else "",) if in_engines else ()),
         f"{share:.0%}" if share <= 1 else "-",
         f"{row['error']:.1e}",
         f"{row['pytorch_error']:.1e}",

@@ -112,17 +112,22 @@ def read_own(path: Path, most: int) -> bytes:
 
 def read_object(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
     """The JSON object in a file named by the user. ValueError: it holds none. OSError: it cannot be read."""
+    parsed = read_json(path, what)
+    if not isinstance(parsed, dict):
+        raise ValueError(f"{path} is no {what}: it holds a {type(parsed).__name__}")
+    return parsed
+
+
+def read_json(path: str | os.PathLike[str], what: str) -> Any:
+    """The JSON value in a file named by the user. ValueError: it holds none. OSError: it cannot be read."""
     with open_regular(path) as file:
         content = file.read(_LARGEST_OBJECT + 1)
     try:
         if len(content) > _LARGEST_OBJECT:
             raise ValueError(f"it has more than {_LARGEST_OBJECT:,} bytes")
-        parsed = json.loads(content.decode())
-        if not isinstance(parsed, dict):
-            raise ValueError(f"it holds a {type(parsed).__name__}")
+        return json.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no {what}: {error}") from error
-    return parsed
 
 
 def own_folder(path: Path, private: bool = False) -> None:

@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 
 __version__ = "0.1.0"
+DISTRIBUTION = "bridge-tensorrt"
+"""The name that pip knows the package by."""
 
 
 def folders() -> list[Path]:

@@ -52,6 +52,25 @@ def record(run: dict[str, Any]) -> Path:
     return path
 
 
+def merged(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One run of several parts on the same GPU; of two rows of a workload the later one counts.
+
+    ValueError: they are of different GPUs, drivers or versions, or one is no run of ops.
+    """
+    first = runs[0]
+    for run in runs:
+        if "rows" not in run:
+            raise ValueError(
+                "one of these is no run of ops; runs of engines, models and generated plugins have no parts"
+            )
+        for name in ("schema", "gpu", "driver", "versions"):
+            if run.get(name) != first.get(name):
+                found = f"{first.get(name)} and {run.get(name)}"
+                raise ValueError(f"these are not parts of one run of ops: {name} is {found}")
+    rows = {key_of(row): row for run in runs for row in run["rows"]}
+    return {**first, "date": max(run["date"] for run in runs), "rows": list(rows.values())}
+
+
 def check_complete(keys: Iterable[Key]) -> None:
     """ValueError: a default workload is missing from the keys."""
     present = set(keys)

@@ -12,6 +12,8 @@ from bridge.engine.timing import time_call
 _SIDE = 8192  # of the matrices
 # float32 elements of a copy's source: large enough that an L2 cache keeps no significant share between copies.
 _COPIES = (2**26, 2**27, 2**28)
+# Further elements between source and target: times of large copies are bimodal, by where in memory the tensors lie.
+_APART = (0, 3 * 2**16)
 # A copy by a kernel, which negates, and a copy by the driver.
 _COPY_KERNELS = (lambda pair: torch.neg(pair[0], out=pair[1]), lambda pair: pair[1].copy_(pair[0]))
 # TF32 products per float32 product: each factor is a sum of two, and the smallest of the four products is dropped.
@@ -71,12 +73,13 @@ def measure_l2() -> float:
 
 
 def measure_copy() -> float:
-    """Bytes per microsecond, read and written: the maximum of several sizes, each copied by a kernel and by the driver.
+    """Bytes per microsecond, read and written: the maximum of several sizes and places, by a kernel and by the driver.
 
     In a CUDA graph, the driver's copy is a memcpy node.
     """
-    buffers = torch.randn(2, max(_COPIES), device="cuda")
-    pairs = [(buffers[0, :size], buffers[1, :size]) for size in _COPIES]
+    most = max(_COPIES)
+    buffer = torch.randn(2 * most + max(_APART), device="cuda")
+    pairs = [(buffer[:size], buffer[most + apart :][:size]) for size in _COPIES for apart in _APART]
     return max(
         2 * _bytes(pair[0]) / time_call(copy_kernel, [pair]).us for pair in pairs for copy_kernel in _COPY_KERNELS
     )
@@ -86,17 +89,19 @@ def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def floors(workload: Workload, ceilings: dict[str, float], traffic: int | None = None) -> dict[str, float]:
+def floors(
+    workload: Workload, ceilings: dict[str, float], traffic: int | None = None, gathered: int = 0
+) -> dict[str, float]:
     """The least time of back-to-back calls that memory, the L2, the L1, arithmetic and a launch allow, each alone.
 
-    traffic: bytes of the call, where they depend on its values. Data in the L2 is not read from memory again, so a
-    working set within it is bound by the L2's rate only. Runs of earlier versions have no rate of the L1.
+    traffic, gathered: bytes of the call, which may depend on its values. Data in the L2 is not read from memory again,
+    so a working set within it is bound by the L2's rate only. Runs of earlier versions have no rate of the L1.
     """
     count = workload.bytes() if traffic is None else traffic
     return {
         "memory": max(0.0, count - ceilings["l2_bytes"]) / ceilings["bytes_per_us"],
         "L2": count / ceilings["l2_bytes_per_us"],
-        "L1": workload.gathered() / ceilings.get("l1_bytes_per_us", math.inf),
+        "L1": gathered / ceilings.get("l1_bytes_per_us", math.inf),
         "arithmetic": workload.flops() / rate(workload.dtype, ceilings),
         "launch": ceilings["launch_us"],
     }

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import bridge
+from bridge.bench import tactics
 from bridge.bench.ceilings import binding, floors, l2_bytes, measure_ceilings, refreshed
 from bridge.bench.peer import Missing, Peer
 from bridge.bench.workload import Workload
@@ -76,25 +77,27 @@ def measure_workload(workload: Workload, peers: Sequence[Peer], ceilings: dict[s
     def call(arguments: list[Any]) -> Any:
         return op.overload(*arguments, **settings)
 
-    warm = _time(workload, call, [args])
+    def times(run: Callable[[list[Any]], Any]) -> dict[str, float]:
+        return {**_times(_time(workload, run, [args])), "cold_us": _time_cold(run, workload, args).us}
+
     traffic = workload.traffic(args, settings)
-    bounds = floors(workload, ceilings, traffic)
+    bounds = floors(workload, ceilings, traffic, workload.gathered(args, settings))
     row: dict[str, Any] = {
         "op": workload.op,
         "workload": workload.name,
         "dtype": workload.dtype,
-        **_times(warm),
-        "cold_us": _time_cold(call, workload, args).us,
+        **times(call),
         "bytes": traffic,
         "flops": workload.flops(),
         "bytes_per_us": ceilings["bytes_per_us"],
         "floor": binding(bounds),
         "floor_us": max(bounds.values()),
         **errors,
+        **tactics.measure(workload, args, settings, errors, times),
         "peers": {},
     }
     for peer in peers:
-        if peer.op == workload.op:
+        if peer.op == workload.op and not (peer.compiles and workload.variation):
             row["peers"][peer.name] = _measure_peer(peer, workload, args, settings)
     return row
 

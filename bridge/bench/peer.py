@@ -21,12 +21,14 @@ class Peer:
     """Another implementation of an op.
 
     prepare: returns the call for a workload, or raises Missing. bound: it computes less, and serves as a bound.
+    compiles: for each shape, which takes seconds.
     """
 
     name: str
     op: str
     prepare: Prepare
     bound: bool = False
+    compiles: bool = False
 
 
 class Untimed:

@@ -1,9 +1,10 @@
 """A run of the bench as text, and compared with a baseline."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bridge.base.text import columns
+from bridge.bench import tactics
 
 _SLOWER = 0.05  # than the baseline, beyond its spread, is a regression
 _LAUNCH_BOUND_US = 5.0  # below it a microsecond more is noise
@@ -23,9 +24,14 @@ def table(run: Mapping[str, Any]) -> str:
         *((f"{d} products", f"{ceilings[f'flops_per_us_{d}'] / 1e6:.0f} TFLOP/s") for d in _dtypes(ceilings)),
         ("launch", f"{ceilings['launch_us']:.2f} us"),
     ]
-    heading = ("op", "workload", "dtype", "us", "10-90 %", "cold", "floor", "floor %", "error", "PyTorch's", "peers")
-    text = [columns(head, indent=0), columns([heading, *map(_cells, run["rows"])], indent=0)]
+    heading = (
+        *("op", "workload", "dtype", "us", "10-90 %", "cold", "engine", "floor", "floor %", "error", "PyTorch's"),
+        "peers",
+    )
+    text = [columns(head, indent=0), columns([heading, *map(_cells, run["rows"])], indent=0, heading=True)]
+    text += choices(run["rows"])
     peers = [item for row in run["rows"] for item in row["peers"].items()]
+    peers += [(name, row[name]) for row in run["rows"] for name in ("engine", "tactics") if name in row]
     missing = {f"{name}: {peer['missing']}" for name, peer in peers if "us" not in peer}
     if missing:
         text.append("\n".join(["not measured", *(f"  {line}" for line in sorted(missing))]))
@@ -33,8 +39,40 @@ def table(run: Mapping[str, Any]) -> str:
     if below_floor:
         text.append("\n".join(["no floor: the ceilings of this run are lower than what these reached", *below_floor]))
     wrong = [row for row in run["rows"] if not row["right"]]
-    text += [f"WRONG: {', '.join(key_of(row))}: error {row['error']:.1e}" for row in wrong]
+    text += [f"WRONG: {', '.join(key_of(row))}: error {row['error']:.1e}{_wrong_tactics(row)}" for row in wrong]
     return "\n\n".join(text)
+
+
+def choices(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the op's own choice of a kernel loses, where that is more than noise; nothing where none was measured."""
+    measured = [row for row in rows if tactics.behind(row) is not None]
+    if not measured:
+        return []
+    slow = [row for row in measured if (tactics.behind(row) or 0) > tactics.BEHIND]
+    share = f"{len(measured) - len(slow)} of {len(measured)}"
+    says = f"the own choice of a kernel: within {tactics.BEHIND - 1:.0%} of the fastest in {share}"
+    if not slow:
+        return [says]
+    heading = ("op", "workload", "dtype", "choice", "us", "fastest", "us", "ratio")
+    return [says, columns([heading, *map(choice_cells, slow)], indent=0, heading=True)]
+
+
+def choice_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """A row's own choice of a tactic beside its fastest one, with the ratio of their times."""
+    number, us = tactics.fastest(row)
+    own = row["tactics"]["own"]
+    return (
+        *key_of(row),
+        "?" if own is None else str(own),
+        f"{tactics.own_us(row):.2f}",
+        str(number),
+        f"{us:.2f}",
+        f"{tactics.behind(row):.2f}",
+    )
+
+
+def _wrong_tactics(row: Mapping[str, Any]) -> str:
+    return f", of tactics {', '.join(map(str, row['wrong']))}" if row.get("wrong") else ""
 
 
 def _dtypes(ceilings: Mapping[str, float]) -> list[str]:
@@ -52,6 +90,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{row['us']:.2f}",
         f"{row['low_us']:.2f}-{row['high_us']:.2f}",
         f"{row['cold_us']:.2f}",
+        f"{row['engine']['us']:.2f}" if "us" in row.get("engine", {}) else "",
         f"{row['floor_us']:.2f} {row.get('floor', '')}".rstrip(),
         "-" if _is_below_floor(row) else f"{row['floor_us'] / row['us']:.0%}",
         f"{row['error']:.1e}",

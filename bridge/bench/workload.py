@@ -14,13 +14,15 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 class Workload:
     """One call of an op.
 
-    group: "default", or one that runs only when named. captured: whether a CUDA graph can hold the call.
+    group: "default", or one that runs only when named. variation: of another row; peers that compile for each shape,
+    which takes seconds, are measured beside that one alone. captured: whether a CUDA graph can hold the call.
     """
 
     op: str
     name: str
     dtype: str
     group: str = "default"
+    variation: bool = False
     captured = True
 
     @property
@@ -34,6 +36,10 @@ class Workload:
 
     def batched(self) -> tuple[int, ...]:
         """The indices of the arguments whose first axis is the batch, as in the results; empty without a batch."""
+        return ()
+
+    def constants(self) -> tuple[str, ...]:
+        """The tensors that are constants of a model, of which its engine keeps what a plugin makes."""
         return ()
 
     def bytes(self) -> int:
@@ -58,7 +64,7 @@ class Workload:
         """Operations of its matrix products, 0 where there are none."""
         return 0
 
-    def gathered(self) -> int:
+    def gathered(self, args: list[Any], settings: dict[str, Any]) -> int:
         """Bytes that multiprocessors must gather through their L1 caches, however often they lie there already."""
         return 0
 

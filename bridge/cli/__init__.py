@@ -22,7 +22,7 @@ from bridge.cli import (
     zoo_command,
 )
 from bridge.cli.deployment import verify_command
-from bridge.cli.engines import compile_command, run_command
+from bridge.cli.engines import compile_command, report_command, run_command
 from bridge.cli.generated import build_ops_command, eject_command
 
 _NOTHING_WORKS, _USAGE, _INTERRUPTED = 1, 2, 130
@@ -229,6 +229,7 @@ _COMMANDS = {
         "Inputs with their profile, outputs, layers, plugin layers with their attributes, and which node of the graph\n"
         "went where. Needs no GPU.",
     ),
+    "report": (report_command.add_arguments, report_command.run, report_command.DESCRIPTION),
     "run": (run_command.add_arguments, run_command.run, run_command.DESCRIPTION),
     "verify": (verify_command.add_arguments, verify_command.run, verify_command.DESCRIPTION),
     "export": (export_command.add_arguments, export_command.run, export_command.DESCRIPTION),

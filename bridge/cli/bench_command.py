@@ -28,7 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", metavar="FILE.png", help="draw growing sizes and a roofline; needs matplotlib")
     parser.add_argument("--record", action="store_true", help="keep this run as the baseline of this GPU")
     parser.add_argument("--baseline", metavar="FILE", help='compare with a recorded run; "recorded": this GPU\'s own')
-    parser.add_argument("--against", metavar="FILE", help="measure nothing: show, plot, record or compare this run")
+    parser.add_argument(
+        "--against",
+        nargs="+",
+        metavar="FILE",
+        help="measure nothing: show, plot, record or compare this run, or parts",
+    )
     parser.add_argument("--engine", metavar="FILE", help="measure this engine, its kernels and its layers instead")
     parser.add_argument(
         "--lowerings", nargs="+", metavar="MODEL.py", help="tune these model files, and compare plugin, native and auto"
@@ -139,10 +144,11 @@ def _ops(options: argparse.Namespace) -> int:
         plots.pyplot()  # before minutes are spent on what it cannot draw
     others = [] if options.peers == [] else peers.select(options.peers or [], known)
     if options.against:
-        result = read_object(options.against, "run of `bridge bench`")
-        if "rows" not in result:
-            print(_recorded(result, options.record))
+        runs = [read_object(path, "run of `bridge bench`") for path in options.against]
+        if len(runs) == 1 and "rows" not in runs[0]:
+            print(_recorded(runs[0], options.record))
             return 0
+        result = baseline.merged(runs)
         before = baseline.load(options.baseline, result["gpu"]) if options.baseline else None
     else:
         before = baseline.load(options.baseline, measure.gpu(), chosen) if options.baseline else None

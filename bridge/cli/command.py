@@ -40,6 +40,7 @@ COMMANDS = {
     "zoo": "compile the models in models/, and measure them",
     "cache": "the engines that are kept on disk",
     "explain": "what is in an engine",
+    "report": "the same as a page for a browser, with a picture of the network",
     "run": "run an engine: latency, throughput, layers, outputs",
     "verify": "check an engine, its libraries and this machine",
     "export": "write what machines without bridge need to run an engine",

@@ -8,12 +8,16 @@ from bridge.cli.command import UsageError
 from bridge.cli.deployment import onnx_export
 from bridge.engine_file.contents import EngineFile
 from bridge.errors import EngineFileError
-from bridge.export.formats import FORMATS, Options, export
+from bridge.export.formats import FORMATS, export
+from bridge.export.options import Options
+from bridge.export.triton.repository import check_name
 
+_MOST_INSTANCES = 64
 DESCRIPTION = (
     "Write what machines without bridge need to run an engine.\n\n"
     "  plan      the engine as TensorRT serialised it\n"
     "  folder    the plan, its plugin libraries, a manifest, and a README with the commands to run it\n"
+    "  triton    a model repository of Triton Inference Server, with a README that has the command to start it\n"
     f"{onnx_export.DESCRIPTION}\n\n"
     "The folder appears when it is complete, and holds code: whoever runs it trusts whoever wrote it.\n\n"
     "Example: bridge export relu_net.engine --to folder -o relu_net"
@@ -28,8 +32,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", required=True, type=Path, metavar="DIR", help="a new or empty folder; a file for onnx")
     add("--embed", action="store_true", help="refuse a plan that does not hold its plugin libraries")
     add("--force", action="store_true", help="replace what is there")
-    add("--name", default="model", metavar="NAME", help="of the model, as servers call it; default: model")
+    add("--name", type=_name, default="model", metavar="NAME", help="of the model, as servers call it; default: model")
+    triton = parser.add_argument_group("--to triton").add_argument
+    triton("--instances", type=_count, default=1, metavar="N", help="of the model on each GPU; default: 1")
+    triton("--warm-up", action="store_true", help="run the tuned shapes before the model is ready")
+    triton(
+        "--dynamic-batching",
+        action="store_true",
+        help="let the server join the rows of several requests; no row's result may depend on another row",
+    )
     onnx_export.add_arguments(parser)
+
+
+def _name(text: str) -> str:
+    try:
+        check_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= _MOST_INSTANCES:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {_MOST_INSTANCES}")
+    return int(text)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -44,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
             f"{options.model}: the plan holds no plugin library; one is put into it when it is built, by "
             "`bridge compile --embed` or embed=True"
         )
-    settings = Options(name=options.name)
+    settings = Options(options.name, options.instances, options.dynamic_batching, options.warm_up)
     paths = export(file, options.output, options.to, force=options.force, options=settings)
     print(columns([(path, size(path.stat().st_size)) for path in paths], indent=0))
     return 0

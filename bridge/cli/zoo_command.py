@@ -8,7 +8,7 @@ from typing import Any
 
 from bridge.base import log
 from bridge.base.files import read_object
-from bridge.errors import BridgeError
+from bridge.cli.command import UsageError
 from bridge.zoo.table import BACKENDS, timed_out
 
 
@@ -72,16 +72,16 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _merged(paths: Sequence[str]) -> dict[str, Any]:
-    """One run of several. BridgeError: a file holds none, or they are not of the same GPU, versions and sizes."""
+    """One run of several. UsageError: a file holds none, or they are not of the same GPU, versions and sizes."""
     try:
         first, *others = [read_object(path, "run of `bridge zoo`") for path in paths]
     except (OSError, ValueError) as error:
-        raise BridgeError(str(error)) from error
+        raise UsageError(str(error)) from error
     rows = {row["model"]: row for row in first["rows"]}
     for path, other in zip(paths[1:], others, strict=True):
         for name in ("gpu", "driver", "versions", "full"):
             if other.get(name) != first.get(name):
-                raise BridgeError(f"{path} has {name} {other.get(name)}, {paths[0]} {first.get(name)}: two tables")
+                raise UsageError(f"{path} has {name} {other.get(name)}, {paths[0]} {first.get(name)}: two tables")
         rows |= {row["model"]: _with_earlier(row, rows.get(row["model"], {})) for row in other["rows"]}
     return {**first, "date": max(run["date"] for run in (first, *others)), "rows": list(rows.values())}
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from bridge.base.package import DISTRIBUTION, __version__
 from bridge.core.plugin_file import REBUILD, PluginFile, open_plugins
 from bridge.errors import LibraryError, OpDefinitionError
 
@@ -75,6 +76,8 @@ class Library:
     @property
     def origin(self) -> str:
         """Where the library comes from, for readers: "acme-corr 0.1.0", or the package or script."""
+        if self.package == __name__.partition(".")[0]:  # a search reads the files of every package: half a second
+            return f"{DISTRIBUTION} {__version__}"
         points = metadata.entry_points(group=ENTRY_POINTS, name=self.namespace)
         # The entry point's first: a package that is installed editable has no files by which it would be found.
         names = [point.dist.name for point in points if point.dist] or _distributions().get(self.package, [])

@@ -3,13 +3,13 @@
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch.export import ExportedProgram
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from bridge.base import log
 from bridge.base.package import __version__
@@ -26,7 +26,7 @@ from bridge.engine_file.contents import EngineFile, TensorSpec
 from bridge.errors import BuildError
 from bridge.generate import store
 from bridge.graph.assumptions import checking_lowering
-from bridge.graph.shape_profile import explaining_empty_inputs
+from bridge.graph.shape_profile import explaining_empty_inputs, symbolic_shapes
 from bridge.graph.torch_patches.input_guards import without_input_guards
 from bridge.graph.valid_names import with_valid_names
 from bridge.passes import Outcome, pass_names
@@ -237,6 +237,7 @@ def _convert(
         metadata={
             "arguments": structure.arguments,
             "input_map": structure.input_map,
+            "extents": symbolic_shapes(_named_nodes(module, inputs, outputs)),
             "nodes": conversion.filled.nodes,
             "lowerings": [asdict(choice) for choice in conversion.choices],
             "libraries": [asdict(each) for each in requirements(libraries)],
@@ -245,6 +246,13 @@ def _convert(
             "build_seconds": round(time.monotonic() - started, 3),
         },
     )
+
+
+def _named_nodes(module: GraphModule, inputs: Iterable[str], outputs: Sequence[str]) -> dict[str, Node]:
+    """The nodes of an engine's inputs and outputs."""
+    placeholders = {str(node.target): node for node in module.graph.find_nodes(op="placeholder")}
+    results = module.graph.output_node().args[0]
+    return {name: placeholders[name] for name in inputs} | dict(zip(outputs, results, strict=True))  # type: ignore[arg-type]
 
 
 def _fill(

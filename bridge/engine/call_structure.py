@@ -17,8 +17,8 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from bridge.base.text import printable, printable_lines
-from bridge.engine.output_names import names_of, output_names
 from bridge.engine_file.contents import EngineFile
+from bridge.engine_file.output_names import names_of, output_names
 from bridge.engine_file.pytrees import Tree, of_spec, to_spec
 from bridge.errors import EngineError, EngineInputError, ExportError
 

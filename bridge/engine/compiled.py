@@ -106,7 +106,8 @@ class CompiledModule:
     ) -> list[Path]:
         """Writes a folder for machines without bridge, and returns its files; see `bridge.export.formats.export`.
 
-        to: "plan", the engine as TensorRT serialised it, or "folder", the plan with all that running it takes.
+        to: "plan", the engine as TensorRT serialised it; "folder", the plan with all that running it takes; "triton", a
+        model repository of Triton Inference Server.
         """
         return export(self.file, path, to, force=force, options=options)
 

@@ -23,7 +23,7 @@ def explain(file: EngineFile, every_layer: bool = False, nodes: bool = False) ->
     nodes: also list the layers of each node of the model's graph, and count them by module.
     """
     sections = [columns(_summary(file), indent=0), _inputs(file), _outputs(file), _layer_types(file), _plugins(file)]
-    sections += [generated_table.text(file, details=every_layer), _lowerings(file), _passes(file)]
+    sections += [generated_table.text(file, every_layer), _lowerings(file), _passes(file)]
     if nodes:
         sections += [node_table.modules_text(file), node_table.nodes_text(file)]
     if every_layer:

@@ -13,17 +13,18 @@ def rows(file: EngineFile) -> list[dict[str, Any]]:
     return found if isinstance(found, list) else []
 
 
-def text(file: EngineFile, details: bool = False) -> str:
-    """A line for every generated plugin; details: also its inputs, kernels and regions. "" where there is none."""
+def text(file: EngineFile, every_detail: bool = False) -> str:
+    """A line for every generated plugin; every_detail: also its inputs, kernels and regions. "" where there is none."""
     lines = rows(file)
     if not lines:
         return ""
-    table = columns(_line(row) for row in lines)
+    table = columns(line(row) for row in lines)
     parts = [f"generated plugins: {len(lines)}\n{table}"]
-    return "\n\n".join([*parts, *(_details(row) for row in lines)] if details else parts)
+    return "\n\n".join([*parts, *(_details_text(row) for row in lines)] if every_detail else parts)
 
 
-def _line(row: Mapping[str, Any]) -> tuple[str, ...]:
+def line(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Operator, plugin, regions, kernels, launches, workspace, code and library of a generated plugin."""
     return (
         row["operator"],
         row["name"],
@@ -45,14 +46,16 @@ def _number(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 'es' if what.endswith('ch') else 's'}"
 
 
-def _details(row: Mapping[str, Any]) -> str:
-    return f"{row['name']} from {row['operator']}\n{columns(_detail_rows(row))}"
+def _details_text(row: Mapping[str, Any]) -> str:
+    return f"{row['name']} from {row['operator']}\n{columns(details(row))}"
 
 
-def _detail_rows(row: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+def details(row: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """What, name and place of each input, kernel and region of a generated plugin."""
     for each in row["inputs"]:
-        shape = "absent" if each["shape"] is None else f"[{', '.join(map(str, each['shape']))}]"
-        yield "input", each["name"], f"{each['dtype'] or ''} {shape}"
+        shape, dtype = each.get("shape"), each.get("dtype") or ""  # a file may leave out what is None
+        extents = "absent" if shape is None else f"[{', '.join(map(str, shape))}]"
+        yield "input", each["name"], f"{dtype} {extents}"
     for each in row["kernels"]:
         where = f"{each['file']}:{each['line']}, {_number(each['variants'], 'variant')}"
         yield "kernel", each["function"], where

@@ -48,6 +48,7 @@ _METADATA: dict[str, checks.Check] = {
     "cache_key": checks.name,
     "arguments": checks.sequence(checks.name),
     "input_map": checks.of(list),
+    "extents": checks.mapping(checks.sequence(checks.scalar, _MOST_DIMENSIONS)),
     "nodes": checks.sequence(checks.record(_NODE)),
     "lowerings": checks.sequence(checks.record(_LOWERING)),
     "passes": checks.sequence(checks.record(_PASS)),

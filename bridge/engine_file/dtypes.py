@@ -1,4 +1,4 @@
-"""The element types of an engine: one row each, with its names in torch, TensorRT and ONNX."""
+"""The element types of an engine: one row each, with its names in torch, TensorRT, ONNX and Triton Inference Server."""
 
 from dataclasses import dataclass
 from types import ModuleType
@@ -9,11 +9,12 @@ import torch
 
 @dataclass(frozen=True)
 class DType:
-    """`name` is torch's name; `trt` a member of trt.DataType; `onnx` of onnx.TensorProto.DataType."""
+    """`name` is torch's; `trt` a member of trt.DataType, `onnx` of onnx.TensorProto.DataType; `triton` the server's."""
 
     name: str
     trt: str
     onnx: str
+    triton: str
 
     @property
     def torch(self) -> torch.dtype:
@@ -30,14 +31,14 @@ class DType:
 
 
 DTYPES = (
-    DType("float32", "FLOAT", "FLOAT"),
-    DType("float16", "HALF", "FLOAT16"),
-    DType("bfloat16", "BF16", "BFLOAT16"),
-    DType("int64", "INT64", "INT64"),
-    DType("int32", "INT32", "INT32"),
-    DType("int8", "INT8", "INT8"),
-    DType("uint8", "UINT8", "UINT8"),
-    DType("bool", "BOOL", "BOOL"),
+    DType("float32", "FLOAT", "FLOAT", "FP32"),
+    DType("float16", "HALF", "FLOAT16", "FP16"),
+    DType("bfloat16", "BF16", "BFLOAT16", "BF16"),
+    DType("int64", "INT64", "INT64", "INT64"),
+    DType("int32", "INT32", "INT32", "INT32"),
+    DType("int8", "INT8", "INT8", "INT8"),
+    DType("uint8", "UINT8", "UINT8", "UINT8"),
+    DType("bool", "BOOL", "BOOL", "BOOL"),
 )
 _BY_NAME = {row.name: row for row in DTYPES}
 _BY_TORCH = {row.torch: row for row in DTYPES}

@@ -6,20 +6,13 @@ interruptions, for what was there before, or for the name of the folder, which n
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from bridge.engine_file.contents import EngineFile
 from bridge.export import folder, plan
+from bridge.export.options import Options as Options
 from bridge.export.output import new_folder
-
-
-@dataclass(frozen=True)
-class Options:
-    """What writers may be told. name: of the model, as servers call it."""
-
-    name: str = "model"
-
+from bridge.export.triton import repository
 
 Writer = Callable[[EngineFile, Path, Options], list[Path]]
 """Writes an engine into an empty folder, and returns the files. LibraryError: a plugin library is not here."""
@@ -27,6 +20,7 @@ Writer = Callable[[EngineFile, Path, Options], list[Path]]
 FORMATS: dict[str, Writer] = {
     "plan": plan.write,
     "folder": folder.write,
+    "triton": repository.write,
 }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import sympy
 import torch
 from torch.export import ExportedProgram
+from torch.fx import Node
 
 from bridge.engine_file import dtypes
 from bridge.engine_file.contents import TensorSpec
@@ -45,6 +46,19 @@ def input_spec(name: str, value: torch.Tensor, ranges: Mapping[sympy.Expr, Any])
     ]
     least, tuned, greatest = zip(*extents, strict=True) if extents else ((), (), ())
     return TensorSpec(name, dtype.name, least, tuned, greatest)
+
+
+def symbolic_shapes(nodes: Mapping[str, Node]) -> dict[str, list[int | str]]:
+    """The shapes of nodes by name, with the text of each dynamic extent: extents with equal texts are equal.
+
+    A node without a shape is left out.
+    """
+    values = {name: node.meta.get("val") for name, node in nodes.items()}
+    return {
+        name: [extent if isinstance(extent, int) else str(extent.node.expr) for extent in value.shape]
+        for name, value in values.items()
+        if isinstance(value, torch.Tensor)
+    }
 
 
 @contextlib.contextmanager

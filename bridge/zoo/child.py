@@ -13,7 +13,8 @@ from typing import Any
 from bridge.base.files import replacing
 from bridge.base.log import logger
 from bridge.zoo.entries import of_script
-from bridge.zoo.measure import first_line, measure
+from bridge.zoo.failures import first_line
+from bridge.zoo.measure import measure
 from bridge.zoo.measuring_lock import MeasuringLock
 
 

@@ -99,9 +99,9 @@ def _finished_row(row: dict[str, Any], reason: str | None) -> dict[str, Any]:
     if row.pop("complete", False):
         return row
     measurements = row.get("ways", {})
-    running = [name for name, measurement in measurements.items() if "running" in measurement]
-    for name in running:
-        measurements[name] = {"failed": reason or "did not end"}
+    running = [name for name, measurement in measurements.items() if measurement.pop("running", False)]
+    for name in running:  # variants that were measured before the end count
+        measurements[name] |= {"unfinished" if measurements[name] else "failed": reason or "did not end"}
     return {**row, "failed": reason} if reason and not running and "failed" not in row else row
 
 

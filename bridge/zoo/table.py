@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bridge.base.text import columns
+from bridge.zoo import variants
 
 Row = Mapping[str, Any]
 NOT_DONE = "not done"  # the reason after a timeout begins with it
@@ -16,8 +17,11 @@ BACKENDS = {  # name in the JSON and on the command line → heading. The JSON's
 }
 HEADER = (
     *("model", "parameters", "plugin layers", "engines", "graph breaks", "graph error", "error"),
-    *(*BACKENDS.values(), "with a CUDA graph"),
+    *(*BACKENDS.values(), "ratio"),
 )
+PRODUCTS_HEADER = ("model", "bridge", "of it", "its slowest", "Inductor", "of it", "its slowest")
+_MOSTLY = 0.5  # of a call's time in matrix products: then the table says whose they are
+_KERNEL_WIDTH = 60
 _INTRODUCTION = """# Models
 
 Scripts that read from top to bottom, one family a file. Each takes `--weights FILE`, `--dtype`, `--target`, `--batch`,
@@ -26,12 +30,20 @@ measures it. `bridge zoo` compiles all of those that have a list `ZOO`; `bridge 
 
 """
 _LEGEND = """
-Weights are random. Times are milliseconds a call, CPU included, medians; engines and graph breaks are bridge's, and
-those of torch_tensorrt without bridge stand beside its time, by its Python runtime where its C++ one was made for
-another TensorRT-RTX. "native layers" is one engine without bridge's kernels: its graph rewrites are off, and ops that a
+Weights are random. Times are milliseconds a call, CPU included, medians. Each backend is shown at its best, in the
+words that follow: eager, torch_tensorrt and engines called plainly or replayed from a CUDA graph, torch_tensorrt by its
+Python and its C++ runtime, Inductor in its modes default, reduce-overhead and max-autotune. "ratio" is the time of the
+fastest other by bridge's. Engines and graph breaks are bridge's, and those of torch_tensorrt without bridge stand
+beside its time. "native layers" is one engine without bridge's kernels: its graph rewrites are off, and ops that a
 model has become layers of TensorRT's own where it has any. "graph error" is what bridge's graph rewrites change in the
 eager result, "error" the engine's difference from eager, both as a fraction of the largest value of a result. "not
 done": the time for the model was over, in which it also waited for others while they measured.
+"""
+_PRODUCTS = """
+## Matrix products
+
+Share of the GPU's time in matrix products, by kernel name, where it is more than half: whose kernels they are, and the
+slowest one with its share. Convolutions, and attention in one kernel, are none.
 """
 _MEMORY = """
 ## GPU memory
@@ -44,8 +56,9 @@ def text(result: Mapping[str, Any]) -> str:
     """The run as text for a terminal."""
     failures = failure_lines(result)
     table = columns([HEADER, *map(cells, result["rows"])], indent=0, heading=True)
-    memory_rows = memory(result)
-    memories = ["", "GPU memory, MiB", columns(memory_rows, indent=0)] if memory_rows else []
+    memory_rows, product_rows = memory(result), products(result)
+    memories = ["", "GPU memory, MiB", columns(memory_rows, indent=0, heading=True)] if memory_rows else []
+    memories += ["", "matrix products", columns(product_rows, indent=0, heading=True)] if product_rows else []
     return "\n".join(
         [
             environment_text(result),
@@ -59,7 +72,7 @@ def text(result: Mapping[str, Any]) -> str:
 
 def markdown(result: Mapping[str, Any]) -> str:
     """The run as Markdown, for models/README.md."""
-    lines = [_line(HEADER), _line(["---"] * len(HEADER)), *(_line(cells(row)) for row in result["rows"])]
+    lines = _lines([HEADER, *map(cells, result["rows"])])
     flags = [
         f"- {row['model']}: `{' '.join(row['argv']) or 'no flags'}`, {_input_text(row, result['full'])}"
         for row in result["rows"]
@@ -67,7 +80,9 @@ def markdown(result: Mapping[str, Any]) -> str:
     failures = [f"- {line}" for line in failure_lines(result)] or ["Nothing."]
     parts = [environment_text(result) + ".", _LEGEND, *lines]
     if memory_rows := memory(result):
-        parts += [_MEMORY, _line(memory_rows[0]), _line(["---"] * len(memory_rows[0])), *map(_line, memory_rows[1:])]
+        parts += [_MEMORY, *_lines(memory_rows)]
+    if product_rows := products(result):
+        parts += [_PRODUCTS, *_lines(product_rows)]
     parts += ["", "## Configurations", "", *flags, "", "## What failed, or was not done", ""]
     return _INTRODUCTION + "\n".join([*parts, *failures]) + "\n"
 
@@ -103,13 +118,45 @@ def cells(row: Row) -> tuple[str, ...]:
         str(bridge_row.get("graph_breaks", "")),
         _error(bridge_row.get("graph_error")),
         _error(bridge_row.get("error")),
-        _time(measurements.get("eager", {})),
-        _time(measurements.get("inductor", {})) + (f" ({breaks} breaks)" if breaks else ""),
-        _time(tensorrt_row) + split_text,
-        _time(measurements.get("native", {})),
-        _time(bridge_row) or _time(row),
-        _time(bridge_row.get("cuda_graph", {})),
+        _best(measurements.get("eager", {})),
+        _best(measurements.get("inductor", {})) + (f" ({breaks} breaks)" if breaks else ""),
+        _best(tensorrt_row) + split_text,
+        _best(measurements.get("native", {})),
+        _best(bridge_row) or _best(row),
+        _ratio(measurements),
     )
+
+
+def _ratio(measurements: Mapping[str, Row]) -> str:
+    """The time of the fastest other backend by bridge's, and its name; empty where one of them has none."""
+    times = {name: found[1] for name, row in measurements.items() if (found := variants.best(row))}
+    own = times.pop("bridge", None)
+    if own is None or not times:
+        return ""
+    name = min(times, key=lambda each: times[each])
+    return f"{times[name] / own:.2f} ({BACKENDS[name]})"
+
+
+def products(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The matrix products of models that are mostly those: a heading, then a row per model; empty without one."""
+    rows = []
+    for row in result["rows"]:
+        found = [row.get("ways", {}).get(name, {}).get("products") for name in ("bridge", "inductor")]
+        if any(each and each["share"] > _MOSTLY for each in found):
+            rows.append((row["model"], *(cell for each in found for cell in _product_cells(each))))
+    return [PRODUCTS_HEADER, *rows] if rows else []
+
+
+def _product_cells(found: Row | None) -> tuple[str, str, str]:
+    if found is None:
+        return "", "", ""
+    slowest = [f"{kernel['share']:.0%} {_shortened(kernel['name'])}" for kernel in found["kernels"][:1]]
+    makers = ", ".join(f"{maker} {share:.0%}" for maker, share in found["by"].items())
+    return f"{found['share']:.0%}", makers, "".join(slowest)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _KERNEL_WIDTH else name[: _KERNEL_WIDTH - 1] + "…"
 
 
 def memory(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -127,13 +174,9 @@ def failure_lines(result: Mapping[str, Any]) -> list[str]:
     lines = []
     for row in result["rows"]:
         lines += [f"{row['model']}: {row['failed']}"] if "failed" in row else []
-        measurements = row.get("ways", {})
-        measurements = measurements | {"bridge with a CUDA graph": measurements.get("bridge", {}).get("cuda_graph", {})}
-        lines += [
-            f"{row['model']}, {name}: {measurement['failed']}"
-            for name, measurement in measurements.items()
-            if "failed" in measurement
-        ]
+        for name, measurement in row.get("ways", {}).items():
+            parts = variants.failures(measurement).items()
+            lines += [f"{', '.join(filter(None, (row['model'], name, part)))}: {reason}" for part, reason in parts]
     return lines
 
 
@@ -151,10 +194,15 @@ def _count(parameters: int) -> str:
     return f"{parameters / 1e6:.1f} M" if parameters >= 1e6 else f"{parameters / 1e3:.1f} k"
 
 
-def _time(measurement: Row) -> str:
+def _best(measurement: Row) -> str:
+    """The least time, and how it came about where that is not by plain calls."""
+    found = variants.best(measurement)
+    if found:
+        how, us = found
+        return f"{us / 1e3:.3g}" + (f", {how}" if how else "")
     if "failed" in measurement:
         return "not done" if timed_out(measurement) else "failed"
-    return f"{measurement['us'] / 1e3:.3g}" if "us" in measurement else ""
+    return ""
 
 
 def _error(value: float | None) -> str:
@@ -164,6 +212,11 @@ def _error(value: float | None) -> str:
 def _input_text(row: Row, full: bool) -> str:
     inputs = " and ".join("x".join(map(str, shape)) for shape in row.get("inputs", []))
     return ", ".join(part for part in (full and row.get("about"), row.get("dtype", ""), inputs) if part)
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A heading and rows."""
+    return [_line(rows[0]), _line(["---"] * len(rows[0])), *map(_line, rows[1:])]
 
 
 def _line(texts: Sequence[str]) -> str:

@@ -75,6 +75,8 @@ function(_bridge_compile target namespace)
   list(JOIN options "," options_of_nvcc)
   target_compile_options(${target} PRIVATE
     "$<$<COMPILE_LANGUAGE:CXX>:${options}>" "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=${options_of_nvcc}>")
+  # bridge's own sources of a target are one file to the compiler: headers take most of the time of each.
+  set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 0)
 endfunction()
 
 # A shared library of a namespace's ops and a host's sources, with bridge's exports and nothing undefined.
@@ -168,7 +170,8 @@ function(bridge_add_ops namespace)
   target_link_libraries(${namespace}_ops PRIVATE ${arg_LIBRARIES})
   foreach(source IN LISTS arg_SOURCES) # nvcc draws the names of anonymous namespaces; seeded, a second build gives the same bytes
     cmake_path(GET source STEM name)
-    set_source_files_properties("${source}" PROPERTIES COMPILE_OPTIONS "-frandom-seed=${name}")
+    set_source_files_properties("${source}" PROPERTIES
+      COMPILE_OPTIONS "-frandom-seed=${name}" SKIP_UNITY_BUILD_INCLUSION ON)
   endforeach()
 
   file(GLOB tensorrt_host CONFIGURE_DEPENDS "${BRIDGE_ROOT}/hosts/tensorrt/*.cpp" "${BRIDGE_ROOT}/hosts/tensorrt/plugin/*.cpp")

@@ -76,6 +76,8 @@ struct Op {
   // Ways to compute tensors of these sizes on the current device, as numbers that stay; empty where there is but one.
   virtual std::vector<int> tactics(Tensor const* /*inputs*/, Tensor const* /*outputs*/) const { return {}; }
   int tactic = -1;  // one of them, or -1: the op chooses
+  // Which of them it chooses for tensors of these sizes; -1 where there is but one way.
+  virtual int own_tactic(Tensor const* /*inputs*/, Tensor const* /*outputs*/) const { return -1; }
 
   // What `run` makes of an input that may be a constant, such as weights in another order: a host that knows the input
   // to be one keeps it between runs. way: how it is made for these sizes; bytes: 0 where there is nothing to keep.

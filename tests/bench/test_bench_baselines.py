@@ -79,6 +79,26 @@ def test_a_run_is_recorded_and_compared_with(capsys, tmp_path, baselines):
     assert code == 1 and out.count("the baseline 100.00 us") == 1
 
 
+def test_parts_of_a_run_are_recorded_together(capsys, tmp_path, baselines):
+    """Machines are lent for minutes: each op is measured by a command of its own."""
+    rows, parts = complete()["rows"], []
+    slower = [rows[0] | {"us": 300.0}]
+    for number, part in enumerate((slower, rows[: len(rows) // 2], rows[len(rows) // 2 :])):
+        parts.append(tmp_path / f"{number}.json")
+        parts[-1].write_text(json.dumps(complete(rows=part, date=f"2026-01-0{number + 1}")))
+    code, _, _ = command(capsys, "--against", *parts, "--record")
+    recorded_run = json.loads((baselines / "nvidia_a_gpu.json").read_text())
+    assert code == 0 and recorded_run["rows"] == rows and recorded_run["date"] == "2026-01-03"
+    other = tmp_path / "other.json"
+    for changed in ({"gpu": "NVIDIA B"}, {"versions": {"torch": "2.14"}}):
+        other.write_text(json.dumps(complete() | changed))
+        code, _, err = command(capsys, "--against", parts[0], other)
+        (name,) = changed
+        assert code == 2 and f"these are not parts of one run of ops: {name} is" in err
+    other.write_text(json.dumps({"generated": []}))
+    assert "one of these is no run of ops" in command(capsys, "--against", parts[0], other)[2]
+
+
 @pytest.mark.parametrize("path", sorted(baseline.FOLDER.glob("*.json")), ids=lambda path: path.stem)
 def test_baselines_in_bridge_are_right_runs(path):
     run = baseline.load(baseline.RECORDED, json.loads(path.read_text())["gpu"])

@@ -16,7 +16,7 @@ from bridge.bench import baseline
 from bridge.bench.generated import formulas, measure, table
 from bridge.bench.generated.workload import INDUCTOR, TRITON, Workload, select, workloads
 from bridge.doors.generation import marked_instances
-from bridge.generate.inductor.torch_inductor import wrote_all
+from bridge.generate.inductor import wrote_all
 
 RESULTS = Path(__file__).parents[2] / "docs" / "generate_results.py"
 

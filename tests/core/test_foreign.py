@@ -1,12 +1,10 @@
 """Operators of other libraries that are bridge's ops under other names: torchvision's."""
 
 import contextlib
-import os
 import random
-import subprocess
-import sys
 from importlib.util import find_spec
 
+import fresh_process
 import pytest
 import torch
 from compile_models import BATCH
@@ -196,8 +194,7 @@ def test_torchvision_may_be_imported_by_the_model_alone():
         "found = bridge.compile(Heads().eval(), Heads.example(), dynamic_shapes=Heads.shapes(), target='sm86')\n"
         "assert found.plugin_counts() == {'roi_align': 2}, found.plugin_counts()"
     )
-    path = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run([sys.executable, "-c", code], env=path, capture_output=True, text=True)
+    done = fresh_process.run(code, imported=fresh_process.COMPILER)
     assert done.returncode == 0, done.stderr
 
 

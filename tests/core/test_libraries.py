@@ -7,11 +7,11 @@ the other one is bound to an operator that exists already.
 import inspect
 import shutil
 import subprocess
-import sys
 import types
 from importlib.util import find_spec
 from pathlib import Path
 
+import fresh_process
 import pytest
 import torch
 from compilers import environment, needs_compilers
@@ -162,7 +162,7 @@ def test_a_library_that_is_defined_after_torch_tensorrt_is_registered_for_engine
         """
     )
     monkeypatch.setenv("MOVED_LIBRARY_DIR", str(built))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = fresh_process.run(code, imported=fresh_process.COMPILER)
     assert done.returncode == 0, done.stderr
 
 
@@ -211,7 +211,7 @@ DISAGREEING = inspect.cleandoc(
 def test_an_op_whose_signatures_differ_stops_only_what_uses_it(built, monkeypatch):
     """In a process of its own: TensorRT's registry outlives what bridge forgets."""
     monkeypatch.setenv("MOVED_LIBRARY_DIR", str(built))
-    done = subprocess.run([sys.executable, "-c", DISAGREEING], capture_output=True, text=True)
+    done = fresh_process.run(DISAGREEING, imported=fresh_process.COMPILER)
     assert done.returncode == 0, done.stderr
 
 

@@ -63,7 +63,8 @@ sys.path += sys.argv[1].split(":")
 from test_cache_compiled import compiled
 print(compiled().from_cache)
 """
-    outputs = [fresh_process.run(code, os.pathsep.join(sys.path)) for _ in range(2)]
+    path = os.pathsep.join(sys.path)
+    outputs = [fresh_process.run(code, path, imported=fresh_process.COMPILER) for _ in range(2)]
     assert [found.stdout for found in outputs] == ["False\n", "True\n"], outputs[1].stderr
 
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from generated_row import GENERATED
 
 from bridge import cli
 from bridge.engine import node_table
@@ -83,6 +84,15 @@ def test_a_file_of_an_older_bridge_says_so(make_engine_file):
     )
     assert "modules:" not in explain(old, nodes=True)
     assert as_json_values(old)["nodes"] is None and as_json_values(old)["modules"] == []
+
+
+@pytest.mark.parametrize("key", ["dtype", "shape"])
+def test_an_input_of_a_generated_plugin_may_lack_what_is_none(make_engine_file, key):
+    absent = {"name": "bias", "dtype": None, "shape": None}
+    del absent[key]
+    file = make_engine_file(metadata={"generated": [GENERATED | {"inputs": [absent]}]})
+    lines = [line.split() for line in explain(file, every_layer=True).splitlines()]
+    assert ["input", "bias", "absent"] in lines
 
 
 def test_the_command(file, tmp_path, capsys):

@@ -63,11 +63,11 @@ def program_file(tmp_path_factory):
 
 
 def test_an_exported_program_loads_where_bridge_is_imported_and_runs_at_other_sizes(program_file):
-    check(fresh_process.run(LOAD_PROGRAM, program_file))
+    check(fresh_process.run(LOAD_PROGRAM, program_file, imported=fresh_process.COMPILER))
 
 
 def test_an_exported_program_without_bridge_says_what_is_missing(program_file):
-    child = fresh_process.run(LOAD_PROGRAM_WITHOUT_BRIDGE, program_file)
+    child = fresh_process.run(LOAD_PROGRAM_WITHOUT_BRIDGE, program_file, imported=fresh_process.COMPILER)
     assert child.returncode == 1
     assert "failed to resolve torch.ops.bridge." in child.stderr
     assert "Please import the custom op to register it before deserializing" in child.stderr
@@ -144,12 +144,12 @@ def cpu_package(tmp_path_factory):
 
 @compiler
 def test_an_aotinductor_package_runs_at_other_sizes(cpu_package):
-    check(fresh_process.run(LOAD_PACKAGE, cpu_package, "cpu"))
+    check(fresh_process.run(LOAD_PACKAGE, cpu_package, "cpu", imported=fresh_process.COMPILER))
 
 
 @compiler
 def test_an_aotinductor_package_without_bridge_says_what_is_missing(cpu_package):
-    child = fresh_process.run(LOAD_PACKAGE_WITHOUT_BRIDGE, cpu_package)
+    child = fresh_process.run(LOAD_PACKAGE_WITHOUT_BRIDGE, cpu_package, imported=fresh_process.COMPILER)
     assert child.returncode == 1
     assert "Could not find schema for bridge::" in child.stderr
 

@@ -27,6 +27,7 @@ from bridge.cli import main
 from bridge.engine.call_structure import CallStructure
 from bridge.engine.compiled import CompiledModule
 from bridge.engine.explain import as_json_values
+from bridge.engine.report import page
 from bridge.engine_file import container, pytrees
 from bridge.engine_file.contents import EngineFile, OutputSpec, TensorSpec
 from bridge.errors import EngineError, EngineFileError, EngineInputError
@@ -234,6 +235,7 @@ def _exercise(path: Path) -> str:
     for nodes in (False, True):
         _shows_no_control(module.explain(nodes=nodes, layers=nodes))
     _shows_no_control(as_json(as_json_values(module.file)) + str(bridge.report(module)))
+    _shows_no_control(page.content(module.file))
     module.save(path.with_suffix(".again"))
     assert repr(EngineFile.load(path.with_suffix(".again"))) == repr(module.file)
     try:

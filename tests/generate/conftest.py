@@ -6,8 +6,10 @@ from types import SimpleNamespace
 
 import hand_written_ops as ops
 import pytest
+from run_folder import folder_of_run
 
 from bridge.generate.build import build, plugin_name
+from bridge.generate.cache import TRITON
 
 PUBLIC_KERNELS = Path(sys.prefix, "public_kernels")
 
@@ -26,7 +28,12 @@ INSTANCES = {
 
 @pytest.fixture(scope="session")
 def shared_cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("generated") / "cache"
+    """A process's own, for tests count and damage what is in it; Triton's kernels in it are the whole run's."""
+    cache, kernels = tmp_path_factory.mktemp("generated") / "cache", folder_of_run(tmp_path_factory) / "triton"
+    kernels.mkdir(exist_ok=True)
+    (cache / "generated").mkdir(mode=0o700, parents=True)
+    (cache / "generated" / TRITON).symlink_to(kernels)
+    return cache
 
 
 @pytest.fixture(autouse=True)

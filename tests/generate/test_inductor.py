@@ -1,7 +1,9 @@
 """Plain torch becomes regions: what is passed to kernels, what is refused, and what is left behind."""
 
 import os
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import sympy
@@ -219,6 +221,13 @@ def test_nothing_is_left_behind(monkeypatch):
     lowered(torch.relu)
     assert dict(os.environ) == environment and torch_inductor.inductor_config.get_config_copy() == settings
     assert torch.utils._triton.has_triton() == answer == torch.cuda.is_available()
+
+
+def test_inductor_is_imported_where_it_is_needed():
+    """A model without generated ops does not wait for it, and a torch whose parts have moved compiles the model."""
+    sources = Path(inductor.__file__).parents[2].rglob("*.py")
+    eager = re.compile(r"^(?:from|import) .*\btorch_inductor\b", re.MULTILINE)
+    assert not [source for source in sources if eager.search(source.read_text())]
 
 
 def test_a_part_of_inductor_that_has_moved_is_named(monkeypatch):

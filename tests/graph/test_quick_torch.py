@@ -3,6 +3,8 @@
 import pytest
 import torch
 from torch._C import DispatchKey
+from torch._decomp.decompositions_for_rng import PhiloxState
+from torch._export import utils
 from torch._subclasses.fake_impls import op_implementations_dict
 from torch.export import exported_program
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -55,3 +57,19 @@ def test_no_environment_of_shapes_records_its_events():
     """Its methods are called without what would record them."""
     environment = ShapeEnv()
     assert not environment.should_record_events and not hasattr(environment.create_symbol, "__wrapped__")
+
+
+def test_torch_has_taken_out_what_it_is_not_asked_about():
+    taken = utils._collect_all_valid_cia_ops()
+    table = [op for op in torch.export.default_decompositions() if op.name().startswith("aten::") and op not in taken]
+    assert len(table) > 100 and not [op for op in table if utils._is_preservable_cia_op(op)]
+
+
+def test_a_state_of_random_numbers_that_is_reset_is_empty():
+    state = PhiloxState()
+    state.set_state(torch.ones(1), torch.ones(1), relative_offset=4)
+    state.advance_offset(4)
+    state.reset()
+    assert (state.relative_offset, state.offset_advanced_alteast_once) == (0, False)
+    with pytest.raises(AssertionError, match="must not be empty"):
+        state.validate_state()

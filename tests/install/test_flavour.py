@@ -1,8 +1,6 @@
 """Which TensorRT is found, and what to install where there is none."""
 
-import subprocess
-import sys
-
+import fresh_process
 import pytest
 from test_version_shims import STUBBED
 
@@ -26,8 +24,8 @@ def test_import_bridge_imports_no_tensorrt():
         "print([n for n in sys.modules if n.startswith(('tensorrt', 'torch_tensorrt', 'onnx'))],"
         " all(getattr(torch.cuda, n) is f for n, f in before.items()), callable(bridge.compile))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n")[0] == "[] True True"
+    done = fresh_process.run(code)
+    assert done.stdout.split("\n")[0] == "[] True True", done.stderr
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,11 @@ STUBBED = ("get_device_capability", "current_device", "mem_get_info", "empty_cac
             ["keep_dtypes_in_where", "keep_scalars_wide", "keep_beside_unknown_operators", "compute_in_float32"],
         ),
         ("tensorrt", (2, 10, 0), []),
-        ("tensorrt", (2, 11, 0), ["keep_dtypes_in_where", "compute_in_float32"]),
+        (
+            "tensorrt",
+            (2, 11, 0),
+            ["add_algorithm_selector", "add_dtype_setter", "keep_dtypes_in_where", "compute_in_float32"],
+        ),
     ],
 )
 def test_shims_are_keyed_on_versions(name, version, expected):

@@ -50,7 +50,7 @@ def run_apart(page, folder):
         "import os, sys; from pathlib import Path; os.chdir(sys.argv[3]); import doc_blocks\n"
         "print(doc_blocks.check_page(*map(Path, sys.argv[1:3])) or '')"
     )
-    done = fresh_process.run(code, page, ROOT, folder)
+    done = fresh_process.run(code, page, ROOT, folder, imported=fresh_process.COMPILER)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

@@ -11,6 +11,13 @@ def test_nothing_but_torch_is_imported():
     assert (child.returncode, child.stdout, child.stderr) == (0, "[True, False, False]\n", "")
 
 
+def test_parts_of_torch_are_imported_where_that_is_asked_for():
+    names = ("torch._inductor.graph", "torch_tensorrt", "bridge")
+    code = f"import sys; print([name in sys.modules for name in {names}])"
+    assert fresh_process.run(code, imported=fresh_process.COMPILER).stdout == "[True, False, False]\n"
+    assert fresh_process.run(code).stdout == "[False, False, False]\n"
+
+
 def test_arguments_and_variables_are_of_one_process(monkeypatch):
     monkeypatch.setenv("GONE", "here")
     code = "import os, sys; print(sys.argv[1:], os.environ.get('GONE'), os.environ.get('NEW'), sep='|')"

@@ -3,11 +3,10 @@
 import json
 import math
 import shutil
-import subprocess
-import sys
 import types
 from importlib.util import find_spec
 
+import fresh_process
 import numpy
 import pytest
 import torch
@@ -185,8 +184,7 @@ print(json.dumps(errors))
 
 
 def register(first, *paths):
-    command = [sys.executable, "-c", REGISTER, str(first), *map(str, paths)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = fresh_process.run(REGISTER, first, *paths)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -79,9 +79,6 @@ class Plugin(PluginObject):
         text = call(self.build, 8, c_char_p)
         return text and text.decode()
 
-    def set_tactic(self, tactic: int) -> int:
-        return call(self.runtime, 0, c_int32, tactic, types=[c_int32])
-
 
 # Calls that TensorRT never makes, for tests/fuzz/fuzz_plugins.py. Nothing here is checked.
 

@@ -8,7 +8,7 @@ import torch
 from zoo_models import MODELS, PLUGINS, WITH_WEIGHTS, ZOO, each, needs_models
 
 from bridge import cli
-from bridge.zoo import entries, measure, memory
+from bridge.zoo import backends, entries, measure, memory
 
 
 def test_every_script_with_a_model_is_in_the_zoo():
@@ -99,9 +99,8 @@ def test_regions_come_from_the_level_of_their_size(monkeypatch):
 @pytest.mark.gpu(engines=True)
 @needs_models
 @each
-def test_engines_against_eager(entry, monkeypatch):
-    monkeypatch.setattr(measure, "_MEASURE_FUNCTIONS", {"bridge": measure._MEASURE_FUNCTIONS["bridge"]})
-    bridge_row = measure.measure(entry, entry.small, None, lambda row: None)["ways"]["bridge"]
+def test_engines_against_eager(entry):
+    bridge_row = measure.measure(entry, entry.small, None, lambda row: None, backends=["bridge"])["ways"]["bridge"]
     assert bridge_row.get("plugins") == PLUGINS[entry.name], bridge_row
     assert bridge_row["error"] <= 2e-2 and bridge_row["us"] > 0 and bridge_row["cuda_graph"].get("us", 0) > 0, (
         bridge_row
@@ -118,7 +117,11 @@ def test_every_way_is_measured():
         backend = row["ways"][name]
         assert 0 < backend["low_us"] <= backend["us"] <= backend["high_us"], (name, backend)
         assert memory.used() is None or 0 < backend["memory_mib"] < 10_000, (name, backend)
+        assert name == "inductor" or backend["cuda_graph"]["us"] > 0, (name, backend)
+    modes = row["ways"]["inductor"]["variants"]
+    assert list(modes) == list(backends.INDUCTOR_MODES) and all(mode["us"] > 0 for mode in modes.values()), modes
     tensorrt_row = row["ways"]["torch_tensorrt"]
+    assert list(tensorrt_row["variants"]) == ["Python runtime", "C++ runtime"]
     assert "failed" in tensorrt_row or (
         tensorrt_row["us"] > 0 and tensorrt_row["engines"] + tensorrt_row["graph_breaks"] > 0
     )

@@ -11,22 +11,22 @@ from zoo_models import ZOO
 from bridge import cli
 from bridge.cli import zoo_command
 from bridge.engine.timing import Timing
-from bridge.zoo import measure, memory, table
+from bridge.zoo import failures, memory, subject, table
 from bridge.zoo.measuring_lock import MeasuringLock
 
 
 def test_differences():
     x = torch.randn(2, 5, 3)
     rows = x[:, [3, 1, 0, 2, 4]]
-    assert measure.largest_difference((x,), (x,)) == 0 < measure.largest_difference(rows, x)
-    assert measure.largest_difference([rows], [x], unordered=True) == 0
-    assert measure.largest_difference(x + 0.5 * x.abs().max(), x) == pytest.approx(0.5)
-    assert torch.tensor(measure.largest_difference(x * torch.nan, x)).isnan()
+    assert subject.largest_difference((x,), (x,)) == 0 < subject.largest_difference(rows, x)
+    assert subject.largest_difference([rows], [x], unordered=True) == 0
+    assert subject.largest_difference(x + 0.5 * x.abs().max(), x) == pytest.approx(0.5)
+    assert torch.tensor(subject.largest_difference(x * torch.nan, x)).isnan()
 
 
 def test_first_lines_of_errors():
-    assert measure.first_line(ValueError("\n  one \ntwo")) == "ValueError: one"
-    assert measure.first_line(KeyError()) == "KeyError: no message"
+    assert failures.first_line(ValueError("\n  one \ntwo")) == "ValueError: one"
+    assert failures.first_line(KeyError()) == "KeyError: no message"
 
 
 RESULT = {
@@ -72,22 +72,22 @@ def test_memory_is_not_known_without_the_driver(monkeypatch, tmp_path):
 def test_memory_of_a_way(monkeypatch):
     """What the process had before does not count; weights that the backend shares with the model do."""
     model = torch.nn.Linear(1024, 1024, bias=False)
-    subject = measure.Subject(ZOO[0], measure.Model(model, (), {}, None), None, None, MeasuringLock(), used=100)
-    monkeypatch.setattr(measure, "time_loop", lambda call: Timing(1.0, 1.0, 1.0, 0.0))
+    linear = subject.Subject(ZOO[0], subject.Model(model, (), {}, None), None, None, MeasuringLock(), used=100)
+    monkeypatch.setattr(subject, "time_loop", lambda call: Timing(1.0, 1.0, 1.0, 0.0))
     monkeypatch.setattr(memory, "used", lambda: 150)
-    assert subject.timing(model)["memory_mib"] == 50
-    assert subject.timing(model, own_weights=False)["memory_mib"] == 54
-    assert "memory_mib" not in dataclasses.replace(subject, used=None).timing(model)
+    assert linear.timing(model)["memory_mib"] == 50
+    assert linear.timing(model, own_weights=False)["memory_mib"] == 54
+    assert "memory_mib" not in dataclasses.replace(linear, used=None).timing(model)
     monkeypatch.setattr(memory, "used", lambda: None)
-    assert "memory_mib" not in subject.timing(model)
+    assert "memory_mib" not in linear.timing(model)
 
 
 def test_tables():
     cells = dict(zip(table.HEADER, table.cells(RESULT["rows"][0]), strict=True))
     assert cells == {
         **{"model": "one", "parameters": "1.5 M", "plugin layers": "2 rope", "engines": "1", "graph breaks": "0"},
-        **{"graph error": "0", "error": "1.0e-03", "eager": "20", "Inductor": "failed", "bridge": "1.23"},
-        **{"torch_tensorrt": "3 (3 engines, 2 breaks)", "native layers": "1.5", "with a CUDA graph": "0.9"},
+        **{"graph error": "0", "error": "1.0e-03", "eager": "20", "Inductor": "failed", "bridge": "0.9, CUDA graph"},
+        **{"torch_tensorrt": "3 (3 engines, 2 breaks)", "native layers": "1.5", "ratio": "1.67 (native layers)"},
     }
     assert table.memory(RESULT)[1:] == [("one", "768", "1024", "640", "", "512")]
     without = [{**row, "ways": {}} for row in RESULT["rows"]]

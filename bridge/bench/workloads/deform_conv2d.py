@@ -54,6 +54,10 @@ class DeformConv2d(Workload):
         """x, offset and, where there is one, mask."""
         return (0, 1, 4) if self.modulated else (0, 1)
 
+    def constants(self) -> tuple[str, ...]:
+        """The weight, which the PyTorch op packs anew in every call."""
+        return ("weight",)
+
     def bytes(self) -> int:
         """x, offsets, mask, weights, bias and the result."""
         (height, width), taps = self.out_size(), self.kernel[0] * self.kernel[1]
@@ -67,10 +71,18 @@ class DeformConv2d(Workload):
         (height, width), taps = self.out_size(), self.kernel[0] * self.kernel[1]
         return 2 * self.batch * height * width * self.out_channels * self.channels // self.groups * taps
 
-    def gathered(self) -> int:
-        """The four corners of every sample."""
-        (height, width), taps = self.out_size(), self.kernel[0] * self.kernel[1]
-        return 4 * self.batch * height * width * taps * self.channels * self.element
+    def gathered(self, args: list[Any], settings: dict[str, Any]) -> int:
+        """The corners of every sample that are pixels of the map."""
+        offset = args[1].unflatten(1, (self.offset_groups, *self.kernel, 2)).float()  # [N, G, *kernel, 2, *out]
+        inside = torch.ones((), dtype=torch.int32, device=offset.device)
+        for axis, (extent, out) in enumerate(zip(self.size, self.out_size(), strict=True)):
+            taps = torch.arange(self.kernel[axis], device=offset.device) * self.dilation[axis]
+            places = torch.arange(out, device=offset.device) * self.stride[axis] - self.padding[axis]
+            regular = (taps[:, None] + places).unsqueeze(1)  # [kernel, 1, out]
+            corner = (offset[:, :, :, :, axis] + (regular.unsqueeze(3) if axis == 0 else regular)).floor()
+            first, second = (((corner + step >= 0) & (corner + step < extent)).int() for step in (0, 1))
+            inside = inside * (first + second)
+        return int(inside.sum()) * (self.channels // self.offset_groups) * self.element
 
 
 # Layers of published models, as their authors' configurations have them. Detectors: conv2 of the bottlenecks of stages

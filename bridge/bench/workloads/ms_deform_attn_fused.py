@@ -36,8 +36,7 @@ class MsDeformAttnFused(MsDeformAttn):
 
     def bytes(self) -> int:
         """As ms_deform_attn, and the references of each query."""
-        queries = self.batch * (self.queries or self.positions)
-        return super().bytes() + queries * 2 * len(self.levels) * self.element
+        return super().bytes() + self.batch * self.count * 2 * len(self.levels) * self.element
 
 
 def workloads() -> Iterable[Workload]:

@@ -16,10 +16,14 @@ _TIE = 1e-5  # an overlap this near the threshold may be on either side of it
 
 @dataclass(frozen=True)
 class Nms(Workload):
-    """nms of `count` boxes in a 4096 x 4096 image, clustered around `objects` centres; 0: every box has its own."""
+    """nms of `count` boxes in a 4096 x 4096 image, clustered around `objects` centres; 0: every box has its own.
+
+    A floor counts boxes and scores, not comparisons: which pairs must be compared depends on where boxes lie.
+    """
 
     count: int = 1000
     objects: int = 0
+    threshold: float = 0.5
     captured = False  # the extent of its result depends on values, so the CPU waits for it
 
     def arguments(self, device: torch.device) -> tuple[list[Any], dict[str, Any]]:
@@ -31,7 +35,7 @@ class Nms(Workload):
         sides = 16 * 8 ** torch.rand(len(cluster_centres), 2, device=device)[cluster]
         centres = cluster_centres[cluster] + near * sides * torch.randn(self.count, 2, device=device)
         boxes = torch.cat((centres - sides / 2, centres + sides / 2), 1)
-        return [boxes.to(dtype), torch.rand(self.count, device=device).to(dtype)], {"iou_threshold": 0.5}
+        return [boxes.to(dtype), torch.rand(self.count, device=device).to(dtype)], {"iou_threshold": self.threshold}
 
     def bytes(self) -> int:
         """Boxes and scores, without the kept indices, whose number depends on values."""
@@ -76,12 +80,26 @@ def _overlaps(a: Tensor, b: Tensor) -> Tensor:
     return both / (areas[0][:, None] + areas[1][None] - both)
 
 
+# Boxes of one image in published detectors: how many, around how many objects, and the threshold. The RPN of Faster
+# R-CNN with FPN (Lin et al. 2017), all levels at once: 1,000 of each of P2 to P5 and the 741 anchors of P6 at 800 x
+# 1216. The boxes of all classes that RetinaNet (Lin et al. 2017) keeps, 1,000 a level. SSD300's 8,732 (Liu et al.
+# 2016). What YOLOv8 (Jocher et al. 2023) takes at most while it is validated, 30,000 for a threshold of 0.7.
+_MODELS: tuple[tuple[str, int, int, float], ...] = (
+    ("Faster R-CNN, RPN", 4741, 1000, 0.7),
+    ("RetinaNet", 4741, 100, 0.5),
+    ("SSD300", 8732, 400, 0.45),
+    ("YOLOv8, validation", 30_000, 300, 0.7),
+)
+
+
 def workloads() -> Iterable[Workload]:
-    """Three sizes, with many kept boxes and with few, as before and after a detector's own selection."""
+    """Three sizes, with many kept boxes and with few, and those of published detectors."""
     for count in (1000, 10_000, 100_000):
         yield Nms("nms", f"{count} boxes, few stay", "float32", count=count, objects=max(20, count // 500))
         yield Nms("nms", f"{count} boxes, many stay", "float32", count=count)
     yield Nms("nms", "10000 boxes, few stay", "float16", count=10_000, objects=20)
+    for name, count, objects, threshold in _MODELS:
+        yield Nms("nms", name, "float32", count=count, objects=objects, threshold=threshold)
     for power in range(6, 19, 3):
         yield Nms("nms", f"boxes {2**power}", "float32", "growth", count=2**power, objects=max(1, 2**power // 32))
 

@@ -44,16 +44,26 @@ class RoiAlign(Workload):
 
     def traffic(self, args: list[Any], settings: dict[str, Any]) -> int:
         """As `bytes`, with the part of x that the regions read."""
-        rois, scale = args[1], settings["spatial_scale"]
-        rows, columns = (
-            self._touched(rois[:, column] * scale - 0.5, rois[:, column + 2] * scale - 0.5, extent)
-            for column, extent in ((2, self.size[0]), (1, self.size[1]))
-        )
-        pixels = 0
+        rois, pixels = args[1], 0
+        rows, columns = self._read(rois, settings["spatial_scale"])
         for image in range(self.batch):
             inside = (rois[:, 0] == image)[:, None]
             pixels += int(((rows * inside).T @ columns > 0).sum())
         return self._bytes(pixels)
+
+    def gathered(self, args: list[Any], settings: dict[str, Any]) -> int:
+        """Each pixel that a region reads, once for that region: its samples may share what they read."""
+        rows, columns = self._read(args[1], settings["spatial_scale"])
+        return int((rows.sum(1) * columns.sum(1)).sum()) * self.channels * self.element
+
+    def _read(self, rois: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """[regions, height] and [regions, width], 1 where a region reads a row, and a column."""
+        sides = ((2, self.size[0]), (1, self.size[1]))
+        rows, columns = (
+            self._touched(rois[:, column] * scale - 0.5, rois[:, column + 2] * scale - 0.5, extent)
+            for column, extent in sides
+        )
+        return rows, columns
 
     def _touched(self, first: Tensor, last: Tensor, extent: int) -> Tensor:
         """[regions, extent], 1 where the samples of a region from `first` to `last` read a row, or a column."""
@@ -69,18 +79,34 @@ class RoiAlign(Workload):
         return (pixels + bins) * self.channels * self.element + self.count * 5 * 4
 
 
+# Pooling of published detectors on images of 800 x 1216, besides: Faster and Mask R-CNN with FPN (Lin et al., He et al.
+# 2017) call it once a level. torchvision samples twice a bin, 1,000 regions an image and 100 for masks; Detectron2 as
+# densely as pixels lie, and 512 regions an image while it trains.
+_MODELS: dict[str, dict[str, Any]] = {
+    "Faster R-CNN, P2": {"batch": 1},
+    "Faster R-CNN, P3": {"batch": 1, "size": (100, 152), "count": 300, "variation": True},
+    "Faster R-CNN, P5": {"batch": 1, "size": (25, 38), "count": 60, "variation": True},
+    "Faster R-CNN, 8 images": {"batch": 8, "count": 8000, "variation": True},
+    "Faster R-CNN, training": {"batch": 16, "count": 16 * 512, "variation": True},
+    "Faster R-CNN, Detectron2": {"batch": 1, "sampling_ratio": 0},
+    "Mask R-CNN, masks": {"batch": 1, "count": 100, "output_size": 14},
+    "Mask R-CNN, masks of 8 images": {"batch": 8, "count": 800, "output_size": 14, "variation": True},
+}
+
+
 def workloads() -> Iterable[Workload]:
-    """Maps of a feature pyramid, and a small deep one."""
+    """Maps of a feature pyramid, a small deep one, and those of published detectors."""
     for channels_last in (False, True):
         order = "channels-last" if channels_last else "NCHW"
         for dtype in DTYPES:
-            yield RoiAlign("roi_align", f"FPN, {order}", dtype, channels_last=channels_last)
+            variation = dtype != "float16"
+            yield RoiAlign("roi_align", f"FPN, {order}", dtype, variation=variation, channels_last=channels_last)
         variations: dict[str, dict[str, Any]] = {
             "mask head": {"count": 200, "output_size": 14},
             "one image": {"batch": 1, "count": 100},
             "adaptive": {"channels": 1024, "size": (50, 76), "count": 300, "output_size": 14, "sampling_ratio": 0},
         }
-        for name, changes in variations.items():
+        for name, changes in (variations | _MODELS).items():
             yield RoiAlign("roi_align", f"{name}, {order}", "float16", channels_last=channels_last, **changes)
         for power in range(0, 13, 3):
             name = f"regions {2**power}, {order}"
@@ -105,4 +131,7 @@ def _in_torch(workload: RoiAlign, settings: dict[str, Any]) -> Call:
     return lambda args: pooled(args[0], rois(args))
 
 
-PEERS = (Peer("torchvision", "roi_align", _torchvision), Peer("inductor", "roi_align", _in_torch))
+PEERS = (
+    Peer("torchvision", "roi_align", _torchvision),
+    Peer("inductor", "roi_align", _in_torch, compiles=True),
+)

@@ -13,7 +13,7 @@ from bridge.doors.comparison import marks
 from bridge.doors.comparison.comparison import Compared, Comparison
 from bridge.errors import BuildError
 from bridge.generate.generated_op import GeneratedOp
-from bridge.generate.inductor.torch_inductor import wrote_all
+from bridge.generate.inductor import wrote_all
 from bridge.generate.tracing.trace import Call
 from bridge.tensorrt.install.gpu import current_target
 from bridge.tensorrt.plugins import plugin_object

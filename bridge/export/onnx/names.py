@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.export import ExportedProgram
 
-from bridge.engine.output_names import output_names
+from bridge.engine_file.output_names import output_names
 from bridge.errors import ExportError
 
 

@@ -1,5 +1,5 @@
 """Plain torch as kernels that Inductor writes, without a GPU."""
 
-from bridge.generate.inductor.lowering import Lowered, lower
+from bridge.generate.inductor.lowering import Lowered, lower, wrote_all
 
-__all__ = ["Lowered", "lower"]
+__all__ = ["Lowered", "lower", "wrote_all"]

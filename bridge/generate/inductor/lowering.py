@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from bridge.errors import UnsupportedOpError
 from bridge.generate.inductor.graph import FailedCallError, Input, traced_graph
 from bridge.generate.inductor.steps import in_symbols_of_caller, region_of
-from bridge.generate.program import Region, Symbol, TensorType
+from bridge.generate.program import Instance, Launch, Region, Symbol, TensorType
 from bridge.graph.symbolic import size_oblivious
 
 
@@ -98,3 +98,9 @@ def _apart_from_one(symbol: Symbol) -> Symbol:
 
 def _range_condition(symbol: Symbol) -> sympy.Basic:
     return sympy.Eq(symbol.symbol, symbol.low) if symbol.low == symbol.high else sympy.Ge(symbol.symbol, symbol.low)
+
+
+def wrote_all(instance: Instance) -> bool:
+    """Whether every kernel of an instance is Inductor's."""
+    launches = [step for region in instance.regions for step in region.steps if isinstance(step, Launch)]
+    return all(each.kernel.fn.__module__.startswith("torch._inductor.") for each in launches)

@@ -28,7 +28,6 @@ from bridge.generate.inductor.graph import TracedGraph
 from bridge.generate.inductor.lines import Allocate, Call, Clear, Code, Config, Foreign, Line, Result, View
 from bridge.generate.inductor.products import small_products
 from bridge.generate.inductor.rewrites import unsupported
-from bridge.generate.program import Instance, Launch
 from bridge.generate.without_gpu import device_properties, having, stand_in_gpu
 
 # Nothing is measured, no result of an earlier measurement is taken, and nothing but Triton is called.
@@ -95,12 +94,6 @@ def code_of(traced: TracedGraph) -> Code:
             raise unsupported(nodes[0] if nodes else None, f"Inductor cannot write kernels: {reason}") from error
         reader = _Reader(graph)
         return Code(tuple(reader.lines()), tuple(graph.graph_input_names), tuple(reader.outputs()))
-
-
-def wrote_all(instance: Instance) -> bool:
-    """Whether every kernel of an instance is Inductor's."""
-    launches = [step for region in instance.regions for step in region.steps if isinstance(step, Launch)]
-    return all(each.kernel.fn.__module__.startswith("torch._inductor.") for each in launches)
 
 
 def _properties() -> DeviceProperties:

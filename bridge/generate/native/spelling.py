@@ -16,9 +16,9 @@ false float for friend goto if inline int long mutable namespace new noexcept no
 private protected public register reinterpret_cast return short signed sizeof static static_assert static_cast struct
 switch template this thread_local throw true try typedef typeid typename union unsigned using virtual void volatile
 wchar_t while xor xor_eq linux unix NAN INFINITY NULL"""
-_TAKEN = """name inputs outputs attributes shapes workspace tactics tactic Derived derived derived_from derive
-derived_memory prepare run region enqueue in out queue memory stream grid scratch divisible triton bridge std Op Param
-Tensor Shape Dim DType Attribute Pair require shape_of in_set require_shape choice grids registered"""
+_TAKEN = """name inputs outputs attributes shapes workspace tactics tactic own_tactic Derived derived derived_from
+derive derived_memory prepare run region enqueue in out queue memory stream grid scratch divisible triton bridge std Op
+Param Tensor Shape Dim DType Attribute Pair require shape_of in_set require_shape choice grids registered"""
 _RESERVED = frozenset((*_KEYWORDS.split(), *_TAKEN.split()))
 
 

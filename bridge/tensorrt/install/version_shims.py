@@ -51,13 +51,13 @@ def hide_plugin_package(stack: contextlib.ExitStack, trt: ModuleType) -> None:
 
 
 def add_algorithm_selector(stack: contextlib.ExitStack, trt: ModuleType) -> None:
-    """torch_tensorrt names trt.IAlgorithmSelector in annotations; TensorRT-RTX 1.7 removed it."""
+    """torch_tensorrt names trt.IAlgorithmSelector in annotations; TensorRT 11 and TensorRT-RTX 1.7 removed it."""
     if not hasattr(trt, "IAlgorithmSelector"):
         add(stack, trt, "IAlgorithmSelector", type("IAlgorithmSelector", (), {}))
 
 
 def add_dtype_setter(stack: contextlib.ExitStack, trt: ModuleType) -> None:
-    """torch_tensorrt assigns an output the dtype it has; in TensorRT-RTX 1.7 ITensor.dtype has no setter."""
+    """torch_tensorrt assigns an output the dtype it has; TensorRT 11 and TensorRT-RTX 1.7 have no setter for it."""
     dtype = trt.ITensor.dtype
     if dtype.fset is not None:
         return
@@ -153,8 +153,8 @@ _RTX, _BOTH = ("tensorrt_rtx",), ("tensorrt", "tensorrt_rtx")
 _ANY = (1_000_000,)  # every later version
 SHIMS = (
     Shim(_RTX, (2, 11), (2, 12), hide_plugin_package, (IMPORT,)),
-    Shim(_RTX, (2, 11), (2, 12), add_algorithm_selector, (IMPORT,)),
-    Shim(_RTX, (2, 11), (2, 13), add_dtype_setter, (OWN_CONVERSION, REGISTERED)),
+    Shim(_BOTH, (2, 11), (2, 12), add_algorithm_selector, (IMPORT,)),
+    Shim(_BOTH, (2, 11), (2, 13), add_dtype_setter, (OWN_CONVERSION, REGISTERED)),
     Shim(_RTX, (2, 13), _ANY, hide_cpp_runtime, (IMPORT,)),
     Shim(_BOTH, (2, 11), _ANY, keep_dtypes_in_where, (OWN_CONVERSION,)),
     Shim(_BOTH, (2, 12), _ANY, keep_scalars_wide, (OWN_CONVERSION,)),

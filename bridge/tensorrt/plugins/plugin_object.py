@@ -63,9 +63,9 @@ def descs(tensors: Sequence[torch.Tensor], formats: Sequence[int] = ()) -> Any:
     return (Desc * max(len(tensors), 1))(*rows)
 
 
-def dynamic(tensors: Sequence[torch.Tensor]) -> Any:
+def dynamic(tensors: Sequence[torch.Tensor], formats: Sequence[int] = ()) -> Any:
     """The same for a build, whose profile has these shapes alone."""
-    rows = [(desc(tuple(t.shape), t.dtype), dims(tuple(t.shape))) for t in tensors]
+    rows = [(each, each.dims) for each in descs(tensors, formats)[: len(tensors)]]
     return (DynamicDesc * max(len(rows), 1))(*(DynamicDesc(d, s, s, s) for d, s in rows))
 
 
@@ -116,9 +116,11 @@ class PluginObject:
         )
         self.num_outputs = call(self.build, 4, c_int32)
 
-    def configure(self, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> int:
-        """Tells it the tensors of a call; a status other than 0 is a refusal."""
-        given = (dynamic(inputs), len(inputs), dynamic(outputs), len(outputs))
+    def configure(
+        self, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor], formats: Sequence[int] = ()
+    ) -> int:
+        """Tells it the tensors of a call, the inputs in these formats; a status other than 0 is a refusal."""
+        given = (dynamic(inputs, formats), len(inputs), dynamic(outputs), len(outputs))
         return call(self.build, 0, c_int32, *given, types=[c_void_p, c_int32] * 2)
 
     def tactics(self) -> list[int]:
@@ -127,14 +129,27 @@ class PluginObject:
         assert call(self.build, 6, c_int32, tactics, len(tactics), types=[c_void_p, c_int32]) == 0
         return list(tactics)
 
-    def workspace(self, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> int:
+    def own_tactic(self) -> int | None:
+        """That of the tactics which the op would choose, as it was configured; None where there is but one way."""
+        text = call(self.build, 10, c_char_p)
+        return int(text.decode().removeprefix("own tactic ")) if text else None
+
+    def set_tactic(self, tactic: int) -> int:
+        """Has it run by one of its tactics; a status other than 0 is a refusal."""
+        return int(call(self.runtime, 0, c_int32, tactic, types=[c_int32]))
+
+    def workspace(
+        self, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor], formats: Sequence[int] = ()
+    ) -> int:
         """The bytes of scratch memory that a run needs."""
-        given = (dynamic(inputs), len(inputs), dynamic(outputs), len(outputs))
+        given = (dynamic(inputs, formats), len(inputs), dynamic(outputs), len(outputs))
         return call(self.build, 5, c_size_t, *given, types=[c_void_p, c_int32] * 2)
 
-    def shape_change(self, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> int:
+    def shape_change(
+        self, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor], formats: Sequence[int] = ()
+    ) -> int:
         """Tells it the shapes of the next runs; a status other than 0 is a refusal."""
-        given = (descs(inputs), len(inputs), descs(outputs), len(outputs))
+        given = (descs(inputs, formats), len(inputs), descs(outputs), len(outputs))
         return call(self.runtime, 1, c_int32, *given, types=[c_void_p, c_int32] * 2)
 
     def enqueue(

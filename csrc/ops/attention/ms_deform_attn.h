@@ -22,6 +22,7 @@ struct MsDeformAttnOp : Op {
     bool const packs = in[0].dtype != DType::kFloat32 && in[0][3] % (kAccessBytes / 2) == 0;
     return packs ? std::vector<int>{kExact, kPacked} : std::vector<int>{};
   }
+  int own_tactic(Tensor const* in, Tensor const* out) const override { return tactics(in, out).empty() ? -1 : kPacked; }
 
  protected:
   template <class... Values>

@@ -73,6 +73,17 @@ struct DeformConv2d final : Op {
     return found;
   }
 
+  int own_tactic(Tensor const* in, Tensor const* out) const override {
+    std::vector<int> const ways = tactics(in, out);
+    if (ways.size() < 2) return ways.empty() ? -1 : ways.front();  // without extents there is no plan to compare
+    int found = -1;
+    dispatch_floating(in[0].dtype, [&](auto tag) {
+      found = choose(arguments<decltype(tag)>(in, out), true).variant;
+      return cudaSuccess;
+    });
+    return found;
+  }
+
   char const* derived_from() const override { return "weight"; }
   Derived derived(Tensor const* in, Tensor const* out) const override {
     Derived found;

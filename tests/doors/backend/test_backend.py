@@ -4,6 +4,7 @@ import copy
 import subprocess
 import sys
 
+import fresh_process
 import pytest
 import torch
 from backend_models import OPTIONS, Numbers, built, compiled, needs_no_gpu
@@ -48,7 +49,7 @@ try:
 except Exception as error:
     print(type(error).__name__, error)
 """
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    found = fresh_process.run(code, imported=fresh_process.COMPILER)
     assert "backend='bridge' raised" in found.stdout and "TargetError" in found.stdout, found
 
 

@@ -35,6 +35,6 @@ def different(before, after):
 
 def run(code, *args):
     """Runs code after PRELUDE in another process; the last line that it prints is JSON."""
-    done = fresh_process.run(PRELUDE + textwrap.dedent(code), *args)
+    done = fresh_process.run(PRELUDE + textwrap.dedent(code), *args, imported=fresh_process.COMPILER)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])

@@ -2,10 +2,9 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from importlib.util import find_spec
 
+import fresh_process
 import hand_written_ops as ops
 import pytest
 import torch
@@ -72,7 +71,7 @@ def register(*steps):
     """Registers the libraries of plugins in a new process: (folder, instance), None for all in it as a user's own
     library. Gives the error and the names of all plugins after each."""
     arguments = [f"{folder}={plugin_name(instance) if instance else ''}" for folder, instance in steps]
-    done = subprocess.run([sys.executable, "-c", SCRIPT, *arguments], capture_output=True, text=True, timeout=120)
+    done = fresh_process.run(SCRIPT, *arguments)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

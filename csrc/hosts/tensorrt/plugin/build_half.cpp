@@ -84,6 +84,8 @@ int32_t BuildHalf::configure(trt::DynamicTensorDesc const* in, int32_t num_in, t
     Tensors const largest = largest_tensors(plugin_, in, num_in, out, num_out);
     tactics_ = plugin_.op->tactics(largest.inputs.data(), largest.outputs.data());
     timing_id_ = timing_id(plugin_);
+    int const own = plugin_.op->own_tactic(largest.inputs.data(), largest.outputs.data());
+    metadata_ = own < 0 ? "" : "own tactic " + std::to_string(to_trt_tactic(own));
     return 0;
   });
 }

@@ -13,7 +13,9 @@ class BuildHalf final : public trt::PluginBuild {
  public:
   explicit BuildHalf(PluginOp const& plugin) : plugin_(plugin) {}
   // Takes what `configure` found over.
-  void copy_state(BuildHalf const& other) { tactics_ = other.tactics_, timing_id_ = other.timing_id_; }
+  void copy_state(BuildHalf const& other) {
+    tactics_ = other.tactics_, timing_id_ = other.timing_id_, metadata_ = other.metadata_;
+  }
 
   int32_t configure(trt::DynamicTensorDesc const* in, int32_t num_in, trt::DynamicTensorDesc const* out,
                     int32_t num_out) noexcept override;
@@ -28,11 +30,13 @@ class BuildHalf final : public trt::PluginBuild {
   int32_t num_tactics() noexcept override;
   int32_t valid_tactics(int32_t* tactics, int32_t count) noexcept override;
   char const* timing_cache_id() noexcept override { return timing_id_.empty() ? nullptr : timing_id_.c_str(); }
+  char const* metadata() noexcept override { return metadata_.empty() ? nullptr : metadata_.c_str(); }
 
  private:
   PluginOp const& plugin_;
   std::vector<int> tactics_;  // the op's numbers of them, and what names their times; set by configure
   std::string timing_id_;
+  std::string metadata_;  // the tactic that the op would choose
 };
 
 }  // namespace bridge

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils import _pytree as pytree
 
-from bridge.engine.output_names import output_names
+from bridge.engine_file.output_names import output_names
 
 
 def names(result, taken=()):

@@ -1,0 +1,95 @@
+"""A call of an op as an engine makes it: by its plugin, with scratch memory and constants, and without TensorRT."""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bridge.core.op import Op
+from bridge.tensorrt.plugins import plugin_object
+from bridge.tensorrt.plugins.fields import make_fields
+from bridge.tensorrt.plugins.plugin_object import HWC, HWC8, LINEAR, PluginObject
+from bridge.testing import cast, outputs_of
+
+OWN = -1  # the tactic that leaves the choice to the op
+_FROM_OP = 2  # TensorRT's numbers of tactics are greater than the op's by this: csrc/hosts/tensorrt/types.h
+
+
+class PluginCall:
+    """A plugin that runs calls of the sizes of one, whose outputs are overwritten by the next.
+
+    tactics: the op's numbers of them, OWN first; none where there is but one way. own: the one that OWN stands for, or
+    None where the op does not say.
+    """
+
+    def __init__(self, plugin: PluginObject, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+        self._plugin, self._outputs = plugin, list(outputs)
+        self._formats = [_format(tensor) for tensor in inputs]
+        if plugin.configure(inputs, outputs, self._formats):
+            raise ValueError("the plugin refuses these tensors; it has written the reason to stderr")
+        own = plugin.own_tactic()
+        self.tactics = [number - _FROM_OP for number in plugin.tactics()]
+        self.own = None if own is None else own - _FROM_OP
+        self._inputs = list(inputs)
+        size = plugin.workspace(inputs, outputs, self._formats)  # enough for every tactic
+        self._scratch = torch.empty(size, dtype=torch.uint8, device=inputs[0].device)
+
+    def use(self, tactic: int) -> None:
+        """Has the next calls made by a tactic. RuntimeError: the plugin refuses it."""
+        self._plugin.set_tactic(tactic + _FROM_OP)
+        if self._plugin.shape_change(self._inputs, self._outputs, self._formats):
+            raise RuntimeError(f"the plugin refuses tactic {tactic}; it has written the reason to stderr")
+
+    def __call__(self, args: Sequence[Any]) -> tuple[Tensor, ...]:
+        """Runs it on the current stream, on tensors of the same sizes. RuntimeError: it fails."""
+        stream = torch.cuda.current_stream().cuda_stream
+        if self._plugin.enqueue(tensors_of(args), self._outputs, stream, self._scratch, self._formats):
+            raise RuntimeError("the plugin's run fails; it has written the reason to stderr")
+        return tuple(self._outputs)
+
+
+@contextmanager
+def plugin_call(
+    op: Op, args: Sequence[Any], settings: dict[str, Any], constants: Collection[str] = ()
+) -> Iterator[PluginCall]:
+    """The plugin of a call on this GPU, freed at the end. constants: the tensors that never change.
+
+    ValueError: there is none, or it refuses the tensors. LibraryError: there is no library of plugins.
+    """
+    values, attributes = op.bind(list(args), settings)
+    fields = make_fields(op, [value is not None for value in values], attributes, constants)
+    path = op.library.plugin_library()
+    address = plugin_object.create(path, op.local_name, {field.name: field.value for field in fields})
+    if address is None:
+        raise ValueError(f"the library {path} makes no plugin {op.local_name} of {attributes}")
+    try:
+        meta = outputs_of(op.overload(*cast(args, device="meta"), **settings))
+        inputs = tensors_of(args)
+        outputs = [torch.empty(t.shape, dtype=t.dtype, device=inputs[0].device) for t in meta]
+        yield PluginCall(PluginObject(address), inputs, outputs)
+    finally:
+        plugin_object.delete(address)
+
+
+def tensors_of(args: Sequence[Any]) -> list[Tensor]:
+    """The tensors of a call that are there, in the order of the signature."""
+    return [value for value in args if isinstance(value, Tensor)]
+
+
+def dense(value: Any) -> Any:
+    """An argument as an engine has it: its tensors have no strides but those of a layout."""
+    if not isinstance(value, Tensor) or value.is_contiguous():
+        return value
+    last = value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last)
+    return value if last else value.contiguous()
+
+
+def _format(tensor: Tensor) -> int:
+    """TensorRT's format of a tensor: linear, or channels last as kernels take it."""
+    if tensor.is_contiguous() or tensor.dim() != 4:
+        return LINEAR
+    if not tensor.is_contiguous(memory_format=torch.channels_last):
+        raise ValueError(f"an engine has no tensor of strides {list(tensor.stride())}")
+    return HWC if tensor.dtype == torch.float32 else HWC8

@@ -1,0 +1,1 @@
+"""Model repositories of Triton Inference Server, and how a model in one answers requests."""
