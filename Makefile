@@ -18,6 +18,7 @@
 #   make sanitize every kernel under compute-sanitizer, tool by tool; needs a GPU, and minutes
 #   make fuzz     changed engine files, calls of plugins, calls of ops: only documented errors come of them; 20 minutes
 #   make sweep    torch's OpInfo samples of every operator against PyTorch; an hour or more (SWEEP='--engines' on a GPU)
+#   make onnx     the small models of the zoo as ONNX files, imported, built and compared; minutes
 #   make format   rewrite the sources as `make check` wants them
 #   make clean    remove build products; `make distclean` removes .venv too
 #
@@ -32,6 +33,7 @@
 #   VENV, BUILD                folders of the environment and of the build; default: .venv, build
 #   KERNELS                    what `make kernels` gives the comparison, as in KERNELS='--json docs/measurements'
 #   FUZZ                       what `make fuzz` runs, as in FUZZ='files --count 1000 --seed 7'; all of it where empty
+#   ONNX                       the models that `make onnx` takes, as in ONNX='llama swin'; all of them where empty
 #   SWEEP                      what `make sweep` takes, as in SWEEP='--filter pool --json pools.json'
 #   BRIDGE_CUDA=pip            the CUDA compiler of the Python index, even where there is an nvcc
 
@@ -41,7 +43,7 @@ EXTRAS ?= rtx,models,onnx,dev
 
 NEWEST_TORCH := torch==2.14.1
 # A minute of what depends on torch's own structures and on torch_tensorrt.
-NEWEST_TESTS := $(foreach name,torch_tensorrt* strict in_place names linear_time private_torch tracing calls triton_private,\
+NEWEST_TESTS := $(foreach name,torch_tensorrt* strict in_place names linear_time private_torch tracing calls triton_private onnx,\
 	$(shell find tests -name 'test_$(name).py'))
 
 VENV ?= .venv
@@ -81,7 +83,7 @@ PUBLIC_KERNELS := liger-kernel==0.8.5 fla-core==0.6.0 einops==0.8.2 conch-triton
 	'mlstm_kernels==2.0.6; python_version>="3.11"' flag_gems==5.0.2 sqlalchemy==2.1.9
 
 .PHONY: demo test test-newest test-serving check docs results build lean bindings standard public-kernels tritonserver ray wheel \
-	plugins-aarch64 kernels sanitize fuzz sweep format clean distclean FORCE
+	plugins-aarch64 kernels sanitize fuzz sweep onnx format clean distclean FORCE
 .DELETE_ON_ERROR:
 
 demo: build
@@ -217,6 +219,11 @@ fuzz: build
 
 sweep: build
 	PYTHONPATH=tests/support $(BIN)/python tests/opinfo/opinfo_sweep.py $(SWEEP)
+
+ONNX ?=
+
+onnx: build
+	PYTHONPATH=tests/support:tests/ops $(BIN)/python tests/export/onnx_zoo.py $(ONNX)
 
 clean:
 	rm -rf build dist $(STAMPS)/build .mypy_cache .pytest_cache .ruff_cache

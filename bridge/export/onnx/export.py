@@ -16,11 +16,11 @@ from bridge.config import Config
 from bridge.doors.compiler import CapturedModel, capture, resolve_config
 from bridge.doors.generation import generate_operators, with_marked_generated
 from bridge.doors.session import Session
-from bridge.errors import FlavourError
+from bridge.errors import EngineFileError, FlavourError
 from bridge.export.onnx import saving
 from bridge.export.onnx.dimensions import dimension_names
 from bridge.export.onnx.import_check import check_import
-from bridge.export.onnx.names import name_inputs, name_outputs
+from bridge.export.onnx.names import name_tensors, names_of
 from bridge.export.onnx.plugin_nodes import mark_constants, plugins_in
 from bridge.export.onnx.program import prepared
 from bridge.export.onnx.repairs import cast_fused_weights, fold_filled_tensors
@@ -57,7 +57,7 @@ def export_onnx(
     Raises:
         EngineFileError: the file is there already, or cannot be written.
         UnsupportedOpError: operators have neither a plugin nor a translation; all are named, with the model's lines.
-        BuildError: TensorRT's ONNX parser refuses the file.
+        BuildError: TensorRT's ONNX parser refuses the file, or torch.onnx wrote an invalid one.
         FlavourError: onnxscript is not installed.
         ExportError, TargetError, LibraryError, TypeError, ValueError: as for bridge.compile.
     """
@@ -74,6 +74,7 @@ def export_onnx(
 
 def _translated(captured: CapturedModel, session: Session, dynamic_shapes: Any) -> Any:
     """The torch.onnx.ONNXProgram of a captured model."""
+    names = names_of(captured.program)
     program = prepared(with_marked_generated(captured.program, session), session.config)
     if session.config.generate:
         generate_operators(program.graph, untranslated(program), session)
@@ -81,25 +82,24 @@ def _translated(captured: CapturedModel, session: Session, dynamic_shapes: Any) 
     fold_filled_tensors(result.model)
     cast_fused_weights(result.model)
     mark_constants(result.model)
-    name_inputs(result.model, captured.program)
-    name_outputs(result.model, captured.program)
+    name_tensors(result.model, names)
     result.rename_axes(dimension_names(captured.program, dynamic_shapes))
     return result
 
 
 def _written(program: Any, captured: CapturedModel, session: Session, target: Path) -> OnnxFile:
     """Writes it, has TensorRT import it, and then puts it in place."""
-    import onnx
-
     ops = plugins_in(program.model)
     check_targets(ops, session.target)
     libraries = libraries_of(ops)
     plugins = Counter(op.name for op in ops)
-    with tempfile.TemporaryDirectory(prefix=".bridge-", dir=target.parent) as folder:
-        staged = saving.staged(program, Path(folder), target.name)
-        onnx.checker.check_model(str(staged))
-        check_import(session.flavour, staged, libraries, plugins)
-        files = saving.moved(staged, target)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".bridge-", dir=target.parent) as folder:
+            staged = saving.staged(program, Path(folder), target.name)
+            check_import(session.flavour, staged, libraries, plugins)
+            files = saving.moved(staged, target)
+    except OSError as error:
+        raise EngineFileError(f"cannot write {target}: {error.strerror or error}") from error
     paths = tuple(library.plugin_library() for library in libraries)
     return OnnxFile(target, files, plugins, paths, tuple(captured.specs.values()))
 

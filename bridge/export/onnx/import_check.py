@@ -16,7 +16,13 @@ from bridge.tensorrt.plugins.registration import register_plugins
 
 
 def check_import(flavour: Flavour, path: Path, libraries: Iterable[Library], plugins: Counter[str]) -> None:
-    """BuildError: the parser refuses a node, or does not make a plugin layer of each of `plugins`."""
+    """BuildError: the file is invalid, or the parser refuses a node, or does not make a layer of each of `plugins`."""
+    import onnx
+
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as error:
+        raise BuildError(f"torch.onnx made an invalid model: {error}") from error
     trt = flavour.trt()
     take_errors(flavour)  # of earlier work
     register_plugins(trt, libraries)

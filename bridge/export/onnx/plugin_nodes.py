@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch._ops import OpOverload
-from torch.utils import _pytree as pytree
 
 from bridge.core.op import OPS, Op
 from bridge.engine_file.dtypes import DTYPES
@@ -12,9 +11,6 @@ from bridge.tensorrt.plugins.fields import TENSORS_FIELD, make_fields, onnx_attr
 
 DOMAIN_VERSION = 1
 """Of the domain of a namespace: plugins have versions of their own."""
-
-STUBS = "untranslated"
-"""The domain of stubs, which no file has."""
 
 
 def translation(op: Op) -> Callable[..., Any]:
@@ -39,11 +35,7 @@ def stub(overload: OpOverload) -> Callable[..., Any]:
     """The same for an operator that has no translation: a node to go on with, so that all such operators are found."""
 
     def translate(*args: Any, **kwargs: Any) -> Any:
-        import onnx_ir
-
-        leaves = pytree.tree_leaves((args, kwargs))
-        inputs = [leaf for leaf in leaves if isinstance(leaf, onnx_ir.Value)]  # without them it would be cut off
-        outputs = add_node(STUBS, str(overload), inputs, (), len(overload._schema.returns))
+        outputs = add_node("untranslated", str(overload), (), (), len(overload._schema.returns))
         return outputs[0] if len(outputs) == 1 else outputs
 
     return translate

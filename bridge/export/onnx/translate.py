@@ -1,19 +1,19 @@
 """Has torch.onnx translate a prepared program, and says which operators it cannot."""
 
-import collections
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
+from torch.fx import Node
 
 from bridge.base.third_party_output import silence_onnx
 from bridge.core.op import OPS
 from bridge.errors import ExportError, UnsupportedOpError
-from bridge.export.onnx.plugin_nodes import STUBS, stub, translation
-from bridge.graph.model_source import line_of_trace
+from bridge.export.onnx.plugin_nodes import stub, translation
+from bridge.graph.model_source import model_line, operator_name
 
 OPSET = 22
 """Of ONNX's own operators: the first in which convolutions take bfloat16."""
@@ -33,13 +33,14 @@ def translated(program: ExportedProgram) -> Any:
     """
     result, missing = _attempt(program)
     if missing:
-        raise UnsupportedOpError(_missing_text(missing, _lines(result)))
+        raise UnsupportedOpError(_missing_text(missing, _origins(program, result, missing)))
     return result
 
 
-def untranslated(program: ExportedProgram) -> list[OpOverload]:
-    """The operators that ONNX has nothing for. ExportError: torch.onnx fails."""
-    return _attempt(program)[1]
+def untranslated(program: ExportedProgram) -> set[OpOverload]:
+    """The operators of a program that become what ONNX has nothing for. ExportError: torch.onnx fails."""
+    origins = _origins(program, *_attempt(program))
+    return {node.target for nodes in origins.values() for node in nodes if isinstance(node.target, OpOverload)}
 
 
 def _attempt(program: ExportedProgram) -> tuple[Any, list[OpOverload]]:
@@ -49,7 +50,7 @@ def _attempt(program: ExportedProgram) -> tuple[Any, list[OpOverload]]:
         table = {op.overload: translation(op) for op in OPS.values()} | {each: stub(each) for each in missing}
         try:
             return _export(program, table, optimize=not missing), missing
-        except torch.onnx.errors.OnnxExporterError as error:
+        except Exception as error:  # torch.onnx's own error, and what onnxscript's optimizer raises
             operator = _untranslated(error)
             if operator is not None and operator not in missing:
                 missing.append(operator)
@@ -95,19 +96,28 @@ def _reason(error: BaseException) -> str:
     return "; ".join([f"{type(causes[-1]).__name__}: {causes[-1]}", *places])
 
 
-def _lines(result: Any) -> dict[str, list[str]]:
-    """The model's lines that made stubs, by operator."""
-    lines = collections.defaultdict(list)
-    for node in result.model.graph if result is not None else ():
-        if node.domain == STUBS:
-            lines[node.op_type].append(line_of_trace(node.metadata_props.get(TRACE, "")))
-    return lines
+def _origins(program: ExportedProgram, result: Any, missing: Sequence[OpOverload]) -> dict[OpOverload, list[Node]]:
+    """The nodes of a program that became calls of missing operators, which torch.onnx made of them."""
+    nodes = {node.name: node for node in program.graph.nodes}
+    origins: dict[OpOverload, list[Node]] = {operator: [] for operator in missing}
+    for node in result.exported_program.graph.nodes if result is not None else ():
+        if node.target in origins:
+            names = [each.name for each in _sources(node.meta.get("from_node", ())) if each.name in nodes]
+            origins[node.target] += [nodes[name] for name in names[-1:]]
+    return origins
 
 
-def _missing_text(missing: Sequence[OpOverload], lines: Mapping[str, Sequence[str]]) -> str:
+def _sources(sources: Iterable[Any]) -> Iterator[Any]:
+    """Where a node came from, as torch notes it, and where that came from."""
+    for source in sources:
+        yield source
+        yield from _sources(source.from_node)
+
+
+def _missing_text(missing: Sequence[OpOverload], origins: Mapping[OpOverload, Sequence[Node]]) -> str:
     return (
         f"ONNX has nothing for {len(missing)} of the model's operators, and none of them has a plugin:\n"
-        + "\n".join(_uses_text(str(each), lines.get(str(each), ())) for each in missing)
+        + "\n".join(_uses_text(each, origins[each]) for each in missing)
         + "\nRewrite these lines, with one of bridge's ops (`bridge ops`) where it fits; or let Inductor write kernels"
         " for them (the setting generate=True); or make an op of them in a package of yours (`bridge new op"
         " acme::corr`), or give an operator that has its kernel a plugin (bridge.bind). docs/unsupported.md compares"
@@ -115,8 +125,8 @@ def _missing_text(missing: Sequence[OpOverload], lines: Mapping[str, Sequence[st
     )
 
 
-def _uses_text(operator: str, lines: Sequence[str]) -> str:
-    distinct = [line for line in dict.fromkeys(lines) if line] or ["at an unknown line"]
-    return f"  {operator}: torch.onnx has no translation" + "".join(
-        f"\n      {each}" for each in distinct[:_SHOWN_LINES]
-    )
+def _uses_text(missing: OpOverload, nodes: Sequence[Node]) -> str:
+    names = list(dict.fromkeys(map(operator_name, nodes))) or [str(missing)]
+    lines = list(dict.fromkeys(map(model_line, nodes))) or ["at an unknown line"]
+    reason = "torch.onnx has no translation" + ("" if names == [str(missing)] else f" of {missing}")
+    return f"  {', '.join(names)}: {reason}" + "".join(f"\n      {line}" for line in lines[:_SHOWN_LINES])
