@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -215,21 +216,16 @@ def _convert(
 ) -> EngineFile:
     """The engine file of a lowered graph. started: when the work on it began, by time.monotonic()."""
     conversion = _fill(module, inputs, outputs, session, settings)
-    flavour, builder, network = session.flavour, conversion.builder, conversion.network
     libraries = libraries_of(call.op for call in conversion.plugins)
     embedded = [each.plugin_library() for each in libraries] if session.config.embed else []
-    with log.step(f"build for {session.target}") as note:
-        profile = conversion.filled.profile
-        engine = build.build_engine(flavour, builder, network, profile, session.target, session.config, embedded)
-        note(f"{len(engine):,} bytes")
     return EngineFile(
-        engine=engine,
-        flavour=flavour.name,
-        tensorrt_version=flavour.version,
+        engine=_engine_of(conversion, session, embedded),
+        flavour=session.flavour.name,
+        tensorrt_version=session.flavour.version,
         target=session.target,
         plugins={call.op.name: VERSION for call in conversion.plugins},
         inputs=tuple(inputs.values()),
-        outputs=inventory.outputs(network),
+        outputs=inventory.outputs(conversion.network),
         layers=conversion.layers,
         in_spec=structure.in_spec,
         out_spec=structure.out_spec,
@@ -246,6 +242,16 @@ def _convert(
             "build_seconds": round(time.monotonic() - started, 3),
         },
     )
+
+
+def _engine_of(conversion: _Conversion, session: Session, embedded: Sequence[Path]) -> bytes:
+    flavour, profile = session.flavour, conversion.filled.profile
+    with log.step(f"build for {session.target}") as note:
+        engine = build.build_engine(
+            flavour, conversion.builder, conversion.network, profile, session.target, session.config, embedded
+        )
+        note(f"{len(engine):,} bytes")
+    return engine
 
 
 def _named_nodes(module: GraphModule, inputs: Iterable[str], outputs: Sequence[str]) -> dict[str, Node]:

@@ -18,6 +18,7 @@ from bridge.engine.report import data, measured, network, sections
 from bridge.engine_file.contents import EngineFile
 
 _ASSETS = Path(__file__).with_name("assets")
+_STYLES = ("page", "controls", "picture", "sections")  # later rules win
 _SCRIPTS = ("elements", "graph", "picture", "overview", "details", "search", "table", "main")
 
 
@@ -33,7 +34,7 @@ def write(file: EngineFile, path: str | os.PathLike[str], rows: Sequence[measure
 
 def content(file: EngineFile, rows: Sequence[measured.Row] = ()) -> str:
     """The whole page. rows: measured times."""
-    style = _asset("page.css")
+    style = "\n".join(_asset(f"{name}.css") for name in _STYLES)
     script = "\n".join(_asset(f"{name}.js") for name in _SCRIPTS)
     return Template(_asset("page.html")).substitute(
         title=escape(data.shown(file.metadata.get("model") or "engine")),

@@ -107,11 +107,9 @@ def traced_graph(
         outputs = separate_outputs(module, any_dtype)
         for each in (module, *functions.values()):
             move_to_gpu(each)
-    given = (fake for fake in fakes if fake is not None)
+    given = zip(module.graph.find_nodes(op="placeholder"), (fake for fake in fakes if fake is not None), strict=True)
     # Of tensors those on the GPU; a number without a symbol has no value in the graph.
-    placed = [
-        node.meta.get("val", fake) for node, fake in zip(module.graph.find_nodes(op="placeholder"), given, strict=True)
-    ]
+    placed = [node.meta.get("val", fake) for node, fake in given]
     callers = {mine: theirs for theirs, mine in own.items() if mine.is_Symbol}
     known = {mine: examples[theirs] for mine, theirs in callers.items()}
     return TracedGraph(module, tuple(placed), outputs, env, mode, conditions, callers, known)
