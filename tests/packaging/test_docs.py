@@ -139,7 +139,7 @@ PASSING = {
     "output with anything in it": "```python\nprint('a [1] b')\n```\n\n<!-- output -->\n```text\na [1] ...\n```",
     "the exit code that is told": "<!-- exit code: 5 -->\n```bash\nbridge explain missing.engine\n```",
     "a reason": "<!-- not run: needs a GPU -->\n```bash\nmake sanitize\n```",
-    "lines of a file": "<!-- from: Makefile -->\n```make\ntest: build lean public-kernels\n```",
+    "lines of a file": "<!-- from: Makefile -->\n```make\ndemo: build\n```",
     "lines of a file that is written": (
         "<!-- file: a.toml -->\n```toml\nb = 1\nc = 2\n```\n\n<!-- from: a.toml -->\n```toml\nc = 2\n```"
     ),
