@@ -130,7 +130,7 @@ def test_later_runs_of_a_model_take_the_place_of_earlier_ones(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "2026-01-03" in lines[0] and [line.split()[0] for line in lines[3:6]] == ["one", "two", "three"]
     assert " 7 " in lines[3] and "failed" not in lines[3]
-    assert cli.main(["zoo", "--models", str(tmp_path), "--against", str(first), str(other)]) == 1
+    assert cli.main(["zoo", "--models", str(tmp_path), "--against", str(first), str(other)]) == 2
     assert "has gpu NVIDIA Another" in capsys.readouterr().err
 
 
