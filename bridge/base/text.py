@@ -39,6 +39,20 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(cell.ljust(width) for cell, width in zip(row, [*widths[: len(row) - 1], 0], strict=True))
 
 
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of Markdown, without a line break at its end."""
+    return "\n".join(_markdown_row(row) for row in (headings, ["---"] * len(headings), *rows))
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def shape_text(extents: Sequence[int]) -> str:
+    """Extents as text, "?" for one that depends on the inputs: "[?, 3, 64]"."""
+    return "[" + ", ".join("?" if extent == -1 else str(extent) for extent in extents) + "]"
+
+
 def printable(text: str) -> str:
     """The text; as a Python string if it has control characters, which a terminal would execute."""
     return text if text.isprintable() else repr(text)

@@ -77,6 +77,17 @@ class Parser(argparse.ArgumentParser):
             ) from None
 
 
+def integer(what: str, least: int, most: int | None = None) -> Callable[[str], int]:
+    """A type for argparse: integers from `least` to `most`. what: errors call them so, as in "number of bytes"."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+            raise argparse.ArgumentTypeError(f"{text!r} is no {what}")
+        return int(text)
+
+    return parse
+
+
 def _did_you_mean(wanted: str, known: Iterable[str]) -> str:
     """As bridge.base.text has it, which cannot be imported without torch."""
     near = difflib.get_close_matches(wanted, list(known), n=1)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from bridge.base.text import columns, size
-from bridge.cli.command import UsageError
+from bridge.cli.command import UsageError, integer
 from bridge.cli.deployment import onnx_export
 from bridge.engine_file.contents import EngineFile
 from bridge.errors import EngineFileError
@@ -12,7 +12,7 @@ from bridge.export.formats import FORMATS, export
 from bridge.export.options import Options
 from bridge.export.triton.repository import check_name
 
-_MOST_INSTANCES = 64
+_INSTANCES = integer("number from 1 to 64", 1, 64)
 DESCRIPTION = (
     "Write what machines without bridge need to run an engine.\n\n"
     "  plan      the engine as TensorRT serialised it\n"
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--force", action="store_true", help="replace what is there")
     add("--name", type=_name, default="model", metavar="NAME", help="of the model, as servers call it; default: model")
     triton = parser.add_argument_group("--to triton").add_argument
-    triton("--instances", type=_count, default=1, metavar="N", help="of the model on each GPU; default: 1")
+    triton("--instances", type=_INSTANCES, default=1, metavar="N", help="of the model on each GPU; default: 1")
     triton("--warm-up", action="store_true", help="run the tuned shapes before the model is ready")
     triton(
         "--dynamic-batching",
@@ -50,12 +50,6 @@ def _name(text: str) -> str:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= _MOST_INSTANCES:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {_MOST_INSTANCES}")
-    return int(text)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -50,14 +50,16 @@ class Model:
     dynamic_shapes: Any = None
 
 
-def load(spec: str, argv: Sequence[str]) -> Model:
+def load(spec: str, argv: Sequence[str], weights: str | None = None) -> Model:
     """The model of "FILE.py" or "FILE.py:function", made for the flags `argv`; or of "FILE.pt2", which takes none.
 
+    weights: a file, handed to the function as --weights FILE before the other flags.
     Raises:
         UnknownNameError: there is no such file, or flags are given to a program.
         ModelFileError: there is no such function, it fails, or it returns something else; or the program does not load.
     """
     path, name = _split(spec)
+    argv = [*(["--weights", weights] if weights else []), *argv]
     if path.suffix == PROGRAM:
         return Model(_program(path, argv))
     module = _import(path)
@@ -67,7 +69,7 @@ def load(spec: str, argv: Sequence[str]) -> Model:
     try:
         result = function(list(argv))
     except Exception as error:
-        raise ModelFileError(f"{path}: {name}({list(argv)}) failed: {_error_text(error, path)}") from error
+        raise ModelFileError(f"{path}: {name}({argv}) failed: {_error_text(error, path)}") from error
     return _unpack(result, f"{path}: {name}(argv)")
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch.fx import GraphModule
 
-from bridge.base.text import columns, printable, size
+from bridge.base.text import columns, printable, shape_text, size
 from bridge.engine import generated_table
 from bridge.engine.compiled import CompiledModule
-from bridge.engine.explain import lowering_counts, lowerings, pass_counts, shape_text
+from bridge.engine.explain import lowering_counts, lowerings, pass_counts
 from bridge.engine.explain import passes as engine_passes
 from bridge.engine.node_table import plugin_counts
 from bridge.engine_file.contents import EngineFile

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from bridge.base.text import columns, size
+from bridge.base.text import columns, shape_text, size
 from bridge.engine import generated_table, node_table
 from bridge.engine_file.contents import EngineFile
 from bridge.tensorrt.plugins.fields import TENSORS_FIELD
@@ -169,11 +169,6 @@ def _section(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]])
 
 def _layer_type_counts(file: EngineFile) -> list[tuple[str, int]]:
     return Counter(layer["type"] for layer in file.layers).most_common()
-
-
-def shape_text(extents: Sequence[int]) -> str:
-    """Extents as text, "?" for one that depends on the inputs."""
-    return "[" + ", ".join("?" if extent == -1 else str(extent) for extent in extents) + "]"
 
 
 def _finite(value: Any) -> Any:

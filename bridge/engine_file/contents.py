@@ -84,6 +84,11 @@ class TensorSpec:
         """Whether any extent may vary."""
         return self.min != self.max
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The extents, with -1 for one that may vary."""
+        return tuple(low if low == high else -1 for low, high in zip(self.min, self.max, strict=True))
+
 
 @dataclass(frozen=True)
 class OutputSpec:

@@ -9,7 +9,6 @@ from typing import Any
 from bridge.base.files import sha256
 from bridge.core.device_code import device_codes, lacking_text
 from bridge.core.library import Library
-from bridge.core.op import OPS
 from bridge.engine_file import checks
 from bridge.engine_file.contents import EngineFile
 from bridge.errors import LibraryError
@@ -59,9 +58,8 @@ def libraries_of(file: EngineFile) -> list[PluginLibrary]:
 
 def _library_with(file: EngineFile, name: str) -> Library:
     store.restore(name, file.target)
-    generated = [row["operator"] for row in file.metadata.get("generated", []) if row["name"] == name]
-    if generated and name not in OPS:
-        raise LibraryError(f"the engine needs the plugin {name}, {store.missing_text(generated[0], file.target)}")
+    if lacking := store.lacking_text(name, file.metadata.get("generated", []), file.target):
+        raise LibraryError(lacking)
     library = store.library_of(name)
     local_name = name.rpartition("::")[2]
     if local_name not in library.plugins().schemas:

@@ -4,6 +4,8 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from bridge.base.text import markdown_table, shape_text
+
 _ROOTS = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 
 
@@ -22,16 +24,16 @@ def _sections(described: Mapping[str, Any]) -> Iterator[str]:
         f"a GPU of compute capability {_capability(described['target'])}. `manifest.json` says the rest, for programs. "
         "The plan and the libraries are code: run them if you trust who made them."
     )
-    yield "## Inputs and outputs\n\n" + _table(
+    yield "## Inputs and outputs\n\n" + markdown_table(
         ("input", "dtype", "least", "tuned for", "greatest"),
         [
-            (each["name"], each["dtype"], *(_shape(each[bound]) for bound in ("min", "opt", "max")))
+            (each["name"], each["dtype"], *(shape_text(each[bound]) for bound in ("min", "opt", "max")))
             for each in described["inputs"]
         ],
     )
-    yield _table(
+    yield markdown_table(
         ("output", "dtype", "shape; ? follows from the inputs"),
-        [(each["name"], each["dtype"], _shape(each["shape"])) for each in described["outputs"]],
+        [(each["name"], each["dtype"], shape_text(each["shape"])) for each in described["outputs"]],
     )
     yield "## Check\n\nWhere bridge is installed; without it, compare SHA-256 with `manifest.json`:\n\n" + _code(
         "bridge verify ."
@@ -84,20 +86,11 @@ def _tools(described: Mapping[str, Any], plan: str, has_plugins: bool) -> str:
             ("trtexec", f"`trtexec --loadEngine={plan} --staticPlugins={autoload} --shapes={shapes}`"),
             ("Triton Inference Server", f"`--backend-config=tensorrt,plugins={autoload}`"),
         ]
-    return "## Servers and tools\n\n" + _table(("host", "how it gets the plugins"), rows)
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines)
+    return "## Servers and tools\n\n" + markdown_table(("host", "how it gets the plugins"), rows)
 
 
 def _code(lines: str, language: str = "bash") -> str:
     return f"```{language}\n{lines}\n```"
-
-
-def _shape(extents: Sequence[int]) -> str:
-    return "[" + ", ".join("?" if extent < 0 else str(extent) for extent in extents) + "]"
 
 
 def _extents(extents: Sequence[int]) -> str:

@@ -18,7 +18,7 @@ from bridge.errors import BridgeError, EngineError, EngineFileError, FlavourErro
 from bridge.export import manifest
 from bridge.export.libraries import FOLDER, libraries_of
 from bridge.tensorrt.install import gpu
-from bridge.tensorrt.install.flavour import detect, release
+from bridge.tensorrt.install.flavour import detect, same_release
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _machine_checks(flavour: str, version: str, target: str) -> Iterator[Check]:
 
 def _tensorrt(flavour: str, version: str) -> str:
     found = detect()
-    if found.name != flavour or release(found.version)[:2] != release(version)[:2]:
+    if found.name != flavour or not same_release(found.version, version):
         raise FlavourError(f"the engine needs {flavour} {version}; installed here is {found.name} {found.version}")
     return f"{found.name} {found.version}"
 

@@ -1,6 +1,6 @@
 """Generated libraries that were built before: what an engine needs of them in another process."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bridge.base import cache_folder
@@ -53,10 +53,17 @@ def _summary(op: GeneratedOp, target: str) -> dict[str, Any]:
     return row
 
 
-def missing_text(operator: str, target: str) -> str:
-    """What to say of an engine whose generated plugin is in no library here. operator: it was generated from."""
+def lacking_text(name: str, rows: Iterable[Mapping[str, Any]], target: str) -> str | None:
+    """That no library here has an engine's generated plugin; None: one has it, or it is not generated.
+
+    rows: what the engine file says of its generated plugins.
+    """
+    operator = next((row["operator"] for row in rows if row["name"] == name), None)
+    if operator is None or name in OPS:
+        return None
     return (
-        f"that bridge generated from {operator} for {target}, and no library with it is in {cache_folder.folder_of()} "
-        f"or on {folders.PATH_VARIABLE}: compile the model again here; or copy the library from where the engine was "
-        f"compiled, or what `bridge build-ops -o DIR` wrote, and set {folders.PATH_VARIABLE} to its folder"
+        f"the engine needs the plugin {name}, that bridge generated from {operator} for {target}, and no library with "
+        f"it is in {cache_folder.folder_of()} or on {folders.PATH_VARIABLE}: compile the model again here; or copy the "
+        "library from where the engine was compiled, or what `bridge build-ops -o DIR` wrote, and set "
+        f"{folders.PATH_VARIABLE} to its folder"
     )

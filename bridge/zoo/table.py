@@ -1,9 +1,9 @@
 """Results of the zoo as text and as Markdown."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from bridge.base.text import columns
+from bridge.base.text import columns, markdown_table
 from bridge.zoo import variants
 
 Row = Mapping[str, Any]
@@ -72,17 +72,16 @@ def text(result: Mapping[str, Any]) -> str:
 
 def markdown(result: Mapping[str, Any]) -> str:
     """The run as Markdown, for models/README.md."""
-    lines = _lines([HEADER, *map(cells, result["rows"])])
     flags = [
         f"- {row['model']}: `{' '.join(row['argv']) or 'no flags'}`, {_input_text(row, result['full'])}"
         for row in result["rows"]
     ]
     failures = [f"- {line}" for line in failure_lines(result)] or ["Nothing."]
-    parts = [environment_text(result) + ".", _LEGEND, *lines]
+    parts = [environment_text(result) + ".", _LEGEND, markdown_table(HEADER, map(cells, result["rows"]))]
     if memory_rows := memory(result):
-        parts += [_MEMORY, *_lines(memory_rows)]
+        parts += [_MEMORY, markdown_table(memory_rows[0], memory_rows[1:])]
     if product_rows := products(result):
-        parts += [_PRODUCTS, *_lines(product_rows)]
+        parts += [_PRODUCTS, markdown_table(product_rows[0], product_rows[1:])]
     parts += ["", "## Configurations", "", *flags, "", "## What failed, or was not done", ""]
     return _INTRODUCTION + "\n".join([*parts, *failures]) + "\n"
 
@@ -212,12 +211,3 @@ def _error(value: float | None) -> str:
 def _input_text(row: Row, full: bool) -> str:
     inputs = " and ".join("x".join(map(str, shape)) for shape in row.get("inputs", []))
     return ", ".join(part for part in (full and row.get("about"), row.get("dtype", ""), inputs) if part)
-
-
-def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A heading and rows."""
-    return [_line(rows[0]), _line(["---"] * len(rows[0])), *map(_line, rows[1:])]
-
-
-def _line(texts: Sequence[str]) -> str:
-    return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"

@@ -33,8 +33,7 @@ def run(options: argparse.Namespace) -> int:
             f"{options.model} is an engine, and an ONNX file is made from the model: bridge export MODEL.py --to"
             f" onnx -o {options.output}"
         )
-    weights = ["--weights", options.weights] if options.weights else []
-    model = model_file.load(options.model, [*weights, *options.model_argv])
+    model = model_file.load(options.model, options.model_argv, options.weights)
     log.say(f"[bridge] exporting {type(model.model).__name__}")
     written = bridge.export_onnx(
         model.model,

@@ -9,7 +9,7 @@ from typing import Any
 import bridge
 from bridge.base import files, log
 from bridge.base.text import as_json, columns, size
-from bridge.cli.command import UsageError
+from bridge.cli.command import UsageError, integer
 from bridge.cli.engines import example, shape_options
 from bridge.doors import model_file
 from bridge.tensorrt.install.flavour import detect
@@ -47,7 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--optimization-level", type=int, choices=range(6), metavar="0..5", help="TensorRT's builder optimization level"
     )
-    add("--workspace-size", type=_bytes, metavar="BYTES", help="the most scratch memory that a layer may use")
+    add(
+        "--workspace-size",
+        type=integer("positive number of bytes", 1),
+        metavar="BYTES",
+        help="the most scratch memory that a layer may use",
+    )
     add("--no-cache", dest="cache", action="store_false", help="neither take the engine from the cache nor keep it")
     add("--no-tf32", dest="tf32", action="store_false", help="compute float32 in float32, not in TF32")
     add("--lowering", type=_lowering, default="auto", metavar="WAY", help="plugin, native, auto, or OP=WAY,OP=WAY")
@@ -58,12 +63,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="say what was built as JSON")
     add("-q", "--quiet", action="store_true", help="report no progress")
     add("-v", "--verbose", action="count", default=0, help="say what each step took; -vv: also where each node went")
-
-
-def _bytes(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive number of bytes")
-    return int(text)
 
 
 def _lowering(text: str) -> str | dict[str, str]:
@@ -132,8 +131,7 @@ def _check_files(output: Path, plan: str | None) -> None:
 def _load(options: argparse.Namespace) -> model_file.Model:
     """The model, as the flags change it."""
     _report(options, f"loading {options.model}")
-    weights = ["--weights", options.weights] if options.weights else []
-    model = model_file.load(options.model, [*weights, *options.model_argv])
+    model = model_file.load(options.model, options.model_argv, options.weights)
     if options.dtype:
         model = example.in_dtype(model, options.dtype)
     return example.in_shapes(model, options.shapes) if options.shapes else model

@@ -1,13 +1,13 @@
 """`bridge run`: runs an engine, and says how long its calls take."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridge.base import log
 from bridge.base.text import as_json
-from bridge.cli.command import UsageError
+from bridge.cli.command import UsageError, integer
 from bridge.cli.engines import shape_options
 from bridge.engine_file.contents import EngineFile
 
@@ -98,18 +98,11 @@ def _make_folder(folder: Path) -> None:
         raise UsageError(f"outputs cannot be saved in {folder}: {error.strerror}") from None
 
 
+def _count(least: int) -> Callable[[str], int]:
+    return integer(f"integer of at least {least}", least)
+
+
 def _load(text: str) -> str:
     if ":" not in text:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME:FILE.npy")
     return text
-
-
-def _count(least: int) -> Any:
-    """A type for argparse: an integer of at least `least`."""
-
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is no integer of at least {least}")
-        return int(text)
-
-    return parse

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from bridge.base.text import printable
-from bridge.engine.explain import lowerings, shape_text
+from bridge.base.text import printable, shape_text
+from bridge.engine.explain import lowerings
 from bridge.engine.report import layout
 from bridge.engine.report.measured import Row
 from bridge.engine.report.network import Item, Network, Tensor

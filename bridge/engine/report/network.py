@@ -55,8 +55,7 @@ def of_file(file: EngineFile) -> Network:
     """The network of an engine file. Tensors are known by name; the first of several makers counts."""
     reader = _Reader(file)
     for spec in file.inputs:
-        shape = tuple(low if low == high else -1 for low, high in zip(spec.min, spec.max, strict=True))
-        reader.add(Item(spec.name, INPUT, INPUT, {}), outputs=[Tensor(spec.name, spec.dtype, shape)])
+        reader.add(Item(spec.name, INPUT, INPUT, {}), outputs=[Tensor(spec.name, spec.dtype, spec.shape)])
     for layer in file.layers:
         reader.add_layer(layer)
     for output in file.outputs:

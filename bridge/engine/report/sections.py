@@ -4,9 +4,9 @@ import html
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from bridge.base.text import size
+from bridge.base.text import shape_text, size
 from bridge.engine import generated_table, node_table
-from bridge.engine.explain import lowerings, passes, shape_text
+from bridge.engine.explain import lowerings, passes
 from bridge.engine.report.data import shown
 from bridge.engine.report.measured import Row
 from bridge.engine_file.contents import EngineFile

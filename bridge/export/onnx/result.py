@@ -25,7 +25,7 @@ class OnnxFile:
 
     def trtexec(self) -> str:
         """The arguments with which trtexec, or TensorRT-RTX's tensorrt_rtx, builds an engine of the file."""
-        dynamic = [spec for spec in self.inputs if spec.min != spec.max]
+        dynamic = [spec for spec in self.inputs if spec.dynamic]
         return shlex.join(
             [
                 f"--onnx={self.path}",

@@ -2,7 +2,7 @@
 
 import re
 
-from bridge.base.text import printable
+from bridge.base.text import markdown_table, printable
 from bridge.engine_file.contents import EngineFile
 from bridge.export.libraries import FOLDER
 from bridge.export.native import AUTOLOAD
@@ -98,13 +98,12 @@ def text(file: EngineFile, options: Options) -> str:
 
 
 def _table(file: EngineFile) -> str:
-    lines = ["| tensor | data type | shape |", "|---|---|---|"]
+    rows = []
     for spec, tensor in zip(file.inputs, tensors.inputs(file), strict=True):
         extents = [str(low) if low == high else f"{low}…{high}" for low, high in zip(spec.min, spec.max, strict=True)]
-        lines.append(f"| input `{tensor.name}` | {tensor.dtype} | [{', '.join(extents)}] |")
-    for tensor in outputs(file):
-        lines.append(f"| output `{tensor.name}` | {tensor.dtype} | {list(tensor.shape)} |")
-    return "\n".join(lines)
+        rows.append((f"input `{tensor.name}`", tensor.dtype, f"[{', '.join(extents)}]"))
+    rows += [(f"output `{tensor.name}`", tensor.dtype, str(list(tensor.shape))) for tensor in outputs(file)]
+    return markdown_table(("tensor", "data type", "shape"), rows)
 
 
 def _batching(file: EngineFile, options: Options) -> str:

@@ -78,8 +78,7 @@ def _plain(tree: Tree) -> Any:
 
 
 def _of_input(spec: TensorSpec) -> ServedTensor:
-    extents = [low if low == high else VARIABLE for low, high in zip(spec.min, spec.max, strict=True)]
-    return ServedTensor(spec.name, dtypes.named(spec.dtype).triton, _served(extents))
+    return ServedTensor(spec.name, dtypes.named(spec.dtype).triton, _served(spec.shape))
 
 
 def _of_output(index: int, spec: OutputSpec) -> ServedTensor:

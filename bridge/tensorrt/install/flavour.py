@@ -162,6 +162,11 @@ def release(version: str) -> tuple[int, ...]:
     return tuple(map(int, match.group().split("."))) if match else ()
 
 
+def same_release(a: str, b: str) -> bool:
+    """Whether two versions of TensorRT run each other's engines: their first two numbers are the same."""
+    return release(a)[:2] == release(b)[:2]
+
+
 def _flavour_in_use() -> Flavour:
     flavours = {flavour.name: flavour for flavour in installed()}
     if not flavours:

@@ -104,10 +104,9 @@ class _NetworkInterpreter(Interpreter):
 
     def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
         spec = self._inputs[target]
-        shape = [low if low == high else -1 for low, high in zip(spec.min, spec.max, strict=True)]
         if spec.dynamic:
             self.profile.set_shape(target, spec.min, spec.opt, spec.max)
-        return self.ctx.net.add_input(target, dtypes.named(spec.dtype).of(self.flavour.trt()), shape)
+        return self.ctx.net.add_input(target, dtypes.named(spec.dtype).of(self.flavour.trt()), list(spec.shape))
 
     def output(self, target: Any, args: Any, kwargs: Any) -> list[Any]:
         nodes = self.module.graph.output_node().args[0]  # type: ignore[union-attr, operator]

@@ -14,7 +14,7 @@ from bridge.engine_file.dtypes import from_trt
 from bridge.errors import EngineError, LibraryError
 from bridge.generate import store
 from bridge.tensorrt.install import gpu
-from bridge.tensorrt.install.flavour import Flavour, detect, release
+from bridge.tensorrt.install.flavour import Flavour, detect, same_release
 from bridge.tensorrt.install.tensorrt_log import errors_text, logger, take_errors
 from bridge.tensorrt.plugins import fields
 from bridge.tensorrt.plugins.registration import register_plugins
@@ -101,7 +101,7 @@ def check_compatible(file: EngineFile, flavour: Flavour) -> None:
             f"the engine was {_build_text(file)}; in use here is {flavour.name} {flavour.version}, which cannot read it"
             f": compile the model again here, or install {file.flavour} {file.tensorrt_version} in another environment"
         )
-    if release(file.tensorrt_version)[:2] != release(flavour.version)[:2]:
+    if not same_release(file.tensorrt_version, flavour.version):
         raise EngineError(
             f"the engine was {_build_text(file)}; in use here is version {flavour.version}, and engines run with the "
             f"version that built them: compile the model again here, or install {file.flavour} {file.tensorrt_version}"
@@ -130,9 +130,8 @@ def _check_plugin(file: EngineFile, name: str, version: str) -> None:
 
 def _check_restored(file: EngineFile, name: str) -> None:
     """EngineError: the plugin was generated, and no library here has it."""
-    rows = [row for row in file.metadata.get("generated", []) if row["name"] == name]
-    if rows and name not in OPS:
-        raise EngineError(f"the engine needs the plugin {name}, {store.missing_text(rows[0]['operator'], file.target)}")
+    if lacking := store.lacking_text(name, file.metadata.get("generated", []), file.target):
+        raise EngineError(lacking)
 
 
 def _origin_text(file: EngineFile, namespace: str) -> str:
