@@ -1,0 +1,124 @@
+// Where the tensor-core kernels write, and one result of several parts of the keys.
+#pragma once
+
+#include "kernels/attention/window_attention_exact.cuh"
+#include "kernels/attention/window_attention_rows.cuh"
+#include "kernels/attention/window_attention_softmax.cuh"
+
+namespace bridge {
+
+// Two rows of sums as a part; row(half) is the first's or second's place in the tile of rows.
+template <int kColumns, class T, class Row>
+__device__ void write_part(AttentionRows<T> const& rows, AttentionParts const& parts, SoftmaxRows const& softmax,
+                           float const (&sum)[kColumns][4], Row row) {
+  int const column = threadIdx.x % 4 * 2;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    if (!rows.has(row(half))) continue;
+    int64_t const place = rows.part_index(row(half));
+    if (column == 0) parts.states[place] = {softmax.top[half], softmax.total[half]};
+    if (softmax.total[half] == 0.f) continue;
+    float* const to = parts.sums + place * rows.a.head_dim + column;
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i) {
+      if (8 * i < rows.a.head_dim) *reinterpret_cast<float2*>(to + 8 * i) = {sum[i][2 * half], sum[i][2 * half + 1]};
+    }
+  }
+}
+
+// Two rows of results into shared memory, from where write_rows takes them.
+template <class T, int kColumns>
+__device__ void stage_rows(AttentionRows<T> const& rows, SoftmaxRows& softmax, float const (&sum)[kColumns][4],
+                           int first_row, unsigned char* shared, int row_bytes) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    int const row = first_row + 8 * half + threadIdx.x % 32 / 4;
+    float const factor = softmax.divisor(half, sink_logit(rows.a, rows.head(row)));
+    auto* const to = reinterpret_cast<uint32_t*>(shared + row * row_bytes) + threadIdx.x % 4;
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i) {
+      float const low = sum[i][2 * half] * factor, high = sum[i][2 * half + 1] * factor;
+      to[4 * i] = pack_two<T>(low, high);
+    }
+  }
+}
+
+// `count` rows from `first_row` on, by one warp.
+template <class T>
+__device__ void write_rows(AttentionRows<T> const& rows, int first_row, int count, unsigned char const* shared,
+                           int row_bytes) {
+  constexpr int kInChunk = kAccessBytes / sizeof(T);
+  int const chunks = rows.a.head_dim / kInChunk;
+  for (int i = threadIdx.x % 32; i < count * chunks; i += 32) {
+    int const row = first_row + i / chunks, chunk = i % chunks;
+    if (!rows.has(row)) return;
+    auto const value = *reinterpret_cast<uint4 const*>(shared + row * row_bytes + chunk * kAccessBytes);
+    *reinterpret_cast<uint4*>(rows.out(row) + chunk * kInChunk) = value;
+  }
+}
+
+// One row of several parts, by a warp: channels by lane.
+struct CombinedRow {
+  float top = -INFINITY, total = 0.f, sum[kExactChannels] = {};
+
+  // Part i has states[i * step] and sums[i * step * width].
+  __device__ CombinedRow(float2 const* states, float const* sums, int count, int64_t step, int width) {
+    int const lane = threadIdx.x % 32;
+    for (int part = lane; part < count; part += 32) top = fmaxf(top, states[part * step].x);
+    top = max_of_warp(top);
+    for (int part = 0; part < count; ++part) {
+      float2 const state = states[part * step];
+      if (state.y == 0.f) continue;
+      float const factor = exp2_fast(state.x - finite_top(top));
+      float const* const from = sums + part * step * width;
+      total += state.y * factor;
+#pragma unroll
+      for (int j = 0; j < kExactChannels; ++j) {
+        if (lane + 32 * j < width) sum[j] = fmaf(from[lane + 32 * j], factor, sum[j]);
+      }
+    }
+  }
+
+  template <class T>
+  __device__ void write(T* to, int head_dim, float sink) const {
+    float const base = finite_top(fmaxf(top, sink)), factor = exp2_fast(top - base);
+    float const all = total * factor + exp2_fast(sink - base);
+#pragma unroll
+    for (int j = 0; j < kExactChannels; ++j) {
+      int const channel = threadIdx.x % 32 + 32 * j;
+      if (channel < head_dim) to[channel] = from_float<T>(all == 0.f ? 0.f : sum[j] * (factor / all));
+    }
+  }
+  __device__ void write_part(float* to, float2* state, int head_dim) const {
+#pragma unroll
+    for (int j = 0; j < kExactChannels; ++j) {
+      int const channel = threadIdx.x % 32 + 32 * j;
+      if (channel < head_dim) to[channel] = sum[j];
+    }
+    if (threadIdx.x % 32 == 0) *state = {top, total};
+  }
+};
+
+constexpr int kCombineWarps = 4;
+
+template <class T>
+__global__ void __launch_bounds__(32 * kCombineWarps) window_attention_combine_kernel(WindowAttentionArguments<T> a,
+                                                                                      AttentionParts parts) {
+  int64_t const all = a.rows(), row = int64_t(blockIdx.x) * kCombineWarps + threadIdx.x / 32;
+  if (row >= all) return;
+  int const query = static_cast<int>(row % a.queries), head = static_cast<int>(row / a.queries % a.heads);
+  CombinedRow const combined(parts.states + row, parts.sums + row * a.head_dim, parts.count, all, a.head_dim);
+  T* const to = a.out.row(static_cast<int>(row / a.queries / a.heads), head, query);
+  combined.write(to, a.head_dim, sink_logit(a, head));
+}
+
+template <class T>
+cudaError_t launch_window_attention_combine(WindowAttentionArguments<T> const& a, AttentionParts const& parts,
+                                            cudaStream_t stream) {
+  int64_t const blocks = ceil_divide(a.rows(), kCombineWarps);
+  if (blocks > kMaxGridX) return cudaErrorInvalidValue;
+  window_attention_combine_kernel<<<static_cast<unsigned>(blocks), 32 * kCombineWarps, 0, stream>>>(a, parts);
+  return cudaGetLastError();
+}
+
+}  // namespace bridge
