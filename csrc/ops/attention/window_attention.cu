@@ -3,7 +3,7 @@
 #include "core/device.h"
 #include "core/dispatch.h"
 #include "core/op.h"
-#include "kernels/attention/window_attention.cuh"
+#include "kernels/window_attention/window_attention.cuh"
 
 namespace bridge {
 namespace {

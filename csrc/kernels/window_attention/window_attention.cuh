@@ -1,9 +1,9 @@
 // Attention of each query to an interval of keys: which kernel computes it.
 #pragma once
 
-#include "kernels/attention/window_attention_exact.cuh"
-#include "kernels/attention/window_attention_mma.cuh"
-#include "kernels/attention/window_attention_plan.cuh"
+#include "kernels/window_attention/exact.cuh"
+#include "kernels/window_attention/mma.cuh"
+#include "kernels/window_attention/plan.cuh"
 
 namespace bridge {
 

@@ -4,7 +4,7 @@
 
 #include <climits>
 
-#include "kernels/attention/window_attention_results.cuh"
+#include "kernels/window_attention/results.cuh"
 
 namespace bridge {
 

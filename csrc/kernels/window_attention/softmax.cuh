@@ -5,8 +5,8 @@
 // threads of a row are neighbours.
 #pragma once
 
-#include "kernels/attention/window_attention_arguments.cuh"
-#include "kernels/attention/window_attention_instructions.cuh"
+#include "kernels/window_attention/arguments.cuh"
+#include "kernels/window_attention/instructions.cuh"
 
 namespace bridge {
 

@@ -1,7 +1,7 @@
 // Window attention of float32, and of whatever the tensor cores do not take: a warp computes one query.
 #pragma once
 
-#include "kernels/attention/window_attention_softmax.cuh"
+#include "kernels/window_attention/softmax.cuh"
 
 namespace bridge {
 

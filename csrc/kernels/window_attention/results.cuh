@@ -1,9 +1,9 @@
 // Where the tensor-core kernels write, and one result of several parts of the keys.
 #pragma once
 
-#include "kernels/attention/window_attention_exact.cuh"
-#include "kernels/attention/window_attention_rows.cuh"
-#include "kernels/attention/window_attention_softmax.cuh"
+#include "kernels/window_attention/exact.cuh"
+#include "kernels/window_attention/rows.cuh"
+#include "kernels/window_attention/softmax.cuh"
 
 namespace bridge {
 

@@ -2,11 +2,11 @@
 // key head are packed into one list of rows, query after query, so that a tile of rows spans few positions.
 #pragma once
 
-#include "kernels/attention/window_attention_arguments.cuh"
+#include "kernels/window_attention/arguments.cuh"
 
 namespace bridge {
 
-// Results of parts of the keys, which window_attention_results.cuh makes one of. A part without keys has total 0.
+// Results of parts of the keys, which results.cuh makes one of. A part without keys has total 0.
 struct AttentionParts {
   float2* states = nullptr;  // [count, rows], largest logit and total of the weights
   float* sums = nullptr;     // [count, rows, head_dim], not divided by the total

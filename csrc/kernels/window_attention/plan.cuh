@@ -3,7 +3,7 @@
 #pragma once
 
 #include "core/checked.h"
-#include "kernels/attention/window_attention_rows.cuh"
+#include "kernels/window_attention/rows.cuh"
 
 namespace bridge {
 
