@@ -25,4 +25,17 @@ __device__ inline void copy_async_or_zero(uint32_t shared, void const* global, b
 #endif
 }
 
+// Copies since the last such call are a group, and all but the last kGroups groups are waited for.
+__device__ inline void commit_copies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+template <int kGroups>
+__device__ void wait_for_copies_but() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
+#endif
+}
+
 }  // namespace bridge

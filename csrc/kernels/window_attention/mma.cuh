@@ -169,19 +169,16 @@ struct MmaAttention {
   }
 
   __device__ void finish(AttentionParts const& parts, unsigned char* memory) {
-    __syncthreads();
     if constexpr (Tile::kShares > 1) return combine_shares(parts, memory);
-    if (parts.count > 1) {
 #pragma unroll
-      for (int i = 0; i < Tile::kRowTiles; ++i)
-        write_part(rows, parts, softmax[i], sum[i], [&](int half) { return thread_row(i, half); });
-      return;
+    for (int i = 0; i < Tile::kRowTiles; ++i) {
+      auto row = [&](int half) { return thread_row(i, half); };
+      if (parts.count > 1) {
+        write_part(rows, parts, softmax[i], sum[i], row);
+      } else {
+        write_rows(rows, softmax[i], sum[i], row);
+      }
     }
-#pragma unroll
-    for (int i = 0; i < Tile::kRowTiles; ++i)
-      stage_rows(rows, softmax[i], sum[i], warp_row + 16 * i, memory, Tile::kRowBytes);
-    __syncwarp();
-    write_rows(rows, warp_row, Tile::kRowsOfWarp, memory, Tile::kRowBytes);
   }
 
   // Of the warps, which have shares of the keys: each puts its sums where keys and values were.
@@ -192,6 +189,7 @@ struct MmaAttention {
     auto* const states = reinterpret_cast<float2*>(memory);  // [share, row]
     auto* const sums = reinterpret_cast<float*>(memory + Tile::kRows * Tile::kRowBytes);
     int const warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    __syncthreads();
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       int const place = warp * 16 + 8 * half + lane / 4;
@@ -222,7 +220,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResidents) window_atten
     WindowAttentionArguments<typename Tile::T> a, AttentionParts parts) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   extern __shared__ __align__(kAccessBytes) unsigned char memory[];
-  AttentionRows<typename Tile::T> const rows(a, Tile::kRows, parts.count);
+  AttentionRows<typename Tile::T> const rows(a, Tile::kRows, parts.count, blockIdx.x);
   MmaAttention<Tile> attention(a, rows, memory);
   attention.walk(KeyTiles(attention.keys, Tile::kKeys, rows.split, parts.count));
   attention.finish(parts, memory);

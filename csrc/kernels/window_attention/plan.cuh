@@ -1,5 +1,5 @@
-// How window attention is cut into blocks, and the scratch memory that this takes. Neither depends on the GPU: an
-// engine may be built on another one, or on none.
+// How window attention is cut into items of work, and the scratch memory that this takes. Neither depends on the GPU:
+// an engine may be built on another one, or on none.
 #pragma once
 
 #include "core/checked.h"
@@ -23,7 +23,7 @@ inline Size window_attention_workspace(Size rows, int64_t head_dim) {
 
 struct AttentionPlan {
   bool few = false;
-  int64_t blocks = 0;
+  int64_t items = 0;  // of work: one for each tile of rows and split
   int splits = 1;
 
   // tile_rows: of the kernel for many rows.
@@ -38,7 +38,7 @@ struct AttentionPlan {
       int64_t const wanted = least(kSplitBlocks / tiles, ceil_divide(most_seen(a, tile_rows), tile_keys));
       splits = static_cast<int>(most(least(wanted, most_splits), 1));
     }
-    blocks = tiles * splits;
+    items = tiles * splits;
   }
 
   // The most keys that a tile of rows sees.

@@ -26,34 +26,44 @@ __device__ void write_part(AttentionRows<T> const& rows, AttentionParts const& p
   }
 }
 
-// Two rows of results into shared memory, from where write_rows takes them.
-template <class T, int kColumns>
-__device__ void stage_rows(AttentionRows<T> const& rows, SoftmaxRows& softmax, float const (&sum)[kColumns][4],
-                           int first_row, unsigned char* shared, int row_bytes) {
+// Of four neighbouring threads with four words each, thread i gets word i of each, in their order.
+__device__ inline void transpose_quad(uint32_t (&word)[4]) {
+  int const lane = threadIdx.x % 4;
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    int const row = first_row + 8 * half + threadIdx.x % 32 / 4;
-    float const factor = softmax.divisor(half, sink_logit(rows.a, rows.head(row)));
-    auto* const to = reinterpret_cast<uint32_t*>(shared + row * row_bytes) + threadIdx.x % 4;
+  for (int bit = 1; bit < 4; bit *= 2) {
+    bool const upper = lane & bit;
 #pragma unroll
-    for (int i = 0; i < kColumns; ++i) {
-      float const low = sum[i][2 * half] * factor, high = sum[i][2 * half + 1] * factor;
-      to[4 * i] = pack_two<T>(low, high);
+    for (int i = 0; i < 4; ++i) {
+      if (i & bit) continue;
+      uint32_t const given = __shfl_xor_sync(~0u, upper ? word[i] : word[i + bit], bit);
+      word[i] = upper ? given : word[i];
+      word[i + bit] = upper ? word[i + bit] : given;
     }
   }
 }
 
-// `count` rows from `first_row` on, by one warp.
-template <class T>
-__device__ void write_rows(AttentionRows<T> const& rows, int first_row, int count, unsigned char const* shared,
-                           int row_bytes) {
+// Two rows of results.
+template <int kColumns, class T, class Row>
+__device__ void write_rows(AttentionRows<T> const& rows, SoftmaxRows const& softmax, float const (&sum)[kColumns][4],
+                           Row row) {
   constexpr int kInChunk = kAccessBytes / sizeof(T);
-  int const chunks = rows.a.head_dim / kInChunk;
-  for (int i = threadIdx.x % 32; i < count * chunks; i += 32) {
-    int const row = first_row + i / chunks, chunk = i % chunks;
-    if (!rows.has(row)) return;
-    auto const value = *reinterpret_cast<uint4 const*>(shared + row * row_bytes + chunk * kAccessBytes);
-    *reinterpret_cast<uint4*>(rows.out(row) + chunk * kInChunk) = value;
+  static_assert(kInChunk == 8 && kColumns % 4 == 0);
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float const factor = softmax.divisor(half, sink_logit(rows.a, rows.head(row(half))));
+    T* const to = rows.out(row(half));
+    bool const writes = rows.has(row(half));
+#pragma unroll
+    for (int i = 0; i < kColumns; i += 4) {
+      uint32_t word[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        word[j] = pack_two<T>(sum[i + j][2 * half] * factor, sum[i + j][2 * half + 1] * factor);
+      transpose_quad(word);
+      int const channel = (i + threadIdx.x % 4) * kInChunk;
+      if (writes && channel < rows.a.head_dim)
+        *reinterpret_cast<uint4*>(to + channel) = {word[0], word[1], word[2], word[3]};
+    }
   }
 }
 

@@ -19,14 +19,13 @@ struct AttentionRows {
   int batch, group, first, count;  // of the group's rows, which are `count`, the first of this tile
   int split;
 
-  __device__ AttentionRows(WindowAttentionArguments<T> const& a, int tile_rows, int splits)
+  // item: counts batch, group, tile of rows and split. The last tile of rows comes first: with causal attention it has
+  // the most keys.
+  __device__ AttentionRows(WindowAttentionArguments<T> const& a, int tile_rows, int splits, int item)
       : a(a), count(a.queries * a.ratio()) {
-    int const tiles = (count + tile_rows - 1) / tile_rows;
-    // The last tile comes first: with causal attention it has the most keys.
-    int const block = gridDim.x - 1 - blockIdx.x;
-    split = block % splits;
-    first = block / splits % tiles * tile_rows;
-    int const which = block / splits / tiles;
+    int const tiles = (count + tile_rows - 1) / tile_rows, which = item / splits / tiles;
+    split = item % splits;
+    first = (tiles - 1 - item / splits % tiles) * tile_rows;
     batch = which / a.groups, group = which % a.groups;
   }
 

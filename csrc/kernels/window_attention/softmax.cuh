@@ -86,7 +86,7 @@ struct SoftmaxRows {
   }
 
   // Counts the sink, and returns what the sums of values of a row are multiplied by at the end.
-  __device__ float divisor(int row, float sink) {
+  __device__ float divisor(int row, float sink) const {
     float const base = finite_top(fmaxf(top[row], sink)), factor = exp2_fast(top[row] - base);
     float const all = total[row] * factor + exp2_fast(sink - base);
     return all == 0.f ? 0.f : factor / all;

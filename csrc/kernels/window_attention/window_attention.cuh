@@ -1,9 +1,11 @@
 // Attention of each query to an interval of keys: which kernel computes it.
 #pragma once
 
+#include "core/device.h"
 #include "kernels/window_attention/exact.cuh"
 #include "kernels/window_attention/mma.cuh"
 #include "kernels/window_attention/plan.cuh"
+#include "kernels/window_attention/wgmma.cuh"
 
 namespace bridge {
 
@@ -19,43 +21,76 @@ bool takes_whole_chunks(WindowAttentionArguments<T> const& a) {
   return a.head_dim % kInChunk == 0 && fits(a.q) && fits(a.k) && fits(a.v) && fits(a.out);
 }
 
+// Of 16-bit types: the kernel for every GPU, or that of compute capability 9.0.
+enum class WindowAttentionWay { kMma = 0, kWgmma = 1 };
+
+template <class Kernel>
+cudaError_t allow_shared(Kernel kernel, int bytes) {
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+}
+
 template <class Tile>
-cudaError_t launch_window_attention_tiles(WindowAttentionArguments<typename Tile::T> const& a,
-                                          AttentionPlan const& plan, void* workspace, cudaStream_t stream) {
-  if (plan.blocks > kMaxGridX) return cudaErrorInvalidValue;
+cudaError_t launch_mma_tiles(WindowAttentionArguments<typename Tile::T> const& a, AttentionPlan const& plan,
+                             AttentionParts const& parts, int, cudaStream_t stream) {
   auto const kernel = window_attention_mma_kernel<Tile>;
-  cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Tile::kSharedBytes);
+  cudaError_t const status = allow_shared(kernel, Tile::kSharedBytes);
   if (status != cudaSuccess) return status;
+  kernel<<<static_cast<unsigned>(plan.items), Tile::kThreads, Tile::kSharedBytes, stream>>>(a, parts);
+  return cudaGetLastError();
+}
+
+template <class Tile>
+cudaError_t launch_wgmma_tiles(WindowAttentionArguments<typename Tile::T> const& a, AttentionPlan const& plan,
+                               AttentionParts const& parts, int multiprocessors, cudaStream_t stream) {
+  auto const kernel = window_attention_wgmma_kernel<Tile>;
+  constexpr int kShared = sizeof(WgmmaShared<Tile>);
+  cudaError_t const status = allow_shared(kernel, kShared);
+  if (status != cudaSuccess) return status;
+  auto const blocks = static_cast<unsigned>(least(plan.items, multiprocessors));
+  int const items = static_cast<int>(plan.items);
+  kernel<<<blocks, Tile::kThreads, kShared, stream>>>(a, parts, items);
+  return cudaGetLastError();
+}
+
+// kRowTiles, kMmaKeys, kWgmmaKeys: of the kernels for many rows.
+template <class T, int kHeadDim, int kRowTiles, int kMmaKeys, int kWgmmaKeys>
+cudaError_t launch_width(WindowAttentionArguments<T> const& a, WindowAttentionWay way, int multiprocessors,
+                         void* workspace, cudaStream_t stream) {
+  using Few = MmaTile<T, kHeadDim, 1, 4, 64>;
+  using Many = MmaTile<T, kHeadDim, kRowTiles, 1, kMmaKeys>;
+  using ManyByWgmma = WgmmaTile<T, (kHeadDim + 63) / 64 * 64, kWgmmaKeys>;
+  bool const wgmma = way == WindowAttentionWay::kWgmma;
+  AttentionPlan const plan(a, wgmma ? ManyByWgmma::kRows : Many::kRows, wgmma ? kWgmmaKeys : kMmaKeys,
+                           workspace != nullptr);
+  if (plan.items > kMaxGridX) return cudaErrorInvalidValue;
   AttentionParts const parts = attention_parts(a, plan, workspace);
-  kernel<<<static_cast<unsigned>(plan.blocks), Tile::kThreads, Tile::kSharedBytes, stream>>>(a, parts);
-  status = cudaGetLastError();
+  auto const launch = plan.few ? launch_mma_tiles<Few>
+                      : wgmma  ? launch_wgmma_tiles<ManyByWgmma>
+                               : launch_mma_tiles<Many>;
+  cudaError_t const status = launch(a, plan, parts, multiprocessors, stream);
   return status == cudaSuccess && parts.count > 1 ? launch_window_attention_combine(a, parts, stream) : status;
 }
 
-// kRowTiles, kKeys: of the kernel for many rows.
-template <class T, int kHeadDim, int kRowTiles, int kKeys>
-cudaError_t launch_window_attention_width(WindowAttentionArguments<T> const& a, void* workspace, cudaStream_t stream) {
-  using Many = MmaTile<T, kHeadDim, kRowTiles, 1, kKeys>;
-  using Few = MmaTile<T, kHeadDim, 1, 4, 64>;
-  AttentionPlan const plan(a, Many::kRows, Many::kKeys, workspace != nullptr);
-  return plan.few ? launch_window_attention_tiles<Few>(a, plan, workspace, stream)
-                  : launch_window_attention_tiles<Many>(a, plan, workspace, stream);
+template <class T>
+cudaError_t launch_halves(WindowAttentionArguments<T> const& a, WindowAttentionWay way, int multiprocessors,
+                          void* workspace, cudaStream_t stream) {
+  auto const launch = a.head_dim <= 64    ? launch_width<T, 64, 2, 64, 128>
+                      : a.head_dim <= 96  ? launch_width<T, 96, 2, 48, 128>
+                      : a.head_dim <= 128 ? launch_width<T, 128, 2, 48, 128>
+                                          : launch_width<T, 256, 1, 64, 64>;
+  return launch(a, way, multiprocessors, workspace, stream);
 }
 
+// workspace may be null: keys are not split then.
 template <class T>
-cudaError_t launch_window_attention_mma(WindowAttentionArguments<T> const& a, void* workspace, cudaStream_t stream) {
-  if (a.head_dim <= 64) return launch_window_attention_width<T, 64, 2, 64>(a, workspace, stream);
-  if (a.head_dim <= 96) return launch_window_attention_width<T, 96, 2, 48>(a, workspace, stream);
-  if (a.head_dim <= 128) return launch_window_attention_width<T, 128, 2, 48>(a, workspace, stream);
-  return launch_window_attention_width<T, 256, 1, 64>(a, workspace, stream);
-}
-
-template <class T>
-cudaError_t launch_window_attention(WindowAttentionArguments<T> const& a, int capability, void* workspace,
-                                    cudaStream_t stream) {
+cudaError_t launch_window_attention(WindowAttentionArguments<T> const& a, WindowAttentionWay way, Device const& device,
+                                    void* workspace, cudaStream_t stream) {
   if (a.rows() == 0) return cudaSuccess;
   if constexpr (sizeof(T) == 2) {
-    if (capability >= 80 && takes_whole_chunks(a)) return launch_window_attention_mma(a, workspace, stream);
+    if (device.capability >= 80 && takes_whole_chunks(a)) {
+      if (device.capability != 90) way = WindowAttentionWay::kMma;
+      return launch_halves(a, way, device.multiprocessors, workspace, stream);
+    }
   }
   return launch_window_attention_exact(a, stream);
 }
