@@ -120,7 +120,8 @@ struct WgmmaCopies {
     T const* next = from.row(work.rows.batch, work.rows.group, first + thread / kChunks) + first_channel();
     int64_t const step = kAtOnce * from.strides.seq;
 #pragma unroll 4
-    for (int key = thread / kChunks; key < Tile::kKeys; key += kAtOnce) {
+    for (int i = 0; i < Tile::kKeys / kAtOnce; ++i) {
+      int const key = thread / kChunks + i * kAtOnce;
       bool const copies = inside() && first + key < work.keys.end;
       copy_async_or_zero(place(to, Tile::kKeys, key), copies ? next : a.q.data, copies);
       next += step;

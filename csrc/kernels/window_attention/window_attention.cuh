@@ -75,8 +75,8 @@ template <class T>
 cudaError_t launch_halves(WindowAttentionArguments<T> const& a, WindowAttentionWay way, int multiprocessors,
                           void* workspace, cudaStream_t stream) {
   auto const launch = a.head_dim <= 64    ? launch_width<T, 64, 2, 64, 128>
-                      : a.head_dim <= 96  ? launch_width<T, 96, 2, 48, 128>
-                      : a.head_dim <= 128 ? launch_width<T, 128, 2, 48, 128>
+                      : a.head_dim <= 96  ? launch_width<T, 96, 2, 64, 128>
+                      : a.head_dim <= 128 ? launch_width<T, 128, 2, 64, 128>
                                           : launch_width<T, 256, 1, 64, 64>;
   return launch(a, way, multiprocessors, workspace, stream);
 }
