@@ -9,12 +9,12 @@
 namespace bridge {
 
 // kRowTiles: of 16 rows, of a warp. kShares: warps that share rows, of which each takes a part of every tile of keys;
-// for few rows. kResidents: blocks that fit a multiprocessor.
+// for few rows. kKeys: of a tile. kResidents: blocks that fit a multiprocessor.
 template <class T_, int kHeadDim_, int kRowTiles_, int kShares_, int kKeys_>
 struct MmaTile {
   using T = T_;
   static constexpr int kHeadDim = kHeadDim_, kRowTiles = kRowTiles_, kShares = kShares_, kKeys = kKeys_;
-  static constexpr int kWarps = 4, kThreads = 32 * kWarps, kResidents = 2;
+  static constexpr int kWarps = 4, kThreads = 32 * kWarps, kResidents = kShares == 1 || kHeadDim > 128 ? 2 : 3;
   static constexpr int kRowsOfWarp = 16 * kRowTiles, kRows = kRowsOfWarp * kWarps / kShares;
   static constexpr int kKeysOfWarp = kKeys / kShares;
   // Rows in shared memory are 16 bytes apart beyond their width, so that 8 of them lie in different banks.

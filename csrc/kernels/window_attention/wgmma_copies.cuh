@@ -12,7 +12,7 @@ namespace bridge {
 template <class T_, int kHeadDim_, int kKeys_>
 struct WgmmaTile {
   using T = T_;
-  static constexpr int kHeadDim = kHeadDim_, kKeys = kKeys_, kRows = 128, kStages = 2;
+  static constexpr int kHeadDim = kHeadDim_, kKeys = kKeys_, kRows = 128, kStages = 2, kResidents = 1;
   static constexpr int kWarpgroup = 128, kConsumers = 2 * kWarpgroup, kThreads = kConsumers + kWarpgroup;
   static constexpr int kConsumerRegisters = 232, kProducerRegisters = 40, kLaunchRegisters = 168;
   static constexpr int kRowBytes = 128, kParts = kHeadDim * sizeof(T) / kRowBytes;
