@@ -11,6 +11,7 @@ first. The answer is the same for its results. The rows of several requests run 
 
 import asyncio
 import io
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -21,15 +22,17 @@ import torch
 from pydantic import BaseModel
 from ray import serve
 from ray.exceptions import RayActorError
+from ray.serve.config import RequestRouterConfig
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 from starlette.requests import Request
 from starlette.responses import Response
 
 import bridge
+from bridge.export.triton.batches import padded
 
 ROWS = 64  # of one run, at most; the engine's profile must have as many
-WAIT = 0.002  # seconds that a request waits for others
+RETRY = 0.005  # seconds until a request that finds all replicas busy tries again; Ray's half a second leaves them idle
 ATTEMPTS = 5  # of a request whose replica dies
 
 Arrays = dict[str, numpy.ndarray]
@@ -43,11 +46,36 @@ class Model:
         self._model = load()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._thread = ThreadPoolExecutor(max_workers=1)  # an engine keeps execution contexts for each thread
+        self._waiting: deque[tuple[Arrays, asyncio.Future[Answer]]] = deque()
+        self._work: asyncio.Task[None] | None = None
 
-    @serve.batch(max_batch_size=ROWS, batch_wait_timeout_s=WAIT)
-    async def infer(self, requests: list[Arrays]) -> list[Answer]:
-        """An answer to each request; the event loop stays free meanwhile."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, requests)
+    async def infer(self, arrays: Arrays) -> Answer:
+        """The answer to a request. Those that come while the engine runs are its next run.
+
+        Ray's own `serve.batch` closes a batch when its time is over, also where the engine is busy then.
+        """
+        answer = asyncio.get_running_loop().create_future()
+        self._waiting.append((arrays, answer))
+        if self._work is None or self._work.done():
+            self._work = asyncio.create_task(self._answer_waiting())
+        return await answer
+
+    async def _answer_waiting(self) -> None:
+        """Until none waits; the event loop stays free meanwhile."""
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), ROWS))]
+            requests = [arrays for arrays, _ in batch]
+            try:
+                results = await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, requests)
+            except Exception as error:  # of any kind: each of those that wait must hear of it
+                results = [error] * len(batch)
+            for (_, answer), result in zip(batch, results, strict=True):
+                if answer.done():  # the client has gone
+                    continue
+                if isinstance(result, Exception):
+                    answer.set_exception(result)
+                else:
+                    answer.set_result(result)
 
     def _answer(self, requests: list[Arrays]) -> list[Answer]:
         answers: list[Answer] = ["arrays must have the same number of rows, at most " + str(ROWS)] * len(requests)
@@ -59,12 +87,16 @@ class Model:
     def _run(self, requests: list[Arrays]) -> list[Answer]:
         """Requests of one kind: what the model says against one holds for all."""
         rows = [rows_of(arrays) for arrays in requests]
-        joined = {name: numpy.concatenate([arrays[name] for arrays in requests]) for name in requests[0]}
+        more = padded(sum(rows), ROWS) - sum(rows)  # rows that run for nothing, so that few shapes recur
+        joined = {
+            name: numpy.concatenate([arrays[name] for arrays in requests] + more * [requests[-1][name][-1:]])
+            for name in requests[0]
+        }
         try:
             results = self._model(**{name: torch.from_numpy(array).to(self._device) for name, array in joined.items()})
         except bridge.BridgeError as error:
             return [str(error)] * len(requests)
-        parts = {name: tensor.cpu().split(rows) for name, tensor in named(results)}
+        parts = {name: tensor[: sum(rows)].cpu().split(rows) for name, tensor in named(results)}
         return [{name: split[index].numpy() for name, split in parts.items()} for index in range(len(requests))]
 
 
@@ -165,6 +197,7 @@ def build(
         max_ongoing_requests=ongoing,
         max_queued_requests=queue,
         health_check_period_s=2,
+        request_router_config=RequestRouterConfig(initial_backoff_s=RETRY, max_backoff_s=RETRY),
     )
     ingress = serve.deployment(Ingress).options(max_ongoing_requests=2 * (queue + replicas * ongoing))
     return ingress.bind(model.bind(load))
