@@ -1,0 +1,149 @@
+"""Attention with a mask that shows a sliding window, as bridge::window_attention.
+
+Models make their masks with index arithmetic, a boolean or a sum of 0 and a very negative number for each query and
+key. formulas.py and operators.py read the mask as a function of its indices, for all lengths at once, and band.py
+proves that it shows the keys from `left` before a query to `right` after it. attention.py finds the attention around
+it. The dense mask then has no user left, and vanishes.
+
+A mask that hides later keys alone, or none, becomes scaled_dot_product_attention's own `is_causal`, which TensorRT has.
+"""
+
+import contextlib
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+
+from bridge.core.op import OPS
+from bridge.passes.common.constants import Constants
+from bridge.passes.common.definition import Pass
+from bridge.passes.common.editor import Editor
+from bridge.passes.common.layout import LayoutError
+from bridge.passes.common.nodes import aten, mutated_nodes, nodes_between, same_extents, value
+from bridge.passes.common.outcome import MUTATED, Outcome
+from bridge.passes.window_attention.attention import SDPA, Attention, Declined, find_attention
+from bridge.passes.window_attention.band import NoWindow, Window, compares_positions, window_of
+from bridge.passes.window_attention.formulas import Unread, axis, is_one
+from bridge.passes.window_attention.masking import visible
+from bridge.passes.window_attention.operators import RULES
+from bridge.passes.window_attention.reader import Reader
+
+NAME = "window_attention"
+
+
+def apply(graph: Graph, constants: Constants) -> list[Outcome]:
+    """Replaces attention with a sliding window in a graph, in place."""
+    mutated = mutated_nodes(graph)
+    reader = Reader(RULES, constants, mutated)
+    editor = Editor(graph)
+    outcomes = []
+    for node in list(graph.nodes):
+        try:
+            description = _rewrite(editor, node, reader, constants, mutated)
+        except (Declined, NoWindow, LayoutError) as reason:
+            outcomes.append(Outcome.at(node, NAME, False, str(reason)))
+        except Exception as error:  # an unforeseen graph must not end the compilation
+            outcomes.append(Outcome.failed(node, NAME, error))
+        else:
+            outcomes += [Outcome.at(node, NAME, True, description)] if description else []
+    if outcomes:
+        editor.sort_topologically()
+    return outcomes
+
+
+def _rewrite(editor: Editor, node: Node, reader: Reader, constants: Constants, mutated: set[Node]) -> str | None:
+    """The text of what replaces an attention; None for other nodes, and where TensorRT's own attention remains.
+
+    Declined, NoWindow, LayoutError: it has something like a window, and is not replaced.
+    """
+    attention = find_attention(node, constants)
+    window = None if attention is None else _window(reader, attention)
+    if attention is None or window is None:
+        return None
+    hides_earlier = window.hides_earlier(_largest(attention.logits[3]))
+    if not hides_earlier and attention.root.target is not SDPA:
+        return None
+    inside = nodes_between(attention.root, (attention.q, attention.k, attention.v))
+    if reader.changed or mutated & inside:
+        raise Declined(MUTATED)
+    description = (_with_window if hides_earlier else _without_mask)(editor, attention, window, reader)
+    _erase(editor.graph, attention, inside)
+    return description
+
+
+def _window(reader: Reader, attention: Attention) -> Window | None:
+    """What the masks of an attention show; None where they compare no positions, or only hide later keys and others.
+
+    NoWindow: they compare positions, and show no window.
+    """
+    try:
+        condition = visible(reader, attention)
+    except Unread:  # a bias
+        return None
+    try:
+        return window_of(condition, attention.logits)
+    except NoWindow:
+        if compares_positions(condition, attention.logits):
+            raise
+        return None
+
+
+def _with_window(editor: Editor, attention: Attention, window: Window, reader: Reader) -> str:
+    """Replaces an attention by bridge.window_attention."""
+    attention.check()
+    sinks = None if attention.sinks is None else _sinks(reader, attention, attention.sinks)
+    settings: dict[str, float] = {"window_left": window.left, "window_right": window.right}
+    if attention.scale is not None:
+        settings["scale"] = attention.scale
+    if attention.softcap:
+        settings["softcap"] = attention.softcap
+    tensors = (attention.q, attention.k, attention.v, *([] if sinks is None else [sinks]))
+    editor.replace(attention.root, editor.call(OPS[NAME].overload, tensors, attention.root, settings))
+    text = ", ".join(f"{name}={number:g}" for name, number in settings.items())
+    return f"bridge.{NAME}, {text}" + ("" if sinks is None else ", with sinks")
+
+
+def _without_mask(editor: Editor, attention: Attention, window: Window, reader: Reader) -> str:
+    """Drops a mask that hides later keys alone, or no key."""
+    root, causal = attention.root, window.right == 0 and not is_one(attention.logits[2])
+    if causal and not same_extents(attention.logits[2:3], attention.logits[3:]):
+        raise Declined("its mask is causal for queries at the end of more keys, as TensorRT's own is not")
+    kwargs = {key: given for key, given in root.kwargs.items() if key in ("scale", "enable_gqa")}
+    call = editor.call(SDPA, (*root.args[:3], None, 0.0, causal), root, kwargs)
+    editor.replace(root, call)
+    return f"scaled_dot_product_attention, is_causal={causal}, without its mask"
+
+
+def _erase(graph: Graph, attention: Attention, inside: set[Node]) -> None:
+    """Erases what draws random numbers in training, which is never dead code for torch, and would keep the mask."""
+    for node in inside:
+        if node.target is aten.dropout.default:
+            node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+            graph.erase_node(node)
+    if attention.root.target is SDPA:
+        graph.erase_node(attention.root)
+
+
+def _sinks(reader: Reader, attention: Attention, last: Node) -> Node:
+    """The logits of the heads, [H], that are each query's last logit."""
+    node: Any = last
+    while isinstance(node, Node) and value(node) is not None and node.meta["val"].dim() > 1:
+        node = node.args[0] if node.args else None
+    shape = (*attention.logits[:3], 1)
+    dtypes = (torch.float32, attention.q.meta["val"].dtype)
+    if isinstance(node, Node) and value(node) is not None and node.meta["val"].dtype in dtypes:
+        with contextlib.suppress(Unread):
+            if reader.is_element(last, node, (axis(1),), shape):
+                return node
+    raise Declined("its sinks are not one number a head")
+
+
+def _largest(extent: Any) -> int | None:
+    """The largest value of an extent; None where it has no bound."""
+    if isinstance(extent, int):
+        return extent
+    upper = extent.node.shape_env.bound_sympy(extent.node.expr).upper
+    return int(upper) if upper.is_Integer else None
+
+
+PASS = Pass(NAME, apply)
