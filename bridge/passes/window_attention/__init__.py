@@ -61,7 +61,7 @@ def _rewrite(editor: Editor, node: Node, reader: Reader, constants: Constants, m
     if attention is None or window is None:
         return None
     hides_earlier = window.hides_earlier(_largest(attention.logits[3]))
-    if not hides_earlier and attention.root.target is not SDPA:
+    if not hides_earlier and (attention.fused is None or attention.fused.target is not SDPA):
         return None
     inside = nodes_between(attention.root, (attention.q, attention.k, attention.v))
     if reader.changed or mutated & inside:
@@ -120,8 +120,10 @@ def _erase(graph: Graph, attention: Attention, inside: set[Node]) -> None:
         if node.target is aten.dropout.default:
             node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
             graph.erase_node(node)
-    if attention.root.target is SDPA:
-        graph.erase_node(attention.root)
+    if attention.fused is not None:
+        for node in {attention.root, attention.fused}:
+            if not node.users:
+                graph.erase_node(node)
 
 
 def _sinks(reader: Reader, attention: Attention, last: Node) -> Node:

@@ -14,6 +14,13 @@ from bridge.passes.window_attention import written_out
 from bridge.passes.window_attention.heads import before_repeat
 
 SDPA = aten.scaled_dot_product_attention.default
+# Attention of one node, and the name of its mask. Those without the public name return several tensors.
+_FUSED = {
+    SDPA: "attn_mask",
+    aten._scaled_dot_product_flash_attention_for_cpu.default: "attn_mask",
+    aten._scaled_dot_product_efficient_attention.default: "attn_bias",
+    aten._scaled_dot_product_cudnn_attention.default: "attn_bias",
+}
 _SOFTMAX = {aten.softmax.int, aten._softmax.default}
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _MOST_LANES = 256  # head_dim of bridge.window_attention
@@ -27,15 +34,16 @@ class Declined(Exception):
 class Attention:
     """Attention of heads.
 
-    root: its result, [B, H, S, D]. q: [B, H, S, D]. k, v: [B, G, T, D]. masks: the nodes that apply one, or the mask
-    that scaled_dot_product_attention takes. scale: None for 1 / sqrt(D). sinks: each query's last logit, [B, H, S, 1].
-    shares_weights: the weights are used elsewhere, too.
+    root: its result, [B, H, S, D]. q: [B, H, S, D]. k, v: [B, G, T, D]. fused: the one node that computes it, if it is
+    not written out. masks: the mask of that node, or the nodes that apply one. scale: None for 1 / sqrt(D). sinks: each
+    query's last logit, [B, H, S, 1]. shares_weights: the weights are used elsewhere, too.
     """
 
     root: Node
     q: Node
     k: Node
     v: Node
+    fused: Node | None
     masks: tuple[Node, ...]
     scale: float | None
     softcap: float = 0.0
@@ -66,7 +74,7 @@ class Attention:
 def find_attention(node: Node, constants: Constants) -> Attention | None:
     """The attention with a mask that a node computes, or whose softmax it is; None for any other node."""
     attention = None
-    if node.target is SDPA:
+    if node.target in _FUSED:
         attention = _fused(node)
     elif node.target in _SOFTMAX:
         attention = _written_out(node, constants)
@@ -75,15 +83,18 @@ def find_attention(node: Node, constants: Constants) -> Attention | None:
 
 def _fused(node: Node) -> Attention | None:
     given = arguments(node)
-    mask, scale = given["attn_mask"], given["scale"]
+    mask, scale = given[_FUSED[node.target]], given["scale"]  # type: ignore[index]
     if value(mask) is None or given["dropout_p"] != 0 or given["is_causal"] is not False:
         return None
     if scale is not None and not isinstance(scale, (int, float)):
         return None
     k, v = given["key"], given["value"]
-    if not given["enable_gqa"]:
+    if not given.get("enable_gqa", False):
         k, v = before_repeat(k, v)
-    return Attention(node, given["query"], k, v, (mask,), scale)
+    root = node if node.target is SDPA else next((user for user in node.users if user.args[1:] == (0,)), None)
+    if root is None or (root is not node and len(node.users) > 1):
+        return None
+    return Attention(root, given["query"], k, v, node, (mask,), scale)
 
 
 def _written_out(softmax: Node, constants: Constants) -> Attention | None:
@@ -95,7 +106,7 @@ def _written_out(softmax: Node, constants: Constants) -> Attention | None:
     v = root.args[1]
     q, k = (written_out.before_widening(each, v) for each in (logits.q, logits.k))
     k, v = before_repeat(k, v)
-    return Attention(root, q, k, v, logits.masks, logits.scale, logits.softcap, logits.sinks, not alone)
+    return Attention(root, q, k, v, None, logits.masks, logits.scale, logits.softcap, logits.sinks, not alone)
 
 
 def _is_of_heads(attention: Attention) -> bool:

@@ -125,7 +125,7 @@ def combined(
     for chosen in itertools.product(*(operand.cases for operand in operands)):
         condition = sympy.And(*(condition for condition, _ in chosen))
         if condition != sympy.false:
-            cases.append((condition, compute(*(value for _, value in chosen))))
+            cases.append((condition, _at_fixed_indices(compute(*(value for _, value in chosen)), condition)))
     if dtype == torch.bool:
         return of_condition(shape, sympy.Or(*(sympy.And(each, _as_condition(value)) for each, value in cases)))
     return formula(shape, dtype, cases)
@@ -139,6 +139,14 @@ def plain(element: Tensor) -> Any:
 
 def _as_condition(value: Any) -> Any:
     return sympy.sympify(value) if isinstance(value, (bool, sympy.logic.boolalg.Boolean)) else sympy.Ne(value, 0)
+
+
+def _at_fixed_indices(value: Any, condition: Any) -> Any:
+    """A value with the indices that its condition fixes."""
+    parts = condition.args if isinstance(condition, sympy.And) else (condition,)
+    return _substituted(
+        value, {part.lhs: part.rhs for part in parts if isinstance(part, sympy.Eq) and part.lhs.is_Symbol}
+    )
 
 
 def _substituted(expression: Any, change: Mapping[Any, Any]) -> Any:

@@ -6,7 +6,7 @@ from torch.fx import Node
 
 from bridge.passes.common.nodes import arguments, aten, is_copy, same_extents, value
 
-_VIEWS = {aten.reshape.default, aten.view.default, aten._unsafe_view.default}
+_VIEWS = {aten.reshape.default, aten.view.default, aten._unsafe_view.default, aten._reshape_copy.default}
 
 
 def before_repeat(k: Any, v: Any) -> tuple[Any, Any]:

@@ -7,7 +7,17 @@ import torch
 from torch.fx import Node
 
 from bridge.passes.common.nodes import same_extents, slice_start
-from bridge.passes.window_attention.formulas import EXACT, Formula, Unread, axis, expression, formula, is_one, plain
+from bridge.passes.window_attention.formulas import (
+    EXACT,
+    Formula,
+    Unread,
+    axis,
+    expression,
+    formula,
+    is_one,
+    plain,
+    where,
+)
 from bridge.passes.window_attention.reader import Reader
 
 
@@ -103,6 +113,19 @@ def index(reader: Reader, node: Node, given: dict[str, Any]) -> Formula:
             moved = place.moved(shape, {each: axis(each + first) for each in range(rank)})
             sources[dim] = _from_start(moved.integer, source.shape[dim])
     return source.moved(shape, sources)
+
+
+def joined(reader: Reader, node: Node, given: dict[str, Any]) -> Formula:
+    """One element before others along a dimension."""
+    shape, parts = node.meta["val"].shape, given["tensors"]
+    dim = given["dim"] % len(shape)
+    if len(parts) != 2 or not is_one(parts[0].meta["val"].shape[dim]):
+        raise Unread("tensors are joined otherwise than one element with others")
+    first, rest = (reader.formula(part) for part in parts)
+    if first.dtype != rest.dtype:
+        raise Unread("tensors of several dtypes are joined")
+    is_first = sympy.Eq(axis(dim), 0)
+    return where(shape, is_first, first.moved(shape, {dim: 0}), rest.moved(shape, {dim: axis(dim) - 1}))
 
 
 def _from_start(place: Any, extent: Any) -> Any:

@@ -133,6 +133,8 @@ def _cumsum(reader: Reader, node: Node, given: dict[str, Any]) -> Formula:
 RULES: dict[Any, Rule] = {
     **{each.overloadpacket: moves.same_order for each in SAME_ORDER},
     **{each.overloadpacket: moves.conversion for each in CONVERSIONS},
+    aten._reshape_copy: moves.same_order,
+    aten.cat: moves.joined,
     aten.expand: lambda reader, node, given: reader.operand(given["self"], node.meta["val"].shape),
     aten.permute: moves.permute,
     aten.transpose: moves.transpose,

@@ -18,6 +18,7 @@ from window_programs import (
     logits_of,
     positions,
     repeated,
+    windows,
 )
 
 from bridge.passes import rewrite
@@ -168,6 +169,17 @@ def test_a_mask_that_is_used_elsewhere_stays_there():
     found, _ = rewrite(export(attend, dynamic=False), ["window_attention"])
     assert len(calls(found)) == 1
     check_same(found, attend, [(2, 7)])
+
+
+def test_decomposed_operators():
+    """As torch_tensorrt lowers them: diff becomes a concatenation and slices."""
+    table = torch.export.default_decompositions()
+    table.pop(SDPA)
+    program = export(_masked_by(_packed), dynamic=False).run_decompositions(table)
+    assert calls(program, torch.ops.aten.cat.default) and not calls(program, torch.ops.aten.diff.default)
+    found, (outcome,) = rewrite(program, ["window_attention"])
+    assert outcome.replaced and windows(found) == [(2, 0)]
+    check_same(found, _masked_by(_packed), [(2, 7)])
 
 
 def _causal(q, k):
