@@ -10,7 +10,7 @@ from torch._ops import OpOverload
 from torch.fx import Node
 
 from bridge.passes.common.constants import Constants
-from bridge.passes.common.nodes import arguments, value
+from bridge.passes.common.nodes import arguments, is_copy, value
 from bridge.passes.window_attention.formulas import (
     EXACT,
     Formula,
@@ -78,7 +78,7 @@ class Reader:
         fixed = self._constants.held(node)
         if fixed is not None:
             return of_tensor(fixed) or self._unknown(node, tensor)
-        if isinstance(node.target, OpOverload) and not node.target._schema.is_mutable:
+        if isinstance(node.target, OpOverload) and (is_copy(node) or not node.target._schema.is_mutable):
             try:
                 return self._by_rule(node, tensor)
             except Unread:

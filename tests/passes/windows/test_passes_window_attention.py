@@ -118,7 +118,7 @@ def _masked_fill(q, k, v):
 def _where_and_sum(q, k, v):
     """A causal mask, and a window apart from it; the logits are the other argument of where."""
     query, key = positions(q, k)
-    logits = torch.where(key > query, torch.full((), -1e9), logits_of(q, k))
+    logits = torch.where(key > query, torch.tensor(-1e9), logits_of(q, k))
     return (logits + torch.where(key > query - 3, 0.0, -math.inf)).softmax(-1) @ repeated(v)
 
 
