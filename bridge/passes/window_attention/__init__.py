@@ -21,8 +21,10 @@ from bridge.passes.common.editor import Editor
 from bridge.passes.common.layout import LayoutError
 from bridge.passes.common.nodes import aten, mutated_nodes, nodes_between, same_extents, value
 from bridge.passes.common.outcome import MUTATED, Outcome
-from bridge.passes.window_attention.attention import SDPA, Attention, Declined, find_attention
+from bridge.passes.window_attention.attention import Attention, Declined
 from bridge.passes.window_attention.band import NoWindow, Window, compares_positions, window_of
+from bridge.passes.window_attention.find import SDPA, find_attention
+from bridge.passes.window_attention.flex import FLEX, check_blocks
 from bridge.passes.window_attention.formulas import Unread, axis, is_one
 from bridge.passes.window_attention.masking import visible
 from bridge.passes.window_attention.operators import RULES
@@ -61,12 +63,16 @@ def _rewrite(editor: Editor, node: Node, reader: Reader, constants: Constants, m
     if attention is None or window is None:
         return None
     hides_earlier = window.hides_earlier(_largest(attention.logits[3]))
-    if not hides_earlier and (attention.fused is None or attention.fused.target is not SDPA):
+    fused = attention.fused
+    if not hides_earlier and (fused is None or fused.target not in (SDPA, FLEX)):
         return None
     inside = nodes_between(attention.root, (attention.q, attention.k, attention.v))
     if reader.changed or mutated & inside:
         raise Declined(MUTATED)
-    description = (_with_window if hides_earlier else _without_mask)(editor, attention, window, reader)
+    if fused is not None and fused.target is FLEX:
+        check_blocks(fused, window, constants)
+    needs_op = hides_earlier or attention.softcap
+    description = (_with_window if needs_op else _without_mask)(editor, attention, window, reader)
     _erase(editor.graph, attention, inside)
     return description
 
@@ -105,12 +111,16 @@ def _with_window(editor: Editor, attention: Attention, window: Window, reader: R
 
 def _without_mask(editor: Editor, attention: Attention, window: Window, reader: Reader) -> str:
     """Drops a mask that hides later keys alone, or no key."""
-    root, causal = attention.root, window.right == 0 and not is_one(attention.logits[2])
+    assert attention.fused is not None
+    causal = window.right == 0 and not is_one(attention.logits[2])
     if causal and not same_extents(attention.logits[2:3], attention.logits[3:]):
         raise Declined("its mask is causal for queries at the end of more keys, as TensorRT's own is not")
-    kwargs = {key: given for key, given in root.kwargs.items() if key in ("scale", "enable_gqa")}
-    call = editor.call(SDPA, (*root.args[:3], None, 0.0, causal), root, kwargs)
-    editor.replace(root, call)
+    tensors = attention.fused.args[:3]
+    shared = not same_extents(*(each.meta["val"].shape[1:2] for each in tensors[:2]))  # type: ignore[union-attr]
+    kwargs: dict[str, float] = {"enable_gqa": True} if shared else {}
+    if attention.scale is not None:
+        kwargs["scale"] = attention.scale
+    editor.replace(attention.root, editor.call(SDPA, (*tensors, None, 0.0, causal), attention.root, kwargs))
     return f"scaled_dot_product_attention, is_causal={causal}, without its mask"
 
 
@@ -121,7 +131,7 @@ def _erase(graph: Graph, attention: Attention, inside: set[Node]) -> None:
             node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
             graph.erase_node(node)
     if attention.fused is not None:
-        for node in {attention.root, attention.fused}:
+        for node in (*attention.fused.users, attention.fused):
             if not node.users:
                 graph.erase_node(node)
 

@@ -10,6 +10,7 @@ from torch.fx import Node
 from bridge.passes.common.nodes import arguments, aten
 from bridge.passes.window_attention.attention import Attention
 from bridge.passes.window_attention.band import NoWindow
+from bridge.passes.window_attention.flex import FLEX, shown
 from bridge.passes.window_attention.formulas import Formula, Unread
 from bridge.passes.window_attention.reader import Reader
 from bridge.passes.window_attention.written_out import masked_side
@@ -20,6 +21,8 @@ _HIDDEN = -65504.0  # float16's smallest number: such a logit, or one with this 
 def visible(reader: Reader, attention: Attention) -> Any:
     """Where all masks of an attention show a key. NoWindow: one may hide it in part. Unread: one has no formula."""
     shape = attention.logits
+    if attention.fused is not None and attention.fused.target is FLEX:
+        return shown(reader, attention.fused)
     if attention.fused is not None:
         mask = reader.operand(attention.masks[0], shape)
         return mask.condition if mask.dtype == torch.bool else _shown(mask)

@@ -62,14 +62,19 @@ class Reader:
 
     def is_element(self, node: Node, source: Node, index: Sequence[Any], shape: Sequence[Any]) -> bool:
         """Whether each element of a node, broadcast to a shape, is that of `source` at an index."""
-        reader = Reader(self.rules, self._constants, self._changing)
         element = sympy.Function(source.name)
         own = element(*(axis(dim) for dim in range(len(index))))
         tensor = source.meta["val"]
-        reader._known[source] = constant(tensor.shape, tensor.dtype, own)
+        reader = self.within({source: constant(tensor.shape, tensor.dtype, own)})
         cases = reader.operand(node, shape).cases
-        self.changed |= reader.changed
         return cases == ((sympy.true, element(*index)),)
+
+    def within(self, known: dict[Node, Formula]) -> "Reader":
+        """A reader of another graph, or of this one, to which the formulas of some nodes are given."""
+        reader = Reader(self.rules, self._constants, self._changing)
+        reader._known.update(known)
+        reader.changed, reader.unknown = self.changed, self.unknown
+        return reader
 
     def _read(self, node: Node) -> Formula:
         tensor = value(node)

@@ -41,7 +41,7 @@ def find_logits(softmax: Node, constants: Constants) -> Logits | None:
     while node.target in _MASKS:
         masks.append(node)
         node = _source(arguments(node)[masked_side(node)])
-    node, softcap = _without_cap(node, constants)
+    node, softcap = without_cap(node, constants)
     product, scale = _without_scale(node, constants)
     if not masks or product.target is not aten.matmul.default:
         return None
@@ -126,7 +126,7 @@ def _without_sinks(node: Node) -> tuple[Node, Node | None]:
     return _source(logits), sinks  # type: ignore[return-value]
 
 
-def _without_cap(node: Node, constants: Constants) -> tuple[Node, float]:
+def without_cap(node: Node, constants: Constants) -> tuple[Node, float]:
     """x and c of c tanh(x / c); the node and 0 where it is something else."""
     tanh, cap = _factors(node, constants)
     if tanh is None or tanh.target is not aten.tanh.default:

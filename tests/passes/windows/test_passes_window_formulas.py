@@ -15,8 +15,8 @@ from bridge.passes.window_attention.formulas import axis, expression
 from bridge.passes.window_attention.operators import RULES
 from bridge.passes.window_attention.reader import Reader
 
-COUNT = 24
-SIZES = [(4, 7), (5, 5), (2, 9)]
+COUNT = 12
+SIZES = [(4, 7), (5, 5)]
 TABLE = torch.ones(12, 12, dtype=torch.bool).tril(2).triu(-3)
 
 
@@ -140,7 +140,7 @@ def _random_condition(generator, depth=3):
 def test_windows_of_random_conditions():
     """Against the distances that are seen, one by one: an interval around 0 is a window, all else is none."""
     generator, found = random.Random(0), 0
-    for _ in range(150):
+    for _ in range(100):
         condition = _random_condition(generator)
         seen = [bool(condition.xreplace({axis(0): 20, axis(1): 20 + d})) for d in range(-9, 10)]
         first, last = (seen.index(True), 18 - seen[::-1].index(True)) if any(seen) else (18, 0)
@@ -152,4 +152,4 @@ def test_windows_of_random_conditions():
             expected = Window(-1 if seen[0] else 9 - first, -1 if seen[-1] else last - 9)
             assert window == expected and all(seen[first : last + 1]), condition
             found += 1
-    assert 20 < found < 130
+    assert 10 < found < 90
