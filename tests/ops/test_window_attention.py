@@ -199,14 +199,16 @@ LENGTHS = [
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("tactic", [0, 1])
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize(("heads", "head_dim"), WIDTHS)
-def test_cuda_kernels(heads, head_dim, dtype):
+def test_cuda_kernels(heads, head_dim, dtype, tactic):
     for seed, (queries, keys, left, right) in enumerate(LENGTHS):
         layout = ("bhsd", "bshd")[seed % 2]
         args = window_attention_arguments(2, queries, keys, heads, head_dim, layout, bool(seed % 3), seed=seed)
         window = {"window_left": left, "window_right": right, "layout": layout}
-        check_cuda(OPS["window_attention"], dtype, *args, **window, softcap=4.0 * (seed % 4 == 1))
+        with libraries.tactic("window_attention", tactic):
+            check_cuda(OPS["window_attention"], dtype, *args, **window, softcap=4.0 * (seed % 4 == 1))
 
 
 @pytest.mark.gpu

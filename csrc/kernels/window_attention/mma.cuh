@@ -9,12 +9,12 @@
 namespace bridge {
 
 // kRowTiles: of 16 rows, of a warp. kShares: warps that share rows, of which each takes a part of every tile of keys;
-// for few rows. kResidents: blocks that fit a multiprocessor.
+// for few rows. kKeys: of a tile. kResidents: blocks that fit a multiprocessor.
 template <class T_, int kHeadDim_, int kRowTiles_, int kShares_, int kKeys_>
 struct MmaTile {
   using T = T_;
   static constexpr int kHeadDim = kHeadDim_, kRowTiles = kRowTiles_, kShares = kShares_, kKeys = kKeys_;
-  static constexpr int kWarps = 4, kThreads = 32 * kWarps, kResidents = 2;
+  static constexpr int kWarps = 4, kThreads = 32 * kWarps, kResidents = kShares == 1 || kHeadDim > 128 ? 2 : 3;
   static constexpr int kRowsOfWarp = 16 * kRowTiles, kRows = kRowsOfWarp * kWarps / kShares;
   static constexpr int kKeysOfWarp = kKeys / kShares;
   // Rows in shared memory are 16 bytes apart beyond their width, so that 8 of them lie in different banks.
@@ -56,19 +56,22 @@ struct MmaAttention {
   }
 
   // Calls visit(row, place in shared memory, whether this thread's channels are there) for its rows of a tile.
-  template <class Visit>
-  __device__ void each_row(uint32_t shared, int count, Visit visit) const {
+  template <int kCount, class Visit>
+  __device__ void each_row(uint32_t shared, Visit visit) const {
     constexpr int kAtOnce = Tile::kThreads / kChunks;
     int const chunk = threadIdx.x % kChunks, first = threadIdx.x / kChunks;
     bool const inside = chunk * kInChunk < a.head_dim;
-    if (first >= kAtOnce) return;
+    if (Tile::kThreads % kChunks != 0 && first >= kAtOnce) return;
 #pragma unroll
-    for (int row = first; row < count; row += kAtOnce)
-      visit(row, shared + row * Tile::kRowBytes + chunk * kAccessBytes, inside);
+    for (int i = 0; i < (kCount + kAtOnce - 1) / kAtOnce; ++i) {
+      int const row = first + i * kAtOnce;
+      if (kCount % kAtOnce == 0 || row < kCount)
+        visit(row, shared + row * Tile::kRowBytes + chunk * kAccessBytes, inside);
+    }
   }
   __device__ int first_channel() const { return threadIdx.x % kChunks * kInChunk; }
   __device__ void copy_queries() const {
-    each_row(shared_q, Tile::kRows, [&](int row, uint32_t to, bool inside) {
+    each_row<Tile::kRows>(shared_q, [&](int row, uint32_t to, bool inside) {
       copy_async_or_zero(to, inside ? rows.q(row) + first_channel() : a.q.data, inside);
     });
   }
@@ -77,7 +80,7 @@ struct MmaAttention {
     int const first = keys.begin + tile * Tile::kKeys;
     T const* next = from.row(rows.batch, rows.group, first + threadIdx.x / kChunks) + first_channel();
     int64_t const step = Tile::kThreads / kChunks * from.strides.seq;
-    each_row(shared, Tile::kKeys, [&](int key, uint32_t to, bool inside) {
+    each_row<Tile::kKeys>(shared, [&](int key, uint32_t to, bool inside) {
       bool const copies = inside && first + key < keys.end;
       copy_async_or_zero(to, copies ? next : a.q.data, copies);
       next += step;
@@ -169,14 +172,17 @@ struct MmaAttention {
   }
 
   __device__ void finish(AttentionParts const& parts, unsigned char* memory) {
-    if constexpr (Tile::kShares > 1) return combine_shares(parts, memory);
+    if constexpr (Tile::kShares > 1) {
+      combine_shares(parts, memory);
+    } else {
 #pragma unroll
-    for (int i = 0; i < Tile::kRowTiles; ++i) {
-      auto row = [&](int half) { return thread_row(i, half); };
-      if (parts.count > 1) {
-        write_part(rows, parts, softmax[i], sum[i], row);
-      } else {
-        write_rows(rows, softmax[i], sum[i], row);
+      for (int i = 0; i < Tile::kRowTiles; ++i) {
+        auto row = [&](int half) { return thread_row(i, half); };
+        if (parts.count > 1) {
+          write_part(rows, parts, softmax[i], sum[i], row);
+        } else {
+          write_rows(rows, softmax[i], sum[i], row);
+        }
       }
     }
   }

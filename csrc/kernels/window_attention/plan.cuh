@@ -8,8 +8,7 @@
 namespace bridge {
 
 constexpr int kMostTileRows = 128;
-constexpr int kFewRows = 16;              // of a group: one tile of rows, whose keys warps share
-constexpr int64_t kSplitBlocks = 264;     // as many as splits are to give: two for each multiprocessor of a large GPU
+constexpr int64_t kLargeGpu = 132;        // multiprocessors, to each of which splits are to give some blocks
 constexpr int64_t kMostParts = 256;       // of a row
 constexpr int64_t kMostPartRows = 32768;  // of all rows
 
@@ -26,16 +25,22 @@ struct AttentionPlan {
   int64_t items = 0;  // of work: one for each tile of rows and split
   int splits = 1;
 
-  // tile_rows: of the kernel for many rows.
+  // Few, Many: the tiles of the kernels. Few rows are bound by memory, and want more blocks than fit at once.
+  template <class Few, class Many, class Arguments>
+  static AttentionPlan of(Arguments const& a, bool has_workspace) {
+    bool const few = int64_t(a.queries) * a.ratio() <= Few::kRows;
+    return few ? AttentionPlan(a, true, Few::kRows, Few::kKeys, 2 * Few::kResidents, has_workspace)
+               : AttentionPlan(a, false, Many::kRows, Many::kKeys, Many::kResidents, has_workspace);
+  }
+
+ private:
+  // blocks: that splits are to give a multiprocessor.
   template <class Arguments>
-  AttentionPlan(Arguments const& a, int tile_rows, int tile_keys, bool has_workspace) {
-    int64_t const group_rows = int64_t(a.queries) * a.ratio();
-    few = group_rows <= kFewRows;
-    tile_rows = few ? kFewRows : tile_rows;
-    int64_t const tiles = int64_t(a.batch) * a.groups * ceil_divide(group_rows, tile_rows);
+  AttentionPlan(Arguments const& a, bool few, int tile_rows, int tile_keys, int blocks, bool has_workspace) : few(few) {
+    int64_t const tiles = int64_t(a.batch) * a.groups * ceil_divide(int64_t(a.queries) * a.ratio(), tile_rows);
     if (has_workspace && tiles > 0) {
       int64_t const most_splits = least(kMostParts, kMostPartRows / a.rows());
-      int64_t const wanted = least(kSplitBlocks / tiles, ceil_divide(most_seen(a, tile_rows), tile_keys));
+      int64_t const wanted = least(blocks * kLargeGpu / tiles, ceil_divide(most_seen(a, tile_rows), tile_keys));
       splits = static_cast<int>(most(least(wanted, most_splits), 1));
     }
     items = tiles * splits;

@@ -57,26 +57,35 @@ struct SoftmaxRows {
   template <int kColumns, class Arguments>
   __device__ void weigh(Arguments const& a, float (&product)[kColumns][4], KeyInterval const (&seen)[2], int first,
                         bool masked, float (&factor)[2]) {
-    to_logits(a, product);
+    float scale = a.scale * kLog2E;  // of products to logits of base 2; positive, so that the largest stays it
+    if (a.softcap > 0.f || scale <= 0.f) {
+      to_logits(a, product);
+      scale = 1.f;
+    }
     if (masked) mask(product, seen, first + threadIdx.x % 4 * 2);
+    float largest[4], part[4] = {}, base[2];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) largest[j] = product[0][j];
+#pragma unroll
+    for (int i = 1; i < kColumns; ++i) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) largest[j] = fmaxf(largest[j], product[i][j]);
+    }
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
-      float next = product[0][2 * row];
+      float const next = fmaxf(top[row], scale * max_of_row(fmaxf(largest[2 * row], largest[2 * row + 1])));
+      base[row] = finite_top(next), factor[row] = exp2_fast(top[row] - base[row]), top[row] = next;
+    }
 #pragma unroll
-      for (int i = 0; i < kColumns; ++i) next = fmaxf(next, fmaxf(product[i][2 * row], product[i][2 * row + 1]));
-      next = fmaxf(top[row], max_of_row(next));
-      float const base = finite_top(next);
-      factor[row] = exp2_fast(top[row] - base);
-      top[row] = next, total[row] *= factor[row];
+    for (int i = 0; i < kColumns; ++i) {
 #pragma unroll
-      for (int i = 0; i < kColumns; ++i) {
-#pragma unroll
-        for (int j = 2 * row; j < 2 * row + 2; ++j) {
-          product[i][j] = exp2_fast(product[i][j] - base);
-          total[row] += product[i][j];
-        }
+      for (int j = 0; j < 4; ++j) {
+        product[i][j] = exp2_fast(fmaf(product[i][j], scale, -base[j / 2]));
+        part[j] += product[i][j];
       }
     }
+#pragma unroll
+    for (int row = 0; row < 2; ++row) total[row] = fmaf(total[row], factor[row], part[2 * row] + part[2 * row + 1]);
   }
 
   // The whole totals, once all keys are in.
@@ -96,17 +105,17 @@ struct SoftmaxRows {
   template <int kColumns, class Arguments>
   static __device__ void to_logits(Arguments const& a, float (&product)[kColumns][4]) {
     bool const capped = a.softcap > 0.f;
-    float const factor = a.scale * (capped ? 1.f / a.softcap : kLog2E), cap = a.softcap * kLog2E;
+    float const factor = capped ? a.scale / a.softcap : a.scale * kLog2E, cap = a.softcap * kLog2E;
+    each_of(product, [&](float& value) { value *= factor; });
+    if (capped) each_of(product, [&](float& value) { value = cap * tanh_fast(value); });
+  }
+
+  template <int kColumns, class Change>
+  static __device__ void each_of(float (&product)[kColumns][4], Change change) {
 #pragma unroll
     for (int i = 0; i < kColumns; ++i) {
 #pragma unroll
-      for (float& each : product[i]) each *= factor;
-    }
-    if (!capped) return;
-#pragma unroll
-    for (int i = 0; i < kColumns; ++i) {
-#pragma unroll
-      for (float& each : product[i]) each = cap * tanh_fast(each);
+      for (float& value : product[i]) change(value);
     }
   }
 

@@ -134,7 +134,7 @@ struct WgmmaAttention {
 
 // items: of work, one for each tile of rows and split of its keys. Blocks are as many as run at once.
 template <class Tile>
-__global__ void __launch_bounds__(Tile::kThreads, 1) window_attention_wgmma_kernel(
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kResidents) window_attention_wgmma_kernel(
     WindowAttentionArguments<typename Tile::T> a, AttentionParts parts, int items) {
 #ifdef BRIDGE_WGMMA
   extern __shared__ __align__(1024) unsigned char memory[];

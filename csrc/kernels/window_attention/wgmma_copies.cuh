@@ -12,7 +12,7 @@ namespace bridge {
 template <class T_, int kHeadDim_, int kKeys_>
 struct WgmmaTile {
   using T = T_;
-  static constexpr int kHeadDim = kHeadDim_, kKeys = kKeys_, kRows = 128, kStages = 2;
+  static constexpr int kHeadDim = kHeadDim_, kKeys = kKeys_, kRows = 128, kStages = 2, kResidents = 1;
   static constexpr int kWarpgroup = 128, kConsumers = 2 * kWarpgroup, kThreads = kConsumers + kWarpgroup;
   static constexpr int kConsumerRegisters = 232, kProducerRegisters = 40, kLaunchRegisters = 168;
   static constexpr int kRowBytes = 128, kParts = kHeadDim * sizeof(T) / kRowBytes;
@@ -120,7 +120,8 @@ struct WgmmaCopies {
     T const* next = from.row(work.rows.batch, work.rows.group, first + thread / kChunks) + first_channel();
     int64_t const step = kAtOnce * from.strides.seq;
 #pragma unroll 4
-    for (int key = thread / kChunks; key < Tile::kKeys; key += kAtOnce) {
+    for (int i = 0; i < Tile::kKeys / kAtOnce; ++i) {
+      int const key = thread / kChunks + i * kAtOnce;
       bool const copies = inside() && first + key < work.keys.end;
       copy_async_or_zero(place(to, Tile::kKeys, key), copies ? next : a.q.data, copies);
       next += step;

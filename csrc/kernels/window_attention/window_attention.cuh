@@ -60,8 +60,8 @@ cudaError_t launch_width(WindowAttentionArguments<T> const& a, WindowAttentionWa
   using Many = MmaTile<T, kHeadDim, kRowTiles, 1, kMmaKeys>;
   using ManyByWgmma = WgmmaTile<T, (kHeadDim + 63) / 64 * 64, kWgmmaKeys>;
   bool const wgmma = way == WindowAttentionWay::kWgmma;
-  AttentionPlan const plan(a, wgmma ? ManyByWgmma::kRows : Many::kRows, wgmma ? kWgmmaKeys : kMmaKeys,
-                           workspace != nullptr);
+  bool const splits = workspace != nullptr;
+  auto const plan = wgmma ? AttentionPlan::of<Few, ManyByWgmma>(a, splits) : AttentionPlan::of<Few, Many>(a, splits);
   if (plan.items > kMaxGridX) return cudaErrorInvalidValue;
   AttentionParts const parts = attention_parts(a, plan, workspace);
   auto const launch = plan.few ? launch_mma_tiles<Few>
@@ -75,8 +75,8 @@ template <class T>
 cudaError_t launch_halves(WindowAttentionArguments<T> const& a, WindowAttentionWay way, int multiprocessors,
                           void* workspace, cudaStream_t stream) {
   auto const launch = a.head_dim <= 64    ? launch_width<T, 64, 2, 64, 128>
-                      : a.head_dim <= 96  ? launch_width<T, 96, 2, 48, 128>
-                      : a.head_dim <= 128 ? launch_width<T, 128, 2, 48, 128>
+                      : a.head_dim <= 96  ? launch_width<T, 96, 2, 64, 128>
+                      : a.head_dim <= 128 ? launch_width<T, 128, 2, 64, 128>
                                           : launch_width<T, 256, 1, 64, 64>;
   return launch(a, way, multiprocessors, workspace, stream);
 }
