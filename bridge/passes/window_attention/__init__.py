@@ -22,11 +22,13 @@ from bridge.passes.common.layout import LayoutError
 from bridge.passes.common.nodes import aten, mutated_nodes, nodes_between, same_extents, value
 from bridge.passes.common.outcome import MUTATED, Outcome
 from bridge.passes.window_attention.attention import Attention, Declined
-from bridge.passes.window_attention.band import NoWindow, Window, compares_positions, window_of
+from bridge.passes.window_attention.band import UNLIMITED, NoWindow, Window, compares_positions, window_of
 from bridge.passes.window_attention.find import SDPA, find_attention
 from bridge.passes.window_attention.flex import FLEX, check_blocks
 from bridge.passes.window_attention.formulas import Unread, axis, is_one
-from bridge.passes.window_attention.masking import visible
+from bridge.passes.window_attention.interval import Interval, interval_of
+from bridge.passes.window_attention.key_ranges import key_ranges
+from bridge.passes.window_attention.masking import gives_zeros, visible
 from bridge.passes.window_attention.operators import RULES
 from bridge.passes.window_attention.reader import Reader
 
@@ -59,11 +61,12 @@ def _rewrite(editor: Editor, node: Node, reader: Reader, constants: Constants, m
     Declined, NoWindow, LayoutError: it has something like a window, and is not replaced.
     """
     attention = find_attention(node, constants)
-    window = None if attention is None else _window(reader, attention)
-    if attention is None or window is None:
+    interval = None if attention is None else _interval(reader, attention)
+    if attention is None or interval is None:
         return None
-    hides_earlier = window.hides_earlier(_largest(attention.logits[3]))
-    fused = attention.fused
+    window, fused = interval.window, attention.fused
+    bounded = bool(interval.begins or interval.ends)
+    hides_earlier = bounded or window.hides_earlier(_largest(attention.logits[3]))
     if not hides_earlier and (fused is None or fused.target not in (SDPA, FLEX)):
         return None
     inside = nodes_between(attention.root, (attention.q, attention.k, attention.v))
@@ -71,13 +74,15 @@ def _rewrite(editor: Editor, node: Node, reader: Reader, constants: Constants, m
         raise Declined(MUTATED)
     if fused is not None and fused.target is FLEX:
         check_blocks(fused, window, constants)
-    needs_op = hides_earlier or attention.softcap
-    description = (_with_window if needs_op else _without_mask)(editor, attention, window, reader)
+    if hides_earlier or attention.softcap:
+        description = _with_op(editor, attention, interval, reader)
+    else:
+        description = _without_mask(editor, attention, window)
     _erase(editor.graph, attention, inside)
     return description
 
 
-def _window(reader: Reader, attention: Attention) -> Window | None:
+def _interval(reader: Reader, attention: Attention) -> Interval | None:
     """What the masks of an attention show; None where they compare no positions, or only hide later keys and others.
 
     NoWindow: they compare positions, and show no window.
@@ -87,29 +92,39 @@ def _window(reader: Reader, attention: Attention) -> Window | None:
     except Unread:  # a bias
         return None
     try:
-        return window_of(condition, attention.logits)
+        return Interval(window_of(condition, attention.logits), (), (), True)
     except NoWindow:
-        if compares_positions(condition, attention.logits):
+        if not compares_positions(condition, attention.logits):
+            return None
+        interval = interval_of(condition, attention.logits)
+        if interval is None or not (interval.begins or interval.window.left != UNLIMITED):
             raise
-        return None
+    if not interval.shows_own and not gives_zeros(attention):
+        raise NoWindow("its mask may hide all keys of a query, for which the model gives the mean of their values")
+    return interval
 
 
-def _with_window(editor: Editor, attention: Attention, window: Window, reader: Reader) -> str:
+def _with_op(editor: Editor, attention: Attention, interval: Interval, reader: Reader) -> str:
     """Replaces an attention by bridge.window_attention."""
     attention.check()
-    sinks = None if attention.sinks is None else _sinks(reader, attention, attention.sinks)
-    settings: dict[str, float] = {"window_left": window.left, "window_right": window.right}
+    optional = {}
+    if attention.sinks is not None:
+        optional["sinks"] = _sinks(reader, attention, attention.sinks)
+    if interval.begins or interval.ends:
+        optional["key_ranges"] = key_ranges(editor, attention, interval, reader.unknown)
+    settings: dict[str, float] = {"window_left": interval.window.left, "window_right": interval.window.right}
     if attention.scale is not None:
         settings["scale"] = attention.scale
     if attention.softcap:
         settings["softcap"] = attention.softcap
-    tensors = (attention.q, attention.k, attention.v, *([] if sinks is None else [sinks]))
-    editor.replace(attention.root, editor.call(OPS[NAME].overload, tensors, attention.root, settings))
+    tensors = (attention.q, attention.k, attention.v)
+    call = editor.call(OPS[NAME].overload, tensors, attention.root, optional | settings)
+    editor.replace(attention.root, call)
     text = ", ".join(f"{name}={number:g}" for name, number in settings.items())
-    return f"bridge.{NAME}, {text}" + ("" if sinks is None else ", with sinks")
+    return f"bridge.{NAME}, {text}" + "".join(f", with {name}" for name in optional)
 
 
-def _without_mask(editor: Editor, attention: Attention, window: Window, reader: Reader) -> str:
+def _without_mask(editor: Editor, attention: Attention, window: Window) -> str:
     """Drops a mask that hides later keys alone, or no key."""
     assert attention.fused is not None
     causal = window.right == 0 and not is_one(attention.logits[2])

@@ -29,6 +29,12 @@ def visible(reader: Reader, attention: Attention) -> Any:
     return sympy.And(*(_BY_OPERATOR[node.target](reader, node, shape) for node in attention.masks))
 
 
+def gives_zeros(attention: Attention) -> bool:
+    """Whether a query that sees no key gives zeros: for a boolean mask of scaled_dot_product_attention."""
+    is_public = attention.fused is not None and attention.fused.target is aten.scaled_dot_product_attention.default
+    return is_public and attention.masks[0].meta["val"].dtype == torch.bool
+
+
 def _shown(mask: Formula) -> Any:
     """Where a mask that is added to the logits shows a key: it is 0 there. Unread: it adds integers, a bias."""
     if not mask.dtype.is_floating_point:

@@ -70,6 +70,12 @@ def _binary(compute: Callable[[Any, Any], Any]) -> Rule:
     return _arithmetic(lambda self, other, **_: compute(sympy.sympify(self), sympy.sympify(other)))
 
 
+def _floored(number: Any, divisor: Any) -> Any:
+    if not (divisor.is_Integer and divisor > 0):
+        raise Unread(f"a quotient by {divisor}")
+    return sympy.floor(number / divisor)
+
+
 def _where(reader: Reader, node: Node, given: dict[str, Any]) -> Formula:
     return _chosen(reader, node, given["condition"], given["self"], given["other"])
 
@@ -156,6 +162,7 @@ RULES: dict[Any, Rule] = {
     aten.rsub: _arithmetic(lambda self, other, alpha, **_: other - alpha * self),
     aten.neg: _arithmetic(lambda self, **_: -self),
     aten.mul: _binary(operator.mul),
+    aten.floor_divide: _binary(_floored),
     aten.gt: _binary(operator.gt),
     aten.ge: _binary(operator.ge),
     aten.lt: _binary(operator.lt),
