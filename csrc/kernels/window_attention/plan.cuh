@@ -7,7 +7,7 @@
 
 namespace bridge {
 
-constexpr int kMostTileRows = 128;
+constexpr int kMostTileExtent = 128;      // rows or keys
 constexpr int64_t kLargeGpu = 132;        // multiprocessors, to each of which splits are to give some blocks
 constexpr int64_t kMostParts = 256;       // of a row
 constexpr int64_t kMostPartRows = 32768;  // of all rows

@@ -59,6 +59,7 @@ cudaError_t launch_width(WindowAttentionArguments<T> const& a, WindowAttentionWa
   using Few = MmaTile<T, kHeadDim, 1, 4, 64>;
   using Many = MmaTile<T, kHeadDim, kRowTiles, 1, kMmaKeys>;
   using ManyByWgmma = WgmmaTile<T, (kHeadDim + 63) / 64 * 64, kWgmmaKeys>;
+  static_assert(std::max({Many::kRows, Many::kKeys, ManyByWgmma::kRows, ManyByWgmma::kKeys}) <= kMostTileExtent);
   bool const wgmma = way == WindowAttentionWay::kWgmma;
   bool const splits = workspace != nullptr;
   auto const plan = wgmma ? AttentionPlan::of<Few, ManyByWgmma>(a, splits) : AttentionPlan::of<Few, Many>(a, splits);

@@ -121,7 +121,8 @@ struct WindowAttention final : Op {
     }
     a.batch = to_int(q[0]), a.heads = to_int(q[head_axis()]), a.queries = to_int(q[seq_axis()]);
     a.groups = to_int(k[head_axis()]), a.keys = to_int(k[seq_axis()]), a.head_dim = to_int(q[3]);
-    to_int((Size(a.queries) * a.ratio() + kMostTileRows).value());  // rows of a group, up to the end of a tile
+    // Kernels count rows of a group, and keys, up to the end of a tile.
+    to_int((Size(a.queries) * a.ratio() + kMostTileExtent).value()), to_int((Size(a.keys) + kMostTileExtent).value());
     a.window_left = window(window_left), a.window_right = window(window_right);
     a.scale = static_cast<float>(scale != 0.0 ? scale : 1.0 / std::sqrt(static_cast<double>(a.head_dim)));
     a.softcap = static_cast<float>(softcap);
