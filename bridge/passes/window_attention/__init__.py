@@ -6,6 +6,7 @@ proves that it shows the keys from `left` before a query to `right` after it. at
 it. The dense mask then has no user left, and vanishes.
 
 A mask that hides later keys alone, or none, becomes scaled_dot_product_attention's own `is_causal`, which TensorRT has.
+Attention that is written out stays TensorRT's then, unless it has a soft-cap or sinks, which TensorRT's has not.
 """
 
 import contextlib
@@ -66,15 +67,15 @@ def _rewrite(editor: Editor, node: Node, reader: Reader, constants: Constants, m
         return None
     window, fused = interval.window, attention.fused
     bounded = bool(interval.begins or interval.ends)
-    hides_earlier = bounded or window.hides_earlier(_largest(attention.logits[3]))
-    if not hides_earlier and (fused is None or fused.target not in (SDPA, FLEX)):
+    needs_op = bounded or window.hides_earlier(_largest(attention.logits[3])) or attention.is_capped_or_has_sinks
+    if not needs_op and (fused is None or fused.target not in (SDPA, FLEX)):
         return None
     inside = nodes_between(attention.root, (attention.q, attention.k, attention.v))
     if reader.changed or mutated & inside:
         raise Declined(MUTATED)
     if fused is not None and fused.target is FLEX:
         check_blocks(fused, window, constants)
-    if hides_earlier or attention.softcap:
+    if needs_op:
         description = _with_op(editor, attention, interval, reader)
     else:
         description = _without_mask(editor, attention, window)

@@ -43,6 +43,11 @@ class Attention:
         """The shape of its logits, [B, H, S, T]."""
         return (*self.q.meta["val"].shape[:3], self.k.meta["val"].shape[2])
 
+    @property
+    def is_capped_or_has_sinks(self) -> bool:
+        """Whether it is more than what TensorRT's own attention computes."""
+        return bool(self.softcap) or self.sinks is not None
+
     def check(self) -> None:
         """Declined: bridge.window_attention does not take it, or would compute it in vain."""
         q, k, v = (each.meta["val"] for each in (self.q, self.k, self.v))

@@ -21,12 +21,13 @@ BIDIRECTIONAL = {"num_hidden_layers": 2, "local_attention": 8, "global_attn_ever
 BIDIRECTIONAL |= {"cls_token_id": 1, "sep_token_id": 2}
 FULL = "scaled_dot_product_attention, is_causal=False, without its mask"
 CAUSAL = "bridge.window_attention, window_left=4, window_right=0, scale={}"
+UNLIMITED = CAUSAL.replace("4", "-1", 1)
 # Type, form of attention, settings of its own, and what the pass makes of each layer.
 # tests/zoo has Mistral and Gemma 3.
 MODELS = [
     ("qwen3", "eager", {"use_sliding_window": True, "max_window_layers": 0}, [CAUSAL.format(0.353553)]),
     ("phi3", "sdpa", {}, [CAUSAL.format(0.353553)]),
-    ("gemma2", "eager", MIXED, [CAUSAL.format("0.25, softcap=50")]),  # the full layer stays TensorRT's
+    ("gemma2", "eager", MIXED, [CAUSAL.format("0.25, softcap=50"), UNLIMITED.format("0.25, softcap=50")]),
     ("gpt_oss", "eager", EXPERTS, [CAUSAL.format("0.353553, with sinks")]),
     (
         *("modernbert", "sdpa", BIDIRECTIONAL),
