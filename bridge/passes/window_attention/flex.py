@@ -7,6 +7,7 @@ blocks of it are worth a look. They must not come from inputs; those that a mode
 from collections.abc import Sequence
 from typing import Any
 
+import sympy
 import torch
 from torch.fx import Graph, Node
 
@@ -21,6 +22,8 @@ FLEX = torch.ops.higher_order.flex_attention
 _NO_BLOCKS = 1 << 30  # the block size of attention without a BlockMask
 _BLOCK_TENSORS = slice(2, 10)  # of a BlockMask's tuple: counts and indices of blocks, by queries and by keys
 _SIZES = slice(10, 12)
+# What mask_mod is called with. They are no index of a tensor in its graph.
+_INDICES = [sympy.Symbol(name, integer=True, nonnegative=True) for name in ("batch", "head", "query", "key")]
 
 
 def find_flex(node: Node, constants: Constants) -> Attention | None:
@@ -41,13 +44,15 @@ def shown(reader: Reader, node: Node) -> Any:
     """The condition under which mask_mod shows a key: on the indices of logits [B, H, S, T]."""
     blocks: Any = node.args[4]
     graph = _graph_of(node, blocks[-1])
-    indices = [constant((), torch.int64, axis(dim)) for dim in range(4)]
     captured: Sequence[Any] = node.args[8] if len(node.args) > 8 else ()  # type: ignore[assignment]
-    given = [*indices, *(reader.formula(each) for each in captured)]
+    given = [constant((), torch.int64, index) for index in _INDICES]
+    given += [reader.formula(each) for each in captured]
     (result,) = graph.output_node().args
     if not isinstance(result, Node):
         raise Unread("mask_mod returns no tensor")
-    return reader.within(dict(zip(graph.find_nodes(op="placeholder"), given, strict=True))).formula(result).condition
+    known = dict(zip(graph.find_nodes(op="placeholder"), given, strict=True))
+    condition = reader.within(known, _INDICES).formula(result).condition
+    return condition.xreplace({index: axis(dim) for dim, index in enumerate(_INDICES)})
 
 
 def check_blocks(node: Node, window: Window, constants: Constants) -> None:

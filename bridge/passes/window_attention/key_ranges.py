@@ -96,6 +96,8 @@ class _Writer:
     def element(self, term: Any) -> Node:
         """An element of a tensor that the graph computes, at the indices of sequence and query."""
         node = self.unknown[term.func.__name__]
+        if node.graph is not self.editor.graph:
+            raise Declined(f"its interval of keys depends on {term}, which its mask_mod computes")
         kept = [index for index in term.args if index in _ROWS]
         if kept != sorted(set(kept), key=str) or not all(index in _ROWS or index.is_Integer for index in term.args):
             raise Declined(f"its interval of keys depends on {term}")

@@ -31,11 +31,15 @@ class Reader:
     """Formulas of a graph's nodes, computed once each.
 
     rules: by operator packet; a rule raises Unread for what it cannot express. changing: the nodes whose values change
-    during a call; `changed` collects those that were read.
+    during a call; `changed` collects those that were read. element_of: the indices of the one element that a graph
+    computes, as mask_mod's does: what is unknown in it may depend on them.
     """
 
-    def __init__(self, rules: dict[Any, Rule], constants: Constants, changing: set[Node]) -> None:
+    def __init__(
+        self, rules: dict[Any, Rule], constants: Constants, changing: set[Node], element_of: Sequence[Any] = ()
+    ) -> None:
         self.rules = rules
+        self._element_of = element_of
         self.unknown: dict[str, Node] = {}
         self.changed: set[Node] = set()
         self._constants = constants
@@ -69,9 +73,9 @@ class Reader:
         cases = reader.operand(node, shape).cases
         return cases == ((sympy.true, element(*index)),)
 
-    def within(self, known: dict[Node, Formula]) -> "Reader":
-        """A reader of another graph, or of this one, to which the formulas of some nodes are given."""
-        reader = Reader(self.rules, self._constants, self._changing)
+    def within(self, known: dict[Node, Formula], element_of: Sequence[Any] = ()) -> "Reader":
+        """A reader of this graph, or of another one for one element, to which the formulas of some nodes are given."""
+        reader = Reader(self.rules, self._constants, self._changing, element_of)
         reader._known.update(known)
         reader.changed, reader.unknown = self.changed, self.unknown
         return reader
@@ -103,8 +107,10 @@ class Reader:
     def _unknown(self, node: Node, tensor: Tensor) -> Formula:
         if tensor.dtype.is_floating_point or tensor.dtype.is_complex:
             raise Unread(f"{node.name} holds real numbers that are not known")
-        self.unknown[node.name] = node
-        element = sympy.Function(node.name, integer=True)(*(axis(dim) for dim in range(tensor.dim())))
+        name = f"mask_mod.{node.name}" if self._element_of else node.name
+        self.unknown[name] = node
+        indices = (*(axis(dim) for dim in range(tensor.dim())), *self._element_of)
+        element = sympy.Function(name, integer=True)(*indices)
         value = sympy.Ne(element, 0) if tensor.dtype == torch.bool else element
         if tensor.dtype == torch.bool:
             return formula(tensor.shape, torch.bool, [(value, True), (sympy.Not(value), False)])
