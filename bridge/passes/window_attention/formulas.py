@@ -48,9 +48,14 @@ class Formula:
             raise Unread("an index is not one expression")
         return sympy.sympify(values[0])
 
-    def moved(self, shape: Sequence[Any], sources: Mapping[int, Any]) -> "Formula":
-        """The tensor of another shape whose element is this one's at the indices `sources`, by dimension."""
-        change = {axis(dim): sympy.sympify(index) for dim, index in sources.items()}
+    def moved(
+        self, shape: Sequence[Any], sources: Mapping[int, Any], others: Mapping[Any, Any] | None = None
+    ) -> "Formula":
+        """The tensor of another shape whose element is this one's at the indices `sources`, by dimension.
+
+        others: what other symbols become.
+        """
+        change = {axis(dim): sympy.sympify(index) for dim, index in sources.items()} | dict(others or {})
         cases = ((_substituted(condition, change), _substituted(value, change)) for condition, value in self.cases)
         return formula(shape, self.dtype, cases)
 
@@ -71,6 +76,11 @@ class Formula:
 def axis(dim: int) -> Any:
     """The index along a dimension."""
     return sympy.Symbol(f"i{dim}", integer=True, nonnegative=True)
+
+
+def vmap_index(level: Any) -> Any:
+    """The index along the dimension that a level of torch.vmap hides."""
+    return sympy.Symbol(f"level{level}", integer=True, nonnegative=True)
 
 
 def is_one(extent: Any) -> bool:

@@ -16,6 +16,7 @@ from bridge.passes.window_attention.formulas import (
     formula,
     is_one,
     plain,
+    vmap_index,
     where,
 )
 from bridge.passes.window_attention.reader import Reader
@@ -113,6 +114,24 @@ def index(reader: Reader, node: Node, given: dict[str, Any]) -> Formula:
             moved = place.moved(shape, {each: axis(each + first) for each in range(rank)})
             sources[dim] = _from_start(moved.integer, source.shape[dim])
     return source.moved(shape, sources)
+
+
+def enter_vmap(reader: Reader, node: Node, given: dict[str, Any]) -> Formula:
+    """One element along a dimension, that at the index of a vmap's level."""
+    args: Any = node.args
+    tensor, dim, level = args
+    source = reader.formula(tensor)
+    later = {each: axis(each - 1) for each in range(dim + 1, len(source.shape))}
+    return source.moved(node.meta["val"].shape, later | {dim: vmap_index(level)})
+
+
+def leave_vmap(reader: Reader, node: Node, given: dict[str, Any]) -> Formula:
+    """All elements of a vmap's level, along a new dimension."""
+    args: Any = node.args
+    tensor, level, _, dim = args
+    source = reader.formula(tensor)
+    later = {each: axis(each + 1) for each in range(dim, len(source.shape))}
+    return source.moved(node.meta["val"].shape, later, {vmap_index(level): axis(dim)})
 
 
 def joined(reader: Reader, node: Node, given: dict[str, Any]) -> Formula:

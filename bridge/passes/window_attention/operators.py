@@ -174,6 +174,8 @@ RULES: dict[Any, Rule] = {
     aten.masked_fill: _masked_fill,
     aten.tril: _triangle(operator.le),
     aten.triu: _triangle(operator.ge),
+    "_add_batch_dim": moves.enter_vmap,
+    "_remove_batch_dim": moves.leave_vmap,
     aten.diff: _diff,
     aten.cumsum: _cumsum,
 }

@@ -10,7 +10,7 @@ from torch._ops import OpOverload
 from torch.fx import Node
 
 from bridge.passes.common.constants import Constants
-from bridge.passes.common.nodes import arguments, is_copy, value
+from bridge.passes.common.nodes import arguments, is_copy, value, vmap_step
 from bridge.passes.window_attention.formulas import (
     EXACT,
     Formula,
@@ -21,6 +21,7 @@ from bridge.passes.window_attention.formulas import (
     expression,
     formula,
     plain,
+    vmap_index,
 )
 from bridge.passes.window_attention.tensors import of_tensor
 
@@ -87,16 +88,18 @@ class Reader:
         fixed = self._constants.held(node)
         if fixed is not None:
             return of_tensor(fixed) or self._unknown(node, tensor)
-        if isinstance(node.target, OpOverload) and (is_copy(node) or not node.target._schema.is_mutable):
-            try:
-                return self._by_rule(node, tensor)
-            except Unread:
-                if tensor.dtype.is_floating_point:
-                    raise
+        try:
+            return self._by_rule(node)
+        except Unread:
+            if tensor.dtype.is_floating_point:
+                raise
         return self._unknown(node, tensor)
 
-    def _by_rule(self, node: Node, tensor: Tensor) -> Formula:
-        assert isinstance(node.target, OpOverload)
+    def _by_rule(self, node: Node) -> Formula:
+        if vmap_step(node) in self.rules:
+            return self.rules[vmap_step(node)](self, node, {})
+        if not isinstance(node.target, OpOverload) or (node.target._schema.is_mutable and not is_copy(node)):
+            raise Unread(f"{node.target} has no rule")
         rule = self.rules.get(node.target.overloadpacket)
         if rule is not None:
             return rule(self, node, arguments(node))
@@ -109,12 +112,24 @@ class Reader:
             raise Unread(f"{node.name} holds real numbers that are not known")
         name = f"mask_mod.{node.name}" if self._element_of else node.name
         self.unknown[name] = node
-        indices = (*(axis(dim) for dim in range(tensor.dim())), *self._element_of)
+        indices = (*(axis(dim) for dim in range(tensor.dim())), *self._element_of, *_vmap_indices(node))
         element = sympy.Function(name, integer=True)(*indices)
         value = sympy.Ne(element, 0) if tensor.dtype == torch.bool else element
         if tensor.dtype == torch.bool:
             return formula(tensor.shape, torch.bool, [(value, True), (sympy.Not(value), False)])
         return constant(tensor.shape, tensor.dtype, value)
+
+
+def _vmap_indices(node: Node) -> list[Any]:
+    """The indices of the levels of torch.vmap that a node may be within."""
+    pending, seen, levels = [node], set[Node](), set[int]()
+    while pending:
+        each = pending.pop()
+        if each not in seen:
+            seen.add(each)
+            pending += each.all_input_nodes
+            levels |= {each.args[2]} if vmap_step(each) == "_add_batch_dim" else set()  # type: ignore[arg-type]
+    return [vmap_index(level) for level in sorted(levels)]
 
 
 def number(given: Any) -> Formula:

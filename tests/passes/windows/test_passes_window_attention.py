@@ -57,6 +57,17 @@ def _packed(q, k):
     return (seen & (documents[rows, query] == documents[rows, key])).expand(batch, 1, length, length)
 
 
+def _by_vmap(q, k):
+    """As older releases of transformers make masks, and later ones those of their users."""
+
+    def seen(batch, query, key):
+        return (key <= query) & (key > query - 3)
+
+    for dims in ((None, None, 0), (None, 0, None), (0, None, None)):
+        seen = torch.vmap(seen, in_dims=dims, out_dims=0)
+    return seen(torch.arange(q.shape[0]), torch.arange(q.shape[2]), torch.arange(k.shape[2])).unsqueeze(1)
+
+
 def _filled(q, k):
     """The original Llama's and Mistral's: a matrix of infinities, with a triangle of zeros."""
     mask = torch.full((q.shape[2], k.shape[2]), -math.inf)
@@ -79,6 +90,7 @@ MASKS = [
     (_union, (2, 1)),
     (_of_ones, (2, 0)),
     (_packed, (2, 0)),
+    (_by_vmap, (2, 0)),
     (_filled, (2, 0)),
     (_of_numbers, (2, 0)),
     (_chosen, (2, 0)),

@@ -146,6 +146,22 @@ def test_masks_that_depend_on_inputs(combine, given, reasons):
     assert all(reason in outcome.what for reason, outcome in zip(reasons, outcomes, strict=True))
 
 
+def test_a_vmap_that_stays_still_runs():
+    """Nothing uses the begins and ends of its levels, which were removed as dead code."""
+
+    def every_other(query, key):
+        return (key <= query) & ((query - key) % 2 == 0)
+
+    def attend(q, k, v):
+        mask = torch.vmap(torch.vmap(every_other, in_dims=(None, 0)), in_dims=(0, None))
+        query, key = positions(q, k)
+        return fused(q, k, v, (key <= query) & (key > query - 3)), fused(q, k, v, mask(query.flatten(), key))
+
+    found, outcomes = rewrite(export(attend, dynamic=False), ["window_attention"])
+    assert [outcome.replaced for outcome in outcomes] == [True, False]
+    check_same(found, attend, [(2, 7)])
+
+
 def test_a_mask_that_is_written_in_place():
     """Its proof reads the functionalised program."""
 
