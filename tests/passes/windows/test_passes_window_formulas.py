@@ -15,7 +15,7 @@ from bridge.passes.window_attention.formulas import axis, expression
 from bridge.passes.window_attention.operators import RULES
 from bridge.passes.window_attention.reader import Reader
 
-COUNT = 12
+COUNT = 8
 SIZES = [(4, 7), (5, 5)]
 TABLE = torch.ones(12, 12, dtype=torch.bool).tril(2).triu(-3)
 

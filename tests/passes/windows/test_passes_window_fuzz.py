@@ -7,7 +7,7 @@ from window_programs import arguments, each_of, export, fused, positions
 
 from bridge.passes import rewrite
 
-COUNT = 30
+COUNT = 16
 
 
 def _part(generator, query, key):
