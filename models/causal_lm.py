@@ -15,14 +15,15 @@ AttentionInterface.register(ATTENTION, sdpa_attention_forward)
 
 
 class CausalLM(nn.Module):
-    """A model of transformers: token ids [B, S] to logits [B, S, vocabulary]."""
+    """A model of transformers: token ids [B, S] to logits [B, S, vocabulary], or of the last `kept` tokens."""
 
-    def __init__(self, config: PretrainedConfig) -> None:
+    def __init__(self, config: PretrainedConfig, attention: str = ATTENTION, kept: int = 0) -> None:
         super().__init__()
-        self.model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION)
+        self.model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+        self.kept = kept  # 0: all
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        return self.model(input_ids, use_cache=False).logits
+        return self.model(input_ids, use_cache=False, logits_to_keep=self.kept).logits
 
 
 def parser(description: str | None, **defaults: int) -> argparse.ArgumentParser:
@@ -52,10 +53,12 @@ def sizes(options: argparse.Namespace) -> dict[str, int]:
     }
 
 
-def example(config: PretrainedConfig, options: argparse.Namespace) -> tuple[nn.Module, tuple, dict, dict]:
+def example(
+    config: PretrainedConfig, options: argparse.Namespace, attention: str = ATTENTION, kept: int = 0
+) -> tuple[nn.Module, tuple, dict, dict]:
     """What bridge_model returns: batch and length are dynamic."""
     torch.manual_seed(options.seed)
-    model = CausalLM(config)
+    model = CausalLM(config, attention, kept)
     load_weights(model.model, options)
     model = model.to(getattr(torch, options.dtype)).eval()
     input_ids = torch.randint(0, options.vocabulary, (options.batch, min(options.length, options.max_length)))

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 import bridge
 from bridge.doors import model_file
 from bridge.zoo import entries
-from bridge.zoo.measure import largest_difference
+from bridge.zoo.subject import largest_difference
 
 TOLERANCES = {torch.float32: 2e-3, torch.float16: 2e-2}  # fractions of the largest element
 

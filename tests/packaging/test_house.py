@@ -25,6 +25,7 @@ WINGS = (
     "passes.common",
     "passes.rope",
     "passes.ms_deform_attn",
+    "passes.window_attention",
     "passes",
     "config",
     "generate",

@@ -22,6 +22,9 @@ PLUGINS = {
     "resnet_dcn": {"deform_conv2d": 13},
     "swin": {},
     "relu_net": {"relu": 3},
+    "mistral, window": {"rope": 2, "window_attention": 2},
+    "gemma3": {"rope": 2, "window_attention": 2},
+    "modernbert": {"rope": 3, "window_attention": 2},
 }
 WITH_WEIGHTS = ("llama", "qwen3", "deformable_detr", "mask_rcnn, heads")  # every way in which scripts load them
 needs_models = pytest.mark.skipif(

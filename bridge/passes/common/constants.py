@@ -29,20 +29,24 @@ class Constants:
             self._known[node] = self._fold(node)
         return self._known[node]
 
+    def held(self, node: Node) -> Tensor | None:
+        """The tensor behind a placeholder or an attribute, of any size; None for other nodes and for inputs."""
+        if node.op == "placeholder":
+            return _real(self._inputs.get(node.name))
+        if node.op != "get_attr":
+            return None
+        tensor: Any = self._module
+        for name in str(node.target).split("."):
+            tensor = getattr(tensor, name, None)
+        return _real(tensor)
+
     def _fold(self, node: Node) -> Tensor | None:
         traced = node.meta.get("val")
         if not isinstance(traced, Tensor) or not all(isinstance(extent, int) for extent in traced.shape):
             return None
         if traced.numel() > _MOST:
             return None
-        if node.op == "placeholder":
-            return _real(self._inputs.get(node.name))
-        if node.op == "get_attr":
-            tensor: Any = self._module
-            for name in str(node.target).split("."):
-                tensor = getattr(tensor, name, None)
-            return _real(tensor)
-        return self._compute(node)
+        return self.held(node) if node.op in ("placeholder", "get_attr") else self._compute(node)
 
     def _compute(self, node: Node) -> Tensor | None:
         if is_copy(node):

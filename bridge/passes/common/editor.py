@@ -38,7 +38,7 @@ class Editor:
         """Inserts a call of an operator, with the origin of `like`."""
         node = self.graph.create_node("call_function", target, args, dict(kwargs or {}))
         try:
-            result = _traced_result(node)
+            result = _traced_result(node, like)
         except Exception:
             self.graph.erase_node(node)
             raise
@@ -133,9 +133,9 @@ def _value_meta(value: Any) -> dict[str, Any]:
     return {"val": value, "tensor_meta": metadata}
 
 
-def _traced_result(node: Node) -> Any:
-    """The result of a call for the traced values of its arguments."""
+def _traced_result(node: Node, like: Node) -> Any:
+    """The result of a call for the traced values of its arguments, fake as that of `like` is."""
     args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda argument: argument.meta["val"])
-    fakes = [argument.meta["val"] for argument in node.all_input_nodes]
+    fakes = [argument.meta.get("val") for argument in (*node.all_input_nodes, like)]
     with detect_fake_mode(fakes) or contextlib.nullcontext():
         return node.target(*args, **kwargs)  # type: ignore[operator]

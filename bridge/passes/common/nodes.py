@@ -211,12 +211,28 @@ def nodes_between(node: Node, starts: Collection[Node]) -> set[Node]:
 _METADATA_ASSERT = aten._assert_tensor_metadata.default
 
 
+_NESTING = ("_vmap_increment_nesting", "_vmap_decrement_nesting")
+
+
+def vmap_step(node: Node) -> str:
+    """The name of a step of torch.vmap, which a graph before dispatch holds; "" for other nodes."""
+    module, name = (getattr(node.target, key, "") for key in ("__module__", "__name__"))
+    return name if module == "torch._functorch.predispatch" else ""
+
+
 def remove_unused(graph: Graph) -> None:
     """Removes dead nodes, and those that only torch.export's assertions on dtypes and devices use."""
-    graph.eliminate_dead_code()
+    _remove_dead(graph)
     while unused := list(filter(_is_unused, graph.find_nodes(op="call_function", target=_METADATA_ASSERT))):
         for assertion in unused:
             graph.erase_node(assertion)
+        _remove_dead(graph)
+
+
+def _remove_dead(graph: Graph) -> None:
+    """As eliminate_dead_code, which takes the begins and ends of a vmap for dead."""
+    graph.eliminate_dead_code(lambda node: node.is_impure() or vmap_step(node) in _NESTING)
+    if not any(vmap_step(node) and node.users for node in graph.nodes):
         graph.eliminate_dead_code()
 
 
