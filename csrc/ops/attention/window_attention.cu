@@ -54,19 +54,20 @@ struct WindowAttention final : Op {
     return window_attention_workspace(Size(q[0]) * q[1] * q[2], q[3]).bytes();
   }
 
-  // Of compute capability 9.0, for 16-bit types: the kernel of every GPU, or its own, which is chosen unless asked.
+  // Of compute capability 9.0, for 16-bit types: the kernel of every GPU, which is chosen until the other one has been
+  // measured against it; or 9.0's own.
   enum Tactic { kMma = 0, kWgmma = 1 };
 
   std::vector<int> tactics(Tensor const* in, Tensor const*) const override {
     bool const both = in[0].dtype != DType::kFloat32 && current_device().capability == 90;
     return both ? std::vector<int>{kMma, kWgmma} : std::vector<int>{};
   }
-  int own_tactic(Tensor const* in, Tensor const* out) const override { return tactics(in, out).empty() ? -1 : kWgmma; }
+  int own_tactic(Tensor const* in, Tensor const* out) const override { return tactics(in, out).empty() ? -1 : kMma; }
 
   cudaError_t run(Tensor const* in, Tensor const* out, void* workspace, cudaStream_t stream) const override {
     return dispatch_floating(in[0].dtype, [&](auto tag) {
       using T = decltype(tag);
-      auto const way = tactic == kMma ? WindowAttentionWay::kMma : WindowAttentionWay::kWgmma;
+      auto const way = tactic == kWgmma ? WindowAttentionWay::kWgmma : WindowAttentionWay::kMma;
       return launch_window_attention(arguments<T>(in, out[0]), way, current_device(), workspace, stream);
     });
   }
