@@ -40,12 +40,12 @@ def _unless_whole(op: Any, of_torch: Callable[..., Any]) -> Callable[..., Any]:
         if factors is None or given.get("align_corners"):  # then coordinates follow from the extents
             return NotImplemented
         extents = zip(x.shape[2:], factors, strict=True)
-        return NotImplemented if all(_is_whole(*pair) for pair in extents) else of_torch(x, *args, **kwargs)
+        return NotImplemented if all(is_whole(*pair) for pair in extents) else of_torch(x, *args, **kwargs)
 
     return decomposition
 
 
-def _is_whole(extent: Any, factor: float) -> bool:
+def is_whole(extent: Any, factor: float) -> bool:
     """Whether extent * factor is an integer for every value of a dynamic extent."""
     if float(factor).is_integer():
         return True
