@@ -1,0 +1,16 @@
+"""Workloads and peers of ps_roi_pool."""
+
+from collections.abc import Iterable
+
+from bridge.bench.peer import Peer
+from bridge.bench.workload import Workload
+from bridge.bench.workloads.roi_pool import pooling_workloads, torchvisions
+
+
+def workloads() -> Iterable[Workload]:
+    """R-FCN (Dai et al. 2016): scores of 21 classes, and boxes."""
+    models = {"R-FCN, scores": {"results": 21}, "R-FCN, boxes": {"results": 8}}
+    return pooling_workloads("ps_roi_pool", models, position_sensitive=True)
+
+
+PEERS = (Peer("torchvision", "ps_roi_pool", torchvisions),)
