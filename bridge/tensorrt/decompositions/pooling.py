@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridge.tensorrt.decompositions.bounds import known_equal
+from bridge.tensorrt.decompositions.bounds import known, known_equal
 from bridge.tensorrt.decompositions.ordering import first_index
 from bridge.tensorrt.decompositions.windows import Axis, Windows, adaptive_windows, with_trailing_ones
 
@@ -64,7 +64,7 @@ def max_pool_with_indices(
         return NotImplemented
     axes = _axes(x, rank, kernel_size, stride, padding, dilation, ceil_mode)
     windows = [axis.windows(x.device) for axis in axes]
-    if any(axis.dilation != 1 for axis in axes):
+    if any(axis.dilation != 1 for axis in axes) or not x.is_floating_point():  # the layer takes floats alone
         return _maxima(x, windows), _max_indices(x, windows)
     padded = _pad(x, [0] * rank, [axis.missing for axis in axes], _lowest(x.dtype))
     return _cut(_layer_max(padded, axes), axes), _max_indices(x, windows)
@@ -144,8 +144,15 @@ def _by_layer() -> Iterator[None]:
 
 
 def _batched(run: Callable[[Tensor], Tensor], x: Tensor, rank: int) -> Tensor:
-    """Adds the batch dimension that TensorRT's pooling needs."""
-    return run(x) if x.dim() == rank + 2 else run(x.unsqueeze(0)).squeeze(0)
+    """Pools [*lead, *extents] as maps with one channel, where there is no batch, or the channels are dynamic.
+
+    TensorRT's pooling needs both dimensions, and torch_tensorrt's converter fixed channels.
+    """
+    lead = x.shape[:-rank]
+    if len(lead) == 2 and known(lead[1]):
+        return run(x)
+    pooled = run(x.reshape(-1, 1, *x.shape[-rank:]))
+    return pooled.reshape(*lead, *pooled.shape[-rank:])
 
 
 def _axes(x: Tensor, rank: int, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> list[Axis]:
