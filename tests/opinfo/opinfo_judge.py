@@ -28,6 +28,8 @@ OUTCOMES = (RIGHT, WRONG, REFUSED, RAW, UNBUILT, LACKS)
 _AT_ONCE = 40
 _TOLERANCES = {torch.float32: (1e-3, 1e-4), torch.float16: (2e-2, 2e-2), torch.bfloat16: (5e-2, 5e-2)}
 _NEVER = "it has no converter"
+# Of extents that vary, beside the example: one of each pair is odd. At most four times as large.
+_GROWTHS = (None, lambda extent: extent + 1, lambda extent: 2 * extent, lambda extent: 2 * extent + 1)
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class Judge:
         refused: Mapping[int, str],
     ) -> list[tuple[str, str]]:
         outcomes = [(REFUSED, refused[place]) if place in refused else (RIGHT, "") for place in range(len(cases))]
-        for grow in (None, lambda extent: extent + 1, lambda extent: 2 * extent) if cases[0].dynamic else (None,):
+        for grow in _GROWTHS if cases[0].dynamic else (None,):
             given = [
                 (grown(case, axes, grow) if grow else None) or case.inputs
                 for case, axes in zip(cases, dims, strict=True)

@@ -175,10 +175,14 @@ def _repeats(model: Call, inputs: Sequence[Tensor]) -> bool:
 # Which dimensions vary: the first ones, and every other of the same size, since whether they are one or happen to be
 # equal only the operator knows; the first of the first input, and first ones that equal it; that of the first alone.
 MARKS = ("all", "firsts", "first")
+LASTS = "lasts"  # for a sweep of its own: the last dimension of the first input, and every other of the same size
 
 
 def dimensions(case: Case, marks: str) -> list[dict[int, str]]:
-    """Of each input: axis → name of its dynamic dimension, by one of MARKS."""
+    """Of each input: axis → name of its dynamic dimension, by one of MARKS or LASTS."""
+    if marks == LASTS:
+        last = next(tensor.shape[-1] for tensor in case.inputs if tensor.dim())
+        return [{axis: f"n{last}" for axis, n in enumerate(tensor.shape) if n == last > 1} for tensor in case.inputs]
     firsts = [tensor.shape[0] for tensor in case.inputs if tensor.dim() and tensor.shape[0] > 1]
     varying = set(firsts if marks == "all" else firsts[:1])
     dims = [
