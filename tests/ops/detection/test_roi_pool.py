@@ -1,6 +1,7 @@
 """roi_pool: torchvision's windows and maxima, what lies beyond maps, and numbers that are none."""
 
 import math
+from importlib.util import find_spec
 
 import oracle
 import pytest
@@ -12,10 +13,13 @@ from test_roi_align import BAD, DTYPES, REGION, arguments_with
 import bridge
 from bridge.core import libraries
 from bridge.core.op import OPS
+from bridge.doors import torch_tensorrt_door as door
 from bridge.errors import OpInputError, UnsupportedOpError
+from bridge.tensorrt.install import flavour
 from bridge.testing import check_cuda
 
 OP = OPS["roi_pool"]
+needs_torch_tensorrt = pytest.mark.skipif(find_spec("torch_tensorrt") is None, reason="needs torch_tensorrt")
 
 
 def torchvisions():
@@ -119,12 +123,18 @@ def dims(*ranges):
 class Pools(torch.nn.Module):
     """torchvision's three operators, of which each gives a second result that nothing takes."""
 
+    def __init__(self):
+        super().__init__()
+        ops, settings = torchvisions(), ((2, 3), 0.25)
+        self.pools = torch.nn.ModuleList(
+            [ops.RoIPool(*settings), ops.PSRoIAlign(*settings, 2), ops.PSRoIPool(*settings)]
+        )
+
     def forward(self, x, rois):
-        ops = torchvisions()
-        settings = x, rois, (2, 3), 0.25
-        return ops.roi_pool(*settings), ops.ps_roi_align(*settings, 2), ops.ps_roi_pool(*settings)
+        return tuple(pool(x, rois) for pool in self.pools)
 
 
+@needs_torch_tensorrt
 def test_torchvisions_operators_are_plugins_under_every_extent():
     batch, count, height = dims(("n", 1, 8), ("k", 0, 50), ("h", 4, 40))
     shapes = {"x": {0: batch, 2: height}, "rois": {0: count}}
@@ -136,6 +146,22 @@ def test_torchvisions_operators_are_plugins_under_every_extent():
             oracle.assert_same(compiled(*args), Pools()(*args))
 
 
+@needs_torch_tensorrt
+def test_the_other_doors_take_the_first_result_too(tmp_path):
+    pytest.importorskip("onnxscript")
+    args, device = roi_align_arguments(5, 2, 12, (9, 11)), "cuda" if torch.cuda.is_available() else "cpu"
+    expected = dict.fromkeys(("roi_pool", "ps_roi_pool", "ps_roi_align"), 1)
+    file = bridge.export_onnx(Pools().eval(), tuple(args), path=tmp_path / "pools.onnx", target="sm86")
+    assert file.plugins == expected
+    torch_tensorrt = flavour.detect().torch_tensorrt()
+    door.register()
+    with door.cross_compile(None if device == "cuda" else "sm86"):
+        args = [tensor.to(device) for tensor in args]
+        compiled = torch_tensorrt.compile(Pools().eval(), ir="dynamo", arg_inputs=args, min_block_size=1)
+    assert bridge.report(compiled).plugin_counts() == expected
+
+
+@needs_torch_tensorrt
 def test_a_result_that_the_plugin_has_not():
     class Places(torch.nn.Module):
         def forward(self, x, rois):
