@@ -14,7 +14,7 @@ import torch
 from layer_interpreter import Undefined
 from opinfo_pruning import leaving_out, named_cases
 from opinfo_rounding import tf32_errors
-from opinfo_samples import MARKS, Case, dimensions, grown
+from opinfo_samples import LASTS, MARKS, Case, dimensions, grown
 from oracle import assert_same, interpreted
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -107,8 +107,9 @@ class Judge:
         for place, (case, of_inputs) in enumerate(zip(cases, dims, strict=True)):
             for tensor, axes in zip(case.inputs, of_inputs, strict=True):
                 for axis, name in axes.items():
-                    most = 4 * tensor.shape[axis]
-                    known.setdefault(f"{name}_{place}", torch.export.Dim(f"{name}_{place}", min=2, max=most))
+                    extent = tensor.shape[axis]
+                    least = extent if marks == LASTS else 2  # windows of the samples fit into no smaller maps
+                    known.setdefault(f"{name}_{place}", torch.export.Dim(f"{name}_{place}", min=least, max=4 * extent))
                 shapes.append({axis: known[f"{name}_{place}"] for axis, name in axes.items()})
         model, inputs = _Together(cases).eval(), [tensor for case in cases for tensor in case.inputs]
         if self.engines:
