@@ -51,9 +51,15 @@ def _pool_axis(layers: Layers, x: Any, axis: int, out: int) -> Any:
 
 
 def windows_of(node: Node) -> str:
-    """What windows a call has: "even" ones of one size, "uneven" ones of fixed extents, or those of "dynamic" ones."""
-    x, output_size = node.args[:2]
-    pairs = list(zip(x.meta["val"].shape[-len(output_size) :], output_size, strict=True))  # type: ignore[union-attr, arg-type]
-    if not all(isinstance(extent, int) and isinstance(out, int) for extent, out in pairs):
-        return "dynamic"
+    """What windows a call has: "even" ones of one size, "uneven" ones, or "unknown" ones of dynamic extents."""
+    output_size: Any = node.args[1]
+    extents = extents_of(node.args[0])[-len(output_size) :]
+    pairs = list(zip(extents, output_size, strict=False))
+    if not pairs or not all(isinstance(extent, int) and isinstance(out, int) for extent, out in pairs):
+        return "unknown"
     return "even" if all(extent % out == 0 for extent, out in pairs) else "uneven"
+
+
+def extents_of(x: Any) -> Sequence[Any]:
+    """The shape of a node's tensor; empty where a pass of torch_tensorrt has not said what the node holds."""
+    return getattr(x.meta.get("val"), "shape", ())

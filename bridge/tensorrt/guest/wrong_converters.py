@@ -84,7 +84,8 @@ def _resizes_to_whole(node: Node) -> bool:
     factors = given.get("scale_factors")
     if factors is None or given.get("align_corners"):
         return True
-    return all(is_whole(*pair) for pair in zip(given["input"].meta["val"].shape[2:], factors, strict=True))
+    extents = adaptive_pooling.extents_of(given["input"])[2:]
+    return len(extents) == len(factors) and all(map(is_whole, extents, factors))
 
 
 def _arguments(node: Node) -> dict[str, Any]:
