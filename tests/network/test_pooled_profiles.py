@@ -7,6 +7,7 @@ import oracle
 import pytest
 import torch
 import torch.nn.functional as F
+from samples.roi_pool import region_arguments
 from torch import nn
 
 import bridge
@@ -47,6 +48,19 @@ class Sets(nn.Module):
         return mean, torch.where(inside, rows, -torch.inf).amax(1), *segments
 
 
+class Regions(nn.Module):
+    """torchvision's pooling of regions [K, 5] of x [B, C, H, W]."""
+
+    def __init__(self):
+        super().__init__()
+        ops, settings = pytest.importorskip("torchvision.ops"), ((2, 3), 0.25)
+        self.pools = nn.ModuleList([ops.RoIPool(*settings), ops.PSRoIAlign(*settings, 2), ops.PSRoIPool(*settings)])
+        self.align = ops.RoIAlign(*settings, 2, aligned=True)
+
+    def forward(self, x, rois):
+        return self.align(x, rois), *(pool(x, rois) for pool in self.pools)
+
+
 def maps(batch, height, width=9, device="cpu"):
     return (torch.randn(batch, CHANNELS, height, width, device=device),)
 
@@ -56,11 +70,17 @@ def sets(batch, count, device="cpu"):
     return torch.randn(batch, count, CHANNELS, device=device), lengths
 
 
+def regions(batch, height, count, device="cpu"):
+    return tuple(tensor.to(device) for tensor in region_arguments(count, batch, 12, (height, 11), seed=height))
+
+
 def dynamic_shapes(make, ranges):
     """Of what `make` makes, whose batch and extents have these ranges (least, most)."""
     dims = [torch.export.Dim(f"n{place}", min=least, max=most) for place, (least, most) in enumerate(ranges)]
     if make is sets:
         return {0: dims[0], 1: dims[1]}, {0: dims[0]}
+    if make is regions:
+        return {0: dims[0], 2: dims[1]}, {0: dims[2]}
     return ({0: dims[0], **dict(enumerate(dims[1:], 2))},)
 
 
@@ -71,6 +91,7 @@ def example(make, ranges, **where):
 CALLS = {
     "maps": (Maps, maps, [(0, 9), (6, 40)], [(9, 40), (2, 9), (1, 6), (0, 13), (5, 31)]),
     "sets": (Sets, sets, [(0, 16), (1, 20)], [(16, 20), (1, 1), (0, 7), (5, 12)]),
+    "regions": (Regions, regions, [(1, 9), (4, 40), (0, 50)], [(9, 40, 50), (1, 4, 1), (3, 9, 0), (2, 17, 33)]),
 }
 
 
@@ -84,17 +105,19 @@ def test_every_batch_of_a_profile_and_an_empty_one(name):
             oracle.assert_same(found(*args), model()(*args), rtol=1e-4, atol=1e-5)
 
 
+LEAST = {maps: (1, 6, 7), sets: (1, 1), regions: (1, 4, 1)}
+
+
 def random_ranges(rng, make):
-    lows = (1, 6, 7) if make is maps else (1, 1)
-    least = [low + rng.choice((0, 0, 1, 5)) for low in lows]
+    least = [low + rng.choice((0, 0, 1, 5)) for low in LEAST[make]]
     return [(low, low + rng.choice((1, 2, 7, 24))) for low in least]
 
 
 @pytest.mark.gpu(engines=True)
 @pytest.mark.parametrize("seed", range(50))
 def test_random_profiles_and_shapes(seed, device):
-    model = (Maps, Pyramid, Sets)[seed % 3]
-    rng, make = random.Random(seed), sets if model is Sets else maps
+    model, make = ((Maps, maps), (Pyramid, maps), (Sets, sets), (Regions, regions))[seed % 4]
+    rng = random.Random(seed)
     ranges = random_ranges(rng, make)
     args = example(make, ranges, device=device)
     found = bridge.compile(model().eval(), args, dynamic_shapes=dynamic_shapes(make, ranges), tf32=False)
