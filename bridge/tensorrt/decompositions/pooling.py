@@ -35,6 +35,9 @@ def adaptive_avg_pool(x: Tensor, output_size: Sequence[Any]) -> Tensor:
     for axis, extent, out in sizes:
         if known_equal(extent, out):
             continue
+        if known_equal(out, 1):
+            wide = wide.mean(axis, keepdim=True)
+            continue
         windows = adaptive_windows(extent, out, x.device)
         total = torch.where(windows.mask(axis), windows.gather(wide, axis), 0).sum(axis)
         wide = total / with_trailing_ones(windows.inside.sum(1), -axis - 1)
@@ -44,9 +47,11 @@ def adaptive_avg_pool(x: Tensor, output_size: Sequence[Any]) -> Tensor:
 def adaptive_max_pool(x: Tensor, output_size: Sequence[Any]) -> tuple[Tensor, Tensor]:
     """x [..., *extents] to maxima [..., *output_size], and their indices into the flattened extents."""
     rank = len(output_size)
-    pairs = zip(x.shape[-rank:], output_size, strict=True)
-    windows = [adaptive_windows(extent, out, x.device) for extent, out in pairs]
-    return _maxima(x, windows), _max_indices(x, windows)
+    windows = [adaptive_windows(*pair, x.device) for pair in zip(x.shape[-rank:], output_size, strict=True)]
+    values = x
+    for axis, out in enumerate(output_size, -rank):
+        values = values.amax(axis, keepdim=True) if known_equal(out, 1) else _axis_maxima(values, windows[axis], axis)
+    return values, _max_indices(x, windows)
 
 
 def max_pool_with_indices(
@@ -99,9 +104,13 @@ def avg_pool(
 
 
 def _maxima(x: Tensor, windows: Sequence[Windows]) -> Tensor:
-    for axis, axis_windows in zip(range(-len(windows), 0), windows, strict=True):
-        x = torch.where(axis_windows.mask(axis), axis_windows.gather(x, axis), _lowest(x.dtype)).amax(axis)
+    for axis in range(-len(windows), 0):
+        x = _axis_maxima(x, windows[axis], axis)
     return x
+
+
+def _axis_maxima(x: Tensor, windows: Windows, axis: int) -> Tensor:
+    return torch.where(windows.mask(axis), windows.gather(x, axis), _lowest(x.dtype)).amax(axis)
 
 
 def _max_indices(x: Tensor, windows: Sequence[Windows]) -> Tensor:
