@@ -3,7 +3,9 @@
 import pytest
 import torch
 from four_dtypes import build, captured, check, detect_or_skip, expected, in_threads, inputs
+from torch.export import Dim
 
+import bridge
 from bridge.cli import self_test
 from bridge.errors import EngineInputError
 from bridge.tensorrt.run.engine import Engine
@@ -120,6 +122,25 @@ def test_threads(engine):
                 outputs = engine(x, n)
                 torch.cuda.current_stream().synchronize()
                 check(outputs, x, n)
+
+    in_threads(work)
+
+
+@pytest.mark.gpu(engines=True)
+def test_first_runs_in_several_threads_at_once():
+    """TensorRT-RTX compiles an engine's own kernels in them, which it did not survive in two threads."""
+    layers = [layer for _ in range(6) for layer in (torch.nn.Conv2d(16, 16, 3, padding=1), torch.nn.GELU())]
+    model, x = torch.nn.Sequential(*layers).cuda().half().eval(), torch.randn(2, 16, 24, 24).cuda().half()
+    shared = Engine(bridge.compile(model, (x,), dynamic_shapes=({0: Dim("batch", min=1, max=16)},), cache=False).file)
+    with torch.no_grad():
+        reference = model(x)
+
+    def work(seed):
+        with torch.cuda.stream(torch.cuda.Stream()):
+            for batch in range(1, 9):
+                (result,) = shared(x[:1].expand(batch, -1, -1, -1))
+                torch.cuda.current_stream().synchronize()
+                torch.testing.assert_close(result, reference[:1].expand_as(result), rtol=1e-2, atol=1e-2)
 
     in_threads(work)
 

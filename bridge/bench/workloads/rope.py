@@ -126,6 +126,9 @@ def _written_out(wrap: Wrap) -> Prepare:
     return prepare
 
 
+_TOGETHER = 16  # elements of a vector of FlashInfer's and SGLang's kernels
+
+
 def _token_major(module: str, name: str) -> Prepare:
     """The functions of FlashInfer and SGLang, which take the same arguments."""
 
@@ -133,6 +136,9 @@ def _token_major(module: str, name: str) -> Prepare:
         apply = imported(module, name)
         if workload.layout != "bshd" and not workload.transposed:
             raise Missing("it takes tokens before heads alone")
+        rotary_dim = workload.rotary_dim or workload.head_dim
+        if rotary_dim % _TOGETHER:  # FlashInfer's kernel fails in a way that ends all work of the process on the GPU
+            raise Missing(f"it takes {_TOGETHER} elements at once, and rotates {rotary_dim}")
         positions = torch.arange(workload.seq, device="cuda").repeat(workload.batch)
         cache = Untimed(lambda args: torch.cat(args[2:], -1))
 

@@ -39,6 +39,24 @@ def largest(file: EngineFile) -> int:
     return file.inputs[0].max[0]
 
 
+def padded(rows: int, most: int) -> int:
+    """How many rows run in place of so many: the next of 1, 2, 3, 4, 6, 8, 12, 16, 24 and so on; at most `most`.
+
+    TensorRT-RTX compiles kernels for each new shape, so few sizes must recur. At most a third of a run is wasted.
+    """
+    if rows < 2:
+        return rows
+    power = 1 << (rows - 1).bit_length()
+    between = power * 3 // 4
+    return min(between if rows <= between else power, most)
+
+
+def sizes(file: EngineFile) -> list[int]:
+    """Every number of rows that `padded` gives; the engine must have no `refusal`."""
+    least, most = max(file.inputs[0].min[0], 1), largest(file)
+    return sorted({padded(rows, most) for rows in range(least, most + 1)})
+
+
 def grouped(shapes: list[tuple[tuple[int, ...], ...]], most: int) -> Iterator[list[int]]:
     """Indices of requests that run together: equal but for their rows, of which there are at most `most`.
 

@@ -32,7 +32,9 @@ def config(file: EngineFile, options: Options) -> str:
     if options.dynamic_batching:
         message["dynamic_batching"] = {}  # a preferred size would end a batch that could be larger
     if options.warm_up:
-        message["model_warmup"] = [_warm_up(file, rows)]
+        padded = rows and options.dynamic_batching and by_bridge(file)
+        counts = batches.sizes(file) if padded else [file.inputs[0].opt[0] if rows else 0]
+        message["model_warmup"] = [_warm_up(file, rows, count) for count in counts]
     if by_bridge(file):
         message["parameters"] = [{"key": "FORCE_CPU_ONLY_INPUT_TENSORS", "value": {"string_value": "no"}}]
     return text(message)
@@ -63,7 +65,7 @@ def _dims(shape: Sequence[int], rows: bool) -> dict[str, Any]:
     return {"dims": rest or [1], **({"reshape": {"shape": []}} if rows and not rest else {})}
 
 
-def _warm_up(file: EngineFile, rows: bool) -> Mapping[str, Any]:
+def _warm_up(file: EngineFile, rows: bool, count: int) -> Mapping[str, Any]:
     described = zip(tensors.inputs(file), file.inputs, strict=True)
     given = [
         {
@@ -76,4 +78,4 @@ def _warm_up(file: EngineFile, rows: bool) -> Mapping[str, Any]:
         }
         for tensor, spec in described
     ]
-    return {"name": "tuned shapes", "batch_size": file.inputs[0].opt[0] if rows else 0, "inputs": given}
+    return {"name": f"tuned shapes, {count} rows" if rows else "tuned shapes", "batch_size": count, "inputs": given}

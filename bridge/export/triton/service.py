@@ -45,6 +45,7 @@ class Service:
         self._file = EngineFile.load(folder / ENGINE)
         check_compatible(self._file, detect())
         self._most_rows = int(config["max_batch_size"])
+        self._pads = self._most_rows > 0 and "dynamic_batching" in config  # which says that rows are independent
         self.inputs = [spec.name for spec in self._file.inputs]
         self.outputs = tensors.results(self._file, self._most_rows > 0)
         _check(config, tensors.inputs(self._file), self.outputs)
@@ -97,11 +98,13 @@ class Service:
                 "this instance is on a CPU, as config.pbtxt says (KIND_CPU), and an engine runs on a GPU: "
                 f"serve it as KIND_GPU; it was built for {self._file.target}"
             )
-        inputs, outputs = self._runner(list(zip(*requests, strict=True)))
-        if len(requests) == 1:
-            return [self._results(inputs, outputs)]
+        columns = list(zip(*requests, strict=True))
+        if not self._most_rows:
+            return [self._results(*self._runner(columns, None))]
         rows = [request[0].shape[0] for request in requests]
-        parts = zip(*(tensor.split(rows) for tensor in (*inputs, *outputs)), strict=True)
+        most = self._most_rows
+        inputs, outputs = self._runner(columns, batches.padded(sum(rows), most) if self._pads else sum(rows))
+        parts = zip(*(tensor[: sum(rows)].split(rows) for tensor in (*inputs, *outputs)), strict=True)
         return [self._results(part[: len(inputs)], part[len(inputs) :]) for part in parts]
 
     def _results(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Tensor]:
@@ -122,24 +125,32 @@ class Runner:
         self._engine = Engine(file, gpu)
         self._stream = torch.cuda.Stream(gpu)
 
-    def __call__(self, columns: Sequence[Sequence[Tensor]]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """Inputs and outputs of a run; each column has one input of every request, whose rows are joined."""
+    def __call__(
+        self, columns: Sequence[Sequence[Tensor]], rows: int | None
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Inputs and outputs of a run; each column has one input of every request, as `joined` takes it."""
         device = self._engine.device
         with torch.cuda.device(device), torch.cuda.stream(self._stream):
-            inputs = [joined(column, device) for column in columns]
+            inputs = [joined(column, device, rows) for column in columns]
             outputs = self._engine(*inputs)
             self._stream.synchronize()  # the server reads outputs on a stream that knows nothing of this one
         return inputs, outputs
 
 
-def joined(column: Sequence[Tensor], device: torch.device) -> Tensor:
-    """One input of all requests, on the GPU, copied there once; a single request's own tensor if it is there."""
-    if len(column) == 1:
+def joined(column: Sequence[Tensor], device: torch.device, rows: int | None) -> Tensor:
+    """One input of all requests, on the GPU, copied there once; a single request's own tensor if it is there.
+
+    rows: of the result, None where inputs have none; the last row stands for those that no request has.
+    """
+    counts = [tensor.shape[0] for tensor in column] if rows is not None else []
+    if len(column) == 1 and sum(counts) == (rows or 0):
         return column[0].to(device, non_blocking=True)
-    rows = [tensor.shape[0] for tensor in column]
-    joined = torch.empty((sum(rows), *column[0].shape[1:]), dtype=column[0].dtype, device=device)
-    for part, tensor in zip(joined.split(rows), column, strict=True):
+    joined = torch.empty((rows or 0, *column[0].shape[1:]), dtype=column[0].dtype, device=device)
+    *parts, rest = joined.split([*counts, joined.shape[0] - sum(counts)])
+    for part, tensor in zip(parts, column, strict=True):
         part.copy_(tensor, non_blocking=True)
+    if rest.shape[0]:
+        rest.copy_(joined[sum(counts) - 1 : sum(counts)].expand_as(rest))
     return joined
 
 

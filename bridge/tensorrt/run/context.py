@@ -1,5 +1,6 @@
 """Runs an engine on torch tensors, ordered by the current stream."""
 
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from bridge.tensorrt.run.output_allocator import DynamicOutput
 if TYPE_CHECKING:
     from bridge.tensorrt.run.engine import Engine
 
+# TensorRT-RTX compiles kernels in the first run with new shapes. Two at once, in two threads, crashed with 1.6.1.
+_COMPILING = threading.Lock()
 _ALIGNMENT = 256  # bytes; TensorRT's kernels may assume it of an address, and CUDA's allocators guarantee it
 
 
@@ -143,6 +146,7 @@ class Context:
         self._output_shapes = [tuple(self.native.get_tensor_shape(name)) for name in names]
         self._add_allocators(names)
         self._has_work = any(0 not in shape for shape in self._output_shapes)
+        self._compiles = self._engine.flavour.traits.compiles_kernels
         self._scratch_address = 0
         self._shapes = shapes
 
@@ -194,7 +198,12 @@ class Context:
         if captured or not self._scratch_address or self._scratch_address != self._scratch.address:
             self._provide_scratch(captured)
         self._scratch.order.enter(stream, self._reused_memory, captured)
-        enqueued = self.native.execute_async_v3(stream)
+        if self._compiles:
+            with _COMPILING:
+                enqueued = self.native.execute_async_v3(stream)
+            self._compiles = False
+        else:
+            enqueued = self.native.execute_async_v3(stream)
         if not enqueued:
             shapes = self._shapes or ()
             error = next((output.error for output in self._dynamic_outputs.values() if output.error), None)

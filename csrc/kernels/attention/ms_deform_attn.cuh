@@ -1,7 +1,7 @@
 // Multi-scale deformable attention with sampling locations and attention weights as they are.
 #pragma once
 
-#include "kernels/attention/ms_deform_attn_gather.cuh"
+#include "kernels/attention/ms_deform_attn_many.cuh"
 
 namespace bridge {
 
@@ -43,13 +43,18 @@ struct MsDeformAttnSource : MsDeformAttnLocations<T> {
     float weight;
   };
   struct State {};
+  struct Ahead {};
 
   __device__ Raw load(MsDeformAttnArguments<T> const&, MsDeformAttnPlace const& place, int sample) const {
     int64_t const i = place.first + sample;
     return {Read::two(this->locations, this->float_locations, i), Read::one(this->weights, this->float_weights, i)};
   }
-  __device__ State begin(MsDeformAttnArguments<T> const&, MsDeformAttnPlan const&, MsDeformAttnPlace const&,
+  __device__ Ahead ahead(MsDeformAttnArguments<T> const&, MsDeformAttnPlan const&, MsDeformAttnPlace const&,
                          MsDeformAttnLane const&) const {
+    return {};
+  }
+  __device__ State begin(MsDeformAttnArguments<T> const&, MsDeformAttnPlan const&, MsDeformAttnPlace const&,
+                         MsDeformAttnLane const&, Ahead const&) const {
     return {};
   }
   __device__ float2 pixel(MsDeformAttnArguments<T> const&, Raw const& raw, MsDeformAttnLevel const& level) const {
@@ -65,15 +70,30 @@ __global__ void __launch_bounds__(kMsDeformAttnWarps* kWarpSize) ms_deform_attn_
   ms_deform_attn_blocks<T, N, kPacked>(a, plan, MsDeformAttnSource<T, PointReader<T, (N > 1), kAlike>>{locations});
 }
 
+template <class T, bool kAlike>
+__global__ void __launch_bounds__(MsDeformAttnManyPlan::kWarps* kWarpSize) ms_deform_attn_many_kernel(
+    MsDeformAttnArguments<T> a, MsDeformAttnManyPlan plan, MsDeformAttnLocations<T> locations) {
+  ms_deform_attn_many<T>(a, plan, MsDeformAttnSource<T, PointReader<T, true, kAlike>>{locations});
+}
+
 // packed: whether 16-bit samples are interpolated in T.
 template <class T>
 cudaError_t launch_ms_deform_attn(MsDeformAttnArguments<T> const& a, MsDeformAttnLocations<T> const& locations,
                                   bool packed, int multiprocessors, cudaStream_t stream) {
   constexpr int kLanes = kAccessBytes / sizeof(T);
+  if constexpr (sizeof(T) == 2) {
+    bool const are_aligned = aligned(a.value) && aligned(a.out) && locations.aligned_pairs();
+    if (packed && are_aligned && MsDeformAttnManyPlan::takes(a)) {
+      auto const kernel =
+          locations.alike() ? ms_deform_attn_many_kernel<T, true> : ms_deform_attn_many_kernel<T, false>;
+      return launch_ms_deform_attn_many(a, locations, kernel, multiprocessors, stream);
+    }
+  }
   constexpr bool kPacks = sizeof(T) == 2;
   MsDeformAttnKernels<decltype(&ms_deform_attn_kernel<T, 1, false, false>)> const kernels{
       ms_deform_attn_kernel<T, kLanes, false, false>, ms_deform_attn_kernel<T, kLanes, kPacks, false>,
-      ms_deform_attn_kernel<T, kLanes, kPacks, kPacks>, ms_deform_attn_kernel<T, 1, false, false>};
+      ms_deform_attn_kernel<T, kLanes, kPacks, kPacks>, ms_deform_attn_kernel<T, 4, false, false>,
+      ms_deform_attn_kernel<T, 1, false, false>};
   return launch_ms_deform_attn(a, locations, kernels, packed, multiprocessors, stream);
 }
 

@@ -44,16 +44,38 @@ struct MsDeformAttnFusedSource : MsDeformAttnOffsets<T> {
 
   __device__ float logit(int64_t i) const { return Read::one(this->logits, this->float_logits, i); }
 
+  // The first logits of a query and a head that a lane of its group reduces. They are read a unit ahead.
+  static constexpr int kAhead = 4;
+  struct Ahead {
+    float logit[kAhead];
+  };
+
+  __device__ Ahead ahead(MsDeformAttnArguments<T> const& a, MsDeformAttnPlan const& plan,
+                         MsDeformAttnPlace const& place, MsDeformAttnLane const& lane) const {
+    Ahead first;
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      int const sample = lane.index + i * plan.group;
+      first.logit[i] = sample < a.samples() ? logit(place.first + sample) : -INFINITY;
+    }
+    return first;
+  }
+
   // The logits of a query and a head, among the lanes of its group.
   __device__ State begin(MsDeformAttnArguments<T> const& a, MsDeformAttnPlan const& plan,
-                         MsDeformAttnPlace const& place, MsDeformAttnLane const& lane) const {
+                         MsDeformAttnPlace const& place, MsDeformAttnLane const& lane, Ahead const& first) const {
     State state{-INFINITY, 0.f};
-    for (int i = lane.index; i < a.samples(); i += plan.group)
-      state.largest = larger(state.largest, logit(place.first + i));
+    int const rest = lane.index + kAhead * plan.group;
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) state.largest = larger(state.largest, first.logit[i]);
+    for (int i = rest; i < a.samples(); i += plan.group) state.largest = larger(state.largest, logit(place.first + i));
     for (int distance = 1; distance < plan.group; distance *= 2)
       state.largest = larger(state.largest, __shfl_xor_sync(0xffffffffu, state.largest, distance));
-    for (int i = lane.index; i < a.samples(); i += plan.group)
-      state.sum += expf(logit(place.first + i) - state.largest);
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      if (lane.index + i * plan.group < a.samples()) state.sum += expf(first.logit[i] - state.largest);
+    }
+    for (int i = rest; i < a.samples(); i += plan.group) state.sum += expf(logit(place.first + i) - state.largest);
     for (int distance = 1; distance < plan.group; distance *= 2)
       state.sum += __shfl_xor_sync(0xffffffffu, state.sum, distance);
     return state;
@@ -85,14 +107,29 @@ __global__ void __launch_bounds__(kMsDeformAttnWarps* kWarpSize) ms_deform_attn_
   ms_deform_attn_blocks<T, N, kPacked>(a, plan, MsDeformAttnFusedSource<T, PointReader<T, (N > 1), kAlike>>{offsets});
 }
 
+template <class T, bool kAlike>
+__global__ void __launch_bounds__(MsDeformAttnManyPlan::kWarps* kWarpSize) ms_deform_attn_fused_many_kernel(
+    MsDeformAttnArguments<T> a, MsDeformAttnManyPlan plan, MsDeformAttnOffsets<T> offsets) {
+  ms_deform_attn_many<T>(a, plan, MsDeformAttnFusedSource<T, PointReader<T, true, kAlike>>{offsets});
+}
+
 template <class T>
 cudaError_t launch_ms_deform_attn_fused(MsDeformAttnArguments<T> const& a, MsDeformAttnOffsets<T> const& offsets,
                                         bool packed, int multiprocessors, cudaStream_t stream) {
   constexpr int kLanes = kAccessBytes / sizeof(T);
+  if constexpr (sizeof(T) == 2) {
+    bool const are_aligned = aligned(a.value) && aligned(a.out) && offsets.aligned_pairs();
+    if (packed && are_aligned && MsDeformAttnManyPlan::takes(a)) {
+      auto const kernel =
+          offsets.alike() ? ms_deform_attn_fused_many_kernel<T, true> : ms_deform_attn_fused_many_kernel<T, false>;
+      return launch_ms_deform_attn_many(a, offsets, kernel, multiprocessors, stream);
+    }
+  }
   constexpr bool kPacks = sizeof(T) == 2;
   MsDeformAttnKernels<decltype(&ms_deform_attn_fused_kernel<T, 1, false, false>)> const kernels{
       ms_deform_attn_fused_kernel<T, kLanes, false, false>, ms_deform_attn_fused_kernel<T, kLanes, kPacks, false>,
-      ms_deform_attn_fused_kernel<T, kLanes, kPacks, kPacks>, ms_deform_attn_fused_kernel<T, 1, false, false>};
+      ms_deform_attn_fused_kernel<T, kLanes, kPacks, kPacks>, ms_deform_attn_fused_kernel<T, 4, false, false>,
+      ms_deform_attn_fused_kernel<T, 1, false, false>};
   return launch_ms_deform_attn(a, offsets, kernels, packed, multiprocessors, stream);
 }
 

@@ -13,9 +13,9 @@
 
 namespace bridge {
 
-// Channels of a corner: 16 bytes of them, or one.
+// Channels of a corner: 16 or 8 bytes of them, or one.
 template <class T, int N>
-using MsDeformAttnChannels = std::conditional_t<N == 1, T, uint4>;
+using MsDeformAttnChannels = std::conditional_t<N == 1, T, std::conditional_t<N * sizeof(T) == 8, uint2, uint4>>;
 
 template <class T, int N>
 __device__ MsDeformAttnChannels<T, N> load_corner(MsDeformAttnChannels<T, N> const* base, int corner) {
@@ -25,17 +25,19 @@ __device__ MsDeformAttnChannels<T, N> load_corner(MsDeformAttnChannels<T, N> con
 __device__ inline void spread(uint4 const& bits, uint32_t (&word)[4]) {
   word[0] = bits.x, word[1] = bits.y, word[2] = bits.z, word[3] = bits.w;
 }
+__device__ inline void spread(uint2 const& bits, uint32_t (&word)[2]) { word[0] = bits.x, word[1] = bits.y; }
 
 template <class T, int N>
 __device__ void to_floats(MsDeformAttnChannels<T, N> const& channels, float (&value)[N]) {
   if constexpr (N == 1) {
     value[0] = to_float(channels);
   } else {
-    uint32_t word[4];
+    constexpr int kWords = N * sizeof(T) / sizeof(uint32_t);
+    uint32_t word[kWords];
     spread(channels, word);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if constexpr (N == 4) {
+    for (int i = 0; i < kWords; ++i) {
+      if constexpr (sizeof(T) == sizeof(float)) {
         value[i] = __uint_as_float(word[i]);
       } else {
         float2 const two = to_floats(*reinterpret_cast<PairOf<T> const*>(&word[i]));
@@ -83,7 +85,7 @@ template <class T, int N, bool kPacked>
 __device__ void gather(MsDeformAttnPlan const& plan, MsDeformAttnLane const& lane, MsDeformAttnPoints const& points,
                        int count, MsDeformAttnChannels<T, N> const* base, float (&sum)[N]) {
   // Points whose corners are loaded together; divides plan.channels. Vectors in float32 leave registers for one.
-  constexpr int kAtOnce = N > 1 && !kPacked ? 1 : 2;
+  constexpr int kAtOnce = N * sizeof(T) == kAccessBytes && !kPacked ? 1 : 2;
 #pragma unroll 1
   for (int first = lane.part; first < count; first += kAtOnce * plan.parts) {
     MsDeformAttnChannels<T, N> corners[kAtOnce][4];
@@ -128,19 +130,14 @@ __device__ void add_parts(MsDeformAttnPlan const& plan, float (&sum)[N]) {
   }
 }
 
-// Keeps a number in its register; the compiler would work it out anew in every round of a loop.
-__device__ inline int kept(int value) {
-  asm("" : "+r"(value));
-  return value;
-}
-
 // What points that count for nothing read of an empty value, which has no position 0.
 static __device__ uint4 const kNoPosition{};
 
 // Source: where points and their attention weights come from, see ms_deform_attn.cuh. `sample` numbers [levels,
 // points].
 //   load(a, place, sample) → Raw          reads what belongs to a point
-//   begin(a, plan, place, lane) → State   reads what belongs to a query and a head
+//   ahead(a, plan, place, lane) → Ahead   reads the first of what belongs to a query and a head, a unit ahead
+//   begin(a, plan, place, lane, ahead) → State
 //   pixel(a, raw, level) → float2         x and y in pixels
 //   weight(raw, state), scale(state)      of a point; of the sum of all
 // One function on purpose: cut up, nvcc makes other code of it than what was measured.
@@ -156,10 +153,12 @@ __device__ void ms_deform_attn_blocks(MsDeformAttnArguments<T> const& a, MsDefor
   int64_t const begin = plan.units * blockIdx.x / gridDim.x, end = plan.units * (blockIdx.x + 1) / gridDim.x;
   int const step = static_cast<int>(blockDim.x / kWarpSize);
   int left = static_cast<int>(end - begin) - warp;
-  MsDeformAttnUnit at(plan, a.heads, begin + warp);
+  MsDeformAttnUnit at(plan, begin + warp);
   auto place_of = [&](MsDeformAttnUnit const& u) {  // the last query stands for those past it
-    int64_t const query = int64_t(u.n) * a.queries + min(u.query_tile * plan.queries + lane.group, a.queries - 1);
-    return MsDeformAttnPlace{query, query * a.heads + u.head, (query * a.heads + u.head) * samples};
+    int const index = min(u.query_tile * plan.queries + lane.query, a.queries - 1);
+    int64_t const query = int64_t(u.n) * a.queries + index;
+    int64_t const row = query * a.heads + u.head + lane.head;
+    return MsDeformAttnPlace{query, row, row * samples};
   };
   auto load = [&](MsDeformAttnPlace const& place, int sample) {
     return sample < samples ? source.load(a, place, sample) : typename Source::Raw{};
@@ -167,6 +166,7 @@ __device__ void ms_deform_attn_blocks(MsDeformAttnArguments<T> const& a, MsDefor
   // The first points are on their way while the levels are read.
   auto place = place_of(at);
   auto raw = left > 0 ? load(place, lane.index) : typename Source::Raw{};
+  auto ahead = left > 0 ? source.ahead(a, plan, place, lane) : typename Source::Ahead{};
   fill_levels(a, levels);
   __syncthreads();
 
@@ -175,10 +175,11 @@ __device__ void ms_deform_attn_blocks(MsDeformAttnArguments<T> const& a, MsDefor
   int const pitch = some ? a.heads * a.head_dim / N : 0;
   int const slot = kept(point_slot(plan, lane.group, lane.index));
   for (; left > 0; left -= step) {
-    auto const state = source.begin(a, plan, place, lane);
+    auto const state = source.begin(a, plan, place, lane, ahead);
     int const channel = (at.channel_tile * plan.channels + lane.channel) * N;
     bool const has_channel = channel < a.head_dim;
-    int64_t const start = (int64_t(at.n) * a.positions * a.heads + at.head) * a.head_dim + (has_channel ? channel : 0);
+    int64_t const head = int64_t(at.n) * a.positions * a.heads + at.head + lane.head;
+    int64_t const start = head * a.head_dim + (has_channel ? channel : 0);
     auto const* map = reinterpret_cast<MsDeformAttnChannels<T, N> const*>(value + (some ? start : 0));
     float sum[N] = {};
 #pragma unroll 1
@@ -204,21 +205,22 @@ __device__ void ms_deform_attn_blocks(MsDeformAttnArguments<T> const& a, MsDefor
       }
       __syncwarp();
     }
-    bool const owns = has_channel && lane.part == 0 && at.query_tile * plan.queries + lane.group < a.queries;
+    bool const owns = has_channel && lane.part == 0 && at.query_tile * plan.queries + lane.query < a.queries;
     T* const out = a.out + place.row * a.head_dim + channel;
     at.advance(plan, a.heads, step);
     place = place_of(at);
-    if (left > step) raw = load(place, lane.index);
+    if (left > step) raw = load(place, lane.index), ahead = source.ahead(a, plan, place, lane);
     add_parts(plan, sum);
     store<T, N>(out, sum, source.scale(state), owns);
   }
 }
 
-// A kernel for each way to take channels: vectors of them, or one by one where rows are not aligned; vectors of 16-bit
-// channels are interpolated in float32 (`exact`) or in T (`packed`; `alike` where its points are of T too).
+// A kernel for each way to take channels: vectors of 16 bytes, vectors of 8 bytes where rows are not aligned for more
+// (`halved`), or one by one (`narrow`). Vectors of 16-bit channels are interpolated in float32 (`exact`) or in T
+// (`packed`; `alike` where its points are of T too).
 template <class Kernel>
 struct MsDeformAttnKernels {
-  Kernel exact, packed, alike, narrow;
+  Kernel exact, packed, alike, halved, narrow;
 };
 
 // Bytes of shared memory: the levels, and the points of each warp.
@@ -232,12 +234,16 @@ cudaError_t launch_ms_deform_attn(MsDeformAttnArguments<T> const& a, Source cons
                                   cudaStream_t stream) {
   if (a.batch == 0 || a.queries == 0 || a.heads == 0 || a.head_dim == 0) return cudaSuccess;
   constexpr int kLanes = kAccessBytes / sizeof(T);
-  bool const wide = a.head_dim % kLanes == 0 && aligned(a.value) && aligned(a.out) && source.aligned_pairs();
-  auto const plan = ms_deform_attn_plan(a, wide ? kLanes : 1, multiprocessors);
+  auto takes = [&](int lanes) {
+    size_t const bytes = lanes * sizeof(T);
+    return a.head_dim % lanes == 0 && aligned(a.value, bytes) && aligned(a.out, bytes) && source.aligned_pairs();
+  };
+  bool const wide = takes(kLanes), halved = !wide && sizeof(T) == 2 && takes(kLanes / 2);
+  auto const plan = ms_deform_attn_plan(a, wide ? kLanes : halved ? kLanes / 2 : 1, multiprocessors);
   constexpr int kMost = std::numeric_limits<int>::max();  // that a block and a lane count to
   if (ceil_divide(plan.units, plan.blocks) > kMost || a.queries > kMost - kWarpSize) return cudaErrorInvalidValue;
   auto const packing = source.alike() ? kernels.alike : kernels.packed;
-  auto const kernel = wide ? (packed ? packing : kernels.exact) : kernels.narrow;
+  auto const kernel = wide ? (packed ? packing : kernels.exact) : halved ? kernels.halved : kernels.narrow;
   kernel<<<plan.blocks, plan.warps * kWarpSize, ms_deform_attn_shared(plan, a.samples()), stream>>>(a, plan, source);
   return cudaGetLastError();
 }

@@ -109,7 +109,7 @@ __device__ void write_point(MsDeformAttnPoints& points, int slot, float x, float
 
 // Where the point of lane `index` of a group lies: lanes that write or read together meet different banks.
 __device__ inline int point_slot(MsDeformAttnPlan const& plan, int group, int index) {
-  return (index * plan.queries + group) ^ (2 * index & (plan.queries - 1));
+  return (index * plan.groups + group) ^ (2 * index & (plan.groups - 1));
 }
 
 }  // namespace bridge

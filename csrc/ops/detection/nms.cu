@@ -41,7 +41,7 @@ struct Nms final : Op {
         a.boxes = static_cast<decltype(box) const*>(in[0].data);
         a.scores = static_cast<decltype(score) const*>(in[1].data);
         a.kept = static_cast<int64_t*>(out[0].data), a.num_kept = static_cast<int64_t*>(out[1].data);
-        a.count = to_int(in[0][0]), a.threshold = iou_threshold;
+        a.count = to_int(in[0][0]), a.threshold = nms_threshold(iou_threshold);
         return launch_nms(a, workspace, stream);
       });
     });

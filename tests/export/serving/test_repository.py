@@ -1,5 +1,6 @@
 """A written model repository fits the engine; what cannot be served is refused."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -163,6 +164,20 @@ def test_shapes_that_the_server_has_no_words_for(make_file):
     assert (
         'batch_size: 4\n  inputs {\n    key: "x"\n    value {\n      data_type: TYPE_INT64\n      dims: [1]\n' in text
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "counts"),
+    [(Options(warm_up=True), [4]), (Options(warm_up=True, dynamic_batching=True), [1, 2, 3, 4, 6, 8])],
+)
+def test_every_size_of_a_batch_is_warmed_up(make_file, options, counts):
+    file = make_file(
+        extents={"x": ["s0"], "y": ["s0"]},
+        inputs=(TensorSpec("x", "int64", (1,), (4,), (8,)),),
+        outputs=(OutputSpec("y", "bool", (-1,)),),
+    )
+    text = config.config(file, options)
+    assert re.findall(r'name: "tuned shapes, (\d+) rows"\n  batch_size: \1\n', text) == [str(n) for n in counts]
 
 
 def test_every_leaf_of_a_result_has_a_name(make_file):

@@ -1,7 +1,15 @@
 """examples/serve_ray with an engine: right answers, and the throughput of two GPUs beside that of one.
 
-`pytest -s` shows the figures.
+`pytest -s` shows the figures; --junitxml has them, too.
 """
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
 
 import numpy
 import pytest
@@ -43,31 +51,79 @@ def engine(tmp_path_factory):
     return path
 
 
-def throughput(engine, replicas, log, monkeypatch):
-    """Requests a second of 256 clients, after results were compared with the engine's."""
+CLIENTS, REQUESTS, ROWS = 256, 3072, 2
+X = numpy.random.default_rng(0).random((ROWS, 8), dtype=numpy.float32)
+
+
+@pytest.fixture
+def load_test(monkeypatch):
+    """The script of the example."""
     monkeypatch.syspath_prepend(str(ray_cluster.EXAMPLE))
     import load_test
 
+    return load_test
+
+
+@contextlib.contextmanager
+def serving(engine, replicas, log):
+    """The address of so many replicas, whose results are the engine's."""
     with ray_cluster.serving(log, least=replicas, replicas=replicas, engine=engine) as url:
-        x = numpy.random.default_rng(0).random((3, 8), dtype=numpy.float32)
-        status, arrays = ask(url, x=x)
-        expected = bridge.load(engine)(torch.from_numpy(x).cuda()).cpu().numpy()
-        assert status == 200
+        status, arrays = ask(url, x=X)
+        expected = bridge.load(engine)(torch.from_numpy(X).cuda()).cpu().numpy()
+        assert status == 200, arrays
         numpy.testing.assert_allclose(arrays["output0"], expected, rtol=2e-3, atol=2e-3)
-        body = archive(numpy.savez, x=x[:1])
-        load_test.measure(url, body, 256, 512)
-        figures = load_test.measure(url, body, 256, 4096)
-    assert figures["status_200"] == 4096, figures
+        yield url
+
+
+def throughput(load_test, url):
+    """Latencies and requests a second of clients that ask at once."""
+    body = archive(numpy.savez, x=X)
+    load_test.measure(url, body, CLIENTS, 2 * CLIENTS)
+    figures = load_test.measure(url, body, CLIENTS, REQUESTS)
+    assert figures["status_200"] == REQUESTS, figures
     return figures
 
 
-def test_one_gpu_and_two(engine, tmp_path, monkeypatch, capsys):
-    one = throughput(engine, 1, tmp_path / "one", monkeypatch)
+def replicas():
+    """The processes of replicas on this machine."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes().startswith(b"ray::ServeReplica:default:Model"):
+                found.append(int(path.parent.name))
+    return found
+
+
+def kill_one_under_load(load_test, url):
+    """The figures of a load in whose midst a replica is killed."""
+
+    def kill(process):
+        time.sleep(1)
+        os.kill(process, signal.SIGKILL)
+
+    process = replicas()[0]
+    thread = threading.Thread(target=kill, args=(process,))
+    thread.start()
+    figures = load_test.measure(url, archive(numpy.savez, x=X), CLIENTS, REQUESTS)
+    thread.join()
+    assert process not in replicas()
+    return figures
+
+
+def test_one_gpu_and_two(engine, tmp_path, load_test, capsys, record_property):
+    """Two have nearly twice the throughput; no request is lost when one of their replicas is killed."""
+    found = {}
+    with serving(engine, 1, tmp_path / "one") as url:
+        found["one"] = throughput(load_test, url)
+    if torch.cuda.device_count() > 1:
+        with serving(engine, 2, tmp_path / "two") as url:
+            found["two"] = throughput(load_test, url)
+            found["killed"] = kill_one_under_load(load_test, url)
+    for name, value in found.items():
+        record_property(f"serve_ray.{name}", json.dumps(value))
     with capsys.disabled():
-        print(f"\none GPU: {one}")
-    if torch.cuda.device_count() < 2:
+        print(f"\n{json.dumps(found, indent=1)}")
+    if len(found) == 1:
         pytest.skip("the second half needs two GPUs")
-    two = throughput(engine, 2, tmp_path / "two", monkeypatch)
-    with capsys.disabled():
-        print(f"two GPUs: {two}")
-    assert two["requests_per_second"] >= 1.8 * one["requests_per_second"]
+    assert found["killed"]["status_200"] == REQUESTS
+    assert found["two"]["requests_per_second"] >= 1.8 * found["one"]["requests_per_second"]

@@ -1,52 +1,45 @@
 """Engines of TensorRT-RTX in a real Triton server, on a GPU: right answers to 64 clients at once, and how fast.
 
-`pytest -s` shows latencies and throughput beside those of the engine, called directly.
+`pytest -s` shows latencies and throughput beside those of the engine, called directly; --junitxml has them, too.
 """
 
 import contextlib
+import json
+import os
+import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy
 import pytest
 import torch
 import triton_server
 from torch.export import Dim
+from torch.utils._pytree import tree_leaves
 
 import bridge
 from bridge.doors import model_file
-from bridge.engine_file import dtypes
-from bridge.engine_file.contents import EngineFile
+from bridge.engine import latency
 from bridge.export.formats import export
 from bridge.export.options import Options
+from bridge.tensorrt.run.engine import Engine
 
 pytestmark = [
     pytest.mark.gpu(engines=True),
     pytest.mark.skipif(triton_server.missing() is not None, reason=str(triton_server.missing())),
 ]
-CLIENTS, REQUESTS = 64, 20  # each
+PROCESSES, CLIENTS = 8, 64  # of clients; a process has as many as another
+SECONDS = 3
+INSTANCES = 2  # on each GPU
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.fixture(scope="module")
-def http():
-    sys.path.append(str(triton_server.FOLDER / "client"))
-    from tritonclient import http
-
-    yield http
-    sys.path.remove(str(triton_server.FOLDER / "client"))
-
-
 def deformable_detr():
-    """The small one of `bridge zoo`."""
+    """The small one of `bridge zoo`, whose data are float16."""
     path = ROOT / "models/deformable_detr.py"
     flags = "--height 64 --width 96 --layers 1 --decoder-layers 2 --hidden 32 --heads 4 --queries 10 --backbone-width 8"
     model = model_file.load(str(path), [*flags.split(), "--depths", *"1111"])
-    return model.model, model.args, model.dynamic_shapes
+    return model.model, model.args, model.dynamic_shapes, 1e-2
 
 
 def triton_op():
@@ -54,71 +47,80 @@ def triton_op():
     sys.path.insert(0, str(ROOT / "examples/acme_norm"))
     from acme_norm import Mixer
 
-    return Mixer().eval(), (torch.randn(2, 50, 64),), ({0: Dim("batch", min=1, max=64)},)
+    return Mixer().eval(), (torch.randn(2, 50, 64),), ({0: Dim("batch", min=1, max=64)},), 2e-3
 
 
-@dataclass(frozen=True)
-class Client:
-    """Asks for results of tensors of its own, and compares them with what the engine computes of these alone."""
-
-    http: Any
-    address: str
-    file: EngineFile
-    tensors: list[torch.Tensor]
-    expected: list[torch.Tensor]
-
-    def ask(self) -> list[float]:
-        """The milliseconds of each request."""
-        patience = {"network_timeout": 120.0, "connection_timeout": 120.0}
-        with contextlib.closing(self.http.InferenceServerClient(self.address, **patience)) as connection:
-            return [self.ask_once(connection) for _ in range(REQUESTS)]
-
-    def ask_once(self, connection) -> float:
-        given = []
-        for spec, tensor in zip(self.file.inputs, self.tensors, strict=True):
-            given.append(self.http.InferInput(spec.name, list(tensor.shape), dtypes.named(spec.dtype).triton))
-            given[-1].set_data_from_numpy(tensor.cpu().numpy())
-        started = time.perf_counter()
-        result = connection.infer("net", given)
-        seconds = time.perf_counter() - started
-        for spec, leaf in zip(self.file.outputs, self.expected, strict=True):
-            actual = torch.from_numpy(result.as_numpy(spec.name).copy())
-            torch.testing.assert_close(actual, leaf, rtol=2e-3, atol=2e-3)
-        return 1000 * seconds
+def write_files(compiled, model, args, folder):
+    """A file for each client, see triton_load.py. Returns the largest difference of the engine from PyTorch."""
+    inputs = [torch.randn(CLIENTS, *arg.shape[1:], dtype=arg.dtype, device=arg.device) for arg in args]
+    names = [spec.name for spec in compiled.file.inputs], [spec.name for spec in compiled.file.outputs]
+    farthest = 0.0
+    for client in range(CLIENTS):
+        tensors = [tensor[client : client + 1] for tensor in inputs]
+        expected, eager = tree_leaves(compiled(*tensors)), tree_leaves(model(*tensors))
+        differences = [(a.float() - b.float()).abs().max().item() for a, b in zip(expected, eager, strict=True)]
+        farthest = max(farthest, *differences)
+        rows = {f"in:{name}": tensor.cpu().numpy() for name, tensor in zip(names[0], tensors, strict=True)}
+        rows |= {f"out:{name}": tensor.cpu().numpy() for name, tensor in zip(names[1], expected, strict=True)}
+        numpy.savez(folder / f"{client}.npz", **rows)
+    return farthest
 
 
-def figures(times, seconds):
-    p50, p99 = (float(numpy.percentile(times, q)) for q in (50, 99))
-    return f"p50 {p50:.2f} ms, p99 {p99:.2f} ms, {len(times) / seconds:.0f} requests a second"
+def ask(protocol, address, tolerance, folder):
+    """The figures of all clients at once, each of whose answers is right."""
+    path = os.pathsep.join([str(triton_server.FOLDER / "client"), os.environ.get("PYTHONPATH", "")])
+    script = Path(__file__).with_name("triton_load.py")
+    command = [sys.executable, script, protocol, address, str(SECONDS), str(tolerance)]
+    files = sorted(folder.glob("*.npz"))
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for number in range(PROCESSES):
+            clients = [*command, *files[number::PROCESSES]]
+            process = subprocess.Popen(clients, env=os.environ | {"PYTHONPATH": path}, **pipes)
+            processes.append(stack.enter_context(process))
+            stack.callback(process.kill)
+        for process in processes:
+            assert process.stdout.readline() == "ready\n", f"a client of {protocol} failed: see its traceback"
+        for process in processes:
+            print(file=process.stdin, flush=True)
+        times = [json.loads(process.communicate()[0] or "null") for process in processes]
+    assert None not in times, f"a client of {protocol} got a wrong answer: see its traceback"
+    return figures([each for some in times for each in some], SECONDS)
 
 
-def direct(compiled, tensors):
-    """Milliseconds of calls of the engine, one after the other."""
-    times = []
-    for _ in range(200):
-        started = time.perf_counter()
-        compiled(*tensors)
-        torch.cuda.synchronize()
-        times.append(1000 * (time.perf_counter() - started))
-    return times
+def figures(times, seconds, rows=1):
+    """times: milliseconds of each request or call; rows: of each."""
+    p50, p99 = (round(float(numpy.percentile(times, q)), 3) for q in (50, 99))
+    return {"p50_ms": p50, "p99_ms": p99, "rows_per_second": round(rows * len(times) / seconds)}
+
+
+def direct(compiled, args, rows, threads):
+    """Figures of calls of the engine itself, from inputs to outputs in the memory of the host."""
+    inputs = [torch.cat([arg[:1]] * rows).cpu() for arg in args]
+    measured = latency.measure(Engine(compiled.file), inputs, iterations=500, clients=threads)
+    return figures([sample.end_to_end / 1000 for sample in measured.samples], measured.seconds, rows)
 
 
 @pytest.mark.parametrize("make", [deformable_detr, triton_op])
-def test_64_clients(make, http, tmp_path, capsys):
-    model, args, dynamic = make()
-    compiled = bridge.compile(model.cuda(), tuple(arg.cuda() for arg in args), dynamic_shapes=dynamic)
-    export(compiled.file, tmp_path / "models", "triton", options=Options("net", 2, dynamic_batching=True, warm_up=True))
+def test_64_clients(make, tmp_path, capsys, record_property):
+    torch.manual_seed(0)
+    model, args, dynamic, tolerance = make()
+    model, args = model.cuda(), tuple(arg.cuda() for arg in args)
+    compiled = bridge.compile(model, args, dynamic_shapes=dynamic)
+    most = compiled.file.inputs[0].max[0]
+    options = Options("net", INSTANCES, dynamic_batching=True, warm_up=True)
+    export(compiled.file, tmp_path / "models", "triton", options=options)
+    with torch.no_grad():
+        found = {"farthest_from_pytorch": write_files(compiled, model, args, tmp_path)}
     with triton_server.serving(tmp_path / "models", tmp_path / "log") as server:
-        clients = []
-        for _ in range(CLIENTS):
-            tensors = [torch.randn_like(arg[:1], device="cuda") for arg in args]
-            expected = [leaf.cpu() for leaf in torch.utils._pytree.tree_leaves(compiled(*tensors))]
-            clients.append(Client(http, server.http, compiled.file, tensors, expected))
-        started = time.perf_counter()
-        with ThreadPoolExecutor(CLIENTS) as pool:
-            times = [each for some in pool.map(Client.ask, clients) for each in some]
-        seconds = time.perf_counter() - started
-    alone = direct(compiled, clients[0].tensors)
+        for protocol in ("http", "grpc"):
+            found[f"triton_{protocol}"] = ask(protocol, getattr(server, protocol), tolerance, tmp_path)
+    for rows in (1, most):
+        for threads in (1, INSTANCES):
+            found[f"engine_{rows}_rows_{threads}_threads"] = direct(compiled, args, rows, threads)
+    for name, value in found.items():
+        record_property(f"{make.__name__}.{name}", json.dumps(value))
     with capsys.disabled():
-        print(f"\n{make.__name__}: Triton, {CLIENTS} clients: {figures(times, seconds)}")
-        print(f"{make.__name__}: the engine, one call at a time: {figures(alone, sum(alone) / 1000)}")
+        print(f"\n{make.__name__}: {json.dumps(found, indent=1)}")
+    assert found["farthest_from_pytorch"] < 0.05

@@ -78,6 +78,27 @@ def test_no_run_has_more_rows_than_the_profile(served):
     assert served._runner.runs == [2, 1, 1, 1]
 
 
+def test_numbers_of_rows_that_recur():
+    assert [batches.padded(rows, 40) for rows in (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 17, 24, 25, 33, 40)] == [
+        *(0, 1, 2, 3, 4, 6, 6, 8, 8, 12, 12, 16, 24, 24, 32, 40, 40)
+    ]
+
+
+def test_joined_rows_are_padded_where_they_are_independent(folder, on_cpu, everything_file):
+    served = Service(folder, None, config_of(everything_file) | {"dynamic_batching": {}})
+    for rows in ((5,), (4, 3), (6,), (2, 3, 2, 1)):
+        arguments = [everything(rows=count, seed=count) for count in rows]
+        for answer, given in zip(served.answer(arguments), arguments, strict=True):
+            assert_answer(served, answer, given)
+    assert served._runner.rows == [6, 8, 6, 8]
+
+
+def test_rows_that_may_depend_on_each_other_are_not_padded(served):
+    given = everything(rows=5)
+    assert_answer(served, served.answer([given])[0], given)
+    assert served._runner.rows == [5]
+
+
 def test_each_request_has_its_own_error(served):
     right, wide, wrong, many = everything(), everything(length=6), everything(), everything(rows=9)
     wrong = (wrong[0].double(), *wrong[1:])
@@ -94,10 +115,10 @@ def test_each_request_has_its_own_error(served):
 def test_a_run_that_fails_is_an_error_of_its_requests_alone(served):
     run = served._runner
 
-    def fail(columns):
+    def fail(columns, rows):
         if columns[0][0].shape[1] == 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return run(columns)
+        return run(columns, rows)
 
     served._runner = fail
     answers = served.answer([everything(length=2), everything(length=3), everything(length=2)])

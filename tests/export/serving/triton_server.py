@@ -15,7 +15,7 @@ from pathlib import Path
 
 FOLDER = Path(sys.prefix, "tritonserver")  # `make tritonserver` installs server and client here
 BINARIES = FOLDER / "server" / "pytriton" / "tritonserver"
-READY = 60  # seconds until it answers
+READY = 120  # seconds until it answers: instances warm up before
 
 
 def missing() -> str | None:
@@ -88,9 +88,9 @@ def errors_text(log: Path) -> str:
 
 def environment() -> dict[str, str]:
     """As docs/serving.md has it: the instances of the Python backend are of the first python3 on PATH."""
+    paths = {"PATH": str(Path(sys.executable).parent), "LD_LIBRARY_PATH": sysconfig.get_config_var("LIBDIR")}
     return os.environ | {
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "LD_LIBRARY_PATH": sysconfig.get_config_var("LIBDIR"),
+        name: os.pathsep.join(filter(None, [folder, os.environ.get(name)])) for name, folder in paths.items()
     }
 
 
