@@ -60,6 +60,7 @@ def _mend_scatter_reduce(stack: contextlib.ExitStack) -> None:
 def _rules() -> Iterator[tuple[Any, Takes]]:
     """(operator, for which calls its converter is right)."""
     yield aten.index_put.default, _writes
+    yield aten.softplus.default, _is_smooth
     yield from ((target, _has_even_windows) for target in adaptive_pooling.TARGETS)
     yield from ((target, _resizes_to_whole) for target in by_factors())
 
@@ -76,6 +77,11 @@ def _has_uneven_windows(node: Node, settings: Any = None) -> bool:
 def _writes(node: Node) -> bool:
     """It loses all but one of the values that are added at equal indices."""
     return not _arguments(node).get("accumulate")
+
+
+def _is_smooth(node: Node) -> bool:
+    """It ignores the threshold beyond which softplus is the identity; from 20 on the difference is below rounding."""
+    return _arguments(node)["threshold"] >= 20
 
 
 def _resizes_to_whole(node: Node) -> bool:

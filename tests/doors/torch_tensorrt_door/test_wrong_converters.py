@@ -42,6 +42,11 @@ class Resized(nn.Module):
         return F.interpolate(2 * x[None, None], scale_factor=1.7, mode="bilinear")
 
 
+class Thresholded(nn.Module):
+    def forward(self, x):
+        return F.softplus(2 * x, threshold=2)
+
+
 class PooledToHeight(nn.Module):
     def forward(self, x):
         return F.adaptive_avg_pool2d(2 * x[None, None], (3, 5))
@@ -87,7 +92,7 @@ def test_reductions_at_equal_indices(torch_tensorrt):
         torch.testing.assert_close(list(evaluated(networks, x)), list(model(x)))
 
 
-@pytest.mark.parametrize("model", [Added, Resized, PooledToHeight])
+@pytest.mark.parametrize("model", [Added, Resized, Thresholded, PooledToHeight])
 def test_others_run_in_pytorch(torch_tensorrt, model):
     height = torch.export.Dim("height", min=4, max=20) if model is PooledToHeight else None
     inputs = [torch_tensorrt.Input(min_shape=(4, 5), opt_shape=(6, 5), max_shape=(20, 5))] if height else None
@@ -95,7 +100,9 @@ def test_others_run_in_pytorch(torch_tensorrt, model):
     parts = [name for name, _ in compiled.named_children()]
     assert "_run_on_acc_0" in parts and "_run_on_gpu_1" in parts
     targets = {str(node.target) for node in compiled.get_submodule("_run_on_gpu_1").graph.nodes}
-    assert any(name in target for target in targets for name in ("index_put", "upsample", "adaptive_avg_pool"))
+    assert any(
+        name in target for target in targets for name in ("index_put", "upsample", "softplus", "adaptive_avg_pool")
+    )
 
 
 def test_unregister_gives_the_converters_back(torch_tensorrt):
@@ -115,7 +122,7 @@ def test_unregister_gives_the_converters_back(torch_tensorrt):
 
 
 @pytest.mark.gpu(engines=True)
-@pytest.mark.parametrize("model", [Uneven, Reduced, Added, Resized])
+@pytest.mark.parametrize("model", [Uneven, Reduced, Added, Resized, Thresholded])
 def test_engines_are_eager(torch_tensorrt, model, device):
     model, x = model().eval(), torch.randn((2, 3, 10, 12) if model is Uneven else (6, 5), device=device)
     compiled, _ = compiled_by(torch_tensorrt, model, x)
