@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx import Node
 from torch.fx.operator_schemas import normalize_function
 
@@ -40,7 +41,7 @@ def mend(stack: contextlib.ExitStack) -> None:
 
 
 def _mend_scatter_reduce(stack: contextlib.ExitStack) -> None:
-    """torch_tensorrt's decomposition divides a mean by the wrong number, and fails with include_self=False."""
+    """torch_tensorrt's decomposition is wrong for means and for integers, and fails with include_self=False."""
     from torch_tensorrt.dynamo.lowering._decompositions import TORCH_TRT_DECOMPOSITIONS as table
 
     target = aten.scatter_reduce.two
@@ -48,10 +49,11 @@ def _mend_scatter_reduce(stack: contextlib.ExitStack) -> None:
     if before is None:
         return
 
-    def decompose(x: Any, dim: int, index: Any, src: Any, reduce: str, include_self: bool = True) -> Any:
-        if reduce == "mean" or not include_self:
-            return scattering.scatter_reduce(x, dim, index, src, reduce, include_self=include_self)
-        return before(x, dim, index, src, reduce, include_self)
+    def decompose(x: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, include_self: bool = True) -> Any:
+        fixed = all(isinstance(extent, int) for tensor in (x, index, src) for extent in tensor.shape)
+        if not fixed or (reduce in ("amax", "amin") and not x.is_floating_point()):  # the converters round its bounds
+            return NotImplemented
+        return scattering.scatter_reduce(x, dim, index, src, reduce, include_self=include_self)
 
     table[target] = decompose
     stack.callback(table.__setitem__, target, before)

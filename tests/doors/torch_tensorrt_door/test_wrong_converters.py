@@ -37,6 +37,12 @@ class Added(nn.Module):
         return (2 * x).index_add(0, INDEX.to(x.device), x)
 
 
+class IntegerMaxima(nn.Module):
+    def forward(self, x):
+        rows = (2 * x).round().long()
+        return rows.scatter_reduce(0, INDEX.to(x.device)[:, None].expand(6, 5), rows, "amax")
+
+
 class Resized(nn.Module):
     def forward(self, x):
         return F.interpolate(2 * x[None, None], scale_factor=1.7, mode="bilinear")
@@ -92,7 +98,7 @@ def test_reductions_at_equal_indices(torch_tensorrt):
         torch.testing.assert_close(list(evaluated(networks, x)), list(model(x)))
 
 
-@pytest.mark.parametrize("model", [Added, Resized, Thresholded, PooledToHeight])
+@pytest.mark.parametrize("model", [Added, IntegerMaxima, Resized, Thresholded, PooledToHeight])
 def test_others_run_in_pytorch(torch_tensorrt, model):
     height = torch.export.Dim("height", min=4, max=20) if model is PooledToHeight else None
     inputs = [torch_tensorrt.Input(min_shape=(4, 5), opt_shape=(6, 5), max_shape=(20, 5))] if height else None
@@ -101,7 +107,9 @@ def test_others_run_in_pytorch(torch_tensorrt, model):
     assert "_run_on_acc_0" in parts and "_run_on_gpu_1" in parts
     targets = {str(node.target) for node in compiled.get_submodule("_run_on_gpu_1").graph.nodes}
     assert any(
-        name in target for target in targets for name in ("index_put", "upsample", "softplus", "adaptive_avg_pool")
+        name in target
+        for target in targets
+        for name in ("index_put", "scatter_reduce", "upsample", "softplus", "adaptive_avg_pool")
     )
 
 
@@ -122,7 +130,7 @@ def test_unregister_gives_the_converters_back(torch_tensorrt):
 
 
 @pytest.mark.gpu(engines=True)
-@pytest.mark.parametrize("model", [Uneven, Reduced, Added, Resized, Thresholded])
+@pytest.mark.parametrize("model", [Uneven, Reduced, Added, IntegerMaxima, Resized, Thresholded])
 def test_engines_are_eager(torch_tensorrt, model, device):
     model, x = model().eval(), torch.randn((2, 3, 10, 12) if model is Uneven else (6, 5), device=device)
     compiled, _ = compiled_by(torch_tensorrt, model, x)
