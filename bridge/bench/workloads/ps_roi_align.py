@@ -9,8 +9,8 @@ from bridge.bench.workloads.roi_pool import pooling_workloads, torchvisions
 
 def workloads() -> Iterable[Workload]:
     """Light-Head R-CNN (Li et al. 2017): a thin map of 490 channels."""
-    models = {"Light-Head R-CNN": {}, "8 images": {"batch": 8, "count": 2400}}
-    return pooling_workloads("ps_roi_align", models, results=10, sampling_ratio=2, position_sensitive=True)
+    settings = {"results": 10, "sampling_ratio": 2, "position_sensitive": True}
+    return pooling_workloads("ps_roi_align", "Light-Head R-CNN", **settings)
 
 
 PEERS = (Peer("torchvision", "ps_roi_align", torchvisions),)

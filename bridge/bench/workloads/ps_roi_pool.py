@@ -8,9 +8,8 @@ from bridge.bench.workloads.roi_pool import pooling_workloads, torchvisions
 
 
 def workloads() -> Iterable[Workload]:
-    """R-FCN (Dai et al. 2016): scores of 21 classes, and boxes."""
-    models = {"R-FCN, scores": {"results": 21}, "R-FCN, boxes": {"results": 8}}
-    return pooling_workloads("ps_roi_pool", models, position_sensitive=True)
+    """R-FCN (Dai et al. 2016): scores of 21 classes."""
+    return pooling_workloads("ps_roi_pool", "R-FCN", results=21, position_sensitive=True)
 
 
 PEERS = (Peer("torchvision", "ps_roi_pool", torchvisions),)

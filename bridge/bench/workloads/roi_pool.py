@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from bridge.bench.peer import Call, Peer, Untimed, imported
-from bridge.bench.workload import DTYPES, Workload
+from bridge.bench.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,10 @@ class RegionPooling(Workload):
         return self.results * (self.output_size**2 if self.position_sensitive else 1)
 
 
-def pooling_workloads(op_name: str, models: dict[str, dict[str, Any]], **settings: Any) -> Iterable[Workload]:
-    """Those of published models: the first one in every dtype, the others in float16."""
-    for place, (model, changes) in enumerate(models.items()):
-        for dtype in DTYPES if place == 0 else ("float16",):
-            variation = place > 0 or dtype != "float16"
-            yield RegionPooling(op_name, model, dtype, variation=variation, **(settings | changes))
+def pooling_workloads(op_name: str, model: str, **settings: Any) -> Iterable[Workload]:
+    """That of a published model, in the dtypes that torchvision has."""
+    for dtype in ("float32", "float16"):
+        yield RegionPooling(op_name, model, dtype, variation=dtype != "float16", **settings)
 
 
 def torchvisions(workload: Workload, settings: dict[str, Any]) -> Call:
@@ -63,8 +61,8 @@ def torchvisions(workload: Workload, settings: dict[str, Any]) -> Call:
 
 
 def workloads() -> Iterable[Workload]:
-    """Fast and Faster R-CNN with VGG-16 (Girshick 2015, Ren et al. 2015), and eight images at once."""
-    return pooling_workloads("roi_pool", {"Faster R-CNN, VGG-16": {}, "8 images": {"batch": 8, "count": 2400}})
+    """Fast and Faster R-CNN (Girshick 2015, Ren et al. 2015)."""
+    return pooling_workloads("roi_pool", "Faster R-CNN, VGG-16")
 
 
 PEERS = (Peer("torchvision", "roi_pool", torchvisions),)

@@ -1,6 +1,7 @@
 // What a thread of the fused deformable convolution for compute capability 9.0 holds: samples and sums in registers.
 #pragma once
 
+#include "kernels/common/wgmma.cuh"
 #include "kernels/deformable/deform_conv2d_fused.cuh"
 
 namespace bridge {

@@ -51,7 +51,8 @@ struct NmsScratch {
   int* order;             // [count]
 
   static size_t bytes(int64_t count) {
-    return (Size(count) * (2 * sizeof(float4) + sizeof(int)) + sizeof(NmsProgress)).bytes();
+    constexpr size_t kBox = 2 * sizeof(float4) + sizeof(int);  // named: nvcc 13.0 loses the parentheses of such a sum
+    return (Size(count) * kBox + sizeof(NmsProgress)).bytes();
   }
   NmsScratch(void* memory, int64_t count)
       : boxes(static_cast<float4*>(memory)),

@@ -1,0 +1,150 @@
+"""Attention in which each query sees one interval of keys: sliding windows, padding, packed sequences."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from bridge.core.op import only_shapes, op, require
+from bridge.core.tensors import Floating, Index, LikeFirst, LikeFirstOrFloat32
+
+MAX_HEAD_DIM = 256
+"""Largest head_dim: the kernels hold a tile of queries of that width."""
+
+_HEADS_FIRST = {"bhsd": True, "bshd": False}
+
+
+@op
+def window_attention(
+    q: Floating,
+    k: LikeFirst,
+    v: LikeFirst,
+    sinks: LikeFirstOrFloat32 | None = None,
+    key_ranges: Index | None = None,
+    window_left: int = -1,
+    window_right: int = 0,
+    scale: float = 0.0,
+    softcap: float = 0.0,
+    layout: str = "bhsd",
+) -> Tensor:
+    """Scaled dot-product attention of each query to one interval of keys.
+
+    The queries are at the end of the keys, as with a KV cache: of S queries and T keys, query i has position
+    p = T - S + i. It sees the keys j with p - window_left <= j <= p + window_right that are within its range of
+    `key_ranges`. A logit is scale q·k, or softcap tanh(scale q·k / softcap), and the result is softmax(logits) v, where
+    a sink is one more logit, without a value. A query that sees no key gives zeros.
+
+    Args:
+        q: [B, H, S, D] for layout "bhsd", [B, S, H, D] for "bshd"; float32, float16 or bfloat16 (float64 on CPU).
+        k, v: [B, G, T, D] or [B, T, G, D], the same dtype. H is a multiple of G: query head h reads head h // (H / G).
+        sinks: [H], a logit of each query head; the dtype of q, or float32.
+        key_ranges: [B or 1, S or 1, 2] int32 or int64: a query sees keys begin <= j < end alone. With the lengths of
+            padded sequences this is ``torch.stack((0 * lengths, lengths), -1)[:, None]``. It may reach beyond 0 and T.
+        window_left, window_right: how many keys before and after its own position a query sees; -1: all of them.
+        scale: factor of the dot products; 0 for 1 / sqrt(D).
+        softcap: bound of the logits; 0 for none.
+        layout: order of the dimensions, "bhsd" or "bshd".
+    Returns:
+        The shape and dtype of q, dense; logits, softmax and sums are float32. Keys and values before the first or after
+        the last key that a query of the same sequence sees have no effect, NaN included. A NaN or an infinity of `v`
+        between these may make NaN of queries that do not see it.
+    Raises:
+        OpInputError: shapes, dtypes or attributes that do not fit; the message names the value.
+    Source: Vaswani et al., https://arxiv.org/abs/1706.03762, section 3.2.1; windows: Beltagy et al.,
+        https://arxiv.org/abs/2004.05150, section 3.1; sinks: Xiao et al., https://arxiv.org/abs/2309.17453.
+    """
+    _check_attributes(window_left, window_right, scale, softcap, layout)
+    heads_first = _HEADS_FIRST[layout]
+    _check_tensors(q, k, v, sinks, key_ranges, heads_first)
+    if only_shapes():
+        return q.new_empty(q.shape)
+    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    queries, keys, values = ((t if heads_first else t.transpose(1, 2)).to(wide) for t in (q, k, v))
+    seen = _seen(queries.shape[2], keys.shape[2], key_ranges, window_left, window_right, q.device)
+    sink = None if sinks is None else sinks.to(wide)
+    result = _attend(queries, keys, values, seen, sink, scale or q.shape[3] ** -0.5, softcap).to(q.dtype)
+    return result if heads_first else result.transpose(1, 2)
+
+
+def _seen(queries: int, keys: int, ranges: Tensor | None, left: int, right: int, device: torch.device) -> Tensor:
+    """[B or 1, S, T], which keys a query sees."""
+    position = torch.arange(keys - queries, keys, device=device).unsqueeze(-1)  # [S, 1]
+    key = torch.arange(keys, device=device)  # [T]
+    seen = torch.ones(1, queries, keys, dtype=torch.bool, device=device)
+    if left >= 0:
+        seen = seen & (key >= position - left)
+    if right >= 0:
+        seen = seen & (key <= position + right)
+    if ranges is not None:
+        begin, end = ranges.unsqueeze(-2).unbind(-1)  # [B or 1, S or 1, 1]
+        seen = seen & (key >= begin) & (key < end)
+    return seen
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, sinks: Tensor | None, scale: float, cap: float) -> Tensor:
+    """Of heads-first tensors in the dtype of the sums; seen: [B or 1, S, T]."""
+    batch, heads, queries, head_dim = q.shape
+    groups = k.shape[1]
+    q = q.unflatten(1, (groups, heads // groups))  # [B, G, H / G, S, D]
+    k, v = (_only_seen(t, seen).unsqueeze(2) for t in (k, v))  # [B, G, 1, T, D]
+    logits = q @ k.transpose(-1, -2) * scale  # [B, G, H / G, S, T]
+    logits = cap * torch.tanh(logits / cap) if cap else logits
+    logits = logits.masked_fill(~seen[:, None, None], -math.inf)
+    shape = (batch, groups, heads // groups, queries, 1)
+    none = logits.new_full(shape, -math.inf)
+    last = none if sinks is None else sinks.view(groups, heads // groups, 1, 1).expand(shape)
+    logits = torch.cat((logits, last), -1)
+    top = logits.detach().amax(-1, keepdim=True)
+    # A query without keys: its logits are all -inf, and its weights are to be zeros.
+    weights = torch.exp(logits - top.masked_fill(top == -math.inf, 0.0))
+    total = weights.sum(-1, keepdim=True)
+    return (weights[..., :-1] @ v / total.masked_fill(total == 0, 1.0)).view(batch, heads, queries, head_dim)
+
+
+def _only_seen(x: Tensor, seen: Tensor) -> Tensor:
+    """Keys or values [B, G, T, D], with zeros before the first and after the last that any query sees."""
+    any_sees = seen.any(1)  # [B or 1, T]
+    between = any_sees.cumsum(1).bool() & any_sees.flip(1).cumsum(1).bool().flip(1)
+    return x.masked_fill(~between[:, None, :, None], 0.0)
+
+
+def _check_attributes(left: int, right: int, scale: float, softcap: float, layout: str) -> None:
+    require(layout in _HEADS_FIRST, f'window_attention: layout is "{layout}", expected "bhsd" or "bshd"')
+    for name, window in (("window_left", left), ("window_right", right)):
+        require(window >= -1, f"window_attention: {name} is {window}, expected a number of keys, or -1 for all")
+    require(math.isfinite(scale), f"window_attention: scale is {scale}, expected a finite number (0 for 1 / sqrt(D))")
+    fits = math.isfinite(softcap) and softcap >= 0
+    require(fits, f"window_attention: softcap is {softcap}, expected a finite number above 0, or 0 for none")
+
+
+def _check_tensors(
+    q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, ranges: Tensor | None, heads_first: bool
+) -> None:
+    shapes = ", ".join(str(tuple(t.shape)) for t in (q, k, v))
+    require(all(t.dim() == 4 for t in (q, k, v)), f"window_attention: q, k and v must have 4 dimensions, got {shapes}")
+    same = all(a == b for a, b in zip(k.shape, v.shape, strict=True))
+    require(same, f"window_attention: k and v differ in shape: {tuple(k.shape)} and {tuple(v.shape)}")
+    same = q.shape[0] == k.shape[0] and q.shape[3] == k.shape[3]
+    require(same, f"window_attention: q and k differ in batch or head_dim: {tuple(q.shape)} and {tuple(k.shape)}")
+    head_dim = q.shape[3]
+    fits = 0 < head_dim <= MAX_HEAD_DIM
+    require(fits, f"window_attention: head_dim is {head_dim}, expected 1 to {MAX_HEAD_DIM}")
+    head_axis = 1 if heads_first else 2
+    heads, groups = q.shape[head_axis], k.shape[head_axis]
+    fits = groups > 0 and heads % groups == 0
+    require(fits, f"window_attention: q has {heads} heads, expected a multiple of the {groups} of k")
+    if sinks is not None:
+        fits = sinks.dim() == 1 and sinks.shape[0] == heads
+        require(fits, f"window_attention: sinks has shape {tuple(sinks.shape)}, expected ({heads},), one a head of q")
+    if ranges is not None:
+        _check_ranges(ranges, q.shape[0], q.shape[3 - head_axis])
+
+
+def _check_ranges(ranges: Tensor, batch: int, queries: int) -> None:
+    fits = ranges.dim() == 3 and ranges.shape[2] == 2
+    fits = fits and (ranges.shape[0] == batch or ranges.shape[0] == 1)
+    fits = fits and (ranges.shape[1] == queries or ranges.shape[1] == 1)
+    require(
+        fits,
+        f"window_attention: key_ranges has shape {tuple(ranges.shape)}, expected ({batch} or 1, {queries} or 1, 2)",
+    )

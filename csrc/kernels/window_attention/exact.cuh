@@ -1,0 +1,112 @@
+// Window attention of float32, and of whatever the tensor cores do not take: a warp computes one query.
+#pragma once
+
+#include "kernels/window_attention/softmax.cuh"
+
+namespace bridge {
+
+constexpr int kExactWarps = 8, kExactChannels = kWindowAttentionMaxHeadDim / 32;
+
+__device__ inline float sum_of_warp(float value) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(~0u, value, step);
+  return value;
+}
+__device__ inline float max_of_warp(float value) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) value = fmaxf(value, __shfl_xor_sync(~0u, value, step));
+  return value;
+}
+
+// A logit times log2(e), so that exp2 gives its weight.
+template <class Arguments>
+__device__ float logit(Arguments const& a, float product) {
+  float const scaled = product * a.scale;
+  return (a.softcap > 0.f ? a.softcap * tanhf(scaled / a.softcap) : scaled) * kLog2E;
+}
+
+// Of one query: the weights of 32 keys at a time, a lane each, and then the sums of their values, channels by lane.
+template <class T>
+struct ExactQuery {
+  WindowAttentionArguments<T> const& a;
+  float const* q;  // in shared memory
+  int batch, group, lane;
+  float top = -INFINITY, total = 0.f, sum[kExactChannels] = {};
+
+  __device__ float dot(int key) const {
+    T const* const row = a.k.row(batch, group, key);
+    float product = 0.f;
+    for (int channel = 0; channel < a.head_dim; ++channel) product = fmaf(q[channel], to_float(row[channel]), product);
+    return product;
+  }
+
+  __device__ void rescale(float factor) {
+    total *= factor;
+#pragma unroll
+    for (float& each : sum) each *= factor;
+  }
+
+  // Keys first to first + 31, as far as they are before `end`.
+  __device__ void add(int first, int end) {
+    int const key = first + lane;
+    float const mine = key < end ? logit(a, dot(key)) : -INFINITY;
+    float const next = fmaxf(top, max_of_warp(mine));
+    rescale(exp2f(top - finite_top(next)));
+    top = next;
+    float const weight = exp2f(mine - finite_top(next));
+    total += sum_of_warp(weight);
+    for (int i = 0; i < min(32, end - first); ++i) {
+      float const share = __shfl_sync(~0u, weight, i);
+      T const* const row = a.v.row(batch, group, first + i);
+#pragma unroll
+      for (int j = 0; j < kExactChannels; ++j) {
+        int const channel = lane + 32 * j;
+        if (channel < a.head_dim) sum[j] = fmaf(share, to_float(row[channel]), sum[j]);
+      }
+    }
+  }
+
+  __device__ void add_sink(float sink) {
+    float const next = fmaxf(top, sink);
+    rescale(exp2f(top - finite_top(next)));
+    total += exp2f(sink - finite_top(next));
+  }
+
+  __device__ void write(T* row) const {
+    float const factor = total == 0.f ? 0.f : 1.f / total;
+#pragma unroll
+    for (int j = 0; j < kExactChannels; ++j) {
+      int const channel = lane + 32 * j;
+      if (channel < a.head_dim) row[channel] = from_float<T>(total == 0.f ? 0.f : sum[j] * factor);
+    }
+  }
+};
+
+template <class T>
+__global__ void __launch_bounds__(32 * kExactWarps) window_attention_exact_kernel(WindowAttentionArguments<T> a) {
+  __shared__ float queries[kExactWarps][kWindowAttentionMaxHeadDim];
+  int const warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  int64_t const row = int64_t(blockIdx.x) * kExactWarps + warp;
+  if (row >= a.rows()) return;
+  int const query = static_cast<int>(row % a.queries), head = static_cast<int>(row / a.queries % a.heads);
+  int const batch = static_cast<int>(row / a.queries / a.heads);
+  T const* const q = a.q.row(batch, head, query);
+  for (int channel = lane; channel < a.head_dim; channel += 32) queries[warp][channel] = to_float(q[channel]);
+  __syncwarp();
+  KeyInterval const seen = seen_keys(a, batch, query);
+  ExactQuery<T> work{a, queries[warp], batch, head / a.ratio(), lane};
+  for (int first = seen.begin; first < seen.end; first += 32) work.add(first, seen.end);
+  work.add_sink(sink_logit(a, head));
+  work.write(a.out.row(batch, head, query));
+}
+
+template <class T>
+cudaError_t launch_window_attention_exact(WindowAttentionArguments<T> const& a, cudaStream_t stream) {
+  int64_t const blocks = ceil_divide(a.rows(), kExactWarps);
+  if (blocks == 0) return cudaSuccess;
+  if (blocks > kMaxGridX) return cudaErrorInvalidValue;
+  window_attention_exact_kernel<<<static_cast<unsigned>(blocks), 32 * kExactWarps, 0, stream>>>(a);
+  return cudaGetLastError();
+}
+
+}  // namespace bridge

@@ -1,0 +1,134 @@
+// Where the tensor-core kernels write, and one result of several parts of the keys.
+#pragma once
+
+#include "kernels/window_attention/exact.cuh"
+#include "kernels/window_attention/rows.cuh"
+#include "kernels/window_attention/softmax.cuh"
+
+namespace bridge {
+
+// Two rows of sums as a part; row(half) is the first's or second's place in the tile of rows.
+template <int kColumns, class T, class Row>
+__device__ void write_part(AttentionRows<T> const& rows, AttentionParts const& parts, SoftmaxRows const& softmax,
+                           float const (&sum)[kColumns][4], Row row) {
+  int const column = threadIdx.x % 4 * 2;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    if (!rows.has(row(half))) continue;
+    int64_t const place = rows.part_index(row(half));
+    if (column == 0) parts.states[place] = {softmax.top[half], softmax.total[half]};
+    if (softmax.total[half] == 0.f) continue;
+    float* const to = parts.sums + place * rows.a.head_dim + column;
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i) {
+      if (8 * i < rows.a.head_dim) *reinterpret_cast<float2*>(to + 8 * i) = {sum[i][2 * half], sum[i][2 * half + 1]};
+    }
+  }
+}
+
+// Of four neighbouring threads with four words each, thread i gets word i of each, in their order.
+__device__ inline void transpose_quad(uint32_t (&word)[4]) {
+  int const lane = threadIdx.x % 4;
+#pragma unroll
+  for (int bit = 1; bit < 4; bit *= 2) {
+    bool const upper = lane & bit;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (i & bit) continue;
+      uint32_t const given = __shfl_xor_sync(~0u, upper ? word[i] : word[i + bit], bit);
+      word[i] = upper ? given : word[i];
+      word[i + bit] = upper ? word[i + bit] : given;
+    }
+  }
+}
+
+// Two rows of results.
+template <int kColumns, class T, class Row>
+__device__ void write_rows(AttentionRows<T> const& rows, SoftmaxRows const& softmax, float const (&sum)[kColumns][4],
+                           Row row) {
+  constexpr int kInChunk = kAccessBytes / sizeof(T);
+  static_assert(kInChunk == 8 && kColumns % 4 == 0);
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float const factor = softmax.divisor(half, sink_logit(rows.a, rows.head(row(half))));
+    T* const to = rows.out(row(half));
+    bool const writes = rows.has(row(half));
+#pragma unroll
+    for (int i = 0; i < kColumns; i += 4) {
+      uint32_t word[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        word[j] = pack_two<T>(sum[i + j][2 * half] * factor, sum[i + j][2 * half + 1] * factor);
+      transpose_quad(word);
+      int const channel = (i + threadIdx.x % 4) * kInChunk;
+      if (writes && channel < rows.a.head_dim)
+        *reinterpret_cast<uint4*>(to + channel) = {word[0], word[1], word[2], word[3]};
+    }
+  }
+}
+
+// One row of several parts, by a warp: channels by lane.
+struct CombinedRow {
+  float top = -INFINITY, total = 0.f, sum[kExactChannels] = {};
+
+  // Part i has states[i * step] and sums[i * step * width].
+  __device__ CombinedRow(float2 const* states, float const* sums, int count, int64_t step, int width) {
+    int const lane = threadIdx.x % 32;
+    for (int part = lane; part < count; part += 32) top = fmaxf(top, states[part * step].x);
+    top = max_of_warp(top);
+    for (int part = 0; part < count; ++part) {
+      float2 const state = states[part * step];
+      if (state.y == 0.f) continue;
+      float const factor = exp2_fast(state.x - finite_top(top));
+      float const* const from = sums + part * step * width;
+      total += state.y * factor;
+#pragma unroll
+      for (int j = 0; j < kExactChannels; ++j) {
+        if (lane + 32 * j < width) sum[j] = fmaf(from[lane + 32 * j], factor, sum[j]);
+      }
+    }
+  }
+
+  template <class T>
+  __device__ void write(T* to, int head_dim, float sink) const {
+    float const base = finite_top(fmaxf(top, sink)), factor = exp2_fast(top - base);
+    float const all = total * factor + exp2_fast(sink - base);
+#pragma unroll
+    for (int j = 0; j < kExactChannels; ++j) {
+      int const channel = threadIdx.x % 32 + 32 * j;
+      if (channel < head_dim) to[channel] = from_float<T>(all == 0.f ? 0.f : sum[j] * (factor / all));
+    }
+  }
+  __device__ void write_part(float* to, float2* state, int head_dim) const {
+#pragma unroll
+    for (int j = 0; j < kExactChannels; ++j) {
+      int const channel = threadIdx.x % 32 + 32 * j;
+      if (channel < head_dim) to[channel] = sum[j];
+    }
+    if (threadIdx.x % 32 == 0) *state = {top, total};
+  }
+};
+
+constexpr int kCombineWarps = 4;
+
+template <class T>
+__global__ void __launch_bounds__(32 * kCombineWarps) window_attention_combine_kernel(WindowAttentionArguments<T> a,
+                                                                                      AttentionParts parts) {
+  int64_t const all = a.rows(), row = int64_t(blockIdx.x) * kCombineWarps + threadIdx.x / 32;
+  if (row >= all) return;
+  int const query = static_cast<int>(row % a.queries), head = static_cast<int>(row / a.queries % a.heads);
+  CombinedRow const combined(parts.states + row, parts.sums + row * a.head_dim, parts.count, all, a.head_dim);
+  T* const to = a.out.row(static_cast<int>(row / a.queries / a.heads), head, query);
+  combined.write(to, a.head_dim, sink_logit(a, head));
+}
+
+template <class T>
+cudaError_t launch_window_attention_combine(WindowAttentionArguments<T> const& a, AttentionParts const& parts,
+                                            cudaStream_t stream) {
+  int64_t const blocks = ceil_divide(a.rows(), kCombineWarps);
+  if (blocks > kMaxGridX) return cudaErrorInvalidValue;
+  window_attention_combine_kernel<<<static_cast<unsigned>(blocks), 32 * kCombineWarps, 0, stream>>>(a, parts);
+  return cudaGetLastError();
+}
+
+}  // namespace bridge
