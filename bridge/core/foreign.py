@@ -3,6 +3,7 @@
 An entry is in force once its library has defined the operator, which importing that library does.
 """
 
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +71,26 @@ def bind(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[O
 def reason_against(node: Node) -> str | None:
     """Why an op cannot take the place of a foreign operator's node; None where it can, or it is no such node."""
     foreign = FOREIGN.get(_name(node.target))
-    return None if foreign is None else foreign.reason_against(_by_name(node.target, node.args, node.kwargs))
+    if foreign is None:
+        return None
+    return _missing_result(node, OPS[foreign.op]) or foreign.reason_against(
+        _by_name(node.target, node.args, node.kwargs)
+    )
+
+
+def num_results(target: Any, op: Op) -> int:
+    """How many tensors a node with this target stands for; an op that takes its place may have the first ones alone."""
+    return len(target._schema.returns) if _name(target) in FOREIGN else op.num_outputs
+
+
+def _missing_result(node: Node, op: Op) -> str | None:
+    """That a graph takes a result which the op has not; or None."""
+    count = num_results(node.target, op)
+    if count == op.num_outputs:
+        return None
+    takes: list[Any] = [user.args[1] if user.target is operator.getitem else count for user in node.users if user.users]
+    most, found = max(takes, default=0) + 1, op.num_outputs
+    return f"the model takes {most} results of it, and its plugin {op.name} gives {found}" if most > found else None
 
 
 def overload_of(name: str) -> OpOverload | None:

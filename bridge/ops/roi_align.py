@@ -48,48 +48,60 @@ def roi_align(
     Source: He et al., https://arxiv.org/abs/1703.06870, section 3. It has gradients with respect to x and rois;
         torchvision's has none with respect to rois.
     """
-    bins = (output_size, output_size) if isinstance(output_size, int) else (output_size[0], output_size[1])
-    _check(x, rois, bins, spatial_scale, sampling_ratio)
+    bins = bins_of(output_size)
+    check_samples("roi_align", sampling_ratio)
+    check_regions("roi_align", x, rois, bins, spatial_scale)
     if only_shapes():
         return x.new_empty(rois.shape[0], x.shape[1], *bins)
 
     wide = torch.float64 if torch.float64 in (x.dtype, rois.dtype) else torch.float32
     regions, maps = rois.to(wide), x.to(wide)
     if not is_fake(rois):
-        _check_images(rois, x.shape[0])
-    parts = [regions] if is_fake(rois) else regions.split(_regions_at_once(x.shape[1], bins, sampling_ratio))
+        check_images("roi_align", rois, x.shape[0])
+    parts = [regions] if is_fake(rois) else regions.split(regions_at_once(x.shape[1], bins, sampling_ratio))
     pooled = [_pool(maps, part, bins, spatial_scale, sampling_ratio, aligned) for part in parts]
     return torch.cat(pooled).to(x.dtype)
 
 
-def _check(x: Tensor, rois: Tensor, bins: tuple[int, int], spatial_scale: float, sampling_ratio: int) -> None:
+def bins_of(output_size: Pair) -> tuple[int, int]:
+    """The bins of a region along y and x."""
+    return (output_size, output_size) if isinstance(output_size, int) else (output_size[0], output_size[1])
+
+
+def check_samples(op_name: str, sampling_ratio: int) -> None:
+    """OpInputError: there are too many samples."""
+    require(sampling_ratio <= _MOST, f"{op_name}: sampling_ratio is {sampling_ratio}, expected at most {_MOST}")
+
+
+def check_regions(op_name: str, x: Tensor, rois: Tensor, bins: tuple[int, int], spatial_scale: float) -> None:
+    """OpInputError: a map, regions or attributes that do not fit; for every op over regions."""
     for extent in bins:
         fits = 1 <= extent <= _MOST
-        require(fits, f"roi_align: output_size is {bins[0]} x {bins[1]}, expected 1 to {_MOST}")
+        require(fits, f"{op_name}: output_size is {bins[0]} x {bins[1]}, expected 1 to {_MOST}")
     finite = abs(spatial_scale) <= torch.finfo(torch.float32).max
-    require(finite, f"roi_align: spatial_scale is {spatial_scale:g}, expected a finite number of float32")
-    require(sampling_ratio <= _MOST, f"roi_align: sampling_ratio is {sampling_ratio}, expected at most {_MOST}")
-    require(x.dim() == 4, f"roi_align: x must have 4 dimensions, got shape {tuple(x.shape)}")
+    require(finite, f"{op_name}: spatial_scale is {spatial_scale:g}, expected a finite number of float32")
+    require(x.dim() == 4, f"{op_name}: x must have 4 dimensions, got shape {tuple(x.shape)}")
     fits = rois.dim() == 2 and rois.shape[1] == 5
-    require(fits, f"roi_align: rois has shape {tuple(rois.shape)}, expected [rois, 5]")
+    require(fits, f"{op_name}: rois has shape {tuple(rois.shape)}, expected [rois, 5]")
     _, channels, height, width = x.shape
-    require(channels < 1 << 31, f"roi_align: x has {channels} channels, 2^31 or more")
+    require(channels < 1 << 31, f"{op_name}: x has {channels} channels, 2^31 or more")
     fits = 0 < height * width < 1 << 31
-    require(fits, f"roi_align: the feature map of {height} x {width} has no pixel, or 2^31 or more")
+    require(fits, f"{op_name}: the feature map of {height} x {width} has no pixel, or 2^31 or more")
 
 
-def _check_images(rois: Tensor, batch: int) -> None:
-    """On CPU; a kernel cannot raise, and gives NaN."""
+def check_images(op_name: str, rois: Tensor, batch: int) -> None:
+    """OpInputError: a region is in an image that is not there. On CPU; a kernel cannot raise, and gives NaN."""
     if rois.device.type != "cpu":
         return
     wrong = (~((rois[:, 0] > -1) & (rois[:, 0] < batch))).nonzero()
     if wrong.numel():
         row = int(wrong[0])
         image = rois[row, 0].item()
-        require(False, f"roi_align: row {row} of rois is in image {image:g}, but x has {batch} images, from 0 on")
+        require(False, f"{op_name}: row {row} of rois is in image {image:g}, but x has {batch} images, from 0 on")
 
 
-def _regions_at_once(channels: int, bins: tuple[int, int], sampling_ratio: int) -> int:
+def regions_at_once(channels: int, bins: tuple[int, int], sampling_ratio: int) -> int:
+    """How many regions a reference pools at a time."""
     samples = sampling_ratio if sampling_ratio > 0 else 4
     return max(1, _AT_ONCE // max(channels * bins[0] * bins[1] * 4 * samples**2, 1))
 
@@ -98,28 +110,46 @@ def _pool(
     maps: Tensor, rois: Tensor, bins: tuple[int, int], spatial_scale: float, sampling_ratio: int, aligned: bool
 ) -> Tensor:
     """[K, C, PH, PW]: of the regions' taps along both axes, [K, PH * TY] and [K, PW * TX], every pair is gathered."""
-    (batch, channels, height, width), count = maps.shape, rois.shape[0]
-    known = (rois[:, 0] > -1) & (rois[:, 0] < batch)
-    if batch == 0:
+    channels, count = maps.shape[1], rois.shape[0]
+    if maps.shape[0] == 0:
         return rois.new_full((count, channels, *bins), float("nan"))
-    images = torch.where(known, rois[:, 0], 0).long()
-    scaled = rois[:, 1:] * spatial_scale - (0.5 if aligned else 0.0)
-    xs = _Axis(scaled[:, 0], scaled[:, 2], bins[1], width, sampling_ratio, aligned)
-    ys = _Axis(scaled[:, 1], scaled[:, 3], bins[0], height, sampling_ratio, aligned)
-    rows, row_weights = ys.taps()
-    columns, column_weights = xs.taps()
-    values = maps[images[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # [K, PH * TY, PW * TX, C]
+    regions = Regions(rois, maps, bins, spatial_scale, sampling_ratio, aligned)
+    rows, row_weights = regions.y.taps()
+    columns, column_weights = regions.x.taps()
+    images = regions.images[:, None, None]
+    values = maps[images, :, rows[:, :, None], columns[:, None, :]]  # [K, PH * TY, PW * TX, C]
     weights = (row_weights[:, :, None] * column_weights[:, None, :]).unsqueeze(3)
     # where, not a product with zero: an infinite pixel must not leak.
     terms = torch.where(weights != 0, weights * values, 0)
     taps = rows.shape[1] // bins[0], columns.shape[1] // bins[1]
     sums = terms.reshape(count, bins[0], taps[0], bins[1], taps[1], channels).sum((2, 4))
-    means = sums / (ys.samples * xs.samples).clamp(min=1)[:, None, None, None]
-    right = known & ys.finite & xs.finite
-    return torch.where(right[:, None, None, None], means, float("nan")).permute(0, 3, 1, 2)
+    means = sums / regions.samples.clamp(min=1)[:, None, None, None]
+    return torch.where(regions.right[:, None, None, None], means, float("nan")).permute(0, 3, 1, 2)
 
 
-class _Axis:
+class Regions:
+    """Where regions are sampled. images, right, samples: [K]; right: whether a region has a result."""
+
+    def __init__(
+        self,
+        rois: Tensor,
+        maps: Tensor,
+        bins: tuple[int, int],
+        spatial_scale: float,
+        sampling_ratio: int,
+        aligned: bool,
+    ) -> None:
+        known = (rois[:, 0] > -1) & (rois[:, 0] < maps.shape[0])
+        self.images = torch.where(known, rois[:, 0], 0).long()
+        scaled = rois[:, 1:] * spatial_scale - (0.5 if aligned else 0.0)
+        height, width = maps.shape[2:]
+        self.x = Axis(scaled[:, 0], scaled[:, 2], bins[1], width, sampling_ratio, aligned)
+        self.y = Axis(scaled[:, 1], scaled[:, 3], bins[0], height, sampling_ratio, aligned)
+        self.right = known & self.y.finite & self.x.finite
+        self.samples = self.y.samples * self.x.samples
+
+
+class Axis:
     """The samples of regions along one axis; start, end: [K], in pixels of the map."""
 
     def __init__(self, start: Tensor, end: Tensor, bins: int, extent: int, sampling_ratio: int, aligned: bool) -> None:
@@ -141,8 +171,9 @@ class _Axis:
         """The largest number of samples in a bin that are looked at."""
         require(
             not is_fake(self.samples),
-            "roi_align: with sampling_ratio 0 or less the number of samples depends on values, and its gradient cannot "
-            "be traced: give it a sampling_ratio of 1 or more, or leave it out of what torch.compile compiles",
+            "roi_align and ps_roi_align: with sampling_ratio 0 or less the number of samples depends on values, and "
+            "the gradient cannot be traced: give it a sampling_ratio of 1 or more, or leave it out of what"
+            " torch.compile compiles",
         )
         return min(int(self.samples.max().clamp(min=1)), self._most) if self.samples.numel() else 1
 
@@ -173,14 +204,14 @@ class _Axis:
 _BINS = ("pooled_height", "pooled_width")
 
 
-def _from_torchvision(given: Arguments) -> SortedArguments:
-    shared = {name: given[name] for name in ("spatial_scale", "sampling_ratio", "aligned")}
-    return [given["input"], given["rois"]], {"output_size": tuple(given[name] for name in _BINS), **shared}
+def bind_torchvisions(op_name: str) -> None:
+    """Binds torchvision's operator of the same name, whose bins are two arguments."""
+
+    def sort(given: Arguments) -> SortedArguments:
+        attributes = {name: value for name, value in given.items() if name not in ("input", "rois", *_BINS)}
+        return [given["input"], given["rois"]], {"output_size": tuple(given[name] for name in _BINS), **attributes}
+
+    bind(f"torchvision::{op_name}", op_name, arguments=sort, reason_against=lambda given: reason_unknown(given, _BINS))
 
 
-bind(
-    "torchvision::roi_align",
-    "roi_align",
-    arguments=_from_torchvision,
-    reason_against=lambda given: reason_unknown(given, _BINS),
-)
+bind_torchvisions("roi_align")

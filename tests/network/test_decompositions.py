@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 import torch.nn.functional as F
-from oracle import assert_same, interpreted, just_in_time
+from oracle import ahead, assert_same, interpreted, just_in_time
 
 import bridge
 from bridge.tensorrt.decompositions import arithmetic, shapes
@@ -114,3 +114,23 @@ def test_in_an_engine():
     compiled = bridge.compile(Pooled().eval(), (x,), dynamic_shapes=shapes, target="sm86", cache=False)
     assert compiled.outputs[0].shape == (-1, 8, 1, 1)
     assert sum(layer["type"] == "POOLING" for layer in compiled.layers) >= 1
+
+
+class Nearest(torch.nn.Module):
+    """Pixels of which some lie at the edge of two: 17 / 1.7, and 8.5 / 1.7."""
+
+    def forward(self, x):
+        return tuple(
+            F.interpolate(x, scale_factor=(factor, 2), mode=mode)
+            for mode in ("nearest", "nearest-exact")
+            for factor in (1.7, 0.3)
+        )
+
+
+def test_nearest_pixels_of_any_width():
+    width = torch.export.Dim("width", min=4, max=64)
+    with interpreted():
+        compiled = ahead(Nearest().eval(), (torch.randn(1, 2, 8, 5),), ({2: width},))
+        for extent in range(5, 65, 4):
+            x = torch.randn(1, 2, extent, 5)
+            assert all(map(torch.equal, compiled(x), Nearest()(x))), extent

@@ -132,6 +132,22 @@ def test_pooling_of_vectors_and_volumes_in_a_network():
         oracle.assert_same(oracle.ahead(Model().eval(), (x,))(x), Model()(x))
 
 
+class Maxima(torch.nn.Module):
+    def forward(self, x):
+        return F.max_pool2d(x, 3, 2, 1), F.max_pool2d(x[0], 2, 2, ceil_mode=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
+def test_dynamic_channels_and_whole_numbers(dtype):
+    """TensorRT's layer takes no whole numbers, and torch_tensorrt's converter no dynamic channels."""
+    shapes = ({0: torch.export.Dim("batch", min=1, max=4), 1: torch.export.Dim("channels", min=1, max=9)},)
+    with oracle.interpreted():
+        compiled = oracle.ahead(Maxima().eval(), (torch.randint(-9, 9, (2, 3, 10, 7)).to(dtype),), shapes)
+        for batch, channels in ((4, 9), (1, 1), (3, 2)):
+            x = torch.randint(-9, 9, (batch, channels, 10, 7)).to(dtype)
+            oracle.assert_same(compiled(x), Maxima()(x))
+
+
 def test_maxima_whose_places_no_one_asks_for_are_the_layers():
     class Model(torch.nn.Module):
         def forward(self, x):

@@ -9,7 +9,7 @@ import torch
 
 import bridge
 from bridge.errors import UnsupportedOpError
-from bridge.tensorrt.decompositions import bags, counting, scattering
+from bridge.tensorrt.decompositions import counting, scattering, segments
 
 pytestmark = pytest.mark.skipif(find_spec("torch_tensorrt") is None, reason="needs torch_tensorrt")
 
@@ -127,7 +127,9 @@ def test_bags_some_of_them_empty(mode, padding_idx, include_last_offset):
     )
     number = ["sum", "mean", "max"].index(mode)
     padding = -1 if padding_idx is None else padding_idx
-    found = bags.embedding_bag(weight, indices, offsets, False, number, False, weights, include_last_offset, padding)[0]
+    found = segments.embedding_bag(
+        weight, indices, offsets, False, number, False, weights, include_last_offset, padding
+    )[0]
     torch.testing.assert_close(found, expected)
 
 
@@ -216,3 +218,36 @@ def test_scatters_on_a_gpu(device):
     for rows, count in ((5, 7), (2, 40), (40, 3)):
         inputs = _inputs(rows, count, device)
         oracle.assert_same(compiled(*inputs), model(*inputs))
+
+
+@pytest.mark.parametrize("initial", [None, 0.5])
+@pytest.mark.parametrize("reduce", ["sum", "mean", "max", "min", "prod"])
+def test_sets_one_after_the_other(reduce, initial):
+    """Some without elements; elements behind the last set, and sets of each row of a table."""
+    x = torch.randn(9, 3)
+    x[4, 0] = math.nan
+    for lengths in ([2, 0, 4, 3], [0, 9, 0], [1, 2]):
+        given = {"lengths": torch.tensor(lengths), "initial": initial, "unsafe": True}
+        torch.testing.assert_close(
+            segments.segment_reduce(x, reduce, **given), torch.segment_reduce(x, reduce, **given), equal_nan=True
+        )
+    table, lengths = torch.randn(2, 5, 3), torch.tensor([[2, 3], [0, 5]])
+    offsets = torch.nn.functional.pad(lengths.cumsum(1), (1, 0))
+    for given in ({"lengths": lengths}, {"offsets": offsets}):
+        expected = torch.segment_reduce(table, reduce, axis=1, initial=initial, **given)
+        found = segments.segment_reduce(table, reduce, axis=1, initial=initial, **given)
+        torch.testing.assert_close(found, expected, equal_nan=True)
+
+
+def test_a_mean_of_sets_in_16_bits_is_rounded_once():
+    x = torch.full((300, 1), 300.0, dtype=torch.float16)
+    assert segments.segment_reduce(x, "mean", lengths=torch.tensor([300])).tolist() == [[300]]
+
+
+def test_too_many_sets_are_refused():
+    class Net(torch.nn.Module):
+        def forward(self, x, lengths):
+            return torch.segment_reduce(x, "max", lengths=lengths, unsafe=True)
+
+    with pytest.raises(UnsupportedOpError, match="here more than 268,435,456 times"):
+        bridge.compile(Net().eval(), (torch.randn(20000, 4), torch.full((5000,), 4)), target="sm86")

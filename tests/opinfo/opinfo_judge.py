@@ -14,7 +14,7 @@ import torch
 from layer_interpreter import Undefined
 from opinfo_pruning import leaving_out, named_cases
 from opinfo_rounding import tf32_errors
-from opinfo_samples import MARKS, Case, dimensions, grown
+from opinfo_samples import LASTS, MARKS, Case, dimensions, grown
 from oracle import assert_same, interpreted
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -28,6 +28,8 @@ OUTCOMES = (RIGHT, WRONG, REFUSED, RAW, UNBUILT, LACKS)
 _AT_ONCE = 40
 _TOLERANCES = {torch.float32: (1e-3, 1e-4), torch.float16: (2e-2, 2e-2), torch.bfloat16: (5e-2, 5e-2)}
 _NEVER = "it has no converter"
+# Of extents that vary, beside the example: one of each pair is odd. At most four times as large.
+_GROWTHS = (None, lambda extent: extent + 1, lambda extent: 2 * extent, lambda extent: 2 * extent + 1)
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,9 @@ class Judge:
         for place, (case, of_inputs) in enumerate(zip(cases, dims, strict=True)):
             for tensor, axes in zip(case.inputs, of_inputs, strict=True):
                 for axis, name in axes.items():
-                    most = 4 * tensor.shape[axis]
-                    known.setdefault(f"{name}_{place}", torch.export.Dim(f"{name}_{place}", min=2, max=most))
+                    extent = tensor.shape[axis]
+                    least = extent if marks == LASTS else 2  # windows of the samples fit into no smaller maps
+                    known.setdefault(f"{name}_{place}", torch.export.Dim(f"{name}_{place}", min=least, max=4 * extent))
                 shapes.append({axis: known[f"{name}_{place}"] for axis, name in axes.items()})
         model, inputs = _Together(cases).eval(), [tensor for case in cases for tensor in case.inputs]
         if self.engines:
@@ -126,7 +129,7 @@ class Judge:
         refused: Mapping[int, str],
     ) -> list[tuple[str, str]]:
         outcomes = [(REFUSED, refused[place]) if place in refused else (RIGHT, "") for place in range(len(cases))]
-        for grow in (None, lambda extent: extent + 1, lambda extent: 2 * extent) if cases[0].dynamic else (None,):
+        for grow in _GROWTHS if cases[0].dynamic else (None,):
             given = [
                 (grown(case, axes, grow) if grow else None) or case.inputs
                 for case, axes in zip(cases, dims, strict=True)

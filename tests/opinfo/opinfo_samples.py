@@ -18,7 +18,7 @@ _LEFT_OUT = ("empty", "new_empty", "jiterator", "rand", "normal", "resize_", "ha
 # indices, the last of the results, are counted.
 _ANY_ORDER = {"argsort": 0, "sort": 0, "topk": 1, "kthvalue": 1, "median": 0, "nanmedian": 0}
 # Of values in order, or written to no place twice: larger samples repeat their elements.
-_ONCE = ("bucketize", "searchsorted", "scatter", "index_copy", "put")
+_ONCE = ("bucketize", "searchsorted", "scatter", "index_copy", "index_fill", "put")
 _UNPOOLED = "nn.functional.max_unpool"
 _PER_DTYPE = {torch.float32: 8, torch.int64: 3, torch.float16: 1, torch.bool: 1}
 
@@ -175,10 +175,14 @@ def _repeats(model: Call, inputs: Sequence[Tensor]) -> bool:
 # Which dimensions vary: the first ones, and every other of the same size, since whether they are one or happen to be
 # equal only the operator knows; the first of the first input, and first ones that equal it; that of the first alone.
 MARKS = ("all", "firsts", "first")
+LASTS = "lasts"  # for a sweep of its own: the last dimension of the first input, and every other of the same size
 
 
 def dimensions(case: Case, marks: str) -> list[dict[int, str]]:
-    """Of each input: axis → name of its dynamic dimension, by one of MARKS."""
+    """Of each input: axis → name of its dynamic dimension, by one of MARKS or LASTS."""
+    if marks == LASTS:
+        last = next(tensor.shape[-1] for tensor in case.inputs if tensor.dim())
+        return [{axis: f"n{last}" for axis, n in enumerate(tensor.shape) if n == last > 1} for tensor in case.inputs]
     firsts = [tensor.shape[0] for tensor in case.inputs if tensor.dim() and tensor.shape[0] > 1]
     varying = set(firsts if marks == "all" else firsts[:1])
     dims = [

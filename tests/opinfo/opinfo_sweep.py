@@ -3,6 +3,7 @@
     python tests/opinfo/opinfo_sweep.py                      # evaluates the networks on the CPU, and builds them
     python tests/opinfo/opinfo_sweep.py --jobs 16            # in that many processes: minutes in place of hours
     python tests/opinfo/opinfo_sweep.py --filter 'pool|conv' --json pools.json
+    python tests/opinfo/opinfo_sweep.py --extents dynamic --marks lasts  # maps of any width, rows of any length
     python tests/opinfo/opinfo_sweep.py --engines            # on a GPU: builds engines, runs them
 
 tests/support must be in PYTHONPATH, as in `make sweep`. Operators are judged in a process of their own, which is
@@ -26,7 +27,7 @@ from typing import Any
 
 import torch
 from opinfo_judge import OUTCOMES, RAW, RIGHT, WRONG, Judge
-from opinfo_samples import MARKS, cases, operators
+from opinfo_samples import LASTS, MARKS, cases, operators
 
 _SECONDS = 240  # of one operator
 
@@ -55,7 +56,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--dtypes", nargs="+", help="such as float32 int64; default: four of them")
     parser.add_argument("--extents", choices=("static", "dynamic"), help="fixed or varying extents alone")
     parser.add_argument("--no-weights", action="store_true", help="every tensor is an input, none a weight")
-    parser.add_argument("--marks", nargs="+", choices=MARKS, default=MARKS, help="which extents vary; tried in order")
+    parser.add_argument(
+        "--marks", nargs="+", choices=(*MARKS, LASTS), default=MARKS, help="which extents vary; tried in order"
+    )
     parser.add_argument("--json", help="file for every case's outcome")
     parser.add_argument("--engines", action="store_true", help="build engines for this GPU and run them")
     parser.add_argument("--no-build", action="store_true", help="do not build what is evaluated on the CPU")

@@ -17,13 +17,17 @@ from bridge.testing import DTYPES, cast, check_cuda, check_op, check_shapes, out
 ROOT = Path(__file__).parents[2]
 OWN = LIBRARIES["bridge"]
 ALL = [pytest.param(name, *sample, id=f"{name} {sample[0]}") for name, make in SAMPLES.items() for sample in make()]
-# One small sample an op for the slow checks (tracing and finite differences).
-FEW = [pytest.param(name, *make()[i], id=f"{name} {i}") for name, make in SAMPLES.items() for i in (0, 2)]
+# Small samples of an op for the slow checks (tracing and finite differences).
+FEW = [
+    pytest.param(name, *make()[place], id=f"{name} {place}")
+    for name, make in SAMPLES.items()
+    for place in getattr(MODULES[name], "CHECKED", (0, 2))
+]
 
 
 @pytest.mark.parametrize("name", OPS)
 def test_op_has_its_four_files(name):
-    for path in ("csrc/kernels/*/{}.cuh", "csrc/ops/*/{}.cu", "bridge/ops/{}.py", "tests/ops/test_{}.py"):
+    for path in ("csrc/kernels/*/{}.cuh", "csrc/ops/*/{}.cu", "bridge/ops/{}.py", "tests/ops/**/test_{}.py"):
         assert len(list(ROOT.glob(path.format(name)))) == 1, path.format(name)
     assert (OPS[name].reference.__doc__ or "").strip(), "a reference needs a docstring"
 

@@ -13,6 +13,7 @@ OTHERS = {
     "bridge/bench/ceilings.py": "a setting of torch's, put back after the measurement",
     "bridge/tensorrt/network/op_converter.py": "torch_tensorrt's table of converters: own_conversion puts entries back",
     "bridge/tensorrt/guest/cpu_attention.py": "the same table: its ExitStack takes the entry out",
+    "bridge/tensorrt/guest/wrong_converters.py": "the same table, and that of decompositions: the stack puts them back",
 }
 
 

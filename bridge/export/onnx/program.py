@@ -51,10 +51,23 @@ def _check_control_flow(graph: Graph) -> None:
 def _call_ops(graph: Graph) -> None:
     """Has every node that stands for an op call the op, its arguments by position."""
     targets = foreign.targets()
-    for node in graph.nodes:
+    for node in list(graph.nodes):
         if node.target in targets:
             op, tensors, attributes = foreign.bind(node.target, node.args, node.kwargs)
-            node.target, node.args, node.kwargs = op.overload, (*tensors, *attributes.values()), {}
+            for each in _taking_one_result(node, op):
+                each.target, each.args, each.kwargs = op.overload, (*tensors, *attributes.values()), {}
+    graph.eliminate_dead_code()
+
+
+def _taking_one_result(node: Node, op: Op) -> list[Node]:
+    """The nodes that stand for the op's results.
+
+    Of an operator with more results than the op the graph takes the first alone (see foreign.reason_against): the nodes
+    that take it from the tuple.
+    """
+    if foreign.num_results(node.target, op) == op.num_outputs:
+        return [node]
+    return [user for user in node.users if user.args[1] == 0]
 
 
 def _drop_literals(graph: Graph, signature: ExportGraphSignature) -> None:

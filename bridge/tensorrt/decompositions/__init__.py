@@ -14,7 +14,6 @@ from bridge.tensorrt.converters import cumulative, partial_writes
 from bridge.tensorrt.converters.attention import SDPA
 from bridge.tensorrt.decompositions import (
     arithmetic,
-    bags,
     counting,
     grouped_products,
     indexing,
@@ -24,6 +23,7 @@ from bridge.tensorrt.decompositions import (
     recurrent,
     resizing,
     scattering,
+    segments,
     shapes,
 )
 from bridge.tensorrt.decompositions.promotion import promoted
@@ -38,9 +38,9 @@ _FAMILIES = (
     indexing,
     partial_writes,
     grouped_products,
-    bags,
     counting,
     scattering,
+    segments,
     ordering,
     pooling,
     recurrent,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridge.tensorrt.decompositions.bounds import known_equal
+from bridge.tensorrt.decompositions.bounds import known, known_equal
 from bridge.tensorrt.decompositions.ordering import first_index
 from bridge.tensorrt.decompositions.windows import Axis, Windows, adaptive_windows, with_trailing_ones
 
@@ -35,6 +35,9 @@ def adaptive_avg_pool(x: Tensor, output_size: Sequence[Any]) -> Tensor:
     for axis, extent, out in sizes:
         if known_equal(extent, out):
             continue
+        if known_equal(out, 1):
+            wide = wide.mean(axis, keepdim=True)
+            continue
         windows = adaptive_windows(extent, out, x.device)
         total = torch.where(windows.mask(axis), windows.gather(wide, axis), 0).sum(axis)
         wide = total / with_trailing_ones(windows.inside.sum(1), -axis - 1)
@@ -44,9 +47,11 @@ def adaptive_avg_pool(x: Tensor, output_size: Sequence[Any]) -> Tensor:
 def adaptive_max_pool(x: Tensor, output_size: Sequence[Any]) -> tuple[Tensor, Tensor]:
     """x [..., *extents] to maxima [..., *output_size], and their indices into the flattened extents."""
     rank = len(output_size)
-    pairs = zip(x.shape[-rank:], output_size, strict=True)
-    windows = [adaptive_windows(extent, out, x.device) for extent, out in pairs]
-    return _maxima(x, windows), _max_indices(x, windows)
+    windows = [adaptive_windows(*pair, x.device) for pair in zip(x.shape[-rank:], output_size, strict=True)]
+    values = x
+    for axis, out in enumerate(output_size, -rank):
+        values = values.amax(axis, keepdim=True) if known_equal(out, 1) else _axis_maxima(values, windows[axis], axis)
+    return values, _max_indices(x, windows)
 
 
 def max_pool_with_indices(
@@ -64,7 +69,7 @@ def max_pool_with_indices(
         return NotImplemented
     axes = _axes(x, rank, kernel_size, stride, padding, dilation, ceil_mode)
     windows = [axis.windows(x.device) for axis in axes]
-    if any(axis.dilation != 1 for axis in axes):
+    if any(axis.dilation != 1 for axis in axes) or not x.is_floating_point():  # the layer takes floats alone
         return _maxima(x, windows), _max_indices(x, windows)
     padded = _pad(x, [0] * rank, [axis.missing for axis in axes], _lowest(x.dtype))
     return _cut(_layer_max(padded, axes), axes), _max_indices(x, windows)
@@ -99,9 +104,13 @@ def avg_pool(
 
 
 def _maxima(x: Tensor, windows: Sequence[Windows]) -> Tensor:
-    for axis, axis_windows in zip(range(-len(windows), 0), windows, strict=True):
-        x = torch.where(axis_windows.mask(axis), axis_windows.gather(x, axis), _lowest(x.dtype)).amax(axis)
+    for axis in range(-len(windows), 0):
+        x = _axis_maxima(x, windows[axis], axis)
     return x
+
+
+def _axis_maxima(x: Tensor, windows: Windows, axis: int) -> Tensor:
+    return torch.where(windows.mask(axis), windows.gather(x, axis), _lowest(x.dtype)).amax(axis)
 
 
 def _max_indices(x: Tensor, windows: Sequence[Windows]) -> Tensor:
@@ -144,8 +153,15 @@ def _by_layer() -> Iterator[None]:
 
 
 def _batched(run: Callable[[Tensor], Tensor], x: Tensor, rank: int) -> Tensor:
-    """Adds the batch dimension that TensorRT's pooling needs."""
-    return run(x) if x.dim() == rank + 2 else run(x.unsqueeze(0)).squeeze(0)
+    """Pools [*lead, *extents] as maps with one channel, where there is no batch, or the channels are dynamic.
+
+    TensorRT's pooling needs both dimensions, and torch_tensorrt's converter fixed channels.
+    """
+    lead = x.shape[:-rank]
+    if len(lead) == 2 and known(lead[1]):
+        return run(x)
+    pooled = run(x.reshape(-1, 1, *x.shape[-rank:]))
+    return pooled.reshape(*lead, *pooled.shape[-rank:])
 
 
 def _axes(x: Tensor, rank: int, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> list[Axis]:

@@ -271,6 +271,7 @@ _REDUCING = (
     aten.index_reduce.default,
     aten.index_put.default,
     aten.put.default,
+    aten.segment_reduce.default,
 )
 
 

@@ -1,9 +1,10 @@
-"""Makes torch_tensorrt's own compile convert bridge's ops, and changes nothing else of it.
+"""Makes torch_tensorrt's own compile convert bridge's ops, and changes little else of it.
 
 A subclass of its interpreter prepares the plugin layers while the network is still empty (see plugin_layers.py).
 Functions around it are wrapped. The wrappers register ops defined late, and add operator arguments to the cache key.
 They report bridge's ops that are not converted (see unconverted_ops.py), and record the layers of networks (see
-engine_records.py). The C++ runtime is not used if it would crash the process.
+engine_records.py). Calls for which its converters are wrong are kept from them (see wrong_converters.py). The C++
+runtime is not used if it would crash the process.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from bridge.core.signature import NAMESPACE
 from bridge.errors import BridgeError, BuildError, LibraryError
 from bridge.graph.model_source import model_line
 from bridge.graph.scalar_inputs import remove_number_inputs
-from bridge.tensorrt.guest import cross_compilation, engine_records, unconverted_ops
+from bridge.tensorrt.guest import cross_compilation, engine_records, unconverted_ops, wrong_converters
 from bridge.tensorrt.guest.graph_hash import hash_arguments
 from bridge.tensorrt.install import gpu, version_shims
 from bridge.tensorrt.install.flavour import TORCH_TENSORRT, Flavour, registered
@@ -76,6 +77,7 @@ def integrate(
         _add_pass(stack, ATEN_POST_LOWERING_PASSES.passes, _lowering_pass(rewrite))
         get_hash = _hash(BaseEngineCache.get_hash)
         replace(stack, BaseEngineCache, "get_hash", staticmethod(get_hash))
+        wrong_converters.mend(stack)
         _avoid_cpp_runtime(stack, flavour)
         return stack.pop_all()
 

@@ -15,6 +15,7 @@ from bridge.graph.model_source import model_line
 from bridge.tensorrt.install.flavour import Flavour
 from bridge.tensorrt.install.tensorrt_log import errors_text
 from bridge.tensorrt.network.broadcasts import drop_expansions
+from bridge.tensorrt.network.empty_tensors import keep_zero_extents
 from bridge.tensorrt.network.node_layers import NodeLayers, log_nodes
 from bridge.tensorrt.network.op_converter import Conversion
 from bridge.tensorrt.plugins.op_calls import tensor_of
@@ -50,6 +51,7 @@ def fill_network(
     interpreter = _interpreter_class(flavour)(module, settings, builder, network, conversion, inputs, outputs)
     interpreter.run_graph()
     drop_expansions(flavour.trt(), network)
+    keep_zero_extents(flavour.trt(), network)
     dynamic = any(spec.dynamic for spec in inputs.values())
     nodes = interpreter.node_layers.nodes()
     log_nodes(nodes, conversion.layers)

@@ -221,7 +221,8 @@ def convert(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any
         outputs = tuple(layer.get_output(index) for index in range(op.num_outputs))
     if call is not None:
         shape_rules.check_network(call, [tuple(output.shape) for output in outputs])
-    return outputs[0] if op.num_outputs == 1 else outputs
+    unused = foreign.num_results(target, op) - op.num_outputs  # none that the graph takes: foreign.reason_against
+    return outputs[0] if op.num_outputs == 1 and not unused else (*outputs, *[None] * unused)
 
 
 def _add_native_layers(

@@ -87,7 +87,8 @@ def _call(module: GraphModule, node: Node) -> Call:
 
 
 def _results(op: Op, node: Node) -> list[torch.Tensor]:
-    return list(node.meta["val"]) if op.num_outputs > 1 else [node.meta["val"]]
+    value = node.meta["val"]
+    return list(value)[: op.num_outputs] if isinstance(value, (list, tuple)) else [value]
 
 
 def _constants(names: Sequence[str], values: Sequence[Any]) -> frozenset[str]:

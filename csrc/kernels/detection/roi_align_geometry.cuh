@@ -80,8 +80,9 @@ struct RoiRegion {
   float share;  // of a sample in the mean of a bin
 };
 
-template <class T>
-__device__ float roi_value(RoiAlignArguments<T> const& a, int64_t index) {
+// A number of rois, of which the arguments say where they are and their dtype.
+template <class Arguments>
+__device__ float roi_value(Arguments const& a, int64_t index) {
   switch (a.roi_dtype) {
     case DType::kFloat16:
       return to_float(static_cast<half const*>(a.rois)[index]);

@@ -10,6 +10,7 @@ and, unless the shapes of its results depend on values,
 and where it has a native lowering
     open_axes(tensors)              {place of a tensor: the axes that a model may leave open}
 It may define
+    CHECKED                         places of the samples for the slow checks; 0 and 2 where it does not
     further()                       more samples, for kernels that do not take the others
     SWITCHES                        attributes with which still other kernels take those
     ALSO_RAISES                     errors that a CPU raises of wrong values, beside OpInputError

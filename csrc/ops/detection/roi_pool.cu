@@ -1,0 +1,24 @@
+#include "kernels/detection/roi_pool.cuh"
+#include "ops/detection/regions.h"
+
+namespace bridge {
+namespace {
+
+struct RoiPool final : RegionsOp {
+  static constexpr char const* name = "roi_pool";
+
+  void shapes(Shape const* in, Shape* out) const override {
+    check(name, in[0], in[1]);
+    out[0] = {in[1][0], in[0][1], output_size[0], output_size[1]};
+  }
+
+  cudaError_t run(Tensor const* in, Tensor const* out, void*, cudaStream_t stream) const override {
+    return dispatch_floating(in[0].dtype,
+                             [&](auto tag) { return launch_roi_pool(pool_arguments<decltype(tag)>(in, out), stream); });
+  }
+};
+
+Register<RoiPool> const roi_pool;
+
+}  // namespace
+}  // namespace bridge
