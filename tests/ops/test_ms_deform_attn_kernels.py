@@ -70,6 +70,29 @@ def test_cuda_what_is_not_finite_shows_where_it_is(dtype, head_dim, tactic):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize(("dtype", "float_locations", "float_weights"), [(torch.float16, False, False), *MIXED])
+def test_many_queries_show_what_is_not_finite_where_it_is(dtype, float_locations, float_weights):
+    """So many that a kernel of their own takes them; each is one of twelve."""
+    args = ms_deform_attn_arguments(1, 12, head_dim=32, shapes=[(7, 9), (4, 5)])
+    nan, outside = special(args)
+    args = mixed(args, dtype, float_locations, float_weights)
+    expected = bridge.ms_deform_attn(*args)
+    args[3:] = [tensor.repeat(1, 701, *[1] * (tensor.dim() - 2)) for tensor in args[3:]]
+    ours = bridge.ms_deform_attn(*cast(args, device="cuda")).cpu().unflatten(1, (701, 12))
+    assert (ours.isnan() == nan).all() and (ours[0, :, outside] == 0).all()
+    limit = 5e-3 if dtype == torch.float16 else 4e-2
+    torch.testing.assert_close(ours, expected[:, None].expand_as(ours), equal_nan=True, rtol=limit, atol=limit)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("place", "number", "text"), BAD_LEVELS)
+def test_levels_of_many_queries_that_are_not_within_value_make_nan(place, number, text):
+    args = ms_deform_attn_arguments(1, 8200, head_dim=32, shapes=[(7, 9), (2, 3)])
+    args[2 if isinstance(place, int) else 1][place] = number
+    assert bridge.ms_deform_attn(*cast(cast(args, torch.float16), device="cuda")).isnan().all()
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("tactic", [0, 1])
 @pytest.mark.parametrize("head_dim", [3, 8])
 def test_cuda_infinities_at_the_edge_are_infinite(head_dim, tactic):

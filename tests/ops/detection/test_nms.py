@@ -191,7 +191,7 @@ def test_the_plugin_runs(count):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("threshold", THRESHOLDS)
-@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 300, 1025, 5000])
+@pytest.mark.parametrize("count", [0, 1, 64, 255, 256, 257, 1025, 5000])
 def test_cuda_is_the_reference(count, threshold):
     for levels in (1, 30, 10**6):
         boxes, scores = arguments(count, count, levels)
