@@ -216,6 +216,20 @@ def test_cuda_what_is_not_finite_shows_where_it_is(dtype, head_dim, boxes):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("boxes", [False, True])
+def test_many_queries_show_what_is_not_finite_where_it_is(boxes):
+    """So many that a kernel of their own takes them; each is one of twelve."""
+    args = ms_deform_attn_fused_arguments(1, 12, head_dim=32, boxes=boxes)
+    nan, outside = special(args)
+    args = cast(args, torch.float16)
+    expected = bridge.ms_deform_attn_fused(*args)
+    args[3:] = [tensor.repeat(1, 701, *[1] * (tensor.dim() - 2)) for tensor in args[3:]]
+    ours = bridge.ms_deform_attn_fused(*cast(args, device="cuda")).cpu().unflatten(1, (701, 12))
+    assert (ours.isnan() == nan).all() and (ours[0, :, outside] == 0).all()
+    torch.testing.assert_close(ours, expected[:, None].expand_as(ours), equal_nan=True, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize(("place", "number", "text"), BAD_LEVELS)
 def test_cuda_levels_that_are_not_within_value_make_nan(place, number, text):
     args = ms_deform_attn_fused_arguments(1, 5, shapes=[(7, 9), (2, 3)])
