@@ -116,6 +116,28 @@ def test_in_an_engine():
     assert sum(layer["type"] == "POOLING" for layer in compiled.layers) >= 1
 
 
+@pytest.mark.parametrize("bias", [None, torch.randn(4)])
+def test_transposed_convolutions_that_add_more_than_they_cut(bias):
+    for shape, window, padding, added in (
+        ((5,), (3,), (0,), (2,)),
+        ((4, 5), (3, 2), (1, 0), (1, 2)),
+        ((3, 3), (2, 2), (0, 1), (2, 0)),
+    ):
+        x, weight, steps = torch.randn(2, 6, *shape), torch.randn(6, 2, *window), [3] * len(shape)
+        given = x, weight, bias, steps, padding, [1] * len(shape), True, added, 2
+        torch.testing.assert_close(arithmetic.convolution(*given), torch.ops.aten.convolution(*given))
+    assert arithmetic.convolution(x, weight, bias, steps, (1, 1), [1, 1], True, (1, 0), 2) is NotImplemented
+
+
+def test_their_shape_in_a_network():
+    model, x = torch.nn.ConvTranspose2d(2, 4, 3, stride=2, output_padding=1).eval(), torch.randn(1, 2, 4, 5)
+    with interpreted():
+        compiled = ahead(model, (x,), ({2: torch.export.Dim("height", min=2, max=9)},))
+        for height in (4, 2, 9):
+            x = torch.randn(1, 2, height, 5)
+            assert_same(compiled(x), model(x), rtol=1e-4, atol=1e-5)
+
+
 class Nearest(torch.nn.Module):
     """Pixels of which some lie at the edge of two: 17 / 1.7, and 8.5 / 1.7."""
 

@@ -17,8 +17,8 @@ _LEFT_OUT = ("empty", "new_empty", "jiterator", "rand", "normal", "resize_", "ha
 # Of equal values any may come first: where in the arguments after the tensor the dimension stands along which
 # indices, the last of the results, are counted.
 _ANY_ORDER = {"argsort": 0, "sort": 0, "topk": 1, "kthvalue": 1, "median": 0, "nanmedian": 0}
-# Of values in order, or written to no place twice: larger samples repeat their elements.
-_ONCE = ("bucketize", "searchsorted", "scatter", "index_copy", "index_fill", "put")
+# Of values in order, or written to no place twice, or lengths that add up: larger samples repeat their elements.
+_ONCE = ("_segment_reduce.lengths", "bucketize", "searchsorted", "scatter", "index_copy", "index_fill", "put")
 _UNPOOLED = "nn.functional.max_unpool"
 _PER_DTYPE = {torch.float32: 8, torch.int64: 3, torch.float16: 1, torch.bool: 1}
 

@@ -1,5 +1,6 @@
 """Products, norms and activations for which torch_tensorrt's conversion is wrong or missing."""
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -57,11 +58,34 @@ def convolution(
     (seen on an H200).
     """
     window = weight.shape[2:]
+    if transposed and any(map(operator.gt, output_padding, padding)):
+        return _transposed(x, weight, bias, stride, padding, dilation, output_padding, groups)
     whole = x.dim() == weight.dim() and all(map(known_equal, x.shape[2:], window)) and any(n > 1 for n in window)
     if not whole or transposed or groups != 1 or any(padding) or any(step != 1 for step in dilation):
         return NotImplemented
     product = torch.nn.functional.linear(x.flatten(1), weight.flatten(1), bias)
     return product.reshape(*product.shape, *[1] * len(window))
+
+
+def _transposed(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    output_padding: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """A transposed convolution that adds more at the ends than it cuts off there; TensorRT's layer cannot.
+
+    torch_tensorrt makes the end's padding negative, which TensorRT ignores. No product reaches what is beyond.
+    """
+    within = list(map(min, output_padding, padding))
+    y = _CONVOLUTION(x, weight, None, stride, padding, dilation, True, within, groups)
+    beyond = [extra - kept for extra, kept in zip(output_padding, within, strict=True)]
+    y = torch.nn.functional.pad(y, [width for extra in reversed(beyond) for width in (0, extra)])
+    return y if bias is None else y + bias.reshape(-1, *[1] * len(beyond))
 
 
 def softplus(x: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:

@@ -6,6 +6,7 @@ engines; bridge's own doors decompose them.
 
 import contextlib
 import dataclasses
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -63,6 +64,7 @@ def _rules() -> Iterator[tuple[Any, Takes]]:
     """(operator, for which calls its converter is right)."""
     yield aten.index_put.default, _writes
     yield aten.softplus.default, _is_smooth
+    yield aten.convolution.default, _cuts_more_than_it_adds
     yield from ((target, _has_even_windows) for target in adaptive_pooling.TARGETS)
     yield from ((target, _resizes_to_whole) for target in by_factors())
 
@@ -84,6 +86,12 @@ def _writes(node: Node) -> bool:
 def _is_smooth(node: Node) -> bool:
     """It ignores the threshold beyond which softplus is the identity; from 20 on the difference is below rounding."""
     return _arguments(node)["threshold"] >= 20
+
+
+def _cuts_more_than_it_adds(node: Node) -> bool:
+    """It loses what a transposed convolution adds at its ends, if that is more than its padding."""
+    given = _arguments(node)
+    return not given["transposed"] or all(map(operator.le, given["output_padding"], given["padding"]))
 
 
 def _resizes_to_whole(node: Node) -> bool:

@@ -53,6 +53,12 @@ class Thresholded(nn.Module):
         return F.softplus(2 * x, threshold=2)
 
 
+class Transposed(nn.Module):
+    def forward(self, x):
+        window = torch.ones(1, 1, 3, 3, device=x.device)
+        return F.conv_transpose2d(2 * x[None, None], window, stride=2, output_padding=1)
+
+
 class PooledToHeight(nn.Module):
     def forward(self, x):
         return F.adaptive_avg_pool2d(2 * x[None, None], (3, 5))
@@ -98,7 +104,7 @@ def test_reductions_at_equal_indices(torch_tensorrt):
         torch.testing.assert_close(list(evaluated(networks, x)), list(model(x)))
 
 
-@pytest.mark.parametrize("model", [Added, IntegerMaxima, Resized, Thresholded, PooledToHeight])
+@pytest.mark.parametrize("model", [Added, IntegerMaxima, Resized, Thresholded, Transposed, PooledToHeight])
 def test_others_run_in_pytorch(torch_tensorrt, model):
     height = torch.export.Dim("height", min=4, max=20) if model is PooledToHeight else None
     inputs = [torch_tensorrt.Input(min_shape=(4, 5), opt_shape=(6, 5), max_shape=(20, 5))] if height else None
@@ -109,7 +115,7 @@ def test_others_run_in_pytorch(torch_tensorrt, model):
     assert any(
         name in target
         for target in targets
-        for name in ("index_put", "scatter_reduce", "upsample", "softplus", "adaptive_avg_pool")
+        for name in ("index_put", "scatter_reduce", "upsample", "softplus", "convolution", "adaptive_avg_pool")
     )
 
 
@@ -130,7 +136,7 @@ def test_unregister_gives_the_converters_back(torch_tensorrt):
 
 
 @pytest.mark.gpu(engines=True)
-@pytest.mark.parametrize("model", [Uneven, Reduced, Added, IntegerMaxima, Resized, Thresholded])
+@pytest.mark.parametrize("model", [Uneven, Reduced, Added, IntegerMaxima, Resized, Thresholded, Transposed])
 def test_engines_are_eager(torch_tensorrt, model, device):
     model, x = model().eval(), torch.randn((2, 3, 10, 12) if model is Uneven else (6, 5), device=device)
     compiled, _ = compiled_by(torch_tensorrt, model, x)
