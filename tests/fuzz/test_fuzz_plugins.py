@@ -103,10 +103,10 @@ def test_large_extents_are_refused_where_sizes_overflow(extent, capfd):
 
 
 def test_workspaces_do_not_wrap(capfd):
-    """2^32 boxes would take 2^61 bytes; twice as many, more than 64 bits say."""
+    """2^57 boxes would take 5e18 bytes; four times as many, more than 64 bits say."""
     plugin = make("nms")
     kept = [tensor(9, dtype=INT64), tensor(dtype=INT64)]
-    sizes = [workspace(plugin, [tensor(n, 4), tensor(n)], kept) for n in (10, 2**19, 2**31, 2**32, 2**33)]
+    sizes = [workspace(plugin, [tensor(n, 4), tensor(n)], kept) for n in (10, 2**19, 2**32, 2**57, 2**59)]
     assert sizes[0] < sizes[1] < sizes[2] < sizes[3] < 2**63 and sizes[4] == 0
     assert "getWorkspaceSize: extents are too large" in capfd.readouterr().err
 

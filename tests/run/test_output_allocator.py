@@ -61,7 +61,7 @@ def test_a_context_makes_room_for_outputs_whose_shape_is_known_alone(trt):
         set_output_allocator=lambda name, allocator: allocators.setdefault(name, allocator) is allocator,
     )
     outputs = [types.SimpleNamespace(name=name) for name in shapes]
-    flavour = types.SimpleNamespace(trt=lambda: trt)
+    flavour = types.SimpleNamespace(trt=lambda: trt, traits=types.SimpleNamespace(compiles_kernels=True))
     context._engine = types.SimpleNamespace(flavour=flavour, file=types.SimpleNamespace(outputs=outputs))
     context._names, context._dtypes = ["x", *shapes], [torch.float16, torch.float32]
     context._device, context._static_outputs = torch.device("cpu"), False

@@ -9,8 +9,7 @@ def keep_zero_extents(trt: ModuleType, network: Any) -> None:
 
     TensorRT copies the input's extent at that place instead, unless it is told, which torch_tensorrt does not do.
     """
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
+    for layer in map(network.get_layer, range(network.num_layers)):
         if layer.type == trt.LayerType.SHUFFLE and layer.num_inputs > 1:
             layer.__class__ = trt.IShuffleLayer
             layer.zero_is_placeholder = False
