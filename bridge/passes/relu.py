@@ -17,6 +17,7 @@ from torch.fx import Graph, Node
 from bridge.core.op import OPS
 from bridge.passes.common.constants import Constants
 from bridge.passes.common.definition import Pass
+from bridge.passes.common.each_node import rewrite_each
 from bridge.passes.common.editor import Editor
 from bridge.passes.common.layout import LayoutError
 from bridge.passes.common.nodes import arguments, aten, canonical_nodes, mutated_nodes, nodes_between, value
@@ -44,28 +45,20 @@ def apply(graph: Graph, constants: Constants) -> list[Outcome]:
     """Replaces activations in a graph, in place."""
     canonical, mutated = canonical_nodes(graph), mutated_nodes(graph)
     editor = Editor(graph)
-    outcomes = []
     covered: set[Node] = set()
-    for node in reversed(list(graph.nodes)):
-        try:
-            activation = None if node in covered else _match(node, canonical)
-            if activation is None or activation.operators == 1:
-                continue
-            covered |= nodes_between(node, (activation.x,)) - {activation.x}
-            _check(activation, mutated & ({node, activation.x} | covered))
-            limit = None if math.isinf(activation.limit) else activation.limit
-            args = (activation.x, activation.slope, limit)
-            editor.replace(node, editor.call(OPS[NAME].overload, args, node))
-        except (Declined, LayoutError) as reason:
-            outcomes.append(Outcome.at(node, NAME, False, str(reason)))
-        except Exception as error:  # an unforeseen graph must not end the compilation
-            outcomes.append(Outcome.failed(node, NAME, error))
-        else:
-            what = f"bridge.relu, negative_slope={activation.slope:g}, max_value={activation.limit:g}"
-            outcomes.append(Outcome.at(node, NAME, True, what))
-    if outcomes:
-        editor.sort_topologically()
-    return outcomes[::-1]
+
+    def rewrite(node: Node) -> str | None:
+        activation = None if node in covered else _match(node, canonical)
+        if activation is None or activation.operators == 1:
+            return None
+        covered.update(nodes_between(node, (activation.x,)) - {activation.x})
+        _check(activation, mutated & ({node, activation.x} | covered))
+        limit = None if math.isinf(activation.limit) else activation.limit
+        args = (activation.x, activation.slope, limit)
+        editor.replace(node, editor.call(OPS[NAME].overload, args, node))
+        return f"bridge.relu, negative_slope={activation.slope:g}, max_value={activation.limit:g}"
+
+    return rewrite_each(reversed(list(graph.nodes)), rewrite, (Declined, LayoutError), NAME, editor)[::-1]
 
 
 def _check(activation: Activation, mutated: set[Node]) -> None:

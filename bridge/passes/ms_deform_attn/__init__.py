@@ -18,6 +18,7 @@ from torch.fx import Graph, Node
 from bridge.core.op import OPS
 from bridge.passes.common.constants import Constants
 from bridge.passes.common.definition import Pass
+from bridge.passes.common.each_node import rewrite_each
 from bridge.passes.common.editor import Editor
 from bridge.passes.common.layout import LayoutError
 from bridge.passes.common.nodes import aten, canonical_nodes, mutated_nodes, nodes_between
@@ -33,19 +34,13 @@ def apply(graph: Graph, constants: Constants) -> list[Outcome]:
     """Replaces multi-scale deformable attention in a graph, in place."""
     canonical, mutated = canonical_nodes(graph), mutated_nodes(graph)
     editor = Editor(graph)
-    outcomes = []
-    for node in list(graph.find_nodes(op="call_function", target=aten.sum.dim_IntList)):
-        try:
-            description = _rewrite(editor, node, canonical, mutated, constants)
-        except (Declined, LayoutError) as reason:
-            outcomes.append(Outcome.at(node, NAME, False, str(reason)))
-        except Exception as error:  # an unforeseen graph must not end the compilation
-            outcomes.append(Outcome.failed(node, NAME, error))
-        else:
-            outcomes += [Outcome.at(node, NAME, True, description)] if description else []
-    if outcomes:
-        editor.sort_topologically()
-    return outcomes
+    return rewrite_each(
+        graph.find_nodes(op="call_function", target=aten.sum.dim_IntList),
+        lambda node: _rewrite(editor, node, canonical, mutated, constants),
+        (Declined, LayoutError),
+        NAME,
+        editor,
+    )
 
 
 def _rewrite(

@@ -18,6 +18,7 @@ from torch.fx import Graph, Node
 from bridge.core.op import OPS
 from bridge.passes.common.constants import Constants
 from bridge.passes.common.definition import Pass
+from bridge.passes.common.each_node import rewrite_each
 from bridge.passes.common.editor import Editor
 from bridge.passes.common.layout import LayoutError
 from bridge.passes.common.nodes import aten, mutated_nodes, nodes_between, same_extents, value
@@ -41,19 +42,13 @@ def apply(graph: Graph, constants: Constants) -> list[Outcome]:
     mutated = mutated_nodes(graph)
     reader = Reader(RULES, constants, mutated)
     editor = Editor(graph)
-    outcomes = []
-    for node in list(graph.nodes):
-        try:
-            description = _rewrite(editor, node, reader, constants, mutated)
-        except (Declined, NoWindow, LayoutError) as reason:
-            outcomes.append(Outcome.at(node, NAME, False, str(reason)))
-        except Exception as error:  # an unforeseen graph must not end the compilation
-            outcomes.append(Outcome.failed(node, NAME, error))
-        else:
-            outcomes += [Outcome.at(node, NAME, True, description)] if description else []
-    if outcomes:
-        editor.sort_topologically()
-    return outcomes
+    return rewrite_each(
+        graph.nodes,
+        lambda node: _rewrite(editor, node, reader, constants, mutated),
+        (Declined, NoWindow, LayoutError),
+        NAME,
+        editor,
+    )
 
 
 def _rewrite(editor: Editor, node: Node, reader: Reader, constants: Constants, mutated: set[Node]) -> str | None:

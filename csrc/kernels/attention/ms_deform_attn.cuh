@@ -82,8 +82,7 @@ cudaError_t launch_ms_deform_attn(MsDeformAttnArguments<T> const& a, MsDeformAtt
                                   bool packed, int multiprocessors, cudaStream_t stream) {
   constexpr int kLanes = kAccessBytes / sizeof(T);
   if constexpr (sizeof(T) == 2) {
-    bool const are_aligned = aligned(a.value) && aligned(a.out) && locations.aligned_pairs();
-    if (packed && are_aligned && MsDeformAttnManyPlan::takes(a)) {
+    if (packed && MsDeformAttnManyPlan::takes(a, locations)) {
       auto const kernel =
           locations.alike() ? ms_deform_attn_many_kernel<T, true> : ms_deform_attn_many_kernel<T, false>;
       return launch_ms_deform_attn_many(a, locations, kernel, multiprocessors, stream);

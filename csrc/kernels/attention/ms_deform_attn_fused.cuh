@@ -118,8 +118,7 @@ cudaError_t launch_ms_deform_attn_fused(MsDeformAttnArguments<T> const& a, MsDef
                                         bool packed, int multiprocessors, cudaStream_t stream) {
   constexpr int kLanes = kAccessBytes / sizeof(T);
   if constexpr (sizeof(T) == 2) {
-    bool const are_aligned = aligned(a.value) && aligned(a.out) && offsets.aligned_pairs();
-    if (packed && are_aligned && MsDeformAttnManyPlan::takes(a)) {
+    if (packed && MsDeformAttnManyPlan::takes(a, offsets)) {
       auto const kernel =
           offsets.alike() ? ms_deform_attn_fused_many_kernel<T, true> : ms_deform_attn_fused_many_kernel<T, false>;
       return launch_ms_deform_attn_many(a, offsets, kernel, multiprocessors, stream);

@@ -59,22 +59,37 @@ __device__ void add_exact(float (&sum)[N], MsDeformAttnChannels<T, N> const (&co
   }
 }
 
-// Interpolates in T, two channels at a time; the sum over points stays float32.
+// Four corners and their weights, between which it interpolates in T, two channels at a time.
+template <class T>
+struct PackedCorners {
+  using Pair = PairOf<T>;
+  Pair weight[4];
+  uint32_t word[4][4];
+
+  // upper, lower: two weights of T each.
+  __device__ PackedCorners(uint4 const (&corners)[4], float const& upper, float const& lower) {
+    Pair const top = *reinterpret_cast<Pair const*>(&upper), bottom = *reinterpret_cast<Pair const*>(&lower);
+    weight[0] = low_twice(top), weight[1] = high_twice(top);
+    weight[2] = low_twice(bottom), weight[3] = high_twice(bottom);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) spread(corners[i], word[i]);
+  }
+  __device__ Pair sample(int two) const {
+    auto channels = [&](int i) { return *reinterpret_cast<Pair const*>(&word[i][two]); };
+    Pair sum = __hmul2(weight[0], channels(0));
+#pragma unroll
+    for (int i = 1; i < 4; ++i) sum = multiply_add_lanes(weight[i], channels(i), sum);
+    return sum;
+  }
+};
+
+// The sum over points stays float32.
 template <class T>
 __device__ void add_packed(float (&sum)[8], uint4 const (&corners)[4], float4 const& weights, bool counts) {
-  using Pair = PairOf<T>;
-  Pair const top = *reinterpret_cast<Pair const*>(&weights.x), bottom = *reinterpret_cast<Pair const*>(&weights.y);
-  Pair const weight[4] = {low_twice(top), high_twice(top), low_twice(bottom), high_twice(bottom)};
-  uint32_t word[4][4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) spread(corners[i], word[i]);
+  PackedCorners<T> const packed(corners, weights.x, weights.y);
 #pragma unroll
   for (int two = 0; two < 4; ++two) {
-    auto channels = [&](int i) { return *reinterpret_cast<Pair const*>(&word[i][two]); };
-    Pair sample = __hmul2(weight[0], channels(0));
-#pragma unroll
-    for (int i = 1; i < 4; ++i) sample = multiply_add_lanes(weight[i], channels(i), sample);
-    float2 const wide = to_floats(sample);
+    float2 const wide = to_floats(packed.sample(two));
     if (counts) sum[2 * two] = fmaf(weights.z, wide.x, sum[2 * two]);
     if (counts) sum[2 * two + 1] = fmaf(weights.z, wide.y, sum[2 * two + 1]);
   }
