@@ -135,20 +135,23 @@ DeformConv2dChoice deform_conv2d_choice(DeformConv2dArguments<T> const& a, std::
                                         int multiprocessors) {
   constexpr double kBlock = 3, kAddition = 3;   // microseconds: start and end of a block; of the kernel that adds sums
   constexpr double kSumsInMicrosecond = 500e3;  // that are written and read again
+  constexpr double kCornersInMicrosecond = 3e6 / (2 * sizeof(SampleCorners<T>));  // likewise, by kernels without units
+  constexpr double kFilled = 0.7;  // of its time takes a stage of units whose neighbours share an offset group
   DeformConv2dChoice best{choices.front(), deform_conv2d_plan(a, 64)};
   double best_time = 0;
-  // Units only where tiles have lanes without a channel, or where they are asked for.
   bool const filled = choices.size() > 1 && fits_tiles(a) && best.plan.segment % kDepth<T> == 0;
+  double const corners = double(a.positions()) * a.offset_groups * a.taps() / kCornersInMicrosecond;
   for (int choice : choices) {
     auto const& variant = deform_conv2d_variants<T>()[choice];
-    if (variant.channels == 0 || (variant.units && filled)) continue;
+    if (variant.channels == 0) continue;
+    double const stage = variant.units && filled ? kFilled * variant.stage : variant.stage;
     DeformConv2dPlan plan = plan_of(a, variant);
     int64_t const blocks = plan.blocks(a.batch);
     int64_t const sums = blocks * plan.tile_size(), most = kSplitSums / std::max<int64_t>(sums, 1);
     for (int splits = 1; splits == 1 || splits <= std::min<int64_t>(most, plan.stages() / kLeastStages); ++splits) {
       split(plan, splits);
       int64_t const waves = ceil_divide(blocks * plan.splits, int64_t(multiprocessors) * variant.residents);
-      double time = double(waves) * (plan.split_stages * variant.stage + kBlock);
+      double time = double(waves) * (plan.split_stages * stage + kBlock) + (variant.units ? 0 : corners);
       if (plan.splits > 1) time += kAddition + double(sums * plan.splits) / kSumsInMicrosecond;
       if (best_time == 0 || time < best_time) best = {choice, plan}, best_time = time;
     }

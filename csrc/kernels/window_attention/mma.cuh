@@ -207,7 +207,8 @@ struct MmaAttention {
     }
     __syncthreads();
     for (int row = warp; row < 16 && rows.has(row); row += Tile::kWarps) {
-      CombinedRow const combined(states + row, sums + row * Tile::kHeadDim, Tile::kShares, 16, Tile::kHeadDim);
+      CombinedRow<kExactChannels> const combined(states + row, sums + row * Tile::kHeadDim, Tile::kShares, 16,
+                                                 Tile::kHeadDim);
       if (parts.count == 1) {
         combined.write(rows.out(row), a.head_dim, sink_logit(a, rows.head(row)));
       } else {

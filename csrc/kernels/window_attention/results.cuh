@@ -67,57 +67,85 @@ __device__ void write_rows(AttentionRows<T> const& rows, SoftmaxRows const& soft
   }
 }
 
-// One row of several parts, by a warp: channels by lane.
+// Some channels of one row of several parts, by a warp: 32 kColumns channels from `first` on, by lane. What many parts
+// have is on its way at once.
+template <int kColumns>
 struct CombinedRow {
-  float top = -INFINITY, total = 0.f, sum[kExactChannels] = {};
+  static constexpr int kAhead = 32 / kColumns;  // parts
+  int first;
+  float top = -INFINITY, total = 0.f, sum[kColumns] = {};
 
-  // Part i has states[i * step] and sums[i * step * width].
-  __device__ CombinedRow(float2 const* states, float const* sums, int count, int64_t step, int width) {
+  // Part i has states[i * step] and sums[i * step * width]; none of the latter where its total is 0.
+  __device__ CombinedRow(float2 const* states, float const* sums, int count, int64_t step, int width, int first = 0)
+      : first(first + threadIdx.x % 32) {
     int const lane = threadIdx.x % 32;
     for (int part = lane; part < count; part += 32) top = fmaxf(top, states[part * step].x);
     top = max_of_warp(top);
-    for (int part = 0; part < count; ++part) {
-      float2 const state = states[part * step];
-      if (state.y == 0.f) continue;
-      float const factor = exp2_fast(state.x - finite_top(top));
-      float const* const from = sums + part * step * width;
-      total += state.y * factor;
-#pragma unroll
-      for (int j = 0; j < kExactChannels; ++j) {
-        if (lane + 32 * j < width) sum[j] = fmaf(from[lane + 32 * j], factor, sum[j]);
-      }
+    for (int group = 0; group < count; group += 32) {
+      float2 const state = group + lane < count ? states[(group + lane) * step] : float2{-INFINITY, 0.f};
+      float const own = exp2_fast(state.x - finite_top(top));
+      unsigned const there = __ballot_sync(~0u, state.y != 0.f);
+      if (state.y != 0.f) total += state.y * own;
+      add(sums + group * step * width, step * width, width, own, there, count - group);
     }
+    total = sum_of_warp(total);
   }
 
   template <class T>
   __device__ void write(T* to, int head_dim, float sink) const {
     float const base = finite_top(fmaxf(top, sink)), factor = exp2_fast(top - base);
     float const all = total * factor + exp2_fast(sink - base);
-#pragma unroll
-    for (int j = 0; j < kExactChannels; ++j) {
-      int const channel = threadIdx.x % 32 + 32 * j;
-      if (channel < head_dim) to[channel] = from_float<T>(all == 0.f ? 0.f : sum[j] * (factor / all));
-    }
+    each(head_dim,
+         [&](int channel, float value) { to[channel] = from_float<T>(all == 0.f ? 0.f : value * (factor / all)); });
   }
   __device__ void write_part(float* to, float2* state, int head_dim) const {
-#pragma unroll
-    for (int j = 0; j < kExactChannels; ++j) {
-      int const channel = threadIdx.x % 32 + 32 * j;
-      if (channel < head_dim) to[channel] = sum[j];
-    }
+    each(head_dim, [&](int channel, float value) { to[channel] = value; });
     if (threadIdx.x % 32 == 0) *state = {top, total};
+  }
+
+ private:
+  // Of up to 32 parts, those of the bits of `there`; own: the factor of part `lane`.
+  __device__ void add(float const* sums, int64_t apart, int width, float own, unsigned there, int count) {
+    for (int part = 0; part < min(count, 32); part += kAhead) {
+      float value[kAhead][kColumns];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        float const* const from = sums + (part + i) * apart + first;
+        bool const reads = there >> (part + i) & 1;
+#pragma unroll
+        for (int j = 0; j < kColumns; ++j) value[i][j] = reads && first + 32 * j < width ? from[32 * j] : 0.f;
+      }
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        float const factor = __shfl_sync(~0u, own, part + i);
+#pragma unroll
+        for (int j = 0; j < kColumns; ++j) {
+          if (there >> (part + i) & 1) sum[j] = fmaf(value[i][j], factor, sum[j]);
+        }
+      }
+    }
+  }
+
+  template <class Visit>
+  __device__ void each(int head_dim, Visit visit) const {
+#pragma unroll
+    for (int j = 0; j < kColumns; ++j) {
+      if (first + 32 * j < head_dim) visit(first + 32 * j, sum[j]);
+    }
   }
 };
 
 constexpr int kCombineWarps = 4;
 
+// Rows in x, in y 32 of their channels each: few rows are to keep many warps busy.
 template <class T>
 __global__ void __launch_bounds__(32 * kCombineWarps) window_attention_combine_kernel(WindowAttentionArguments<T> a,
                                                                                       AttentionParts parts) {
   int64_t const all = a.rows(), row = int64_t(blockIdx.x) * kCombineWarps + threadIdx.x / 32;
   if (row >= all) return;
   int const query = static_cast<int>(row % a.queries), head = static_cast<int>(row / a.queries % a.heads);
-  CombinedRow const combined(parts.states + row, parts.sums + row * a.head_dim, parts.count, all, a.head_dim);
+  CombinedRow<1> const combined(parts.states + row, parts.sums + row * a.head_dim, parts.count, all, a.head_dim,
+                                32 * static_cast<int>(blockIdx.y));
   T* const to = a.out.row(static_cast<int>(row / a.queries / a.heads), head, query);
   combined.write(to, a.head_dim, sink_logit(a, head));
 }
@@ -127,7 +155,8 @@ cudaError_t launch_window_attention_combine(WindowAttentionArguments<T> const& a
                                             cudaStream_t stream) {
   int64_t const blocks = ceil_divide(a.rows(), kCombineWarps);
   if (blocks > kMaxGridX) return cudaErrorInvalidValue;
-  window_attention_combine_kernel<<<static_cast<unsigned>(blocks), 32 * kCombineWarps, 0, stream>>>(a, parts);
+  dim3 const grid(static_cast<unsigned>(blocks), static_cast<unsigned>(ceil_divide(a.head_dim, 32)));
+  window_attention_combine_kernel<<<grid, 32 * kCombineWarps, 0, stream>>>(a, parts);
   return cudaGetLastError();
 }
 

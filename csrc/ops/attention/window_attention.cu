@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include "core/device.h"
@@ -54,25 +55,36 @@ struct WindowAttention final : Op {
     return window_attention_workspace(Size(q[0]) * q[1] * q[2], q[3]).bytes();
   }
 
-  // Of compute capability 9.0, for 16-bit types: the kernel of every GPU, which is chosen until the other one has been
-  // measured against it; or 9.0's own.
+  // Of compute capability 9.0, for 16-bit types: the kernel of every GPU, or 9.0's own.
   enum Tactic { kMma = 0, kWgmma = 1 };
 
   std::vector<int> tactics(Tensor const* in, Tensor const*) const override {
     bool const both = in[0].dtype != DType::kFloat32 && current_device().capability == 90;
     return both ? std::vector<int>{kMma, kWgmma} : std::vector<int>{};
   }
-  int own_tactic(Tensor const* in, Tensor const* out) const override { return tactics(in, out).empty() ? -1 : kMma; }
+  int own_tactic(Tensor const* in, Tensor const* out) const override {
+    return tactics(in, out).empty() ? -1 : best_tactic(in[0][3]);
+  }
 
   cudaError_t run(Tensor const* in, Tensor const* out, void* workspace, cudaStream_t stream) const override {
     return dispatch_floating(in[0].dtype, [&](auto tag) {
       using T = decltype(tag);
-      auto const way = tactic == kWgmma ? WindowAttentionWay::kWgmma : WindowAttentionWay::kMma;
+      int const chosen = tactic == kMma || tactic == kWgmma ? tactic : best_tactic(in[0][3]);
+      auto const way = chosen == kWgmma ? WindowAttentionWay::kWgmma : WindowAttentionWay::kMma;
       return launch_window_attention(arguments<T>(in, out[0]), way, current_device(), workspace, stream);
     });
   }
 
  private:
+  // As measured on an H200: a block of wgmma's has begun and ended by the time that it has seen few keys of few
+  // channels.
+  Tactic best_tactic(int64_t head_dim) const {
+    constexpr int64_t kFew = 192;
+    bool const limited = window_left != kNoWindow && window_right != kNoWindow;
+    bool const narrow = limited && std::max(window_left, window_right) < kFew && window_left + window_right < kFew;
+    return narrow && head_dim <= 64 ? kMma : kWgmma;
+  }
+
   void check_attributes() const {
     require(layout == "bhsd" || layout == "bshd", name, ": layout is \"", layout, "\", expected \"bhsd\" or \"bshd\"");
     auto check_window = [](char const* side, int64_t window) {
