@@ -13,7 +13,7 @@ from bridge.base.modules import modules_of
 from bridge.base.package import __version__ as __version__
 from bridge.core.binding import bind
 from bridge.core.op import OPS, Counted, Pair, only_shapes, op, readable, require, unknown_extent
-from bridge.core.tensors import Floating, Index, LikeFirst, LikeFirstOrFloat32
+from bridge.core.tensors import Bytes, Floating, Index, LikeFirst, LikeFirstOrFloat32
 from bridge.errors import BridgeError
 
 log.show_as_asked()
@@ -46,6 +46,7 @@ _LAZY = {
 __all__ = [
     "OPS",
     "BridgeError",
+    "Bytes",
     "CompiledModule",
     "Config",
     "Counted",

@@ -18,6 +18,7 @@ from bridge.bench.workload import Workload
 from bridge.core.op import OPS
 from bridge.engine.timing import Timing, time_call, time_loop
 from bridge.testing import cast, outputs_of
+from bridge.testing.arguments import with_dtype
 
 SCHEMA = 1
 _COLD_FACTOR = 3  # times the L2 cache: bytes of the argument sets that launches cycle through
@@ -117,7 +118,7 @@ def compare(workload: Workload, args: list[Any], settings: dict[str, Any]) -> di
     largest, pytorch_largest, right = 0.0, 0.0, True
     for index in _images(workload, args):
         part = _image(args, workload.batched(), index)
-        exact = outputs_of(op.call_reference(*cast(part, wider), **settings))
+        exact = outputs_of(op.call_reference(*cast(part, wider), **with_dtype(op, settings, wider)))
         pytorch = outputs_of(op.call_reference(*part, **settings))
         for result, expected, by_pytorch in zip(results, exact, pytorch, strict=True):
             scale = float(expected.abs().max())

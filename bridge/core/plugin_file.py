@@ -137,15 +137,23 @@ class PluginFile:
         rows = [out_extents[i * MAX_RANK : (i + 1) * MAX_RANK] for i in range(num_outputs)]
         return [tuple(row[:rank]) for row, rank in zip(rows, out_ranks, strict=True)]
 
-    def infer_dtypes(self, op: str, dtypes: Sequence[str | None]) -> list[str]:
+    def infer_dtypes(
+        self, op: str, dtypes: Sequence[str | None], attributes: Mapping[str, Any] | None = None
+    ) -> list[str]:
         """The dtypes of an op's outputs, for those of its tensors: "float16", None where an optional one is absent.
 
+        attributes: of the op, which may choose dtypes; None for the defaults.
         Raises:
             OpInputError: the kernel does not take a tensor of that dtype; the message names the tensor.
         """
         names = (ctypes.c_char_p * len(dtypes))(*(None if dtype is None else dtype.encode() for dtype in dtypes))
         text = ctypes.create_string_buffer(_MESSAGE_SIZE)
-        failed = self._library.bridge_infer_dtypes(op.encode(), names, text, len(text))
+        if attributes is None or not hasattr(self._library, "bridge_infer_dtypes_of"):  # of an older bridge
+            failed = self._library.bridge_infer_dtypes(op.encode(), names, text, len(text))
+        else:
+            pairs = [field(name, value) for name, value in attributes.items()]
+            fields = Fields(len(pairs), (Field * len(pairs))(*(each for each, _ in pairs)))
+            failed = self._library.bridge_infer_dtypes_of(op.encode(), ctypes.byref(fields), names, text, len(text))
         answer = text.value.decode(errors="replace")
         if failed:
             raise OpInputError(answer)

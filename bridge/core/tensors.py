@@ -34,6 +34,8 @@ Floating: TypeAlias = Annotated[Tensor, DTypes(_FLOATING)]
 """A floating-point tensor."""
 Index: TypeAlias = Annotated[Tensor, DTypes((torch.int32, torch.int64))]
 """A tensor of integers."""
+Bytes: TypeAlias = Annotated[Tensor, DTypes((torch.uint8, torch.int8))]
+"""A tensor of bytes: uint8, or int8 that holds the same bits, as a TensorRT plugin gets them."""
 LikeFirst: TypeAlias = Annotated[Tensor, DTypes((), like_first=True)]
 """A tensor of the dtype of the op's first one."""
 LikeFirstOrFloat32: TypeAlias = Annotated[Tensor, DTypes((torch.float32,), like_first=True)]

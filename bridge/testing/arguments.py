@@ -1,11 +1,13 @@
 """The arguments of a call in other dtypes, on other devices and in other layouts."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from bridge.core.op import Op
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -19,6 +21,12 @@ def cast(args: Sequence[Any], dtype: torch.dtype | None = None, device: str | No
         return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
 
     return [convert(value) for value in args]
+
+
+def with_dtype(op: Op, kwargs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """The attributes of a call whose results are of that dtype, where an attribute of the op, `dtype`, says so."""
+    chosen = any(attribute.name == "dtype" and attribute.type == "str" for attribute in op.attributes)
+    return {**kwargs, **({"dtype": str(dtype).removeprefix("torch.")} if chosen else {})}
 
 
 def outputs_of(result: Any) -> tuple[Tensor, ...]:

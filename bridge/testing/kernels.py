@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bridge.core.op import Op
-from bridge.testing.arguments import LAYOUTS, Layout, cast, laid_out, outputs_of, poisoned
+from bridge.testing.arguments import LAYOUTS, Layout, cast, laid_out, outputs_of, poisoned, with_dtype
 
 
 def check_cuda(op: Op, dtype: torch.dtype, *args: Any, **kwargs: Any) -> None:
@@ -16,12 +16,12 @@ def check_cuda(op: Op, dtype: torch.dtype, *args: Any, **kwargs: Any) -> None:
     Outputs are poisoned with NaN first, so that an element never written shows. Outputs of integers must be equal.
 
     Args:
-        dtype: of every floating-point tensor.
+        dtype: of every floating-point tensor, and of the results where an attribute `dtype` says it.
         args, kwargs: of one call, with tensors on any device.
     Raises:
         AssertionError: a dtype, a shape or a value differs; the message has the error and what is allowed.
     """
-    check_cuda_call(op, cast(args, dtype), kwargs)
+    check_cuda_call(op, cast(args, dtype), with_dtype(op, kwargs, dtype))
 
 
 def check_cuda_layouts(op: Op, dtype: torch.dtype, *args: Any, **kwargs: Any) -> None:
@@ -32,7 +32,7 @@ def check_cuda_layouts(op: Op, dtype: torch.dtype, *args: Any, **kwargs: Any) ->
     """
     for layout in LAYOUTS:
         try:
-            check_cuda_call(op, cast(args, dtype), kwargs, layout)
+            check_cuda_call(op, cast(args, dtype), with_dtype(op, kwargs, dtype), layout)
         except AssertionError as error:
             raise AssertionError(f"{layout.__name__} inputs: {error}") from error
 
@@ -52,7 +52,7 @@ def compare(op: Op, what: str, given: Sequence[Any], kwargs: dict[str, Any], act
 
     AssertionError: number, dtypes, shapes or values differ.
     """
-    exact = outputs_of(op.run(*cast(given, torch.float64), **kwargs))
+    exact = outputs_of(op.run(*cast(given, torch.float64), **with_dtype(op, kwargs, torch.float64)))
     rounded = outputs_of(op.run(*given, **kwargs))
     for number, (wanted, peer, ours) in enumerate(zip(exact, rounded, actual, strict=True)):
         which = f"{op.name}, output {number}{what}, {ours.dtype}"

@@ -153,7 +153,7 @@ def check_dtypes(op: Op, *args: Any, **kwargs: Any) -> None:
             raise AssertionError(f"{what}: the reference raises {type(error).__name__}: {error}") from error
         if plugins is not None:
             actual = [_name(output.dtype) for output in outputs]
-            inferred = plugins.infer_dtypes(op.local_name, dtypes)
+            inferred = plugins.infer_dtypes(op.local_name, dtypes, attributes)
             assert actual == inferred, f"{what}: outputs {actual} by the reference, {inferred} by the kernel"
 
 

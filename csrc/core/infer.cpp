@@ -21,7 +21,8 @@ void require_dtype(OpType const& type, Param const& param, DType dtype, DType fi
   require(false, type.name, ": ", param.name, " is ", shown, ", expected ", accepted_dtypes(param, first));
 }
 
-DType output_dtype(Param const& output, DType first) {
+DType output_dtype(Op const& op, Param const& output, DType first) {
+  if (accepts(output.types, op.chosen_dtype(), first)) return op.chosen_dtype();
   for (DType dtype : kDTypes) {
     if (accepts(output.types, dtype, first)) return dtype;
   }
@@ -64,7 +65,7 @@ std::vector<Tensor> infer_outputs(OpType const& type, Op const& op, std::vector<
   check_dtypes(type, inputs);
   std::vector<Tensor> outputs;
   for (Shape const& shape : infer_shapes(type, op, shapes)) {
-    Tensor output{nullptr, output_dtype(type.outputs[outputs.size()], inputs[0].dtype), shape.rank};
+    Tensor output{nullptr, output_dtype(op, type.outputs[outputs.size()], inputs[0].dtype), shape.rank};
     for (int axis = 0; axis < shape.rank; ++axis) output.sizes[axis] = shape[axis].value();
     outputs.push_back(output);
   }

@@ -12,8 +12,9 @@ namespace bridge {
 std::string accepted_dtypes(Param const& param, DType first);
 // Throws, with the parameter's name, unless it takes the dtype; shown: what that is called.
 void require_dtype(OpType const& type, Param const& param, DType dtype, DType first, char const* shown);
-// The dtype of an output: that of the first input, or the only one its parameter allows.
-DType output_dtype(Param const& output, DType first);
+// The dtype of an output: the one that the op's attributes choose, that of the first input, or the only one its
+// parameter allows.
+DType output_dtype(Op const& op, Param const& output, DType first);
 // That bytes, indices and strides of a tensor fit 64 bits, with extents of 0 counted as 1; throws otherwise.
 void require_size(OpType const& type, Shape const& shape);
 

@@ -70,6 +70,8 @@ struct Op {
   virtual std::vector<Attribute> attributes() { return {}; }
   // Output shapes, and every check of the inputs (require). Extents may be expressions or unknown.
   virtual void shapes(Shape const* inputs, Shape* outputs) const = 0;
+  // The dtype of an output whose parameter takes several, as an attribute says it; kUnsupported where none does.
+  virtual DType chosen_dtype() const { return DType::kUnsupported; }
   // Bytes of scratch memory for tensors of these sizes (data pointers are null). A builder may ask before it knows
   // extents, with 0 in their place, which `shapes` would refuse; and so it may for `tactics`.
   virtual size_t workspace(Tensor const* /*inputs*/, Tensor const* /*outputs*/) const { return 0; }

@@ -75,7 +75,7 @@ def _check_dtypes(call: Call) -> None:
     """UnsupportedOpError: the kernel does not take a dtype. BuildError: it gives another one than the reference."""
     names = [None if tensor is None else tensor[0].name for tensor in call.tensors]
     try:
-        inferred = call.op.library.plugins().infer_dtypes(call.op.local_name, names)
+        inferred = call.op.library.plugins().infer_dtypes(call.op.local_name, names, call.attributes)
     except OpInputError as error:
         reason = f"its kernel does not take these tensors: {error}"
         raise UnsupportedOpError(f"{call.op.name}: {reason}; {call.line or 'at an unknown line'}") from error

@@ -53,7 +53,10 @@ bridge::OpType const& op_of(char const* name) {
 }
 
 // Throws unless the op takes them; returns those of its outputs, "float32,int64".
-std::string infer_dtypes(bridge::OpType const& type, char const* const* dtypes) {
+std::string infer_dtypes(bridge::OpType const& type, bridge::trt::FieldCollection const* fields,
+                         char const* const* dtypes) {
+  std::unique_ptr<bridge::Op> const op = type.create();
+  if (fields) bridge::read_fields(type, *op, fields);
   bridge::require(dtypes && dtypes[0], "the dtype of the first tensor is null");
   bridge::DType const first = dtype_of(dtypes[0]);
   for (size_t i = 0; i < type.inputs.size(); ++i) {
@@ -61,7 +64,7 @@ std::string infer_dtypes(bridge::OpType const& type, char const* const* dtypes) 
   }
   std::string names;
   for (bridge::Param const& output : type.outputs) {
-    names += (names.empty() ? "" : ",") + std::string(bridge::dtype_name(bridge::output_dtype(output, first)));
+    names += (names.empty() ? "" : ",") + std::string(bridge::dtype_name(bridge::output_dtype(*op, output, first)));
   }
   return names;
 }
@@ -116,7 +119,19 @@ BRIDGE_EXPORT int32_t bridge_infer_shapes(char const* name, bridge::trt::FieldCo
 // Returns 0 with those of the outputs, "float32,int64", or 1 with a message.
 BRIDGE_EXPORT int32_t bridge_infer_dtypes(char const* name, char const* const* dtypes, char* text, int32_t size) {
   try {
-    copy_text(infer_dtypes(op_of(name), dtypes), text, size);
+    copy_text(infer_dtypes(op_of(name), nullptr, dtypes), text, size);
+    return 0;
+  } catch (std::exception const& error) {
+    copy_text(error.what(), text, size);
+    return 1;
+  }
+}
+
+// The same, of an op with these attributes, which may choose dtypes.
+BRIDGE_EXPORT int32_t bridge_infer_dtypes_of(char const* name, bridge::trt::FieldCollection const* fields,
+                                             char const* const* dtypes, char* text, int32_t size) {
+  try {
+    copy_text(infer_dtypes(op_of(name), fields, dtypes), text, size);
     return 0;
   } catch (std::exception const& error) {
     copy_text(error.what(), text, size);

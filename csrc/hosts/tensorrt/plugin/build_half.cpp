@@ -95,7 +95,7 @@ int32_t BuildHalf::output_dtypes(int32_t* out, int32_t num_out, int32_t const* i
     plugin_.require_tensors(in, num_in, out, num_out);
     for (int i = 0; i < num_out; ++i) {
       bool const counts = plugin_.is_count(i);
-      out[i] = to_trt(counts ? DType::kInt64 : output_dtype(plugin_.type.outputs[i], from_trt(in[0])));
+      out[i] = to_trt(counts ? DType::kInt64 : output_dtype(*plugin_.op, plugin_.type.outputs[i], from_trt(in[0])));
     }
     return 0;
   });
