@@ -34,6 +34,8 @@ Floating: TypeAlias = Annotated[Tensor, DTypes(_FLOATING)]
 """A floating-point tensor."""
 Index: TypeAlias = Annotated[Tensor, DTypes((torch.int32, torch.int64))]
 """A tensor of integers."""
+Mask: TypeAlias = Annotated[Tensor, DTypes((torch.int32, torch.bool))]
+"""A tensor of truth values; of integers, all but 0 are true."""
 LikeFirst: TypeAlias = Annotated[Tensor, DTypes((), like_first=True)]
 """A tensor of the dtype of the op's first one."""
 LikeFirstOrFloat32: TypeAlias = Annotated[Tensor, DTypes((torch.float32,), like_first=True)]

@@ -14,7 +14,8 @@ namespace bridge {
   ROW(kFloat16, "float16", __half, 2, Half, kHalf)                  \
   ROW(kBFloat16, "bfloat16", __nv_bfloat16, 2, BFloat16, kBFloat16) \
   ROW(kInt32, "int32", int32_t, 4, Int, kInt32)                     \
-  ROW(kInt64, "int64", int64_t, 8, Long, kInt64)
+  ROW(kInt64, "int64", int64_t, 8, Long, kInt64)                    \
+  ROW(kBool, "bool", bool, 1, Bool, kBool)
 
 #define BRIDGE_ROW(member, ...) member,
 enum class DType : int32_t { BRIDGE_DTYPES(BRIDGE_ROW) kUnsupported };
@@ -40,6 +41,7 @@ constexpr DTypes in_set(DType dtype) { return 1u << static_cast<int32_t>(dtype);
 constexpr DTypes kFloat32 = in_set(DType::kFloat32);
 constexpr DTypes kFloating = kFloat32 | in_set(DType::kFloat16) | in_set(DType::kBFloat16);
 constexpr DTypes kIndex = in_set(DType::kInt32) | in_set(DType::kInt64);
+constexpr DTypes kMask = in_set(DType::kBool) | in_set(DType::kInt32);
 constexpr DTypes kLikeFirst = 1u << 31;  // the dtype of the first input
 
 inline bool accepts(DTypes set, DType dtype, DType first) {
