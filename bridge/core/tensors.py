@@ -36,6 +36,8 @@ Index: TypeAlias = Annotated[Tensor, DTypes((torch.int32, torch.int64))]
 """A tensor of integers."""
 Bytes: TypeAlias = Annotated[Tensor, DTypes((torch.uint8, torch.int8))]
 """A tensor of bytes: uint8, or int8 that holds the same bits, as a TensorRT plugin gets them."""
+Mask: TypeAlias = Annotated[Tensor, DTypes((torch.int32, torch.bool))]
+"""A tensor of truth values; of integers, all but 0 are true."""
 LikeFirst: TypeAlias = Annotated[Tensor, DTypes((), like_first=True)]
 """A tensor of the dtype of the op's first one."""
 LikeFirstOrFloat32: TypeAlias = Annotated[Tensor, DTypes((torch.float32,), like_first=True)]

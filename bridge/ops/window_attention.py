@@ -11,7 +11,8 @@ from bridge.core.tensors import Floating, Index, LikeFirst, LikeFirstOrFloat32
 MAX_HEAD_DIM = 256
 """Largest head_dim: the kernels hold a tile of queries of that width."""
 
-_HEADS_FIRST = {"bhsd": True, "bshd": False}
+HEADS_FIRST = {"bhsd": True, "bshd": False}
+"""Values of `layout`: whether heads come before tokens."""
 
 
 @op
@@ -53,98 +54,116 @@ def window_attention(
     Source: Vaswani et al., https://arxiv.org/abs/1706.03762, section 3.2.1; windows: Beltagy et al.,
         https://arxiv.org/abs/2004.05150, section 3.1; sinks: Xiao et al., https://arxiv.org/abs/2309.17453.
     """
-    _check_attributes(window_left, window_right, scale, softcap, layout)
-    heads_first = _HEADS_FIRST[layout]
-    _check_tensors(q, k, v, sinks, key_ranges, heads_first)
+    name = "window_attention"
+    check_logits(name, scale, softcap, layout)
+    for side, window in (("window_left", window_left), ("window_right", window_right)):
+        require(window >= -1, f"{name}: {side} is {window}, expected a number of keys, or -1 for all")
+    heads, batch, length = check_heads(name, q, k, v, layout)
+    if sinks is not None:
+        fits = sinks.dim() == 1 and sinks.shape[0] == heads
+        require(fits, f"{name}: sinks has shape {tuple(sinks.shape)}, expected ({heads},), one a head of q")
+    check_ranges(name, key_ranges, batch, length)
     if only_shapes():
         return q.new_empty(q.shape)
+    queries, keys, values = by_group(q, k, v, layout)
+    seen = seen_keys(length, keys.shape[3], key_ranges, window_left, window_right, q.device)
+    keys, values = (_only_seen(t, seen) for t in (keys, values))
+    sink = None if sinks is None else sinks.to(queries.dtype)
+    result = attend(queries, keys, values, seen[:, None, None], sink, scale or q.shape[3] ** -0.5, softcap)
+    return from_groups(result, q.dtype, layout)
+
+
+def by_group(q: Tensor, k: Tensor, v: Tensor, layout: str) -> tuple[Tensor, Tensor, Tensor]:
+    """[B, G, H / G, S, D] and twice [B, G, 1, T, D], in the dtype of the sums."""
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-    queries, keys, values = ((t if heads_first else t.transpose(1, 2)).to(wide) for t in (q, k, v))
-    seen = _seen(queries.shape[2], keys.shape[2], key_ranges, window_left, window_right, q.device)
-    sink = None if sinks is None else sinks.to(wide)
-    result = _attend(queries, keys, values, seen, sink, scale or q.shape[3] ** -0.5, softcap).to(q.dtype)
-    return result if heads_first else result.transpose(1, 2)
+    q, k, v = ((t if HEADS_FIRST[layout] else t.transpose(1, 2)).to(wide) for t in (q, k, v))
+    groups = k.shape[1]
+    return q.unflatten(1, (groups, q.shape[1] // groups)), k.unsqueeze(2), v.unsqueeze(2)
 
 
-def _seen(queries: int, keys: int, ranges: Tensor | None, left: int, right: int, device: torch.device) -> Tensor:
-    """[B or 1, S, T], which keys a query sees."""
-    position = torch.arange(keys - queries, keys, device=device).unsqueeze(-1)  # [S, 1]
+def from_groups(result: Tensor, dtype: torch.dtype, layout: str) -> Tensor:
+    """From [B, G, H / G, S, D] to the op's result."""
+    result = result.flatten(1, 2).to(dtype)
+    return result if HEADS_FIRST[layout] else result.transpose(1, 2)
+
+
+def seen_keys(
+    queries: int,
+    keys: int,
+    ranges: Tensor | None,
+    left: int,
+    right: int,
+    device: torch.device,
+    rows: slice = slice(None),
+) -> Tensor:
+    """[B or 1, S, T], which keys a query sees; of some of the queries, where `rows` says so."""
+    position = torch.arange(keys - queries, keys, device=device)[rows, None]  # [S, 1]
     key = torch.arange(keys, device=device)  # [T]
-    seen = torch.ones(1, queries, keys, dtype=torch.bool, device=device)
+    seen = torch.ones(1, len(position), keys, dtype=torch.bool, device=device)
     if left >= 0:
         seen = seen & (key >= position - left)
     if right >= 0:
         seen = seen & (key <= position + right)
     if ranges is not None:
-        begin, end = ranges.unsqueeze(-2).unbind(-1)  # [B or 1, S or 1, 1]
+        chosen = ranges[:, rows] if ranges.shape[1] == queries else ranges
+        begin, end = chosen.unsqueeze(-2).unbind(-1)  # [B or 1, S or 1, 1]
         seen = seen & (key >= begin) & (key < end)
     return seen
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, sinks: Tensor | None, scale: float, cap: float) -> Tensor:
-    """Of heads-first tensors in the dtype of the sums; seen: [B or 1, S, T]."""
-    batch, heads, queries, head_dim = q.shape
-    groups = k.shape[1]
-    q = q.unflatten(1, (groups, heads // groups))  # [B, G, H / G, S, D]
-    k, v = (_only_seen(t, seen).unsqueeze(2) for t in (k, v))  # [B, G, 1, T, D]
+def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, sinks: Tensor | None, scale: float, cap: float) -> Tensor:
+    """Of tensors as from `by_group`; seen: of a shape that expands to [B, G, H / G, S, T]; sinks: [H]."""
     logits = q @ k.transpose(-1, -2) * scale  # [B, G, H / G, S, T]
     logits = cap * torch.tanh(logits / cap) if cap else logits
-    logits = logits.masked_fill(~seen[:, None, None], -math.inf)
-    shape = (batch, groups, heads // groups, queries, 1)
+    logits = logits.masked_fill(~seen, -math.inf)
+    shape = (*q.shape[:-1], 1)
     none = logits.new_full(shape, -math.inf)
-    last = none if sinks is None else sinks.view(groups, heads // groups, 1, 1).expand(shape)
+    last = none if sinks is None else sinks.view(*shape[1:3], 1, 1).expand(shape)
     logits = torch.cat((logits, last), -1)
     top = logits.detach().amax(-1, keepdim=True)
     # A query without keys: its logits are all -inf, and its weights are to be zeros.
     weights = torch.exp(logits - top.masked_fill(top == -math.inf, 0.0))
     total = weights.sum(-1, keepdim=True)
-    return (weights[..., :-1] @ v / total.masked_fill(total == 0, 1.0)).view(batch, heads, queries, head_dim)
+    return weights[..., :-1] @ v / total.masked_fill(total == 0, 1.0)
 
 
 def _only_seen(x: Tensor, seen: Tensor) -> Tensor:
-    """Keys or values [B, G, T, D], with zeros before the first and after the last that any query sees."""
+    """Keys or values [B, G, 1, T, D], with zeros before the first and after the last that any query sees."""
     any_sees = seen.any(1)  # [B or 1, T]
     between = any_sees.cumsum(1).bool() & any_sees.flip(1).cumsum(1).bool().flip(1)
-    return x.masked_fill(~between[:, None, :, None], 0.0)
+    return x.masked_fill(~between[:, None, None, :, None], 0.0)
 
 
-def _check_attributes(left: int, right: int, scale: float, softcap: float, layout: str) -> None:
-    require(layout in _HEADS_FIRST, f'window_attention: layout is "{layout}", expected "bhsd" or "bshd"')
-    for name, window in (("window_left", left), ("window_right", right)):
-        require(window >= -1, f"window_attention: {name} is {window}, expected a number of keys, or -1 for all")
-    require(math.isfinite(scale), f"window_attention: scale is {scale}, expected a finite number (0 for 1 / sqrt(D))")
+def check_logits(op: str, scale: float, softcap: float, layout: str) -> None:
+    """That the layout is one, and the logits are to be finite."""
+    require(layout in HEADS_FIRST, f'{op}: layout is "{layout}", expected "bhsd" or "bshd"')
+    require(math.isfinite(scale), f"{op}: scale is {scale}, expected a finite number (0 for 1 / sqrt(D))")
     fits = math.isfinite(softcap) and softcap >= 0
-    require(fits, f"window_attention: softcap is {softcap}, expected a finite number above 0, or 0 for none")
+    require(fits, f"{op}: softcap is {softcap}, expected a finite number above 0, or 0 for none")
 
 
-def _check_tensors(
-    q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, ranges: Tensor | None, heads_first: bool
-) -> None:
+def check_heads(op: str, q: Tensor, k: Tensor, v: Tensor, layout: str) -> tuple[int, int, int]:
+    """That the shapes fit; returns the heads of q, the batch, and the number of queries."""
     shapes = ", ".join(str(tuple(t.shape)) for t in (q, k, v))
-    require(all(t.dim() == 4 for t in (q, k, v)), f"window_attention: q, k and v must have 4 dimensions, got {shapes}")
+    require(all(t.dim() == 4 for t in (q, k, v)), f"{op}: q, k and v must have 4 dimensions, got {shapes}")
     same = all(a == b for a, b in zip(k.shape, v.shape, strict=True))
-    require(same, f"window_attention: k and v differ in shape: {tuple(k.shape)} and {tuple(v.shape)}")
+    require(same, f"{op}: k and v differ in shape: {tuple(k.shape)} and {tuple(v.shape)}")
     same = q.shape[0] == k.shape[0] and q.shape[3] == k.shape[3]
-    require(same, f"window_attention: q and k differ in batch or head_dim: {tuple(q.shape)} and {tuple(k.shape)}")
+    require(same, f"{op}: q and k differ in batch or head_dim: {tuple(q.shape)} and {tuple(k.shape)}")
     head_dim = q.shape[3]
-    fits = 0 < head_dim <= MAX_HEAD_DIM
-    require(fits, f"window_attention: head_dim is {head_dim}, expected 1 to {MAX_HEAD_DIM}")
-    head_axis = 1 if heads_first else 2
-    heads, groups = q.shape[head_axis], k.shape[head_axis]
+    require(0 < head_dim <= MAX_HEAD_DIM, f"{op}: head_dim is {head_dim}, expected 1 to {MAX_HEAD_DIM}")
+    axis = 1 if HEADS_FIRST[layout] else 2
+    heads, groups = q.shape[axis], k.shape[axis]
     fits = groups > 0 and heads % groups == 0
-    require(fits, f"window_attention: q has {heads} heads, expected a multiple of the {groups} of k")
-    if sinks is not None:
-        fits = sinks.dim() == 1 and sinks.shape[0] == heads
-        require(fits, f"window_attention: sinks has shape {tuple(sinks.shape)}, expected ({heads},), one a head of q")
-    if ranges is not None:
-        _check_ranges(ranges, q.shape[0], q.shape[3 - head_axis])
+    require(fits, f"{op}: q has {heads} heads, expected a multiple of the {groups} of k")
+    return heads, q.shape[0], q.shape[3 - axis]
 
 
-def _check_ranges(ranges: Tensor, batch: int, queries: int) -> None:
+def check_ranges(op: str, ranges: Tensor | None, batch: int, queries: int) -> None:
+    """That key_ranges, where there are some, are of these."""
+    if ranges is None:
+        return
     fits = ranges.dim() == 3 and ranges.shape[2] == 2
     fits = fits and (ranges.shape[0] == batch or ranges.shape[0] == 1)
     fits = fits and (ranges.shape[1] == queries or ranges.shape[1] == 1)
-    require(
-        fits,
-        f"window_attention: key_ranges has shape {tuple(ranges.shape)}, expected ({batch} or 1, {queries} or 1, 2)",
-    )
+    require(fits, f"{op}: key_ranges has shape {tuple(ranges.shape)}, expected ({batch} or 1, {queries} or 1, 2)")

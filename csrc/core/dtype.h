@@ -15,6 +15,7 @@ namespace bridge {
   ROW(kBFloat16, "bfloat16", __nv_bfloat16, 2, BFloat16, kBFloat16) \
   ROW(kInt32, "int32", int32_t, 4, Int, kInt32)                     \
   ROW(kInt64, "int64", int64_t, 8, Long, kInt64)                    \
+  ROW(kBool, "bool", bool, 1, Bool, kBool)                          \
   ROW(kUInt8, "uint8", uint8_t, 1, Byte, kUInt8)                    \
   ROW(kInt8, "int8", int8_t, 1, Char, kInt8)
 
@@ -44,6 +45,7 @@ constexpr DTypes kFloating = kFloat32 | in_set(DType::kFloat16) | in_set(DType::
 constexpr DTypes kIndex = in_set(DType::kInt32) | in_set(DType::kInt64);
 // Bytes of images. TensorRT gives no plugin a UINT8 tensor: there the same bytes come as INT8.
 constexpr DTypes kBytes = in_set(DType::kUInt8) | in_set(DType::kInt8);
+constexpr DTypes kMask = in_set(DType::kBool) | in_set(DType::kInt32);
 constexpr DTypes kLikeFirst = 1u << 31;  // the dtype of the first input
 
 inline bool accepts(DTypes set, DType dtype, DType first) {

@@ -64,7 +64,7 @@ DType dtype_of(std::string const& name) {
 }
 
 size_t bytes_of(Tensor const& tensor) {
-  size_t const sizes[] = {4, 2, 2, 4, 8};
+  size_t const sizes[] = {4, 2, 2, 4, 8, 1};
   return tensor.numel() * sizes[static_cast<int>(tensor.dtype)];
 }
 

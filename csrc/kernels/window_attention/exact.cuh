@@ -82,8 +82,9 @@ struct ExactQuery {
   }
 };
 
-template <class T>
-__global__ void __launch_bounds__(32 * kExactWarps) window_attention_exact_kernel(WindowAttentionArguments<T> a) {
+// Computes the query of this warp: add(its work, what it sees, batch, head, query) is to add keys.
+template <class T, class Add>
+__device__ void compute_exactly(WindowAttentionArguments<T> const& a, Add add) {
   __shared__ float queries[kExactWarps][kWindowAttentionMaxHeadDim];
   int const warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   int64_t const row = int64_t(blockIdx.x) * kExactWarps + warp;
@@ -95,17 +96,24 @@ __global__ void __launch_bounds__(32 * kExactWarps) window_attention_exact_kerne
   __syncwarp();
   KeyInterval const seen = seen_keys(a, batch, query);
   ExactQuery<T> work{a, queries[warp], batch, head / a.ratio(), lane};
-  for (int first = seen.begin; first < seen.end; first += 32) work.add(first, seen.end);
+  add(work, seen, batch, head, query);
   work.add_sink(sink_logit(a, head));
   work.write(a.out.row(batch, head, query));
 }
 
 template <class T>
-cudaError_t launch_window_attention_exact(WindowAttentionArguments<T> const& a, cudaStream_t stream) {
+__global__ void __launch_bounds__(32 * kExactWarps) window_attention_exact_kernel(WindowAttentionArguments<T> a) {
+  compute_exactly(a, [](ExactQuery<T>& work, KeyInterval seen, int, int, int) {
+    for (int first = seen.begin; first < seen.end; first += 32) work.add(first, seen.end);
+  });
+}
+
+template <class Kernel, class Arguments>
+cudaError_t launch_exact(Kernel kernel, Arguments const& a, cudaStream_t stream) {
   int64_t const blocks = ceil_divide(a.rows(), kExactWarps);
   if (blocks == 0) return cudaSuccess;
   if (blocks > kMaxGridX) return cudaErrorInvalidValue;
-  window_attention_exact_kernel<<<static_cast<unsigned>(blocks), 32 * kExactWarps, 0, stream>>>(a);
+  kernel<<<static_cast<unsigned>(blocks), 32 * kExactWarps, 0, stream>>>(a);
   return cudaGetLastError();
 }
 

@@ -1,5 +1,6 @@
-// Window attention by mma.sync, from compute capability 8.0 on. A block walks the tiles of keys that its rows see:
-// values come while products with keys are computed, the next keys while values are summed.
+// Attention by mma.sync, from compute capability 8.0 on. A block walks the tiles of keys that its rows see: values come
+// while products with keys are computed, the next keys while values are summed. `Rows` says which rows are the block's,
+// and `Tiles` which keys a tile has.
 #pragma once
 
 #include <climits>
@@ -24,14 +25,47 @@ struct MmaTile {
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 
+// Tiles of an interval of keys, one after the other.
 template <class Tile>
+struct IntervalTiles : KeyTiles {
+  using T = typename Tile::T;
+  KeyInterval keys;
+
+  __device__ IntervalTiles(KeyInterval keys, int split, int splits)
+      : KeyTiles(keys, Tile::kKeys, split, splits), keys(keys) {}
+
+  __device__ KeyRun<Tile::kKeysOfWarp> part(int tile, int warp_key) const {
+    return {keys.begin + tile * Tile::kKeys + warp_key};
+  }
+
+  // Where a thread's keys lie: every kStep-th of a tile, in turn. What no row sees is not read: it counts as zeros.
+  template <int kStep>
+  struct Source {
+    int first, end;
+    T const* next;
+    int64_t step;
+
+    template <class Rows>
+    __device__ Source(IntervalTiles const& tiles, int tile, AttentionTensor<T const> const& from, Rows const& rows,
+                      int key, int channel)
+        : first(tiles.keys.begin + tile * Tile::kKeys),
+          end(tiles.keys.end),
+          next(from.row(rows.batch, rows.group, first + key) + channel),
+          step(kStep * from.strides.seq) {}
+    __device__ bool has(int key) const { return first + key < end; }
+    __device__ T const* at(int) const { return next; }
+    __device__ void advance() { next += step; }
+  };
+};
+
+template <class Tile, class Rows>
 struct MmaAttention {
   using T = typename Tile::T;
   static constexpr int kChunks = Tile::kHeadDim * sizeof(T) / kAccessBytes, kInChunk = kAccessBytes / sizeof(T);
   static constexpr int kKeyColumns = Tile::kKeysOfWarp / 8, kChannelColumns = Tile::kHeadDim / 8;
 
   WindowAttentionArguments<T> const& a;
-  AttentionRows<T> const& rows;
+  Rows const& rows;
   KeyInterval keys;  // that any row of the block sees
   uint32_t shared_q, shared_k, shared_v;
   int warp_row, warp_key;  // the first of this warp in the tile of rows, and in a tile of keys
@@ -39,7 +73,7 @@ struct MmaAttention {
   SoftmaxRows softmax[Tile::kRowTiles];
   float sum[Tile::kRowTiles][kChannelColumns][4] = {};
 
-  __device__ MmaAttention(WindowAttentionArguments<T> const& a, AttentionRows<T> const& rows, unsigned char* memory)
+  __device__ MmaAttention(WindowAttentionArguments<T> const& a, Rows const& rows, unsigned char* memory)
       : a(a), rows(rows), shared_q(shared_address(memory)) {
     shared_k = shared_q + Tile::kRows * Tile::kRowBytes, shared_v = shared_k + Tile::kKeys * Tile::kRowBytes;
     int const warp = threadIdx.x / 32;
@@ -75,39 +109,38 @@ struct MmaAttention {
       copy_async_or_zero(to, inside ? rows.q(row) + first_channel() : a.q.data, inside);
     });
   }
-  // Keys, or values. What no row sees is not read: it counts as zeros.
-  __device__ void copy_tile(uint32_t shared, AttentionTensor<T const> const& from, int tile) const {
-    int const first = keys.begin + tile * Tile::kKeys;
-    T const* next = from.row(rows.batch, rows.group, first + threadIdx.x / kChunks) + first_channel();
-    int64_t const step = Tile::kThreads / kChunks * from.strides.seq;
+  // Keys, or values.
+  template <class Tiles>
+  __device__ void copy_tile(uint32_t shared, AttentionTensor<T const> const& from, Tiles const& tiles, int tile) const {
+    using Source = typename Tiles::template Source<Tile::kThreads / kChunks>;
+    Source source(tiles, tile, from, rows, threadIdx.x / kChunks, first_channel());
     each_row<Tile::kKeys>(shared, [&](int key, uint32_t to, bool inside) {
-      bool const copies = inside && first + key < keys.end;
-      copy_async_or_zero(to, copies ? next : a.q.data, copies);
-      next += step;
+      bool const copies = inside && source.has(key);
+      copy_async_or_zero(to, copies ? source.at(key) : a.q.data, copies);
+      source.advance();
     });
   }
 
-  __device__ void walk(KeyTiles tiles) {
-    copy_queries();
-    if (tiles.begin < tiles.end) copy_tile(shared_k, a.k, tiles.begin);
+  // Queries are in shared memory, or on their way.
+  template <class Tiles>
+  __device__ void walk(Tiles const& tiles) {
+    if (tiles.begin < tiles.end) copy_tile(shared_k, a.k, tiles, tiles.begin);
     for (int tile = tiles.begin; tile < tiles.end; ++tile) {
-      int const first = keys.begin + tile * Tile::kKeys + warp_key;
-      bool const sees = first < warp_keys.end && first + Tile::kKeysOfWarp > warp_keys.begin;
+      auto const part = tiles.part(tile, warp_key);
+      bool const sees = part.begin() < warp_keys.end && part.end() > warp_keys.begin;
       float product[Tile::kRowTiles][kKeyColumns][4] = {};
       wait_for_copies();
       __syncthreads();
-      copy_tile(shared_v, a.v, tile);
+      copy_tile(shared_v, a.v, tiles, tile);
       if (sees) multiply_keys(product);
       wait_for_copies();
       __syncthreads();
-      if (tile + 1 < tiles.end) copy_tile(shared_k, a.k, tile + 1);
+      if (tile + 1 < tiles.end) copy_tile(shared_k, a.k, tiles, tile + 1);
       if (!sees) continue;
-      weigh(product, first);
+      weigh(product, part);
       add_values(product);
     }
     wait_for_copies();
-#pragma unroll
-    for (auto& each : softmax) each.finish();
   }
 
   __device__ void multiply_keys(float (&product)[Tile::kRowTiles][kKeyColumns][4]) const {
@@ -134,14 +167,15 @@ struct MmaAttention {
     }
   }
 
-  __device__ void weigh(float (&product)[Tile::kRowTiles][kKeyColumns][4], int first) {
+  template <class Part>
+  __device__ void weigh(float (&product)[Tile::kRowTiles][kKeyColumns][4], Part const& part) {
 #pragma unroll
     for (int i = 0; i < Tile::kRowTiles; ++i) {
       bool masked = false;
 #pragma unroll
-      for (KeyInterval const& each : seen[i]) masked |= each.begin > first || each.end < first + Tile::kKeysOfWarp;
+      for (KeyInterval const& each : seen[i]) masked |= each.begin > part.begin() || each.end < part.end();
       float factor[2];
-      softmax[i].weigh(a, product[i], seen[i], first, __any_sync(~0u, masked), factor);
+      softmax[i].weigh(a, product[i], seen[i], part, __any_sync(~0u, masked), factor);
 #pragma unroll
       for (int j = 0; j < kChannelColumns; ++j) {
 #pragma unroll
@@ -172,6 +206,8 @@ struct MmaAttention {
   }
 
   __device__ void finish(AttentionParts const& parts, unsigned char* memory) {
+#pragma unroll
+    for (auto& each : softmax) each.finish();
     if constexpr (Tile::kShares > 1) {
       combine_shares(parts, memory);
     } else {
@@ -227,9 +263,12 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResidents) window_atten
     WindowAttentionArguments<typename Tile::T> a, AttentionParts parts) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   extern __shared__ __align__(kAccessBytes) unsigned char memory[];
-  AttentionRows<typename Tile::T> const rows(a, Tile::kRows, parts.count, blockIdx.x);
-  MmaAttention<Tile> attention(a, rows, memory);
-  attention.walk(KeyTiles(attention.keys, Tile::kKeys, rows.split, parts.count));
+  using Rows = AttentionRows<typename Tile::T>;
+  Rows const rows(a, Tile::kRows, parts.count, blockIdx.x);
+  MmaAttention<Tile, Rows> attention(a, rows, memory);
+  IntervalTiles<Tile> const tiles(attention.keys, rows.split, parts.count);
+  attention.copy_queries();
+  attention.walk(tiles);
   attention.finish(parts, memory);
 #else
   __trap();

@@ -20,6 +20,13 @@ inline Size window_attention_workspace(Size rows, int64_t head_dim) {
   return parts * attention_part_bytes(head_dim);
 }
 
+// How many blocks share the keys of a tile of rows. tiles: of rows, `rows` all together; blocks: that splits are to
+// give a multiprocessor; most_seen: tiles of keys.
+inline int attention_splits(int64_t rows, int64_t tiles, int64_t blocks, int64_t most_seen) {
+  int64_t const most_splits = least(kMostParts, kMostPartRows / rows);
+  return static_cast<int>(most(least(least(blocks * kLargeGpu / tiles, most_seen), most_splits), 1));
+}
+
 struct AttentionPlan {
   bool few = false;
   int64_t items = 0;  // of work: one for each tile of rows and split
@@ -38,11 +45,8 @@ struct AttentionPlan {
   template <class Arguments>
   AttentionPlan(Arguments const& a, bool few, int tile_rows, int tile_keys, int blocks, bool has_workspace) : few(few) {
     int64_t const tiles = int64_t(a.batch) * a.groups * ceil_divide(int64_t(a.queries) * a.ratio(), tile_rows);
-    if (has_workspace && tiles > 0) {
-      int64_t const most_splits = least(kMostParts, kMostPartRows / a.rows());
-      int64_t const wanted = least(blocks * kLargeGpu / tiles, ceil_divide(most_seen(a, tile_rows), tile_keys));
-      splits = static_cast<int>(most(least(wanted, most_splits), 1));
-    }
+    if (has_workspace && tiles > 0)
+      splits = attention_splits(a.rows(), tiles, blocks, ceil_divide(most_seen(a, tile_rows), tile_keys));
     items = tiles * splits;
   }
 
@@ -55,14 +59,14 @@ struct AttentionPlan {
   }
 };
 
-// The parts of a plan in the scratch memory.
+// That many parts in the scratch memory.
 template <class T>
-AttentionParts attention_parts(WindowAttentionArguments<T> const& a, AttentionPlan const& plan, void* workspace) {
+AttentionParts attention_parts(WindowAttentionArguments<T> const& a, int splits, void* workspace) {
   AttentionParts parts;
-  parts.count = plan.splits;
-  if (plan.splits == 1) return parts;
+  parts.count = splits;
+  if (splits == 1) return parts;
   parts.states = static_cast<float2*>(workspace);
-  parts.sums = reinterpret_cast<float*>(parts.states + plan.splits * a.rows());
+  parts.sums = reinterpret_cast<float*>(parts.states + splits * a.rows());
   return parts;
 }
 

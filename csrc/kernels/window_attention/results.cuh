@@ -8,8 +8,8 @@
 namespace bridge {
 
 // Two rows of sums as a part; row(half) is the first's or second's place in the tile of rows.
-template <int kColumns, class T, class Row>
-__device__ void write_part(AttentionRows<T> const& rows, AttentionParts const& parts, SoftmaxRows const& softmax,
+template <int kColumns, class Rows, class Row>
+__device__ void write_part(Rows const& rows, AttentionParts const& parts, SoftmaxRows const& softmax,
                            float const (&sum)[kColumns][4], Row row) {
   int const column = threadIdx.x % 4 * 2;
 #pragma unroll
@@ -43,9 +43,9 @@ __device__ inline void transpose_quad(uint32_t (&word)[4]) {
 }
 
 // Two rows of results.
-template <int kColumns, class T, class Row>
-__device__ void write_rows(AttentionRows<T> const& rows, SoftmaxRows const& softmax, float const (&sum)[kColumns][4],
-                           Row row) {
+template <int kColumns, class Rows, class Row>
+__device__ void write_rows(Rows const& rows, SoftmaxRows const& softmax, float const (&sum)[kColumns][4], Row row) {
+  using T = typename Rows::Element;
   constexpr int kInChunk = kAccessBytes / sizeof(T);
   static_assert(kInChunk == 8 && kColumns % 4 == 0);
 #pragma unroll

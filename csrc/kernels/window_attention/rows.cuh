@@ -15,6 +15,7 @@ struct AttentionParts {
 
 template <class T>
 struct AttentionRows {
+  using Element = T;
   WindowAttentionArguments<T> const& a;
   int batch, group, first, count;  // of the group's rows, which are `count`, the first of this tile
   int split;

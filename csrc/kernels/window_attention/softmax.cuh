@@ -48,21 +48,33 @@ __device__ inline uint32_t pack_two<bfloat16>(float a, float b) {
   return reinterpret_cast<uint32_t const&>(pair);
 }
 
+// The keys of a tile's columns, where they lie side by side.
+template <int kKeys>
+struct KeyRun {
+  int first;
+
+  __device__ int begin() const { return first; }
+  __device__ int end() const { return first + kKeys; }
+  // The key of the first of eight columns, and of the n-th after it.
+  __device__ KeyRun after(int n) const { return {first + n}; }
+  __device__ int column(int i) const { return first + 8 * i; }
+};
+
 // Of two rows: the largest logit so far, and this thread's part of the total of the weights.
 struct SoftmaxRows {
   float top[2] = {-INFINITY, -INFINITY}, total[2] = {};
 
-  // From products to weights. factor: by which earlier sums of values are multiplied. masked: a row sees not all keys
-  // first + 0 to first + 8 kColumns - 1.
-  template <int kColumns, class Arguments>
-  __device__ void weigh(Arguments const& a, float (&product)[kColumns][4], KeyInterval const (&seen)[2], int first,
-                        bool masked, float (&factor)[2]) {
+  // From products to weights. factor: by which earlier sums of values are multiplied. masked: a row sees not all of the
+  // keys.
+  template <int kColumns, class Arguments, class Keys>
+  __device__ void weigh(Arguments const& a, float (&product)[kColumns][4], KeyInterval const (&seen)[2],
+                        Keys const& keys, bool masked, float (&factor)[2]) {
     float scale = a.scale * kLog2E;  // of products to logits of base 2; positive, so that the largest stays it
     if (a.softcap > 0.f || scale <= 0.f) {
       to_logits(a, product);
       scale = 1.f;
     }
-    if (masked) mask(product, seen, first + threadIdx.x % 4 * 2);
+    if (masked) mask(product, seen, keys.after(threadIdx.x % 4 * 2));
     float largest[4], part[4] = {}, base[2];
 #pragma unroll
     for (int j = 0; j < 4; ++j) largest[j] = product[0][j];
@@ -119,13 +131,13 @@ struct SoftmaxRows {
     }
   }
 
-  template <int kColumns>
-  static __device__ void mask(float (&product)[kColumns][4], KeyInterval const (&seen)[2], int first) {
+  template <int kColumns, class Keys>
+  static __device__ void mask(float (&product)[kColumns][4], KeyInterval const (&seen)[2], Keys const& keys) {
 #pragma unroll
     for (int i = 0; i < kColumns; ++i) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        if (!seen[j / 2].has(first + 8 * i + j % 2)) product[i][j] = -INFINITY;
+        if (!seen[j / 2].has(keys.column(i) + j % 2)) product[i][j] = -INFINITY;
       }
     }
   }

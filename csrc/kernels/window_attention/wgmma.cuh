@@ -106,7 +106,7 @@ struct WgmmaAttention {
 #pragma unroll
     for (KeyInterval const& each : seen) masked |= each.begin > first || each.end < first + Tile::kKeys;
     auto& columns = reinterpret_cast<float (&)[kKeyColumns][4]>(product);
-    softmax.weigh(a, columns, seen, first, __any_sync(~0u, masked), factor);
+    softmax.weigh(a, columns, seen, KeyRun<Tile::kKeys>{first}, __any_sync(~0u, masked), factor);
   }
   __device__ void rescale(float const (&factor)[2]) {
 #pragma unroll

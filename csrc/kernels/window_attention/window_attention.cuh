@@ -2,41 +2,20 @@
 #pragma once
 
 #include "core/device.h"
-#include "kernels/window_attention/exact.cuh"
+#include "kernels/window_attention/launch.cuh"
 #include "kernels/window_attention/mma.cuh"
 #include "kernels/window_attention/plan.cuh"
 #include "kernels/window_attention/wgmma.cuh"
 
 namespace bridge {
 
-// Whether the tensor-core kernels take the tensors: they read and write 16 bytes at once.
-template <class T>
-bool takes_whole_chunks(WindowAttentionArguments<T> const& a) {
-  constexpr int kInChunk = kAccessBytes / sizeof(T);
-  auto fits = [](auto const& tensor) {
-    AttentionStrides const& strides = tensor.strides;
-    return aligned(tensor.data) && strides.batch % kInChunk == 0 && strides.head % kInChunk == 0 &&
-           strides.seq % kInChunk == 0;
-  };
-  return a.head_dim % kInChunk == 0 && fits(a.q) && fits(a.k) && fits(a.v) && fits(a.out);
-}
-
 // Of 16-bit types: the kernel for every GPU, or that of compute capability 9.0.
 enum class WindowAttentionWay { kMma = 0, kWgmma = 1 };
-
-template <class Kernel>
-cudaError_t allow_shared(Kernel kernel, int bytes) {
-  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-}
 
 template <class Tile>
 cudaError_t launch_mma_tiles(WindowAttentionArguments<typename Tile::T> const& a, AttentionPlan const& plan,
                              AttentionParts const& parts, int, cudaStream_t stream) {
-  auto const kernel = window_attention_mma_kernel<Tile>;
-  cudaError_t const status = allow_shared(kernel, Tile::kSharedBytes);
-  if (status != cudaSuccess) return status;
-  kernel<<<static_cast<unsigned>(plan.items), Tile::kThreads, Tile::kSharedBytes, stream>>>(a, parts);
-  return cudaGetLastError();
+  return launch_tiles<Tile>(window_attention_mma_kernel<Tile>, a, plan.items, parts, stream);
 }
 
 template <class Tile>
@@ -64,7 +43,7 @@ cudaError_t launch_width(WindowAttentionArguments<T> const& a, WindowAttentionWa
   bool const splits = workspace != nullptr;
   auto const plan = wgmma ? AttentionPlan::of<Few, ManyByWgmma>(a, splits) : AttentionPlan::of<Few, Many>(a, splits);
   if (plan.items > kMaxGridX) return cudaErrorInvalidValue;
-  AttentionParts const parts = attention_parts(a, plan, workspace);
+  AttentionParts const parts = attention_parts(a, plan.splits, workspace);
   auto const launch = plan.few ? launch_mma_tiles<Few>
                       : wgmma  ? launch_wgmma_tiles<ManyByWgmma>
                                : launch_mma_tiles<Many>;
@@ -93,7 +72,7 @@ cudaError_t launch_window_attention(WindowAttentionArguments<T> const& a, Window
       return launch_halves(a, way, device.multiprocessors, workspace, stream);
     }
   }
-  return launch_window_attention_exact(a, stream);
+  return launch_exact(window_attention_exact_kernel<T>, a, stream);
 }
 
 }  // namespace bridge

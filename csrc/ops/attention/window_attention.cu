@@ -1,15 +1,14 @@
 #include <algorithm>
-#include <cmath>
 
 #include "core/device.h"
 #include "core/dispatch.h"
-#include "core/op.h"
 #include "kernels/window_attention/window_attention.cuh"
+#include "ops/attention/attention_op.h"
 
 namespace bridge {
 namespace {
 
-struct WindowAttention final : Op {
+struct WindowAttention final : AttentionOp {
   static constexpr char const* name = "window_attention";
   static std::vector<Param> inputs() {
     return {or_strided({"q", kFloating}),            // [batch, heads, queries, head_dim], or by `layout`
@@ -23,8 +22,6 @@ struct WindowAttention final : Op {
   }
 
   int64_t window_left = kNoWindow, window_right = 0;
-  double scale = 0.0, softcap = 0.0;
-  std::string layout = "bhsd";
 
   std::vector<Attribute> attributes() override {
     return {{"window_left", &window_left},
@@ -34,26 +31,20 @@ struct WindowAttention final : Op {
             {"layout", &layout}};
   }
 
-  int head_axis() const { return layout == "bhsd" ? 1 : 2; }
-  int seq_axis() const { return 3 - head_axis(); }
-
   void shapes(Shape const* in, Shape* out) const override {
-    check_attributes();
-    check_heads(in[0], in[1], in[2]);
+    check_window();
+    check_logits(name);
+    check_heads(name, in[0], in[1], in[2]);
     Dim const heads = in[0][head_axis()];
     if (in[3].present()) {
       require(in[3].rank == 1 && may_equal(in[3][0], heads), name, ": sinks has shape ", in[3], ", expected [", heads,
               "], one a head of q");
     }
-    if (in[4].present()) check_ranges(in[4], in[0][0], in[0][seq_axis()]);
+    if (in[4].present()) check_ranges(name, in[4], in[0][0], in[0][seq_axis()]);
     out[0] = in[0];
   }
 
-  size_t workspace(Tensor const* in, Tensor const*) const override {
-    Tensor const& q = in[0];
-    if (q.dtype == DType::kFloat32) return 0;
-    return window_attention_workspace(Size(q[0]) * q[1] * q[2], q[3]).bytes();
-  }
+  size_t workspace(Tensor const* in, Tensor const*) const override { return split_workspace(in[0]); }
 
   // Of compute capability 9.0, for 16-bit types: the kernel of every GPU, or 9.0's own.
   enum Tactic { kMma = 0, kWgmma = 1 };
@@ -85,60 +76,20 @@ struct WindowAttention final : Op {
     return narrow && head_dim <= 64 ? kMma : kWgmma;
   }
 
-  void check_attributes() const {
-    require(layout == "bhsd" || layout == "bshd", name, ": layout is \"", layout, "\", expected \"bhsd\" or \"bshd\"");
-    auto check_window = [](char const* side, int64_t window) {
+  void check_window() const {
+    auto check = [](char const* side, int64_t window) {
       require(window >= kNoWindow, name, ": ", side, " is ", window, ", expected a number of keys, or -1 for all");
     };
-    check_window("window_left", window_left), check_window("window_right", window_right);
-    require(std::isfinite(scale), name, ": scale is ", scale, ", expected a finite number (0 for 1 / sqrt(D))");
-    require(std::isfinite(softcap) && softcap >= 0, name, ": softcap is ", softcap,
-            ", expected a finite number above 0, or 0 for none");
-  }
-
-  void check_heads(Shape const& q, Shape const& k, Shape const& v) const {
-    require(q.rank == 4 && k.rank == 4 && v.rank == 4, name, ": q, k and v must have 4 dimensions, got ", q, ", ", k,
-            ", ", v);
-    for (int axis = 0; axis < 4; ++axis)
-      require(may_equal(k[axis], v[axis]), name, ": k and v differ in shape: ", k, " and ", v);
-    require(may_equal(q[0], k[0]) && may_equal(q[3], k[3]), name, ": q and k differ in batch or head_dim: ", q, " and ",
-            k);
-    bool const too_wide = q[3].known() && may_exceed(q[3], kWindowAttentionMaxHeadDim);
-    require(may_exceed(q[3], 0) && !too_wide, name, ": head_dim is ", q[3], ", expected 1 to ",
-            kWindowAttentionMaxHeadDim);
-    Dim const heads = q[head_axis()], groups = k[head_axis()];
-    require(may_divide(groups, heads), name, ": q has ", heads, " heads, expected a multiple of the ", groups, " of k");
-  }
-
-  void check_ranges(Shape const& ranges, Dim batch, Dim queries) const {
-    bool const fits = ranges.rank == 3 && (may_equal(ranges[0], batch) || may_equal(ranges[0], 1)) &&
-                      (may_equal(ranges[1], queries) || may_equal(ranges[1], 1)) && may_equal(ranges[2], 2);
-    require(fits, name, ": key_ranges has shape ", ranges, ", expected [", batch, " or 1, ", queries, " or 1, 2]");
-  }
-
-  template <class T>
-  AttentionTensor<T> tensor(Tensor const& given) const {
-    return {static_cast<T*>(given.data), {given.stride(0), given.stride(head_axis()), given.stride(seq_axis())}};
+    check("window_left", window_left), check("window_right", window_right);
   }
 
   template <class T>
   WindowAttentionArguments<T> arguments(Tensor const* in, Tensor const& out) const {
-    Tensor const &q = in[0], &k = in[1], &sinks = in[3], &ranges = in[4];
     WindowAttentionArguments<T> a{};
-    a.q = tensor<T const>(q), a.k = tensor<T const>(k), a.v = tensor<T const>(in[2]), a.out = tensor<T>(out);
-    a.sinks = sinks.data, a.float_sinks = sinks.dtype == DType::kFloat32;
-    a.key_ranges = ranges.data, a.wide_ranges = ranges.dtype == DType::kInt64;
-    if (ranges.present()) {
-      a.range_query_step = ranges[1] > 1;
-      a.range_batch_step = ranges[0] > 1 ? ranges[1] : 0;
-    }
-    a.batch = to_int(q[0]), a.heads = to_int(q[head_axis()]), a.queries = to_int(q[seq_axis()]);
-    a.groups = to_int(k[head_axis()]), a.keys = to_int(k[seq_axis()]), a.head_dim = to_int(q[3]);
-    // Kernels count rows of a group, and keys, up to the end of a tile.
-    to_int((Size(a.queries) * a.ratio() + kMostTileExtent).value()), to_int((Size(a.keys) + kMostTileExtent).value());
+    fill(a, in, out);
+    fill_ranges(a, in[4]);
+    a.sinks = in[3].data, a.float_sinks = in[3].dtype == DType::kFloat32;
     a.window_left = window(window_left), a.window_right = window(window_right);
-    a.scale = static_cast<float>(scale != 0.0 ? scale : 1.0 / std::sqrt(static_cast<double>(a.head_dim)));
-    a.softcap = static_cast<float>(softcap);
     return a;
   }
 

@@ -1,0 +1,82 @@
+// What ops of attention have in common: queries, keys and values by heads, and what is done to logits.
+#pragma once
+
+#include <cmath>
+
+#include "core/op.h"
+#include "kernels/window_attention/plan.cuh"
+
+namespace bridge {
+
+// Inputs 0 to 2 are q, k and v.
+struct AttentionOp : Op {
+  double scale = 0.0, softcap = 0.0;
+  std::string layout = "bhsd";
+
+  int head_axis() const { return layout == "bhsd" ? 1 : 2; }
+  int seq_axis() const { return 3 - head_axis(); }
+
+  // Of a kernel that splits keys.
+  static size_t split_workspace(Tensor const& q) {
+    if (q.dtype == DType::kFloat32) return 0;
+    return window_attention_workspace(Size(q[0]) * q[1] * q[2], q[3]).bytes();
+  }
+
+ protected:
+  void check_logits(char const* name) const {
+    require(layout == "bhsd" || layout == "bshd", name, ": layout is \"", layout, "\", expected \"bhsd\" or \"bshd\"");
+    require(std::isfinite(scale), name, ": scale is ", scale, ", expected a finite number (0 for 1 / sqrt(D))");
+    require(std::isfinite(softcap) && softcap >= 0, name, ": softcap is ", softcap,
+            ", expected a finite number above 0, or 0 for none");
+  }
+
+  void check_heads(char const* name, Shape const& q, Shape const& k, Shape const& v) const {
+    require(q.rank == 4 && k.rank == 4 && v.rank == 4, name, ": q, k and v must have 4 dimensions, got ", q, ", ", k,
+            ", ", v);
+    for (int axis = 0; axis < 4; ++axis)
+      require(may_equal(k[axis], v[axis]), name, ": k and v differ in shape: ", k, " and ", v);
+    require(may_equal(q[0], k[0]) && may_equal(q[3], k[3]), name, ": q and k differ in batch or head_dim: ", q, " and ",
+            k);
+    bool const too_wide = q[3].known() && may_exceed(q[3], kWindowAttentionMaxHeadDim);
+    require(may_exceed(q[3], 0) && !too_wide, name, ": head_dim is ", q[3], ", expected 1 to ",
+            kWindowAttentionMaxHeadDim);
+    Dim const heads = q[head_axis()], groups = k[head_axis()];
+    require(may_divide(groups, heads), name, ": q has ", heads, " heads, expected a multiple of the ", groups, " of k");
+  }
+
+  void check_ranges(char const* name, Shape const& ranges, Dim batch, Dim queries) const {
+    bool const fits = ranges.rank == 3 && (may_equal(ranges[0], batch) || may_equal(ranges[0], 1)) &&
+                      (may_equal(ranges[1], queries) || may_equal(ranges[1], 1)) && may_equal(ranges[2], 2);
+    require(fits, name, ": key_ranges has shape ", ranges, ", expected [", batch, " or 1, ", queries, " or 1, 2]");
+  }
+
+  // What both kinds of arguments say; without sinks, ranges and a window.
+  template <class T>
+  void fill(WindowAttentionArguments<T>& a, Tensor const* in, Tensor const& out) const {
+    Tensor const &q = in[0], &k = in[1];
+    a.q = tensor<T const>(q), a.k = tensor<T const>(k), a.v = tensor<T const>(in[2]), a.out = tensor<T>(out);
+    a.batch = to_int(q[0]), a.heads = to_int(q[head_axis()]), a.queries = to_int(q[seq_axis()]);
+    a.groups = to_int(k[head_axis()]), a.keys = to_int(k[seq_axis()]), a.head_dim = to_int(q[3]);
+    // Kernels count rows of a group, and keys, up to the end of a tile.
+    to_int((Size(a.queries) * a.ratio() + kMostTileExtent).value()), to_int((Size(a.keys) + kMostTileExtent).value());
+    a.window_left = a.window_right = kNoWindow;
+    a.scale = static_cast<float>(scale != 0.0 ? scale : 1.0 / std::sqrt(static_cast<double>(a.head_dim)));
+    a.softcap = static_cast<float>(softcap);
+  }
+
+  template <class T>
+  static void fill_ranges(WindowAttentionArguments<T>& a, Tensor const& ranges) {
+    a.key_ranges = ranges.data, a.wide_ranges = ranges.dtype == DType::kInt64;
+    if (!ranges.present()) return;
+    a.range_query_step = ranges[1] > 1;
+    a.range_batch_step = ranges[0] > 1 ? ranges[1] : 0;
+  }
+
+ private:
+  template <class T>
+  AttentionTensor<T> tensor(Tensor const& given) const {
+    return {static_cast<T*>(given.data), {given.stride(0), given.stride(head_axis()), given.stride(seq_axis())}};
+  }
+};
+
+}  // namespace bridge
