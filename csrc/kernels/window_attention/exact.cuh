@@ -7,17 +7,6 @@ namespace bridge {
 
 constexpr int kExactWarps = 8, kExactChannels = kWindowAttentionMaxHeadDim / 32;
 
-__device__ inline float sum_of_warp(float value) {
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(~0u, value, step);
-  return value;
-}
-__device__ inline float max_of_warp(float value) {
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) value = fmaxf(value, __shfl_xor_sync(~0u, value, step));
-  return value;
-}
-
 // A logit times log2(e), so that exp2 gives its weight.
 template <class Arguments>
 __device__ float logit(Arguments const& a, float product) {

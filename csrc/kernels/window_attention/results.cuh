@@ -26,22 +26,6 @@ __device__ void write_part(Rows const& rows, AttentionParts const& parts, Softma
   }
 }
 
-// Of four neighbouring threads with four words each, thread i gets word i of each, in their order.
-__device__ inline void transpose_quad(uint32_t (&word)[4]) {
-  int const lane = threadIdx.x % 4;
-#pragma unroll
-  for (int bit = 1; bit < 4; bit *= 2) {
-    bool const upper = lane & bit;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (i & bit) continue;
-      uint32_t const given = __shfl_xor_sync(~0u, upper ? word[i] : word[i + bit], bit);
-      word[i] = upper ? given : word[i];
-      word[i + bit] = upper ? word[i + bit] : given;
-    }
-  }
-}
-
 // Two rows of results.
 template <int kColumns, class Rows, class Row>
 __device__ void write_rows(Rows const& rows, SoftmaxRows const& softmax, float const (&sum)[kColumns][4], Row row) {

@@ -2,8 +2,8 @@
 // ahead of the warpgroups that multiply.
 #pragma once
 
+#include "kernels/common/attention.cuh"
 #include "kernels/common/wgmma.cuh"
-#include "kernels/window_attention/instructions.cuh"
 #include "kernels/window_attention/rows.cuh"
 
 namespace bridge {

@@ -1,0 +1,112 @@
+// Attention within the windows of a map: which kernel computes it.
+#pragma once
+
+#include <climits>
+
+#include "core/checked.h"
+#include "core/device.h"
+#include "kernels/swin_attention/exact.cuh"
+#include "kernels/swin_attention/tiles.cuh"
+#include "kernels/swin_attention/window.cuh"
+
+namespace bridge {
+
+constexpr int kSwinWindowTokens = 64;      // of the kernel that has a window's logits at once
+constexpr int kSwinWindowHeadDim = 64;     // of the same
+constexpr int kSwinTilesHeadDim = 128;     // of the kernel that walks tiles of keys
+constexpr int kSwinTilesTokens = 1 << 14;  // of the same: a window's pairs of tokens are counted in 32 bits
+
+// Whether the tensor-core kernels take a tensor: they read and write 16 bytes at once, and count within an image in 32
+// bits.
+template <class T>
+bool takes_swin_tensor(SwinTensor<T> const& tensor, SwinWindows const& windows) {
+  constexpr int kInChunk = kAccessBytes / sizeof(T);
+  SwinStrides const& step = tensor.strides;
+  auto const fits = [](int64_t stride) { return stride >= 0 && stride % kInChunk == 0; };
+  bool const in_chunks = aligned(tensor.data) && fits(step.image) && fits(step.y) && fits(step.x) && fits(step.head);
+  return in_chunks && step.y <= INT_MAX / windows.map_height / 2 && step.x <= INT_MAX / windows.map_width / 2;
+}
+
+template <class T>
+bool takes_swin_tiles(SwinArguments<T> const& a) {
+  auto const fits = [&](auto const& tensor) { return takes_swin_tensor(tensor, a.windows); };
+  constexpr int kInChunk = kAccessBytes / sizeof(T);
+  bool const tables = (!a.bias.data || aligned(a.bias.data)) && (!a.mask.data || aligned(a.mask.data));
+  return a.head_dim % kInChunk == 0 && a.head_dim <= kSwinTilesHeadDim && a.windows.tokens() <= kSwinTilesTokens &&
+         tables && fits(a.q) && fits(a.k) && fits(a.v) && fits(a.out);
+}
+
+// Shared memory of a multiprocessor: as the CUDA C++ Programming Guide has it.
+inline int swin_shared_memory(int capability) {
+  bool const roomy = capability == 80 || capability == 87 || (capability >= 90 && capability < 120);
+  return (roomy ? 164 : 100) << 10;
+}
+
+// As many windows of each block as of every other, and no more blocks than run at once.
+template <class T>
+unsigned swin_window_blocks(SwinArguments<T> const& a, int at_once) {
+  int64_t const windows = a.all_windows(), most = at_once / a.heads > 1 ? at_once / a.heads : 1;
+  int64_t const shares = windows < most ? windows : ceil_divide(windows, ceil_divide(windows, most));
+  return static_cast<unsigned>(shares * a.heads);
+}
+
+template <class T, int kHeadDim, int kColumns>
+cudaError_t launch_swin_window(SwinArguments<T> const& a, int stages, Device const& device, cudaStream_t stream) {
+  using Tile = SwinTile<T, kHeadDim, kSwinWindowTokens, kColumns>;
+  constexpr int kResidents = kHeadDim <= 32 ? 4 : 2, kReserved = 1024;  // bytes of shared memory that a block costs
+  int const tokens = a.windows.tokens(), mask = tokens * tokens * int(a.mask.wide ? sizeof(float) : sizeof(T));
+  SwinStages const chosen{stages, a.mask.data ? (mask + 2 * kAccessBytes - 1) / kAccessBytes * kAccessBytes : 0};
+  auto const kernel = swin_attention_window_kernel<Tile, kResidents>;
+  int const shared = swin_shared_bytes<Tile>(chosen);
+  cudaError_t const status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+  if (status != cudaSuccess) return status;
+  int const fitting = swin_shared_memory(device.capability) / (shared + kReserved);
+  int const residents = fitting < 1 ? 1 : fitting < kResidents ? fitting : kResidents;
+  unsigned const blocks = swin_window_blocks(a, residents * device.multiprocessors);
+  kernel<<<blocks, Tile::kThreads, shared, stream>>>(a, chosen);
+  return cudaGetLastError();
+}
+
+template <class T, int kHeadDim, int kTokens>
+cudaError_t launch_swin_tiles(SwinArguments<T> const& a, cudaStream_t stream) {
+  using Tile = SwinTile<T, kHeadDim, kTokens, kTokens / 8>;
+  int64_t const tiles = ceil_divide(a.windows.tokens(), kTokens);
+  int64_t const blocks = (Size(a.all_windows()) * a.heads * tiles).value();
+  if (blocks > kMaxGridX) return cudaErrorInvalidValue;
+  auto const kernel = swin_attention_tiles_kernel<Tile>;
+  constexpr int kShared = kSwinTilesBytes<Tile>;
+  cudaError_t const status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
+  if (status != cudaSuccess) return status;
+  kernel<<<static_cast<unsigned>(blocks), Tile::kThreads, kShared, stream>>>(a);
+  return cudaGetLastError();
+}
+
+template <class T>
+cudaError_t launch_swin_halves(SwinArguments<T> const& a, int stages, Device const& device, cudaStream_t stream) {
+  int const tokens = a.windows.tokens();
+  if (tokens <= kSwinWindowTokens && a.head_dim <= kSwinWindowHeadDim) {
+    bool const narrow = tokens <= 56;
+    auto const launch = a.head_dim <= 32 ? narrow ? launch_swin_window<T, 32, 7> : launch_swin_window<T, 32, 8>
+                        : narrow         ? launch_swin_window<T, 64, 7>
+                                         : launch_swin_window<T, 64, 8>;
+    return launch(a, stages, device, stream);
+  }
+  // The tiles that leave fewer rows without a token.
+  bool const smaller = ceil_divide(tokens, 48) * 48 < ceil_divide(tokens, 64) * 64;
+  auto const launch = a.head_dim <= 32   ? smaller ? launch_swin_tiles<T, 32, 48> : launch_swin_tiles<T, 32, 64>
+                      : a.head_dim <= 64 ? smaller ? launch_swin_tiles<T, 64, 48> : launch_swin_tiles<T, 64, 64>
+                                         : launch_swin_tiles<T, 128, 64>;
+  return launch(a, stream);
+}
+
+// stages: windows of up to 64 tokens that a block holds, 2 or 3.
+template <class T>
+cudaError_t launch_swin_attention(SwinArguments<T> const& a, int stages, Device const& device, cudaStream_t stream) {
+  if (a.all_windows() == 0 || a.windows.tokens() == 0 || a.heads == 0) return cudaSuccess;
+  if constexpr (sizeof(T) == 2) {
+    if (device.capability >= 80 && takes_swin_tiles(a)) return launch_swin_halves(a, stages, device, stream);
+  }
+  return launch_swin_attention_exact(a, stream);
+}
+
+}  // namespace bridge

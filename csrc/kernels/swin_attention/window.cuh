@@ -1,0 +1,189 @@
+// Attention within windows of up to 64 tokens by mma.sync, from compute capability 8.0 on. A block has one head, whose
+// bias its threads hold in registers, and walks windows: the next ones come while one is computed.
+#pragma once
+
+#include "kernels/swin_attention/rows.cuh"
+
+namespace bridge {
+
+// stages: windows in shared memory, 2 or 3. mask_bytes: of a stage, for the window's mask; 0: there are none.
+struct SwinStages {
+  int stages, mask_bytes;
+};
+
+template <class Tile>
+__host__ __device__ constexpr int swin_shared_bytes(SwinStages stages) {
+  constexpr int kLengths = 2 * Tile::kTokens * sizeof(float);
+  return kLengths + stages.stages * (3 * Tile::kTensorBytes + stages.mask_bytes);
+}
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+
+template <class Tile>
+struct SwinWindow {
+  using T = typename Tile::T;
+  using Mma = SwinMma<Tile>;
+  static constexpr int kColumns = Tile::kColumns;
+
+  SwinArguments<T> const& a;
+  SwinStages stages;
+  unsigned char* memory;
+  int head;
+  SwinRows rows;
+  float factor, bias[kColumns][4];  // of logits of base 2; -inf where there is no key
+  uint32_t apart[2];  // of each axis, a bit for each of `bias`: whether row and column are on different sides
+
+  __device__ SwinWindow(SwinArguments<T> const& a, SwinStages stages, unsigned char* memory, int head)
+      : a(a), stages(stages), memory(memory), head(head), rows(a.windows, 0), factor(a.factor(head)), apart{} {
+    int const tokens = a.windows.tokens(), column = first_column();
+    int64_t const of_head = int64_t(head) * tokens * tokens;
+#pragma unroll
+    for (int i = 0; i < 4 * kColumns; ++i) {
+      int const key = column + i / 4 * 8 + i % 2, row = rows.token[i % 4 / 2];
+      float value = key < tokens ? 0.f : -INFINITY;
+      if (a.bias.data && key < tokens && row < tokens) value = kLog2E * a.bias.at(of_head + row * tokens + key);
+      bias[i / 4][i % 4] = value;
+      int const sides = side_of(a.windows, row) ^ side_of(a.windows, key);
+      apart[0] |= uint32_t(sides & 1) << i, apart[1] |= uint32_t(sides >> 1) << i;
+    }
+  }
+
+  static __device__ int first_column() { return threadIdx.x % 4 * 2; }
+  __device__ float* lengths() const { return reinterpret_cast<float*>(memory); }
+  __device__ unsigned char* stage(int index) const {
+    return memory + 2 * Tile::kTokens * sizeof(float) + index * (3 * Tile::kTensorBytes + stages.mask_bytes);
+  }
+
+  __device__ void copy(SwinPlace const& window, int index, int to) const {
+    uint32_t const shared = shared_address(stage(to));
+    Mma::template copy<false>(a, a.q, window, head, rows, shared);
+    Mma::template copy<false>(a, a.k, window, head, rows, shared + Tile::kTensorBytes);
+    Mma::template copy<false>(a, a.v, window, head, rows, shared + 2 * Tile::kTensorBytes);
+    if (a.mask.data) copy_mask(index, shared + 3 * Tile::kTensorBytes);
+  }
+
+  // Masks lie one after another, whatever the size of one: whole chunks of 16 bytes from the one before its first byte.
+  __device__ void copy_mask(int index, uint32_t shared) const {
+    int64_t const bytes = mask_size(), begin = (index % a.masks) * bytes, end = a.masks * bytes;
+    int64_t const first = begin & ~int64_t(kAccessBytes - 1);
+    auto const* const from = static_cast<unsigned char const*>(a.mask.data);
+    for (int64_t at = first + threadIdx.x * kAccessBytes; at < begin + bytes; at += Tile::kThreads * kAccessBytes)
+      copy_async_part(shared + static_cast<uint32_t>(at - first), from + at,
+                      static_cast<int>(end - at < kAccessBytes ? end - at : kAccessBytes));
+  }
+  __device__ int64_t mask_size() const {
+    return int64_t(a.windows.tokens()) * a.windows.tokens() * (a.mask.wide ? sizeof(float) : sizeof(T));
+  }
+
+  __device__ void walk(int first, int step, int count) {
+    SwinPlace next = SwinPlace::of(a.windows, first), window = next;
+    SwinPlace const steps = SwinPlace::of(a.windows, step);
+    int64_t to_copy = first;  // up to 2 steps beyond the last
+    int into = 0, from = 0;
+    auto copy_next = [&] {
+      if (to_copy < count) copy(next, static_cast<int>(to_copy), into);
+      commit_copies();
+      next.advance(a.windows, steps), to_copy += step;
+      into = into + 1 == stages.stages ? 0 : into + 1;
+    };
+    for (int i = 1; i < stages.stages; ++i) copy_next();
+    for (int64_t index = first; index < count; index += step) {
+      if (stages.stages == 2) {
+        wait_for_copies_but<0>();
+      } else {
+        wait_for_copies_but<1>();
+      }
+      __syncthreads();
+      copy_next();
+      compute(window, static_cast<int>(index), stage(from));
+      window.advance(a.windows, steps);
+      from = from + 1 == stages.stages ? 0 : from + 1;
+    }
+    wait_for_copies();
+  }
+
+  __device__ void compute(SwinPlace const& window, int index, unsigned char const* tensors) {
+    uint32_t const shared = shared_address(tensors);
+    typename Mma::Fragments q;
+    typename Mma::Products product = {};
+    typename Mma::Sums sum = {};
+    OnlineSoftmax softmax;
+    float unused[2];
+    if (a.cosine()) find_lengths(tensors);
+    Mma::load_queries(shared, q);
+    Mma::multiply_keys(q, shared + Tile::kTensorBytes, product);
+    to_logits(product);
+    int const sides = sides_within(a.windows, window);
+    if (sides) hide(product, sides);
+    if (a.mask.data) add_mask(product, tensors + 3 * Tile::kTensorBytes, index);
+    softmax.weigh(product, 1.f, unused);
+    softmax.finish();
+    Mma::add_values(product, shared + 2 * Tile::kTensorBytes, sum);
+    Mma::write(a, window, head, rows, softmax, sum);
+  }
+
+  // Of all rows of q and k, by all threads.
+  __device__ void find_lengths(unsigned char const* tensors) const {
+    for (int row = threadIdx.x; row < 2 * Tile::kTokens; row += Tile::kThreads)
+      lengths()[row] = Mma::inverse_length(tensors + row * Tile::kRowBytes);  // k begins where q ends
+    __syncthreads();
+  }
+
+  __device__ void to_logits(typename Mma::Products& product) const {
+    float scale[2] = {factor, factor};
+    if (a.cosine()) {
+      float const* const keys = lengths() + Tile::kTokens + first_column();
+#pragma unroll
+      for (int half = 0; half < 2; ++half) scale[half] *= lengths()[rows.token[half]];
+#pragma unroll
+      for (int i = 0; i < kColumns; ++i) {
+        float2 const inverse = *reinterpret_cast<float2 const*>(keys + 8 * i);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) product[i][j] *= j % 2 ? inverse.y : inverse.x;
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) product[i][j] = fmaf(product[i][j], scale[j / 2], bias[i][j]);
+    }
+  }
+
+  __device__ void hide(typename Mma::Products& product, int sides) const {
+    uint32_t const hidden = (sides & 1 ? apart[0] : 0) | (sides & 2 ? apart[1] : 0);
+    float const value = a.shift_mask * kLog2E;
+#pragma unroll
+    for (int i = 0; i < 4 * kColumns; ++i) product[i / 4][i % 4] += hidden >> i & 1 ? value : 0.f;
+  }
+
+  __device__ void add_mask(typename Mma::Products& product, unsigned char const* memory, int index) const {
+    int const tokens = a.windows.tokens(), column = first_column();
+    int const skipped = static_cast<int>((index % a.masks) * mask_size() % kAccessBytes);
+    SwinTable<T> const mask{memory + skipped, a.mask.wide};
+#pragma unroll
+    for (int i = 0; i < 4 * kColumns; ++i) {
+      int const key = column + i / 4 * 8 + i % 2, row = rows.token[i % 4 / 2];
+      if (key < tokens && row < tokens)
+        product[i / 4][i % 4] = fmaf(kLog2E, mask.at(row * tokens + key), product[i / 4][i % 4]);
+    }
+  }
+};
+
+#endif
+
+// One dimension of blocks: a head, and one of the shares of its windows.
+template <class Tile, int kResidents>
+__global__ void __launch_bounds__(Tile::kThreads, kResidents) swin_attention_window_kernel(
+    SwinArguments<typename Tile::T> a, SwinStages stages) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+  extern __shared__ __align__(kAccessBytes) unsigned char memory[];
+  SwinMma<Tile>::clear(memory, swin_shared_bytes<Tile>(stages));
+  __syncthreads();
+  SwinWindow<Tile> work(a, stages, memory, blockIdx.x % a.heads);
+  work.walk(blockIdx.x / a.heads, gridDim.x / a.heads, static_cast<int>(a.all_windows()));
+#else
+  __trap();
+#endif
+}
+
+}  // namespace bridge
