@@ -29,6 +29,17 @@ __device__ inline void wait_for_copies() {
   asm volatile("cp.async.wait_all;" ::: "memory");
 #endif
 }
+// What this thread asked for until now is a group, for which it can wait apart from what it asks for later.
+__device__ inline void group_copies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+__device__ inline void wait_for_groups() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group 0;" ::: "memory");
+#endif
+}
 
 // ---- mma.sync, from compute capability 8.0 on; for half from 7.5 on ---------------------------
 

@@ -124,14 +124,24 @@ struct MmaAttention {
   // Queries are in shared memory, or on their way.
   template <class Tiles>
   __device__ void walk(Tiles const& tiles) {
-    if (tiles.begin < tiles.end) copy_tile(shared_k, a.k, tiles, tiles.begin);
+    constexpr bool kEarly = Tile::kShares > 1;  // the first values, for a block of few rows often has one tile of keys
+    if (tiles.begin < tiles.end) {
+      copy_tile(shared_k, a.k, tiles, tiles.begin);
+      group_copies();
+      if (kEarly) copy_tile(shared_v, a.v, tiles, tiles.begin);
+    }
     for (int tile = tiles.begin; tile < tiles.end; ++tile) {
       auto const part = tiles.part(tile, warp_key);
       bool const sees = part.begin() < warp_keys.end && part.end() > warp_keys.begin;
       float product[Tile::kRowTiles][kKeyColumns][4] = {};
-      wait_for_copies();
+      bool const early = kEarly && tile == tiles.begin;
+      if (early) {
+        wait_for_groups();
+      } else {
+        wait_for_copies();
+      }
       __syncthreads();
-      copy_tile(shared_v, a.v, tiles, tile);
+      if (!early) copy_tile(shared_v, a.v, tiles, tile);
       if (sees) multiply_keys(product);
       wait_for_copies();
       __syncthreads();
