@@ -184,22 +184,30 @@ def build(
 
     load: returns the model. gpus: of one replica. least, replicas: as many as requests need, within these bounds.
     ongoing: requests that a replica has at a time; by default a full run, and the next one that fills meanwhile.
-    queue: requests that may wait for a replica; more are refused.
+    queue: requests that may wait for a replica in each ingress, of which there are as many as replicas; more are refused.
     """
-    model = serve.deployment(Model).options(
-        ray_actor_options={"num_gpus": gpus},
-        autoscaling_config={
+
+    def scaling(requests: float) -> dict[str, Any]:
+        """Of a deployment: a replica for so many requests at a time."""
+        return {
             "min_replicas": least,
             "max_replicas": replicas,
-            "target_ongoing_requests": ongoing / 2,
+            "target_ongoing_requests": requests,
             "upscale_delay_s": 3,
-        },
+        }
+
+    model = serve.deployment(Model).options(
+        ray_actor_options={"num_gpus": gpus},
+        autoscaling_config=scaling(ongoing / 2),
         max_ongoing_requests=ongoing,
         max_queued_requests=queue,
         health_check_period_s=2,
         request_router_config=RequestRouterConfig(initial_backoff_s=RETRY, max_backoff_s=RETRY),
     )
-    ingress = serve.deployment(Ingress).options(max_ongoing_requests=2 * (queue + replicas * ongoing))
+    ingress = serve.deployment(Ingress).options(
+        autoscaling_config=scaling(ongoing),  # one answers some 200 requests a second
+        max_ongoing_requests=2 * (queue + replicas * ongoing),
+    )
     return ingress.bind(model.bind(load))
 
 
