@@ -79,7 +79,7 @@ def measure_workload(workload: Workload, peers: Sequence[Peer], ceilings: dict[s
         return op.overload(*arguments, **settings)
 
     def times(run: Callable[[list[Any]], Any]) -> dict[str, float]:
-        return {**_times(_time(workload, run, [args])), "cold_us": _time_cold(run, workload, args).us}
+        return {**_times(_time(workload.captured, run, [args])), "cold_us": _time_cold(run, workload, args).us}
 
     traffic = workload.traffic(args, settings)
     bounds = floors(workload, ceilings, traffic, workload.gathered(args, settings))
@@ -145,12 +145,12 @@ def _image(args: list[Any], batched: Sequence[int], index: int | None) -> list[A
 def _time_cold(call: Callable[[list[Any]], Any], workload: Workload, args: list[Any]) -> Timing:
     count = min(_MOST_SETS, max(2, -(-_COLD_FACTOR * l2_bytes() // workload.bytes())))
     sets = [args] + [[t.clone() if isinstance(t, Tensor) else t for t in args] for _ in range(count - 1)]
-    return _time(workload, call, sets)
+    return _time(workload.captured, call, sets)
 
 
-def _time(workload: Workload, call: Callable[[list[Any]], Any], sets: Sequence[list[Any]]) -> Timing:
+def _time(captured: bool, call: Callable[[list[Any]], Any], sets: Sequence[list[Any]]) -> Timing:
     """The time of calls that cycle through argument sets; CPU time counts where a call cannot be captured."""
-    if workload.captured:
+    if captured:
         return time_call(call, sets)
     cycled = itertools.cycle(sets)
     return time_loop(lambda: call(next(cycled)))
@@ -161,7 +161,8 @@ def _measure_peer(peer: Peer, workload: Workload, args: list[Any], settings: dic
     try:
         call = peer.prepare(workload, settings)
         differs = {} if peer.bound else {"difference": _difference(call, workload, args, settings)}
-        return {**_times(_time(workload, call, [args])), **differs, "bound": peer.bound}
+        captured = workload.captured and not peer.waits
+        return {**_times(_time(captured, call, [args])), **differs, "bound": peer.bound}
     except Missing as reason:
         return {"missing": str(reason)}
     except Exception as error:  # of any kind: a failure of another package must not end the run

@@ -21,7 +21,7 @@ class Peer:
     """Another implementation of an op.
 
     prepare: returns the call for a workload, or raises Missing. bound: it computes less, and serves as a bound.
-    compiles: for each shape, which takes seconds.
+    compiles: for each shape, which takes seconds. waits: for the GPU in every call, so that no CUDA graph takes it.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Peer:
     prepare: Prepare
     bound: bool = False
     compiles: bool = False
+    waits: bool = False
 
 
 class Untimed:

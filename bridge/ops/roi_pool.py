@@ -93,7 +93,8 @@ class Windows:
 def _masks(start: Tensor, length: Tensor, bins: int, extent: int, margin: int) -> Tensor:
     """Which pixels of an axis belong to each bin, [K, bins, extent]; start, length: [K], in whole pixels."""
     places = torch.arange(bins, dtype=torch.float32, device=start.device)
-    size = (length.clamp(min=1) / bins)[:, None]
+    # By a tensor: on a GPU PyTorch divides by a number as it multiplies with its reciprocal, which rounds twice.
+    size = (length.clamp(min=1) / torch.full_like(length, bins))[:, None]
     first = ((places * size).floor() + start[:, None]).clamp(0, extent - margin)
     end = (((places + 1) * size).ceil() + start[:, None]).clamp(0, extent - margin)
     pixels = torch.arange(extent, dtype=torch.float32, device=start.device)

@@ -13,4 +13,4 @@ def workloads() -> Iterable[Workload]:
     return pooling_workloads("ps_roi_align", "Light-Head R-CNN", **settings)
 
 
-PEERS = (Peer("torchvision", "ps_roi_align", torchvisions),)
+PEERS = (Peer("torchvision", "ps_roi_align", torchvisions, waits=True),)

@@ -160,7 +160,7 @@ def _flex_attention(workload: WindowAttention, settings: dict[str, Any]) -> Call
         )
 
     torch.compiler.reset()
-    mask = create(sees, None, None, workload.queries, workload.all_keys, device="cuda", _compile=True)
+    mask = create(sees, None, None, workload.queries, workload.all_keys, device="cuda")
     attend = torch.compile(flex, dynamic=False)
     return lambda args: attend(*args, block_mask=mask, enable_gqa=True)
 

@@ -66,28 +66,37 @@ bool rope_covers(RopeArguments<T, Table> const& a) {
   return RopeGrid<RopeWay<T, kScale, kPackets, false>, T, Table>(a).covers(a);
 }
 
+// Whether all parts of a head, and all tables, lie in whole accesses of so many bytes.
+template <class T, class Table>
+bool rope_takes(RopeArguments<T, Table> const& a, bool interleaved, size_t bytes) {
+  int const lanes = static_cast<int>(bytes / sizeof(T)), rotated = interleaved ? a.rotary_dim : a.rotary_dim / 2;
+  bool takes = a.head_dim % lanes == 0 && rotated % lanes == 0 && aligned(a.cos) && aligned(a.sin);
+  for (RopeTensor<T> const& tensor : a.tensor) {
+    RopeStrides const& strides = tensor.in_strides;
+    takes = takes && aligned(tensor.in, bytes) && aligned(tensor.out, bytes) && strides.batch % lanes == 0 &&
+            strides.seq % lanes == 0 && strides.head % lanes == 0;
+  }
+  return takes;
+}
+
 template <int kPackets, class T, class Table>
-cudaError_t launch_rope_pairs(RopeArguments<T, Table> const& a, bool wide, cudaStream_t stream) {
-  if (wide && rope_is_small(a) && rope_covers<RopeScale::kFew, kPackets>(a)) {
+cudaError_t launch_rope_pairs(RopeArguments<T, Table> const& a, cudaStream_t stream) {
+  bool const whole = rope_takes(a, kPackets == 1, kAccessBytes),
+             halves = rope_takes(a, kPackets == 1, kAccessBytes / 2);
+  if (halves && rope_is_small(a) && rope_covers<RopeScale::kFew, kPackets>(a)) {
     return a.position_ids ? launch_rope_as<RopeScale::kFewGathered, kPackets>(a, stream)
                           : launch_rope_as<RopeScale::kFew, kPackets>(a, stream);
   }
-  return wide && rope_covers<RopeScale::kMany, kPackets>(a) ? launch_rope_as<RopeScale::kMany, kPackets>(a, stream)
-                                                            : launch_rope_as<RopeScale::kAny, kPackets>(a, stream);
+  if (whole && rope_covers<RopeScale::kMany, kPackets>(a)) return launch_rope_as<RopeScale::kMany, kPackets>(a, stream);
+  return halves && rope_covers<RopeScale::kManyHalved, kPackets>(a)
+             ? launch_rope_as<RopeScale::kManyHalved, kPackets>(a, stream)
+             : launch_rope_as<RopeScale::kAny, kPackets>(a, stream);
 }
 
 template <class T, class Table>
 cudaError_t launch_rope(RopeArguments<T, Table> const& a, bool interleaved, cudaStream_t stream) {
   if (a.batch == 0 || a.seq == 0 || a.head_dim == 0 || a.heads == 0) return cudaSuccess;
-  constexpr int kLanes = kAccessBytes / sizeof(T);
-  bool wide = a.head_dim % kLanes == 0 && (interleaved ? a.rotary_dim : a.rotary_dim / 2) % kLanes == 0 &&
-              aligned(a.cos) && aligned(a.sin);
-  for (RopeTensor<T> const& tensor : a.tensor) {
-    RopeStrides const& strides = tensor.in_strides;
-    wide = wide && aligned(tensor.in) && aligned(tensor.out) && strides.batch % kLanes == 0 &&
-           strides.seq % kLanes == 0 && strides.head % kLanes == 0;
-  }
-  return interleaved ? launch_rope_pairs<1>(a, wide, stream) : launch_rope_pairs<2>(a, wide, stream);
+  return interleaved ? launch_rope_pairs<1>(a, stream) : launch_rope_pairs<2>(a, stream);
 }
 
 }  // namespace bridge

@@ -50,10 +50,10 @@ struct alignas(kAligned ? alignof(Vec<T, N>) : alignof(T)) RopePacket {
   T lane[N];
 };
 
-// What a kernel is for. kAny: nothing need be aligned, and loops take what a grid cannot hold. The others access 16
-// bytes at once, or half of that. kMany: tokens that fill a GPU. kFew, kFewGathered: so few that a thread's way to its
-// loads is most of the time, with offsets of 32 bits; without position ids and with them.
-enum class RopeScale { kAny, kMany, kFew, kFewGathered };
+// What a kernel is for. kAny: nothing need be aligned, and loops take what a grid cannot hold. kMany: tokens that fill
+// a GPU, 16 bytes at once; kManyHalved: the same, 8 bytes at once. kFew, kFewGathered: so few that a thread's way to
+// its loads is most of the time, with offsets of 32 bits, 8 bytes at once; without position ids and with them.
+enum class RopeScale { kAny, kMany, kManyHalved, kFew, kFewGathered };
 
 // How a kernel is made. kPackets: 2 for half-split pairs, whose two elements lie in two packets of N, half of
 // rotary_dim apart; 1 for interleaved ones, which lie side by side in one. kFull: tables have a value for each element.
@@ -62,9 +62,10 @@ template <class T, RopeScale kScale, int kPackets_, bool kFull_>
 struct RopeWay {
   static constexpr bool kAligned = kScale != RopeScale::kAny, kFull = kFull_, kGathers = kScale != RopeScale::kFew;
   static constexpr bool kFew = kScale == RopeScale::kFew || kScale == RopeScale::kFewGathered;
-  static constexpr int kPackets = kPackets_, kHeads = kScale == RopeScale::kMany ? 2 : 1;
+  static constexpr bool kHalved = kFew || kScale == RopeScale::kManyHalved;
+  static constexpr int kPackets = kPackets_, kHeads = kAligned && !kFew ? 2 : 1;
   static constexpr bool kInterleaved = kPackets == 1;
-  static constexpr int N = !kAligned ? (kInterleaved ? 2 : 1) : kAccessBytes / sizeof(T) / (kFew ? 2 : 1);
+  static constexpr int N = !kAligned ? (kInterleaved ? 2 : 1) : kAccessBytes / sizeof(T) / (kHalved ? 2 : 1);
   // Table entries for a packet: interleaved pairs share those of a table of half width.
   static constexpr int kEntries = kInterleaved && !kFull ? N / 2 : N, kTables = kFull ? kPackets : 1;
   static constexpr int kCopied = kAligned ? N : 1;   // elements that a thread copies where nothing is rotated

@@ -135,23 +135,25 @@ DeformConv2dChoice deform_conv2d_choice(DeformConv2dArguments<T> const& a, std::
                                         int multiprocessors) {
   constexpr double kBlock = 3, kAddition = 3;   // microseconds: start and end of a block; of the kernel that adds sums
   constexpr double kSumsInMicrosecond = 500e3;  // that are written and read again
-  constexpr double kCornersInMicrosecond = 3e6 / (2 * sizeof(SampleCorners<T>));  // likewise, by kernels without units
+  constexpr double kPackedInMicrosecond = 3e6 / 2;  // bytes, likewise
   constexpr double kFilled = 0.7;  // of its time takes a stage of units whose neighbours share an offset group
   DeformConv2dChoice best{choices.front(), deform_conv2d_plan(a, 64)};
   double best_time = 0;
   bool const filled = choices.size() > 1 && fits_tiles(a) && best.plan.segment % kDepth<T> == 0;
-  double const corners = double(a.positions()) * a.offset_groups * a.taps() / kCornersInMicrosecond;
+  double const map = double(a.batch) * a.channels * a.plane() * sizeof(T);
+  double const corners = double(a.positions()) * a.offset_groups * a.taps() * sizeof(SampleCorners<T>);
   for (int choice : choices) {
     auto const& variant = deform_conv2d_variants<T>()[choice];
     if (variant.channels == 0) continue;
     double const stage = variant.units && filled ? kFilled * variant.stage : variant.stage;
     DeformConv2dPlan plan = plan_of(a, variant);
+    double const packed = (plan.as_it_is ? 0 : map) + (variant.units ? 0 : corners);
     int64_t const blocks = plan.blocks(a.batch);
     int64_t const sums = blocks * plan.tile_size(), most = kSplitSums / std::max<int64_t>(sums, 1);
     for (int splits = 1; splits == 1 || splits <= std::min<int64_t>(most, plan.stages() / kLeastStages); ++splits) {
       split(plan, splits);
       int64_t const waves = ceil_divide(blocks * plan.splits, int64_t(multiprocessors) * variant.residents);
-      double time = double(waves) * (plan.split_stages * stage + kBlock) + (variant.units ? 0 : corners);
+      double time = double(waves) * (plan.split_stages * stage + kBlock) + packed / kPackedInMicrosecond;
       if (plan.splits > 1) time += kAddition + double(sums * plan.splits) / kSumsInMicrosecond;
       if (best_time == 0 || time < best_time) best = {choice, plan}, best_time = time;
     }
