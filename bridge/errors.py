@@ -63,5 +63,9 @@ class EngineInputError(BridgeError, ValueError):
     """A compiled module was called with inputs that its engine does not take."""
 
 
+class DecodeError(BridgeError, ValueError):
+    """A file is no picture that can be decoded; the message names it."""
+
+
 class GraphBreakError(ExportError):
     """torch.compile cut a function into several graphs, or traced it too often."""

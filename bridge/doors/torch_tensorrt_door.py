@@ -151,10 +151,11 @@ def _rewrite(graph: Graph, target: str | None) -> list[dict[str, Any]]:
     from bridge.config import Config
     from bridge.doors.generation import generate_marked, warn_of_refusal
     from bridge.doors.lowerings import measured_configurations
-    from bridge.passes import pass_names, rewrite_graph
+    from bridge.passes import PASSES, pass_names, rewrite_graph
     from bridge.tensorrt.install import gpu
 
-    rows = [outcome.row() for outcome in rewrite_graph(graph, pass_names(_passes))]
+    names = set(pass_names(_passes)) - {each.name for each in PASSES if each.reads_bytes}
+    rows = [outcome.row() for outcome in rewrite_graph(graph, names)]
     if target is not None:
         selection = measured_configurations.selection(Config(), detect(), target, gpu.name_of(target))
         generate_marked(graph, target, warn_of_refusal, selection)

@@ -13,9 +13,6 @@ from bridge.core.tensors import Bytes, Index
 SOURCES = {"rgb": 3, "bgr": 3, "rgba": 4, "bgra": 4, "gray": 1, "nv12": 1}
 """What images may hold, and the channels of each; of nv12 the tensor of the images has the luma alone."""
 RESULTS = {"rgb": 3, "bgr": 3, "gray": 1}
-FITS = ("stretch", "letterbox", "crop")
-MODES = ("nearest", "nearest-exact", "bilinear", "bicubic")
-DTYPES = ("float32", "float16", "bfloat16", "float64")
 # Red and blue of luma (ITU-R BT.601-7 section 2.5.1, BT.709-6 section 3.2).
 MATRICES = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}
 _MOST_EXTENT = 1 << 15  # of a result; times an image's extents it must stay below 2^31
@@ -23,10 +20,10 @@ _WORDS = {
     "source": tuple(SOURCES),
     "result": tuple(RESULTS),
     "layout": ("nhwc", "nchw"),
-    "mode": MODES,
-    "fit": FITS,
+    "mode": ("nearest", "nearest-exact", "bilinear", "bicubic"),
+    "fit": ("stretch", "letterbox", "crop"),
     "matrix": tuple(MATRICES),
-    "dtype": DTYPES,
+    "dtype": ("float32", "float16", "bfloat16", "float64"),
 }
 
 
@@ -106,17 +103,15 @@ def preprocess(
         return images.new_empty(shape, dtype=wide)
     exact = torch.float64 if dtype == "float64" else torch.float32
     planes = _planes(images, chroma, source, layout)
-    settings = {"mode": mode, **({"antialias": antialias} if mode in ("bilinear", "bicubic") else {})}
     canvas = _channels(fill, channels, images.device, exact).expand(count, channels, *out).clone()
     for rows, box in _boxes(boxes, count, height, width, source):
         (size, offset) = placement(box, out, resize, fit, center)
-        levels = [_resized(plane[rows].to(exact), box, size, step, settings) for plane, step in planes]
+        levels = [_resized(plane[rows].to(exact), box, size, step, mode, antialias) for plane, step in planes]
         colours = _rgb(torch.cat(levels, 1), source, matrix, full_range)
         colours = colours.round().clamp(0, 255) if rounded else colours
         _paste(canvas[rows], _converted(colours, source, result), offset)
     means, deviations = (_channels(values, channels, images.device, torch.float64) for values in (mean, std))
-    factor, shift = (scale / deviations).to(exact), (-means / deviations).to(exact)
-    normalised = canvas * factor + shift
+    normalised = canvas * (scale / deviations).to(exact) + (-means / deviations).to(exact)
     return (normalised.permute(0, 2, 3, 1) if channels_last else normalised).to(wide)
 
 
@@ -235,12 +230,29 @@ def _boxes(boxes: Tensor | None, count: int, height: int, width: int, source: st
         yield slice(row, row + 1), box
 
 
-def _resized(plane: Tensor, box: list[int], size: tuple[int, int], step: int, settings: dict) -> Tensor:
+def _resized(plane: Tensor, box: list[int], size: tuple[int, int], step: int, mode: str, antialias: bool) -> Tensor:
     left, top, right, bottom = (value // step for value in box)
     part = plane[:, :, top:bottom, left:right]
-    if settings["mode"].startswith("nearest"):
-        return F.interpolate(part, size, **settings)
-    return F.interpolate(part.contiguous(), size, align_corners=False, **settings)
+    if antialias and not mode.startswith("nearest"):
+        rows, columns = (_shares(*axis, mode, part) for axis in zip(part.shape[2:], size, strict=True))
+        return rows @ part @ columns.T
+    return F.interpolate(part, size, mode=mode, align_corners=None if mode.startswith("nearest") else False)
+
+
+def _shares(pixels: int, places: int, mode: str, like: Tensor) -> Tensor:
+    """[places, pixels], what each pixel of an axis gives to an antialiased sample.
+
+    interpolate is wrong where a width becomes 1 (torch 2.11, CPU, tensors in NCHW).
+    """
+    axes = [torch.arange(count, device=like.device, dtype=like.dtype) + 0.5 for count in (places, pixels)]
+    scale = axes[0].new_tensor(pixels) / places
+    x = ((axes[1] - axes[0][:, None] * scale) / scale.clamp(min=1)).abs()
+    if mode == "bilinear":
+        weights = (1 - x).clamp(min=0)
+    else:  # Keys 1981, with a = -0.5
+        near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+        weights = torch.where(x <= 1, near, torch.where(x < 2, far, 0))
+    return weights / weights.sum(1, keepdim=True)
 
 
 def _rgb(levels: Tensor, source: str, matrix: str, full_range: bool) -> Tensor:

@@ -75,6 +75,17 @@ def test_is_pils_within_one_level(mode, given, size):
     assert_within_a_level(ours.permute(1, 2, 0), torch.from_numpy(numpy.array(pil)), mode)
 
 
+def test_one_row_and_one_column_are_right():
+    """interpolate itself is wrong on a CPU where a width becomes 1: each channel by itself, as a row, is not."""
+    x = pixels(1, 36, 14, 3)
+    for mode in ("bilinear", "bicubic"):
+        ours = levels(x, output_size=(3, 1), mode=mode, antialias=True)
+        turned = levels(x.transpose(1, 2).contiguous(), output_size=(1, 3), mode=mode, antialias=True)
+        torch.testing.assert_close(ours, turned.transpose(2, 3))
+        rows = F.interpolate(x.permute(0, 3, 2, 1).float(), (1, 3), mode=mode, antialias=True)
+        torch.testing.assert_close(ours, rows.transpose(2, 3), rtol=1e-4, atol=1e-2)
+
+
 def test_shorter_side_and_centre_are_torchvisions():
     transform = v2().Compose([v2().Resize(25), v2().CenterCrop((22, 19))])
     for seed in range(30):
@@ -211,7 +222,7 @@ def test_dtypes_of_results():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("number", [-1, 1, 2])
+@pytest.mark.parametrize("number", [-1, 1, 2, 3])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_kernel_is_the_reference(dtype, number):
     with libraries.tactic("preprocess", number):
@@ -223,7 +234,7 @@ def test_every_kernel_is_the_reference(dtype, number):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("number", [-1, 1])
+@pytest.mark.parametrize("number", [-1, 1, 3])
 def test_cuda_large_images(number):
     """Those of a camera, and rows that no word ends."""
     for height, width, size in ((1080, 1920, (640, 640)), (333, 1001, (224, 223)), (720, 1279, (97, 1300))):
@@ -234,7 +245,7 @@ def test_cuda_large_images(number):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("number", [-1, 1])
+@pytest.mark.parametrize("number", [-1, 1, 3])
 def test_cuda_boxes_that_are_none_give_nan_for_their_image_alone(number):
     x = pixels(6, 10, 12, 3)
     good, bad = [2, 1, 9, 8], [[0, 0, 13, 9], [3, 0, 3, 9], [-1, 0, 3, 9], [0, 5, 3, 4]]

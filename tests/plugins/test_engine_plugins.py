@@ -7,6 +7,7 @@ from samples import FIXED, MODULES, PAIRS
 import bridge
 from bridge.core.op import OPS
 from bridge.testing import cast, outputs_of
+from bridge.testing.arguments import with_dtype
 
 DTYPES = ("float32", "float16", "bfloat16")
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 6e-2}
@@ -14,14 +15,15 @@ SIZES = (1, 2, 3, 5, 8)
 
 
 class Net(torch.nn.Module):
-    """The op between layers of TensorRT's own, so that its tensors are the engine's."""
+    """The op between layers of TensorRT's own, so that its tensors are the engine's; bytes are the engine's inputs."""
 
     def __init__(self, name, kwargs):
         super().__init__()
         self.name, self.kwargs = name, kwargs
 
     def forward(self, x, rest):
-        outputs = outputs_of(OPS[self.name].overload(x * 2, *rest, **self.kwargs))
+        x = x * 2 if x.is_floating_point() else x
+        outputs = outputs_of(OPS[self.name].overload(x, *rest, **self.kwargs))
         return [output + 1 for output in outputs]
 
 
@@ -32,7 +34,7 @@ def shapes_of(name):
 
 
 def compiled(name, dtype):
-    net = Net(name, PAIRS[name][2]).eval()
+    net = Net(name, with_dtype(OPS[name], PAIRS[name][2], getattr(torch, dtype))).eval()
     engine = bridge.compile(net, given(name, dtype, 2, device="cpu"), dynamic_shapes=shapes_of(name), lowering="plugin")
     assert engine.plugin_counts() == {name: 1}
     return net, engine
@@ -49,7 +51,8 @@ def present(x, rest):
 
 
 def check(actual, net, x, rest, dtype):
-    expected = net(x.cpu().float(), cast(rest, torch.float32, "cpu"))
+    wide = Net(net.name, with_dtype(OPS[net.name], net.kwargs, torch.float32))
+    expected = wide(*cast([x.cpu()], torch.float32), cast(rest, torch.float32, "cpu"))
     for a, b in zip(actual, expected, strict=True):
         assert a.dtype == getattr(torch, dtype) and a.shape == b.shape
         torch.testing.assert_close(
@@ -109,7 +112,7 @@ def test_captured_in_a_graph(name):
     with torch.cuda.graph(graph):
         outputs = context(*present(x, rest))
     for scale in (1.0, -0.5):
-        x.mul_(scale)
+        x.copy_(x * scale if x.is_floating_point() else 255 - x)
         for output in outputs:
             output.fill_(float("nan"))
         graph.replay()

@@ -11,10 +11,12 @@ from plugin_host import Plugin, creators
 from samples import FIXED, PAIRS, RANDOM, SAMPLES
 from samples.rope import rope_arguments
 
+from bridge.base.float32 import nearest
 from bridge.core.library import LIBRARIES
 from bridge.core.op import OPS
 from bridge.tensorrt.plugins.plugin_object import CHW4, DTYPES, HWC, HWC8, DynamicDesc, call, desc, dims
 from bridge.testing import cast, check_error, outputs_of
+from bridge.testing.arguments import with_dtype
 
 FLOATING = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -33,8 +35,8 @@ def make(name: str, args: list, kwargs: dict) -> tuple[Plugin, list[torch.Tensor
 
 def empty_outputs(name: str, tensors: list[torch.Tensor], args: list, kwargs: dict) -> list[torch.Tensor]:
     """Outputs full of NaN, beside the inputs."""
-    shapes = [output.shape for output in outputs_of(OPS[name].overload(*cast(args, device="meta"), **kwargs))]
-    return [torch.full(shape, float("nan"), dtype=tensors[0].dtype, device=tensors[0].device) for shape in shapes]
+    outputs = outputs_of(OPS[name].overload(*cast(args, device="meta"), **kwargs))
+    return [torch.full(o.shape, float("nan"), dtype=o.dtype, device=tensors[0].device) for o in outputs]
 
 
 def test_names():
@@ -57,7 +59,8 @@ def test_fields_survive_a_round_trip(name):
             assert data.decode() == value
             continue
         if kind == 1:  # float32 values that add up to the number
-            assert math.fsum(struct.unpack(f"{len(data) // 4}f", data)) == value
+            numbers = struct.unpack(f"{len(data) // 4}f", data)
+            assert numbers == tuple(map(nearest, value)) if isinstance(value, list) else math.fsum(numbers) == value
             continue
         values = list(value) if isinstance(value, tuple | list) else [value]
         assert struct.unpack(f"{len(values)}q", data) == tuple(int(v) for v in values)
@@ -114,8 +117,8 @@ def test_tensors_that_do_not_fit_are_refused(given, count, text, capfd):
 def test_every_dtype_of_the_kernel_is_declared(name):
     """supportsFormatCombination: each floating dtype throughout, linear; nothing else."""
     _, args, kwargs = max(SAMPLES[name](), key=lambda sample: sum(tensor is not None for tensor in sample[1]))
-    plugin, tensors = make(name, args, kwargs)
     for dtype in DTYPES:
+        plugin, tensors = make(name, args, with_dtype(OPS[name], kwargs, dtype))
         dtypes = [dtype if t.is_floating_point() else t.dtype for t in tensors] + [dtype] * plugin.num_outputs
         supported = all(plugin.supports(i, dtypes, len(tensors)) for i in range(len(dtypes)))
         assert supported == (dtype in FLOATING), dtype
@@ -182,11 +185,12 @@ def test_executes(name, dtype):
     stream = torch.cuda.current_stream()
     for seed in range(20):
         args, kwargs = RANDOM[name](seed)
-        given = cast(args, dtype)
+        given, kwargs = cast(args, dtype), with_dtype(OPS[name], kwargs, dtype)
         plugin, tensors = make(name, cast(given, device="cuda"), kwargs)
         outputs = run(plugin.attach(), name, tensors, given, kwargs, stream)
         torch.cuda.synchronize()
-        exact = outputs_of(OPS[name].run(*cast(given, torch.float64), **kwargs))
+        wide = with_dtype(OPS[name], kwargs, torch.float64)
+        exact = outputs_of(OPS[name].run(*cast(given, torch.float64), **wide))
         for wanted, peer, ours in zip(exact, outputs_of(OPS[name].run(*given, **kwargs)), outputs, strict=True):
             check_error(f"{name} {dtype} {seed}", wanted, peer, ours.cpu())
 
@@ -227,7 +231,7 @@ def test_enqueue_is_captured_in_a_graph(name):
     with torch.cuda.graph(graph, stream=stream):
         assert plugin.enqueue(tensors, outputs, stream.cuda_stream) == 0
     for scale in (1.0, -0.5):
-        tensors[0].mul_(scale)
+        tensors[0].copy_(tensors[0] * scale if tensors[0].is_floating_point() else 255 - tensors[0])
         for output in outputs:
             output.fill_(float("nan"))
         graph.replay()
@@ -244,7 +248,8 @@ def test_a_failing_enqueue_is_reported(name, capfd):
     plugin, tensors = make(name, cast(args, device="cuda"), kwargs)
     outputs = empty_outputs(name, tensors, args, kwargs)
     assert plugin.shape_change(tensors, outputs) == 0
-    tensors[0] = tensors[0].to(torch.int8)
+    expected = "float32 or float16 or bfloat16" if tensors[0].is_floating_point() else "uint8 or int8"
+    tensors[0] = tensors[0].to(torch.bool)
     assert plugin.enqueue(tensors, outputs, torch.cuda.current_stream().cuda_stream) != 0
     assert f"[bridge] plugin {name}, enqueue: {name}: " in (error := capfd.readouterr().err)
-    assert "is an unsupported dtype, expected float32 or float16 or bfloat16" in error
+    assert f"is an unsupported dtype, expected {expected}" in error

@@ -21,7 +21,7 @@ from bridge.export.onnx import saving
 from bridge.export.onnx.dimensions import dimension_names
 from bridge.export.onnx.import_check import check_import
 from bridge.export.onnx.names import name_tensors, names_of
-from bridge.export.onnx.plugin_nodes import mark_constants, plugins_in
+from bridge.export.onnx.plugin_nodes import declare_bytes, mark_constants, plugins_in
 from bridge.export.onnx.program import prepared
 from bridge.export.onnx.repairs import cast_fused_weights, fold_filled_tensors
 from bridge.export.onnx.result import OnnxFile
@@ -82,6 +82,7 @@ def _translated(captured: CapturedModel, session: Session, dynamic_shapes: Any) 
     fold_filled_tensors(result.model)
     cast_fused_weights(result.model)
     mark_constants(result.model)
+    declare_bytes(result.model)
     name_tensors(result.model, names)
     result.rename_axes(dimension_names(captured.program, dynamic_shapes))
     return result

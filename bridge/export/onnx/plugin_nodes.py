@@ -7,6 +7,7 @@ from torch._ops import OpOverload
 
 from bridge.core.op import OPS, Op
 from bridge.engine_file.dtypes import DTYPES
+from bridge.tensorrt.plugins.byte_inputs import takes_bytes
 from bridge.tensorrt.plugins.fields import TENSORS_FIELD, make_fields, onnx_attributes
 
 DOMAIN_VERSION = 1
@@ -78,6 +79,24 @@ def mark_constants(model: Any) -> None:
         pairs = zip(names, node.inputs, strict=True)
         marked = [f"{name}=" if _is_constant(value) else name for name, value in pairs]
         node.attributes.add(onnx_ir.AttrString(TENSORS_FIELD, ",".join(marked)))
+
+
+def declare_bytes(model: Any) -> None:
+    """Declares uint8 inputs of the model that plugins alone take as int8, the same bytes: see plugins/byte_inputs."""
+    import onnx_ir
+
+    plugins = {id(node): op for node, op in zip(_plugin_nodes(model), plugins_in(model), strict=True)}
+    for value in model.graph.inputs:
+        users = [(plugins.get(id(node)), node) for node in value.consumers()]
+        taken = users and all(op is not None and _takes_as_bytes(op, node, value) for op, node in users)
+        if value.dtype == onnx_ir.DataType.UINT8 and taken and not value.is_graph_output():
+            value.dtype = onnx_ir.DataType.INT8
+
+
+def _takes_as_bytes(op: Op, node: Any, value: Any) -> bool:
+    names = [name.rstrip("=") for name in node.attributes[TENSORS_FIELD].as_string().split(",")]
+    places = [op.tensors.index(name) for name, each in zip(names, node.inputs, strict=True) if each is value]
+    return all(takes_bytes(op, place) for place in places)
 
 
 def plugins_in(model: Any) -> list[Op]:

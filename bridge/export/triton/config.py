@@ -25,7 +25,7 @@ def config(file: EngineFile, options: Options) -> str:
         "name": options.name,
         **({"backend": "python"} if by_bridge(file) else {"platform": "tensorrt_plan"}),
         "max_batch_size": batches.largest(file) if rows else 0,
-        "input": [_described(each, rows) for each in tensors.inputs(file)],
+        "input": [_described(each, rows) for each in inputs(file)],
         "output": [_described(each, rows) for each in outputs(file)],
         "instance_group": [{"count": options.instances, "kind": Word("KIND_GPU")}],
     }
@@ -38,6 +38,11 @@ def config(file: EngineFile, options: Options) -> str:
     if by_bridge(file):
         message["parameters"] = [{"key": "FORCE_CPU_ONLY_INPUT_TENSORS", "value": {"string_value": "no"}}]
     return text(message)
+
+
+def inputs(file: EngineFile) -> list[ServedTensor]:
+    """The inputs of the served model."""
+    return tensors.inputs(file) if by_bridge(file) else tensors.engine_inputs(file)
 
 
 def outputs(file: EngineFile) -> list[ServedTensor]:
@@ -66,7 +71,7 @@ def _dims(shape: Sequence[int], rows: bool) -> dict[str, Any]:
 
 
 def _warm_up(file: EngineFile, rows: bool, count: int) -> Mapping[str, Any]:
-    described = zip(tensors.inputs(file), file.inputs, strict=True)
+    described = zip(inputs(file), file.inputs, strict=True)
     given = [
         {
             "key": tensor.name,

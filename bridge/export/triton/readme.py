@@ -7,8 +7,8 @@ from bridge.engine_file.contents import EngineFile
 from bridge.export.libraries import FOLDER
 from bridge.export.native import AUTOLOAD
 from bridge.export.options import Options
-from bridge.export.triton import batches, tensors
-from bridge.export.triton.config import by_bridge, outputs
+from bridge.export.triton import batches
+from bridge.export.triton.config import by_bridge, inputs, outputs
 
 _PACKAGE = re.compile(r"[\w.-]+ \d\S*")  # with its version
 VERSION = "1"
@@ -99,7 +99,7 @@ def text(file: EngineFile, options: Options) -> str:
 
 def _table(file: EngineFile) -> str:
     rows = []
-    for spec, tensor in zip(file.inputs, tensors.inputs(file), strict=True):
+    for spec, tensor in zip(file.inputs, inputs(file), strict=True):
         extents = [str(low) if low == high else f"{low}…{high}" for low, high in zip(spec.min, spec.max, strict=True)]
         rows.append((f"input `{tensor.name}`", tensor.dtype, f"[{', '.join(extents)}]"))
     rows += [(f"output `{tensor.name}`", tensor.dtype, str(list(tensor.shape))) for tensor in outputs(file)]

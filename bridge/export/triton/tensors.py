@@ -6,6 +6,7 @@ from typing import Any
 
 from torch.utils import _pytree as pytree
 
+from bridge.core.op import OPS
 from bridge.engine_file import dtypes
 from bridge.engine_file.contents import EngineFile, OutputSpec, TensorSpec
 from bridge.engine_file.output_names import output_names
@@ -30,8 +31,15 @@ class ServedTensor:
 
 
 def inputs(file: EngineFile) -> list[ServedTensor]:
-    """The engine's inputs."""
+    """The inputs as bridge takes them."""
     return [_of_input(spec) for spec in file.inputs]
+
+
+def engine_inputs(file: EngineFile) -> list[ServedTensor]:
+    """The inputs as the engine declares them: bytes that its plugins take are INT8, see plugins/byte_inputs.py."""
+    read = {name for layer in file.layers if layer["op"] in OPS for name in layer["inputs"]}
+    taken = [spec.dtype == "uint8" and spec.name in read for spec in file.inputs]
+    return [_of_input(replace(spec, dtype="int8") if t else spec) for spec, t in zip(file.inputs, taken, strict=True)]
 
 
 def engine_outputs(file: EngineFile) -> list[ServedTensor]:

@@ -15,10 +15,12 @@ class Pass:
 
     apply: rewrites a graph in place, given the constants in it.
     default: whether it runs where the setting names no passes.
+    reads_bytes: whether it puts an op on an input's bytes, which torch_tensorrt's own conversion cannot declare.
     rank: passes run by rank, then by name. A pattern that may be part of another pass's pattern has a higher rank.
     """
 
     name: str
     apply: Callable[[Graph, Constants], list[Outcome]]
     default: bool = True
+    reads_bytes: bool = False
     rank: int = 0

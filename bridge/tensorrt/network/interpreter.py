@@ -18,6 +18,7 @@ from bridge.tensorrt.network.broadcasts import drop_expansions
 from bridge.tensorrt.network.empty_tensors import keep_zero_extents
 from bridge.tensorrt.network.node_layers import NodeLayers, log_nodes
 from bridge.tensorrt.network.op_converter import Conversion
+from bridge.tensorrt.plugins import byte_inputs
 from bridge.tensorrt.plugins.op_calls import tensor_of
 
 
@@ -86,6 +87,7 @@ class _NetworkInterpreter(Interpreter):
         self.profile = builder.create_optimization_profile()
         self.node_layers = NodeLayers(module.graph, network, conversion.layers)
         self._inputs = inputs
+        self._placeholders = {node.target: node for node in module.graph.find_nodes(op="placeholder")}
         self._outputs = outputs
 
     def run_graph(self) -> None:
@@ -108,7 +110,8 @@ class _NetworkInterpreter(Interpreter):
         spec = self._inputs[target]
         if spec.dynamic:
             self.profile.set_shape(target, spec.min, spec.opt, spec.max)
-        return self.ctx.net.add_input(target, dtypes.named(spec.dtype).of(self.flavour.trt()), list(spec.shape))
+        dtype = "int8" if byte_inputs.declared_as_int8(self._placeholders[target]) else spec.dtype
+        return self.ctx.net.add_input(target, dtypes.named(dtype).of(self.flavour.trt()), list(spec.shape))
 
     def output(self, target: Any, args: Any, kwargs: Any) -> list[Any]:
         nodes = self.module.graph.output_node().args[0]  # type: ignore[union-attr, operator]
@@ -135,7 +138,7 @@ class _NetworkInterpreter(Interpreter):
 def as_declared(network: Any, value: Any, declared: Any) -> Any:
     """The tensors of a node with the dtype, rank and fixed extents that the graph declares.
 
-    int32 is accepted for int64, because shapes are computed in int32.
+    int32 is accepted for int64, because shapes are computed in int32, and an input of int8 for the bytes of uint8.
     ValueError: a converter turned floats into integers, which no cast undoes, or changed the rank.
     """
     return _map_tensors(value, declared, lambda *pair: _as_declared(network, *pair))
@@ -161,6 +164,8 @@ def _as_declared(network: Any, value: Any, declared: torch.Tensor) -> Any:
     value = _with_extents(network, value, tuple(declared.shape))
     actual, expected = dtypes.from_trt(value.dtype), dtypes.from_torch(declared.dtype)
     if actual is None or expected is None or actual == expected or (actual.name, expected.name) == ("int32", "int64"):
+        return value
+    if value.is_network_input and (actual.name, expected.name) == ("int8", "uint8"):
         return value
     if expected.torch.is_floating_point and not actual.torch.is_floating_point:
         raise ValueError(f"its converter gives {actual.name} where the model has {expected.name}")

@@ -14,7 +14,7 @@ from bridge.engine_file.dtypes import DType
 from bridge.errors import UnsupportedOpError
 from bridge.graph.model_source import model_line
 from bridge.tensorrt.install import version_shims
-from bridge.tensorrt.plugins import shape_rules
+from bridge.tensorrt.plugins import byte_inputs, shape_rules
 from bridge.tensorrt.plugins.fields import Call
 
 
@@ -47,7 +47,8 @@ def plugin_refusal(node: Node) -> str | None:
     """Why a node that calls a bridge op cannot be a plugin layer, going by what is written on the node; or None."""
     op = foreign.targets().get(node.target)
     lacking = None if op is None else shape_rules.refusal(op)
-    return lacking or foreign.reason_against(node) or dtype_refusal(node) or _counted_refusal(node)
+    others = (foreign.reason_against, dtype_refusal, byte_inputs.refusal, _counted_refusal)
+    return lacking or next((reason for rule in others if (reason := rule(node)) is not None), None)
 
 
 def _counted_refusal(node: Node) -> str | None:
@@ -73,11 +74,11 @@ def tensors_of(nodes: Sequence[Node]) -> list[torch.Tensor]:
 
 
 def _call(module: GraphModule, node: Node) -> Call:
-    reason = foreign.reason_against(node)
+    reason = foreign.reason_against(node) or byte_inputs.refusal(node)
     if reason is not None:
         raise UnsupportedOpError(f"{node.target}: {reason}; {model_line(node)}")
     op, values, attributes = foreign.bind(node.target, node.args, node.kwargs)
-    tensors = [_tensor_spec(module, node, op.name, *item) for item in zip(op.tensors, values, strict=True)]
+    tensors = [_tensor_spec(module, node, op, *item) for item in enumerate(values)]
     results = _results(op, node)
     outputs = [_dtype(result, f"{op.name}: output {index}", node) for index, result in enumerate(results)]
     shapes = tuple(_shape(module, value) for value in values)
@@ -110,14 +111,16 @@ def _fixed_extents(tensor: torch.Tensor) -> tuple[int, ...]:
 
 
 def _tensor_spec(
-    module: GraphModule, node: Node, op: str, parameter: str, value: Any
+    module: GraphModule, node: Node, op: Op, place: int, value: Any
 ) -> tuple[DType, tuple[int, ...]] | None:
     if value is None:
         return None
+    what = f"{op.name}: {op.tensors[place]}"
     if not isinstance(value, Node):
-        raise UnsupportedOpError(f"{op}: {parameter} is {value!r}, expected a tensor; {model_line(node)}")
+        raise UnsupportedOpError(f"{what} is {value!r}, expected a tensor; {model_line(node)}")
     tensor = tensor_of(module, value)
-    return _dtype(tensor, f"{op}: {parameter}", node), tuple(map(example_extent, tensor.shape))
+    dtype = dtypes.named("int8") if byte_inputs.takes_bytes(op, place) else _dtype(tensor, what, node)
+    return dtype, tuple(map(example_extent, tensor.shape))
 
 
 def _dtype(tensor: torch.Tensor, what: str, node: Node) -> DType:

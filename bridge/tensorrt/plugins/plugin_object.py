@@ -21,6 +21,7 @@ DTYPES = {
     torch.int8: 2,
     torch.int32: 3,
     torch.bool: 4,
+    torch.uint8: 5,
     torch.bfloat16: 7,
     torch.int64: 8,
 }

@@ -186,7 +186,7 @@ def _check_tensors(file: EngineFile, flavour: Flavour, engine: Any) -> None:
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     dtypes = {name: _dtype_text(engine.get_tensor_dtype(name)) for name in names}
     described = {spec.name: spec.dtype for spec in file.inputs} | {spec.name: spec.dtype for spec in file.outputs}
-    if dtypes != described:
+    if {name: _of_bytes(dtype, described.get(name)) for name, dtype in dtypes.items()} != described:
         raise EngineError(f"the engine's tensors are {dtypes}, but its file describes {described}; compile it again")
     hosts = [name for name in names if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE]
     if hosts:
@@ -194,6 +194,11 @@ def _check_tensors(file: EngineFile, flavour: Flavour, engine: Any) -> None:
             f"the engine has {', '.join(hosts)} in CPU memory, as a shape that it computes with, which bridge does not "
             "support: let the model take that shape from a tensor's shape"
         )
+
+
+def _of_bytes(dtype: str, described: str | None) -> str:
+    """uint8 where an engine reads an input's bytes as INT8, see plugins/byte_inputs.py."""
+    return "uint8" if (dtype, described) == ("int8", "uint8") else dtype
 
 
 def _dtype_text(dtype: Any) -> str:

@@ -1,24 +1,46 @@
 // Chooses a kernel of preprocess and launches it.
 #pragma once
 
+#include <vector>
+
 #include "kernels/image/preprocess_direct.cuh"
 #include "kernels/image/preprocess_pairs.cuh"
+#include "kernels/image/preprocess_tiles.cuh"
 
 namespace bridge {
 
 // Ways to compute it, as tactics: numbers that stay.
-constexpr int kPreprocessDirect = 1, kPreprocessPairs = 2;
+constexpr int kPreprocessDirect = 1, kPreprocessPairs = 2, kPreprocessTiles = 3;
+
+// Those that compute a call, the one that it takes by itself first.
+inline std::vector<int> preprocess_ways(PreprocessArguments const& a) {
+  std::vector<int> ways;
+  if (takes_pairs(a)) ways.push_back(kPreprocessPairs);
+  if (takes_tiles(a)) ways.push_back(kPreprocessTiles);
+  bool const wide = a.antialias || a.filter == Filter::kBicubic;
+  ways.insert(takes_tiles(a) && wide ? ways.end() : ways.begin() + takes_pairs(a), kPreprocessDirect);
+  return ways;
+}
 
 inline int preprocess_way(PreprocessArguments const& a, int tactic) {
-  bool const pairs = takes_pairs(a) && tactic != kPreprocessDirect;
-  return pairs ? kPreprocessPairs : kPreprocessDirect;
+  std::vector<int> const ways = preprocess_ways(a);
+  for (int way : ways) {
+    if (way == tactic) return way;
+  }
+  return ways.front();
 }
 
 template <class T>
 cudaError_t launch_preprocess(PreprocessArguments const& a, T* y, int tactic, cudaStream_t stream) {
   Canvas<T> const canvas{y};
-  return preprocess_way(a, tactic) == kPreprocessPairs ? launch_preprocess_pairs(a, canvas, stream)
-                                                       : launch_preprocess_direct(a, canvas, stream);
+  switch (preprocess_way(a, tactic)) {
+    case kPreprocessPairs:
+      return launch_preprocess_pairs(a, canvas, stream);
+    case kPreprocessTiles:
+      return launch_preprocess_tiles(a, canvas, stream);
+    default:
+      return launch_preprocess_direct(a, canvas, stream);
+  }
 }
 
 }  // namespace bridge

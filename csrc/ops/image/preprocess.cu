@@ -73,11 +73,12 @@ struct Preprocess final : Op {
   }
 
   std::vector<int> tactics(Tensor const* in, Tensor const*) const override {
-    return takes_pairs(arguments(in)) ? std::vector<int>{kPreprocessPairs, kPreprocessDirect} : std::vector<int>{};
+    std::vector<int> const ways = preprocess_ways(arguments(in));
+    return ways.size() > 1 ? ways : std::vector<int>{};
   }
   int own_tactic(Tensor const* in, Tensor const*) const override {
     PreprocessArguments const a = arguments(in);
-    return takes_pairs(a) ? preprocess_way(a, -1) : -1;
+    return preprocess_ways(a).size() > 1 ? preprocess_way(a, -1) : -1;
   }
 
   cudaError_t run(Tensor const* in, Tensor const* out, void*, cudaStream_t stream) const override {

@@ -127,9 +127,11 @@ bool BuildHalf::supports_format(int32_t position, trt::DynamicTensorDesc const* 
     trt::TensorDesc const& desc = in_out[position].desc;
     if (plugin_.is_count(position - num_in)) return desc.format == trt::kLinear && desc.dtype == trt::kInt64;
     OpType const& type = plugin_.type;
-    Param const& param =
-        position < num_in ? type.inputs[plugin_.slots(num_in)[position]] : type.outputs.at(position - num_in);
-    return takes_format(param, desc) && accepts(param.types, from_trt(desc.dtype), from_trt(in_out[0].desc.dtype));
+    bool const is_input = position < num_in;
+    Param const& param = is_input ? type.inputs[plugin_.slots(num_in)[position]] : type.outputs.at(position - num_in);
+    DType const dtype = from_trt(desc.dtype), first = from_trt(in_out[0].desc.dtype);
+    bool const chosen = is_input || dtype == output_dtype(*plugin_.op, param, first);
+    return takes_format(param, desc) && accepts(param.types, dtype, first) && chosen;
   });
 }
 
