@@ -26,6 +26,7 @@ WINGS = (
     "passes.rope",
     "passes.ms_deform_attn",
     "passes.window_attention",
+    "passes.block_sparse_attention",
     "passes",
     "config",
     "generate",
