@@ -28,6 +28,7 @@ WINGS = (
     "passes.ms_deform_attn",
     "passes.window_attention",
     "passes.preprocess",
+    "passes.block_sparse_attention",
     "passes",
     "config",
     "generate",

@@ -164,25 +164,27 @@ _NSA: dict[str, Any] = {"heads": (64, 4), "blocks": (1, 64), "causal": True, "pa
 _BASE: dict[str, Any] = {"heads": (12, 12), "head_dim": 64, "blocks": (64, 64), "queries": 4096}
 _VIDEO: dict[str, Any] = {"heads": (24, 24), "blocks": (384, 384), "queries": 115200, "pattern": sliding_tiles}
 _MODELS: dict[str, dict[str, Any]] = {
-    "Longformer, 4 sequences": _BASE | {"batch": 4, "pattern": longformer},
     "BigBird, 4 sequences": _BASE | {"batch": 4, "pattern": bigbird},
     "HunyuanVideo, tiles": _VIDEO,
     "selected blocks": _NSA | {"queries": 8192},
     "selected blocks, decode": _NSA | {"keys": 65536},
-    "selected blocks, decode, 8 sequences": _NSA | {"keys": 65536, "batch": 8},
     "Llama 3.1, a tenth": _LLAMA,
+}
+_FURTHER: dict[str, dict[str, Any]] = {
+    "Longformer, 4 sequences": _BASE | {"batch": 4, "pattern": longformer},
+    "selected blocks, decode, 8 sequences": _NSA | {"keys": 65536, "batch": 8},
     "Llama 3.1, a tenth, blocks of 64": _LLAMA | {"blocks": (64, 64)},
 }
 
 
 def workloads() -> Iterable[Workload]:
-    """Patterns of published models; growing shares of the blocks of one length."""
+    """Patterns of published models; more of them, and growing shares of the blocks of one length."""
     for name, changes in _MODELS.items():
         yield BlockSparseAttention("block_sparse_attention", name, "bfloat16", **changes)
-    changes = _MODELS["BigBird, 4 sequences"]
-    yield BlockSparseAttention("block_sparse_attention", "BigBird", "float16", variation=True, **changes)
-    exact = changes | {"batch": 1, "queries": 1024}
+    exact = _MODELS["BigBird, 4 sequences"] | {"batch": 1, "queries": 1024}
     yield BlockSparseAttention("block_sparse_attention", "BigBird, 1024 tokens", "float32", variation=True, **exact)
+    for name, changes in _FURTHER.items():
+        yield BlockSparseAttention("block_sparse_attention", name, "bfloat16", "growth", **changes)
     for power in range(6):
         grown = _LLAMA | {"queries": 16384, "pattern": share(2**-power)}
         yield BlockSparseAttention("block_sparse_attention", f"share 1/{2**power}", "bfloat16", "growth", **grown)

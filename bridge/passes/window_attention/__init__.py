@@ -74,7 +74,7 @@ def _rewrite(editor: Editor, node: Node, reader: Reader, constants: Constants, m
         description = _with_op(editor, attention, interval, reader)
     else:
         description = _without_mask(editor, attention, window)
-    _erase(editor.graph, attention, inside)
+    erase(editor.graph, attention, inside)
     return description
 
 
@@ -135,7 +135,7 @@ def _without_mask(editor: Editor, attention: Attention, window: Window) -> str:
     return f"scaled_dot_product_attention, is_causal={causal}, without its mask"
 
 
-def _erase(graph: Graph, attention: Attention, inside: set[Node]) -> None:
+def erase(graph: Graph, attention: Attention, inside: set[Node]) -> None:
     """Erases what draws random numbers in training, which is never dead code for torch, and would keep the mask."""
     for node in inside:
         if node.target is aten.dropout.default:

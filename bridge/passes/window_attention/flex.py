@@ -19,9 +19,9 @@ from bridge.passes.window_attention.reader import Reader
 from bridge.passes.window_attention.written_out import without_cap
 
 FLEX = torch.ops.higher_order.flex_attention
-_NO_BLOCKS = 1 << 30  # the block size of attention without a BlockMask
-_BLOCK_TENSORS = slice(2, 10)  # of a BlockMask's tuple: counts and indices of blocks, by queries and by keys
-_SIZES = slice(10, 12)
+NO_BLOCKS = 1 << 30  # the block size of attention without a BlockMask
+BLOCK_TENSORS = slice(2, 10)  # of a BlockMask's tuple: counts and indices of blocks, by queries and by keys
+SIZES = slice(10, 12)
 # What mask_mod is called with. They are no index of a tensor in its graph.
 _INDICES = [sympy.Symbol(name, integer=True, nonnegative=True) for name in ("batch", "head", "query", "key")]
 
@@ -58,15 +58,15 @@ def shown(reader: Reader, node: Node) -> Any:
 def check_blocks(node: Node, window: Window, constants: Constants) -> None:
     """Declined: the tensors of the BlockMask may hide keys of the window."""
     blocks: Any = node.args[4]
-    sizes = blocks[_SIZES]
-    if sizes == (_NO_BLOCKS, _NO_BLOCKS):
+    sizes = blocks[SIZES]
+    if sizes == (NO_BLOCKS, NO_BLOCKS):
         return
     if window.left == UNLIMITED and window.right == UNLIMITED:
         raise Declined("its mask_mod shows all keys, and its blocks perhaps fewer")
-    tensors = [each for each in blocks[_BLOCK_TENSORS] if isinstance(each, Node)]
+    tensors = [each for each in blocks[BLOCK_TENSORS] if isinstance(each, Node)]
     if any(_depends_on_inputs(each, constants) for each in tensors):
         raise Declined("the blocks of its mask depend on inputs")
-    held = [constants.held(each) if isinstance(each, Node) else None for each in blocks[_BLOCK_TENSORS]][:4]
+    held = [constants.held(each) if isinstance(each, Node) else None for each in blocks[BLOCK_TENSORS]][:4]
     if held[0] is not None and held[1] is not None and not _agree(held, sizes, window, node):
         raise Declined("the blocks of its mask are not those of its mask_mod")
 

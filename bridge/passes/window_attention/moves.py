@@ -1,12 +1,13 @@
 """Formulas of tensors whose elements come from other places of one tensor, or are converted."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import sympy
 import torch
 from torch.fx import Node
 
-from bridge.passes.common.nodes import same_extents, slice_start
+from bridge.passes.common.nodes import same_extents, slice_start, value
 from bridge.passes.window_attention.formulas import (
     EXACT,
     Formula,
@@ -23,17 +24,69 @@ from bridge.passes.window_attention.reader import Reader
 
 
 def same_order(reader: Reader, node: Node, given: dict[str, Any]) -> Formula:
-    """A view that adds or drops extents of 1 alone."""
+    """A view that adds or drops extents of 1, and merges dimensions of which all but the first have known extents."""
     source, shape = reader.formula(node.args[0]), node.meta["val"].shape
+    if source.dtype != node.meta["val"].dtype:
+        raise Unread("a view in another dtype")
     before, after = (
         [dim for dim, extent in enumerate(extents) if not is_one(extent)] for extents in (source.shape, shape)
     )
-    if source.dtype != node.meta["val"].dtype or not same_extents(
-        [source.shape[dim] for dim in before], [shape[dim] for dim in after]
-    ):
-        raise Unread("a view merges or splits dimensions")
-    ones = dict.fromkeys(range(len(source.shape)), sympy.Integer(0))
-    return source.moved(shape, ones | {dim: axis(to) for dim, to in zip(before, after, strict=True)})
+    sources: dict[int, Any] = dict.fromkeys(range(len(source.shape)), sympy.Integer(0))
+    for to in after:
+        merged = _merged(source.shape, before, shape[to])
+        sources |= _places(axis(to), [(dim, source.shape[dim]) for dim in merged])
+        before = before[len(merged) :]
+    if before:
+        raise Unread("a view splits dimensions")
+    return source.moved(shape, sources)
+
+
+def _merged(extents: Sequence[Any], dims: Sequence[int], extent: Any) -> Sequence[int]:
+    """The first of the dimensions, as many as give one of an extent."""
+    for count in range(1, len(dims) + 1):
+        product = extents[dims[0]]
+        for dim in dims[1:count]:
+            product = product * extents[dim]
+        if same_extents([product], [extent]):
+            return dims[:count]
+    raise Unread("a view splits dimensions")
+
+
+def _places(place: Any, dims: Sequence[tuple[int, Any]]) -> dict[int, Any]:
+    """The indices of merged dimensions for an index of what they are merged to."""
+    found, step = {}, 1
+    for dim, extent in reversed(dims[1:]):
+        if not isinstance(extent, int):
+            raise Unread("a view merges dimensions of unknown extents")
+        found[dim] = _quotient(place, step) - extent * _quotient(place, step * extent)
+        step *= extent
+    return found | {dims[0][0]: _quotient(place, step)}
+
+
+def _quotient(place: Any, size: int) -> Any:
+    return place if size == 1 else sympy.floor(place / size)
+
+
+def repeated(reader: Reader, node: Node, given: dict[str, Any]) -> Formula:
+    """Each element along a dimension several times."""
+    repeats, dim = given.get("repeats"), given.get("dim")
+    if not isinstance(repeats, int) or not isinstance(dim, int) or repeats < 1:
+        raise Unread("elements repeated a number of times that is not known")
+    source = reader.formula(given["self"])
+    dim %= len(source.shape)
+    return source.moved(node.meta["val"].shape, {dim: _quotient(axis(dim), repeats)})
+
+
+def looked_up(reader: Reader, node: Node, given: dict[str, Any]) -> Formula:
+    """An element of a tensor, as torch traces `table[b, h, q // 64, k // 64]` within mask_mod."""
+    name, (table, *indices) = node.args[2], node.args[3:]
+    if name != "torch._dynamo._trace_wrapped_higher_order_op.ModIndex" or value(table) is None:
+        raise Unread(f"{node.target} has no rule for {name}")
+    source, shape = reader.formula(table), node.meta["val"].shape
+    if len(indices) != len(source.shape) or not all(isinstance(each, Node) for each in indices):
+        raise Unread("some dimensions of a table are not looked up")
+    places = [reader.operand(each, shape).integer for each in indices]
+    return source.moved(shape, {dim: _from_start(each, source.shape[dim]) for dim, each in enumerate(places)})
 
 
 def conversion(reader: Reader, node: Node, given: dict[str, Any]) -> Formula:

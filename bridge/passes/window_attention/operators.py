@@ -147,6 +147,8 @@ RULES: dict[Any, Rule] = {
     aten.slice: moves.cut,
     aten.select: moves.select,
     aten.index: moves.index,
+    aten.repeat_interleave: moves.repeated,
+    torch.ops.higher_order.flat_apply: moves.looked_up,
     aten.arange: _arange,
     aten.full: _fill("fill_value"),
     aten.full_like: _fill("fill_value"),

@@ -98,6 +98,8 @@ class Reader:
     def _by_rule(self, node: Node) -> Formula:
         if vmap_step(node) in self.rules:
             return self.rules[vmap_step(node)](self, node, {})
+        if node.op == "call_function" and node.target in self.rules:
+            return self.rules[node.target](self, node, {})
         if not isinstance(node.target, OpOverload) or (node.target._schema.is_mutable and not is_copy(node)):
             raise Unread(f"{node.target} has no rule")
         rule = self.rules.get(node.target.overloadpacket)

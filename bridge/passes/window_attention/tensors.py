@@ -1,4 +1,4 @@
-"""Formulas of tensors that a model holds: one number, an arithmetic progression, or a table of diagonals."""
+"""Formulas of tensors that a model holds: one number, a progression, or a table of diagonals."""
 
 import sympy
 import torch
@@ -24,12 +24,16 @@ def of_tensor(tensor: Tensor) -> Formula | None:
 
 
 def _progression(tensor: Tensor, flat: Tensor) -> Formula | None:
+    """An arithmetic one, of which each number may come several times, as in arange(n) // 64."""
     if tensor.dtype.is_floating_point or tensor.dtype == torch.bool:
         return None
-    first, step = int(flat[0]), int(flat[1] - flat[0])
-    if not bool((flat == first + step * torch.arange(flat.numel(), device=flat.device)).all()):
+    first, place = int(flat[0]), torch.arange(flat.numel(), device=flat.device)
+    times = int((flat != flat[0]).nonzero()[0])
+    step = int(flat[times]) - first
+    if not bool((flat == first + step * (place // times)).all()):
         return None
-    return constant(tensor.shape, tensor.dtype, first + step * axis(tensor.dim() - 1))
+    index = axis(tensor.dim() - 1)
+    return constant(tensor.shape, tensor.dtype, first + step * (sympy.floor(index / times) if times > 1 else index))
 
 
 def _diagonals(tensor: Tensor, table: Tensor) -> Formula | None:

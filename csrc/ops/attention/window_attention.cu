@@ -3,7 +3,7 @@
 #include "core/device.h"
 #include "core/dispatch.h"
 #include "kernels/window_attention/window_attention.cuh"
-#include "ops/attention/attention_op.h"
+#include "ops/attention/window_attention_op.h"
 
 namespace bridge {
 namespace {

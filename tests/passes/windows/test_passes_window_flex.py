@@ -57,7 +57,20 @@ def test_attention_is_found():
     torch.testing.assert_close(found.module()(*ARGS), attend(*ARGS), rtol=1e-5, atol=1e-5)
 
 
-DOCUMENTS = torch.arange(LENGTH) // 50
+DOCUMENTS = torch.arange(3).repeat_interleave(torch.tensor([40, 70, 50]))
+CHUNKS = torch.arange(LENGTH) // 50
+
+
+def _in_chunks(b, h, q, k):
+    return window(b, h, q, k) & (CHUNKS[q] == CHUNKS[k])
+
+
+def test_tables_that_mask_mod_looks_up():
+    """One that counts chunks is read as a formula."""
+    attend = flex(held=blocks(_in_chunks))
+    found, (outcome,) = rewrite(export(attend, False, ARGS), ["window_attention"])
+    assert outcome.what == f"{WINDOW}, with key_ranges"
+    torch.testing.assert_close(found.module()(*ARGS), attend(*ARGS), rtol=1e-5, atol=1e-5)
 
 
 def _in_documents(b, h, q, k):
