@@ -26,6 +26,7 @@ WINGS = (
     "passes.rope",
     "passes.ms_deform_attn",
     "passes.window_attention",
+    "passes.swin_attention",
     "passes",
     "config",
     "generate",
