@@ -1,6 +1,8 @@
 """Attention within the windows of a map: Swin, Swin-v2, MaxViT."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,7 +75,8 @@ def swin_attention(
     if only_shapes():
         return q.new_empty(*q.shape[:-1], channels)
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-    apart = torch.where(_apart(q, window, shift), shift_mask, 0.0) if is_map and any(shift) else None
+    shifted = is_map and any(shift)
+    apart = torch.where(tokens_apart(q.shape[1:3], window, shift, q.device), shift_mask, 0.0) if shifted else None
     tensors = [_cut(t.to(wide), window, shift, grid) if is_map else t.to(wide) for t in (q, k, v) if t is not None]
     queries, keys, values = _heads(tensors, heads, head_major)
     if logit_scale is None:
@@ -112,13 +115,15 @@ def _join(x: Tensor, shape: torch.Size, window: tuple[int, int], shift: tuple[in
     return pieces.permute(order).flatten(3, 4).flatten(1, 2).roll(shift, (1, 2))
 
 
-def _apart(x: Tensor, window: tuple[int, int], shift: tuple[int, int]) -> Tensor:
-    """[windows of an image, T, T], whether two tokens of a window are on different sides of the map's end."""
+def tokens_apart(size: Sequence[int], window: tuple[int, int], shift: tuple[int, int], device: Any) -> Tensor:
+    """Whether two tokens of a window are on different sides of the map's end, [windows of an image, T, T].
+
+    size: H and W of the map, which has been rolled by -shift.
+    """
     sides = []
-    for axis in (0, 1):
-        extent = x.shape[1 + axis]
-        place = torch.arange(extent, device=x.device)
-        sides.append((place >= extent - shift[axis]) if shift[axis] else torch.zeros_like(place, dtype=torch.bool))
+    for extent, by in zip(size, shift, strict=True):
+        place = torch.arange(extent, device=device)
+        sides.append(place >= extent - by if by else torch.zeros_like(place, dtype=torch.bool))
     side = (sides[0][:, None] + 2 * sides[1])[None, :, :, None]  # [1, H, W, 1]
     side = _cut(side, window, (0, 0), grid=False)[..., 0]
     return side[:, :, None] != side[:, None, :]

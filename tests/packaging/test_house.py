@@ -29,6 +29,7 @@ WINGS = (
     "passes.window_attention",
     "passes.preprocess",
     "passes.block_sparse_attention",
+    "passes.swin_attention",
     "passes",
     "config",
     "generate",

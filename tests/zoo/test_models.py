@@ -51,7 +51,7 @@ LOWERED = [
     pytest.param(
         "swin",
         ["--width", "24", "--depths", "2", "2", "--heads", "2", "4", "--size", "56", "--classes", "10"],
-        {},
+        {"swin_attention": 4},
         [(1, 3, 56, 56), (5, 3, 56, 56)],
         id="swin",
     ),

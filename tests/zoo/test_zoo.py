@@ -39,7 +39,7 @@ def test_one_engine_without_a_gpu(entry):
         "bytes"
     ] > 1000
     # Passes change roundings in 16 bits; ops that a model has itself are none of theirs.
-    least = {"float16": 3e-3, "float32": 1e-5}[row["dtype"]]
+    least = {"float16": 6e-3, "float32": 1e-5}[row["dtype"]]
     assert 0 < bridge_row["graph_error"] <= least if bridge_row["rewritten"] else bridge_row["graph_error"] == 0
     assert list(row["ways"]) == ["bridge"] and row["parameters"] > 1000 and json.loads(kept[-1]) == row
     assert json.loads(kept[1])["ways"] == {"bridge": {"running": True}}

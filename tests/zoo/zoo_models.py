@@ -20,11 +20,12 @@ PLUGINS = {
     "mask_rcnn, rpn": {},
     "mask_rcnn, heads": {"roi_align": 8},
     "resnet_dcn": {"deform_conv2d": 13},
-    "swin": {},
+    "swin": {"swin_attention": 4},
     "relu_net": {"relu": 3},
     "mistral, window": {"rope": 2, "window_attention": 2},
     "gemma3": {"rope": 2, "window_attention": 2},
     "modernbert": {"rope": 3, "window_attention": 2},
+    "swin, v2": {"swin_attention": 4},
 }
 WITH_WEIGHTS = ("llama", "qwen3", "deformable_detr", "mask_rcnn, heads")  # every way in which scripts load them
 needs_models = pytest.mark.skipif(

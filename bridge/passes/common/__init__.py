@@ -1,1 +1,1 @@
-"""Shared by all passes: reading nodes, constants, editing, strides, outcomes."""
+"""Shared by all passes: reading nodes, constants, editing, strides, axes, outcomes."""

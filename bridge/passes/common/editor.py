@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dispatch.python import enable_python_dispatcher
 from torch._guards import detect_fake_mode
 from torch._ops import OpOverload
 from torch.fx import Graph, Node
@@ -134,8 +135,11 @@ def _value_meta(value: Any) -> dict[str, Any]:
 
 
 def _traced_result(node: Node, like: Node) -> Any:
-    """The result of a call for the traced values of its arguments, fake as that of `like` is."""
+    """The result of a call for the traced values of its arguments, fake as that of `like` is.
+
+    By torch's Python code where it has any, as torch.export does: in C++, a linear without bias specialises extents.
+    """
     args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda argument: argument.meta["val"])
     fakes = [argument.meta.get("val") for argument in (*node.all_input_nodes, like)]
-    with detect_fake_mode(fakes) or contextlib.nullcontext():
+    with detect_fake_mode(fakes) or contextlib.nullcontext(), enable_python_dispatcher():
         return node.target(*args, **kwargs)  # type: ignore[operator]

@@ -1,8 +1,9 @@
 """Multi-scale deformable attention with one grid_sample per level, as bridge::ms_deform_attn.
 
 Deformable DETR and its descendants split `value` into levels and sample each with grid_sample at 2 location - 1. They
-stack the samples of all levels and sum them, weighted by the attention. axes.py tracks the axes of value, locations and
-weights through all views and permutations, which proves that they match. The sum over levels and points of
+stack the samples of all levels and sum them, weighted by the attention. common/axes.py tracks the axes of value,
+locations and weights through all views and permutations, which proves that they match. The sum over levels and points
+of
 
     samples[n h, d, q, l p] weights[n h, 1, q, l p], samples_l = grid_sample(value_l[n h, d, y, x], grid_l[n h, q, p])
 

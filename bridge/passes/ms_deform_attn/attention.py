@@ -6,8 +6,8 @@ from typing import Any
 
 from torch.fx import Node
 
+from bridge.passes.common.axes import Axes, follow, name_axes, sources
 from bridge.passes.common.nodes import arguments, aten, same_extents, value
-from bridge.passes.ms_deform_attn.axes import Axes, follow, name_axes, sources
 
 _JOINS = {aten.cat.default, aten.concat.default}
 _SAMPLERS = {aten.grid_sampler.default, aten.grid_sampler_2d.default}

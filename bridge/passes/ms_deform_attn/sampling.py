@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from bridge.passes.common.axes import Axes, follow, name_axes, sources
 from bridge.passes.common.constants import Constants
 from bridge.passes.common.nodes import arguments, aten, same_extents, value
-from bridge.passes.ms_deform_attn.axes import Axes, follow, name_axes, sources
 
 _SOFTMAX = {aten.softmax.int, aten._softmax.default}
 

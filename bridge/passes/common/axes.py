@@ -1,8 +1,9 @@
 """Tracks named axes through views, permutations and slices, for any extents.
 
 Each dimension of a tensor is a group of axes of the tensor it comes from. A view of [N, H, D] as [N H, D] has the
-dimensions (n, h) and (d). Axes of extent 1 are left out. Selected indices and ranges of an axis are recorded. So the
-result does not depend on which views, permutations and slices a model uses.
+dimensions (n, h) and (d). Axes of extent 1 are left out. Selected indices and ranges of an axis are recorded. A
+dimension that is expanded gets an axis of its own. So the result does not depend on which views, permutations and
+slices a model uses.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +33,13 @@ class Axis(NamedTuple):
     name: str
     extent: Any
 
+    @property
+    def is_expanded(self) -> bool:
+        """Whether all indices along it are one element."""
+        return self.name.startswith(_EXPANDED)
 
+
+_EXPANDED = "*"
 Group = tuple[Axis, ...]
 
 
@@ -54,13 +61,20 @@ class Axes:
         return ["".join(axis.name for axis in group) for group in self.groups]
 
     @property
+    def in_order(self) -> list[str]:
+        """The letters of all axes in order, where the parts of each lie together and in order; else none."""
+        names = [axis.name for group in self.groups for axis in group]
+        letters = list(dict.fromkeys(name[0] for name in names))
+        return letters if names == sorted(names, key=lambda name: (letters.index(name[0]), name)) else []
+
+    @property
     def is_whole(self) -> bool:
         """Whether no axis was selected from or sliced."""
         return not self.picked and not self.ranges
 
     def describes(self, node: Node) -> bool:
         """Whether a node's extents are those of the groups."""
-        return same_extents([_product(group) for group in self.groups], node.meta["val"].shape)
+        return same_extents([extent_of(group) for group in self.groups], node.meta["val"].shape)
 
 
 def name_axes(names: Sequence[str], extents: Mapping[str, Any]) -> Axes:
@@ -68,10 +82,21 @@ def name_axes(names: Sequence[str], extents: Mapping[str, Any]) -> Axes:
     return Axes(tuple(_group(Axis(letter, extents[letter]) for letter in word) for word in names))
 
 
-def sources(node: Node) -> list[Node]:
-    """A node and its chain of inputs through operators that only move data."""
+def extent_of(group: Group) -> Any:
+    """The extent of a dimension."""
+    total: Any = 1
+    for axis in group:
+        total = total * axis.extent
+    return total
+
+
+def sources(node: Node, expands: bool = False) -> list[Node]:
+    """A node and its chain of inputs through operators that only move data.
+
+    expands: also through those that expand dimensions.
+    """
     chain = [node]
-    while _is_move(chain[-1]):
+    while _is_move(chain[-1], expands):
         source = chain[-1].args[0]
         chain.append(source.args[0] if _is_cut(source) else source)  # type: ignore[union-attr, arg-type]
     return chain
@@ -80,7 +105,7 @@ def sources(node: Node) -> list[Node]:
 def follow(axes: Axes, path: Sequence[Node]) -> Axes | None:
     """The axes after a path of data movements; None where an axis does not stay in one piece."""
     for node in path:
-        move = _MOVES.get(node.target, _split_result) if _is_move(node) else None
+        move = _MOVES.get(node.target, _split_result) if _is_move(node, expands=True) else None
         moved = None if move is None else move(axes, node)
         if moved is None or not moved.describes(node):
             return None
@@ -88,11 +113,23 @@ def follow(axes: Axes, path: Sequence[Node]) -> Axes | None:
     return axes
 
 
-def _is_move(node: Node) -> bool:
+def is_move(node: Node) -> bool:
+    """Whether an operator only moves data."""
+    return _is_move(node, expands=False)
+
+
+def regrouped(axes: Axes, node: Node) -> Axes | None:
+    """The axes of a view that has a node's shape; None where an axis does not stay in one piece."""
+    return _reshape(axes, node)
+
+
+def _is_move(node: Node, expands: bool) -> bool:
     if node.op != "call_function" or value(node) is None or not is_traced(node):
         return False
     if node.target in CONVERSIONS:
         return not changes_dtype(node)
+    if node.target is aten.expand.default:
+        return expands
     return node.target in _MOVES or _is_cut(node.args[0] if node.args else None)
 
 
@@ -108,13 +145,6 @@ def _equal(a: Any, b: Any) -> bool:
     return statically_known_true(a == b)
 
 
-def _product(group: Group) -> Any:
-    total: Any = 1
-    for axis in group:
-        total = total * axis.extent
-    return total
-
-
 def _reshape(axes: Axes, node: Node) -> Axes | None:
     """Regroups the axes; an axis that spans several dimensions is split."""
     left = [axis for group in axes.groups for axis in group]
@@ -126,12 +156,12 @@ def _reshape(axes: Axes, node: Node) -> Axes | None:
             groups.append(())
             continue
         taken: Group = ()
-        while left and not _equal(_product(taken), target):
+        while left and not _equal(extent_of(taken), target):
             parts = _split(left[0], [target, *targets]) if not taken else None
             if parts is not None:
                 left[:1] = parts
             taken = (*taken, left.pop(0))
-        if not _equal(_product(taken), target):
+        if not _equal(extent_of(taken), target):
             return None
         groups.append(taken)
     return None if left else replace(axes, groups=tuple(groups))
@@ -221,11 +251,20 @@ def _cut(axes: Axes, dim: int, start: Any, extent: Any) -> Axes | None:
         first, _ = axes.ranges.get(name, (0, None))
         groups[dim] = _group([Axis(name, extent)])
         return replace(axes, groups=tuple(groups), ranges={**axes.ranges, name: (first + start, extent)})
-    if len(group) == 2 and _equal(group[1].extent, extent) and isinstance(extent, int) and isinstance(start, int):
+    if len(group) > 1 and _equal(extent_of(group[1:]), extent) and isinstance(extent, int) and isinstance(start, int):
         groups[dim] = group[1:]
         index, remainder = divmod(start, extent)
         return None if remainder else _with_picked(axes, groups, group[0].name, index)
     return None
+
+
+def _expand(axes: Axes, node: Node) -> Axes | None:
+    shape = node.meta["val"].shape
+    groups: list[Group] = [()] * (len(shape) - len(axes.groups)) + list(axes.groups)
+    for dim, (group, extent) in enumerate(zip(groups, shape, strict=True)):
+        if not group:
+            groups[dim] = _group([Axis(f"{_EXPANDED}{node.name}.{dim}", extent)])
+    return replace(axes, groups=tuple(groups))
 
 
 _MOVES: dict[Any, Callable[[Axes, Node], Axes | None]] = {
@@ -235,4 +274,5 @@ _MOVES: dict[Any, Callable[[Axes, Node], Axes | None]] = {
     aten.slice.Tensor: _slice,
     aten.narrow.default: _narrow,
     aten.select.int: _select,
+    aten.expand.default: _expand,
 }

@@ -1,0 +1,77 @@
+"""Swin, Swin-v2 and MaxViT of torchvision, timm and transformers: each attention is a plugin, and no map is cut."""
+
+import pytest
+import torch
+from oracle import ahead, assert_same, interpreted
+from swin_models import MODELS, build, is_bias
+from torch.export import Dim
+
+import bridge
+from bridge.passes import rewrite
+
+aten = torch.ops.aten
+ATTENTION = {aten.softmax.int, aten.scaled_dot_product_attention.default}
+# Those whose windows stay: torchvision's MaxViT computes all of a layer on windows.
+CUT = {"torchvision maxvit"}
+
+
+def exported(model, x):
+    return torch.export.export(model, (x,), dynamic_shapes=({0: Dim("batch", min=1, max=8)},))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_attention_of_every_layer_is_the_op(name):
+    """As eager at two batch sizes, which says that masks, shifts and biases are those of the model."""
+    model, x, whats = build(name)
+    rewritten, outcomes = rewrite(exported(model, x), ["swin_attention"])
+    assert [outcome.what for outcome in outcomes] == whats
+    assert not any(node.target in ATTENTION for node in rewritten.graph.nodes)
+    if name not in CUT:
+        assert not any(node.target is aten.permute.default and _is_cut(node) for node in rewritten.graph.nodes)
+    for given in (x, torch.cat((x, x.flip(-1), 2 * x))):
+        torch.testing.assert_close(rewritten.module()(given), model(given), rtol=1e-4, atol=1e-4)
+
+
+def _is_cut(node):
+    """Of a map into windows: six dimensions or more."""
+    return node.meta["val"].dim() > 5
+
+
+@pytest.mark.parametrize("name", ["torchvision", "torchvision v2", "timm maxvit, heads first", "transformers, padded"])
+@torch.no_grad()
+def test_models_become_engines(name):
+    model, x, whats = build(name)
+    with interpreted(engines=True):
+        compiled = ahead(model, (x,), ({0: Dim("batch", min=1, max=8)},))
+        for given in (x, torch.cat((x, x.flip(-1)))):
+            assert_same(compiled(given), model(given), rtol=1e-3, atol=1e-3)
+    assert compiled.plugin_counts() == {"swin_attention": len(whats)}
+    assert len(bridge.report(compiled).engines) == 1
+
+
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_a_bias_shows_in_the_results(name):
+    """Beyond the tolerance of these tests: a bias that was lost would be seen."""
+    model, x, _ = build(name)
+    expected = model(x)
+    tables = [weight for key, weight in model.named_parameters() if is_bias(key)]
+    assert tables
+    for table in tables:
+        table.zero_()
+    assert (model(x) - expected).abs().max() > 2e-3
+
+
+@pytest.mark.gpu(engines=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_engines_are_right(name, dtype):
+    model, x, whats = build(name)
+    expected = model(x)
+    model, x = model.to("cuda", dtype), x.to("cuda", dtype)
+    compiled = bridge.compile(model, (x,), dynamic_shapes=({0: Dim("batch", min=1, max=8)},))
+    assert compiled.plugin_counts() == {"swin_attention": len(whats)}
+    limit = 1e-3 if dtype == torch.float32 else 5e-2
+    assert (compiled(x).float().cpu() - expected).abs().max() < limit * expected.abs().max()
