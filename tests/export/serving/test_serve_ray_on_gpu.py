@@ -51,7 +51,7 @@ def engine(tmp_path_factory):
     return path
 
 
-CLIENTS, REQUESTS, ROWS = 256, 1536, 2
+CLIENTS, REQUESTS, ROWS = 256, 1024, 2
 X = numpy.random.default_rng(0).random((ROWS, 8), dtype=numpy.float32)
 
 
@@ -78,7 +78,7 @@ def serving(engine, replicas, log):
 def throughput(load_test, url):
     """Latencies and requests a second of clients that ask at once."""
     body = archive(numpy.savez, x=X)
-    load_test.measure(url, body, CLIENTS, 2 * CLIENTS)
+    load_test.measure(url, body, CLIENTS, CLIENTS)
     figures = load_test.measure(url, body, CLIENTS, REQUESTS)
     assert figures["status_200"] == REQUESTS, figures
     return figures
