@@ -42,7 +42,7 @@ def record(run: dict[str, Any]) -> Path:
 
     ValueError: it is not complete, or a result is wrong. OSError: bridge's folder cannot be written to.
     """
-    check_complete(map(key_of, run["rows"]))
+    check_complete(map(key_of, run["rows"]), run["gpu"])
     wrong = [", ".join(key_of(row)) for row in run["rows"] if not row["right"]]
     if wrong:
         raise ValueError(f"not recorded: the results of {'; '.join(wrong)} are wrong")
@@ -71,10 +71,17 @@ def merged(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {**first, "date": max(run["date"] for run in runs), "rows": list(rows.values())}
 
 
-def check_complete(keys: Iterable[Key]) -> None:
-    """ValueError: a default workload is missing from the keys."""
+def check_complete(keys: Iterable[Key], gpu: str) -> None:
+    """ValueError: a default workload is missing from the keys.
+
+    An op that the keys lack altogether may be missing where the GPU's baseline lacks it, too: it is newer than that.
+    """
     present = set(keys)
-    missing = [key for key in ((w.op, w.name, w.dtype) for w in select()) if key not in present]
+    before = path_of(gpu)
+    rows = read_object(before, "run of `bridge bench`")["rows"] if before.is_file() else []
+    ops = {row["op"] for row in rows} | {op for op, _, _ in present}
+    wanted = [w for w in select() if w.op in ops or not rows]
+    missing = [key for key in ((w.op, w.name, w.dtype) for w in wanted) if key not in present]
     if missing:
         raise ValueError(
             f"a baseline has every default workload, and this run lacks {len(missing)} of them, the first"

@@ -49,9 +49,14 @@ def run(
 
 def gpu() -> str:
     """The name of the current GPU. RuntimeError: there is none."""
-    if not torch.cuda.is_available():
+    if (name := gpu_here()) is None:
         raise RuntimeError("bridge bench measures on a CUDA GPU, and there is none; --list and --against need none")
-    return torch.cuda.get_device_name()
+    return name
+
+
+def gpu_here() -> str | None:
+    """The name of the current GPU, or None."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def environment() -> dict[str, Any]:

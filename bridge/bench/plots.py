@@ -11,8 +11,9 @@ from bridge.bench.ceilings import rate
 
 Row = Mapping[str, Any]
 Series = dict[tuple[str, str], dict[str, list[tuple[int, Row]]]]
-_SIZE = re.compile(r"([a-z]+) (\d+)(, .*)?")
+_SIZE = re.compile(r"([a-z]+(?: [a-z]+)*) (\d+)(, .*)?")
 _COLUMNS = 3
+_MOST_NAMES = 40  # of points of a panel; more would hide them
 _MARKERS = {"float32": "s", "float16": "o", "bfloat16": "^"}
 _LINES = {"float32": "-", "float16": "--", "bfloat16": ":"}
 
@@ -50,7 +51,7 @@ def draw(run: Mapping[str, Any]) -> Any:
     for axis in axes.flat[len(panels) :]:
         axis.remove()
     figure.suptitle(f"{run['gpu']}, {run['date']}")
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.02 / panel_rows))
     return figure
 
 
@@ -71,7 +72,7 @@ def _panels(run: Mapping[str, Any]) -> list[Callable[[Any], None]]:
 
 
 def growth(rows: Sequence[Row]) -> Series:
-    """Rows whose workload is named by a word and a size: by op and word, then by dtype and suffix, sorted by size.
+    """Rows whose workload is named by words and a size: by op and words, then by dtype and suffix, sorted by size.
 
     A single row is no series.
     """
@@ -132,12 +133,13 @@ def _draw_bandwidth(axis: Any, rows: Sequence[Row], ceilings: Mapping[str, float
 
 
 def _scatter(axis: Any, rows: Sequence[Row], xs: Sequence[float], ys: Sequence[float]) -> None:
-    """One labelled point per row: a colour per op, a marker per dtype."""
+    """One point per row: a colour per op, a marker per dtype."""
     colours = {op: f"C{number}" for number, op in enumerate(dict.fromkeys(row["op"] for row in rows))}
     seen = set()
     for row, x, y in zip(rows, xs, ys, strict=True):
         label = f"{row['op']}, {row['dtype']}"
         marker = _MARKERS.get(row["dtype"], "D")
         axis.loglog([x], [y], marker, color=colours[row["op"]], label=None if label in seen else label)
-        axis.annotate(row["workload"], (x, y), xytext=(3, 3), textcoords="offset points", fontsize=5)
+        if len(rows) <= _MOST_NAMES:
+            axis.annotate(row["workload"], (x, y), xytext=(3, 3), textcoords="offset points", fontsize=5)
         seen.add(label)

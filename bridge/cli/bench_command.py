@@ -153,7 +153,7 @@ def _ops(options: argparse.Namespace) -> int:
     else:
         before = baseline.load(options.baseline, measure.gpu(), chosen) if options.baseline else None
         if options.record:
-            baseline.check_complete((w.op, w.name, w.dtype) for w in chosen)
+            baseline.check_complete(((w.op, w.name, w.dtype) for w in chosen), measure.gpu_here() or "")
         named = options.peers is not None
         result = measure.run(chosen, others, lambda so_far: _note(so_far, options.json), beside_growth=named)
     print(report.table(result))

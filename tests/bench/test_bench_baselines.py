@@ -121,13 +121,34 @@ def test_only_what_was_chosen_is_compared(baselines):
 
 def test_what_is_no_baseline_is_not_recorded(capsys, tmp_path, baselines):
     rows = complete()["rows"]
+    name = ", ".join(rows[0][key] for key in ("op", "workload", "dtype"))
     for changed, text in [
-        (rows[1:], "this run lacks 1 of them, the first deform_conv2d, large, float16: record without OP"),
-        ([rows[0] | {"right": False}, *rows[1:]], "not recorded: the results of deform_conv2d, large, float16 are"),
+        (rows[1:], f"this run lacks 1 of them, the first {name}: record without OP"),
+        ([rows[0] | {"right": False}, *rows[1:]], f"not recorded: the results of {name} are"),
     ]:
         (tmp_path / "run.json").write_text(json.dumps(complete(rows=changed)))
         code, _, err = command(capsys, "--against", tmp_path / "run.json", "--record")
         assert code == 2 and text in err and not baselines.exists()
+
+
+def test_an_op_newer_than_a_baseline_may_be_missing(capsys, tmp_path, baselines):
+    rows, run = complete()["rows"], tmp_path / "run.json"
+    older = [row for row in rows if row["op"] != "rope"]
+
+    def recorded_of(kept):
+        run.write_text(json.dumps(complete(rows=kept)))
+        return command(capsys, "--against", run, "--record")
+
+    assert recorded_of(older)[0] == 2  # nothing was recorded before: all must be there
+    baselines.mkdir()
+    (baselines / "nvidia_a_gpu.json").write_text(json.dumps(complete(rows=older)))
+    assert recorded_of(older)[0] == 0
+    partly = [*older, next(row for row in rows if row["op"] == "rope")]
+    code, _, err = recorded_of(partly)
+    assert code == 2 and "of them, the first rope, " in err
+    assert recorded_of(rows)[0] == 0
+    code, _, err = recorded_of(older)  # which would lose what was recorded
+    assert code == 2 and "of them, the first rope, " in err
 
 
 def test_only_a_whole_run_is_measured_for_a_record(capsys, monkeypatch, baselines):

@@ -112,19 +112,10 @@ def test_the_floor_is_the_largest_of_five():
     assert ceilings.rate("float32", without) == 5e7 and ceilings.rate("float16", CEILINGS) == 8e8
 
 
-def test_recorded_floors_by_todays_rule(monkeypatch):
-    """The rows that were above 100 % of their floors on an H200, with a cautious rate of its L2."""
-    monkeypatch.setattr(MsDeformAttn, "_random", lambda self, device, *shape: torch.zeros(shape))  # of no account here
+def test_recorded_floors_are_floors():
+    """No row of a recorded run took less than its floor, but for what ceilings and times differ by between runs."""
     recorded = json.loads(baseline.path_of("NVIDIA H200").read_text())
-    limits = recorded["ceilings"] | {"l2_bytes_per_us": 7e6, "l2_bytes": 5e7, "flops_per_us_tf32": 4e8}
-    known = {(w.op, w.name, w.dtype): w for w in WORKLOADS}
-    above = [row for row in recorded["rows"] if row["floor_us"] > row["us"]]
-    assert len(above) == 3
-    for row in above:
-        workload = known[report.key_of(row)]
-        args, settings = workload.arguments(torch.device("cpu")) if workload.op != "deform_conv2d" else ([], {})
-        found = ceilings.floors(workload, limits, workload.traffic(args, settings) if args else None)
-        assert max(found.values()) <= row["us"], (row["op"], row["workload"], found)
+    assert [report.key_of(row) for row in recorded["rows"] if row["floor_us"] > 1.02 * row["us"]] == []
 
 
 def test_traffic_is_what_is_touched():
