@@ -184,7 +184,7 @@ def build(
 
     load: returns the model. gpus: of one replica. least, replicas: as many as requests need, within these bounds.
     ongoing: requests that a replica has at a time; by default a full run, and the next one that fills meanwhile.
-    queue: requests that may wait for a replica in each ingress, of which there are as many as replicas; more are refused.
+    queue: requests that may wait for a replica, in each of as many ingresses as replicas; more are refused.
     """
 
     def scaling(requests: float) -> dict[str, Any]:
