@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from oracle import ahead, assert_same, interpreted
 from torch import nn
+from torch.export import Dim
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 import bridge
 
@@ -47,6 +49,46 @@ def test_blocks_that_a_model_selects_reach_the_plugin():
         compiled = ahead(model, (x,))
         assert compiled.plugin_counts() == {"block_sparse_attention": 1}
         assert_same(compiled(x), model(x))
+
+
+class Near(nn.Module):
+    """Blocks next to a query's own, and the first."""
+
+    def forward(self, q, k, v):
+        query, key = torch.arange(q.shape[2])[:, None], torch.arange(k.shape[2])
+        seen = ((query // 16 - key // 16).abs() <= 1) | (key < 16)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+
+
+def test_blocks_by_their_numbers_are_computed_in_the_engine():
+    model, length = Near().eval(), Dim("length", min=1, max=512)
+    x = torch.randn(1, 2, 100, 32, generator=generator)
+    with interpreted(engines=True), torch.no_grad():
+        compiled = ahead(model, (x, x, x), {name: {2: length} for name in "qkv"})
+        assert compiled.plugin_counts() == {"block_sparse_attention": 1}
+        for size in (1, 17, 300):
+            x = torch.randn(1, 2, size, 32, generator=generator)
+            assert_same(compiled(x, x, x), model(x, x, x))
+
+
+class Flex(nn.Module):
+    """FlexAttention over blocks that are an input."""
+
+    def forward(self, q, k, v, mask):
+        def mask_mod(b, h, i, j):
+            return mask[b, h, i // 16, j // 16] & (j <= i)
+
+        blocks = create_block_mask(mask_mod, 2, 3, 64, 64, "cpu", 16)
+        return flex_attention(q, k, v, block_mask=blocks)
+
+
+def test_flex_attention_over_computed_blocks():
+    x = torch.randn(2, 3, 64, 32, generator=generator)
+    mask = torch.rand(2, 3, 4, 4, generator=generator) < 0.5
+    with interpreted(engines=True), torch.no_grad():
+        compiled = ahead(Flex().eval(), (x, x, x, mask))
+        assert compiled.plugin_counts() == {"block_sparse_attention": 1}
+        assert_same(compiled(x, x, x, mask), Flex()(x, x, x, mask))
 
 
 @pytest.mark.gpu(engines=True)
