@@ -260,8 +260,7 @@ def test_paths_that_cannot_be_written(tmp_path, monkeypatch, path, text):
     assert (tmp_path / "old").read_text() == "mine"
 
 
-MODEL_FILE = """
-import torch, bridge
+MODEL_FILE = """import torch, bridge
 
 class Net(torch.nn.Module):
     def __init__(self, slope):
