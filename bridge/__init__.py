@@ -13,7 +13,7 @@ from bridge.base.modules import modules_of
 from bridge.base.package import __version__ as __version__
 from bridge.core.binding import bind
 from bridge.core.op import OPS, Counted, Pair, only_shapes, op, readable, require, unknown_extent
-from bridge.core.tensors import Bytes, Floating, Index, LikeFirst, LikeFirstOrFloat32
+from bridge.core.tensors import Bytes, Floating, Index, LikeFirst, LikeFirstOrFloat32, Mask
 from bridge.errors import BridgeError
 
 log.show_as_asked()
@@ -54,6 +54,7 @@ __all__ = [
     "Index",
     "LikeFirst",
     "LikeFirstOrFloat32",
+    "Mask",
     "OnnxFile",
     "Pair",
     "Report",

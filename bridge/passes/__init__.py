@@ -46,7 +46,7 @@ def rewrite_graph(graph: Graph, names: Iterable[str], inputs: Mapping[str, Any] 
     inputs: tensors behind the placeholders, by placeholder name, as far as they are known.
     """
     enabled = set(names)
-    constants = Constants(graph, inputs)
+    constants = Constants(inputs)
     outcomes = [outcome for each in PASSES if each.name in enabled for outcome in _apply(each, graph, constants)]
     for outcome in outcomes:
         what = outcome.what if outcome.replaced else f"not replaced: {outcome.what}"

@@ -28,6 +28,7 @@ BATCH = Dim("batch", min=1, max=8)
 # (model, dtype, tolerance of the file on a CPU as a fraction of the largest element)
 MODELS = {
     "attention": (compile_models.Attention, torch.float16, 5e-3),
+    "blocks": (compile_models.Blocks, torch.float32, 1e-5),
     "deformable": (compile_models.Deformable, torch.bfloat16, 3e-2),
     "multiscale": (compile_models.MultiScale, torch.float32, 1e-5),
 }
@@ -259,8 +260,7 @@ def test_paths_that_cannot_be_written(tmp_path, monkeypatch, path, text):
     assert (tmp_path / "old").read_text() == "mine"
 
 
-MODEL_FILE = """
-import torch, bridge
+MODEL_FILE = """import torch, bridge
 
 class Net(torch.nn.Module):
     def __init__(self, slope):

@@ -175,7 +175,7 @@ def test_constants():
         return x * known, known + torch.rand(2, 1, 2), y + table.expand(1000, 6)
 
     program = export(compute, (torch.randn(2, 2, 2), torch.randn(1000, 6)))
-    constants = Constants(program.graph, passes._constants(program))
+    constants = Constants(passes._constants(program))
     found = {node.name: constants.value(node) for node in program.graph.nodes}
     assert found["mul"].tolist() == [[[2, 1]], [[4, 3]]]
     assert found["mul_1"] is None and found["rand"] is None and found["expand"] is None  # an input, random, large

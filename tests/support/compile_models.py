@@ -59,6 +59,20 @@ class Attention(nn.Module):
         return (torch.arange(shape[1]).repeat(shape[0], 1),)
 
 
+class Blocks(nn.Module):
+    """Attention of each query to the blocks of keys whose mean it resembles."""
+
+    def forward(self, x):
+        q = x.unflatten(-1, (4, 8)).transpose(1, 2)
+        means = q.unflatten(2, (3, 16)).mean(3)
+        mask = q @ means.transpose(2, 3) > 0
+        return bridge.block_sparse_attention(q, q / 2, q, mask, query_block=1, key_block=16, causal=True, softcap=2.0)
+
+    @staticmethod
+    def example(dtype):
+        return (torch.randn(2, 48, 32, dtype=dtype),), {"x": {0: BATCH}}
+
+
 class Deformable(nn.Module):
     """A plain and a modulated deformable convolution: without and with mask, with and without bias."""
 

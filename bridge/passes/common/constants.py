@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
-from torch.fx import Graph, Node
+from torch.fx import Node
 
 from bridge.passes.common.nodes import is_copy
 
@@ -14,10 +14,9 @@ _MOST = 4096  # elements of a tensor that is folded
 
 
 class Constants:
-    """The constant values of a graph's nodes. inputs: tensors behind its placeholders, by name."""
+    """The constant values of the nodes of graphs. inputs: tensors behind their placeholders, by name."""
 
-    def __init__(self, graph: Graph, inputs: Mapping[str, Any] | None = None) -> None:
-        self._module = graph.owning_module
+    def __init__(self, inputs: Mapping[str, Any] | None = None) -> None:
         self._inputs = inputs or {}
         self._known: dict[Node, Tensor | None] = {}
 
@@ -35,7 +34,7 @@ class Constants:
             return _real(self._inputs.get(node.name))
         if node.op != "get_attr":
             return None
-        tensor: Any = self._module
+        tensor: Any = node.graph.owning_module  # that of mask_mod's graph is its own
         for name in str(node.target).split("."):
             tensor = getattr(tensor, name, None)
         return _real(tensor)

@@ -34,7 +34,7 @@ def find_flex(node: Node, constants: Constants) -> Attention | None:
         return None
     graph = _graph_of(node, score_mod)
     (score, *_), (result,) = graph.find_nodes(op="placeholder"), graph.output_node().args
-    logits, cap = without_cap(result, Constants(graph)) if isinstance(result, Node) else (result, 0.0)
+    logits, cap = without_cap(result, Constants()) if isinstance(result, Node) else (result, 0.0)
     if logits is not score:
         raise Declined("its score_mod is more than a soft cap of the logits")
     return Attention(root, q, k, v, node, (), float(scale), cap)  # type: ignore[arg-type]
@@ -98,12 +98,12 @@ def _agree(held: Sequence[Any], sizes: Sequence[int], window: Window, node: Node
     distance = torch.arange(keys) - torch.arange(keys - queries, keys)[:, None]
     seen = (distance >= -window.left) | (window.left == UNLIMITED)
     seen &= (distance <= window.right) | (window.right == UNLIMITED)
-    full = _listed(held[2], held[3], queries, keys, sizes)
-    looked_at = full | _listed(held[0], held[1], queries, keys, sizes)
+    full = listed_elements(held[2], held[3], queries, keys, sizes)
+    looked_at = full | listed_elements(held[0], held[1], queries, keys, sizes)
     return bool((looked_at | ~seen).all()) and bool((seen | ~full).all())
 
 
-def _listed(counts: Any, indices: Any, queries: int, keys: int, sizes: Sequence[int]) -> Any:
+def listed_elements(counts: Any, indices: Any, queries: int, keys: int, sizes: Sequence[int]) -> Any:
     """[B, H, S, T], the elements in listed blocks, of counts [B, H, query blocks] and indices [..., key blocks]."""
     if counts is None:
         return torch.zeros(1, 1, queries, keys, dtype=torch.bool)

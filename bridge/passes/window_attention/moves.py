@@ -83,7 +83,8 @@ def looked_up(reader: Reader, node: Node, given: dict[str, Any]) -> Formula:
     if name != "torch._dynamo._trace_wrapped_higher_order_op.ModIndex" or value(table) is None:
         raise Unread(f"{node.target} has no rule for {name}")
     source, shape = reader.formula(table), node.meta["val"].shape
-    if len(indices) != len(source.shape) or not all(isinstance(each, Node) for each in indices):
+    numbers = all(isinstance(each, (Node, int)) and not isinstance(each, bool) for each in indices)
+    if len(indices) != len(source.shape) or not numbers:
         raise Unread("some dimensions of a table are not looked up")
     places = [reader.operand(each, shape).integer for each in indices]
     return source.moved(shape, {dim: _from_start(each, source.shape[dim]) for dim, each in enumerate(places)})

@@ -76,6 +76,10 @@ def _floored(number: Any, divisor: Any) -> Any:
     return sympy.floor(number / divisor)
 
 
+def _remainder(number: Any, divisor: Any) -> Any:
+    return number - divisor * _floored(number, divisor)
+
+
 def _where(reader: Reader, node: Node, given: dict[str, Any]) -> Formula:
     return _chosen(reader, node, given["condition"], given["self"], given["other"])
 
@@ -165,6 +169,7 @@ RULES: dict[Any, Rule] = {
     aten.neg: _arithmetic(lambda self, **_: -self),
     aten.mul: _binary(operator.mul),
     aten.floor_divide: _binary(_floored),
+    aten.remainder: _binary(_remainder),
     aten.gt: _binary(operator.gt),
     aten.ge: _binary(operator.ge),
     aten.lt: _binary(operator.lt),

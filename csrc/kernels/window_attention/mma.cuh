@@ -35,7 +35,7 @@ struct IntervalTiles : KeyTiles {
       : KeyTiles(keys, Tile::kKeys, split, splits), keys(keys) {}
 
   __device__ KeyRun<Tile::kKeysOfWarp> part(int tile, int warp_key) const {
-    return {keys.begin + tile * Tile::kKeys + warp_key};
+    return {keys.begin + (tile * Tile::kKeys + warp_key)};
   }
 
   // Where a thread's keys lie: every kStep-th of a tile, in turn. What no row sees is not read: it counts as zeros.

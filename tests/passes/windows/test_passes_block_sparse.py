@@ -2,14 +2,11 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
-from oracle import ahead, assert_same, interpreted
 from torch import nn
 from torch.export import Dim
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from window_programs import BATCH, GROUPS, HEADS, Function, arguments, fused, repeated
 
-import bridge
 from bridge.graph import capture
 from bridge.passes import rewrite
 
@@ -108,6 +105,58 @@ FOUND = {
 }
 
 
+def neighbours(q, k):
+    """Of cubes of 16 tokens in a video of 2 x 2 x 1 cubes: those that differ along one axis at most."""
+    (a, b), (c, d) = ((each // 32, each // 16 % 2) for each in (q, k))
+    return ((a - c).abs() + (b - d).abs()) <= 1
+
+
+def window_and_first(q, k):
+    """Blocks next to a query's own, and a first one for all."""
+    return ((q // BLOCK - k // BLOCK).abs() <= 1) | (k < BLOCK) | (q < BLOCK)
+
+
+def masked_out(q, k, v, seen):
+    logits = torch.matmul(q, repeated(k).transpose(2, 3)) * 0.25
+    return torch.softmax(logits.masked_fill(~seen, -torch.inf), -1) @ repeated(v)
+
+
+HELD = wide(MASK[0, 0] | torch.eye(BLOCKS, dtype=torch.bool))
+HELD_BLOCKS = MASK[:1, :1]
+ARITHMETIC = {
+    "neighbours": (lambda q, k, v, m: fused(q, k, v, neighbours(*positions())), TEXT),
+    "a window and the first": (lambda q, k, v, m: fused(q, k, v, window_and_first(*positions())), TEXT),
+    "causal neighbours": (
+        lambda q, k, v, m: fused(q, k, v, neighbours(*positions()) & causal_pairs()),
+        f"{TEXT}, causal=True",
+    ),
+    "written out": (
+        lambda q, k, v, m: masked_out(q, k, v, window_and_first(*positions())),
+        f"{TEXT}, scale=0.25",
+    ),
+    "of keys of another size": (
+        lambda q, k, v, m: fused(q, k, v, (positions()[0] // 7 + positions()[1] // 32) % 3 != 0),
+        "bridge.block_sparse_attention, query_block=7, key_block=32",
+    ),
+    "held": (lambda q, k, v, m: fused(q, k, v, HELD), TEXT),
+    "held, and causal": (lambda q, k, v, m: fused(q, k, v, HELD & causal_pairs()), f"{TEXT}, causal=True"),
+    "mask_mod": (flex(lambda b, h, q, k, m: neighbours(q, k)), f"{TEXT}, scale=0.353553"),
+    "mask_mod and a BlockMask that are held": (
+        lambda q, k, v, m: flex_attention(q, k, v, block_mask=HELD_MASK, enable_gqa=True),
+        f"{TEXT}, scale=0.353553",
+    ),
+    "mask_mod that looks up, and a BlockMask that are held": (
+        lambda q, k, v, m: flex_attention(q, k, v, block_mask=HELD_LOOKED_UP, enable_gqa=True),
+        f"{TEXT}, causal=True, scale=0.353553",
+    ),
+}
+HELD_MASK = create_block_mask(lambda b, h, q, k: neighbours(q, k), None, None, LENGTH, LENGTH, "cpu", 32)
+HELD_LOOKED_UP = create_block_mask(
+    lambda b, h, q, k: HELD_BLOCKS[0, 0, q // BLOCK, k // BLOCK] & (k <= q), None, None, LENGTH, LENGTH, "cpu", BLOCK
+)
+FOUND |= ARITHMETIC
+
+
 @pytest.mark.parametrize("name", FOUND)
 def test_attention_is_found(name):
     function, text = FOUND[name]
@@ -122,7 +171,8 @@ def test_attention_is_found(name):
 def _tensors(program):
     nodes = program.graph.find_nodes(op="call_function", target=OP)
     assert len(nodes) == 1
-    return [node for node in program.graph.nodes if isinstance(node.meta.get("val"), torch.Tensor)]
+    made = [node for node in program.graph.nodes if node.op == "call_function"]
+    return [node for node in made if isinstance(node.meta["val"], torch.Tensor)]
 
 
 def test_for_every_length():
@@ -177,6 +227,12 @@ NEAR_MISSES = {
         "may hide all keys of a query",
     ),
     "written out": (_written_out, "may hide all keys of a query"),
+    "other blocks that are held": (
+        flex(lambda b, h, q, k, m: neighbours(q, k), **_own(BLOCKS)),
+        "are not those of its mask_mod",
+    ),
+    "shifted": (lambda q, k, v, m: fused(q, k, v, neighbours(positions()[0] + 5, positions()[1])), None),
+    "held pairs": (lambda q, k, v, m: fused(q, k, v, HELD.roll(3, 1)), None),
     "constant blocks": (flex(looked_up, **_own(BLOCKS)), "are constants, and not made of its mask"),
     "too few blocks": (lambda q, k, v, m: fused(q, k, v, wide(m[..., :1].expand(-1, -1, -1, 4))), None),
 }
@@ -203,52 +259,3 @@ def test_blocks_that_are_other_inputs():
     found, outcomes = rewrite(capture.export(BlocksAsInput().eval(), given, {}, None), BOTH)
     assert "inputs that its mask_mod does not look up" in outcomes[0].what
     assert not found.graph.find_nodes(op="call_function", target=OP)
-
-
-class Selecting(nn.Module):
-    """Each query attends to the blocks whose mean keys score best for it, its own among them."""
-
-    def __init__(self, width=32, heads=4, groups=2, block=16, count=3):
-        super().__init__()
-        self.heads, self.groups, self.block, self.count = heads, groups, block, count
-        self.head_dim = width // heads
-        self.joint = nn.Linear(width, width + 2 * groups * self.head_dim)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, x):
-        counts = (self.heads, self.groups, self.groups)
-        parts = self.joint(x).split([n * self.head_dim for n in counts], -1)
-        q, k, v = (p.unflatten(-1, (n, self.head_dim)).transpose(1, 2) for p, n in zip(parts, counts, strict=True))
-        position = torch.arange(x.shape[1], device=x.device)
-        selected = self.selected(q, k, position // self.block)
-        of_heads = selected.repeat_interleave(self.heads // self.groups, 1)
-        seen = of_heads.repeat_interleave(self.block, -1) & (position[:, None] >= position)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True)
-        return self.out(out.transpose(1, 2).flatten(2))
-
-    def selected(self, q, k, own):
-        """[B, G, S, key blocks]"""
-        means = k.unflatten(2, (-1, self.block)).mean(3)
-        scores = (q.unflatten(1, (self.groups, -1)) @ means[:, :, None].transpose(-1, -2)).mean(2)
-        block = torch.arange(means.shape[2], device=q.device)
-        scores = scores.masked_fill(block > own[:, None], -1e4).masked_fill(block == own[:, None], 1e4)
-        return scores >= scores.topk(self.count, -1).values[..., -1:]
-
-
-def test_blocks_that_a_model_selects_reach_the_plugin():
-    model, x = Selecting().eval(), torch.randn(2, 96, 32, generator=generator)
-    with interpreted(engines=True), torch.no_grad():
-        compiled = ahead(model, (x,))
-        assert compiled.plugin_counts() == {"block_sparse_attention": 1}
-        assert_same(compiled(x), model(x))
-
-
-@pytest.mark.gpu(engines=True)
-@torch.no_grad()
-def test_engine_against_eager():
-    model = Selecting(256, 8, 2, 32, 4).eval().cuda().half()
-    x = torch.randn(2, 256, 256, generator=generator).half().cuda()
-    compiled = bridge.compile(model, (x,))
-    assert compiled.plugin_counts() == {"block_sparse_attention": 1}
-    expected, actual = model(x).float(), compiled(x).float()
-    assert (actual - expected).abs().max() <= 2e-2 * expected.abs().max()

@@ -114,7 +114,7 @@ def element(formula, indices, lengths):
 def test_every_element():
     lengths = {"x": {0: Dim("rows", min=2, max=10)}, "y": {0: Dim("columns", min=2, max=10)}}
     program = capture.export(Results().eval(), (torch.zeros(4), torch.zeros(7)), {}, lengths)
-    reader = Reader(RULES, Constants(program.graph, _constants(program)), set())
+    reader = Reader(RULES, Constants(_constants(program)), set())
     outputs = program.graph.output_node().args[0]
     formulas = [reader.formula(node) for node in outputs]
     assert not reader.unknown

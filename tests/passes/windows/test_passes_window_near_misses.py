@@ -47,7 +47,7 @@ def test_neighbours_are_told_apart():
 
 # A condition, and a part of the reason to decline it.
 OTHERS = [
-    (lambda i, j: (j <= i) & ((i - j) % 2 == 0), "depends on the values of remainder"),
+    (lambda i, j: (j <= i) & ((i - j) % 2 == 0), "otherwise than by their distance"),
     (lambda i, j: (j <= i) & ((j == i) | (j < i - 2)), "hides keys between"),
     (lambda i, j: (j <= i) & ((j > i - 3) | (j == 0)), "does not depend on the distance"),  # with an attention sink
     (lambda i, j: (j <= i) & (2 * j > i), "does not depend on the distance"),
