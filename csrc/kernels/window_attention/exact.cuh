@@ -22,11 +22,24 @@ struct ExactQuery {
   int batch, group, lane;
   float top = -INFINITY, total = 0.f, sum[kExactChannels] = {};
 
+  // By sums of every kSums-th channel: they round less than one sum of all would, and none waits for another.
   __device__ float dot(int key) const {
+    constexpr int kSums = 4;
     T const* const row = a.k.row(batch, group, key);
-    float product = 0.f;
-    for (int channel = 0; channel < a.head_dim; ++channel) product = fmaf(q[channel], to_float(row[channel]), product);
-    return product;
+    float part[kSums] = {};
+    int channel = 0;
+#pragma unroll 1  // more loads at once take registers of which other warps are made
+    for (; channel + kSums <= a.head_dim; channel += kSums) {
+#pragma unroll
+      for (int i = 0; i < kSums; ++i) part[i] = fmaf(q[channel + i], to_float(row[channel + i]), part[i]);
+    }
+    for (; channel < a.head_dim; ++channel) part[0] = fmaf(q[channel], to_float(row[channel]), part[0]);
+#pragma unroll
+    for (int apart = kSums / 2; apart > 0; apart /= 2) {
+#pragma unroll
+      for (int i = 0; i < apart; ++i) part[i] += part[i + apart];
+    }
+    return part[0];
   }
 
   __device__ void rescale(float factor) {
