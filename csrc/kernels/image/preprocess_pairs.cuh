@@ -38,13 +38,13 @@ __device__ void write_pair(PreprocessArguments const& a, Canvas<T> canvas, int64
   }
 }
 
-template <class T, class Around>
+template <class T, class Around, class Edge = Around>
 __global__ void __launch_bounds__(kPairColumns* kPairRows) preprocess_pairs_kernel(PreprocessArguments a,
                                                                                    Canvas<T> canvas, bool paired) {
+  __shared__ Placement box;
   int const x = 2 * (static_cast<int>(blockIdx.x) * kPairColumns + static_cast<int>(threadIdx.x));
   for (int64_t n = blockIdx.z; n < a.batch; n += gridDim.z) {
-    __syncthreads();  // the placement of the image before is no longer read
-    Placement const& p = shared_placement(a, n);
+    Placement const& p = block_placement(a, n, box);
     for (int y = static_cast<int>(blockIdx.y) * kPairRows + static_cast<int>(threadIdx.y); y < a.out_h;
          y += static_cast<int>(gridDim.y) * kPairRows) {
       if (x >= a.out_w) break;
@@ -52,14 +52,15 @@ __global__ void __launch_bounds__(kPairColumns* kPairRows) preprocess_pairs_kern
       RowPlace const row = inside ? RowPlace::of(a, p, y - p.row) : RowPlace{};
       int const column = x - p.column;
       Levels levels[2] = {around(a, p.right), around(a, p.right)};
-      if (inside && column >= 0 && column + 1 < p.wide) {  // both: all is read before anything is computed
+      if (inside && column >= 0 && column + 1 < p.wide &&
+          Around::takes(p)) {  // both: all is read before anything is computed
         Around const first = Around::read(a, n, p, row, column), second = Around::read(a, n, p, row, column + 1);
         levels[0] = finished(a, first.sample(row)), levels[1] = finished(a, second.sample(row));
       } else if (inside) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           if (column + i < 0 || column + i >= p.wide) continue;
-          levels[i] = finished(a, Around::read(a, n, p, row, column + i).sample(row));
+          levels[i] = finished(a, Edge::read(a, n, p, row, column + i).sample(row));
         }
       }
       write_pair(a, canvas, n, y, x, paired, levels);
@@ -76,8 +77,8 @@ template <class T>
 PairsKernel<T> pairs_kernel(PreprocessArguments const& a) {
   if (a.colours == Colours::kYuv) return preprocess_pairs_kernel<T, YuvAround>;
   if (!is_packed(a)) return preprocess_pairs_kernel<T, BytesAround>;
-  return whole_words(a) ? preprocess_pairs_kernel<T, PackedAround<true>>
-                        : preprocess_pairs_kernel<T, PackedAround<false>>;
+  return whole_words(a) ? preprocess_pairs_kernel<T, PackedAround<true>, BytesAround>
+                        : preprocess_pairs_kernel<T, PackedAround<false>, BytesAround>;
 }
 
 template <class T>

@@ -19,22 +19,17 @@ struct TwoPixels {
 
   __device__ float operator[](int i) const { return i < 4 ? float_of_byte(low, i) : float_of_byte(high, i - 4); }
 
-  // single: the second one is not there, and the first counts as it.
-  __device__ static TwoPixels read(uint8_t const* at, bool single) {
-    if (!kWords || single) return read_bytes(at, single);
+  __device__ static TwoPixels read(uint8_t const* at) {
+    if constexpr (!kWords) {
+      uint32_t const low = __ldg(at) | __ldg(at + 1) << 8 | __ldg(at + 2) << 16 | uint32_t(__ldg(at + 3)) << 24;
+      return {low, uint32_t(__ldg(at + 4)) | __ldg(at + 5) << 8};
+    }
     uintptr_t const address = reinterpret_cast<uintptr_t>(at);
     auto const* const words = reinterpret_cast<uint32_t const*>(address & ~uintptr_t(3));
     unsigned const start = static_cast<unsigned>(address & 3);
     uint32_t const first = __ldg(words), second = __ldg(words + 1);
     uint32_t const third = __ldg(words + (start == 3 ? 2 : 1));  // the six bytes end in the second word otherwise
     return {__funnelshift_r(first, second, 8 * start), __funnelshift_r(second, third, 8 * start)};
-  }
-
- private:
-  __device__ static TwoPixels read_bytes(uint8_t const* at, bool single) {
-    uint8_t const* const next = at + (single ? 0 : 3);
-    uint32_t const low = __ldg(at) | __ldg(at + 1) << 8 | __ldg(at + 2) << 16 | uint32_t(__ldg(next)) << 24;
-    return {low, uint32_t(__ldg(next + 1)) | __ldg(next + 2) << 8};
   }
 };
 
@@ -44,8 +39,8 @@ struct Between {
   float share;  // of the second pixel
 };
 
-__device__ inline Between between(int place, int from, int to) {
-  float const scale = __fdiv_rn(float(from), float(to));
+// scale: pixels of the axis, of which there are `from`, to one of the resized.
+__device__ inline Between between(int place, int from, float scale) {
   float const at = fmaxf(scale * (float(place) + 0.5f) - 0.5f, 0.f);
   int const first = max(min(static_cast<int>(at), from - 2), 0);
   return {first, fminf(at - float(first), 1.f)};
@@ -63,23 +58,23 @@ struct RowPlace {
 
   __device__ static RowPlace of(PreprocessArguments const& a, Placement const& p, int row) {
     bool const yuv = a.colours == Colours::kYuv;
-    return {between(row, p.height, p.high), yuv ? between(row, p.height / 2, p.high) : Between{}};
+    return {between(row, p.height, p.down), yuv ? between(row, p.height / 2, 0.5f * p.down) : Between{}};
   }
 };
 
-// Packed pixels of three bytes.
+// Packed pixels of three bytes, of boxes that are two pixels wide at least.
 template <bool kWords>
 struct PackedAround {
   TwoPixels<kWords> above, below;
   float across;  // share of the second pixel of each
 
+  __device__ static bool takes(Placement const& p) { return p.width > 1; }
   __device__ static PackedAround read(PreprocessArguments const& a, int64_t n, Placement const& p, RowPlace const& row,
                                       int column) {
-    Between const place = between(column, p.width, p.wide);
+    Between const place = between(column, p.width, p.across);
     uint8_t const* const upper = a.images.line(n, p.top + row.full.first) + 3 * int64_t(p.left + place.first);
-    bool const single = p.width == 1;
-    return {TwoPixels<kWords>::read(upper, single),
-            TwoPixels<kWords>::read(upper + (p.height > 1 ? a.images.row : 0), single), place.share};
+    return {TwoPixels<kWords>::read(upper), TwoPixels<kWords>::read(upper + (p.height > 1 ? a.images.row : 0)),
+            place.share};
   }
 
   __device__ Levels sample(RowPlace const& row) const {
@@ -99,10 +94,10 @@ struct FourPixels {
   float across;
 
   // left, top, width, height: the box in the plane; channels: those that there are.
-  __device__ static FourPixels read(Plane const& plane, int64_t n, int left, int top, int width, int height, int wide,
-                                    Between const& row, int column, int channels) {
+  __device__ static FourPixels read(Plane const& plane, int64_t n, int left, int top, int width, int height,
+                                    float scale, Between const& row, int column, int channels) {
     FourPixels pixels{};
-    Between const place = between(column, width, wide);
+    Between const place = between(column, width, scale);
     uint8_t const* const first = plane.line(n, top + row.first) + int64_t(left + place.first) * plane.pixel;
     int64_t const next = width > 1 ? plane.pixel : 0, below = height > 1 ? plane.row : 0;
 #pragma unroll
@@ -125,9 +120,10 @@ struct FourPixels {
 struct BytesAround {
   FourPixels<kMostChannels> pixels;
 
+  __device__ static bool takes(Placement const&) { return true; }
   __device__ static BytesAround read(PreprocessArguments const& a, int64_t n, Placement const& p, RowPlace const& row,
                                      int column) {
-    return {FourPixels<kMostChannels>::read(a.images, n, p.left, p.top, p.width, p.height, p.wide, row.full, column,
+    return {FourPixels<kMostChannels>::read(a.images, n, p.left, p.top, p.width, p.height, p.across, row.full, column,
                                             a.channels)};
   }
 
@@ -144,11 +140,12 @@ struct YuvAround {
   FourPixels<1> luma;
   FourPixels<2> chroma;
 
+  __device__ static bool takes(Placement const&) { return true; }
   __device__ static YuvAround read(PreprocessArguments const& a, int64_t n, Placement const& p, RowPlace const& row,
                                    int column) {
-    return {FourPixels<1>::read(a.images, n, p.left, p.top, p.width, p.height, p.wide, row.full, column, 1),
-            FourPixels<2>::read(a.chroma, n, p.left / 2, p.top / 2, p.width / 2, p.height / 2, p.wide, row.half, column,
-                                2)};
+    return {FourPixels<1>::read(a.images, n, p.left, p.top, p.width, p.height, p.across, row.full, column, 1),
+            FourPixels<2>::read(a.chroma, n, p.left / 2, p.top / 2, p.width / 2, p.height / 2, 0.5f * p.across,
+                                row.half, column, 2)};
   }
 
   __device__ Levels sample(RowPlace const& row) const {

@@ -152,11 +152,11 @@ __device__ void fill_tile(PreprocessArguments const& a, Canvas<T> canvas, int64_
 template <class T, bool kPacked>
 __global__ void __launch_bounds__(kTileColumns* kTileThreadRows) preprocess_tiles_kernel(PreprocessArguments a,
                                                                                          Canvas<T> canvas) {
+  __shared__ Placement box;
   __shared__ TileMemory memory;
   int const left = static_cast<int>(blockIdx.x) * kTileColumns;
   for (int64_t n = blockIdx.z; n < a.batch; n += gridDim.z) {
-    __syncthreads();  // nothing of the image before is read any more
-    Placement const& p = shared_placement(a, n);
+    Placement const& p = block_placement(a, n, box);
     fill_tile<T, kPacked>(a, canvas, n, p, memory, static_cast<int>(blockIdx.y) * kTileRows, left);
   }
 }
