@@ -38,33 +38,37 @@ __device__ void write_pair(PreprocessArguments const& a, Canvas<T> canvas, int64
   }
 }
 
+// Two results side by side, of which the resized image may have one, both or none. Edge: how one alone is read.
+template <class T, class Around, class Edge>
+__device__ void pair_of_results(PreprocessArguments const& a, Canvas<T> canvas, int64_t n, Placement const& p, int y,
+                                int x, bool paired) {
+  bool const inside = p.right && y >= p.row && y - p.row < p.high;
+  RowPlace const row = inside ? RowPlace::of(a, p, y - p.row) : RowPlace{};
+  int const column = x - p.column;
+  bool const both = inside && column >= 0 && column + 1 < p.wide && Around::takes(p);
+  Levels levels[2] = {around(a, p.right), around(a, p.right)};
+  if (both) {  // all is read before anything is computed
+    Around const first = Around::read(a, n, p, row, column), second = Around::read(a, n, p, row, column + 1);
+    levels[0] = finished(a, first.sample(row)), levels[1] = finished(a, second.sample(row));
+  } else if (inside) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (column + i < 0 || column + i >= p.wide) continue;
+      levels[i] = finished(a, Edge::read(a, n, p, row, column + i).sample(row));
+    }
+  }
+  write_pair(a, canvas, n, y, x, paired, levels);
+}
+
 template <class T, class Around, class Edge = Around>
 __global__ void __launch_bounds__(kPairColumns* kPairRows) preprocess_pairs_kernel(PreprocessArguments a,
                                                                                    Canvas<T> canvas, bool paired) {
   __shared__ Placement box;
   int const x = 2 * (static_cast<int>(blockIdx.x) * kPairColumns + static_cast<int>(threadIdx.x));
+  int const y = static_cast<int>(blockIdx.y) * kPairRows + static_cast<int>(threadIdx.y);
   for (int64_t n = blockIdx.z; n < a.batch; n += gridDim.z) {
     Placement const& p = block_placement(a, n, box);
-    for (int y = static_cast<int>(blockIdx.y) * kPairRows + static_cast<int>(threadIdx.y); y < a.out_h;
-         y += static_cast<int>(gridDim.y) * kPairRows) {
-      if (x >= a.out_w) break;
-      bool const inside = p.right && y >= p.row && y - p.row < p.high;
-      RowPlace const row = inside ? RowPlace::of(a, p, y - p.row) : RowPlace{};
-      int const column = x - p.column;
-      Levels levels[2] = {around(a, p.right), around(a, p.right)};
-      if (inside && column >= 0 && column + 1 < p.wide &&
-          Around::takes(p)) {  // both: all is read before anything is computed
-        Around const first = Around::read(a, n, p, row, column), second = Around::read(a, n, p, row, column + 1);
-        levels[0] = finished(a, first.sample(row)), levels[1] = finished(a, second.sample(row));
-      } else if (inside) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          if (column + i < 0 || column + i >= p.wide) continue;
-          levels[i] = finished(a, Edge::read(a, n, p, row, column + i).sample(row));
-        }
-      }
-      write_pair(a, canvas, n, y, x, paired, levels);
-    }
+    if (x < a.out_w && y < a.out_h) pair_of_results<T, Around, Edge>(a, canvas, n, p, y, x, paired);
   }
 }
 
@@ -81,14 +85,23 @@ PairsKernel<T> pairs_kernel(PreprocessArguments const& a) {
                         : preprocess_pairs_kernel<T, PackedAround<false>, BytesAround>;
 }
 
+// Blocks for the result, each of that many rows.
+inline dim3 pairs_grid(PreprocessArguments const& a, int rows) {
+  return {static_cast<unsigned>(ceil_divide(a.out_w, 2 * kPairColumns)),
+          static_cast<unsigned>(ceil_divide(a.out_h, rows)),
+          static_cast<unsigned>(a.batch < kMaxGridY ? a.batch : kMaxGridY)};
+}
+
+template <class T>
+bool may_pair(PreprocessArguments const& a, Canvas<T> canvas) {
+  return a.out_w % 2 == 0 && aligned(canvas.data, 2 * sizeof(T));
+}
+
 template <class T>
 cudaError_t launch_preprocess_pairs(PreprocessArguments const& a, Canvas<T> canvas, cudaStream_t stream) {
-  auto const limited = [](int64_t blocks) { return static_cast<unsigned>(blocks < kMaxGridY ? blocks : kMaxGridY); };
-  dim3 const grid(static_cast<unsigned>(ceil_divide(a.out_w, 2 * kPairColumns)),
-                  limited(ceil_divide(a.out_h, kPairRows)), limited(a.batch));
-  bool const paired = a.out_w % 2 == 0 && aligned(canvas.data, 2 * sizeof(T));
   PairsKernel<T> const kernel = pairs_kernel<T>(a);
-  kernel<<<grid, dim3(kPairColumns, kPairRows), 0, stream>>>(a, canvas, paired);
+  dim3 const grid = pairs_grid(a, kPairRows);
+  kernel<<<grid, dim3(kPairColumns, kPairRows), 0, stream>>>(a, canvas, may_pair(a, canvas));
   return cudaGetLastError();
 }
 
