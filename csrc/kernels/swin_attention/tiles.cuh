@@ -38,6 +38,7 @@ struct SwinTiles {
   typename Mma::Fragments q;
   typename Mma::Sums sum = {};
   OnlineSoftmax softmax;
+  float total[4] = {};
 
   __device__ SwinTiles(SwinArguments<T> const& a, unsigned char* memory, int index, int head, int first)
       : a(a),
@@ -45,8 +46,8 @@ struct SwinTiles {
         window(SwinPlace::of(a.windows, index)),
         index(index),
         head(head),
-        sides(sides_within(a.windows, window)),
-        rows(a.windows, first) {
+        sides(a.hidden_sides(window)),
+        rows(a, head, first) {
     factor[0] = factor[1] = a.factor(head);
   }
 
@@ -59,15 +60,15 @@ struct SwinTiles {
 
   // Keys and values.
   __device__ void copy(int tile) const {
-    SwinRows const of_tile(a.windows, tile * Tile::kTokens);
-    uint32_t const shared = shared_address(keys(tile % 2));
-    Mma::template copy<true>(a, a.k, window, head, of_tile, shared);
-    Mma::template copy<true>(a, a.v, window, head, of_tile, shared + kTensorBytes);
+    T const* const tensors[] = {a.k.data, a.v.data};
+    SwinRows const of_tile(a, head, tile * Tile::kTokens);
+    Mma::template copy<true>(a, tensors, window, of_tile, shared_address(keys(tile % 2)));
   }
 
   __device__ void walk() {
     int const tiles = (tokens() + Tile::kTokens - 1) / Tile::kTokens;
-    Mma::template copy<true>(a, a.q, window, head, rows, shared_address(memory));
+    T const* const tensors[] = {a.q.data};
+    Mma::template copy<true>(a, tensors, window, rows, shared_address(memory));
     copy(0);
     for (int tile = 0; tile < tiles; ++tile) {
       float added[kColumns][4];
@@ -79,8 +80,7 @@ struct SwinTiles {
       if (tile == 0) begin();
       compute(tile % 2, added);
     }
-    softmax.finish();
-    Mma::write(a, window, head, rows, softmax, sum);
+    Mma::write(a, window, rows, total, sum);
   }
 
   __device__ void begin() {
@@ -131,8 +131,9 @@ struct SwinTiles {
 
   __device__ void compute(int stage, float const (&added)[kColumns][4]) {
     uint32_t const shared = shared_address(keys(stage));
-    typename Mma::Products product = {};
-    Mma::multiply_keys(q, shared, product);
+    constexpr typename Mma::Products kNone = {};
+    typename Mma::Products product;
+    Mma::multiply_keys(q, shared, kNone, product);
     float const* const inverse = lengths(1 + stage) + threadIdx.x % 4 * 2;
 #pragma unroll
     for (int i = 0; i < kColumns; ++i) {
@@ -149,7 +150,9 @@ struct SwinTiles {
 #pragma unroll
       for (int j = 0; j < 4; ++j) each[j] *= scale[j / 2];
     }
-    Mma::add_values(product, shared + kTensorBytes, sum);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) total[j] *= scale[j / 2];
+    Mma::add_values(product, shared + kTensorBytes, sum, total);
   }
 };
 
