@@ -19,8 +19,8 @@ class Function(nn.Module):
         super().__init__()
         self.function = function
 
-    def forward(self, *inputs):
-        return self.function(*inputs)
+    def forward(self, *args):
+        return self.function(*args)
 
 
 STEPS = {}
