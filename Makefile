@@ -91,7 +91,9 @@ demo: build
 
 PYTEST_ARGS ?= -n logical --maxprocesses 8 --dist worksteal
 
-test: build lean bindings public-kernels
+# What is installed apart from torch comes while torch does.
+test:
+	@$(MAKE) --no-print-directory --jobs 4 build lean bindings public-kernels
 	$(call step,tests,OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=10 $(PYTEST_ARGS) $(TESTS))
 
 test-newest:

@@ -15,7 +15,7 @@ SOURCES = {"rgb": 3, "bgr": 3, "rgba": 4, "bgra": 4, "gray": 1, "nv12": 1}
 RESULTS = {"rgb": 3, "bgr": 3, "gray": 1}
 # Red and blue of luma (ITU-R BT.601-7 section 2.5.1, BT.709-6 section 3.2).
 MATRICES = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}
-_MOST_EXTENT = 1 << 15  # of a result; times an image's extents it must stay below 2^31
+_MOST_EXTENT = 1 << 15  # of a result; times an image's extents it must stay below 2^30
 _WORDS = {
     "source": tuple(SOURCES),
     "result": tuple(RESULTS),
@@ -200,9 +200,9 @@ def _check_sizes(height: int, width: int, resize: tuple[int, int]) -> None:
     require(height > 0 and width > 0, f"preprocess: images of {height} x {width} have no pixel")
     sides = [side for side in (height, width) if isinstance(side, int)]  # the native library checks others
     require(
-        max(sides, default=0) * max(resize) < 1 << 31,
+        max(sides, default=0) * max(resize) < 1 << 30,
         f"preprocess: images of {height} x {width} resized to {resize[0]} x {resize[1]} are too large: the product of "
-        "the longest sides is 2^31 or more",
+        "the longest sides is 2^30 or more",
     )
 
 

@@ -53,9 +53,8 @@ def _template(name: str, args: list, kwargs: dict) -> Template:
     names = [key for key, tensor in zip(OPS[name].tensors, tensors, strict=True) if tensor is not None]
     given = [(list(t.shape), DTYPES[t.dtype]) for t in tensors if t is not None]
     results = outputs_of(OPS[name].overload(*cast(args, device="meta"), **kwargs))
-    return Template(
-        name, {**attributes, "tensors": ",".join(names)}, given, [(list(t.shape), given[0][1]) for t in results]
-    )
+    outputs = [(list(t.shape), DTYPES[t.dtype]) for t in results]
+    return Template(name, {**attributes, "tensors": ",".join(names)}, given, outputs)
 
 
 def _nms(count: int) -> Template:

@@ -10,9 +10,9 @@ import pytest
 import torch
 import triton_ops
 from formulas import FORMULAS, RANGES
+from programs import Function
 from public_kernels import KERNELS
 from public_kernels.kernel import Calls
-from torch import nn
 from torch.export import Dim
 
 import bridge
@@ -94,15 +94,6 @@ def outputs(results):
 
 def wide(tensor):
     return tensor.double() if tensor.is_floating_point() else tensor
-
-
-class Function(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *inputs):
-        return self.function(*inputs)
 
 
 def points_within(limits, count=10):

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from oracle import ahead, as_on_a_gpu, assert_same, interpreted
-from torch import nn
+from programs import Function
 
 from bridge.errors import BuildError
 from bridge.tensorrt.decompositions import recurrent
@@ -16,17 +16,6 @@ from bridge.tensorrt.network.output_check import check_outputs
 pytestmark = pytest.mark.skipif(find_spec("torch_tensorrt") is None, reason="needs torch_tensorrt")
 
 HIDDEN, WIDTH = 6, 4
-
-
-class Function(nn.Module):
-    """A model that is a function of its inputs."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args):
-        return self.function(*args)
 
 
 def evaluated_both(function, args, **tolerance):

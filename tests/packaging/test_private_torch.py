@@ -35,6 +35,7 @@ PRIVATE = {
     },
     "torch._dispatch": {
         "generate/inductor/graph.py": "traces composite operators with symbolic extents",
+        "passes/common/editor.py": "traces composite operators with symbolic extents",
         "tensorrt/converters/attention.py": "decomposes attention as torch.export does",
     },
     "torch._dynamo": {

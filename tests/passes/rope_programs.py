@@ -1,6 +1,7 @@
 """Programs that rotate queries and keys, and what the pass has to make of them."""
 
 import torch
+from programs import Function
 from torch.export import Dim
 
 from bridge.graph import capture
@@ -10,15 +11,6 @@ ROPE = torch.ops.bridge.rope.default
 TOLERANCE = {torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}  # of the largest output
 BATCH, LENGTH = Dim("batch", min=1, max=8), Dim("length", min=1, max=64)
 SIZES = [(2, 5), (1, 1), (3, 8)]
-
-
-class Function(torch.nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args):
-        return self.function(*args)
 
 
 def export(function, args, dims=None):

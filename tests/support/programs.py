@@ -11,6 +11,18 @@ from torch import nn
 
 import bridge
 
+
+class Function(nn.Module):
+    """A model that is a function of its inputs."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args):
+        return self.function(*args)
+
+
 STEPS = {}
 """Steps by name: each takes the module, its tensors so far and three random numbers; it appends or writes tensors."""
 

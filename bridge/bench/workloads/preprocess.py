@@ -206,6 +206,6 @@ def _cvcuda(workload: Preprocess, settings: dict[str, Any]) -> Call:
 PEERS = (
     Peer("eager", "preprocess", _chain(plain)),
     Peer("inductor", "preprocess", _chain(compiled), compiles=True),
-    Peer("torchvision v2", "preprocess", _torchvision),
+    Peer("torchvision v2", "preprocess", _torchvision, waits=True),  # its constants come from the CPU
     Peer("CV-CUDA", "preprocess", _cvcuda),
 )

@@ -91,6 +91,7 @@ def _fused(node: Node) -> Attention | None:
         return None
     tensors = (given["query"], given["key"], given["value"])
     axes = _axes_of_logits(*tensors)
+    _check_known(given["query"], [mask])
     fixed = scale is None or (isinstance(scale, (int, float)) and scale != 0)
     return Attention(node, *tensors, axes, (Term(mask, axes),), scale) if axes is not None and fixed else None
 
@@ -112,6 +113,23 @@ def _axes_of_logits(q: Any, k: Any, v: Any) -> Axes | None:
     return name_axes([*letters, "h", "t", "s"], extents)
 
 
+def _check_known(q: Any, added: Sequence[Any]) -> None:
+    """Declined: a bias for each head is added, [..., H, T, T], and T of q, [..., H, T, D], is not known."""
+    tensor = value(q)
+    if tensor is None or tensor.dim() < 3 or isinstance(tensor.shape[-2], int):
+        return
+    for node in added:
+        bias = value(node)
+        if bias is None or bias.dim() < 3 or not all(isinstance(extent, int) for extent in bias.shape[-3:]):
+            continue
+        heads, queries, keys = bias.shape[-3:]
+        if queries == keys > 1 and same_extents([heads], tensor.shape[-3:-2]):
+            raise Declined(
+                f"a bias of {queries} tokens is added, but torch does not know that its windows have as many; dynamic "
+                "heights and widths must be multiples of a window, as in 28 * torch.export.Dim(...)"
+            )
+
+
 def _written_out(softmax: Node, constants: Constants) -> Attention | None:
     given = arguments(softmax)
     if given["dim"] not in (-1, softmax.meta["val"].dim() - 1):
@@ -127,6 +145,7 @@ def _written_out(softmax: Node, constants: Constants) -> Attention | None:
     (q, by_q), (k, by_k) = (products.without_scale(each, constants) for each in q_and_k)
     root, path, v = values
     axes = _axes_of_logits(q, k, v)
+    _check_known(q, [step.added for step in steps])
     terms = None if axes is None or not axes.describes(product) else _terms(axes, [*steps, *path])
     if axes is None or terms is None:
         return None

@@ -14,6 +14,33 @@ __device__ inline float exp2_fast(float x) {
   return result;
 }
 
+__device__ inline float reciprocal_fast(float x) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
+// sum[16 × 8] = given + a[16 × 32 bytes] b[8 × 32 bytes]^T, of 16-bit types: see multiply_add.
+template <class T>
+__device__ void multiply_add_to(float (&sum)[4], float const (&given)[4], uint32_t const (&a)[4], uint32_t b0,
+                                uint32_t b1);
+
+#if __CUDA_ARCH__ >= 800
+#define BRIDGE_MULTIPLY_ADD_TO(type, instruction)                                                              \
+  template <>                                                                                                  \
+  __device__ inline void multiply_add_to<type>(float (&sum)[4], float const(&given)[4], uint32_t const(&a)[4], \
+                                               uint32_t b0, uint32_t b1) {                                     \
+    asm volatile("mma.sync.aligned." instruction                                                               \
+                 " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"                        \
+                 : "=f"(sum[0]), "=f"(sum[1]), "=f"(sum[2]), "=f"(sum[3])                                      \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(given[0]), "f"(given[1]), \
+                   "f"(given[2]), "f"(given[3]));                                                              \
+  }
+BRIDGE_MULTIPLY_ADD_TO(half, "m16n8k16.row.col.f32.f16.f16.f32")
+BRIDGE_MULTIPLY_ADD_TO(bfloat16, "m16n8k16.row.col.f32.bf16.bf16.f32")
+#undef BRIDGE_MULTIPLY_ADD_TO
+#endif
+
 __device__ inline void load_matrices_transposed(uint32_t (&out)[4], uint32_t shared) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
@@ -150,6 +177,13 @@ __device__ inline void transpose_quad(uint32_t (&word)[4]) {
       word[i + bit] = upper ? word[i + bit] : given;
     }
   }
+}
+
+// 16 bytes at once: of an assignment to a uint4 the compiler may make four stores.
+__device__ inline void store_chunk(void* global, uint32_t const (&word)[4]) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(global), "r"(word[0]), "r"(word[1]), "r"(word[2]),
+               "r"(word[3])
+               : "memory");
 }
 
 }  // namespace bridge

@@ -4,21 +4,22 @@
 #include <vector>
 
 #include "kernels/image/preprocess_direct.cuh"
+#include "kernels/image/preprocess_packed.cuh"
 #include "kernels/image/preprocess_pairs.cuh"
 #include "kernels/image/preprocess_tiles.cuh"
 
 namespace bridge {
 
 // Ways to compute it, as tactics: numbers that stay.
-constexpr int kPreprocessDirect = 1, kPreprocessPairs = 2, kPreprocessTiles = 3;
+constexpr int kPreprocessDirect = 1, kPreprocessPairs = 2, kPreprocessTiles = 3, kPreprocessPacked = 4;
 
 // Those that compute a call, the one that it takes by itself first.
 inline std::vector<int> preprocess_ways(PreprocessArguments const& a) {
   std::vector<int> ways;
+  if (takes_packed(a)) ways.push_back(kPreprocessPacked);
   if (takes_pairs(a)) ways.push_back(kPreprocessPairs);
   if (takes_tiles(a)) ways.push_back(kPreprocessTiles);
-  bool const wide = a.antialias || a.filter == Filter::kBicubic;
-  ways.insert(takes_tiles(a) && wide ? ways.end() : ways.begin() + takes_pairs(a), kPreprocessDirect);
+  ways.push_back(kPreprocessDirect);
   return ways;
 }
 
@@ -34,6 +35,8 @@ template <class T>
 cudaError_t launch_preprocess(PreprocessArguments const& a, T* y, int tactic, cudaStream_t stream) {
   Canvas<T> const canvas{y};
   switch (preprocess_way(a, tactic)) {
+    case kPreprocessPacked:
+      return launch_preprocess_packed(a, canvas, stream);
     case kPreprocessPairs:
       return launch_preprocess_pairs(a, canvas, stream);
     case kPreprocessTiles:

@@ -20,6 +20,14 @@ struct Plane {
   __device__ uint8_t const* line(int64_t n, int y) const { return data + n * image + y * row; }
 };
 
+struct Placement {
+  int left, top, width, height;  // the box in the image
+  int wide, high;                // its size once it is resized
+  int column, row;               // where its corner stands in the result; negative where it is cut off
+  float across, down;            // pixels of the box to one of the resized
+  bool right;                    // whether the box is one
+};
+
 struct PreprocessArguments {
   Plane images;       // of yuv the luma
   Plane chroma;       // of yuv alone: half as many rows and pixels, of two channels
@@ -36,6 +44,7 @@ struct PreprocessArguments {
   float yuv_offset;  // of luma
   float yuv[kMostChannels][kMostChannels];
   float factor[kMostChannels], shift[kMostChannels];  // a level times factor plus shift is the result
+  Placement whole;                                    // where there are no boxes
   float fill[kMostChannels];                          // results around the resized image
 };
 

@@ -47,11 +47,11 @@ __device__ void sample(PreprocessArguments const& a, Plane const& plane, int cha
 
 template <class T, bool kNearest>
 __global__ void __launch_bounds__(kDirectThreads) preprocess_direct_kernel(PreprocessArguments a, Canvas<T> canvas) {
+  __shared__ Placement box;
   int64_t const pixels = int64_t(a.out_h) * a.out_w;
   int64_t const pixel = int64_t(blockIdx.x) * kDirectThreads + threadIdx.x;
   for (int64_t n = blockIdx.y; n < a.batch; n += gridDim.y) {
-    __syncthreads();  // the placement of the image before is no longer read
-    Placement const& p = shared_placement(a, n);
+    Placement const& p = block_placement(a, n, box);
     if (pixel >= pixels) continue;
     int const y = static_cast<int>(pixel / a.out_w), x = static_cast<int>(pixel % a.out_w);
     int const row = y - p.row, column = x - p.column;

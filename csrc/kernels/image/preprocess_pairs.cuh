@@ -1,84 +1,12 @@
-// The kernel of preprocess for packed pixels of three bytes that are resized bilinearly: a thread computes two pixels
-// side by side. Two neighbours of an image are six bytes, which it reads as aligned words.
+// The kernel of preprocess for images that are resized bilinearly: a thread computes two pixels side by side. Of packed
+// pixels it reads two neighbours, which are six bytes, as aligned words.
 #pragma once
 
-#include "kernels/image/preprocess_geometry.cuh"
-#include "kernels/image/preprocess_result.cuh"
+#include "kernels/image/preprocess_readers.cuh"
 
 namespace bridge {
 
 constexpr int kPairColumns = 32, kPairRows = 8;  // threads of a block
-
-// The byte of a word as a float: 2^23 and a byte are a float whose last bits are that byte.
-__device__ inline float float_of_byte(uint32_t word, int byte) {
-  return __uint_as_float(__byte_perm(word, 0x4B000000u, 0x7540u + byte)) - 8388608.f;
-}
-
-// Two pixels that stand side by side, six bytes. kWords: whole words around them may be read.
-template <bool kWords>
-struct TwoPixels {
-  uint32_t low, high;  // four bytes, and two
-
-  __device__ float operator[](int i) const { return i < 4 ? float_of_byte(low, i) : float_of_byte(high, i - 4); }
-
-  // single: the second one is not there, and the first counts as it.
-  __device__ static TwoPixels read(uint8_t const* at, bool single) {
-    if (!kWords || single) return read_bytes(at, single);
-    uintptr_t const address = reinterpret_cast<uintptr_t>(at);
-    auto const* const words = reinterpret_cast<uint32_t const*>(address & ~uintptr_t(3));
-    unsigned const start = static_cast<unsigned>(address & 3);
-    uint32_t const first = __ldg(words), second = __ldg(words + 1);
-    uint32_t const third = __ldg(words + (start == 3 ? 2 : 1));  // the six bytes end in the second word otherwise
-    return {__funnelshift_r(first, second, 8 * start), __funnelshift_r(second, third, 8 * start)};
-  }
-
- private:
-  __device__ static TwoPixels read_bytes(uint8_t const* at, bool single) {
-    uint8_t const* const next = at + (single ? 0 : 3);
-    uint32_t const low = __ldg(at) | __ldg(at + 1) << 8 | __ldg(at + 2) << 16 | uint32_t(__ldg(next)) << 24;
-    return {low, uint32_t(__ldg(next + 1)) | __ldg(next + 2) << 8};
-  }
-};
-
-// Where a sample lies between a pixel and the next one, both within the axis; an axis of one pixel has no next one.
-struct Between {
-  int first;
-  float share;  // of the second pixel
-};
-
-__device__ inline Between between(int place, int from, int to) {
-  float const scale = __fdiv_rn(float(from), float(to));
-  float const at = fmaxf(scale * (float(place) + 0.5f) - 0.5f, 0.f);
-  int const first = max(min(static_cast<int>(at), from - 2), 0);
-  return {first, fminf(at - float(first), 1.f)};
-}
-
-// The pixels around a sample: above it and below.
-template <bool kWords>
-struct Around {
-  TwoPixels<kWords> above, below;
-  float across;  // share of the second pixel of each
-
-  __device__ static Around read(PreprocessArguments const& a, int64_t n, Placement const& p, Between const& down,
-                                int column) {
-    Between const place = between(column, p.width, p.wide);
-    uint8_t const* const upper = a.images.line(n, p.top + down.first) + 3 * int64_t(p.left + place.first);
-    bool const single = p.width == 1;
-    return {TwoPixels<kWords>::read(upper, single),
-            TwoPixels<kWords>::read(upper + (p.height > 1 ? a.images.row : 0), single), place.share};
-  }
-
-  __device__ Levels sample(float down) const {
-    Levels levels{};
-#pragma unroll
-    for (int c = 0; c < 3; ++c) {
-      float const top = (1.f - across) * above[c] + across * above[3 + c];
-      float const bottom = (1.f - across) * below[c] + across * below[3 + c];
-      levels.value[c] = (1.f - down) * top + down * bottom;
-    }
-    return levels;
-  }
-};
 
 template <class T>
 __device__ void store_pair(T* at, float first, float second) {
@@ -110,56 +38,70 @@ __device__ void write_pair(PreprocessArguments const& a, Canvas<T> canvas, int64
   }
 }
 
-template <class T, bool kWords>
+// Two results side by side, of which the resized image may have one, both or none. Edge: how one alone is read.
+template <class T, class Around, class Edge>
+__device__ void pair_of_results(PreprocessArguments const& a, Canvas<T> canvas, int64_t n, Placement const& p, int y,
+                                int x, bool paired) {
+  bool const inside = p.right && y >= p.row && y - p.row < p.high;
+  RowPlace const row = inside ? RowPlace::of(a, p, y - p.row) : RowPlace{};
+  int const column = x - p.column;
+  bool const both = inside && column >= 0 && column + 1 < p.wide && Around::takes(p);
+  Levels levels[2] = {around(a, p.right), around(a, p.right)};
+  if (both) {  // all is read before anything is computed
+    Around const first = Around::read(a, n, p, row, column), second = Around::read(a, n, p, row, column + 1);
+    levels[0] = finished(a, first.sample(row)), levels[1] = finished(a, second.sample(row));
+  } else if (inside) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (column + i < 0 || column + i >= p.wide) continue;
+      levels[i] = finished(a, Edge::read(a, n, p, row, column + i).sample(row));
+    }
+  }
+  write_pair(a, canvas, n, y, x, paired, levels);
+}
+
+template <class T, class Around, class Edge = Around>
 __global__ void __launch_bounds__(kPairColumns* kPairRows) preprocess_pairs_kernel(PreprocessArguments a,
                                                                                    Canvas<T> canvas, bool paired) {
+  __shared__ Placement box;
   int const x = 2 * (static_cast<int>(blockIdx.x) * kPairColumns + static_cast<int>(threadIdx.x));
+  int const y = static_cast<int>(blockIdx.y) * kPairRows + static_cast<int>(threadIdx.y);
   for (int64_t n = blockIdx.z; n < a.batch; n += gridDim.z) {
-    __syncthreads();  // the placement of the image before is no longer read
-    Placement const& p = shared_placement(a, n);
-    for (int y = static_cast<int>(blockIdx.y) * kPairRows + static_cast<int>(threadIdx.y); y < a.out_h;
-         y += static_cast<int>(gridDim.y) * kPairRows) {
-      if (x >= a.out_w) break;
-      bool const inside = p.right && y >= p.row && y - p.row < p.high;
-      Between const down = inside ? between(y - p.row, p.height, p.high) : Between{};
-      int const column = x - p.column;
-      Levels levels[2] = {around(a, p.right), around(a, p.right)};
-      if (inside && column >= 0 && column + 1 < p.wide) {  // both: all is read before anything is computed
-        auto const first = Around<kWords>::read(a, n, p, down, column);
-        auto const second = Around<kWords>::read(a, n, p, down, column + 1);
-        levels[0] = finished(a, first.sample(down.share)), levels[1] = finished(a, second.sample(down.share));
-      } else if (inside) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          if (column + i < 0 || column + i >= p.wide) continue;
-          levels[i] = finished(a, Around<kWords>::read(a, n, p, down, column + i).sample(down.share));
-        }
-      }
-      write_pair(a, canvas, n, y, x, paired, levels);
-    }
+    Placement const& p = block_placement(a, n, box);
+    if (x < a.out_w && y < a.out_h) pair_of_results<T, Around, Edge>(a, canvas, n, p, y, x, paired);
   }
 }
 
-// Whether aligned words around any of its pixels lie in the memory of the images.
-inline bool whole_words(PreprocessArguments const& a) {
-  Plane const& plane = a.images;
-  int64_t const end = (a.batch - 1) * plane.image + (a.height - 1) * plane.row + 3 * int64_t(a.width);
-  return aligned(plane.data, 4) && end % 4 == 0;
+inline bool takes_pairs(PreprocessArguments const& a) { return a.filter == Filter::kBilinear && !a.antialias; }
+
+template <class T>
+using PairsKernel = void (*)(PreprocessArguments, Canvas<T>, bool);
+
+template <class T>
+PairsKernel<T> pairs_kernel(PreprocessArguments const& a) {
+  if (a.colours == Colours::kYuv) return preprocess_pairs_kernel<T, YuvAround>;
+  if (!is_packed(a)) return preprocess_pairs_kernel<T, BytesAround>;
+  return whole_words(a) ? preprocess_pairs_kernel<T, PackedAround<true>, BytesAround>
+                        : preprocess_pairs_kernel<T, PackedAround<false>, BytesAround>;
 }
 
-inline bool takes_pairs(PreprocessArguments const& a) {
-  return a.filter == Filter::kBilinear && !a.antialias && a.channels == 3 && a.images.pixel == 3 &&
-         a.images.channel == 1;
+// Blocks for the result, each of that many rows.
+inline dim3 pairs_grid(PreprocessArguments const& a, int rows) {
+  return {static_cast<unsigned>(ceil_divide(a.out_w, 2 * kPairColumns)),
+          static_cast<unsigned>(ceil_divide(a.out_h, rows)),
+          static_cast<unsigned>(a.batch < kMaxGridY ? a.batch : kMaxGridY)};
+}
+
+template <class T>
+bool may_pair(PreprocessArguments const& a, Canvas<T> canvas) {
+  return a.out_w % 2 == 0 && aligned(canvas.data, 2 * sizeof(T));
 }
 
 template <class T>
 cudaError_t launch_preprocess_pairs(PreprocessArguments const& a, Canvas<T> canvas, cudaStream_t stream) {
-  auto const limited = [](int64_t blocks) { return static_cast<unsigned>(blocks < kMaxGridY ? blocks : kMaxGridY); };
-  dim3 const grid(static_cast<unsigned>(ceil_divide(a.out_w, 2 * kPairColumns)),
-                  limited(ceil_divide(a.out_h, kPairRows)), limited(a.batch));
-  bool const paired = a.out_w % 2 == 0 && aligned(canvas.data, 2 * sizeof(T));
-  auto kernel = whole_words(a) ? preprocess_pairs_kernel<T, true> : preprocess_pairs_kernel<T, false>;
-  kernel<<<grid, dim3(kPairColumns, kPairRows), 0, stream>>>(a, canvas, paired);
+  PairsKernel<T> const kernel = pairs_kernel<T>(a);
+  dim3 const grid = pairs_grid(a, kPairRows);
+  kernel<<<grid, dim3(kPairColumns, kPairRows), 0, stream>>>(a, canvas, may_pair(a, canvas));
   return cudaGetLastError();
 }
 

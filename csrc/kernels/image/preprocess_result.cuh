@@ -45,6 +45,10 @@ __device__ inline Levels finished(PreprocessArguments const& a, Levels levels) {
   return levels;
 }
 
+__device__ inline Levels in_order(bool reversed, Levels const& levels) {
+  return reversed ? Levels{{levels.value[2], levels.value[1], levels.value[0]}} : levels;
+}
+
 // What stands where there is no resized image: the padding, or NaN where the box is none.
 __device__ inline Levels around(PreprocessArguments const& a, bool right) {
   Levels levels{};

@@ -3,9 +3,7 @@
 #pragma once
 
 #include "kernels/image/preprocess_filter.cuh"
-#include "kernels/image/preprocess_geometry.cuh"
-#include "kernels/image/preprocess_pairs.cuh"
-#include "kernels/image/preprocess_result.cuh"
+#include "kernels/image/preprocess_readers.cuh"
 
 namespace bridge {
 
@@ -154,11 +152,11 @@ __device__ void fill_tile(PreprocessArguments const& a, Canvas<T> canvas, int64_
 template <class T, bool kPacked>
 __global__ void __launch_bounds__(kTileColumns* kTileThreadRows) preprocess_tiles_kernel(PreprocessArguments a,
                                                                                          Canvas<T> canvas) {
+  __shared__ Placement box;
   __shared__ TileMemory memory;
   int const left = static_cast<int>(blockIdx.x) * kTileColumns;
   for (int64_t n = blockIdx.z; n < a.batch; n += gridDim.z) {
-    __syncthreads();  // nothing of the image before is read any more
-    Placement const& p = shared_placement(a, n);
+    Placement const& p = block_placement(a, n, box);
     fill_tile<T, kPacked>(a, canvas, n, p, memory, static_cast<int>(blockIdx.y) * kTileRows, left);
   }
 }
@@ -172,7 +170,7 @@ cudaError_t launch_preprocess_tiles(PreprocessArguments const& a, Canvas<T> canv
   dim3 const grid(static_cast<unsigned>(ceil_divide(a.out_w, kTileColumns)),
                   static_cast<unsigned>(ceil_divide(a.out_h, kTileRows)),
                   static_cast<unsigned>(a.batch < kMaxGridY ? a.batch : kMaxGridY));
-  bool const packed = a.antialias && a.channels == 3 && a.images.pixel == 3 && a.images.channel == 1 && whole_words(a);
+  bool const packed = a.antialias && whole_words(a);
   auto kernel = packed ? preprocess_tiles_kernel<T, true> : preprocess_tiles_kernel<T, false>;
   kernel<<<grid, dim3(kTileColumns, kTileThreadRows), 0, stream>>>(a, canvas);
   return cudaGetLastError();

@@ -63,27 +63,6 @@ struct SwinPlace {
   }
 };
 
-template <class T>
-struct SwinArguments {
-  SwinTensor<T const> q, k, v;
-  SwinTensor<T> out;
-  SwinTable<T> bias;         // [heads, tokens, tokens]
-  SwinTable<T> mask;         // [masks, tokens, tokens]: that of a window is the one of its index modulo `masks`
-  SwinTable<T> logit_scale;  // [heads]; without it products are not of unit vectors
-  SwinWindows windows;
-  int images, heads, head_dim, masks;
-  float scale, shift_mask;
-
-  __host__ __device__ int64_t all_windows() const { return int64_t(images) * windows.count(); }
-  __host__ __device__ bool cosine() const { return logit_scale.data != nullptr; }
-
-  // What products of head_dim are multiplied by, for logits of base 2.
-  __device__ float factor(int head) const {
-    float const factor = cosine() ? logit_scale.at(head) : scale;
-    return factor * kLog2E;
-  }
-};
-
 // A token's part of its position, which is the same for all windows.
 __device__ inline MapPosition token_position(SwinWindows const& windows, int token) {
   int const y = token / windows.width, x = token % windows.width;
@@ -101,9 +80,34 @@ __device__ inline int side_of(SwinWindows const& windows, int token) {
   return int(y >= windows.height - windows.shift_y) | int(x >= windows.width - windows.shift_x) << 1;
 }
 // The bits that count for a window: of the axes along which it spans the map's end.
-__device__ inline int sides_within(SwinWindows const& windows, SwinPlace const& window) {
+__device__ inline int edges_of(SwinWindows const& windows, SwinPlace const& window) {
   return int(windows.shift_y > 0 && window.y == windows.rows - 1) |
          int(windows.shift_x > 0 && window.x == windows.columns - 1) << 1;
 }
+
+template <class T>
+struct SwinArguments {
+  SwinTensor<T const> q, k, v;
+  SwinTensor<T> out;
+  SwinTable<T> bias;         // [heads, tokens, tokens]
+  SwinTable<T> mask;         // [masks, tokens, tokens]: that of a window is the one of its index modulo `masks`
+  SwinTable<T> logit_scale;  // [heads]; without it products are not of unit vectors
+  SwinWindows windows;
+  int images, heads, head_dim, masks;
+  float scale, shift_mask;
+
+  __host__ __device__ int64_t all_windows() const { return int64_t(images) * windows.count(); }
+  // The bits of sides that are hidden from one another in a window.
+  __device__ int hidden_sides(SwinPlace const& window) const {
+    return shift_mask != 0.f ? edges_of(windows, window) : 0;
+  }
+  __host__ __device__ bool cosine() const { return logit_scale.data != nullptr; }
+
+  // What products of head_dim are multiplied by, for logits of base 2.
+  __device__ float factor(int head) const {
+    float const factor = cosine() ? logit_scale.at(head) : scale;
+    return factor * kLog2E;
+  }
+};
 
 }  // namespace bridge

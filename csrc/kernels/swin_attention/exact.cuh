@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(32 * kSwinExactWarps) swin_attention_exact_ker
   SwinPlace const window = SwinPlace::of(a.windows, index);
   int const warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   Queries work{a, shared, window, head, tile * Queries::Tile::kRows, warp, lane};
-  int const sides = sides_within(a.windows, window);
+  int const sides = a.hidden_sides(window);
   int64_t const mask = a.mask.data ? index % a.masks : 0;
   work.load_queries();
   for (int first = 0; first < tokens; first += 32) {

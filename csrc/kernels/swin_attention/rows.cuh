@@ -22,27 +22,41 @@ struct SwinTile {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 
 // Two rows of the tile of tokens that begins with `first`: the one that this thread has sums of, and the one 8 after.
+// Of each it copies and writes the chunk `chunk`, and every fourth after that. in, out: of the chunk's offsets in q, k
+// and v, and in the result, that part which is the same for all windows.
 struct SwinRows {
-  int token[2];
+  int token[2], side[2], in[2], out[2];
   bool inside[2];
-  MapPosition part[2];  // of their positions
 
-  __device__ SwinRows(SwinWindows const& windows, int first) {
+  template <class T>
+  __device__ SwinRows(SwinArguments<T> const& a, int head, int first) {
+    constexpr int kInChunk = kAccessBytes / sizeof(T);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       token[half] = first + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4 + 8 * half;
-      inside[half] = token[half] < windows.tokens();
-      part[half] = token_position(windows, token[half]);
+      inside[half] = token[half] < a.windows.tokens();
+      side[half] = side_of(a.windows, token[half]);
+      MapPosition const part = token_position(a.windows, token[half]);
+      int const channel = chunk() * kInChunk;
+      in[half] = offset_of(a.q.strides, part.y, part.x) + head * static_cast<int>(a.q.strides.head) + channel;
+      out[half] = offset_of(a.out.strides, part.y, part.x) + head * static_cast<int>(a.out.strides.head) + channel;
     }
   }
+  static __device__ int chunk() { return threadIdx.x % 4; }
 
-  // Of the first channel of the head. Within an image offsets are below 2^31: see takes_swin_tiles.
-  template <class T>
-  __device__ T* at(SwinTensor<T> const& tensor, SwinWindows const& windows, SwinPlace const& window, int head,
-                   int half) const {
-    MapPosition const place = position(windows, window, part[half]);
-    int const offset = place.y * static_cast<int>(tensor.strides.y) + place.x * static_cast<int>(tensor.strides.x);
-    return tensor.data + (window.image * tensor.strides.image + head * tensor.strides.head) + offset;
+  // Offsets are below 2^31: see takes_swin_tiles.
+  static __device__ int offset_of(SwinStrides const& step, int y, int x) {
+    return y * static_cast<int>(step.y) + x * static_cast<int>(step.x);
+  }
+  // What is the same for all tokens of a window.
+  static __device__ int first(SwinStrides const& step, SwinWindows const& windows, SwinPlace const& window) {
+    return window.image * static_cast<int>(step.image) +
+           offset_of(step, window.y * windows.window_step_y, window.x * windows.window_step_x);
+  }
+  // Back around the map's end, for a row on its other side. edges: as `edges_of`.
+  __device__ int around(SwinStrides const& step, SwinWindows const& windows, int edges, int half) const {
+    int const y = edges & side[half] & 1 ? windows.map_height : 0, x = edges & side[half] & 2 ? windows.map_width : 0;
+    return offset_of(step, y, x);
   }
 };
 
@@ -50,26 +64,39 @@ template <class Tile>
 struct SwinMma {
   using T = typename Tile::T;
 
-  __device__ static int chunk() { return threadIdx.x % 4; }
-  // Where this thread's rows lie in a tensor's tile.
-  __device__ static uint32_t row_address(uint32_t shared, int half) {
-    return shared + (threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4 + 8 * half) * Tile::kRowBytes;
+  // Where this thread's chunk of its first row lies in a tensor's tile.
+  __device__ static uint32_t chunk_address(uint32_t shared) {
+    return shared + (threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4) * Tile::kRowBytes + SwinRows::chunk() * kAccessBytes;
+  }
+  // Whether head_dim has the chunk that is `more` after this thread's first.
+  __device__ static bool has_chunk(SwinArguments<T> const& a, int more) {
+    return (SwinRows::chunk() + more) * Tile::kInChunk < a.head_dim;
   }
 
-  // This thread's rows, as far as the window and head_dim have them; other channels stay as they are, and other rows,
-  // or these are made zeros.
-  template <bool kZeros>
-  __device__ static void copy(SwinArguments<T> const& a, SwinTensor<T const> const& tensor, SwinPlace const& window,
-                              int head, SwinRows const& rows, uint32_t shared) {
+  // This thread's rows of tensors with the strides of q, each to its tile, as far as the window and head_dim have them.
+  // Other channels stay as they are; and so do other rows, or these are made zeros.
+  template <bool kZeros, int kTensors>
+  __device__ static void copy(SwinArguments<T> const& a, T const* const (&tensors)[kTensors], SwinPlace const& window,
+                              SwinRows const& rows, uint32_t shared) {
+    int const first = SwinRows::first(a.q.strides, a.windows, window), edges = edges_of(a.windows, window);
+    uint32_t const to = chunk_address(shared);
+    int back[2] = {};
+    if (edges) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) back[half] = rows.around(a.q.strides, a.windows, edges, half);
+    }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       if (!kZeros && !rows.inside[half]) continue;
-      T const* const from = rows.inside[half] ? rows.at(tensor, a.windows, window, head, half) : tensor.data;
+      int const offset = rows.inside[half] ? first + rows.in[half] - back[half] : 0;
 #pragma unroll
-      for (int i = 0; i < Tile::kChunks; i += 4) {
-        int const place = (i + chunk()) * kAccessBytes, channel = (i + chunk()) * Tile::kInChunk;
-        if (channel < a.head_dim)
-          copy_async_or_zero(row_address(shared, half) + place, from + channel, rows.inside[half]);
+      for (int more = 0; more < Tile::kChunks; more += 4) {
+        if (!has_chunk(a, more)) continue;
+#pragma unroll
+        for (int n = 0; n < kTensors; ++n) {
+          uint32_t const place = to + 8 * half * Tile::kRowBytes + n * Tile::kTensorBytes + more * kAccessBytes;
+          copy_async_or_zero(place, tensors[n] + offset + more * Tile::kInChunk, rows.inside[half]);
+        }
       }
     }
   }
@@ -90,7 +117,9 @@ struct SwinMma {
     for (int step = 0; step < Tile::kChunks / 2; ++step) load_matrices(q[step], left + 2 * step * kAccessBytes);
   }
 
-  __device__ static void multiply_keys(Fragments const& q, uint32_t shared_k, Products& product) {
+  // q kᵀ and what is given.
+  __device__ static void multiply_keys(Fragments const& q, uint32_t shared_k, Products const& given,
+                                       Products& product) {
     int const lane = threadIdx.x % 32;
     uint32_t const right = shared_k + (lane % 8 + lane / 16 * 8) * Tile::kRowBytes + lane / 8 % 2 * kAccessBytes;
 #pragma unroll
@@ -99,20 +128,30 @@ struct SwinMma {
       for (int j = 0; j < Tile::kKeySteps; ++j) {
         uint32_t k[4];
         load_matrices(k, right + 16 * j * Tile::kRowBytes + 2 * step * kAccessBytes);
-        multiply_add<T>(product[2 * j], q[step], k[0], k[1]);
-        if (2 * j + 1 < Tile::kColumns) multiply_add<T>(product[2 * j + 1], q[step], k[2], k[3]);
+#pragma unroll
+        for (int i = 2 * j; i < 2 * j + 2 && i < Tile::kColumns; ++i) {
+          uint32_t const low = k[i % 2 * 2], high = k[i % 2 * 2 + 1];
+          if (step == 0) {
+            multiply_add_to<T>(product[i], given[i], q[step], low, high);
+          } else {
+            multiply_add<T>(product[i], q[step], low, high);
+          }
+        }
       }
     }
   }
 
-  __device__ static void add_values(Products const& weight, uint32_t shared_v, Sums& sum) {
+  // total: of the weights of each row, as they are multiplied, in each of its columns.
+  __device__ static void add_values(Products const& weight, uint32_t shared_v, Sums& sum, float (&total)[4]) {
     constexpr float kNone[4] = {};
+    uint32_t const ones = pack_two<T>(1.f, 1.f);
     int const lane = threadIdx.x % 32;
     uint32_t const right = shared_v + lane % 16 * Tile::kRowBytes + lane / 16 * kAccessBytes;
 #pragma unroll
     for (int step = 0; step < Tile::kKeySteps; ++step) {
       uint32_t p[4];
       pack_weights<T>(weight[2 * step], 2 * step + 1 < Tile::kColumns ? weight[2 * step + 1] : kNone, p);
+      multiply_add<T>(total, p, ones, ones);
 #pragma unroll
       for (int j = 0; j < Tile::kChunks / 2; ++j) {
         uint32_t v[4];
@@ -135,13 +174,19 @@ struct SwinMma {
     return rsqrtf(fmaxf(squares, kLeastNorm * kLeastNorm));
   }
 
-  // The rows of results, from sums of values.
-  __device__ static void write(SwinArguments<T> const& a, SwinPlace const& window, int head, SwinRows const& rows,
-                               OnlineSoftmax const& softmax, Sums const& sum) {
+  // The rows of results, from sums of values and totals of weights.
+  __device__ static void write(SwinArguments<T> const& a, SwinPlace const& window, SwinRows const& rows,
+                               float const (&total)[4], Sums const& sum) {
+    int const first = SwinRows::first(a.out.strides, a.windows, window), edges = edges_of(a.windows, window);
+    int back[2] = {};
+    if (edges) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) back[half] = rows.around(a.out.strides, a.windows, edges, half);
+    }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float const factor = 1.f / softmax.total[half];
-      T* const to = rows.at(a.out, a.windows, window, head, half);
+      float const factor = reciprocal_fast(total[2 * half]);
+      T* const to = a.out.data + (first + rows.out[half] - back[half]);
 #pragma unroll
       for (int i = 0; i < Tile::kHeadDim / 8; i += 4) {
         uint32_t word[4];
@@ -149,9 +194,7 @@ struct SwinMma {
         for (int j = 0; j < 4; ++j)
           word[j] = pack_two<T>(sum[i + j][2 * half] * factor, sum[i + j][2 * half + 1] * factor);
         transpose_quad(word);
-        int const channel = (i + chunk()) * Tile::kInChunk;
-        if (rows.inside[half] && channel < a.head_dim)
-          *reinterpret_cast<uint4*>(to + channel) = {word[0], word[1], word[2], word[3]};
+        if (rows.inside[half] && has_chunk(a, i)) store_chunk(to + i * Tile::kInChunk, word);
       }
     }
   }

@@ -16,24 +16,29 @@ constexpr int kSwinWindowHeadDim = 64;     // of the same
 constexpr int kSwinTilesHeadDim = 128;     // of the kernel that walks tiles of keys
 constexpr int kSwinTilesTokens = 1 << 14;  // of the same: a window's pairs of tokens are counted in 32 bits
 
-// Whether the tensor-core kernels take a tensor: they read and write 16 bytes at once, and count within an image in 32
-// bits.
+inline bool operator==(SwinStrides const& a, SwinStrides const& b) {
+  return a.image == b.image && a.y == b.y && a.x == b.x && a.head == b.head;
+}
+
+// Whether the tensor-core kernels take a tensor: they read and write 16 bytes at once, and count elements in 32 bits.
 template <class T>
-bool takes_swin_tensor(SwinTensor<T> const& tensor, SwinWindows const& windows) {
+bool takes_swin_tensor(SwinArguments<T> const& a, void const* data, SwinStrides const& step) {
   constexpr int kInChunk = kAccessBytes / sizeof(T);
-  SwinStrides const& step = tensor.strides;
-  auto const fits = [](int64_t stride) { return stride >= 0 && stride % kInChunk == 0; };
-  bool const in_chunks = aligned(tensor.data) && fits(step.image) && fits(step.y) && fits(step.x) && fits(step.head);
-  return in_chunks && step.y <= INT_MAX / windows.map_height / 2 && step.x <= INT_MAX / windows.map_width / 2;
+  auto const fits = [](int64_t stride) { return stride >= 0 && stride % kInChunk == 0 && stride <= INT_MAX; };
+  if (!aligned(data) || !fits(step.image) || !fits(step.y) || !fits(step.x) || !fits(step.head)) return false;
+  Size const last = Size(a.images) * step.image + Size(2) * a.windows.map_height * step.y +
+                    Size(2) * a.windows.map_width * step.x + Size(a.heads) * step.head;
+  return last.value() <= INT_MAX;
 }
 
 template <class T>
 bool takes_swin_tiles(SwinArguments<T> const& a) {
-  auto const fits = [&](auto const& tensor) { return takes_swin_tensor(tensor, a.windows); };
+  auto const fits = [&](auto const& tensor) { return takes_swin_tensor(a, tensor.data, tensor.strides); };
+  bool const alike = a.k.strides == a.q.strides && a.v.strides == a.q.strides;
   constexpr int kInChunk = kAccessBytes / sizeof(T);
   bool const tables = (!a.bias.data || aligned(a.bias.data)) && (!a.mask.data || aligned(a.mask.data));
   return a.head_dim % kInChunk == 0 && a.head_dim <= kSwinTilesHeadDim && a.windows.tokens() <= kSwinTilesTokens &&
-         tables && fits(a.q) && fits(a.k) && fits(a.v) && fits(a.out);
+         alike && tables && fits(a.q) && fits(a.k) && fits(a.v) && fits(a.out);
 }
 
 // Shared memory of a multiprocessor: as the CUDA C++ Programming Guide has it.

@@ -12,17 +12,6 @@ constexpr int kSwinTilesBytes = 5 * Tile::kTensorBytes + 3 * Tile::kTokens * int
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 
-// Two neighbours of a table, of which the second may be beyond a row's end.
-template <class T>
-__device__ float2 pair_of(SwinTable<T> const& table, int64_t first, bool both, bool aligned) {
-  if (aligned && table.wide) return *reinterpret_cast<float2 const*>(static_cast<float const*>(table.data) + first);
-  if (aligned) {
-    auto const pair = *reinterpret_cast<Vec<T, 2> const*>(static_cast<T const*>(table.data) + first);
-    return {to_float(pair.lane[0]), to_float(pair.lane[1])};
-  }
-  return {table.at(first), both ? table.at(first + 1) : 0.f};
-}
-
 template <class Tile>
 struct SwinTiles {
   using T = typename Tile::T;
@@ -38,6 +27,7 @@ struct SwinTiles {
   typename Mma::Fragments q;
   typename Mma::Sums sum = {};
   OnlineSoftmax softmax;
+  float total[4] = {};
 
   __device__ SwinTiles(SwinArguments<T> const& a, unsigned char* memory, int index, int head, int first)
       : a(a),
@@ -45,8 +35,8 @@ struct SwinTiles {
         window(SwinPlace::of(a.windows, index)),
         index(index),
         head(head),
-        sides(sides_within(a.windows, window)),
-        rows(a.windows, first) {
+        sides(a.hidden_sides(window)),
+        rows(a, head, first) {
     factor[0] = factor[1] = a.factor(head);
   }
 
@@ -59,18 +49,18 @@ struct SwinTiles {
 
   // Keys and values.
   __device__ void copy(int tile) const {
-    SwinRows const of_tile(a.windows, tile * Tile::kTokens);
-    uint32_t const shared = shared_address(keys(tile % 2));
-    Mma::template copy<true>(a, a.k, window, head, of_tile, shared);
-    Mma::template copy<true>(a, a.v, window, head, of_tile, shared + kTensorBytes);
+    T const* const tensors[] = {a.k.data, a.v.data};
+    SwinRows const of_tile(a, head, tile * Tile::kTokens);
+    Mma::template copy<true>(a, tensors, window, of_tile, shared_address(keys(tile % 2)));
   }
 
   __device__ void walk() {
     int const tiles = (tokens() + Tile::kTokens - 1) / Tile::kTokens;
-    Mma::template copy<true>(a, a.q, window, head, rows, shared_address(memory));
+    T const* const tensors[] = {a.q.data};
+    Mma::template copy<true>(a, tensors, window, rows, shared_address(memory));
     copy(0);
     for (int tile = 0; tile < tiles; ++tile) {
-      float added[kColumns][4];
+      Added added;
       find_added(tile * Tile::kTokens, added);
       wait_for_copies();
       __syncthreads();
@@ -79,8 +69,7 @@ struct SwinTiles {
       if (tile == 0) begin();
       compute(tile % 2, added);
     }
-    softmax.finish();
-    Mma::write(a, window, head, rows, softmax, sum);
+    Mma::write(a, window, rows, total, sum);
   }
 
   __device__ void begin() {
@@ -101,38 +90,59 @@ struct SwinTiles {
       to[row] = Mma::inverse_length(tensor + row * Tile::kRowBytes);
   }
 
+  using Added = float[kColumns][4];
+
   // What is added to the logits of base 2 of the tile that begins with key `first`: -inf where there is none.
-  __device__ void find_added(int first, float (&added)[kColumns][4]) const {
-    int const column = first + threadIdx.x % 4 * 2;
+  __device__ void find_added(int first, Added& added) const {
+    int const column = first + threadIdx.x % 4 * 2, left = tokens() - column;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      int const row = rows.inside[half] ? rows.token[half] : tokens() - 1;
-      int64_t const bias = (int64_t(head) * tokens() + row) * tokens();
-      int64_t const mask = a.mask.data ? (int64_t(index % a.masks) * tokens() + row) * tokens() : 0;
-      int const side = sides ? side_of(a.windows, row) : 0;
+      int64_t const row = rows.inside[half] ? rows.token[half] : tokens() - 1;
+      int const side = sides ? side_of(a.windows, static_cast<int>(row)) : 0;
 #pragma unroll
-      for (int i = 0; i < kColumns; ++i) {
-        int const key = column + 8 * i;
-        float2 all = {0.f, 0.f};
-        if (key < tokens()) {
-          if (a.bias.data) add(all, pair_of(a.bias, bias + key, key + 1 < tokens(), tokens() % 2 == 0));
-          if (a.mask.data) add(all, pair_of(a.mask, mask + key, key + 1 < tokens(), tokens() % 2 == 0));
-          if (sides) add(all, {shift_mask(side, key), shift_mask(side, key + 1)});
-        }
-        added[i][2 * half] = key < tokens() ? all.x * kLog2E : -INFINITY;
-        added[i][2 * half + 1] = key + 1 < tokens() ? all.y * kLog2E : -INFINITY;
+      for (int i = 0; i < 2 * kColumns; ++i) {
+        int const key = i / 2 * 8 + i % 2;
+        float const value = sides && (side ^ side_of(a.windows, column + key)) & sides ? a.shift_mask * kLog2E : 0.f;
+        added[i / 2][2 * half + i % 2] = key < left ? value : -INFINITY;
+      }
+      if (a.bias.data) add_table(a.bias, (int64_t(head) * tokens() + row) * tokens() + column, left, half, added);
+      if (a.mask.data)
+        add_table(a.mask, (int64_t(index % a.masks) * tokens() + row) * tokens() + column, left, half, added);
+    }
+  }
+  __device__ void add_table(SwinTable<T> const& table, int64_t first, int left, int half, Added& added) const {
+    if (table.wide) {
+      add_row(static_cast<float const*>(table.data) + first, left, half, added);
+    } else {
+      add_row(static_cast<T const*>(table.data) + first, left, half, added);
+    }
+  }
+  template <class Element>
+  __device__ void add_row(Element const* from, int left, int half, Added& added) const {
+    bool const pairs = tokens() % 2 == 0;  // then each two of a row are aligned
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i) {
+      if (8 * i >= left) continue;
+      Vec<Element, 2> value{};
+      if (pairs) {
+        value = *reinterpret_cast<Vec<Element, 2> const*>(from + 8 * i);
+      } else {
+        value.lane[0] = from[8 * i];
+        if (8 * i + 1 < left) value.lane[1] = from[8 * i + 1];
+      }
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        float& sum = added[i][2 * half + j];
+        sum = fmaf(kLog2E, to_float(value.lane[j]), sum);
       }
     }
   }
-  __device__ static void add(float2& sum, float2 value) { sum.x += value.x, sum.y += value.y; }
-  __device__ float shift_mask(int side, int key) const {
-    return (side ^ side_of(a.windows, key)) & sides ? a.shift_mask : 0.f;
-  }
 
-  __device__ void compute(int stage, float const (&added)[kColumns][4]) {
+  __device__ void compute(int stage, Added const& added) {
     uint32_t const shared = shared_address(keys(stage));
-    typename Mma::Products product = {};
-    Mma::multiply_keys(q, shared, product);
+    constexpr typename Mma::Products kNone = {};
+    typename Mma::Products product;
+    Mma::multiply_keys(q, shared, kNone, product);
     float const* const inverse = lengths(1 + stage) + threadIdx.x % 4 * 2;
 #pragma unroll
     for (int i = 0; i < kColumns; ++i) {
@@ -149,7 +159,9 @@ struct SwinTiles {
 #pragma unroll
       for (int j = 0; j < 4; ++j) each[j] *= scale[j / 2];
     }
-    Mma::add_values(product, shared + kTensorBytes, sum);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) total[j] *= scale[j / 2];
+    Mma::add_values(product, shared + kTensorBytes, sum, total);
   }
 };
 

@@ -6,6 +6,8 @@
 
 namespace bridge {
 
+constexpr float kLeastFactor = 1e-20f;  // that a bias is divided by
+
 // stages: windows in shared memory, 2 or 3. mask_bytes: of a stage, for the window's mask; 0: there are none.
 struct SwinStages {
   int stages, mask_bytes;
@@ -30,20 +32,24 @@ struct SwinWindow {
   unsigned char* memory;
   int head;
   SwinRows rows;
-  float factor, bias[kColumns][4];  // of logits of base 2; -inf where there is no key
+  T const* of_head[3];              // q, k and v
+  bool plain;                       // logits of base 2 are factor (q k + bias); and else bias is of these logits
+  float factor, bias[kColumns][4];  // -inf where there is no key
   uint32_t apart[2];  // of each axis, a bit for each of `bias`: whether row and column are on different sides
 
   __device__ SwinWindow(SwinArguments<T> const& a, SwinStages stages, unsigned char* memory, int head)
-      : a(a), stages(stages), memory(memory), head(head), rows(a.windows, 0), factor(a.factor(head)), apart{} {
+      : a(a), stages(stages), memory(memory), rows(a, head, 0), factor(a.factor(head)), apart{} {
+    plain = !a.cosine() && factor > kLeastFactor;
+    float const unit = plain ? kLog2E / factor : kLog2E;
     int const tokens = a.windows.tokens(), column = first_column();
-    int64_t const of_head = int64_t(head) * tokens * tokens;
+    int64_t const table = int64_t(head) * tokens * tokens;
 #pragma unroll
     for (int i = 0; i < 4 * kColumns; ++i) {
       int const key = column + i / 4 * 8 + i % 2, row = rows.token[i % 4 / 2];
       float value = key < tokens ? 0.f : -INFINITY;
-      if (a.bias.data && key < tokens && row < tokens) value = kLog2E * a.bias.at(of_head + row * tokens + key);
+      if (a.bias.data && key < tokens && row < tokens) value = unit * a.bias.at(table + row * tokens + key);
       bias[i / 4][i % 4] = value;
-      int const sides = side_of(a.windows, row) ^ side_of(a.windows, key);
+      int const sides = rows.side[i % 4 / 2] ^ side_of(a.windows, key);
       apart[0] |= uint32_t(sides & 1) << i, apart[1] |= uint32_t(sides >> 1) << i;
     }
   }
@@ -56,9 +62,8 @@ struct SwinWindow {
 
   __device__ void copy(SwinPlace const& window, int index, int to) const {
     uint32_t const shared = shared_address(stage(to));
-    Mma::template copy<false>(a, a.q, window, head, rows, shared);
-    Mma::template copy<false>(a, a.k, window, head, rows, shared + Tile::kTensorBytes);
-    Mma::template copy<false>(a, a.v, window, head, rows, shared + 2 * Tile::kTensorBytes);
+    T const* const tensors[] = {a.q.data, a.k.data, a.v.data};
+    Mma::template copy<false>(a, tensors, window, rows, shared);
     if (a.mask.data) copy_mask(index, shared + 3 * Tile::kTensorBytes);
   }
 
@@ -105,21 +110,43 @@ struct SwinWindow {
   __device__ void compute(SwinPlace const& window, int index, unsigned char const* tensors) {
     uint32_t const shared = shared_address(tensors);
     typename Mma::Fragments q;
-    typename Mma::Products product = {};
+    typename Mma::Products product;
     typename Mma::Sums sum = {};
-    OnlineSoftmax softmax;
-    float unused[2];
+    float total[4] = {};
     if (a.cosine()) find_lengths(tensors);
     Mma::load_queries(shared, q);
-    Mma::multiply_keys(q, shared + Tile::kTensorBytes, product);
-    to_logits(product);
-    int const sides = sides_within(a.windows, window);
-    if (sides) hide(product, sides);
-    if (a.mask.data) add_mask(product, tensors + 3 * Tile::kTensorBytes, index);
-    softmax.weigh(product, 1.f, unused);
-    softmax.finish();
-    Mma::add_values(product, shared + 2 * Tile::kTensorBytes, sum);
-    Mma::write(a, window, head, rows, softmax, sum);
+    if (plain) {
+      Mma::multiply_keys(q, shared + Tile::kTensorBytes, bias, product);
+    } else {
+      constexpr typename Mma::Products kNone = {};
+      Mma::multiply_keys(q, shared + Tile::kTensorBytes, kNone, product);
+      to_logits(product);
+    }
+    float const scale = plain ? factor : 1.f, unit = kLog2E / scale;  // unit: of what is added to products
+    int const sides = a.hidden_sides(window);
+    if (sides) hide(product, sides, unit);
+    if (a.mask.data) add_mask(product, tensors + 3 * Tile::kTensorBytes, index, unit);
+    weigh(product, scale);
+    Mma::add_values(product, shared + 2 * Tile::kTensorBytes, sum, total);
+    Mma::write(a, window, rows, total, sum);
+  }
+
+  // From products to weights. scale: of products to logits of base 2, positive.
+  __device__ static void weigh(typename Mma::Products& product, float scale) {
+    float base[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float largest = fmaxf(product[0][2 * half], product[0][2 * half + 1]);
+#pragma unroll
+      for (int i = 1; i < kColumns; ++i)
+        largest = fmaxf(largest, fmaxf(product[i][2 * half], product[i][2 * half + 1]));
+      base[half] = finite_top(scale * max_of_row(largest));
+    }
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) product[i][j] = exp2_fast(fmaf(product[i][j], scale, -base[j / 2]));
+    }
   }
 
   // Of all rows of q and k, by all threads.
@@ -149,14 +176,14 @@ struct SwinWindow {
     }
   }
 
-  __device__ void hide(typename Mma::Products& product, int sides) const {
+  __device__ void hide(typename Mma::Products& product, int sides, float unit) const {
     uint32_t const hidden = (sides & 1 ? apart[0] : 0) | (sides & 2 ? apart[1] : 0);
-    float const value = a.shift_mask * kLog2E;
+    float const value = a.shift_mask * unit;
 #pragma unroll
     for (int i = 0; i < 4 * kColumns; ++i) product[i / 4][i % 4] += hidden >> i & 1 ? value : 0.f;
   }
 
-  __device__ void add_mask(typename Mma::Products& product, unsigned char const* memory, int index) const {
+  __device__ void add_mask(typename Mma::Products& product, unsigned char const* memory, int index, float unit) const {
     int const tokens = a.windows.tokens(), column = first_column();
     int const skipped = static_cast<int>((index % a.masks) * mask_size() % kAccessBytes);
     SwinTable<T> const mask{memory + skipped, a.mask.wide};
@@ -164,7 +191,7 @@ struct SwinWindow {
     for (int i = 0; i < 4 * kColumns; ++i) {
       int const key = column + i / 4 * 8 + i % 2, row = rows.token[i % 4 / 2];
       if (key < tokens && row < tokens)
-        product[i / 4][i % 4] = fmaf(kLog2E, mask.at(row * tokens + key), product[i / 4][i % 4]);
+        product[i / 4][i % 4] = fmaf(unit, mask.at(row * tokens + key), product[i / 4][i % 4]);
     }
   }
 };

@@ -129,10 +129,10 @@ struct Preprocess final : Op {
     bool const some = may_exceed(height, 0) && may_exceed(width, 0);
     require(some, "preprocess: images of ", height, " x ", width, " have no pixel");
     Pair const size = resized();
-    int64_t const most = ((int64_t(1) << 31) - 1) / std::max(size[0], size[1]);
+    int64_t const most = ((int64_t(1) << 30) - 1) / std::max(size[0], size[1]);
     for (Dim side : {height, width}) {
       require(!side.known() || side.value() <= most, "preprocess: images of ", height, " x ", width, " resized to ",
-              size[0], " x ", size[1], " are too large: the product of the longest sides is 2^31 or more");
+              size[0], " x ", size[1], " are too large: the product of the longest sides is 2^30 or more");
     }
   }
 
@@ -157,6 +157,7 @@ struct Preprocess final : Op {
     a.antialias = antialias && (a.filter == Filter::kBilinear || a.filter == Filter::kBicubic);
     a.rounded = rounded, a.center = center, a.full_range = full_range, a.channels_last = channels_last;
     fill_colours(a);
+    a.whole = placed(a, 0, 0, a.width, a.height);
     return a;
   }
 

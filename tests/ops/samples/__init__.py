@@ -39,3 +39,4 @@ def _of_fixed(attribute: str) -> dict:
 
 
 SAMPLES, RANDOM, PAIRS = (_of_fixed(attribute) for attribute in ("samples", "random_call", "PAIR"))
+DIFFERENTIABLE = [name for name, (args, _, _) in PAIRS.items() if args[0].is_floating_point()]

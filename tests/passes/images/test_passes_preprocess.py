@@ -8,6 +8,7 @@ import oracle
 import pytest
 import torch
 import torch.nn.functional as F
+from programs import Function
 from samples.preprocess import MEAN, STD, pixels
 
 import bridge
@@ -17,15 +18,6 @@ from bridge.passes import pass_names, rewrite, rewrite_graph
 OP = torch.ops.bridge.preprocess.default
 SIZE = (16, 20)
 needs_torch_tensorrt = pytest.mark.skipif(find_spec("torch_tensorrt") is None, reason="needs torch_tensorrt")
-
-
-class Function(torch.nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args):
-        return self.function(*args)
 
 
 def export(function, args, dims=None):

@@ -38,6 +38,30 @@ def _is_cut(node):
     return node.meta["val"].dim() > 5
 
 
+@torch.no_grad()
+def test_heights_and_widths_may_be_open():
+    """As multiples of a window, whose mask the model computes from them."""
+    model, _, whats = build("torchvision")
+    height, width = (28 * Dim(name, min=2, max=8) for name in ("rows", "columns"))
+    shapes = ({0: Dim("batch", min=1, max=8), 2: height, 3: width},)
+    program = torch.export.export(model, (torch.randn(2, 3, 56, 84),), dynamic_shapes=shapes)
+    rewritten, outcomes = rewrite(program, ["swin_attention"])
+    assert [outcome.what for outcome in outcomes] == [whats[0], whats[1] + ", with mask"]
+    for size in ((56, 84), (112, 56), (28 * 3, 28 * 5)):
+        x = torch.randn(3, 3, *size)
+        torch.testing.assert_close(rewritten.module()(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_other_heights_and_widths_stay_with_the_reason():
+    """Torch's extents do not say that a padded map has whole windows."""
+    model, _, _ = build("torchvision")
+    program = torch.export.export(model, (torch.randn(2, 3, 56, 84),), dynamic_shapes=({2: Dim.AUTO, 3: Dim.AUTO},))
+    _, outcomes = rewrite(program, ["swin_attention"])
+    assert len(outcomes) == 2 and not any(outcome.replaced for outcome in outcomes)
+    assert all("a bias of 49 tokens is added, but torch does not know" in outcome.what for outcome in outcomes)
+
+
 @pytest.mark.parametrize("name", ["torchvision", "torchvision v2", "timm maxvit, heads first", "transformers, padded"])
 @torch.no_grad()
 def test_models_become_engines(name):

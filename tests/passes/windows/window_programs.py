@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from programs import Function
 from torch.export import Dim
 
 from bridge.graph import capture
@@ -13,15 +14,6 @@ OF_MASKS = (torch.ops.aten.arange.default, torch.ops.aten.where.self, torch.ops.
 BATCH, LENGTH = Dim("batch", min=1, max=4), Dim("length", min=1, max=48)
 SIZES = [(1, 1), (2, 4), (3, 17)]
 HEADS, GROUPS, HEAD_DIM = 4, 2, 8
-
-
-class Function(torch.nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args):
-        return self.function(*args)
 
 
 def arguments(batch=2, length=7, keys=None):
