@@ -145,6 +145,8 @@ def _unit(x: Tensor) -> Tensor:
 
 def _add(logits: Tensor, mask: Tensor) -> Tensor:
     """Logits [windows, heads, T, T] with a mask [M, T, T] for every M windows."""
+    if mask.shape[0] == 0:
+        return logits  # there are no windows
     return (logits.unflatten(0, (logits.shape[0] // mask.shape[0], mask.shape[0])) + mask[:, None]).flatten(0, 1)
 
 

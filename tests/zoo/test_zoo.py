@@ -13,7 +13,7 @@ from bridge.zoo import backends, entries, measure, memory
 
 def test_every_script_with_a_model_is_in_the_zoo():
     scripts = {path for path in MODELS.glob("*.py") if "\ndef bridge_model(" in path.read_text()}
-    assert {entry.path for entry in ZOO} == scripts
+    assert {entry.path for entry in ZOO} == scripts - {MODELS / "camera.py"}  # RT-DETR, from files: test_camera.py
     assert {entry.name for entry in ZOO} == set(PLUGINS)
     assert [entry.rank for entry in ZOO] == list(range(1, len(ZOO) + 1))
 
