@@ -35,7 +35,7 @@ def swin_attention(
     """Attention of each token to the tokens of its window, of windows or of a map that is cut into them.
 
     With T tokens of a window, C = heads D channels, and M masks: softmax(scale q kᵀ + bias + mask) v of each window and
-    head, or with `logit_scale` softmax(logit_scale q kᵀ / (|q| |k|) + bias + mask) v.
+    head, or with `logit_scale` softmax(logit_scale q kᵀ / (length of q times length of k) + bias + mask) v.
 
     A map [N, H, W, C] with `window` is cut into windows and put together again within the kernel. Windows count image,
     row, column. Along an axis with a shift they are those of the map rolled by -shift: the last ones span the map's
