@@ -15,7 +15,7 @@ from pathlib import Path
 
 import rt_detr
 import torch
-from common import load_weights
+from common import compile_and_save, load_weights
 from torch import Tensor, nn
 
 import bridge
@@ -81,12 +81,7 @@ def copies_to_host(compiled: nn.Module, files: Sequence[bytes]) -> list[str]:
 
 def main() -> None:
     options = parser().parse_args()
-    model, args, kwargs, shapes = bridge_model(sys.argv[1:])
-    compiled = bridge.compile(model, args, kwargs, dynamic_shapes=shapes, target=options.target)
-    print(compiled.explain())
-    if options.output:
-        compiled.save(options.output)
-        print(f"saved {options.output}")
+    compiled = compile_and_save(bridge_model, options)[2]
     if not torch.cuda.is_available() or options.target is not None:
         return
     if options.files:

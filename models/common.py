@@ -62,6 +62,17 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
+def compile_and_save(build: Callable[[list[str]], tuple], options: argparse.Namespace) -> tuple[nn.Module, tuple, Any]:
+    """The model, its arguments and what it was compiled to; says what is in the engine, and saves it where asked."""
+    model, args, kwargs, dynamic_shapes = build(sys.argv[1:])
+    compiled = bridge.compile(model, args, kwargs, dynamic_shapes=dynamic_shapes, target=options.target)
+    print(compiled.explain())
+    if options.output:
+        compiled.save(options.output)
+        print(f"saved {options.output}")
+    return model, args, compiled
+
+
 def finish(build: Callable[[list[str]], tuple], parser: argparse.ArgumentParser) -> None:
     """Compiles the model, says what is in the engine, saves it, and compares it with eager where it can run."""
     options = parser.parse_args()
@@ -69,12 +80,7 @@ def finish(build: Callable[[list[str]], tuple], parser: argparse.ArgumentParser)
         if options.bench:
             bench(options)
             return
-        model, args, kwargs, dynamic_shapes = build(sys.argv[1:])
-        compiled = bridge.compile(model, args, kwargs, dynamic_shapes=dynamic_shapes, target=options.target)
-        print(compiled.explain())
-        if options.output:
-            compiled.save(options.output)
-            print(f"saved {options.output}")
+        model, args, compiled = compile_and_save(build, options)
         if torch.cuda.is_available() and options.target is None:
             print(f"largest difference from eager: {compare(model, compiled, args):.2e} of the largest output")
     except bridge.BridgeError as error:
