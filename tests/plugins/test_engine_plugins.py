@@ -45,6 +45,16 @@ def given(name, dtype, size, seed=0, device="cuda"):
     return cast([x], getattr(torch, dtype), device)[0], cast(rest, getattr(torch, dtype), device)
 
 
+@pytest.mark.parametrize("name", FIXED)
+def test_the_calls_of_every_size_can_be_captured(name):
+    """What the tests on a GPU below compile and call."""
+    net = Net(name, PAIRS[name][2]).eval()
+    program = torch.export.export(net, given(name, "float32", 2, device="cpu"), dynamic_shapes=shapes_of(name))
+    for size in SIZES:
+        args = given(name, "float32", size, seed=size, device="cpu")
+        torch.testing.assert_close(program.module()(*args), net(*args), equal_nan=True)
+
+
 def present(x, rest):
     """The engine's inputs: an absent optional tensor is none of them."""
     return [x, *(tensor for tensor in rest if tensor is not None)]
@@ -117,3 +127,39 @@ def test_captured_in_a_graph(name):
             output.fill_(float("nan"))
         graph.replay()
         check(outputs, net, x, rest, "float32")
+
+
+class Fed(torch.nn.Module):
+    """An op between convolutions, whose maps an engine may keep channels-last."""
+
+    def __init__(self, name, channels=32):
+        super().__init__()
+        self.name, self.weight = name, torch.nn.Parameter(torch.randn(channels, channels, 3, 3) / 17)
+        self.before, self.offsets = torch.nn.Conv2d(channels, channels, 1), torch.nn.Conv2d(channels, 18, 3, padding=1)
+        self.after = torch.nn.Conv2d(channels, 16, 1)
+
+    def forward(self, x, rois):
+        x = self.before(x).relu()
+        if self.name == "deform_conv2d":
+            return self.after(bridge.deform_conv2d(x, self.offsets(x), self.weight, padding=(1, 1)))
+        return self.after(bridge.roi_align(x, rois, 7, 1.0, 2))
+
+
+@pytest.mark.gpu(engines=True)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("fed", [False, True])
+@pytest.mark.parametrize("name", ["deform_conv2d", "roi_align"])
+def test_maps_of_many_channels_are_read_as_they_lie(name, fed, dtype):
+    """Of convolutions, and of the caller."""
+    torch.manual_seed(3)
+    net = Fed(name)
+    if not fed:
+        net.before, net.after = torch.nn.Identity(), torch.nn.Identity()
+    x, rois = torch.randn(2, 32, 14, 17), torch.tensor([[0.0, 1, 2, 9, 11], [1, 0, 0, 13, 9]])
+    with torch.no_grad():
+        expected = net(x, rois)
+        args = cast([x, rois], getattr(torch, dtype), "cuda")
+        engine = bridge.compile(net.to("cuda", getattr(torch, dtype)), tuple(args), lowering="plugin", tf32=False)
+        actual = engine(*args).cpu().float()
+    bound = TOLERANCE[dtype] * expected.abs().max().item()
+    torch.testing.assert_close(actual, expected, rtol=0, atol=2 * bound)

@@ -1,6 +1,7 @@
 #include "hosts/tensorrt/types.h"
 
 #include <algorithm>
+#include <iterator>
 #include <stdexcept>
 
 namespace bridge {
@@ -8,15 +9,25 @@ namespace {
 
 // TensorRT's formats, one row each: a tensor of these dtypes, of that rank, is in that layout. Where TensorRT pads
 // channels to a multiple, only such numbers of them are taken: kernels expect no padding.
-constexpr struct {
+struct Row {
   int32_t format;
   Layout layout;
   DTypes dtypes;
   int rank;
   int64_t channels;  // their number is a multiple of this
-} kFormats[] = {
-    {trt::kHwc, Layout::kChannelsLast, in_set(DType::kFloat32), 4, 1},
-    {trt::kHwc8, Layout::kChannelsLast, in_set(DType::kFloat16) | in_set(DType::kBFloat16), 4, 8},
+  DTypes built;      // of these, what engines are built with: float16, as convolutions on tensor cores leave it
+
+  bool holds(Param const& param, trt::TensorDesc const& desc) const {
+    DType const dtype = from_trt(desc.dtype);
+    int64_t const extent = desc.dims.rank == rank ? desc.dims.extent[1] : 0;
+    bool const padded = channels > 1 && (extent <= 0 || extent % channels != 0);
+    return desc.dims.rank == rank && accepts(dtypes, dtype, dtype) && (param.also & in_set(layout)) && !padded;
+  }
+};
+constexpr Row kFormats[] = {
+    {trt::kHwc, Layout::kChannelsLast, in_set(DType::kFloat32), 4, 1, 0},
+    {trt::kHwc8, Layout::kChannelsLast, in_set(DType::kFloat16) | in_set(DType::kBFloat16), 4, 8,
+     in_set(DType::kFloat16)},
 };
 
 }  // namespace
@@ -54,14 +65,16 @@ Layout layout_of(trt::TensorDesc const& desc) {
 
 bool takes_format(Param const& param, trt::TensorDesc const& desc) {
   if (desc.format == trt::kLinear) return true;
+  return std::any_of(std::begin(kFormats), std::end(kFormats),
+                     [&](Row const& row) { return row.format == desc.format && row.holds(param, desc); });
+}
+
+bool is_built_in(Param const& param, trt::TensorDesc const& desc) {
   DType const dtype = from_trt(desc.dtype);
-  for (auto const& row : kFormats) {
-    bool const described = row.format == desc.format && row.rank == desc.dims.rank && accepts(row.dtypes, dtype, dtype);
-    if (!described || !(param.also & in_set(row.layout))) continue;
-    int64_t const channels = desc.dims.extent[1];
-    if (row.channels == 1 || (channels > 0 && channels % row.channels == 0)) return true;
+  for (Row const& row : kFormats) {
+    if ((row.built & in_set(dtype)) && row.holds(param, desc)) return desc.format == row.format;
   }
-  return false;
+  return desc.format == trt::kLinear;
 }
 
 void require_format(Param const& param, trt::TensorDesc const& desc) {

@@ -20,7 +20,10 @@ constexpr int from_trt_tactic(int32_t tactic) { return tactic <= kOwnChoice ? -1
 Layout layout_of(trt::TensorDesc const& desc);
 // Whether the parameter is taken in the tensor's format.
 bool takes_format(Param const& param, trt::TensorDesc const& desc);
-// The same, or it throws; the rank is checked too.
+// Whether an engine is built with the tensor in that format: in one alone, of those that it is taken in. TensorRT-RTX
+// 1.6.1 tells a plugin that takes several that a tensor is linear, whichever of them it is in.
+bool is_built_in(Param const& param, trt::TensorDesc const& desc);
+// As takes_format, or it throws; the rank is checked too.
 void require_format(Param const& param, trt::TensorDesc const& desc);
 
 bool same_desc(trt::TensorDesc const& a, trt::TensorDesc const& b);

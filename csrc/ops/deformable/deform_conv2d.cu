@@ -1,3 +1,5 @@
+#include <utility>
+
 #include "core/device.h"
 #include "core/dispatch.h"
 #include "core/op.h"
@@ -118,13 +120,17 @@ struct DeformConv2d final : Op {
 
  private:
   // The kernel of this tactic or, where it cannot compute the convolution, the one that should take the least time.
-  // Without scratch memory it is the direct one, which needs none.
+  // Without scratch memory it is the direct one, which needs none. Where x lies in memory does not decide: a host asks
+  // for what is derived before it knows.
   template <class T>
-  DeformConv2dChoice choose(DeformConv2dArguments<T> const& a, bool has_workspace) const {
+  DeformConv2dChoice choose(DeformConv2dArguments<T> a, bool has_workspace) const {
     Device const device = current_device();
+    bool const whole_rows = aligned(std::exchange(a.x, nullptr), kRowBytes);
     auto choices = has_workspace ? deform_conv2d_choices(a, device.capability) : std::vector<int>{0};
     if (std::find(choices.begin(), choices.end(), tactic) != choices.end()) choices = {tactic};
-    return deform_conv2d_choice(a, choices, device.multiprocessors);
+    DeformConv2dChoice choice = deform_conv2d_choice(a, choices, device.multiprocessors);
+    choice.plan.as_it_is = choice.plan.as_it_is && whole_rows;
+    return choice;
   }
 
   Dim out_extent(Dim extent, Dim kernel, int axis) const {

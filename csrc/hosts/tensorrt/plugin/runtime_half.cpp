@@ -39,8 +39,11 @@ bool RuntimeHalf::Current::set_data(PluginOp const& plugin, void const* const* i
 }
 
 int32_t RuntimeHalf::set_tactic(int32_t tactic) noexcept {
-  plugin_.op->tactic = from_trt_tactic(tactic);
-  return 0;
+  return plugin_.guard("setTactic", 1, [&] {
+    plugin_.op->tactic = from_trt_tactic(tactic);
+    if (!current_.inputs.empty()) find_derived();  // it may come after the shapes, and again
+    return 0;
+  });
 }
 
 int32_t RuntimeHalf::on_shape_change(trt::TensorDesc const* in, int32_t num_in, trt::TensorDesc const* out,
