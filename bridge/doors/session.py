@@ -17,6 +17,7 @@ from bridge.graph.torch_patches.linear_time import linear_time_export
 from bridge.graph.torch_patches.pooled_extents import pooling_without_guards
 from bridge.graph.torch_patches.recurrent import corrected_lstm_states
 from bridge.graph.torch_patches.sampling import sampling_by_shapes
+from bridge.graph.torch_patches.suggested_ranges import suggestions_cannot_fail
 from bridge.graph.torch_patches.upsampling import upsampling_without_guards
 from bridge.tensorrt.install import gpu
 from bridge.tensorrt.install.flavour import Flavour, detect
@@ -62,7 +63,8 @@ class Session:
         with contextlib.ExitStack() as stack:
             silences = (third_party_output.silence_logs(), third_party_output.silence_copies())
             unguarded = (upsampling_without_guards(), pooling_without_guards(), corrected_lstm_states())
-            tracing = (*unguarded, linear_time_export(), sampling_by_shapes(), launches_in_graphs())
+            exporting = (linear_time_export(), sampling_by_shapes(), suggestions_cannot_fail())
+            tracing = (*unguarded, *exporting, launches_in_graphs())
             for context in (compile_lock, *silences, gpu.without_gpu(), *tracing):
                 stack.enter_context(context)
             stack.enter_context(own_conversion(self.flavour))

@@ -252,4 +252,4 @@ def test_a_failing_enqueue_is_reported(name, capfd):
     tensors[0] = tensors[0].to(torch.bool)
     assert plugin.enqueue(tensors, outputs, torch.cuda.current_stream().cuda_stream) != 0
     assert f"[bridge] plugin {name}, enqueue: {name}: " in (error := capfd.readouterr().err)
-    assert f"is an unsupported dtype, expected {expected}" in error
+    assert f"is bool, expected {expected}" in error

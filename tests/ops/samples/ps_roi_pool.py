@@ -46,5 +46,5 @@ PAIR = (
 
 
 def growing(size: int, seed: int = 0) -> tuple[Tensor, list]:
-    x, *rest = region_arguments(2 * size + 1, size, 49, (size + 6, 16), seed=seed)
+    x, *rest = region_arguments(2 * size + 1, size, 45, (size + 6, 16), seed=seed)
     return x, rest

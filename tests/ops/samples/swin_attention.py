@@ -86,15 +86,15 @@ def random_call(seed: int) -> tuple[list, dict]:
 
 
 PAIR = (
-    swin_attention_arguments((4, 14, 21), head_dim=32, window=(7, 7)),
-    swin_attention_arguments((2, 21, 7), head_dim=32, window=(7, 7), seed=1),
-    {"heads": 2, "window": (7, 7), "shift": (3, 3)},
+    swin_attention_arguments((4, 49), head_dim=32, masks=2),
+    swin_attention_arguments((6, 30), head_dim=32, masks=3, seed=1),
+    {"heads": 2, "scale": 0.3},
 )
 
 
 def growing(size: int, seed: int = 0) -> tuple[Tensor, list]:
     """Windows of `size` + 6 tokens."""
-    args = swin_attention_arguments((size, size + 6), heads=1, head_dim=32, masks=1, seed=seed)
+    args = swin_attention_arguments((size, size + 6), head_dim=32, masks=1, seed=seed)
     return args[0], args[1:]
 
 
