@@ -1,3 +1,5 @@
+from importlib.util import find_spec
+
 import pytest
 import torch
 from samples.paged_window_attention import paged_arguments
@@ -138,6 +140,24 @@ def test_export():
         [{0: batch}, {0: pages}, {0: pages}, {0: batch, 1: width}, {0: batch}],
         window_left=20,
     )
+
+
+class Decoder(torch.nn.Module):
+    """A layer's attention over its cache."""
+
+    def forward(self, q, k_cache, v_cache, block_table, lengths):
+        return bridge.paged_window_attention(q, k_cache, v_cache, block_table, lengths, window_left=20)
+
+
+@pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="needs tensorrt_rtx")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_an_engine_with_any_number_of_sequences_and_pages(dtype):
+    most = {"batch": 8, "pages": 512, "width": 64}
+    batch, pages, width = (torch.export.Dim(name, min=1, max=number) for name, number in most.items())
+    args = cast(paged_arguments((40, 33), 2, rest=0.0)[:5], dtype)
+    shapes = ({0: batch}, {0: pages}, {0: pages}, {0: batch, 1: width}, {0: batch})
+    engine = bridge.compile(Decoder().eval(), args, dynamic_shapes=shapes, target="sm86")
+    assert dict(engine.plugin_counts()) == {"paged_window_attention": 1}
 
 
 WIDTHS = [((4, 2), 32), ((4, 1), 64), ((6, 6), 80), ((4, 2), 96), ((8, 2), 128), ((2, 1), 136), ((4, 2), 256)]
