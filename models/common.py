@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 import bridge
 from bridge.bench.model_lowerings import largest_error
+from bridge.zoo.table import BACKENDS
 
 DTYPES = ("float32", "float16", "bfloat16")
 # Largest difference from eager PyTorch, as a fraction of the largest output: a few roundings a layer.
@@ -33,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser, dtype: str) -> argparse.Argum
     parser.add_argument("-o", "--output", metavar="FILE", help="where to save the engine")
     parser.add_argument(
         "--bench", action="store_true", help="also measure it beside eager, Inductor and torch_tensorrt"
+    )
+    parser.add_argument(
+        "--ways", nargs="+", choices=BACKENDS, default=[*BACKENDS], help="what --bench measures; default: all"
     )
     return parser
 
@@ -92,7 +96,7 @@ def bench(options: argparse.Namespace) -> None:
     from bridge.zoo import entries, measure, run, table
 
     entry = entries.Entry(Path(sys.argv[0]).resolve())
-    row = measure.measure(entry, sys.argv[1:], options.target, lambda so_far: None)
+    row = measure.measure(entry, sys.argv[1:], options.target, lambda so_far: None, backends=options.ways)
     print(table.text({**run.environment_here(), "full": True, "rows": [row]}))
 
 

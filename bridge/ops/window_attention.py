@@ -56,17 +56,22 @@ def window_attention(
     """
     name = "window_attention"
     check_logits(name, scale, softcap, layout)
-    for side, window in (("window_left", window_left), ("window_right", window_right)):
-        require(window >= -1, f"{name}: {side} is {window}, expected a number of keys, or -1 for all")
+    check_windows(name, window_left, window_right)
     heads, batch, length = check_heads(name, q, k, v, layout)
-    if sinks is not None:
-        fits = sinks.dim() == 1 and sinks.shape[0] == heads
-        require(fits, f"{name}: sinks has shape {tuple(sinks.shape)}, expected ({heads},), one a head of q")
+    check_sinks(name, sinks, heads)
     check_ranges(name, key_ranges, batch, length)
     if only_shapes():
         return q.new_empty(q.shape)
+    keys = k.shape[2 if HEADS_FIRST[layout] else 1]
+    seen = seen_keys(length, keys, key_ranges, window_left, window_right, q.device)
+    return attend_to_seen(q, k, v, seen, sinks, scale, softcap, layout)
+
+
+def attend_to_seen(
+    q: Tensor, k: Tensor, v: Tensor, seen: Tensor, sinks: Tensor | None, scale: float, softcap: float, layout: str
+) -> Tensor:
+    """The op's result, where `seen` [B or 1, S, T] says which keys a query sees."""
     queries, keys, values = by_group(q, k, v, layout)
-    seen = seen_keys(length, keys.shape[3], key_ranges, window_left, window_right, q.device)
     keys, values = (_only_seen(t, seen) for t in (keys, values))
     sink = None if sinks is None else sinks.to(queries.dtype)
     result = attend(queries, keys, values, seen[:, None, None], sink, scale or q.shape[3] ** -0.5, softcap)
@@ -98,15 +103,28 @@ def seen_keys(
 ) -> Tensor:
     """[B or 1, S, T], which keys a query sees; of some of the queries, where `rows` says so."""
     position = torch.arange(keys - queries, keys, device=device)[rows, None]  # [S, 1]
-    key = torch.arange(keys, device=device)  # [T]
-    seen = torch.ones(1, len(position), keys, dtype=torch.bool, device=device)
+    chosen = ranges[:, rows] if ranges is not None and ranges.shape[1] == queries else ranges
+    return _seen(position, keys, chosen, left, right)
+
+
+def seen_of_sequences(queries: int, room: int, lengths: Tensor, ranges: Tensor | None, left: int, right: int) -> Tensor:
+    """[B, S, room], the same where each sequence has a number of keys of its own, at whose end its queries are."""
+    end = lengths.long()[:, None, None]  # [B, 1, 1]
+    position = end - queries + torch.arange(queries, device=lengths.device)[:, None]  # [B, S, 1]
+    return _seen(position, room, ranges, left, right) & (torch.arange(room, device=lengths.device) < end)
+
+
+def _seen(position: Tensor, keys: int, ranges: Tensor | None, left: int, right: int) -> Tensor:
+    """[B or 1, S, T]; position: [S, 1] or [B, S, 1]."""
+    key = torch.arange(keys, device=position.device)  # [T]
+    seen = torch.ones_like(position, dtype=torch.bool).expand(*position.shape[:-1], keys)
+    seen = seen if seen.dim() == 3 else seen[None]
     if left >= 0:
         seen = seen & (key >= position - left)
     if right >= 0:
         seen = seen & (key <= position + right)
     if ranges is not None:
-        chosen = ranges[:, rows] if ranges.shape[1] == queries else ranges
-        begin, end = chosen.unsqueeze(-2).unbind(-1)  # [B or 1, S or 1, 1]
+        begin, end = ranges.unsqueeze(-2).unbind(-1)  # [B or 1, S or 1, 1]
         seen = seen & (key >= begin) & (key < end)
     return seen
 
@@ -142,6 +160,24 @@ def check_logits(op: str, scale: float, softcap: float, layout: str) -> None:
     require(fits, f"{op}: softcap is {softcap}, expected a finite number above 0, or 0 for none")
 
 
+def check_windows(op: str, left: int, right: int) -> None:
+    """That these are numbers of keys."""
+    for side, window in (("window_left", left), ("window_right", right)):
+        require(window >= -1, f"{op}: {side} is {window}, expected a number of keys, or -1 for all")
+
+
+def check_sinks(op: str, sinks: Tensor | None, heads: int) -> None:
+    """That sinks, where there are some, are of these."""
+    if sinks is not None:
+        fits = sinks.dim() == 1 and sinks.shape[0] == heads
+        require(fits, f"{op}: sinks has shape {tuple(sinks.shape)}, expected ({heads},), one a head of q")
+
+
+def check_head_dim(op: str, head_dim: int) -> None:
+    """That kernels hold so many channels."""
+    require(0 < head_dim <= MAX_HEAD_DIM, f"{op}: head_dim is {head_dim}, expected 1 to {MAX_HEAD_DIM}")
+
+
 def check_heads(op: str, q: Tensor, k: Tensor, v: Tensor, layout: str) -> tuple[int, int, int]:
     """That the shapes fit; returns the heads of q, the batch, and the number of queries."""
     shapes = ", ".join(str(tuple(t.shape)) for t in (q, k, v))
@@ -150,8 +186,7 @@ def check_heads(op: str, q: Tensor, k: Tensor, v: Tensor, layout: str) -> tuple[
     require(same, f"{op}: k and v differ in shape: {tuple(k.shape)} and {tuple(v.shape)}")
     same = q.shape[0] == k.shape[0] and q.shape[3] == k.shape[3]
     require(same, f"{op}: q and k differ in batch or head_dim: {tuple(q.shape)} and {tuple(k.shape)}")
-    head_dim = q.shape[3]
-    require(0 < head_dim <= MAX_HEAD_DIM, f"{op}: head_dim is {head_dim}, expected 1 to {MAX_HEAD_DIM}")
+    check_head_dim(op, q.shape[3])
     axis = 1 if HEADS_FIRST[layout] else 2
     heads, groups = q.shape[axis], k.shape[axis]
     fits = groups > 0 and heads % groups == 0

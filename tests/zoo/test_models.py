@@ -15,6 +15,8 @@ from bridge.passes import pass_names, rewrite
 from bridge.tensorrt.install import gpu
 from bridge.tensorrt.install.flavour import detect
 from bridge.tensorrt.network.convertible_graph import count_ops
+from bridge.zoo import measure
+from bridge.zoo.table import BACKENDS
 
 MODELS = Path(__file__).parents[2] / "models"
 LLAMA = [
@@ -120,6 +122,20 @@ def test_script_says_what_is_in_the_engine(tmp_path, script):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "relu" in done.stdout and (tmp_path / "net.engine").stat().st_size > 1000
+
+
+def test_script_measures_what_ways_asks_for(monkeypatch, script):
+    relu_net, asked = script("relu_net"), []
+
+    def row(*_, backends):
+        asked.append(list(backends))
+        return {"model": "relu_net", "about": "", "argv": [], "ways": {}}
+
+    monkeypatch.setattr(measure, "measure", row)
+    for flags, expected in (([], list(BACKENDS)), (["--ways", "native", "bridge"], ["native", "bridge"])):
+        monkeypatch.setattr(sys, "argv", ["relu_net.py", "--bench", "--target", "sm86", *flags])
+        relu_net.finish(relu_net.bridge_model, relu_net.parser())
+        assert asked.pop() == expected
 
 
 def test_script_takes_weights(tmp_path, script):

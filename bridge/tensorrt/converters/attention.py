@@ -44,7 +44,7 @@ def convert_attention(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mappin
     query, key, value = (get_trt_tensor(ctx, arguments[part], f"{name}_{part}") for part in ("query", "key", "value"))
     scale = arguments["query"].shape[3] ** -0.5 if arguments.get("scale") is None else arguments["scale"]
     query = impl.elementwise.mul(ctx, target, SourceIR.ATEN, f"{name}_scaled_query", query, float(scale))
-    layer = _add_layer(ctx.net, query, key, value, bool(arguments.get("is_causal")))
+    layer = add_layer(ctx.net, query, key, value, bool(arguments.get("is_causal")))
     layer.name = f"[ATTENTION]-[aten_ops.scaled_dot_product_attention]-[{name}]"
     layer.decomposable = True  # for when no fused kernel fits
     if arguments.get("attn_mask") is not None:
@@ -54,7 +54,8 @@ def convert_attention(ctx: Any, target: Any, args: Sequence[Any], kwargs: Mappin
     return layer.get_output(0)
 
 
-def _add_layer(network: Any, query: Any, key: Any, value: Any, causal: bool) -> Any:
+def add_layer(network: Any, query: Any, key: Any, value: Any, causal: bool) -> Any:
+    """An attention layer with a softmax, causal from the upper left or not. Queries are scaled already."""
     trt = flavour.detect().trt()
     softmax = trt.AttentionNormalizationOp.SOFTMAX
     if hasattr(network, "add_attention_v2"):

@@ -24,7 +24,7 @@ __device__ void each_visited_block(BlockSparseArguments<T> const& a, MaskRow con
 
 template <class T>
 __global__ void __launch_bounds__(32 * kExactWarps) block_sparse_attention_exact_kernel(BlockSparseArguments<T> a) {
-  compute_exactly<T>(a, [&](ExactQuery<T>& work, KeyInterval seen, int batch, int head, int query) {
+  compute_exactly<T>(a, [&](auto& work, KeyInterval seen, int batch, int head, int query) {
     MaskRow const mask(a, batch, head, query / a.query_block);
     each_visited_block(a, mask, seen, [&](int begin, int end) {
       for (int first = begin; first < end; first += 32) work.add(first, end);

@@ -40,6 +40,11 @@ struct WindowAttentionArguments {
 
   __host__ __device__ int ratio() const { return heads / groups; }  // query heads of a key head
   __host__ __device__ int64_t rows() const { return int64_t(batch) * heads * queries; }
+  // Keys of a batch element, at whose end the queries are.
+  __host__ __device__ int length(int) const { return keys; }
+  // A key, and its value.
+  __device__ T const* key(int batch, int group, int position) const { return k.row(batch, group, position); }
+  __device__ T const* value(int batch, int group, int position) const { return v.row(batch, group, position); }
 };
 
 // begin <= key < end; without keys where they are equal.
@@ -56,9 +61,9 @@ __host__ __device__ inline int64_t most(int64_t a, int64_t b) { return a > b ? a
 // What both the window and the query's range let it see.
 template <class Arguments>
 __host__ __device__ KeyInterval seen_keys(Arguments const& a, int batch, int query) {
-  int64_t const position = int64_t(a.keys) - a.queries + query;
+  int64_t const keys = a.length(batch), position = keys - a.queries + query;
   int64_t begin = a.window_left == kNoWindow ? 0 : most(0, position - a.window_left);
-  int64_t end = a.window_right == kNoWindow ? a.keys : least(a.keys, position + a.window_right + 1);
+  int64_t end = a.window_right == kNoWindow ? keys : least(keys, position + a.window_right + 1);
   if (a.key_ranges) {
     int64_t const first = 2 * (batch * a.range_batch_step + query * a.range_query_step);
     auto at = [&](int64_t i) {

@@ -15,9 +15,10 @@ __device__ float logit(Arguments const& a, float product) {
 }
 
 // Of one query: the weights of 32 keys at a time, a lane each, and then the sums of their values, channels by lane.
-template <class T>
+// Arguments say where a key and its value lie: null, and the result is NaN, where that is not known.
+template <class T, class Arguments = WindowAttentionArguments<T>>
 struct ExactQuery {
-  WindowAttentionArguments<T> const& a;
+  Arguments const& a;
   float const* q;  // in shared memory
   int batch, group, lane;
   float top = -INFINITY, total = 0.f, sum[kExactChannels] = {};
@@ -25,7 +26,8 @@ struct ExactQuery {
   // By sums of every kSums-th channel: they round less than one sum of all would, and none waits for another.
   __device__ float dot(int key) const {
     constexpr int kSums = 4;
-    T const* const row = a.k.row(batch, group, key);
+    T const* const row = a.key(batch, group, key);
+    if (!row) return NAN;
     float part[kSums] = {};
     int channel = 0;
 #pragma unroll 1  // more loads at once take registers of which other warps are made
@@ -59,11 +61,11 @@ struct ExactQuery {
     total += sum_of_warp(weight);
     for (int i = 0; i < min(32, end - first); ++i) {
       float const share = __shfl_sync(~0u, weight, i);
-      T const* const row = a.v.row(batch, group, first + i);
+      T const* const row = a.value(batch, group, first + i);
 #pragma unroll
       for (int j = 0; j < kExactChannels; ++j) {
         int const channel = lane + 32 * j;
-        if (channel < a.head_dim) sum[j] = fmaf(share, to_float(row[channel]), sum[j]);
+        if (row && channel < a.head_dim) sum[j] = fmaf(share, to_float(row[channel]), sum[j]);
       }
     }
   }
@@ -85,8 +87,8 @@ struct ExactQuery {
 };
 
 // Computes the query of this warp: add(its work, what it sees, batch, head, query) is to add keys.
-template <class T, class Add>
-__device__ void compute_exactly(WindowAttentionArguments<T> const& a, Add add) {
+template <class T, class Arguments, class Add>
+__device__ void compute_exactly(Arguments const& a, Add add) {
   __shared__ float queries[kExactWarps][kWindowAttentionMaxHeadDim];
   int const warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   int64_t const row = int64_t(blockIdx.x) * kExactWarps + warp;
@@ -97,7 +99,7 @@ __device__ void compute_exactly(WindowAttentionArguments<T> const& a, Add add) {
   for (int channel = lane; channel < a.head_dim; channel += 32) queries[warp][channel] = to_float(q[channel]);
   __syncwarp();
   KeyInterval const seen = seen_keys(a, batch, query);
-  ExactQuery<T> work{a, queries[warp], batch, head / a.ratio(), lane};
+  ExactQuery<T, Arguments> work{a, queries[warp], batch, head / a.ratio(), lane};
   add(work, seen, batch, head, query);
   work.add_sink(sink_logit(a, head));
   work.write(a.out.row(batch, head, query));
@@ -105,7 +107,7 @@ __device__ void compute_exactly(WindowAttentionArguments<T> const& a, Add add) {
 
 template <class T>
 __global__ void __launch_bounds__(32 * kExactWarps) window_attention_exact_kernel(WindowAttentionArguments<T> a) {
-  compute_exactly(a, [](ExactQuery<T>& work, KeyInterval seen, int, int, int) {
+  compute_exactly<T>(a, [](auto& work, KeyInterval seen, int, int, int) {
     for (int first = seen.begin; first < seen.end; first += 32) work.add(first, seen.end);
   });
 }

@@ -99,7 +99,7 @@ struct MmaAttention {
 #pragma unroll
     for (int i = 0; i < (kCount + kAtOnce - 1) / kAtOnce; ++i) {
       int const row = first + i * kAtOnce;
-      if (kCount % kAtOnce == 0 || row < kCount)
+      if ((i + 1) * kAtOnce <= kCount || row < kCount)
         visit(row, shared + row * Tile::kRowBytes + chunk * kAccessBytes, inside);
     }
   }

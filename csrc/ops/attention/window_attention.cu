@@ -32,14 +32,10 @@ struct WindowAttention final : AttentionOp {
   }
 
   void shapes(Shape const* in, Shape* out) const override {
-    check_window();
+    check_window(name, "window_left", window_left), check_window(name, "window_right", window_right);
     check_logits(name);
     check_heads(name, in[0], in[1], in[2]);
-    Dim const heads = in[0][head_axis()];
-    if (in[3].present()) {
-      require(in[3].rank == 1 && may_equal(in[3][0], heads), name, ": sinks has shape ", in[3], ", expected [", heads,
-              "], one a head of q");
-    }
+    if (in[3].present()) check_sinks(name, in[3], in[0]);
     if (in[4].present()) check_ranges(name, in[4], in[0][0], in[0][seq_axis()]);
     out[0] = in[0];
   }
@@ -76,25 +72,15 @@ struct WindowAttention final : AttentionOp {
     return narrow && head_dim <= 64 ? kMma : kWgmma;
   }
 
-  void check_window() const {
-    auto check = [](char const* side, int64_t window) {
-      require(window >= kNoWindow, name, ": ", side, " is ", window, ", expected a number of keys, or -1 for all");
-    };
-    check("window_left", window_left), check("window_right", window_right);
-  }
-
   template <class T>
   WindowAttentionArguments<T> arguments(Tensor const* in, Tensor const& out) const {
     WindowAttentionArguments<T> a{};
     fill(a, in, out);
     fill_ranges(a, in[4]);
-    a.sinks = in[3].data, a.float_sinks = in[3].dtype == DType::kFloat32;
+    fill_sinks(a, in[3]);
     a.window_left = window(window_left), a.window_right = window(window_right);
     return a;
   }
-
-  // Positions differ by less than 2^32; a window of 2^31 - 1 and more hides nothing that a tensor can hold.
-  static int window(int64_t keys) { return static_cast<int>(std::min<int64_t>(keys, INT32_MAX)); }
 };
 
 Register<WindowAttention> const window_attention;

@@ -1,6 +1,7 @@
 // What ops of attention have in common: queries, keys and values by heads, and what is done to logits.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/op.h"
@@ -30,6 +31,22 @@ struct AttentionOp : Op {
             ", expected a finite number above 0, or 0 for none");
   }
 
+  static void check_window(char const* name, char const* side, int64_t keys) {
+    require(keys >= kNoWindow, name, ": ", side, " is ", keys, ", expected a number of keys, or -1 for all");
+  }
+
+  void check_sinks(char const* name, Shape const& sinks, Shape const& q) const {
+    Dim const heads = q[head_axis()];
+    require(sinks.rank == 1 && may_equal(sinks[0], heads), name, ": sinks has shape ", sinks, ", expected [", heads,
+            "], one a head of q");
+  }
+
+  static void check_head_dim(char const* name, Dim head_dim) {
+    bool const too_wide = head_dim.known() && may_exceed(head_dim, kWindowAttentionMaxHeadDim);
+    require(may_exceed(head_dim, 0) && !too_wide, name, ": head_dim is ", head_dim, ", expected 1 to ",
+            kWindowAttentionMaxHeadDim);
+  }
+
   void check_heads(char const* name, Shape const& q, Shape const& k, Shape const& v) const {
     require(q.rank == 4 && k.rank == 4 && v.rank == 4, name, ": q, k and v must have 4 dimensions, got ", q, ", ", k,
             ", ", v);
@@ -37,9 +54,7 @@ struct AttentionOp : Op {
       require(may_equal(k[axis], v[axis]), name, ": k and v differ in shape: ", k, " and ", v);
     require(may_equal(q[0], k[0]) && may_equal(q[3], k[3]), name, ": q and k differ in batch or head_dim: ", q, " and ",
             k);
-    bool const too_wide = q[3].known() && may_exceed(q[3], kWindowAttentionMaxHeadDim);
-    require(may_exceed(q[3], 0) && !too_wide, name, ": head_dim is ", q[3], ", expected 1 to ",
-            kWindowAttentionMaxHeadDim);
+    check_head_dim(name, q[3]);
     Dim const heads = q[head_axis()], groups = k[head_axis()];
     require(may_divide(groups, heads), name, ": q has ", heads, " heads, expected a multiple of the ", groups, " of k");
   }
@@ -53,15 +68,31 @@ struct AttentionOp : Op {
   // What both kinds of arguments say; without sinks, ranges and a window.
   template <class T>
   void fill(WindowAttentionArguments<T>& a, Tensor const* in, Tensor const& out) const {
-    Tensor const &q = in[0], &k = in[1];
-    a.q = tensor<T const>(q), a.k = tensor<T const>(k), a.v = tensor<T const>(in[2]), a.out = tensor<T>(out);
+    Tensor const& k = in[1];
+    a.k = tensor<T const>(k), a.v = tensor<T const>(in[2]);
+    a.groups = to_int(k[head_axis()]), a.keys = to_int(k[seq_axis()]);
+    fill_queries(a, in[0], out);
+  }
+
+  // All but k, v, groups and keys, of which the last two are there.
+  template <class T>
+  void fill_queries(WindowAttentionArguments<T>& a, Tensor const& q, Tensor const& out) const {
+    a.q = tensor<T const>(q), a.out = tensor<T>(out);
     a.batch = to_int(q[0]), a.heads = to_int(q[head_axis()]), a.queries = to_int(q[seq_axis()]);
-    a.groups = to_int(k[head_axis()]), a.keys = to_int(k[seq_axis()]), a.head_dim = to_int(q[3]);
+    a.head_dim = to_int(q[3]);
     // Kernels count rows of a group, and keys, up to the end of a tile.
     to_int((Size(a.queries) * a.ratio() + kMostTileExtent).value()), to_int((Size(a.keys) + kMostTileExtent).value());
     a.window_left = a.window_right = kNoWindow;
     a.scale = static_cast<float>(scale != 0.0 ? scale : 1.0 / std::sqrt(static_cast<double>(a.head_dim)));
     a.softcap = static_cast<float>(softcap);
+  }
+
+  // Positions differ by less than 2^32; a window of 2^31 - 1 and more hides nothing that a tensor can hold.
+  static int window(int64_t keys) { return static_cast<int>(std::min<int64_t>(keys, INT32_MAX)); }
+
+  template <class T>
+  static void fill_sinks(WindowAttentionArguments<T>& a, Tensor const& sinks) {
+    a.sinks = sinks.data, a.float_sinks = sinks.dtype == DType::kFloat32;
   }
 
   template <class T>

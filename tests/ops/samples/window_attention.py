@@ -98,3 +98,11 @@ def growing(size: int, seed: int = 0) -> tuple[Tensor, list]:
 def growing_shapes(batch, length) -> dict:
     tokens = {0: batch, 2: length}
     return {"x": tokens, "rest": [tokens, tokens, None, {0: batch}]}
+
+
+NATIVE_TOLERANCE = {torch.float16: 4e-3, torch.bfloat16: 3e-2}  # queries are scaled, and weights rounded, in 16 bits
+
+
+def open_axes(tensors: list) -> dict:
+    """Batch, heads and tokens of each."""
+    return {place: [0, 1, 2] for place in range(3)}

@@ -15,6 +15,7 @@ from bridge.tensorrt import native_lowerings
 from bridge.tensorrt.converters.layers import Layers
 from bridge.tensorrt.install import flavour
 from bridge.tensorrt.network import build
+from bridge.tensorrt.plugins.fields import Call
 from bridge.testing import cast, check_error, outputs_of
 
 pytestmark = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="needs tensorrt_rtx")
@@ -47,7 +48,30 @@ def run(name, args, kwargs, dynamic=None):
 
 
 NATIVE = [name for name in OPS if native_lowerings.find(name)]
-CALLS = [pytest.param(name, *sample[1:], id=f"{name} {sample[0]}") for name in NATIVE for sample in SAMPLES[name]()]
+
+
+def call_of(name, args, kwargs):
+    """A call with fixed extents."""
+    tensors, attributes = OPS[name].bind(args, kwargs)
+    given = tuple(None if t is None else (dtypes.from_torch(t.dtype), tuple(t.shape)) for t in tensors)
+    return Call(name, OPS[name], given, (), attributes)
+
+
+def possible(name):
+    """The samples of an op that its layers can compute."""
+    calls = ((sample, call_of(name, *sample[1:])) for sample in SAMPLES[name]())
+    return [sample for sample, call in calls if native_lowerings.refusal(call, flavour.detect().trt()) is None]
+
+
+def native_samples():
+    """Those of every op; none where there is no TensorRT, and all is skipped."""
+    return {name: possible(name) for name in NATIVE} if find_spec("tensorrt_rtx") else {}
+
+
+NATIVE_SAMPLES = native_samples()
+CALLS = [
+    pytest.param(name, *args, id=f"{name} {label}") for name, found in NATIVE_SAMPLES.items() for label, *args in found
+]
 
 
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
@@ -123,8 +147,8 @@ class Several(torch.nn.Module):
 
 def samples_together():
     """Samples without empty tensors, some of them at a time."""
-    for name in NATIVE:
-        samples = [sample for sample in SAMPLES[name]() if all(t is None or t.numel() for t in sample[1])]
+    for name, found in NATIVE_SAMPLES.items():
+        samples = [sample for sample in found if all(t is None or t.numel() for t in sample[1])]
         for start in range(0, len(samples), _TOGETHER):
             yield pytest.param(name, samples[start : start + _TOGETHER], id=f"{name} {start}")
 
