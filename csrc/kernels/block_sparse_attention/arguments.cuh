@@ -5,6 +5,8 @@
 
 namespace bridge {
 
+constexpr int kPieceKeys = 16;  // neighbouring ones, of which tiles are made
+
 template <class T>
 struct BlockSparseArguments : WindowAttentionArguments<T> {
   void const* block_mask;        // [batch or 1, mask_heads, query_blocks, key_blocks] of bool or int32
@@ -13,6 +15,7 @@ struct BlockSparseArguments : WindowAttentionArguments<T> {
   int query_blocks, key_blocks;  // their numbers
   int query_block, key_block;    // queries and keys of one
   int packed;                    // heads, one after the other, that share a key head and a mask
+  int together;                  // packs of heads whose blocks are computed side by side, by wgmma
 };
 
 // Of a head and a block of queries.

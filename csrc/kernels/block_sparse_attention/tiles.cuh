@@ -9,8 +9,6 @@
 
 namespace bridge {
 
-constexpr int kPieceKeys = 16;
-
 // The pieces of some thousand keys, in shared memory.
 template <int kThreads>
 struct PieceList {

@@ -4,9 +4,11 @@ import pytest
 import torch
 from block_sparse_cases import BAD, PATTERNS, attend, check_bad_numbers, check_without_keys
 from draw import seeded
+from plugin_host import Plugin
 from samples.block_sparse_attention import block_sparse_arguments
 
 import bridge
+from bridge.core import libraries
 from bridge.core.op import OPS
 from bridge.testing import cast, check_cuda, check_error
 
@@ -15,6 +17,7 @@ HALVES = (torch.float16, torch.bfloat16)
 
 # Kernels: heads of queries and keys, head_dim. Each width has kernels for few, for some and for many rows.
 WIDTHS = [((4, 2), 32), ((4, 1), 64), ((6, 6), 80), ((4, 2), 96), ((8, 2), 128), ((2, 1), 136), ((4, 2), 256)]
+WIDTHS += [((6, 2), 64), ((14, 1), 128)]  # heads of a key head that divide no tile of rows
 # Queries, keys, blocks, masks as 1 for all, 0 for those of groups and -1 for those of heads, the share of blocks.
 LENGTHS = [
     (300, 300, (128, 128), 1, 0.5),
@@ -31,15 +34,17 @@ LENGTHS = [
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("tactic", [0, 1])
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize(("heads", "head_dim"), WIDTHS)
-def test_cuda_kernels(heads, head_dim, dtype):
+def test_cuda_kernels(heads, head_dim, dtype, tactic):
     for seed, (queries, keys, blocks, masks, density) in enumerate(LENGTHS):
         layout, count = ("bhsd", "bshd")[seed % 2], {1: 1, 0: heads[1], -1: heads[0]}[masks]
         sizes = {"layout": layout, "density": density, "one_mask": seed % 3 == 0, "masks": count, "seed": seed}
         args = block_sparse_arguments(2, queries, keys, heads, head_dim, blocks, **sizes)
         attributes = {"query_block": blocks[0], "key_block": blocks[1], "causal": seed % 4 < 2, "layout": layout}
-        check_cuda(OP, dtype, *args, **attributes, softcap=4.0 * (seed % 4 == 1))
+        with libraries.tactic("block_sparse_attention", tactic):
+            check_cuda(OP, dtype, *args, **attributes, softcap=4.0 * (seed % 4 == 1))
 
 
 @pytest.mark.gpu
@@ -98,6 +103,48 @@ def test_cuda_takes_strided_tensors_as_they_are(shift):
     mask = (torch.rand(1, 1, 4, 4) < 0.6).cuda()
     dense = attend((*(t.contiguous() for t in strided), mask), (16, 16))
     torch.testing.assert_close(attend((*strided, mask), (16, 16)), dense, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.gpu
+def test_cuda_takes_keys_that_a_batch_shares():
+    q, k, v, mask, _ = cast(block_sparse_arguments(3, 200, 200, head_dim=64, seed=1), torch.float16, "cuda")
+    k, v = (t[:1].expand(3, -1, -1, -1) for t in (k, v))
+    dense = attend((q, k.contiguous(), v.contiguous(), mask), (16, 16))
+    torch.testing.assert_close(attend((q, k, v, mask), (16, 16)), dense, rtol=2e-3, atol=2e-3)
+
+
+def plugin_call(head_dim, device="cpu"):
+    args = block_sparse_arguments(2, 300, 300, (4, 2), head_dim, (64, 64), seed=1)[:4]
+    fields = {"query_block": 64, "key_block": 64, "tensors": "q,k,v,block_mask"}
+    plugin = Plugin(Plugin.create("block_sparse_attention", fields))
+    given = [t.to(device) for t in cast(args, torch.float16)]
+    actual = torch.empty_like(given[0])
+    assert plugin.configure(given, [actual]) == 0 and plugin.shape_change(given, [actual]) == 0
+    return plugin, args, given, actual
+
+
+def test_without_a_gpu_of_9_0_the_plugin_has_no_tactics():
+    if torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0):
+        pytest.skip("this GPU has two")
+    for head_dim in (64, 128):
+        plugin, *_ = plugin_call(head_dim)
+        assert plugin.tactics() == []
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("head_dim", "count"), [(16, 3), (64, 3), (72, 0), (128, 0)])
+def test_every_tactic_of_the_plugin_is_the_reference(head_dim, count):
+    plugin, args, given, actual = plugin_call(head_dim, "cuda")
+    if torch.cuda.get_device_capability() == (9, 0):  # the op's own choice, and both kernels
+        assert plugin.tactics() == [1, 2, 3][:count]
+    expected = bridge.block_sparse_attention(*cast(args, torch.float32), query_block=64, key_block=64)
+    scratch = torch.empty(plugin.workspace(given, [actual]), dtype=torch.uint8, device="cuda")
+    for tactic in (0, *plugin.tactics()):
+        actual.fill_(torch.nan)
+        assert plugin.set_tactic(tactic) == 0
+        stream = torch.cuda.current_stream().cuda_stream
+        assert plugin.enqueue(given, [actual], stream, scratch.data_ptr()) == 0
+        torch.testing.assert_close(actual.cpu().float(), expected, rtol=5e-3, atol=5e-3)
 
 
 @pytest.mark.gpu
