@@ -20,8 +20,10 @@ constexpr int from_trt_tactic(int32_t tactic) { return tactic <= kOwnChoice ? -1
 Layout layout_of(trt::TensorDesc const& desc);
 // Whether the parameter is taken in the tensor's format.
 bool takes_format(Param const& param, trt::TensorDesc const& desc);
-// The same, or it throws; the rank is checked too.
-void require_format(Param const& param, trt::TensorDesc const& desc);
+// Whether it is in the layout that the op's first input asks of it.
+bool fits_first(Param const& param, trt::TensorDesc const& desc, trt::TensorDesc const& first);
+// Both, or it throws; the rank is checked too.
+void require_format(Param const& param, trt::TensorDesc const& desc, trt::TensorDesc const& first);
 
 bool same_desc(trt::TensorDesc const& a, trt::TensorDesc const& b);
 

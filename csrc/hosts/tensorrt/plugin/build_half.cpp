@@ -131,6 +131,7 @@ bool BuildHalf::supports_format(int32_t position, trt::DynamicTensorDesc const* 
     Param const& param = is_input ? type.inputs[plugin_.slots(num_in)[position]] : type.outputs.at(position - num_in);
     DType const dtype = from_trt(desc.dtype), first = from_trt(in_out[0].desc.dtype);
     bool const chosen = is_input || dtype == output_dtype(*plugin_.op, param, first);
+    if (!fits_first(param, desc, in_out[0].desc)) return false;
     return takes_format(param, desc) && accepts(param.types, dtype, first) && chosen;
   });
 }
