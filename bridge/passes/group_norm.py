@@ -1,7 +1,8 @@
-"""Group and instance normalisation as bridge::group_norm, with the SiLU, ReLU or GELU that follows.
+"""Group and instance normalisation with the SiLU, ReLU or GELU that follows, as bridge::group_norm.
 
 A module that computes in float32 what it takes and returns in 16 bits (as latent diffusion's GroupNorm32) loses both
-conversions: the op computes in float32 and rounds once.
+conversions: the op computes in float32 and rounds once. A normalisation that no activation follows stays TensorRT's
+layer.
 """
 
 import operator
@@ -58,6 +59,10 @@ def apply(graph: Graph, constants: Constants) -> list[Outcome]:
         if norm is None:
             return None
         _extend(norm)
+        if norm.activation == "none":
+            if norm.end in mutated:  # by an activation in place, perhaps
+                raise Declined(MUTATED)
+            return None
         _check(norm, mutated)
         attributes = {"groups": norm.groups, "eps": norm.eps, "activation": norm.activation}
         result = editor.call(OPS[NAME].overload, (norm.x, norm.weight, norm.bias), norm.end, attributes)
