@@ -9,7 +9,7 @@ from typing import Any
 
 from bridge import errors
 from bridge.base import interrupts, log
-from bridge.base.modules import modules_of
+from bridge.base.modules import modules_below
 from bridge.base.package import __version__ as __version__
 from bridge.core.binding import bind
 from bridge.core.op import OPS, Counted, Pair, only_shapes, op, readable, require, unknown_extent
@@ -19,7 +19,7 @@ from bridge.errors import BridgeError
 log.show_as_asked()
 
 with interrupts.deferred():  # an op that is half defined cannot be defined again
-    for _name, _module in modules_of("bridge.ops"):
+    for _name, _module in modules_below("bridge.ops"):
         globals()[_name] = getattr(_module, _name)
 
     from bridge.core import libraries as native  # noqa: F401

@@ -13,6 +13,16 @@ def modules_of(package: str) -> Iterator[tuple[str, ModuleType]]:
         yield each.name, importlib.import_module(f"{package}.{each.name}")
 
 
+def modules_below(package: str) -> Iterator[tuple[str, ModuleType]]:
+    """The same through all subpackages, which group modules and are none of them; sorted by name."""
+    found = dict(modules_of(package))
+    for name, module in list(found.items()):
+        if hasattr(module, "__path__"):
+            found |= dict(modules_below(module.__name__))
+            del found[name]
+    return iter(sorted(found.items()))
+
+
 def module_beside(module: str, name: str) -> ModuleType | None:
     """The module called `name`, such as "samples.corr", in the packages around a module, the innermost first; or None.
 

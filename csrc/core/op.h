@@ -25,6 +25,7 @@ struct Param {
   bool optional = false;
   Layouts also = 0;      // layouts that it is taken in beside kLinear, as it comes: the op looks at Tensor::layout
   bool counted = false;  // an output whose first extent depends on values, see `counted`
+  bool tied = false;     // its layout is the first input's, see `in_layout_of_first`
 };
 
 // The parameter, of an op whose kernels read it in that layout too.
@@ -34,6 +35,14 @@ constexpr Param or_channels_last(Param param) {
 }
 constexpr Param or_strided(Param param) {
   param.also |= in_set(Layout::kStrided);
+  return param;
+}
+
+// An output that is written in the layout in which the first input comes, or that input itself, where a host lets the
+// op choose layouts: TensorRT does. PyTorch's results are row-major, and there the input is, too.
+constexpr Param in_layout_of_first(Param param) {
+  param.also |= in_set(Layout::kChannelsLast);
+  param.tied = true;
   return param;
 }
 

@@ -11,9 +11,9 @@ from test_bench_workloads import KINDS
 from bridge.bench import measure, peers, workloads
 from bridge.bench.peer import Missing, Peer
 from bridge.bench.workloads.deform_conv2d import DeformConv2d
+from bridge.bench.workloads.detection.nms import Nms
+from bridge.bench.workloads.detection.roi_align import RoiAlign
 from bridge.bench.workloads.ms_deform_attn import MsDeformAttn
-from bridge.bench.workloads.nms import Nms
-from bridge.bench.workloads.roi_align import RoiAlign
 from bridge.bench.workloads.rope import Rope
 from bridge.core.op import OPS
 

@@ -10,8 +10,8 @@ from bridge.bench.peer import Peer, plain
 from bridge.bench.workload import Workload
 from bridge.bench.workloads import WORKLOADS
 from bridge.bench.workloads.deform_conv2d import DeformConv2d
+from bridge.bench.workloads.detection.roi_align import RoiAlign
 from bridge.bench.workloads.relu import Relu
-from bridge.bench.workloads.roi_align import RoiAlign
 from bridge.bench.workloads.rope import Rope
 from bridge.core.op import OPS
 from bridge.engine.timing import Timing
@@ -25,7 +25,7 @@ def test_peers_of_roi_align_compute_what_it_does(name, monkeypatch):
     torch.manual_seed(0)
     args, settings = workload.arguments("cpu")
     (peer,) = (peer for peer in peers.PEERS if (peer.op, peer.name) == ("roi_align", name))
-    monkeypatch.setattr("bridge.bench.workloads.roi_align.compiled", plain)  # inductor takes its time
+    monkeypatch.setattr("bridge.bench.workloads.detection.roi_align.compiled", plain)  # inductor takes its time
     expected = measure.OPS["roi_align"].overload(*args, **settings)
     with torch.compiler.set_stance("force_eager"):  # torchvision compiles it, too
         found = peer.prepare(workload, settings)(args)

@@ -13,8 +13,8 @@ from bench_rows import CEILINGS, recorded, row
 from bridge.bench import ceilings, measure, plugin_call, report, tactics
 from bridge.bench.peer import Peer
 from bridge.bench.workloads.deform_conv2d import DeformConv2d
+from bridge.bench.workloads.detection.nms import Nms
 from bridge.bench.workloads.ms_deform_attn import MsDeformAttn
-from bridge.bench.workloads.nms import Nms
 from bridge.bench.workloads.relu import Relu
 from bridge.bench.workloads.rope import Rope
 from bridge.core.op import OPS

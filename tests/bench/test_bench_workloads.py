@@ -7,15 +7,15 @@ import pytest
 import torch
 from bench_rows import CEILINGS
 
-from bridge.base.modules import modules_of
+from bridge.base.modules import modules_below
 from bridge.bench import baseline, ceilings, measure, report, workloads
 from bridge.bench.workload import DTYPES, Workload
 from bridge.bench.workloads import WORKLOADS
 from bridge.bench.workloads.deform_conv2d import DeformConv2d
+from bridge.bench.workloads.detection.roi_align import RoiAlign
 from bridge.bench.workloads.ms_deform_attn import MsDeformAttn
 from bridge.bench.workloads.ms_deform_attn_fused import MsDeformAttnFused
 from bridge.bench.workloads.relu import Relu
-from bridge.bench.workloads.roi_align import RoiAlign
 from bridge.bench.workloads.rope import Rope
 from bridge.core.op import OPS
 from bridge.core.signature import NAMESPACE
@@ -25,10 +25,12 @@ KINDS = {"ms_deform_attn": MsDeformAttn, "ms_deform_attn_fused": MsDeformAttnFus
 
 
 def test_every_op_has_workloads_in_the_file_of_its_name():
-    of_files = {name: {each.op for each in module.workloads()} for name, module in modules_of("bridge.bench.workloads")}
+    of_files = {
+        name: {each.op for each in module.workloads()} for name, module in modules_below("bridge.bench.workloads")
+    }
     own = [name for name, op in OPS.items() if op.namespace == NAMESPACE]  # other tests may have generated some
     assert of_files == {name: {name} for name in own}
-    for name, module in modules_of("bridge.bench.workloads"):
+    for name, module in modules_below("bridge.bench.workloads"):
         assert {each.op for each in getattr(module, "PEERS", ())} <= {name}
 
 

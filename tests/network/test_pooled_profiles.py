@@ -7,7 +7,7 @@ import oracle
 import pytest
 import torch
 import torch.nn.functional as F
-from samples.roi_pool import region_arguments
+from samples.detection.roi_pool import region_arguments
 from torch import nn
 
 import bridge

@@ -28,13 +28,13 @@ FEW = [
 
 @pytest.mark.parametrize("name", OPS)
 def test_op_has_its_four_files(name):
-    for path in ("csrc/kernels/*/{}.cuh", "csrc/ops/*/{}.cu", "bridge/ops/{}.py", "tests/ops/**/test_{}.py"):
+    for path in ("csrc/kernels/*/{}.cuh", "csrc/ops/*/{}.cu", "bridge/ops/**/{}.py", "tests/ops/**/test_{}.py"):
         assert len(list(ROOT.glob(path.format(name)))) == 1, path.format(name)
     assert (OPS[name].reference.__doc__ or "").strip(), "a reference needs a docstring"
 
 
 def test_every_file_is_an_op_and_tested():
-    for pattern in ("csrc/ops/*/*.cu", "bridge/ops/*.py"):
+    for pattern in ("csrc/ops/*/*.cu", "bridge/ops/**/*.py"):
         stems = {path.stem for path in ROOT.glob(pattern)} - {"__init__"}
         assert stems == set(written()), pattern
     assert set(MODULES) == set(written())

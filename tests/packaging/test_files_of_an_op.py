@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 NAMES = re.compile(rf"\b({'|'.join(OPS)})\b")
 # Files for no op in particular that name one all the same.
 EXAMPLES = {
+    "bridge/bench/generated/formulas.py": {"group_norm"},  # torch's own, in a formula
     "bridge/bench/ceilings.py": {"relu"},  # torch's own: the launch of a small kernel is timed
     "bridge/bench/overhead.py": {"relu"},  # in the model that calls are timed with
     "bridge/cli/doctor.py": {"relu"},  # the op that is tried

@@ -71,7 +71,7 @@ def test_a_rule_that_swaps_height_and_width_is_an_error(monkeypatch):
     text = str(error.value)
     assert "roi_align: output 0 is [3, 4, 2, 3] by the plugin library, and [3, 4, 3, 2] by its reference" in text
     assert "for x [2, 4, 9, 8], rois [3, 5]" in text and f"{__file__}:" in text
-    assert "Mend `shapes` or `outputs` in roi_align.cu, or " in text and "bridge/ops/roi_align.py" in text
+    assert "Mend `shapes` or `outputs` in roi_align.cu, or " in text and "bridge/ops/detection/roi_align.py" in text
 
 
 def test_a_rule_that_is_wrong_at_the_profiles_ends_alone_is_an_error(monkeypatch):

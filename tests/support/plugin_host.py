@@ -65,11 +65,14 @@ class Plugin(PluginObject):
         position: int,
         dtypes: Sequence[torch.dtype],
         num_inputs: int,
-        format: int = LINEAR,
+        format: int | Sequence[int] = LINEAR,
         shapes: Sequence[Sequence[int]] = (),
     ) -> bool:
         shapes = shapes or [(1,)] * len(dtypes)
-        formats = [format if i == position else LINEAR for i in range(len(dtypes))]
+        if isinstance(format, int):
+            formats = [format if i == position else LINEAR for i in range(len(dtypes))]
+        else:
+            formats = list(format)
         entries = [DynamicDesc(desc(*entry)) for entry in zip(shapes, dtypes, formats, strict=True)]
         array = (DynamicDesc * len(entries))(*entries)
         counts = (num_inputs, len(dtypes) - num_inputs)

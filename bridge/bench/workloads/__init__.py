@@ -8,7 +8,7 @@ one of the packages around the module that defines its ops.
 from collections.abc import Iterable, Sequence
 from types import ModuleType
 
-from bridge.base.modules import module_beside, modules_of
+from bridge.base.modules import module_beside, modules_below, modules_of
 from bridge.base.text import listing
 from bridge.bench.workload import Workload
 from bridge.core import libraries
@@ -20,7 +20,7 @@ from bridge.errors import UnknownNameError
 def modules(namespace: str = NAMESPACE) -> list[ModuleType]:
     """The modules with the workloads and peers of a library. ValueError: it has none."""
     if namespace == NAMESPACE:
-        return [module for _, module in modules_of(__name__)]
+        return [module for _, module in modules_below(__name__)]
     library = libraries.library(namespace)
     module = module_beside(library.module, "workloads")
     if module is None:

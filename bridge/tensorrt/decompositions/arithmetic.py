@@ -122,11 +122,22 @@ def convert(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(dtype)
 
 
+def native_group_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, n: Any, c: Any, places: Any, groups: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x [N, C] as [N, C, 1]: TensorRT's layer takes three dimensions or more."""
+    if x.dim() > 2:
+        return NotImplemented
+    y, mean, rstd = aten.native_group_norm.default(x.unsqueeze(2), weight, bias, n, c, 1, groups, eps)
+    return y.squeeze(2), mean, rstd
+
+
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     _BATCH_NORM: batch_norm,
     _CONVOLUTION: convolution,
     _SOFTPLUS: softplus,
     aten._softmax.default: softmax,
     aten.addbmm.default: addbmm,
+    aten.native_group_norm.default: native_group_norm,
     torch.ops.prims.convert_element_type.default: convert,
 }

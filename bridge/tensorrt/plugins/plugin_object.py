@@ -70,6 +70,11 @@ def dynamic(tensors: Sequence[torch.Tensor], formats: Sequence[int] = ()) -> Any
     return (DynamicDesc * max(len(rows), 1))(*(DynamicDesc(d, s, s, s) for d, s in rows))
 
 
+def split(formats: Sequence[int], inputs: Sequence[torch.Tensor]) -> tuple[Sequence[int], Sequence[int]]:
+    """Formats of inputs, and those of outputs behind them, which may be missing."""
+    return formats[: len(inputs)], formats[len(inputs) :]
+
+
 def addresses(tensors: Sequence[torch.Tensor]) -> Any:
     """Where several tensors lie, as an array."""
     return (c_void_p * max(len(tensors), 1))(*(t.data_ptr() for t in tensors))
@@ -120,8 +125,12 @@ class PluginObject:
     def configure(
         self, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor], formats: Sequence[int] = ()
     ) -> int:
-        """Tells it the tensors of a call, the inputs in these formats; a status other than 0 is a refusal."""
-        given = (dynamic(inputs, formats), len(inputs), dynamic(outputs), len(outputs))
+        """Tells it the tensors of a call; a status other than 0 is a refusal.
+
+        formats: of the inputs, and perhaps of the outputs behind them.
+        """
+        own, further = split(formats, inputs)
+        given = (dynamic(inputs, own), len(inputs), dynamic(outputs, further), len(outputs))
         return call(self.build, 0, c_int32, *given, types=[c_void_p, c_int32] * 2)
 
     def tactics(self) -> list[int]:
@@ -143,14 +152,16 @@ class PluginObject:
         self, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor], formats: Sequence[int] = ()
     ) -> int:
         """The bytes of scratch memory that a run needs."""
-        given = (dynamic(inputs, formats), len(inputs), dynamic(outputs), len(outputs))
+        own, further = split(formats, inputs)
+        given = (dynamic(inputs, own), len(inputs), dynamic(outputs, further), len(outputs))
         return call(self.build, 5, c_size_t, *given, types=[c_void_p, c_int32] * 2)
 
     def shape_change(
         self, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor], formats: Sequence[int] = ()
     ) -> int:
         """Tells it the shapes of the next runs; a status other than 0 is a refusal."""
-        given = (descs(inputs, formats), len(inputs), descs(outputs), len(outputs))
+        own, further = split(formats, inputs)
+        given = (descs(inputs, own), len(inputs), descs(outputs, further), len(outputs))
         return call(self.runtime, 1, c_int32, *given, types=[c_void_p, c_int32] * 2)
 
     def enqueue(
@@ -163,5 +174,6 @@ class PluginObject:
     ) -> int:
         """Has a stream run it, on tensors of the shapes that it was told; a status other than 0 is a failure."""
         scratch = None if workspace is None else workspace.data_ptr()
-        given = (descs(inputs, formats), descs(outputs), addresses(inputs), addresses(outputs), scratch, stream)
+        own, further = split(formats, inputs)
+        given = (descs(inputs, own), descs(outputs, further), addresses(inputs), addresses(outputs), scratch, stream)
         return call(self.runtime, 2, c_int32, *given, types=[c_void_p] * 6)

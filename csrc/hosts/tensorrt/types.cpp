@@ -77,9 +77,15 @@ bool is_built_in(Param const& param, trt::TensorDesc const& desc) {
   return desc.format == trt::kLinear;
 }
 
-void require_format(Param const& param, trt::TensorDesc const& desc) {
+bool fits_first(Param const& param, trt::TensorDesc const& desc, trt::TensorDesc const& first) {
+  return !param.tied || layout_of(desc) == layout_of(first);
+}
+
+void require_format(Param const& param, trt::TensorDesc const& desc, trt::TensorDesc const& first) {
   checked_rank(desc.dims.rank);
   require(takes_format(param, desc), param.name, " comes in format ", desc.format, ", which it is not taken in");
+  require(fits_first(param, desc, first), param.name, " is in format ", desc.format, ", and the first input in ",
+          first.format, ": both must be in one layout");
 }
 
 bool same_desc(trt::TensorDesc const& a, trt::TensorDesc const& b) {

@@ -23,8 +23,10 @@ bool takes_format(Param const& param, trt::TensorDesc const& desc);
 // Whether an engine is built with the tensor in that format: in one alone, of those that it is taken in. TensorRT-RTX
 // 1.6.1 tells a plugin that takes several that a tensor is linear, whichever of them it is in.
 bool is_built_in(Param const& param, trt::TensorDesc const& desc);
-// As takes_format, or it throws; the rank is checked too.
-void require_format(Param const& param, trt::TensorDesc const& desc);
+// Whether it is in the layout that the op's first input asks of it.
+bool fits_first(Param const& param, trt::TensorDesc const& desc, trt::TensorDesc const& first);
+// That the parameter is taken in it, and that it fits the first input, or it throws; the rank is checked too.
+void require_format(Param const& param, trt::TensorDesc const& desc, trt::TensorDesc const& first);
 
 bool same_desc(trt::TensorDesc const& a, trt::TensorDesc const& b);
 

@@ -54,7 +54,7 @@ ScalarType to_torch(DType dtype) {
 }
 
 Layout layout_of(TorchTensor const& tensor, Param const& param) {
-  if (tensor.is_contiguous()) return Layout::kLinear;
+  if (tensor.is_contiguous() || param.tied) return Layout::kLinear;
   for (auto const& row : kLayouts) {
     if ((param.also & in_set(row.layout)) && row.is(tensor)) return row.layout;
   }

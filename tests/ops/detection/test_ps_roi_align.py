@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from samples.ps_roi_align import random_call
+from samples.detection.ps_roi_align import random_call
 from test_roi_align import BAD
 from test_roi_pool import check_bad_input, torchvisions
 

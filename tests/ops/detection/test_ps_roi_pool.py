@@ -1,7 +1,7 @@
 """ps_roi_pool: torchvision's results, and channels that do not fit its bins."""
 
 import torch
-from samples.ps_roi_pool import random_call
+from samples.detection.ps_roi_pool import random_call
 from test_roi_align import BAD
 from test_roi_pool import check_bad_input, torchvisions
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 from plugin_host import Plugin
-from samples.roi_align import random_call, roi_align_arguments
+from samples.detection.roi_align import random_call, roi_align_arguments
 from torch.export import Dim
 
 import bridge

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from plugin_host import Plugin
-from samples.roi_align import random_call, roi_align_arguments, samples
+from samples.detection.roi_align import random_call, roi_align_arguments, samples
 from test_roi_align import BAD, DTYPES, OP, REGION, arguments_with, torchvisions
 
 import bridge

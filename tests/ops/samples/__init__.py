@@ -17,12 +17,12 @@ It may define
     NATIVE_TOLERANCE                {dtype: share of the largest value} by which a native lowering may differ
 """
 
-from bridge.base.modules import modules_of
+from bridge.base.modules import modules_below
 from bridge.core.op import OPS
 from bridge.tensorrt import native_lowerings
 
 Sample = tuple[str, list, dict]
-MODULES = dict(modules_of(__name__))
+MODULES = dict(modules_below(__name__))
 FIXED = [name for name in OPS if not OPS[name].counted]
 
 

@@ -131,7 +131,8 @@ bool BuildHalf::supports_format(int32_t position, trt::DynamicTensorDesc const* 
     Param const& param = is_input ? type.inputs[plugin_.slots(num_in)[position]] : type.outputs.at(position - num_in);
     DType const dtype = from_trt(desc.dtype), first = from_trt(in_out[0].desc.dtype);
     bool const chosen = is_input || dtype == output_dtype(*plugin_.op, param, first);
-    return is_built_in(param, desc) && accepts(param.types, dtype, first) && chosen;
+    bool const built = is_built_in(param, desc) && fits_first(param, desc, in_out[0].desc);
+    return built && accepts(param.types, dtype, first) && chosen;
   });
 }
 

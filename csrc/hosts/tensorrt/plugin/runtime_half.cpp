@@ -15,10 +15,11 @@ bool all_known(Shape const& shape) {
 }
 
 // That TensorRT has room for output `i` as the op makes it.
-void take_output(PluginOp const& plugin, int i, Tensor& output, trt::TensorDesc const& desc) {
+void take_output(PluginOp const& plugin, int i, Tensor& output, trt::TensorDesc const& desc,
+                 trt::TensorDesc const& first) {
   DType const dtype = from_trt(desc.dtype);
   require(dtype == output.dtype, "output ", i, " is ", dtype_name(dtype), ", expected ", dtype_name(output.dtype));
-  if (!plugin.is_count(i)) require_format(plugin.type.outputs[i], desc);
+  if (!plugin.is_count(i)) require_format(plugin.type.outputs[i], desc, first);
   output.layout = layout_of(desc);
 }
 
@@ -83,11 +84,11 @@ void RuntimeHalf::take_shapes(trt::TensorDesc const* in, int32_t num_in, trt::Te
   Current next;
   next.in.assign(in, in + num_in), next.out.assign(out, out + plugin_.num_outputs());
   PluginOp::Inputs inputs = plugin_.inputs(in, num_in);
-  for (int i = 0; i < num_in; ++i) require_format(plugin_.type.inputs[inputs.slots[i]], in[i]);
+  for (int i = 0; i < num_in; ++i) require_format(plugin_.type.inputs[inputs.slots[i]], in[i], in[0]);
   next.outputs = plugin_.outputs(inputs);
   next.known = std::all_of(inputs.shapes.begin(), inputs.shapes.end(), all_known);
   next.slots = std::move(inputs.slots), next.inputs = std::move(inputs.tensors);
-  for (int i = 0; i < plugin_.num_outputs(); ++i) take_output(plugin_, i, next.outputs[i], out[i]);
+  for (int i = 0; i < plugin_.num_outputs(); ++i) take_output(plugin_, i, next.outputs[i], out[i], in[0]);
   current_ = std::move(next);
 }
 

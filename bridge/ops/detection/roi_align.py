@@ -179,8 +179,7 @@ class Axis:
 
     def taps(self) -> tuple[Tensor, Tensor]:
         """Pixels and weights, each [K, bins * 2 * samples]; a sample's two pixels follow each other."""
-        places = torch.arange(self._bins, dtype=self._start.dtype, device=self._start.device)
-        left = self._start[:, None] + places * self._bin[:, None]  # [K, bins]
+        left = self._lefts()
         numbers = torch.arange(self._looked_at, dtype=left.dtype, device=left.device)
         numbers = numbers + self._first(left).unsqueeze(2)  # [K, bins, samples]
         size, samples = self._bin[:, None, None], self.samples[:, None, None]
@@ -193,6 +192,11 @@ class Axis:
         pixels = torch.stack((low, high), -1).long()
         weights = torch.stack((1 - part, part), -1) * valid.unsqueeze(-1)
         return pixels.flatten(1), weights.flatten(1)
+
+    def _lefts(self) -> Tensor:
+        """Where bins begin, [K, bins]."""
+        places = torch.arange(self._bins, dtype=self._start.dtype, device=self._start.device)
+        return self._start[:, None] + places * self._bin[:, None]
 
     def _first(self, left: Tensor) -> Tensor:
         """The number of the first sample that is looked at, [K, bins]: 0 where all of them are."""

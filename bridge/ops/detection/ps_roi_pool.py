@@ -6,9 +6,9 @@ from torch._subclasses.fake_tensor import is_fake
 
 from bridge.core.op import Pair, only_shapes, op
 from bridge.core.tensors import Floating
-from bridge.ops.ps_roi_align import channels_of_bins
-from bridge.ops.roi_align import bind_torchvisions, bins_of, check_images, check_regions
-from bridge.ops.roi_pool import Windows, in_parts
+from bridge.ops.detection.ps_roi_align import channels_of_bins
+from bridge.ops.detection.roi_align import bind_torchvisions, bins_of, check_images, check_regions
+from bridge.ops.detection.roi_pool import Windows, in_parts
 
 
 @op

@@ -3,7 +3,7 @@
 from draw import picker
 from torch import Tensor
 
-from samples.roi_pool import growing_shapes, region_arguments  # noqa: F401
+from samples.detection.roi_pool import growing_shapes, region_arguments  # noqa: F401
 
 _SIZES = [
     # regions, images, channels of the result, size, bins, scale

@@ -4,7 +4,7 @@ import torch
 from draw import picker
 from torch import Tensor
 
-from samples.roi_align import roi_align_arguments
+from samples.detection.roi_align import roi_align_arguments
 
 
 def region_arguments(

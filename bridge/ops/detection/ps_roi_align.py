@@ -6,7 +6,7 @@ from torch._subclasses.fake_tensor import is_fake
 
 from bridge.core.op import Pair, only_shapes, op, require
 from bridge.core.tensors import Floating
-from bridge.ops.roi_align import (
+from bridge.ops.detection.roi_align import (
     Regions,
     bind_torchvisions,
     bins_of,

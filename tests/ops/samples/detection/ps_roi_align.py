@@ -3,9 +3,9 @@
 import torch
 from draw import picker
 
-from samples import ps_roi_pool
-from samples.ps_roi_pool import growing, growing_shapes  # noqa: F401
-from samples.roi_align import roi_align_arguments
+from samples.detection import ps_roi_pool
+from samples.detection.ps_roi_pool import growing, growing_shapes  # noqa: F401
+from samples.detection.roi_align import roi_align_arguments
 
 CHECKED = (0,)
 

@@ -6,7 +6,7 @@ from torch._subclasses.fake_tensor import is_fake
 
 from bridge.core.op import Pair, only_shapes, op
 from bridge.core.tensors import Floating
-from bridge.ops.roi_align import bind_torchvisions, bins_of, check_images, check_regions
+from bridge.ops.detection.roi_align import bind_torchvisions, bins_of, check_images, check_regions
 
 _AT_ONCE = 1 << 25  # pixels that a reference looks at at a time
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from bridge.bench.peer import Peer
 from bridge.bench.workload import Workload
-from bridge.bench.workloads.roi_pool import pooling_workloads, torchvisions
+from bridge.bench.workloads.detection.roi_pool import pooling_workloads, torchvisions
 
 
 def workloads() -> Iterable[Workload]:

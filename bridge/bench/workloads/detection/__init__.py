@@ -1,0 +1,1 @@
+"""Workloads of the ops over boxes and regions of interest."""

@@ -1,0 +1,1 @@
+"""Workloads of the ops that normalise values by their neighbours."""

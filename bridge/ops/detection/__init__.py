@@ -1,0 +1,1 @@
+"""Ops over boxes and regions of interest."""

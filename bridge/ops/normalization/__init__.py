@@ -1,0 +1,1 @@
+"""Ops that normalise values by their neighbours."""

@@ -1,0 +1,98 @@
+// What the kernels of group_norm share: their arguments, and how a value becomes a result.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/normalization/group_norm_moments.cuh"
+
+namespace bridge {
+
+enum class Activation { kNone, kSilu, kRelu, kGelu };
+
+template <class T>
+struct GroupNormArguments {
+  T const* x;                 // [batch, channels, places], or [batch, places, channels] where channels_last
+  void const *weight, *bias;  // [channels], of T or float32; or null
+  T* y;                       // as x
+  bool wide_weight, wide_bias, channels_last;
+  Activation activation;
+  int64_t batch;
+  int channels, groups, places;
+  float eps;
+
+  __host__ __device__ int depth() const { return channels / groups; }  // channels of a group
+  __host__ __device__ int size() const { return depth() * places; }    // values of a group
+  __host__ __device__ int64_t rows() const { return batch * groups; }
+};
+
+// How the values of a channel become results: (value - mean) * scale + shift. The mean is subtracted first: in a large
+// one `value * scale` would lose what they differ by.
+struct ChannelMap {
+  float mean, scale, shift;
+
+  __device__ float operator()(float value) const { return fmaf(value - mean, scale, shift); }
+};
+
+template <class T>
+__device__ float channel_value(void const* values, bool wide, int channel, float otherwise) {
+  if (!values) return otherwise;
+  return wide ? static_cast<float const*>(values)[channel] : to_float(static_cast<T const*>(values)[channel]);
+}
+
+template <class T>
+__device__ ChannelMap channel_map(GroupNormArguments<T> const& a, Normal normal, int channel) {
+  return {normal.mean, normal.scale * channel_value<T>(a.weight, a.wide_weight, channel, 1.f),
+          channel_value<T>(a.bias, a.wide_bias, channel, 0.f)};
+}
+
+__device__ inline float activated(float value, Activation activation) {
+  switch (activation) {
+    case Activation::kSilu:
+      return __fdividef(value, 1.f + __expf(-value));
+    case Activation::kRelu:
+      return value < 0.f ? 0.f : value;  // NaN stays
+    case Activation::kGelu:
+      return 0.5f * value * (1.f + erff(value * 0.70710678118654752f));
+    default:
+      return value;
+  }
+}
+
+template <class T>
+__device__ T result_of(float value, ChannelMap const& map, Activation activation) {
+  return from_float<T>(activated(map(value), activation));
+}
+
+// Hides from the compiler what a packet is, which else keeps values in float32 beside the packets they came from, and
+// has no registers left.
+template <class T, int kLanes>
+__device__ void forget(Vec<T, kLanes>& packet) {
+  if constexpr (sizeof(packet) % sizeof(uint32_t) == 0) {
+    auto* words = reinterpret_cast<uint32_t*>(&packet);
+#pragma unroll
+    for (int i = 0; i < int(sizeof(packet) / sizeof(uint32_t)); ++i) asm volatile("" : "+r"(words[i]));
+  }
+}
+
+// Normalises a packet of neighbouring values of a group. first: the place of the first one in the group.
+template <class T, int kLanes>
+__device__ Vec<T, kLanes> normalised(GroupNormArguments<T> const& a, Vec<T, kLanes> packet, Normal normal,
+                                     int first_channel, unsigned first) {
+  auto const places = static_cast<unsigned>(a.places);
+  ChannelMap map = channel_map(a, normal, first_channel + static_cast<int>(first / places));
+  unsigned const left = places - first % places;  // values up to the next channel
+  if (left >= kLanes) {
+#pragma unroll
+    for (int lane = 0; lane < kLanes; ++lane)
+      packet.lane[lane] = result_of<T>(to_float(packet.lane[lane]), map, a.activation);
+  } else {
+#pragma unroll
+    for (int lane = 0; lane < kLanes; ++lane) {
+      map = channel_map(a, normal, first_channel + static_cast<int>((first + lane) / places));
+      packet.lane[lane] = result_of<T>(to_float(packet.lane[lane]), map, a.activation);
+    }
+  }
+  return packet;
+}
+
+}  // namespace bridge

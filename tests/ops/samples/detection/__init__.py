@@ -1,0 +1,1 @@
+"""Calls of the ops over boxes and regions of interest."""

@@ -1,0 +1,1 @@
+"""Calls of the ops that normalise values by their neighbours."""
