@@ -36,6 +36,18 @@ def module_beside(module: str, name: str) -> ModuleType | None:
     return None
 
 
+def module_below(package: str, name: str) -> ModuleType | None:
+    """The module called `name` in a package or, where it has none, in one of its subpackages; or None.
+
+    Any exception: it is there, and does not import. Modules of other names are not imported.
+    """
+    found = {each.name: each.ispkg for each in pkgutil.iter_modules(importlib.import_module(package).__path__)}
+    if name in found:
+        return importlib.import_module(f"{package}.{name}")
+    below = (module_below(f"{package}.{each}", name) for each, is_package in found.items() if is_package)
+    return next(filter(None, below), None)
+
+
 def _exists(name: str) -> bool:
     """Whether there is a module of that name; the packages that it would be in are imported."""
     parent = name.rpartition(".")[0]

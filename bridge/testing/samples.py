@@ -2,7 +2,7 @@
 
 What is looked for, in this order:
 
-1. in the folder or package that the caller names, the module ``<op>``;
+1. in the folder or package that the caller names, the module ``<op>``; of a package also in its subpackages;
 2. in the module that defines the op, a function ``<op>_samples``;
 3. in each package around that module, from the inside out, the module ``samples.<op>``.
 
@@ -31,7 +31,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from bridge.base.modules import module_beside
+from bridge.base.modules import module_below, module_beside
 from bridge.core.op import OPS, Op
 
 Sample: TypeAlias = tuple[str, list[Any], dict[str, Any]]
@@ -73,7 +73,7 @@ def sample_module(op: Op, source: str | Path | None = None) -> ModuleType | None
         importlib.import_module(str(source))
     except (ModuleNotFoundError, TypeError) as error:  # the latter of what begins with a dot
         raise SampleError(f"{source} is neither a folder nor a package of samples: {error}") from error
-    return module_beside(str(source), op.local_name)
+    return module_beside(str(source), op.local_name) or module_below(str(source), op.local_name)
 
 
 def switched(module: ModuleType | None, further: Iterable[Sample]) -> list[Sample]:

@@ -81,9 +81,11 @@ def _mask(layers: Layers, queries: Extent, keys: Extent, attributes: Mapping[str
     row = layers.reshape(layers.arange(queries, 0.0, 1.0), [1, 1, queries, 1])
     last = [_number(layers, extent) for extent in (queries, keys)]
     ahead = layers.add(layers.subtract(column, row), layers.subtract(*last))  # keys after a query's own position
-    bounds = [("GREATER", -left - 0.5)] if left >= 0 else []
-    bounds += [("LESS", right + 0.5)] if right >= 0 else []
-    parts = [layers.elementwise(order, ahead, layers.constant([[[[bound]]]])) for order, bound in bounds]
+    parts = []
+    if left >= 0:
+        parts.append(layers.elementwise("GREATER", ahead, layers.constant([[[[-left - 0.5]]]])))
+    if right >= 0:
+        parts.append(layers.elementwise("LESS", ahead, layers.constant([[[[right + 0.5]]]])))
     return parts[0] if len(parts) == 1 else layers.elementwise("AND", *parts)
 
 
