@@ -76,7 +76,7 @@ def swin_attention(
         return q.new_empty(*q.shape[:-1], channels)
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
     shifted = is_map and any(shift)
-    apart = torch.where(tokens_apart(q.shape[1:3], window, shift, q.device), shift_mask, 0.0) if shifted else None
+    apart = _shift_mask(q, window, shift, shift_mask) if shifted else None
     tensors = [_cut(t.to(wide), window, shift, grid) if is_map else t.to(wide) for t in (q, k, v) if t is not None]
     queries, keys, values = _heads(tensors, heads, head_major)
     if logit_scale is None:
@@ -88,6 +88,12 @@ def swin_attention(
         logits = logits if added is None else _add(logits, added.to(wide))
     out = (torch.softmax(logits, -1) @ values).transpose(1, 2).flatten(2)  # [windows, T, C]
     return (_join(out, q.shape, window, shift, grid) if is_map else out).to(q.dtype)
+
+
+def _shift_mask(q: Tensor, window: tuple[int, int], shift: tuple[int, int], value: float) -> Tensor:
+    """[M, T, T], float64: one beyond float32 is an infinity there."""
+    added = torch.full((), value, dtype=torch.float64, device=q.device)
+    return torch.where(tokens_apart(q.shape[1:3], window, shift, q.device), added, 0.0)
 
 
 def _pair(value: Pair) -> tuple[int, int]:

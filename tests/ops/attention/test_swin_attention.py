@@ -194,6 +194,14 @@ WINDOWS = [
 ]
 
 
+@pytest.mark.parametrize("least", [-1e300, -float("inf")])
+def test_a_shift_mask_beyond_float32_hides_what_is_apart(least):
+    args = swin_attention_arguments((1, 8, 8), window=(4, 4))
+    settings = {"heads": 2, "window": (4, 4), "shift": (1, 2)}
+    hidden = bridge.swin_attention(*args, **settings, shift_mask=-1e30)
+    torch.testing.assert_close(bridge.swin_attention(*args, **settings, shift_mask=least), hidden)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("tactic", [0, 1])
 @pytest.mark.parametrize("dtype", HALVES)
