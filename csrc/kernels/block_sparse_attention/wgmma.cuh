@@ -4,45 +4,37 @@
 #pragma once
 
 #include "kernels/block_sparse_attention/wgmma_copies.cuh"
-#include "kernels/window_attention/results.cuh"
+#include "kernels/window_attention/wgmma_rows.cuh"
 
 namespace bridge {
 
 #ifdef BRIDGE_WGMMA
 
-// A thread's two rows.
 template <class Tile>
-struct SparseWgmma {
+struct SparseWgmma : WgmmaRows<Tile> {
   using T = typename Tile::T;
   using Rows = SparseRows<T>;
-  static constexpr int kKeyColumns = Tile::kKeys / 8, kChannelColumns = Tile::kHeadDim / 8;
-  static constexpr int kSteps = Tile::kRowBytes / 32;  // of a product, in a row of shared memory
-  static constexpr int kFirstClear = 1;                // numbers of barriers, one a warpgroup
+  using Base = WgmmaRows<Tile>;
+  using Base::pack, Base::product, Base::rescale, Base::softmax, Base::sum, Base::warpgroup;
+  static constexpr int kFirstClear = 1;  // numbers of barriers, one a warpgroup
 
   BlockSparseArguments<T> const& a;
   SparseShared<Tile>& shared;
-  int group = threadIdx.x / Tile::kWarpgroup, taken = 0, items = 0;  // tiles and items since the block began
-  KeyInterval seen[2], group_keys;
-  SoftmaxRows softmax;
-  float sum[4 * kChannelColumns], product[4 * kKeyColumns];
-  uint32_t weight[kKeyColumns / 2][4];
+  int taken = 0, items = 0;  // tiles and items since the block began
+  KeyInterval group_keys;
 
   __device__ SparseWgmma(BlockSparseArguments<T> const& a, SparseShared<Tile>& shared) : a(a), shared(shared) {}
 
-  __device__ int row(int half) const { return threadIdx.x / 32 * 16 + 8 * half + threadIdx.x % 32 / 4; }
-  __device__ static void release(SharedBarrier& barrier) {
-    if (threadIdx.x % 32 == 0) barrier.arrive();
-  }
   __device__ static int stage(int tile) { return tile % Tile::kStages; }
   __device__ void wait(int tile, int which) { shared.full[stage(tile)][which].wait(tile / Tile::kStages % 2); }
-  __device__ void release(int tile, int which) { release(shared.empty[stage(tile)][which]); }
+  __device__ void release(int tile, int which) { Base::release(shared.empty[stage(tile)][which]); }
 
   __device__ void walk(Rows const& rows) {
     int const place = items % Tile::kQueryTiles;
     begin(rows);
     shared.q_full[place].wait(items++ / Tile::kQueryTiles % 2);
     bool last = false;
-    if (!find_first(last)) return release(shared.q_empty[place]);
+    if (!find_first(last)) return Base::release(shared.q_empty[place]);
     float factor[2];
     start_products(taken, place);
     wait_for_wgmma<0>();
@@ -66,7 +58,7 @@ struct SparseWgmma {
       pack();
       last = shared.record(++taken).last;
     }
-    release(shared.q_empty[place]);
+    Base::release(shared.q_empty[place]);
     start_sums(taken);
     wait_for_wgmma<0>();
     hold_registers(sum);
@@ -78,12 +70,8 @@ struct SparseWgmma {
 
  private:
   __device__ void begin(Rows const& rows) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) seen[half] = rows.keys(row(half));
-    group_keys = covering_of_warp(rows, 64 * group, 64 * group + 64);
-#pragma unroll
-    for (float& each : sum) each = 0.f;
-    softmax = SoftmaxRows();
+    Base::begin(rows);
+    group_keys = covering_of_warp(rows, 64 * warpgroup, 64 * warpgroup + 64);
   }
 
   __device__ bool sees(int tile) {
@@ -115,31 +103,12 @@ struct SparseWgmma {
   }
 
   __device__ void start_products(int tile, int place) {
-    begin_wgmma();
-    uint64_t const q = matrix_descriptor(shared_address(shared.q[place]) + group * 64 * Tile::kRowBytes);
-    uint64_t const k = matrix_descriptor(shared_address(shared.tile[stage(tile)][0]));
-#pragma unroll
-    for (int part = 0; part < Tile::kParts; ++part) {
-#pragma unroll
-      for (int step = 0; step < kSteps; ++step) {
-        HalfWgmma<T, Tile::kKeys>::add_shared(product, q + part * (Tile::kRows * Tile::kRowBytes >> 4) + 2 * step,
-                                              k + part * (Tile::kKeys * Tile::kRowBytes >> 4) + 2 * step,
-                                              part + step > 0);
-      }
-    }
-    commit_wgmma();
+    Base::start_products(shared.q[place], shared.tile[stage(tile)][0]);
   }
-
   __device__ void start_sums(int tile) {
     wait(tile, 1);
     if (shared.record(tile).cut) clear_unseen(tile);
-    begin_wgmma();
-    uint64_t const v =
-        transposed_descriptor(shared_address(shared.tile[stage(tile)][1]), Tile::kKeys * Tile::kRowBytes);
-#pragma unroll
-    for (int step = 0; step < Tile::kKeys / 16; ++step)
-      HalfWgmma<T, Tile::kHeadDim>::add_transposed(sum, weight[step], v + step * (16 * Tile::kRowBytes >> 4));
-    commit_wgmma();
+    Base::start_sums(shared.tile[stage(tile)][1]);
   }
 
   // Values that no row sees become zeros, which a weight of 0 leaves so. Each warpgroup does it for itself.
@@ -155,37 +124,11 @@ struct SparseWgmma {
       }
     }
     publish_to_wgmma();
-    synchronize_some(kFirstClear + group, Tile::kWarpgroup);
+    synchronize_some(kFirstClear + warpgroup, Tile::kWarpgroup);
   }
 
   __device__ void weigh(int tile, float (&factor)[2]) {
-    SparseColumns<Tile> const keys{shared.record(tile).key};
-    bool masked = false;
-#pragma unroll
-    for (KeyInterval const& each : seen) masked |= each.begin > keys.begin() || each.end < keys.end();
-    auto& columns = reinterpret_cast<float (&)[kKeyColumns][4]>(product);
-    softmax.weigh(a, columns, seen, keys, __any_sync(~0u, masked), factor);
-  }
-  __device__ void rescale(float const (&factor)[2]) {
-#pragma unroll
-    for (int i = 0; i < 4 * kChannelColumns; ++i) sum[i] *= factor[i / 2 % 2];
-  }
-  __device__ void pack() {
-    auto& columns = reinterpret_cast<float (&)[kKeyColumns][4]>(product);
-#pragma unroll
-    for (int step = 0; step < kKeyColumns / 2; ++step)
-      pack_weights<T>(columns[2 * step], columns[2 * step + 1], weight[step]);
-  }
-
- public:
-  __device__ void write(Rows const& rows, AttentionParts const& parts) {
-    auto& columns = reinterpret_cast<float (&)[kChannelColumns][4]>(sum);
-    auto row_of = [&](int half) { return row(half); };
-    if (parts.count > 1) {
-      write_part(rows, parts, softmax, columns, row_of);
-    } else {
-      write_rows(rows, softmax, columns, row_of);
-    }
+    Base::weigh(a, SparseColumns<Tile>{shared.record(tile).key}, factor);
   }
 };
 

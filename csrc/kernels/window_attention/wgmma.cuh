@@ -3,43 +3,30 @@
 // https://arxiv.org/abs/2407.08608, section 3.2).
 #pragma once
 
-#include "kernels/window_attention/results.cuh"
 #include "kernels/window_attention/wgmma_copies.cuh"
+#include "kernels/window_attention/wgmma_rows.cuh"
 
 namespace bridge {
 
 #ifdef BRIDGE_WGMMA
 
-// A thread's two rows.
 template <class Tile>
-struct WgmmaAttention {
-  using T = typename Tile::T;
-  static constexpr int kKeyColumns = Tile::kKeys / 8, kChannelColumns = Tile::kHeadDim / 8;
-  static constexpr int kSteps = Tile::kRowBytes / 32;  // of a product, in a row of shared memory
+struct WgmmaAttention : WgmmaRows<Tile> {
+  using Base = WgmmaRows<Tile>;
+  using Base::pack, Base::product, Base::release, Base::rescale, Base::softmax, Base::sum;
 
-  WindowAttentionArguments<T> const& a;
+  WindowAttentionArguments<typename Tile::T> const& a;
   WgmmaShared<Tile>& shared;
-  int warpgroup = threadIdx.x / Tile::kWarpgroup, taken = 0;  // tiles since the block began
-  KeyInterval seen[2];
-  SoftmaxRows softmax;
-  float sum[4 * kChannelColumns], product[4 * kKeyColumns];
-  uint32_t weight[kKeyColumns / 2][4];
+  int taken = 0;  // tiles since the block began
 
-  __device__ WgmmaAttention(WindowAttentionArguments<T> const& a, WgmmaShared<Tile>& shared) : a(a), shared(shared) {}
+  __device__ WgmmaAttention(WindowAttentionArguments<typename Tile::T> const& a, WgmmaShared<Tile>& shared)
+      : a(a), shared(shared) {}
 
-  __device__ int row(int half) const { return threadIdx.x / 32 * 16 + 8 * half + threadIdx.x % 32 / 4; }
-  __device__ static void release(SharedBarrier& barrier) {
-    if (threadIdx.x % 32 == 0) barrier.arrive();
-  }
   __device__ static int stage(int tile) { return tile % Tile::kStages; }
   __device__ void wait(int tile, int which) { shared.full[stage(tile)][which].wait(tile / Tile::kStages % 2); }
 
   __device__ void walk(WgmmaWork<Tile> const& work) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) seen[half] = work.rows.keys(row(half));
-#pragma unroll
-    for (float& each : sum) each = 0.f;
-    softmax = SoftmaxRows();
+    Base::begin(work.rows);
     int const count = work.tiles.end - work.tiles.begin;
     if (count <= 0) return;
     float factor[2];
@@ -75,59 +62,13 @@ struct WgmmaAttention {
 
   __device__ void start_products(int tile) {
     wait(tile, 0);
-    begin_wgmma();
-    uint64_t const q = matrix_descriptor(shared_address(shared.q) + warpgroup * 64 * Tile::kRowBytes);
-    uint64_t const k = matrix_descriptor(shared_address(shared.tile[stage(tile)][0]));
-#pragma unroll
-    for (int part = 0; part < Tile::kParts; ++part) {
-#pragma unroll
-      for (int step = 0; step < kSteps; ++step) {
-        HalfWgmma<T, Tile::kKeys>::add_shared(product, q + part * (Tile::kRows * Tile::kRowBytes >> 4) + 2 * step,
-                                              k + part * (Tile::kKeys * Tile::kRowBytes >> 4) + 2 * step,
-                                              part + step > 0);
-      }
-    }
-    commit_wgmma();
+    Base::start_products(shared.q, shared.tile[stage(tile)][0]);
   }
-
   __device__ void start_sums(int tile) {
     wait(tile, 1);
-    begin_wgmma();
-    uint64_t const v =
-        transposed_descriptor(shared_address(shared.tile[stage(tile)][1]), Tile::kKeys * Tile::kRowBytes);
-#pragma unroll
-    for (int step = 0; step < Tile::kKeys / 16; ++step)
-      HalfWgmma<T, Tile::kHeadDim>::add_transposed(sum, weight[step], v + step * (16 * Tile::kRowBytes >> 4));
-    commit_wgmma();
+    Base::start_sums(shared.tile[stage(tile)][1]);
   }
-
-  __device__ void weigh(int first, float (&factor)[2]) {
-    bool masked = false;
-#pragma unroll
-    for (KeyInterval const& each : seen) masked |= each.begin > first || each.end < first + Tile::kKeys;
-    auto& columns = reinterpret_cast<float (&)[kKeyColumns][4]>(product);
-    softmax.weigh(a, columns, seen, KeyRun<Tile::kKeys>{first}, __any_sync(~0u, masked), factor);
-  }
-  __device__ void rescale(float const (&factor)[2]) {
-#pragma unroll
-    for (int i = 0; i < 4 * kChannelColumns; ++i) sum[i] *= factor[i / 2 % 2];
-  }
-  __device__ void pack() {
-    auto& columns = reinterpret_cast<float (&)[kKeyColumns][4]>(product);
-#pragma unroll
-    for (int step = 0; step < kKeyColumns / 2; ++step)
-      pack_weights<T>(columns[2 * step], columns[2 * step + 1], weight[step]);
-  }
-
-  __device__ void write(WgmmaWork<Tile> const& work, AttentionParts const& parts) {
-    auto& columns = reinterpret_cast<float (&)[kChannelColumns][4]>(sum);
-    auto row_of = [&](int half) { return row(half); };
-    if (parts.count > 1) {
-      write_part(work.rows, parts, softmax, columns, row_of);
-    } else {
-      write_rows(work.rows, softmax, columns, row_of);
-    }
-  }
+  __device__ void weigh(int first, float (&factor)[2]) { Base::weigh(a, KeyRun<Tile::kKeys>{first}, factor); }
 };
 
 #endif  // BRIDGE_WGMMA
@@ -152,7 +93,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResidents) window_atten
     for (int item = blockIdx.x; item < items; item += gridDim.x) {
       WgmmaWork<Tile> const work(a, item, parts.count);
       attention.walk(work);
-      attention.write(work, parts);
+      attention.write(work.rows, parts);
     }
   }
 #else
