@@ -32,6 +32,20 @@ __device__ inline Span span_of(int part, int parts, unsigned count) {
   return {min(part * length, count), min(part * length + length, count)};
 }
 
+// Calls `body` with each packet of a block's span and its place; several are read at once.
+template <class Packet, class Body>
+__device__ void each_packet(Packet const* x, Span span, Body&& body) {
+  for (unsigned i = span.begin + threadIdx.x; i < span.end; i += kPassUnroll * kPassThreads) {
+    Packet packets[kPassUnroll];
+#pragma unroll
+    for (int k = 0; k < kPassUnroll; ++k)
+      if (i + k * kPassThreads < span.end) packets[k] = x[i + k * kPassThreads];
+#pragma unroll
+    for (int k = 0; k < kPassUnroll; ++k)
+      if (i + k * kPassThreads < span.end) body(packets[k], i + k * kPassThreads);
+  }
+}
+
 // Those of a row, in the first thread of the warp that calls it.
 __device__ inline Moments moments_of_parts(Moments const* of_parts, int parts) {
   Moments own{0.f, 0.f, 0.f};
@@ -49,18 +63,10 @@ __global__ void __launch_bounds__(kPassThreads) group_norm_moments_kernel(GroupN
   Span const span = span_of(blockIdx.x % parts, parts, a.size() / kLanes);
   unsigned const count = stepped(span.begin + threadIdx.x, span.end, kPassThreads);
   MomentSums sums(count ? to_float(x[span.begin + threadIdx.x].lane[0]) : 0.f);
-  for (unsigned i = span.begin + threadIdx.x; i < span.end; i += kPassUnroll * kPassThreads) {
-    Packet packets[kPassUnroll];
+  each_packet(x, span, [&](Packet const& packet, unsigned) {
 #pragma unroll
-    for (int k = 0; k < kPassUnroll; ++k)
-      if (i + k * kPassThreads < span.end) packets[k] = x[i + k * kPassThreads];
-#pragma unroll
-    for (int k = 0; k < kPassUnroll; ++k) {
-      if (i + k * kPassThreads >= span.end) continue;
-#pragma unroll
-      for (int lane = 0; lane < kLanes; ++lane) sums.add(to_float(packets[k].lane[lane]));
-    }
-  }
+    for (int lane = 0; lane < kLanes; ++lane) sums.add(to_float(packet.lane[lane]));
+  });
   Moments const moments = block_moments(sums.moments(count * kLanes), of_warps);
   if (threadIdx.x == 0) found[blockIdx.x] = moments;
 }
@@ -81,19 +87,10 @@ __global__ void __launch_bounds__(kPassThreads) group_norm_results_kernel(
   if (threadIdx.x < kWarp) normal = normal_of(moments_of_parts(found + row * parts, parts), a.eps);
   normal = to_all(normal, &of_all);
   int const first_channel = static_cast<int>(row % a.groups) * a.depth();
-  for (unsigned i = span.begin + threadIdx.x; i < span.end; i += kPassUnroll * kPassThreads) {
-    Packet packets[kPassUnroll];
-#pragma unroll
-    for (int k = 0; k < kPassUnroll; ++k)
-      if (i + k * kPassThreads < span.end) packets[k] = x[i + k * kPassThreads];
-#pragma unroll
-    for (int k = 0; k < kPassUnroll; ++k) {
-      unsigned const place = i + k * kPassThreads;
-      if (place >= span.end) continue;
-      forget(packets[k]);
-      y[place] = normalised<T, kLanes>(a, packets[k], normal, first_channel, place * kLanes);
-    }
-  }
+  each_packet(x, span, [&](Packet& packet, unsigned place) {
+    forget(packet);
+    y[place] = normalised<T, kLanes>(a, packet, normal, first_channel, place * kLanes);
+  });
 }
 
 template <class T, int kLanes>

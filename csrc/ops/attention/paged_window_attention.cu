@@ -6,7 +6,7 @@
 namespace bridge {
 namespace {
 
-struct PagedWindowAttention final : AttentionOp {
+struct PagedWindowAttention final : WindowOp {
   static constexpr char const* name = "paged_window_attention";
   static std::vector<Param> inputs() {
     return {or_strided({"q", kFloating}),            // [batch, heads, queries, head_dim], or by `layout`
@@ -21,19 +21,8 @@ struct PagedWindowAttention final : AttentionOp {
     return {{"out", kLikeFirst}};  // as q
   }
 
-  int64_t window_left = kNoWindow, window_right = 0;
-
-  std::vector<Attribute> attributes() override {
-    return {{"window_left", &window_left},
-            {"window_right", &window_right},
-            {"scale", &scale},
-            {"softcap", &softcap},
-            {"layout", &layout}};
-  }
-
   void shapes(Shape const* in, Shape* out) const override {
-    check_window(name, "window_left", window_left), check_window(name, "window_right", window_right);
-    check_logits(name);
+    check_window_and_logits(name);
     check_caches(in[0], in[1], in[2]);
     Dim const batch = in[0][0];
     require(in[3].rank == 2 && may_equal(in[3][0], batch), name, ": block_table has shape ", in[3], ", expected [",
@@ -78,7 +67,7 @@ struct PagedWindowAttention final : AttentionOp {
     fill_queries(a, in[0], out);
     fill_sinks(a, in[5]);
     fill_ranges(a, in[6]);
-    a.window_left = window(window_left), a.window_right = window(window_right);
+    fill_window(a);
     a.block_table = {table.data, table.dtype == DType::kInt64};
     a.lengths = {lengths.data, lengths.dtype == DType::kInt64};
     a.page_of = PageDivision(a.page_size);

@@ -8,7 +8,7 @@
 namespace bridge {
 namespace {
 
-struct WindowAttention final : AttentionOp {
+struct WindowAttention final : WindowOp {
   static constexpr char const* name = "window_attention";
   static std::vector<Param> inputs() {
     return {or_strided({"q", kFloating}),            // [batch, heads, queries, head_dim], or by `layout`
@@ -21,19 +21,8 @@ struct WindowAttention final : AttentionOp {
     return {{"out", kLikeFirst}};  // as q
   }
 
-  int64_t window_left = kNoWindow, window_right = 0;
-
-  std::vector<Attribute> attributes() override {
-    return {{"window_left", &window_left},
-            {"window_right", &window_right},
-            {"scale", &scale},
-            {"softcap", &softcap},
-            {"layout", &layout}};
-  }
-
   void shapes(Shape const* in, Shape* out) const override {
-    check_window(name, "window_left", window_left), check_window(name, "window_right", window_right);
-    check_logits(name);
+    check_window_and_logits(name);
     check_heads(name, in[0], in[1], in[2]);
     if (in[3].present()) check_sinks(name, in[3], in[0]);
     if (in[4].present()) check_ranges(name, in[4], in[0][0], in[0][seq_axis()]);
@@ -78,7 +67,7 @@ struct WindowAttention final : AttentionOp {
     fill(a, in, out);
     fill_ranges(a, in[4]);
     fill_sinks(a, in[3]);
-    a.window_left = window(window_left), a.window_right = window(window_right);
+    fill_window(a);
     return a;
   }
 };

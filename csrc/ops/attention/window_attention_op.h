@@ -31,10 +31,6 @@ struct AttentionOp : Op {
             ", expected a finite number above 0, or 0 for none");
   }
 
-  static void check_window(char const* name, char const* side, int64_t keys) {
-    require(keys >= kNoWindow, name, ": ", side, " is ", keys, ", expected a number of keys, or -1 for all");
-  }
-
   void check_sinks(char const* name, Shape const& sinks, Shape const& q) const {
     Dim const heads = q[head_axis()];
     require(sinks.rank == 1 && may_equal(sinks[0], heads), name, ": sinks has shape ", sinks, ", expected [", heads,
@@ -87,9 +83,6 @@ struct AttentionOp : Op {
     a.softcap = static_cast<float>(softcap);
   }
 
-  // Positions differ by less than 2^32; a window of 2^31 - 1 and more hides nothing that a tensor can hold.
-  static int window(int64_t keys) { return static_cast<int>(std::min<int64_t>(keys, INT32_MAX)); }
-
   template <class T>
   static void fill_sinks(WindowAttentionArguments<T>& a, Tensor const& sinks) {
     a.sinks = sinks.data, a.float_sinks = sinks.dtype == DType::kFloat32;
@@ -108,6 +101,37 @@ struct AttentionOp : Op {
   AttentionTensor<T> tensor(Tensor const& given) const {
     return {static_cast<T*>(given.data), {given.stride(0), given.stride(head_axis()), given.stride(seq_axis())}};
   }
+};
+
+// With a window around each query.
+struct WindowOp : AttentionOp {
+  int64_t window_left = kNoWindow, window_right = 0;
+
+  std::vector<Attribute> attributes() override {
+    return {{"window_left", &window_left},
+            {"window_right", &window_right},
+            {"scale", &scale},
+            {"softcap", &softcap},
+            {"layout", &layout}};
+  }
+
+ protected:
+  void check_window_and_logits(char const* name) const {
+    check_window(name, "window_left", window_left), check_window(name, "window_right", window_right);
+    check_logits(name);
+  }
+
+  template <class T>
+  void fill_window(WindowAttentionArguments<T>& a) const {
+    a.window_left = window(window_left), a.window_right = window(window_right);
+  }
+
+ private:
+  static void check_window(char const* name, char const* side, int64_t keys) {
+    require(keys >= kNoWindow, name, ": ", side, " is ", keys, ", expected a number of keys, or -1 for all");
+  }
+  // Positions differ by less than 2^32; a window of 2^31 - 1 and more hides nothing that a tensor can hold.
+  static int window(int64_t keys) { return static_cast<int>(std::min<int64_t>(keys, INT32_MAX)); }
 };
 
 }  // namespace bridge
