@@ -5,12 +5,22 @@ Every assignment to an attribute of torch, torch_tensorrt or TensorRT goes throu
 
 import contextlib
 import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
 def replace(stack: contextlib.ExitStack, owner: Any, name: str, value: Any) -> None:
     """Sets an attribute of a module or class until `stack` closes. It is not restored if it has been changed since."""
     _set(stack, owner, name, value, vars(owner)[name])  # vars keeps a static method, getattr would unwrap it
+
+
+@contextlib.contextmanager
+def replaced(owner: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
+    """Within it an attribute is `make(original)`. An owner that lacks it, as of another version, is left unchanged."""
+    with contextlib.ExitStack() as stack:
+        if name in vars(owner):
+            replace(stack, owner, name, make(vars(owner)[name]))
+        yield
 
 
 def add(stack: contextlib.ExitStack, owner: Any, name: str, value: Any) -> None:

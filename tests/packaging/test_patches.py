@@ -2,9 +2,12 @@
 
 import ast
 import re
+import types
 from pathlib import Path
 
 import pytest
+
+from bridge.base import patches
 
 ROOT = Path(__file__).parents[2]
 FOREIGN = ("torch", "torch_tensorrt", "tensorrt", "tensorrt_rtx", "torchvision", "transformers", "trt")
@@ -89,3 +92,12 @@ def test_a_change_is_found(source):
 
 def test_what_is_not_foreign_may_change():
     assert changes("import torch\nx = torch.zeros(3)\nx.y = 1\nself.torch = torch\nx[0] = torch.pi") == []
+
+
+def test_what_is_replaced_comes_back_and_what_is_lacking_stays_so():
+    owner = types.SimpleNamespace(name="before")
+    with patches.replaced(owner, "name", str.upper):
+        assert owner.name == "BEFORE"
+    with patches.replaced(owner, "other", str.upper):
+        assert not hasattr(owner, "other")
+    assert owner == types.SimpleNamespace(name="before")

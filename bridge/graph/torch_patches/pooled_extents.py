@@ -4,16 +4,14 @@ torch tests whether the stride divides a dynamic extent, and with ceil_mode whet
 map: the program would hold for even extents alone. The number of windows has a formula without these branches.
 """
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import _meta_registrations as metas
 
-from bridge.base.patches import replace
-
-_NAME = "pooling_output_shape_pad_lr"  # in torch 2.11; a version that lacks it is left unchanged
+from bridge.base.patches import replaced
 
 
 def windows(extent: Any, span: Any, step: Any, start: Any, end: Any, ceil_mode: bool) -> Any:
@@ -28,19 +26,15 @@ def windows(extent: Any, span: Any, step: Any, start: Any, end: Any, ceil_mode: 
     return count if end + step <= span else torch.sym_min(count, (extent + start - 1) // step + 1)
 
 
-@contextlib.contextmanager
-def pooling_without_guards() -> Iterator[None]:
+def pooling_without_guards() -> AbstractContextManager[None]:
     """Within it torch infers the shapes of pooling without guards on dynamic extents."""
-    original = getattr(metas, _NAME, None)
-    if original is None:
-        yield
-        return
+    return replaced(metas, "pooling_output_shape_pad_lr", _by_formula)
 
+
+def _by_formula(original: Callable[..., Any]) -> Callable[..., Any]:
     def shape(size: Any, kernel: Any, start: Any, end: Any, step: Any, gap: Any, ceil_mode: bool) -> Any:
         if isinstance(size, int):
             return original(size, kernel, start, end, step, gap, ceil_mode)
         return windows(size, gap * (kernel - 1) + 1, step, start, end, ceil_mode)
 
-    with contextlib.ExitStack() as stack:
-        replace(stack, metas, _NAME, shape)
-        yield
+    return shape

@@ -4,30 +4,26 @@ The decomposition of torch 2.11 squeezes the wrong dimension of a layer's last s
 [layers, 1, batch, hidden] instead of [layers, batch, hidden], already in torch.export's program. 2.14 is right.
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor
 from torch._decomp import decompositions
 
-from bridge.base.patches import replace
+from bridge.base.patches import replaced
 
-_NAME = "one_layer_lstm"  # a version that lacks it is left as it is
+_Layer = Callable[..., tuple[Tensor, Sequence[Tensor]]]
 
 
-@contextlib.contextmanager
-def corrected_lstm_states() -> Iterator[None]:
+def corrected_lstm_states() -> AbstractContextManager[None]:
     """Within it the last states have the shapes of the first ones."""
-    original = getattr(decompositions, _NAME, None)
-    if original is None:
-        yield
-        return
+    return replaced(decompositions, "one_layer_lstm", _corrected)
 
+
+def _corrected(original: _Layer) -> _Layer:
     def layer(inp: Tensor, hidden: Sequence[Tensor], *params: Any, **more: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
         output, states = original(inp, hidden, *params, **more)
         return output, tuple(last.reshape(first.shape) for last, first in zip(states, hidden, strict=True))
 
-    with contextlib.ExitStack() as stack:
-        replace(stack, decompositions, _NAME, layer)
-        yield
+    return layer

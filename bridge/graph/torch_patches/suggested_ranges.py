@@ -4,34 +4,29 @@ torch.export suggests ranges for an extent's parts, such as 4 … 4 for the half
 one value, whether there is anything to suggest or not. torch 2.11 and 2.14 do.
 """
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch.fx.experimental.symbolic_shapes import DimConstraints
 
-from bridge.base.patches import replace
+from bridge.base.patches import replaced
 
-_NAME = "prettify_results"  # a version that lacks it is left unchanged
 _FAULT = "Cannot create Dim with inconsistent"
 
 
-@contextlib.contextmanager
-def suggestions_cannot_fail() -> Iterator[None]:
+def suggestions_cannot_fail() -> AbstractContextManager[None]:
     """Within it torch.export suggests nothing where it would fail over the suggestion."""
-    original = getattr(DimConstraints, _NAME, None)
-    if original is None:
-        yield
-        return
+    return replaced(DimConstraints, "prettify_results", _or_nothing)
 
+
+def _or_nothing(original: Callable[..., str]) -> Callable[..., str]:
     def text(self: DimConstraints, *args: Any, **kwargs: Any) -> str:
         try:
-            return str(original(self, *args, **kwargs))
+            return original(self, *args, **kwargs)
         except AssertionError as error:
             if _FAULT not in str(error):
                 raise
             return ""
 
-    with contextlib.ExitStack() as stack:
-        replace(stack, DimConstraints, _NAME, text)
-        yield
+    return text
