@@ -1,11 +1,11 @@
 import pytest
 import torch
 from block_sparse_cases import BAD, PATTERNS, attend, check_bad_numbers, check_without_keys, mask_of, selected, valid
+from refusals import check_refused
 from samples.block_sparse_attention import block_sparse_arguments
 from torch.nn.functional import scaled_dot_product_attention
 
 import bridge
-from bridge.core import libraries
 from bridge.core.op import OPS
 from bridge.errors import OpInputError
 from bridge.testing import check_export
@@ -93,12 +93,7 @@ def test_bad_numbers_reach_the_blocks_that_see_them_alone(which, bad):
 
 @pytest.mark.parametrize(("args", "text"), [pytest.param(args, text, id=label) for label, args, text in BAD])
 def test_bad_input(args, text):
-    with pytest.raises(OpInputError, match=text):
-        bridge.block_sparse_attention(**args)
-    tensors, attributes = OP.bind((), args)
-    shapes = [None if t is None else tuple(t.shape) for t in tensors]
-    with pytest.raises(OpInputError, match=text):
-        libraries.infer_shapes(OP, shapes, attributes)
+    check_refused(OP, text, args)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.uint8])

@@ -6,7 +6,7 @@ import torch
 from draw import picker, seeded
 from torch import Tensor
 
-from samples.window_attention import window_attention_arguments
+from samples.window_attention import in_layouts, random_attributes, window_attention_arguments
 
 
 def paged_arguments(
@@ -69,12 +69,7 @@ SIZES: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 
 def samples() -> list[tuple]:
-    found = []
-    for seed, (sizes, attributes) in enumerate(SIZES):
-        for layout in ("bhsd", "bshd")[: 1 + seed % 2]:
-            args = paged_arguments(**sizes, layout=layout, seed=seed)
-            found.append((f"{sizes} {attributes} {layout}", args, attributes | {"layout": layout}))
-    return found
+    return in_layouts(SIZES, paged_arguments)
 
 
 def random_call(seed: int) -> tuple[list, dict]:
@@ -93,8 +88,7 @@ def random_call(seed: int) -> tuple[list, dict]:
         ("", "lengths", "queries", "both", "one")[pick(0, 4)],
         seed,
     )
-    attributes: dict[str, Any] = {"window_left": pick(-1, 30), "window_right": pick(-1, 5), "layout": layout}
-    return args, attributes | {"scale": pick(0, 3) / 4, "softcap": float(3 * pick(0, 1))}
+    return args, random_attributes(pick, layout)
 
 
 PAIR = (

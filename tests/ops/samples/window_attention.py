@@ -1,5 +1,6 @@
 """Calls of window_attention."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -54,13 +55,23 @@ SIZES: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-def samples() -> list[tuple]:
+def in_layouts(calls: list[tuple[dict[str, Any], dict[str, Any]]], arguments: Callable[..., list]) -> list[tuple]:
+    """Samples of (settings of `arguments`, attributes): each in one layout, every other one in both."""
     found = []
-    for seed, (sizes, attributes) in enumerate(SIZES):
+    for seed, (sizes, attributes) in enumerate(calls):
         for layout in ("bhsd", "bshd")[: 1 + seed % 2]:
-            args = window_attention_arguments(**sizes, layout=layout, seed=seed)
+            args = arguments(**sizes, layout=layout, seed=seed)
             found.append((f"{sizes} {attributes} {layout}", args, attributes | {"layout": layout}))
     return found
+
+
+def samples() -> list[tuple]:
+    return in_layouts(SIZES, window_attention_arguments)
+
+
+def random_attributes(pick: Callable[[int, int], int], layout: str) -> dict[str, Any]:
+    attributes: dict[str, Any] = {"window_left": pick(-1, 30), "window_right": pick(-1, 5), "layout": layout}
+    return attributes | {"scale": pick(0, 3) / 4, "softcap": float(3 * pick(0, 1))}
 
 
 def random_call(seed: int) -> tuple[list, dict]:
@@ -78,8 +89,7 @@ def random_call(seed: int) -> tuple[list, dict]:
         ("", "lengths", "queries", "both", "one")[pick(0, 4)],
         seed,
     )
-    attributes: dict[str, Any] = {"window_left": pick(-1, 30), "window_right": pick(-1, 5), "layout": layout}
-    return args, attributes | {"scale": pick(0, 3) / 4, "softcap": float(3 * pick(0, 1))}
+    return args, random_attributes(pick, layout)
 
 
 PAIR = (
