@@ -63,7 +63,7 @@ def test_boxes_are_those_of_the_pictures_pixels(camera):
 
     images, boxes = batch(decode_jpeg(files(), "cpu"))
     boxes[1, :2] = torch.tensor([20, 10])
-    found = camera.Camera(Corners(), 16, 2)(images, boxes)
+    found = camera.Camera(camera.Detections(Corners(), 2), 16)(images, boxes)
     assert found["labels"].tolist() == [[1, 0]] * 2
     torch.testing.assert_close(found["boxes"][0], torch.tensor([[0.0, 0, 90, 70], [45, 0, 90, 35]]))
     torch.testing.assert_close(found["boxes"][1], torch.tensor([[20.0, 10, 120, 70], [70, 10, 120, 40]]))
@@ -72,7 +72,7 @@ def test_boxes_are_those_of_the_pictures_pixels(camera):
 def test_one_engine_from_bytes_to_boxes(camera):
     pytest.importorskip("torch_tensorrt", reason="needs torch_tensorrt")
     _, args, _, shapes = camera.bridge_model(SMALL)
-    model = camera.Camera(Detector(), 32, 5).eval()
+    model = camera.Camera(camera.Detections(Detector(), 5), 32).eval()
     with oracle.interpreted(engines=True):
         compiled = oracle.ahead(model, args, shapes)
         assert compiled.plugin_counts() == {"preprocess": 1}
@@ -90,6 +90,22 @@ def test_nothing_is_copied_to_the_host(camera, device):
     assert camera.copies_to_host(compiled, files()) == []
 
 
+@pytest.mark.gpu(engines=True)
+def test_every_way_that_is_measured_finds_the_same(camera, device):
+    model, args, _, shapes = _small(camera)
+    expected = camera.detect(bridge.compile(model, args, dynamic_shapes=shapes), files())
+    for way in camera.ways_without_bridge(model, 32, 2).values():
+        torch.testing.assert_close(way(files())["scores"], expected["scores"], rtol=2e-2, atol=2e-2)
+        assert camera.pictures_per_second(way, files(), seconds=0.01) > 0
+
+
+def test_pytorchs_preprocessing_is_that_of_the_engine(camera):
+    images = decode_jpeg(files(), "cpu")
+    given, boxes = batch(images)
+    ours = bridge.preprocess(given, boxes=boxes, layout="nchw", output_size=32, dtype="float32")
+    torch.testing.assert_close(camera.eager_preprocess(images, 32), ours, rtol=1e-4, atol=1e-4)
+
+
 def test_without_pictures_the_script_builds_an_engine(camera, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(camera, "bridge_model", lambda argv: _small(camera))
     monkeypatch.setattr(sys, "argv", ["camera.py", "--target", "sm86", "-o", str(tmp_path / "camera.engine")])
@@ -99,5 +115,6 @@ def test_without_pictures_the_script_builds_an_engine(camera, monkeypatch, capsy
 
 def _small(camera):
     images, boxes = torch.zeros(2, 3, 48, 64, dtype=torch.uint8), torch.tensor([[0, 0, 64, 48]] * 2)
-    height = torch.export.Dim("height", min=1, max=99)
-    return camera.Camera(Detector(), 32, 5).eval(), (images, boxes), {}, {"images": {2: height}, "boxes": None}
+    height, width = (torch.export.Dim(name, min=1, max=128) for name in ("height", "width"))
+    model = camera.Camera(camera.Detections(Detector(), 5), 32)
+    return model.eval(), (images, boxes), {}, {"images": {2: height, 3: width}, "boxes": None}
