@@ -118,6 +118,23 @@ def test_an_engine_of_every_order():
     assert compiled.outputs[1].dtype == "int64" and "TOPK" in [layer["type"] for layer in compiled.layers]
 
 
+class BestOfMany(torch.nn.Module):
+    def forward(self, x):
+        return tuple(x.topk(300, 1))
+
+
+def test_few_of_many_elements_are_a_layers():
+    """Comparisons of each with each would be 1.2e9."""
+    compiled = bridge.compile(BestOfMany().eval(), (torch.randn(8, 12000),), target="sm86")
+    assert "TOPK" in [layer["type"] for layer in compiled.layers]
+
+
+@pytest.mark.gpu(engines=True)
+def test_few_of_many_elements_on_a_gpu(device):
+    x = torch.randperm(8 * 12000, device=device).reshape(8, 12000).float()
+    oracle.assert_same(bridge.compile(BestOfMany().eval(), (x,))(x), BestOfMany()(x))
+
+
 def test_more_elements_than_can_be_ordered_are_named():
     class Model(torch.nn.Module):
         def forward(self, x):

@@ -152,7 +152,7 @@ class Fed(torch.nn.Module):
 def test_maps_of_many_channels_are_read_as_they_lie(name, fed, dtype):
     """Of convolutions, and of the caller."""
     torch.manual_seed(3)
-    net = Fed(name)
+    net = Fed(name).eval()
     if not fed:
         net.before, net.after = torch.nn.Identity(), torch.nn.Identity()
     x, rois = torch.randn(2, 32, 14, 17), torch.tensor([[0.0, 1, 2, 9, 11], [1, 0, 0, 13, 9]])

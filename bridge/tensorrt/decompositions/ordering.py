@@ -1,6 +1,6 @@
 """Sorting, and operators that need the order of elements.
 
-TensorRT's TopK layer takes at most 3840 elements, a fixed number, and does not define the order of equal ones. In other
+TensorRT's TopK layer returns at most 3840 elements, a fixed number, and does not define the order of equal ones. In other
 cases an element's rank is the number of elements before it: that is stable, and right for dynamic extents.
 """
 
@@ -41,7 +41,7 @@ def stable_sort(
 def topk(x: Tensor, k: Any, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Tensor, Tensor]:
     """Calls that the TopK layer does not take.
 
-    These are vectors, booleans, axes before the last four, more than 3840 elements or a dynamic number of them.
+    These are vectors, booleans, axes before the last four, a k of more than 3840 or a dynamic one.
     """
     if not x.dim():
         return sort(x)
@@ -138,13 +138,22 @@ def refusal(node: Node) -> str | None:
     x = node.args[0].meta["val"]
     dim_index = {aten.sort.default: 1, aten.topk.default: 2}.get(node.target, len(node.args))
     dim: Any = node.args[dim_index] if len(node.args) > dim_index else node.kwargs.get("dim", -1)
-    if not _exceeds_comparisons(x, dim):
+    if _takes_layer(node) or not _exceeds_comparisons(x, dim):
         return None
     return (
         f"it orders up to {most(x.shape[dim]):,.0f} elements in up to {most(*x.shape) / most(x.shape[dim]):,.0f} rows;"
-        f" TensorRT's TopK layer takes at most {MAX_K} of a fixed number, and beyond it bridge compares each with"
+        f" TensorRT's TopK layer returns at most {MAX_K}, a fixed number, and beyond it bridge compares each with"
         f" each, up to {MAX_COMPARISONS:,} times. Take fewer elements, or give the dimension a smaller bound"
     )
+
+
+def _takes_layer(node: Node) -> bool:
+    """Whether it is a TopK layer, whose axis may be longer than what it returns."""
+    if node.target is not aten.topk.default:
+        return False
+    count = node.args[1] if len(node.args) > 1 else node.kwargs["k"]
+    count = count.meta["val"] if isinstance(count, Node) else count
+    return known(count) and count <= MAX_K
 
 
 def _sort(x: Tensor, dim: int, descending: bool) -> tuple[Tensor, Tensor]:
