@@ -38,7 +38,7 @@ def measure(path: str | Path, progress: Progress) -> dict[str, Any]:
     engine, inputs = Engine(file), [_input(spec) for spec in file.inputs]
     result = {"schema": SCHEMA, "file": str(path), **_facts(file), **_time(engine, inputs)}
     progress(result, time_table(result))
-    context = engine.new_context(static_outputs=True)
+    context = engine.new_context(for_capture=True, static_outputs=True)  # the kernels that were timed
     result["kernels"] = [asdict(kernel) for kernel in kernels.trace(lambda: context(*inputs))]
     progress(result, kernels_table(result["kernels"]))
     result["layers"] = [asdict(layer) for layer in layers.trace(engine, inputs)]

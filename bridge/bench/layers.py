@@ -24,7 +24,7 @@ class Layer:
 def trace(engine: Engine, inputs: Sequence[Tensor], runs: int = 20) -> list[Layer]:
     """The layers in TensorRT's order, mean of `runs`. Empty where TensorRT reports none."""
     profiler = _profiler(engine.flavour.trt())
-    context = engine.new_context()
+    context = engine.new_context(for_capture=True)  # as engines are timed
     for _ in range(_WARM_UP):
         context(*inputs)
     torch.cuda.synchronize()
