@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def bridge_model(argv: list[str]) -> tuple[nn.Module, tuple, dict, dict]:
+def bridge_model(argv: list[str]) -> tuple[nn.Module, tuple, dict, dict | None]:
     """The model and its example arguments, for `bridge compile models/camera.py`."""
     options = parser().parse_args(argv)
     torch.manual_seed(options.seed)

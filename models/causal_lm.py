@@ -3,7 +3,7 @@
 import argparse
 
 import torch
-from common import add_arguments, load_weights
+from common import add_arguments, load_weights, shapes
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -55,7 +55,7 @@ def sizes(options: argparse.Namespace) -> dict[str, int]:
 
 def example(
     config: PretrainedConfig, options: argparse.Namespace, attention: str = ATTENTION, kept: int = 0
-) -> tuple[nn.Module, tuple, dict, dict]:
+) -> tuple[nn.Module, tuple, dict, dict | None]:
     """What bridge_model returns: batch and length are dynamic."""
     torch.manual_seed(options.seed)
     model = CausalLM(config, attention, kept)
@@ -64,4 +64,4 @@ def example(
     input_ids = torch.randint(0, options.vocabulary, (options.batch, min(options.length, options.max_length)))
     batch = torch.export.Dim("batch", min=1, max=options.max_batch)
     length = torch.export.Dim("length", min=1, max=options.max_length)
-    return model, (input_ids,), {}, {"input_ids": {0: batch, 1: length}}
+    return model, (input_ids,), {}, shapes(options, {"input_ids": {0: batch, 1: length}})

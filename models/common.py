@@ -29,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser, dtype: str) -> argparse.Argum
         "--batch", type=int, default=2, help="of the example, for which the engine is tuned; 2 or more if dynamic"
     )
     parser.add_argument("--max-batch", type=int, default=8)
+    parser.add_argument(
+        "--fixed", action="store_true", help="the example's shapes alone, for which TensorRT has faster kernels"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the random weights")
     parser.add_argument("--target", help="GPU to build for, such as sm86; default: the GPU of this machine")
     parser.add_argument("-o", "--output", metavar="FILE", help="where to save the engine")
@@ -39,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser, dtype: str) -> argparse.Argum
         "--ways", nargs="+", choices=BACKENDS, default=[*BACKENDS], help="what --bench measures; default: all"
     )
     return parser
+
+
+def shapes(options: argparse.Namespace, dynamic: dict[str, Any]) -> dict[str, Any] | None:
+    """The dynamic shapes of the model; none with --fixed."""
+    return None if options.fixed else dynamic
 
 
 def load_weights(model: nn.Module, options: argparse.Namespace) -> nn.Module:

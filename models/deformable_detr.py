@@ -10,7 +10,7 @@ levels and are fixed. Default: the sizes of Deformable DETR with ResNet-50.
 import argparse
 
 import torch
-from common import add_arguments, finish, load_weights
+from common import add_arguments, finish, load_weights, shapes
 from torch import Tensor, nn
 from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
 
@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     return add_arguments(p, dtype="float16")
 
 
-def bridge_model(argv: list[str]) -> tuple[nn.Module, tuple, dict, dict]:
+def bridge_model(argv: list[str]) -> tuple[nn.Module, tuple, dict, dict | None]:
     """The model, its example arguments and its dynamic shapes, for `bridge compile models/deformable_detr.py`."""
     options = parser().parse_args(argv)
     torch.manual_seed(options.seed)
@@ -85,7 +85,7 @@ def bridge_model(argv: list[str]) -> tuple[nn.Module, tuple, dict, dict]:
         model.to(dtype).eval(),
         (images,),
         {},
-        {"images": {0: torch.export.Dim("batch", min=1, max=options.max_batch)}},
+        shapes(options, {"images": {0: torch.export.Dim("batch", min=1, max=options.max_batch)}}),
     )
 
 

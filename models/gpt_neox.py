@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     return causal_lm.parser(__doc__)
 
 
-def bridge_model(argv: list[str]) -> tuple[nn.Module, tuple, dict, dict]:
+def bridge_model(argv: list[str]) -> tuple[nn.Module, tuple, dict, dict | None]:
     """The model, its example arguments and its dynamic shapes, for `bridge compile models/gpt_neox.py`."""
     options = parser().parse_args(argv)
     return causal_lm.example(GPTNeoXConfig(**causal_lm.sizes(options)), options)

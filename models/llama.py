@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     return causal_lm.parser(__doc__, kv_heads=2)
 
 
-def bridge_model(argv: list[str]) -> tuple[nn.Module, tuple, dict, dict]:
+def bridge_model(argv: list[str]) -> tuple[nn.Module, tuple, dict, dict | None]:
     """The model, its example arguments and its dynamic shapes, for `bridge compile models/llama.py`."""
     options = parser().parse_args(argv)
     config = LlamaConfig(num_key_value_heads=options.kv_heads, **causal_lm.sizes(options))

@@ -12,7 +12,7 @@ offsets [K, 4 classes] and masks [K, classes, 28, 28]. Batch and K are dynamic.
 import argparse
 
 import torch
-from common import add_arguments, finish, load_weights
+from common import add_arguments, finish, load_weights, shapes
 from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -104,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
     return add_arguments(p, dtype="float16")
 
 
-def bridge_model(argv: list[str]) -> tuple[nn.Module, tuple, dict, dict]:
+def bridge_model(argv: list[str]) -> tuple[nn.Module, tuple, dict, dict | None]:
     """The part, its example arguments and its dynamic shapes, for `bridge compile models/mask_rcnn.py`."""
     options = parser().parse_args(argv)
     torch.manual_seed(options.seed)
@@ -114,12 +114,12 @@ def bridge_model(argv: list[str]) -> tuple[nn.Module, tuple, dict, dict]:
     batch = {0: torch.export.Dim("batch", min=1, max=options.max_batch)}
     if options.part == "rpn":
         images = torch.randn(options.batch, 3, options.size, options.size).to(dtype)
-        return Proposals(model).eval(), (images,), {}, {"images": batch}
+        return Proposals(model).eval(), (images,), {}, shapes(options, {"images": batch})
     sides = [options.size // stride for stride in STRIDES]
     maps = [torch.randn(options.batch, backbone.out_channels, side, side).to(dtype) for side in sides]
     regions = {0: torch.export.Dim("regions", min=1, max=options.max_regions)}
-    shapes = {"maps": [batch] * len(maps), "rois": regions}
-    return Heads(model).eval(), (maps, some_regions(options.batch, options.regions, options.size)), {}, shapes
+    dynamic = shapes(options, {"maps": [batch] * len(maps), "rois": regions})
+    return Heads(model).eval(), (maps, some_regions(options.batch, options.regions, options.size)), {}, dynamic
 
 
 def some_regions(batch: int, count: int, size: int) -> Tensor:

@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def bridge_model(argv: list[str]) -> tuple[nn.Module, tuple, dict, dict]:
+def bridge_model(argv: list[str]) -> tuple[nn.Module, tuple, dict, dict | None]:
     """The model, its example arguments and its dynamic shapes, for `bridge compile models/mistral.py`."""
     options = parser().parse_args(argv)
     own = {"num_key_value_heads": options.kv_heads, "sliding_window": options.window}

@@ -10,7 +10,7 @@ windows.
 import argparse
 
 import torch
-from common import add_arguments, finish, load_weights
+from common import add_arguments, finish, load_weights, shapes
 from torch import Tensor, nn
 from transformers import ModernBertConfig, ModernBertModel
 
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     return add_arguments(p, dtype="float16")
 
 
-def bridge_model(argv: list[str]) -> tuple[nn.Module, tuple, dict, dict]:
+def bridge_model(argv: list[str]) -> tuple[nn.Module, tuple, dict, dict | None]:
     """The model, its example arguments and its dynamic shapes, for `bridge compile models/modernbert.py`."""
     options = parser().parse_args(argv)
     torch.manual_seed(options.seed)
@@ -69,7 +69,7 @@ def bridge_model(argv: list[str]) -> tuple[nn.Module, tuple, dict, dict]:
     input_ids = torch.randint(0, options.vocabulary, (options.batch, min(options.length, options.max_length)))
     batch = torch.export.Dim("batch", min=1, max=options.max_batch)
     length = torch.export.Dim("length", min=1, max=options.max_length)
-    return model, (input_ids,), {}, {"input_ids": {0: batch, 1: length}}
+    return model, (input_ids,), {}, shapes(options, {"input_ids": {0: batch, 1: length}})
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     return causal_lm.parser(__doc__, kv_heads=2, head_dim=64)
 
 
-def bridge_model(argv: list[str]) -> tuple[nn.Module, tuple, dict, dict]:
+def bridge_model(argv: list[str]) -> tuple[nn.Module, tuple, dict, dict | None]:
     """The model, its example arguments and its dynamic shapes, for `bridge compile models/qwen3.py`."""
     options = parser().parse_args(argv)
     own = {"num_key_value_heads": options.kv_heads, "head_dim": options.head_dim, "tie_word_embeddings": True}

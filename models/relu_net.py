@@ -6,7 +6,7 @@ python models/relu_net.py --target sm86 -o relu_net.engine
 import argparse
 
 import torch
-from common import add_arguments, finish, load_weights
+from common import add_arguments, finish, load_weights, shapes
 from torch import Tensor, nn
 
 import bridge
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     return add_arguments(p, dtype="float16")
 
 
-def bridge_model(argv: list[str]) -> tuple[nn.Module, tuple, dict, dict]:
+def bridge_model(argv: list[str]) -> tuple[nn.Module, tuple, dict, dict | None]:
     """The model, its example arguments and its dynamic shapes, for `bridge compile models/relu_net.py`."""
     options = parser().parse_args(argv)
     torch.manual_seed(options.seed)
@@ -57,7 +57,7 @@ def bridge_model(argv: list[str]) -> tuple[nn.Module, tuple, dict, dict]:
     images = torch.randn(options.batch, 3, options.size, options.size).to(getattr(torch, options.dtype))
     batch = torch.export.Dim("batch", min=1, max=options.max_batch)
     side = torch.export.Dim("eighth_height", min=4, max=128), torch.export.Dim("eighth_width", min=4, max=128)
-    return model, (images,), {}, {"images": {0: batch, 2: 8 * side[0], 3: 8 * side[1]}}
+    return model, (images,), {}, shapes(options, {"images": {0: batch, 2: 8 * side[0], 3: 8 * side[1]}})
 
 
 if __name__ == "__main__":

@@ -8,14 +8,23 @@ Source: Zhu et al., "Deformable ConvNets v2", https://arxiv.org/abs/1811.11168.
 import argparse
 
 import torch
-from common import add_arguments, finish, load_weights
+from common import add_arguments, finish, load_weights, shapes
 from torch import Tensor, nn
 from torchvision.models import resnet50
 
 import bridge
 
 # For `bridge zoo`.
-ZOO = [{"small": "--size 64 --classes 10", "full": "--batch 8 --max-batch 16", "about": "ResNet-50", "rank": 3}]
+ZOO = [
+    {"small": "--size 64 --classes 10", "full": "--batch 8 --max-batch 16", "about": "ResNet-50", "rank": 3},
+    {
+        "part": "fixed batch",
+        "small": "--size 64 --classes 10 --fixed",
+        "full": "--batch 8 --fixed",
+        "about": "ResNet-50",
+        "rank": 16,
+    },
+]
 STAGES = ("layer2", "layer3", "layer4")
 
 
@@ -53,14 +62,14 @@ def parser() -> argparse.ArgumentParser:
     return add_arguments(p, dtype="float16")
 
 
-def bridge_model(argv: list[str]) -> tuple[nn.Module, tuple, dict, dict]:
+def bridge_model(argv: list[str]) -> tuple[nn.Module, tuple, dict, dict | None]:
     """The model, its example arguments and its dynamic shapes, for `bridge compile models/resnet_dcn.py`."""
     options = parser().parse_args(argv)
     torch.manual_seed(options.seed)
     dtype = getattr(torch, options.dtype)
     model = load_weights(deformable_resnet50(options.classes), options).to(dtype).eval()
     images = torch.randn(options.batch, 3, options.size, options.size).to(dtype)
-    return model, (images,), {}, {"x": {0: torch.export.Dim("batch", min=1, max=options.max_batch)}}
+    return model, (images,), {}, shapes(options, {"x": {0: torch.export.Dim("batch", min=1, max=options.max_batch)}})
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ Default: Swin-T's sizes; the second one has Swin-v2-T's.
 import argparse
 
 import torch
-from common import add_arguments, finish, load_weights
+from common import add_arguments, finish, load_weights, shapes
 from torch import nn
 from torchvision.models import swin_transformer
 from torchvision.models.swin_transformer import SwinTransformer
@@ -59,14 +59,14 @@ def swin(options: argparse.Namespace) -> nn.Module:
     return model
 
 
-def bridge_model(argv: list[str]) -> tuple[nn.Module, tuple, dict, dict]:
+def bridge_model(argv: list[str]) -> tuple[nn.Module, tuple, dict, dict | None]:
     """The model, its example arguments and its dynamic shapes, for `bridge compile models/swin.py`."""
     options = parser().parse_args(argv)
     torch.manual_seed(options.seed)
     dtype = getattr(torch, options.dtype)
     model = load_weights(swin(options), options).to(dtype).eval()
     images = torch.randn(options.batch, 3, options.size, options.size).to(dtype)
-    return model, (images,), {}, {"x": {0: torch.export.Dim("batch", min=1, max=options.max_batch)}}
+    return model, (images,), {}, shapes(options, {"x": {0: torch.export.Dim("batch", min=1, max=options.max_batch)}})
 
 
 if __name__ == "__main__":

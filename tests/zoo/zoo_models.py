@@ -20,6 +20,7 @@ PLUGINS = {
     "mask_rcnn, rpn": {},
     "mask_rcnn, heads": {"roi_align": 8},
     "resnet_dcn": {"deform_conv2d": 13},
+    "resnet_dcn, fixed batch": {"deform_conv2d": 13},
     "swin": {"swin_attention": 4},
     "relu_net": {"relu": 3},
     "mistral, window": {"rope": 2, "window_attention": 2},

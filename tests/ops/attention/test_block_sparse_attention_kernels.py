@@ -143,7 +143,7 @@ def test_every_tactic_of_the_plugin_is_the_reference(head_dim, count):
         actual.fill_(torch.nan)
         assert plugin.set_tactic(tactic) == 0
         stream = torch.cuda.current_stream().cuda_stream
-        assert plugin.enqueue(given, [actual], stream, scratch.data_ptr()) == 0
+        assert plugin.enqueue(given, [actual], stream, scratch) == 0
         torch.testing.assert_close(actual.cpu().float(), expected, rtol=5e-3, atol=5e-3)
 
 
