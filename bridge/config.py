@@ -26,6 +26,9 @@ class Config:
         workspace_size: the most GPU memory, in bytes, that a layer may use as scratch; None sets no limit.
         tf32: whether float32 convolutions and matrix products may round their inputs to TF32. TensorRT decides: version
             1.6.1 of TensorRT-RTX was seen to round where this forbids it.
+        tuned_profile: whether an engine with dynamic shapes gets a second profile, of the tuned shapes alone, which are
+            the example's: TensorRT-RTX has faster kernels for fixed shapes. Calls with those shapes use it. False makes
+            builds shorter.
         lowering: what a bridge op becomes: "plugin", bridge's kernel; "native", layers of TensorRT's own, or an error
             where they cannot compute it; "auto", what bridge.tune measured here, else the default of the op. Or a
             mapping from ops to these, such as {"rope": "native"}; the ops it leaves out take "auto".
@@ -58,6 +61,7 @@ class Config:
     optimization_level: int | None = None
     workspace_size: int | None = None
     tf32: bool = True
+    tuned_profile: bool = True
     lowering: str | Mapping[str, str] = "auto"
     passes: bool | Sequence[str] = True
     generate: bool = False
@@ -116,6 +120,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "optimization_level": (int, type(None)),
     "workspace_size": (int, type(None)),
     "tf32": (bool,),
+    "tuned_profile": (bool,),
     "lowering": (str, Mapping),
     "passes": (bool, list, tuple),
     "generate": (bool,),

@@ -24,7 +24,7 @@ def build(flavour: Flavour, target: str | None = None) -> EngineFile:
     layer.get_output(0).name = "y"
     network.mark_output(layer.get_output(0))
     return EngineFile(
-        engine=build_engine(flavour, builder, network, None, target, Config(progress=False)),
+        engine=build_engine(flavour, builder, network, (), target, Config(progress=False)),
         flavour=flavour.name,
         tensorrt_version=flavour.version,
         target=target,

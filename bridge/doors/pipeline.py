@@ -46,7 +46,7 @@ from bridge.tensorrt.plugins.registration import register_plugins
 from bridge.tensorrt.plugins.requirements import check_targets, libraries_of, requirements
 
 # The settings that an engine depends on; the others affect only how it is called, cached or reported.
-_BUILD_SETTINGS = ("optimization_level", "workspace_size", "tf32", "generate", "embed")
+_BUILD_SETTINGS = ("optimization_level", "workspace_size", "tf32", "tuned_profile", "generate", "embed")
 
 
 @dataclass(frozen=True)
@@ -245,10 +245,10 @@ def _convert(
 
 
 def _engine_of(conversion: _Conversion, session: Session, embedded: Sequence[Path]) -> bytes:
-    flavour, profile = session.flavour, conversion.filled.profile
+    flavour, profiles = session.flavour, conversion.filled.profiles
     with log.step(f"build for {session.target}") as note:
         engine = build.build_engine(
-            flavour, conversion.builder, conversion.network, profile, session.target, session.config, embedded
+            flavour, conversion.builder, conversion.network, profiles, session.target, session.config, embedded
         )
         note(f"{len(engine):,} bytes")
     return engine

@@ -57,7 +57,7 @@ def build(target=None):
     for spec in INPUTS:
         profile.set_shape(spec.name, spec.min, spec.opt, spec.max)
     target = resolve_target(flavour, target)
-    engine = build_engine(flavour, builder, network, profile, target, Config(progress=False))
+    engine = build_engine(flavour, builder, network, (profile,), target, Config(progress=False))
     return {
         "engine": engine,
         "flavour": flavour.name,

@@ -56,13 +56,15 @@ def test_a_context_makes_room_for_outputs_whose_shape_is_known_alone(trt):
     allocators, shapes = {}, {"kept": (-1, 4), "copy": (3,)}
     context = Context.__new__(Context)
     context.native = types.SimpleNamespace(
+        active_optimization_profile=0,
         set_input_shape=lambda name, shape: True,
         get_tensor_shape=shapes.get,
         set_output_allocator=lambda name, allocator: allocators.setdefault(name, allocator) is allocator,
     )
     outputs = [types.SimpleNamespace(name=name) for name in shapes]
     flavour = types.SimpleNamespace(trt=lambda: trt, traits=types.SimpleNamespace(compiles_kernels=True))
-    context._engine = types.SimpleNamespace(flavour=flavour, file=types.SimpleNamespace(outputs=outputs))
+    file = types.SimpleNamespace(outputs=outputs)
+    context._engine = types.SimpleNamespace(flavour=flavour, file=file, profile_for=lambda shapes: 0)
     context._names, context._dtypes = ["x", *shapes], [torch.float16, torch.float32]
     context._device, context._static_outputs = torch.device("cpu"), False
     context._reset()

@@ -97,4 +97,4 @@ class Imported:
         for spec in self.file.inputs:
             profile.set_shape(spec.name, spec.min, spec.opt, spec.max)
         config = bridge.Config(target="sm86", optimization_level=0)
-        return build.build_engine(self.flavour, self.builder, self.network, profile, "sm86", config)
+        return build.build_engine(self.flavour, self.builder, self.network, (profile,), "sm86", config)

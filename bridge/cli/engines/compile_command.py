@@ -54,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the most scratch memory that a layer may use",
     )
     add("--no-cache", dest="cache", action="store_false", help="neither take the engine from the cache nor keep it")
+    add(
+        "--no-tuned-profile",
+        dest="tuned_profile",
+        action="store_false",
+        help="no kernels for the example's shapes alone: a shorter build",
+    )
     add("--no-tf32", dest="tf32", action="store_false", help="compute float32 in float32, not in TF32")
     add("--lowering", type=_lowering, default="auto", metavar="WAY", help="plugin, native, auto, or OP=WAY,OP=WAY")
     add("--passes", type=_passes, default=True, metavar="NAMES", help="graph rewrites: on, off, or NAME,NAME")
@@ -100,6 +106,7 @@ def run(options: argparse.Namespace) -> int:
         optimization_level=options.optimization_level,
         workspace_size=options.workspace_size,
         tf32=options.tf32,
+        tuned_profile=options.tuned_profile,
         lowering=options.lowering,
         passes=options.passes,
         generate=options.generate,

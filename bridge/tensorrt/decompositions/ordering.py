@@ -1,7 +1,7 @@
 """Sorting, and operators that need the order of elements.
 
-TensorRT's TopK layer returns at most 3840 elements, a fixed number, and does not define the order of equal ones. In other
-cases an element's rank is the number of elements before it: that is stable, and right for dynamic extents.
+TensorRT's TopK layer returns at most 3840 elements, a fixed number, and does not define the order of equal ones. In
+other cases an element's rank is the number of elements before it: that is stable, and right for dynamic extents.
 """
 
 from collections.abc import Callable

@@ -27,13 +27,14 @@ def build_engine(
     flavour: Flavour,
     builder: Any,
     network: Any,
-    profile: Any,
+    profiles: Sequence[Any],
     target: str,
     config: Config,
     embedded: Sequence[Path] = (),
 ) -> bytes:
     """Serialised engine of a network. Ctrl-C cancels the build.
 
+    profiles: none where no shape is dynamic; the second one is left out where the flavour or the settings want none.
     embedded: the plugin libraries that it is to hold.
     Raises:
         BuildError: TensorRT refused the network; the message has its errors.
@@ -41,7 +42,7 @@ def build_engine(
     settings = _builder_config(flavour, builder, target, config)
     if embedded:
         _embed(flavour, settings, embedded)
-    if profile is not None:
+    for profile in profiles if _wants_tuned_profile(flavour, config) else profiles[:1]:
         settings.add_optimization_profile(profile)
     monitor, report = progress.monitor(flavour.trt(), config.reports_progress)
     settings.progress_monitor = monitor
@@ -54,6 +55,11 @@ def build_engine(
     if engine is None:
         raise BuildError(f"{flavour.name} {flavour.version} could not build the engine{errors_text(flavour)}")
     return bytes(engine)
+
+
+def _wants_tuned_profile(flavour: Flavour, config: Config) -> bool:
+    """Where kernels are compiled for shapes, and not measured for the tuned ones of a range."""
+    return config.tuned_profile and flavour.traits.compiles_kernels
 
 
 def _builder_config(flavour: Flavour, builder: Any, target: str, config: Config) -> Any:

@@ -26,10 +26,10 @@ from bridge.tensorrt.plugins.op_calls import tensor_of
 class FilledNetwork:
     """The result of a conversion. Keep it until the engine is built: the network does not own its constants.
 
-    profile: the optimization profile, None if no shape is dynamic. nodes: the layers of each node.
+    profiles: of all shapes, and of the tuned ones alone; none if no shape is dynamic. nodes: the layers of each node.
     """
 
-    profile: Any
+    profiles: Sequence[Any]
     constants: Any
     nodes: list[dict[str, Any]]
 
@@ -57,7 +57,7 @@ def fill_network(
     nodes = interpreter.node_layers.nodes()
     log_nodes(nodes, conversion.layers)
     constants = module, interpreter.ctx.cpu_weights_reference_holder
-    return FilledNetwork(interpreter.profile if dynamic else None, constants, nodes)
+    return FilledNetwork(interpreter.profiles if dynamic else (), constants, nodes)
 
 
 @cache
@@ -84,7 +84,7 @@ class _NetworkInterpreter(Interpreter):
         self.builder = builder
         self.ctx = ConversionContext(network, settings)
         self.ctx.bridge = conversion
-        self.profile = builder.create_optimization_profile()
+        self.profiles = builder.create_optimization_profile(), builder.create_optimization_profile()
         self.node_layers = NodeLayers(module.graph, network, conversion.layers)
         self._inputs = inputs
         self._placeholders = {node.target: node for node in module.graph.find_nodes(op="placeholder")}
@@ -109,7 +109,9 @@ class _NetworkInterpreter(Interpreter):
     def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
         spec = self._inputs[target]
         if spec.dynamic:
-            self.profile.set_shape(target, spec.min, spec.opt, spec.max)
+            whole, tuned = self.profiles
+            whole.set_shape(target, spec.min, spec.opt, spec.max)
+            tuned.set_shape(target, spec.opt, spec.opt, spec.opt)
         dtype = "int8" if byte_inputs.declared_as_int8(self._placeholders[target]) else spec.dtype
         return self.ctx.net.add_input(target, dtypes.named(dtype).of(self.flavour.trt()), list(spec.shape))
 

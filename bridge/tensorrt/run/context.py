@@ -64,8 +64,6 @@ class Context:
         with torch.cuda.device(self._device):
             # The address of empty tensors: TensorRT rejects null.
             self._dummy_memory = torch.empty(_ALIGNMENT, dtype=torch.uint8, device=self._device)
-            if native.active_optimization_profile != 0:  # TensorRT sets it for the first context only
-                native.set_optimization_profile_async(0, streams.stream_for_default(self._device))
         self._reset()
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -139,6 +137,7 @@ class Context:
 
     def _set_shapes(self, shapes: tuple[torch.Size, ...]) -> None:
         self._shapes = self._static = None
+        self._choose_profile(self._engine.profile_for(shapes))
         for name, shape in zip(self._names, shapes, strict=False):
             if not self.native.set_input_shape(name, tuple(shape)):
                 raise EngineError(f"TensorRT takes no input {name} of shape {tuple(shape)}{self._tensorrt_errors()}")
@@ -149,6 +148,15 @@ class Context:
         self._compiles = self._engine.flavour.traits.compiles_kernels
         self._scratch_address = 0
         self._shapes = shapes
+
+    def _choose_profile(self, profile: int) -> None:
+        """TensorRT has chosen one for the first context of an engine only. Profile 0 has the shapes of all others."""
+        active = self.native.active_optimization_profile
+        if active == profile or (active == 0 and torch.cuda.is_current_stream_capturing()):
+            return
+        if not self.native.set_optimization_profile_async(profile, streams.for_engines(self._device)):
+            raise EngineError(f"TensorRT does not take its profile {profile}{self._tensorrt_errors()}")
+        self._addresses = [0] * len(self._names)
 
     def _add_allocators(self, names: Sequence[str]) -> None:
         """Gives TensorRT an allocator for each output whose shape depends on values."""

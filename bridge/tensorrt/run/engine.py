@@ -55,6 +55,7 @@ class Engine:
         with torch.cuda.device(self.device):
             self.native = _deserialize(file, flavour)
         _check_tensors(file, flavour, self.native)
+        self._tuned = _tuned_shapes(file, self.native)
         self._contexts = ContextFactory(flavour, self.native)
         self._local = threading.local()
         self._lock = threading.Lock()
@@ -78,6 +79,10 @@ class Engine:
         """
         with self._lock, torch.cuda.device(self.device):
             return Context(self, self._contexts.make(for_capture), static_outputs, scratch)
+
+    def profile_for(self, shapes: tuple[torch.Size, ...]) -> int:
+        """The number of the profile for inputs of these shapes: of the tuned ones where it has them, else of all."""
+        return int(shapes == self._tuned)
 
     def _new_run(self) -> ShapeContexts | GraphReplays:
         return (GraphReplays if self._cuda_graph else ShapeContexts)(self, self._static_outputs)
@@ -178,6 +183,13 @@ def _deserialize(file: EngineFile, flavour: Flavour) -> Any:
             f"it was {_build_text(file)}{advice}{errors_text(flavour)}"
         )
     return engine
+
+
+def _tuned_shapes(file: EngineFile, engine: Any) -> tuple[torch.Size, ...] | None:
+    """The shapes that the engine has a profile of their own for; None if it has no such profile."""
+    if engine.num_optimization_profiles < 2:
+        return None
+    return tuple(torch.Size(engine.get_tensor_profile_shape(spec.name, 1)[1]) for spec in file.inputs)
 
 
 def _check_tensors(file: EngineFile, flavour: Flavour, engine: Any) -> None:
