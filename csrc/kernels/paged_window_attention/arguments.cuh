@@ -10,7 +10,7 @@ struct IndexTable {
   void const* data;
   bool wide;
 
-  __host__ __device__ int64_t at(int64_t i) const {
+  __device__ int64_t at(int64_t i) const {
     return wide ? static_cast<int64_t const*>(data)[i] : int64_t(static_cast<int32_t const*>(data)[i]);
   }
 };
@@ -51,25 +51,11 @@ struct PagedArguments : WindowAttentionArguments<T> {
   PageDivision page_of;
 
   // Whether the table has room for as many keys as a batch element is said to have.
-  __host__ __device__ bool fits(int batch) const {
+  __device__ bool fits(int batch) const {
     int64_t const length = lengths.at(batch);
     return length >= 0 && length <= this->keys;
   }
-  __host__ __device__ int length(int batch) const { return fits(batch) ? static_cast<int>(lengths.at(batch)) : 0; }
-
-  // The page of the table's place, or -1 where there is none of that number.
-  __device__ int page(int batch, int place) const {
-    int64_t const page = block_table.at(int64_t(batch) * table_width + place);
-    return page >= 0 && page < pages ? static_cast<int>(page) : -1;
-  }
-  __device__ T const* key(int batch, int group, int position) const { return find(this->k, batch, group, position); }
-  __device__ T const* value(int batch, int group, int position) const { return find(this->v, batch, group, position); }
-
- private:
-  __device__ T const* find(AttentionTensor<T const> const& cache, int batch, int group, int position) const {
-    int const place = page_of(position), found = page(batch, place);
-    return found < 0 ? nullptr : cache.row(found, group, position - place * page_size);
-  }
+  __device__ int length(int batch) const { return fits(batch) ? static_cast<int>(lengths.at(batch)) : 0; }
 };
 
 }  // namespace bridge

@@ -34,12 +34,27 @@ struct PagedWindowAttention final : WindowOp {
     out[0] = in[0];
   }
 
-  size_t workspace(Tensor const* in, Tensor const*) const override { return split_workspace(in[0]); }
+  size_t workspace(Tensor const* in, Tensor const*) const override {
+    Tensor const& q = in[0];
+    return window_attention_workspace(Size(q[0]) * q[1] * q[2], q[3]).bytes();
+  }
+
+  // Of compute capability 9.0, for 16-bit types: the kernel of every GPU, or 9.0's own.
+  enum Tactic { kMma = 0, kWgmma = 1 };
+
+  std::vector<int> tactics(Tensor const* in, Tensor const*) const override {
+    bool const both = in[0].dtype != DType::kFloat32 && current_device().capability == 90;
+    return both ? std::vector<int>{kMma, kWgmma} : std::vector<int>{};
+  }
+  int own_tactic(Tensor const* in, Tensor const* out) const override {
+    return tactics(in, out).empty() ? -1 : static_cast<int>(kWgmma);
+  }
 
   cudaError_t run(Tensor const* in, Tensor const* out, void* workspace, cudaStream_t stream) const override {
     return dispatch_floating(in[0].dtype, [&](auto tag) {
       using T = decltype(tag);
-      return launch_paged_window_attention(arguments<T>(in, out[0]), current_device(), workspace, stream);
+      auto const way = tactic == kMma ? PagedWay::kMma : PagedWay::kWgmma;
+      return launch_paged_window_attention(arguments<T>(in, out[0]), way, current_device(), workspace, stream);
     });
   }
 
