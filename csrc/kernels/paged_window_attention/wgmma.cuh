@@ -1,6 +1,6 @@
 // Attention of many queries to a paged cache by wgmma, for compute capability 9.0. Two warpgroups multiply, 64 rows
 // each; a third one fetches. While a warpgroup computes the weights of one tile of keys, products of the tile before
-// are under way (Shah et al., https://arxiv.org/abs/2407.08608, section 3.2).
+// are under way, and those of the other warpgroup (Shah et al., https://arxiv.org/abs/2407.08608, sections 3.2, 3.1).
 #pragma once
 
 #include "kernels/paged_window_attention/wgmma_copies.cuh"
@@ -10,17 +10,25 @@ namespace bridge {
 
 #ifdef BRIDGE_WGMMA
 
+// As synchronize_some, without waiting for the others.
+__device__ inline void arrive_at(int number, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+
 template <class Tile>
 struct PagedWgmma : WgmmaRows<Tile> {
   using Base = WgmmaRows<Tile>;
-  using Base::pack, Base::product, Base::rescale, Base::softmax, Base::sum;
+  using Base::pack, Base::product, Base::rescale, Base::softmax, Base::sum, Base::warpgroup;
+  static constexpr int kFirstTurn = 2;  // numbers of barriers, one a warpgroup
 
   PagedArguments<typename Tile::T> const& a;
   PagedWgmmaShared<Tile>& shared;
   int taken = 0;  // tiles since the block began
 
   __device__ PagedWgmma(PagedArguments<typename Tile::T> const& a, PagedWgmmaShared<Tile>& shared)
-      : a(a), shared(shared) {}
+      : a(a), shared(shared) {
+    if (warpgroup == 1) give_turn();
+  }
 
   __device__ void walk(PagedWork<Tile> const& work) {
     Base::begin(work.rows);
@@ -39,10 +47,20 @@ struct PagedWgmma : WgmmaRows<Tile> {
   __device__ void wait(int tile, int which) { shared.full[stage(tile)][which].wait(tile / Tile::kStages % 2); }
   __device__ void release(int tile, int which) { Base::release(shared.empty[stage(tile)][which]); }
 
+  __device__ void take_turn() const {
+    if (Tile::kTurns) synchronize_some(kFirstTurn + warpgroup, Tile::kConsumers);
+  }
+  __device__ void give_turn() const {
+    if (Tile::kTurns) arrive_at(kFirstTurn + 1 - warpgroup, Tile::kConsumers);
+  }
+
   // first: key of the tile.
   __device__ void start(int first) {
     float factor[2];
-    start_products(taken);
+    wait(taken, 0);
+    take_turn();
+    Base::start_products(shared.q, keys(taken));
+    give_turn();
     wait_for_wgmma<0>();
     hold_registers(product);
     release(taken, 0);
@@ -51,8 +69,12 @@ struct PagedWgmma : WgmmaRows<Tile> {
   }
   __device__ void advance(int first) {
     float factor[2];
-    start_products(taken + 1);
-    start_sums(taken);
+    wait(taken + 1, 0);
+    wait(taken, 1);
+    take_turn();
+    Base::start_products(shared.q, keys(taken + 1));
+    Base::start_sums(values(taken));
+    give_turn();
     wait_for_wgmma<1>();
     hold_registers(product);
     release(taken + 1, 0);
@@ -65,21 +87,16 @@ struct PagedWgmma : WgmmaRows<Tile> {
   }
   __device__ void end() {
     Base::release(shared.q_empty);
-    start_sums(taken);
+    wait(taken, 1);
+    Base::start_sums(values(taken));
     wait_for_wgmma<0>();
     hold_registers(sum);
     release(taken++, 1);
     softmax.finish();
   }
 
-  __device__ void start_products(int tile) {
-    wait(tile, 0);
-    Base::start_products(shared.q, shared.tile[stage(tile)][0]);
-  }
-  __device__ void start_sums(int tile) {
-    wait(tile, 1);
-    Base::start_sums(shared.tile[stage(tile)][1]);
-  }
+  __device__ unsigned char const* keys(int tile) const { return shared.tile[stage(tile)][0]; }
+  __device__ unsigned char const* values(int tile) const { return shared.tile[stage(tile)][1]; }
   __device__ void weigh(int first, float (&factor)[2]) { Base::weigh(a, KeyRun<Tile::kKeys>{first}, factor); }
   __device__ void spoil() {
     softmax.total[0] = softmax.total[1] = NAN;

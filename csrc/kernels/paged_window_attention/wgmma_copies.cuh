@@ -7,13 +7,16 @@
 
 namespace bridge {
 
-// kKeys: of a tile. In shared memory a tile is one of 128-byte rows for each 64 channels, permuted as wgmma wants it.
-template <class T_, int kHeadDim_, int kKeys_>
+// kKeys: of a tile. kTurns: warpgroups take turns in starting products, so that those of one are under way while the
+// other computes weights. In shared memory a tile is one of 128-byte rows for each 64 channels, permuted as wgmma wants
+// it.
+template <class T_, int kHeadDim_, int kKeys_, bool kTurns_ = true>
 struct PagedWgmmaTile {
   using T = T_;
+  static constexpr bool kTurns = kTurns_;
   static constexpr int kHeadDim = kHeadDim_, kKeys = kKeys_, kRows = 128, kStages = 2, kResidents = 1;
   static constexpr int kWarpgroup = 128, kConsumers = 2 * kWarpgroup, kThreads = kConsumers + kWarpgroup;
-  static constexpr int kConsumerRegisters = 224, kProducerRegisters = 56, kLaunchRegisters = 168;
+  static constexpr int kConsumerRegisters = 232, kProducerRegisters = 40, kLaunchRegisters = 168;
   static constexpr int kRowBytes = 128, kParts = kHeadDim * sizeof(T) / kRowBytes;
   static constexpr int kQueryBytes = kParts * kRows * kRowBytes, kKeyBytes = kParts * kKeys * kRowBytes;
   static_assert(kKeys <= kWarpgroup && kHeadDim % 64 == 0);
@@ -62,7 +65,7 @@ struct PagedCopies {
   static constexpr int kChunks = Tile::kHeadDim * sizeof(T) / kAccessBytes, kInChunk = kAccessBytes / sizeof(T);
   static constexpr int kAtOnce = Tile::kWarpgroup / kChunks;  // rows
   static constexpr int kPending = 2;                          // copies that are not waited for
-  static constexpr int kPlaced = 1;                           // number of a barrier
+  static constexpr int kPlaced = 1;                           // number of a barrier; PagedWgmma has the next ones
 
   PagedArguments<T> const& a;
   PagedWgmmaShared<Tile>& shared;
