@@ -28,7 +28,8 @@ struct PagedStream : MmaAttention<Tile, PagedRows<typename Tile::T>> {
   using T = typename Tile::T;
   using Base = MmaAttention<Tile, PagedRows<T>>;
   using Base::a, Base::keys, Base::kChunks, Base::rows, Base::shared_k, Base::shared_v;
-  static constexpr int kAtOnce = 32 / kChunks;            // keys that a warp copies
+  static constexpr int kAtOnce = 32 / kChunks;  // keys that a warp copies
+  static constexpr int kCopies = Tile::kKeysOfWarp / kAtOnce;
   static constexpr int kLooked = 32 / Tile::kKeysOfWarp;  // tiles, by a lane for each key
   static constexpr int kGroups = 2 * Tile::kStages;       // of copies: keys and values of each stage
   static_assert(Tile::kStages % kLooked == 0 && Tile::kKeysOfWarp % kAtOnce == 0);
@@ -51,12 +52,10 @@ struct PagedStream : MmaAttention<Tile, PagedRows<typename Tile::T>> {
     this->copy_queries();
     if (tiles.begin >= tiles.end) return wait_for_copies();
     look(tiles.begin);
-#pragma unroll
-    for (int i = 0; i < Tile::kStages; ++i) refill(i);
-    wait_for_copies_but<kGroups - 1>();
-    __syncthreads();  // queries
-    for (int i = 0; i < tiles.end - tiles.begin; ++i) {
-      use(i);
+#pragma unroll 1
+    for (int i = -Tile::kStages; i < tiles.end - tiles.begin; ++i) {
+      if (i == 0) wait_for_queries();
+      if (i >= 0) use(i);
       __syncwarp();
       refill(i + Tile::kStages);
     }
@@ -69,6 +68,12 @@ struct PagedStream : MmaAttention<Tile, PagedRows<typename Tile::T>> {
     return stage + (key + 1) * Tile::kRowBytes - kAccessBytes;
   }
   __device__ int first_key(int tile) const { return keys.begin + tile * Tile::kKeys + warp * Tile::kKeysOfWarp; }
+
+  // They came with the first keys.
+  __device__ void wait_for_queries() const {
+    wait_for_copies_but<kGroups - 1>();
+    __syncthreads();
+  }
 
   // Asks where the keys of kLooked tiles lie.
   __device__ void look(int tile) {
@@ -83,25 +88,29 @@ struct PagedStream : MmaAttention<Tile, PagedRows<typename Tile::T>> {
       __syncwarp();
       look(tiles.begin + i + kLooked);
     }
-    bool const there = tiles.begin + i < tiles.end;
-    copy(stage(i), 0, paged.k, there);
-    copy(stage(i), 1, paged.v, there);
-  }
-  // which: 0 for keys, 1 for values.
-  __device__ void copy(uint32_t stage, int which, AttentionTensor<T const> const& from, bool there) {
-    int const chunk = lane % kChunks, first = lane / kChunks, channel = chunk * Base::kInChunk;
-    bool const inside = channel < a.head_dim;
-    T const* const source = from.data + rows.group * from.strides.head + channel;
-    uint32_t const to = stage + which * Tile::kPartBytes + chunk * kAccessBytes;
-    if (there && first < kAtOnce) {
-#pragma unroll
-      for (int i = 0; i < Tile::kKeysOfWarp / kAtOnce; ++i) {
-        int const key = first + i * kAtOnce;
-        int64_t const from_place = load_place(place(stage, key) + which * sizeof(int64_t));
-        copy_place(to + key * Tile::kRowBytes, source, from_place, inside);
-      }
+    if (tiles.begin + i < tiles.end) {
+      copy(stage(i));
+    } else {
+      commit_copies(), commit_copies();
     }
-    commit_copies();
+  }
+  __device__ void copy(uint32_t stage) const {
+    int const chunk = lane % kChunks, first = lane / kChunks, channel = chunk * Base::kInChunk;
+    bool const copies = first < kAtOnce, inside = channel < a.head_dim;
+    KeyPlace places[kCopies];
+#pragma unroll
+    for (int i = 0; i < kCopies; ++i) places[i] = load_place(place(stage, min(first, kAtOnce - 1) + i * kAtOnce));
+    auto copy = [&](uint32_t to, AttentionTensor<T const> const& from, int64_t KeyPlace::* place) {
+      T const* const source = from.data + rows.group * from.strides.head + channel;
+#pragma unroll
+      for (int i = 0; i < kCopies; ++i) {
+        if (copies) copy_place(to + i * kAtOnce * Tile::kRowBytes, source, places[i].*place, inside);
+      }
+      commit_copies();
+    };
+    uint32_t const to = stage + first * Tile::kRowBytes + chunk * kAccessBytes;
+    copy(to, paged.k, &KeyPlace::k);
+    copy(to + Tile::kPartBytes, paged.v, &KeyPlace::v);
   }
 
   __device__ void use(int i) {

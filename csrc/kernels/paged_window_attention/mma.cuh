@@ -57,14 +57,15 @@ struct PagedTiles : IntervalTiles<Tile> {
           tile(tile),
           values(&cache == &tiles.a.v),
           from(cache.data + rows.group * cache.strides.head + channel),
-          next(tiles.place(tile, key) + values * sizeof(int64_t)) {
+          next(tiles.place(tile, key)) {
       if (values) request = tiles.ask(tile + 1);
     }
     __device__ ~Source() {
       if (values) tiles.keep(tile + 1, request);
     }
     __device__ bool has(int) {
-      found = load_place(next);
+      KeyPlace const place = load_place(next);
+      found = values ? place.v : place.k;
       return found != kNowhere;
     }
     __device__ T const* at(int) const { return found < 0 ? reinterpret_cast<T const*>(&kNanChunk) : from + found; }

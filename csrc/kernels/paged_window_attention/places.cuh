@@ -59,10 +59,9 @@ struct PlaceRequest {
 __device__ inline void store_place(uint32_t shared, KeyPlace const& place) {
   asm volatile("st.shared.v2.b64 [%0], {%1, %2};" ::"r"(shared), "l"(place.k), "l"(place.v) : "memory");
 }
-// shared: of one of the two of a place.
-__device__ inline int64_t load_place(uint32_t shared) {
-  int64_t place;
-  asm volatile("ld.shared.b64 %0, [%1];" : "=l"(place) : "r"(shared) : "memory");
+__device__ inline KeyPlace load_place(uint32_t shared) {
+  KeyPlace place;
+  asm volatile("ld.shared.v2.b64 {%0, %1}, [%2];" : "=l"(place.k), "=l"(place.v) : "r"(shared) : "memory");
   return place;
 }
 

@@ -64,8 +64,10 @@ struct PagedCopies {
   using Work = PagedWork<Tile>;
   static constexpr int kChunks = Tile::kHeadDim * sizeof(T) / kAccessBytes, kInChunk = kAccessBytes / sizeof(T);
   static constexpr int kAtOnce = Tile::kWarpgroup / kChunks;  // rows
+  static constexpr int kTogether = 4;                         // rows whose places are read at once
   static constexpr int kPending = 2;                          // copies that are not waited for
-  static constexpr int kPlaced = 1;                           // number of a barrier; PagedWgmma has the next ones
+  static_assert(Tile::kKeys % (kTogether * kAtOnce) == 0);
+  static constexpr int kPlaced = 1;  // number of a barrier; PagedWgmma has the next ones
 
   PagedArguments<T> const& a;
   PagedWgmmaShared<Tile>& shared;
@@ -140,10 +142,17 @@ struct PagedCopies {
     unsigned char* const to = shared.tile[started / 2 % Tile::kStages][which];
     T const* const first = from.data + work.rows.group * from.strides.head + first_channel();
     KeyPlace const* const places = shared.place[started / 2 % 2];
-#pragma unroll 4
-    for (int i = 0; i < Tile::kKeys / kAtOnce; ++i) {
-      int const key = thread / kChunks + i * kAtOnce;
-      copy_place(target(to, Tile::kKeys, key), first, which == 0 ? places[key].k : places[key].v, inside());
+#pragma unroll 1
+    for (int key = thread / kChunks; key < Tile::kKeys; key += kTogether * kAtOnce) {
+      int64_t place[kTogether];
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+        KeyPlace const& each = places[key + i * kAtOnce];
+        place[i] = which == 0 ? each.k : each.v;
+      }
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i)
+        copy_place(target(to, Tile::kKeys, key + i * kAtOnce), first, place[i], inside());
     }
     commit_copies();
     ++started;
