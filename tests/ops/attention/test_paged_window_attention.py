@@ -170,14 +170,15 @@ CALLS = [
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("page_size", [16, 64, 1, 24])
-@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+@pytest.mark.parametrize(("dtype", "tactic"), [(torch.float32, 0), *((half, i) for half in HALVES for i in (0, 1))])
 @pytest.mark.parametrize(("heads", "head_dim"), WIDTHS)
-def test_cuda_kernels(heads, head_dim, dtype, page_size):
+def test_cuda_kernels(heads, head_dim, dtype, tactic, page_size):
     for seed, (lengths, queries, left, right) in enumerate(CALLS):
         layout = ("bhsd", "bshd")[seed % 2]
         args = paged_arguments(lengths, queries, heads, head_dim, page_size, 2, layout, bool(seed % 3), seed=seed)
         window = {"window_left": left, "window_right": right, "layout": layout}
-        check_cuda(OP, dtype, *args, **window, softcap=4.0 * (seed % 4 == 1))
+        with libraries.tactic("paged_window_attention", tactic):
+            check_cuda(OP, dtype, *args, **window, softcap=4.0 * (seed % 4 == 1))
 
 
 @pytest.mark.gpu
@@ -208,10 +209,11 @@ def test_cuda_is_window_attention_of_the_same_keys(queries, dtype):
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
 @pytest.mark.parametrize("queries", [1, 150])
-@pytest.mark.parametrize("number", [-1, 10**6, 2**31 - 1, -(2**31)])
+@pytest.mark.parametrize("number", [-1, 10**6, 2**31 - 1, -(2**31), 2**32])
 def test_cuda_pages_and_lengths_that_are_not_there_give_nan(number, queries, dtype):
     """Of their sequence alone; and where they are not seen, nothing."""
-    args = cast(paged_arguments((700, 400), queries, (4, 2), 64), dtype, device="cuda")
+    wide = number >= 2**31
+    args = cast(paged_arguments((700, 400), queries, (4, 2), 64, seed=int(wide)), dtype, device="cuda")
     clean = bridge.paged_window_attention(*args, window_left=50)
     args[3][0, 0] = number
     unseen = bridge.paged_window_attention(*args, window_left=50)
@@ -239,10 +241,11 @@ def test_cuda_takes_a_transposed_cache_as_it_is(dtype):
 
 
 @pytest.mark.gpu
-def test_cuda_long_sequences():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cuda_long_sequences(dtype):
     """Decoding with the cache and the window that Mistral 7B has, against float64."""
     q, k, v, *tables, _, _ = paged_arguments((16384, 5000), 1, (4, 1), 128)
-    given = cast([q, k, v, *tables], torch.bfloat16)
+    given = cast([q, k, v, *tables], dtype)
     ours = bridge.paged_window_attention(*cast(given, device="cuda"), window_left=4095).cpu()
     exact = bridge.paged_window_attention(*cast(given, torch.float64), window_left=4095)
     check_error("paged", exact, bridge.paged_window_attention(*given, window_left=4095), ours)
