@@ -2,6 +2,7 @@
 #pragma once
 
 #include <numeric>
+#include <optional>
 
 #include "core/device.h"
 #include "kernels/block_sparse_attention/exact.cuh"
@@ -25,36 +26,42 @@ int64_t row_tiles(BlockSparseArguments<T> const& a, int tile_rows) {
   return int64_t(a.batch) * (a.heads / a.packed) * a.query_blocks * ceil_divide(rows_of_block(a), tile_rows);
 }
 
-// False where the kernel does not take the tensors.
+// Nothing where the kernel does not take the tensors.
 template <class Tile>
-bool try_block_sparse_wgmma(BlockSparseArguments<typename Tile::T> const& a, void* workspace, cudaStream_t stream,
-                            cudaError_t& status) {
-  static_assert(Tile::kResidents > 1);
-  SparseMaps maps;
-  if (!make_sparse_maps<Tile>(maps, a, std::gcd(a.key_block, Tile::kKeys))) return false;
-  int64_t const tiles = row_tiles(a, Tile::rows(a.packed)), key_tiles = ceil_divide(a.keys, Tile::kKeys);
+std::optional<cudaError_t> try_block_sparse_wgmma(BlockSparseArguments<typename Tile::T> const& a, int multiprocessors,
+                                                  void* workspace, cudaStream_t stream) {
+  int const box_keys = std::gcd(a.key_block, Tile::kKeys);
+  AttentionMaps maps;
+  if (!make_attention_maps<Tile>(maps, a, a.packed, box_keys)) return {};
+  int64_t const tiles = row_tiles(a, Tile::queries(a.packed) * a.packed), key_tiles = ceil_divide(a.keys, Tile::kKeys);
   int const splits = workspace ? attention_splits(a.rows(), tiles, Tile::kResidents, key_tiles) : 1;
   int64_t const items = tiles * splits;
-  AttentionParts const parts = attention_parts(a, splits, workspace);
-  constexpr int kShared = sizeof(SparseShared<Tile>);
-  auto const kernel = block_sparse_attention_wgmma_kernel<Tile>;
-  status = items > kMaxGridX ? cudaErrorInvalidValue : allow_shared(kernel, kShared);
-  if (status != cudaSuccess) return true;
-  // Items differ in their keys: several blocks fit at once, and each takes one, so that none waits for another.
-  kernel<<<static_cast<unsigned>(items), Tile::kThreads, kShared, stream>>>(a, parts, maps, static_cast<int>(items));
-  status = cudaGetLastError();
-  if (status == cudaSuccess && splits > 1) status = launch_window_attention_combine(a, parts, stream);
-  return true;
+  // Items differ in their keys: where several blocks fit at once, each takes one, so that none waits for another.
+  int64_t const blocks = Tile::kResidents > 1 ? items : least(items, multiprocessors);
+  SparseItems const all{box_keys, static_cast<int>(items)};
+  return launch_wgmma<SparseShared<Tile>>(block_sparse_attention_wgmma_kernel<Tile>, blocks, items, a,
+                                          attention_parts(a, splits, workspace), maps, all, stream);
+}
+
+// Of blocks with some rows, or with many.
+template <class Some, class Many, class T>
+std::optional<cudaError_t> try_block_sparse_wgmma_width(BlockSparseArguments<T> const& a, int multiprocessors,
+                                                        void* workspace, cudaStream_t stream) {
+  auto const launch = rows_of_block(a) <= Some::kRows ? try_block_sparse_wgmma<Some> : try_block_sparse_wgmma<Many>;
+  return launch(a, multiprocessors, workspace, stream);
 }
 
 template <class T>
-bool try_block_sparse_wgmma_rows(BlockSparseArguments<T> const& a, void* workspace, cudaStream_t stream,
-                                 cudaError_t& status) {
-  int64_t const rows = rows_of_block(a);
-  if (a.head_dim > kSparseWgmmaHeadDim || rows <= 16) return false;
-  auto const launch = rows <= SomeSparseRows<T>::kRows ? try_block_sparse_wgmma<SomeSparseRows<T>>
-                                                       : try_block_sparse_wgmma<ManySparseRows<T>>;
-  return launch(a, workspace, stream, status);
+std::optional<cudaError_t> try_block_sparse_wgmma_rows(BlockSparseArguments<T> const& a, int multiprocessors,
+                                                       void* workspace, cudaStream_t stream) {
+  if (rows_of_block(a) <= 16) return {};
+  auto const launch =
+      a.head_dim <= 64
+          ? try_block_sparse_wgmma_width<WgmmaTile<T, 64, 1, 64, 4, 1, 3>, WgmmaTile<T, 64, 2, 64, 4, 2, 2>, T>
+      : a.head_dim <= 128
+          ? try_block_sparse_wgmma_width<WgmmaTile<T, 128, 1, 64, 3, 1, 2>, WgmmaTile<T, 128, 2, 128, 2>, T>
+          : try_block_sparse_wgmma_width<WgmmaTile<T, 256, 1, 64, 2, 1>, WgmmaTile<T, 256, 2, 64, 2, 1>, T>;
+  return launch(a, multiprocessors, workspace, stream);
 }
 
 template <class Tile>
@@ -101,10 +108,10 @@ cudaError_t launch_block_sparse_attention(BlockSparseArguments<T> const& a, Bloc
   if constexpr (sizeof(T) == 2) {
     bool const whole_pieces = a.key_block % kPieceKeys == 0;
     if (device.capability >= 80 && whole_pieces && takes_whole_chunks(a)) {
-      bool const wgmma = device.capability == 90 && way == BlockSparseWay::kWgmma;
-      cudaError_t status = cudaSuccess;
-      if (wgmma && try_block_sparse_wgmma_rows(a, workspace, stream, status)) return status;
-      return launch_block_sparse_halves(a, workspace, stream);
+      std::optional<cudaError_t> status;
+      if (device.capability == 90 && way == BlockSparseWay::kWgmma)
+        status = try_block_sparse_wgmma_rows(a, device.multiprocessors, workspace, stream);
+      return status ? *status : launch_block_sparse_halves(a, workspace, stream);
     }
   }
   return launch_exact(block_sparse_attention_exact_kernel<T>, a, stream);

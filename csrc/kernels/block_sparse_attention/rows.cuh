@@ -63,8 +63,6 @@ struct SparseRows : BlockRows<T> {
     int const of_block = min(a.query_block, a.queries - this->query_block * a.query_block) * a.packed;
     this->count = min(this->first + tile_rows, of_block);
   }
-
-  __device__ int packed() const { return this->a.packed; }
 };
 
 }  // namespace bridge

@@ -79,7 +79,7 @@ struct SparseColumns {
   int offset = 0;
 
   __device__ int begin() const { return first[0]; }
-  __device__ int end() const { return first[Tile::kPieces - 1] + kPieceKeys; }
+  __device__ int end() const { return first[kTilePieces<Tile> - 1] + kPieceKeys; }
   __device__ SparseColumns after(int n) const { return {first, offset + n}; }
   __device__ int column(int i) const { return first[i / 2] + i % 2 * 8 + offset; }
 };

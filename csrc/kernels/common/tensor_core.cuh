@@ -122,9 +122,19 @@ __device__ inline void wait_for_kernel_before() {
 #endif
 }
 
+// A value that the threads of a warp agree on, told to the compiler.
+template <class T>
+__device__ T same_in_warp(T value) {
+  return __shfl_sync(~0u, value, 0);
+}
+
 // Among `threads` threads of a block that use the same number, which is not 0.
 __device__ inline void synchronize_some(int number, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+// The same, of those that do not wait for the others.
+__device__ inline void arrive_at(int number, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
 
 }  // namespace bridge

@@ -21,6 +21,11 @@ __device__ inline uint64_t transposed_descriptor(uint32_t shared, uint32_t bytes
   return (matrix_descriptor(shared) & ~(uint64_t(0x3fff) << 16)) | (uint64_t(bytes >> 4) << 16);
 }
 
+// The descriptor of what lies 16 n bytes behind.
+__device__ inline uint64_t behind(uint64_t descriptor, uint32_t n) {
+  return (descriptor & 0xffffffff00000000) | (static_cast<uint32_t>(descriptor) + n);
+}
+
 // What this thread wrote to shared memory becomes visible to wgmma.
 __device__ inline void publish_to_wgmma() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 __device__ inline void begin_wgmma() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -47,6 +52,17 @@ __device__ inline void set_registers() {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kWanted));
   }
 }
+
+// Registers of a thread, of kResidents blocks with kGroups warpgroups that compute and one that fetches: at the launch,
+// and once they have been moved.
+template <int kGroups, int kResidents>
+struct WarpgroupRegisters {
+  static constexpr int kAll = 65536 / ((kGroups + 1) * 128 * kResidents) / 8 * 8, kMost = 240;
+  static constexpr int kLaunch = kAll < kMost ? kAll : kMost;
+  static constexpr int kFetching = kLaunch > 128 ? 40 : 32;
+  static constexpr int kRest = ((kGroups + 1) * kLaunch - kFetching) / kGroups / 8 * 8;
+  static constexpr int kComputing = kRest < kMost ? kRest : kMost;
+};
 
 // A barrier in shared memory that counts arrivals and bytes; its phases alternate between parity 0 and 1.
 struct SharedBarrier {
@@ -105,6 +121,8 @@ struct Wgmma;
   "%8, %9, %10, %11, %12, %13, %14, %15, "   \
   "%16, %17, %18, %19, %20, %21, %22, %23, " \
   "%24, %25, %26, %27, %28, %29, %30, %31"
+#define BRIDGE_REGISTERS_40 BRIDGE_REGISTERS_32 ", %32, %33, %34, %35, %36, %37, %38, %39"
+#define BRIDGE_REGISTERS_48 BRIDGE_REGISTERS_40 ", %40, %41, %42, %43, %44, %45, %46, %47"
 #define BRIDGE_REGISTERS_64                  \
   BRIDGE_REGISTERS_32                        \
   ", "                                       \
@@ -171,6 +189,10 @@ struct HalfWgmma;
 #define BRIDGE_HALF_WGMMA_ALL(type, name)                                                                              \
   BRIDGE_HALF_WGMMA_N(type, name, 64, BRIDGE_REGISTERS_32, "%32, %33, %34, %35", "%36", "%37", "%32", "%33", "%34",    \
                       BRIDGE_D32(sum, 0))                                                                              \
+  BRIDGE_HALF_WGMMA_N(type, name, 80, BRIDGE_REGISTERS_40, "%40, %41, %42, %43", "%44", "%45", "%40", "%41", "%42",    \
+                      BRIDGE_D32(sum, 0), BRIDGE_D4(sum, 32), BRIDGE_D4(sum, 36))                                      \
+  BRIDGE_HALF_WGMMA_N(type, name, 96, BRIDGE_REGISTERS_48, "%48, %49, %50, %51", "%52", "%53", "%48", "%49", "%50",    \
+                      BRIDGE_D32(sum, 0), BRIDGE_D16(sum, 32))                                                         \
   BRIDGE_HALF_WGMMA_N(type, name, 128, BRIDGE_REGISTERS_64, "%64, %65, %66, %67", "%68", "%69", "%64", "%65", "%66",   \
                       BRIDGE_D64(sum, 0))                                                                              \
   BRIDGE_HALF_WGMMA_N(type, name, 256, BRIDGE_REGISTERS_128, "%128, %129, %130, %131", "%132", "%133", "%128", "%129", \
@@ -180,6 +202,8 @@ BRIDGE_HALF_WGMMA_ALL(bfloat16, "bf16")
 #undef BRIDGE_HALF_WGMMA_ALL
 #undef BRIDGE_HALF_WGMMA_N
 #undef BRIDGE_REGISTERS_32
+#undef BRIDGE_REGISTERS_40
+#undef BRIDGE_REGISTERS_48
 #undef BRIDGE_REGISTERS_64
 #undef BRIDGE_REGISTERS_128
 

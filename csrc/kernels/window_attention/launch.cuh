@@ -3,6 +3,8 @@
 
 #include "kernels/window_attention/exact.cuh"
 #include "kernels/window_attention/plan.cuh"
+#include "kernels/window_attention/results.cuh"
+#include "kernels/window_attention/wgmma_tile.cuh"
 
 namespace bridge {
 
@@ -32,6 +34,22 @@ cudaError_t launch_tiles(Kernel kernel, Arguments const& a, int64_t items, Atten
   if (status != cudaSuccess) return status;
   kernel<<<static_cast<unsigned>(items), Tile::kThreads, Tile::kSharedBytes, stream>>>(a, parts);
   return cudaGetLastError();
+}
+
+// Of a kernel by wgmma: `blocks` blocks take items of work in turn, which `all` says more about.
+template <class Shared, class Kernel, class Arguments, class Items>
+cudaError_t launch_wgmma(Kernel kernel, int64_t blocks, int64_t items, Arguments const& a, AttentionParts const& parts,
+                         AttentionMaps const& maps, Items const& all, cudaStream_t stream) {
+  using Tile = typename Shared::Tile;
+  constexpr int kShared = sizeof(Shared), kReserved = 1 << 10, kMultiprocessor = 228 << 10;  // compute capability 9.0
+  static_assert(Tile::kResidents * (kShared + kReserved) <= kMultiprocessor);
+  static_assert(std::max(Tile::kRows, Tile::kKeys) <= kMostTileExtent);
+  if (items > kMaxGridX) return cudaErrorInvalidValue;
+  cudaError_t status = allow_shared(kernel, kShared);
+  if (status != cudaSuccess) return status;
+  kernel<<<static_cast<unsigned>(blocks), Tile::kThreads, kShared, stream>>>(a, parts, maps, all);
+  status = cudaGetLastError();
+  return status == cudaSuccess && parts.count > 1 ? launch_window_attention_combine(a, parts, stream) : status;
 }
 
 }  // namespace bridge

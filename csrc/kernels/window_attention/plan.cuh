@@ -7,7 +7,7 @@
 
 namespace bridge {
 
-constexpr int kMostTileExtent = 128;      // rows or keys
+constexpr int kMostTileExtent = 256;      // rows or keys
 constexpr int64_t kLargeGpu = 132;        // multiprocessors, to each of which splits are to give some blocks
 constexpr int64_t kMostParts = 256;       // of a row
 constexpr int64_t kMostPartRows = 32768;  // of all rows
@@ -25,6 +25,13 @@ inline Size window_attention_workspace(Size rows, int64_t head_dim) {
 inline int attention_splits(int64_t rows, int64_t tiles, int64_t blocks, int64_t most_seen) {
   int64_t const most_splits = least(kMostParts, kMostPartRows / rows);
   return static_cast<int>(most(least(least(blocks * kLargeGpu / tiles, most_seen), most_splits), 1));
+}
+
+// The most keys that neighbouring rows see, which have so many queries.
+template <class Arguments>
+int64_t most_seen_keys(Arguments const& a, int64_t queries) {
+  if (a.window_left == kNoWindow || a.window_right == kNoWindow) return a.keys;
+  return least(a.keys, queries + a.window_left + a.window_right);
 }
 
 struct AttentionPlan {
@@ -45,17 +52,10 @@ struct AttentionPlan {
   template <class Arguments>
   AttentionPlan(Arguments const& a, bool few, int tile_rows, int tile_keys, int blocks, bool has_workspace) : few(few) {
     int64_t const tiles = int64_t(a.batch) * a.groups * ceil_divide(int64_t(a.queries) * a.ratio(), tile_rows);
+    int64_t const most_seen = most_seen_keys(a, ceil_divide(tile_rows, a.ratio()) + 1);
     if (has_workspace && tiles > 0)
-      splits = attention_splits(a.rows(), tiles, blocks, ceil_divide(most_seen(a, tile_rows), tile_keys));
+      splits = attention_splits(a.rows(), tiles, blocks, ceil_divide(most_seen, tile_keys));
     items = tiles * splits;
-  }
-
-  // The most keys that a tile of rows sees.
-  template <class Arguments>
-  static int64_t most_seen(Arguments const& a, int tile_rows) {
-    int64_t const positions = ceil_divide(tile_rows, a.ratio()) + 1;
-    if (a.window_left == kNoWindow || a.window_right == kNoWindow) return a.keys;
-    return least(a.keys, positions + a.window_left + a.window_right);
   }
 };
 

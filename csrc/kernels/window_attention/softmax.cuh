@@ -17,8 +17,9 @@ __device__ float sink_logit(WindowAttentionArguments<T> const& a, int head) {
   return sink * kLog2E;
 }
 
-// The keys of a tile's columns, where they lie side by side.
-template <int kKeys>
+// The keys of a tile's columns, where they lie side by side. kEndByEnd: each end of what is seen is masked by itself,
+// which is faster where most tiles are cut at one end, and spills registers of some kernels by mma.sync.
+template <int kKeys, bool kEndByEnd = false>
 struct KeyRun {
   int first;
 
@@ -76,6 +77,28 @@ struct SoftmaxRows : OnlineSoftmax {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         if (!seen[j / 2].has(keys.column(i) + j % 2)) product[i][j] = -INFINITY;
+      }
+    }
+  }
+  // By what compares with numbers that the compiler knows.
+  template <int kColumns, int kKeys>
+  static __device__ void mask(float (&product)[kColumns][4], KeyInterval const (&seen)[2],
+                              KeyRun<kKeys, true> const& keys) {
+    int const begin[] = {seen[0].begin - keys.first, seen[1].begin - keys.first};
+    int const end[] = {seen[0].end - keys.first, seen[1].end - keys.first};
+    if (__any_sync(~0u, max(begin[0], begin[1]) > 0))
+      mask_where(product, [&](int row, int column) { return column < begin[row]; });
+    if (__any_sync(~0u, min(end[0], end[1]) < 8 * kColumns))
+      mask_where(product, [&](int row, int column) { return column >= end[row]; });
+  }
+
+  template <int kColumns, class Hidden>
+  static __device__ void mask_where(float (&product)[kColumns][4], Hidden hidden) {
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        if (hidden(j / 2, 8 * i + j % 2)) product[i][j] = -INFINITY;
       }
     }
   }

@@ -1,134 +1,64 @@
-// The warpgroup that fetches, of window attention by wgmma: queries, and tiles of keys and of values in turn, some
-// ahead of the warpgroups that multiply.
+// The warp that fetches, of attention by wgmma: queries, and tiles of keys and of values in turn, some ahead of the
+// warpgroups that multiply.
 #pragma once
 
-#include "kernels/common/attention.cuh"
-#include "kernels/common/wgmma.cuh"
-#include "kernels/window_attention/rows.cuh"
+#include "kernels/window_attention/wgmma_tile.cuh"
 
 namespace bridge {
 
-// kKeys: of a tile. In shared memory a tile is one of 128-byte rows for each 64 channels, permuted as wgmma wants it.
-template <class T_, int kHeadDim_, int kKeys_>
-struct WgmmaTile {
-  using T = T_;
-  static constexpr int kHeadDim = kHeadDim_, kKeys = kKeys_, kRows = 128, kStages = 2, kResidents = 1;
-  static constexpr int kWarpgroup = 128, kConsumers = 2 * kWarpgroup, kThreads = kConsumers + kWarpgroup;
-  static constexpr int kConsumerRegisters = 232, kProducerRegisters = 40, kLaunchRegisters = 168;
-  static constexpr int kRowBytes = 128, kParts = kHeadDim * sizeof(T) / kRowBytes;
-  static constexpr int kQueryBytes = kParts * kRows * kRowBytes, kKeyBytes = kParts * kKeys * kRowBytes;
-};
-
-template <class Tile>
-struct WgmmaShared {
-  alignas(1024) unsigned char q[Tile::kQueryBytes];
-  alignas(1024) unsigned char tile[Tile::kStages][2][Tile::kKeyBytes];  // keys, values
-  // full: what the tile holds has arrived, and the queries with the first of a work item. empty: it may be overwritten.
-  SharedBarrier full[Tile::kStages][2], empty[Tile::kStages][2], q_empty;
-
-  __device__ void init() {
-    for (int i = 0; i < 2 * Tile::kStages; ++i) {
-      full[i / 2][i % 2].init(Tile::kWarpgroup);
-      empty[i / 2][i % 2].init(Tile::kConsumers / 32);
-    }
-    q_empty.init(Tile::kConsumers / 32);
-    publish_to_wgmma();
-  }
-};
-
-// A tile of rows and its keys; blocks take one after the other.
-template <class Tile>
-struct WgmmaWork {
-  using T = typename Tile::T;
-  AttentionRows<T> rows;
-  KeyInterval keys;
-  KeyTiles tiles;
-
-  __device__ WgmmaWork(WindowAttentionArguments<T> const& a, int item, int splits)
-      : rows(a, Tile::kRows, splits, item),
-        keys(covering_of_warp(rows, 0, Tile::kRows)),
-        tiles(keys, Tile::kKeys, rows.split, splits) {}
-};
-
 #ifdef BRIDGE_WGMMA
 
-// One thread's share. Copies are counted from the block's beginning: of tile n, its keys are copy 2 n, its values the
-// next.
-template <class Tile>
+// One lane's share. Tiles are counted from the block's beginning. which: 0 for keys, 1 for values.
+template <class Shared>
 struct WgmmaCopies {
-  using T = typename Tile::T;
-  static constexpr int kChunks = Tile::kHeadDim * sizeof(T) / kAccessBytes, kInChunk = kAccessBytes / sizeof(T);
-  static constexpr int kAtOnce = Tile::kWarpgroup / kChunks;  // rows
-  static constexpr int kPending = 2;                          // copies that are not waited for
+  using Tile = typename Shared::Tile;
 
-  WindowAttentionArguments<T> const& a;
-  WgmmaShared<Tile>& shared;
-  int thread = threadIdx.x % Tile::kWarpgroup;
-  int started = 0, told = 0, fetched_queries = 0;
+  AttentionMaps const& maps;
+  Shared& shared;
+  int lane = threadIdx.x % 32;
+  uint32_t started = 0, fetched_queries = 0;
 
-  __device__ SharedBarrier& full(int copy) { return shared.full[copy / 2 % Tile::kStages][copy % 2]; }
-  __device__ SharedBarrier& empty(int copy) { return shared.empty[copy / 2 % Tile::kStages][copy % 2]; }
+  __device__ WgmmaCopies(AttentionMaps const& maps, Shared& shared) : maps(maps), shared(shared) {}
 
-  __device__ void fetch(WgmmaWork<Tile> const& work) {
-    for (int tile = work.tiles.begin; tile < work.tiles.end; ++tile) {
-      wait(empty(started), started / 2 / Tile::kStages);
-      if (tile == work.tiles.begin) fetch_queries(work);
-      fetch_tile(work, a.k, tile);
-      wait(empty(started), started / 2 / Tile::kStages);
-      fetch_tile(work, a.v, tile);
-    }
+  __device__ void await_empty_queries() {
+    wait(shared.q_empty[fetched_queries % Tile::kQueryTiles], fetched_queries / Tile::kQueryTiles);
+  }
+  __device__ void await_empty(int which) { wait(shared.empty[stage()][which], started / Tile::kStages); }
+
+  // pack: number of the first of `packed` heads, by packs.
+  __device__ void fetch_queries(int packed, int first_query, int pack, int batch) {
+    uint32_t const index = fetched_queries++ % Tile::kQueryTiles;
+    expect(shared.q_full[index], Tile::kParts * Tile::queries(packed) * packed * Tile::kRowBytes);
+    if (lane >= Tile::kParts) return;
+    uint32_t const to = shared_address(shared.q[index]) + lane * Tile::kRows * Tile::kRowBytes;
+    copy_box(to, maps.q, shared.q_full[index], lane * 64, 0, first_query, pack, batch);
   }
 
-  // Tells of all copies but the last `pending`.
-  template <int kLeft>
-  __device__ void tell() {
-    if (told >= started - kLeft) return;
-    wait_for_copies_but<kLeft>();
-    publish_to_wgmma();
-    for (; told < started - kLeft; ++told) full(told).arrive();
+  // In boxes of `box_keys`: lane i fetches the one that begins with row kLaneKeys i of the tile, of which it knows the
+  // key. What lies beyond the tensor is zeros.
+  template <int kLaneKeys>
+  __device__ void fetch_tile(int which, int box_keys, int key, int group, int batch) {
+    SharedBarrier& full = shared.full[stage()][which];
+    expect(full, Tile::kKeyBytes);
+    int const row = lane * kLaneKeys;
+    if (row >= Tile::kKeys || row % box_keys != 0) return;
+    uint32_t const to = shared_address(shared.tile[stage()][which]) + row * Tile::kRowBytes;
+#pragma unroll
+    for (int part = 0; part < Tile::kParts; ++part)
+      copy_box(to + part * Tile::kKeys * Tile::kRowBytes, which == 0 ? maps.k : maps.v, full, part * 64, key, group,
+               batch);
   }
 
  private:
-  // Until a place is empty for the `round`-th time after the first. Who empties it may wait for copies not told of yet.
-  __device__ void wait(SharedBarrier& barrier, int round) {
-    uint32_t const parity = (round + 1) % 2;
-    if (barrier.test(parity)) return;
-    tell<0>();
-    barrier.wait(parity);
-  }
+  __device__ uint32_t stage() const { return started % Tile::kStages; }
 
-  // Where this thread's 16 bytes of a row lie in a tile of `count` rows.
-  __device__ uint32_t place(unsigned char* tile, int count, int row) const {
-    int const chunk = thread % kChunks;
-    return shared_address(tile) + (chunk / 8 * count + row) * Tile::kRowBytes + (chunk % 8 ^ row % 8) * kAccessBytes;
-  }
-  __device__ bool inside() const { return first_channel() < a.head_dim; }
-  __device__ int first_channel() const { return thread % kChunks * kInChunk; }
+  // Until a tile is empty for the `round`-th time after the first.
+  __device__ static void wait(SharedBarrier& barrier, uint32_t round) { barrier.wait((round + 1) % 2); }
 
-  __device__ void fetch_queries(WgmmaWork<Tile> const& work) {
-    wait(shared.q_empty, fetched_queries++);
-    for (int row = thread / kChunks; row < Tile::kRows; row += kAtOnce) {
-      T const* const from = inside() ? work.rows.q(row) + first_channel() : a.q.data;
-      copy_async_or_zero(place(shared.q, Tile::kRows, row), from, inside());
-    }
-  }
-
-  // What no row sees is not read: it counts as zeros.
-  __device__ void fetch_tile(WgmmaWork<Tile> const& work, AttentionTensor<T const> const& from, int tile) {
-    unsigned char* const to = shared.tile[started / 2 % Tile::kStages][started % 2];
-    int const first = work.keys.begin + tile * Tile::kKeys;
-    T const* next = from.row(work.rows.batch, work.rows.group, first + thread / kChunks) + first_channel();
-    int64_t const step = kAtOnce * from.strides.seq;
-#pragma unroll 4
-    for (int i = 0; i < Tile::kKeys / kAtOnce; ++i) {
-      int const key = thread / kChunks + i * kAtOnce;
-      bool const copies = inside() && first + key < work.keys.end;
-      copy_async_or_zero(place(to, Tile::kKeys, key), copies ? next : a.q.data, copies);
-      next += step;
-    }
-    commit_copies();
-    ++started;
-    tell<kPending>();
+  __device__ void expect(SharedBarrier& barrier, int bytes) {
+    __syncwarp();
+    if (lane == 0) barrier.arrive_and_expect(bytes);
+    __syncwarp();
   }
 };
 

@@ -16,7 +16,7 @@ struct WgmmaRows {
   static constexpr int kKeyColumns = Tile::kKeys / 8, kChannelColumns = Tile::kHeadDim / 8;
   static constexpr int kSteps = Tile::kRowBytes / 32;  // of a product, in a row of shared memory
 
-  int warpgroup = threadIdx.x / Tile::kWarpgroup;
+  int warpgroup = same_in_warp(threadIdx.x / Tile::kWarpgroup);
   KeyInterval seen[2];
   SoftmaxRows softmax;
   float sum[4 * kChannelColumns], product[4 * kKeyColumns];
@@ -24,6 +24,7 @@ struct WgmmaRows {
 
   __device__ int row(int half) const { return threadIdx.x / 32 * 16 + 8 * half + threadIdx.x % 32 / 4; }
   __device__ static void release(SharedBarrier& barrier) {
+    __syncwarp();
     if (threadIdx.x % 32 == 0) barrier.arrive();
   }
 
@@ -42,13 +43,11 @@ struct WgmmaRows {
     uint64_t const q = matrix_descriptor(shared_address(queries) + warpgroup * 64 * Tile::kRowBytes);
     uint64_t const k = matrix_descriptor(shared_address(keys));
 #pragma unroll
-    for (int part = 0; part < Tile::kParts; ++part) {
-#pragma unroll
-      for (int step = 0; step < kSteps; ++step) {
-        HalfWgmma<T, Tile::kKeys>::add_shared(product, q + part * (Tile::kRows * Tile::kRowBytes >> 4) + 2 * step,
-                                              k + part * (Tile::kKeys * Tile::kRowBytes >> 4) + 2 * step,
-                                              part + step > 0);
-      }
+    for (int step = 0; step < Tile::kHeadDim / 16; ++step) {
+      int const part = step / kSteps, offset = 2 * (step % kSteps);
+      uint64_t const left = behind(q, part * (Tile::kRows * Tile::kRowBytes >> 4) + offset);
+      uint64_t const right = behind(k, part * (Tile::kKeys * Tile::kRowBytes >> 4) + offset);
+      HalfWgmma<T, Tile::kKeys>::add_shared(product, left, right, step > 0);
     }
     commit_wgmma();
   }
@@ -58,7 +57,7 @@ struct WgmmaRows {
     uint64_t const v = transposed_descriptor(shared_address(values), Tile::kKeys * Tile::kRowBytes);
 #pragma unroll
     for (int step = 0; step < Tile::kKeys / 16; ++step)
-      HalfWgmma<T, Tile::kHeadDim>::add_transposed(sum, weight[step], v + step * (16 * Tile::kRowBytes >> 4));
+      HalfWgmma<T, Tile::kHeadDim>::add_transposed(sum, weight[step], behind(v, step * (16 * Tile::kRowBytes >> 4)));
     commit_wgmma();
   }
 
@@ -78,7 +77,7 @@ struct WgmmaRows {
   __device__ void pack() {
     auto& columns = reinterpret_cast<float (&)[kKeyColumns][4]>(product);
 #pragma unroll
-    for (int step = 0; step < kKeyColumns / 2; ++step)
+    for (int step = 0; step < Tile::kKeys / 16; ++step)
       pack_weights<T>(columns[2 * step], columns[2 * step + 1], weight[step]);
   }
 

@@ -1,6 +1,8 @@
 // Attention of each query to an interval of keys: which kernel computes it.
 #pragma once
 
+#include <optional>
+
 #include "core/device.h"
 #include "kernels/window_attention/launch.cuh"
 #include "kernels/window_attention/mma.cuh"
@@ -9,56 +11,60 @@
 
 namespace bridge {
 
-// Of 16-bit types: the kernel for every GPU, or that of compute capability 9.0.
-enum class WindowAttentionWay { kMma = 0, kWgmma = 1 };
+// Of 16-bit types: the kernel for every GPU, and those of compute capability 9.0. Heads of 97 to 128 channels have two
+// of the latter, one for narrow windows.
+enum class WindowAttentionWay { kMma = 0, kWgmma = 1, kWgmmaNarrow = 2 };
 
+// Nothing where other kernels are to compute it.
 template <class Tile>
-cudaError_t launch_mma_tiles(WindowAttentionArguments<typename Tile::T> const& a, AttentionPlan const& plan,
-                             AttentionParts const& parts, int, cudaStream_t stream) {
-  return launch_tiles<Tile>(window_attention_mma_kernel<Tile>, a, plan.items, parts, stream);
+std::optional<cudaError_t> try_wgmma(WindowAttentionArguments<typename Tile::T> const& a, int multiprocessors,
+                                     void* workspace, cudaStream_t stream) {
+  AttentionMaps maps;
+  if (!make_attention_maps<Tile>(maps, a, a.ratio(), Tile::kKeys)) return {};
+  int const queries = Tile::queries(a.ratio());
+  int64_t const of_group = ceil_divide(a.queries, queries), tiles = of_group * a.batch * a.groups;
+  int64_t const key_tiles = ceil_divide(most_seen_keys(a, queries), Tile::kKeys);
+  int const splits = workspace ? attention_splits(a.rows(), tiles, Tile::kResidents, key_tiles) : 1;
+  int64_t const items = tiles * splits;
+  WindowItems const all{a.ratio(), static_cast<int>(of_group), splits, static_cast<int>(items)};
+  return launch_wgmma<WindowShared<Tile>>(window_attention_wgmma_kernel<Tile>,
+                                          least(items, multiprocessors * Tile::kResidents), items, a,
+                                          attention_parts(a, splits, workspace), maps, all, stream);
 }
 
-template <class Tile>
-cudaError_t launch_wgmma_tiles(WindowAttentionArguments<typename Tile::T> const& a, AttentionPlan const& plan,
-                               AttentionParts const& parts, int multiprocessors, cudaStream_t stream) {
-  auto const kernel = window_attention_wgmma_kernel<Tile>;
-  constexpr int kShared = sizeof(WgmmaShared<Tile>);
-  cudaError_t const status = allow_shared(kernel, kShared);
-  if (status != cudaSuccess) return status;
-  auto const blocks = static_cast<unsigned>(least(plan.items, multiprocessors));
-  int const items = static_cast<int>(plan.items);
-  kernel<<<blocks, Tile::kThreads, kShared, stream>>>(a, parts, items);
-  return cudaGetLastError();
+template <class T>
+std::optional<cudaError_t> try_wgmma_width(WindowAttentionArguments<T> const& a, bool narrow, int multiprocessors,
+                                           void* workspace, cudaStream_t stream) {
+  if (int64_t(a.queries) * a.ratio() <= 16) return {};
+  auto const launch = a.head_dim <= 64              ? try_wgmma<WgmmaTile<T, 64, 4, 64, 8>>
+                      : a.head_dim <= 96            ? try_wgmma<WgmmaTile<T, 96, 2, 128, 2>>
+                      : a.head_dim <= 128 && narrow ? try_wgmma<WgmmaTile<T, 128, 3, 64, 4>>
+                      : a.head_dim <= 128           ? try_wgmma<WgmmaTile<T, 128, 2, 128, 2>>
+                                                    : try_wgmma<WgmmaTile<T, 256, 2, 80, 2, 1>>;
+  return launch(a, multiprocessors, workspace, stream);
 }
 
-// kRowTiles, kMmaKeys, kWgmmaKeys: of the kernels for many rows.
-template <class T, int kHeadDim, int kRowTiles, int kMmaKeys, int kWgmmaKeys>
-cudaError_t launch_width(WindowAttentionArguments<T> const& a, WindowAttentionWay way, int multiprocessors,
-                         void* workspace, cudaStream_t stream) {
+// kRowTiles, kKeys: of the kernel for many rows.
+template <class T, int kHeadDim, int kRowTiles, int kKeys>
+cudaError_t launch_width(WindowAttentionArguments<T> const& a, void* workspace, cudaStream_t stream) {
   using Few = MmaTile<T, kHeadDim, 1, 4, 64>;
-  using Many = MmaTile<T, kHeadDim, kRowTiles, 1, kMmaKeys>;
-  using ManyByWgmma = WgmmaTile<T, (kHeadDim + 63) / 64 * 64, kWgmmaKeys>;
-  static_assert(std::max({Many::kRows, Many::kKeys, ManyByWgmma::kRows, ManyByWgmma::kKeys}) <= kMostTileExtent);
-  bool const wgmma = way == WindowAttentionWay::kWgmma;
-  bool const splits = workspace != nullptr;
-  auto const plan = wgmma ? AttentionPlan::of<Few, ManyByWgmma>(a, splits) : AttentionPlan::of<Few, Many>(a, splits);
-  if (plan.items > kMaxGridX) return cudaErrorInvalidValue;
+  using Many = MmaTile<T, kHeadDim, kRowTiles, 1, kKeys>;
+  static_assert(std::max(Many::kRows, Many::kKeys) <= kMostTileExtent);
+  auto const plan = AttentionPlan::of<Few, Many>(a, workspace != nullptr);
   AttentionParts const parts = attention_parts(a, plan.splits, workspace);
-  auto const launch = plan.few ? launch_mma_tiles<Few>
-                      : wgmma  ? launch_wgmma_tiles<ManyByWgmma>
-                               : launch_mma_tiles<Many>;
-  cudaError_t const status = launch(a, plan, parts, multiprocessors, stream);
+  cudaError_t const status = plan.few
+                                 ? launch_tiles<Few>(window_attention_mma_kernel<Few>, a, plan.items, parts, stream)
+                                 : launch_tiles<Many>(window_attention_mma_kernel<Many>, a, plan.items, parts, stream);
   return status == cudaSuccess && parts.count > 1 ? launch_window_attention_combine(a, parts, stream) : status;
 }
 
 template <class T>
-cudaError_t launch_halves(WindowAttentionArguments<T> const& a, WindowAttentionWay way, int multiprocessors,
-                          void* workspace, cudaStream_t stream) {
-  auto const launch = a.head_dim <= 64    ? launch_width<T, 64, 2, 64, 128>
-                      : a.head_dim <= 96  ? launch_width<T, 96, 2, 64, 128>
-                      : a.head_dim <= 128 ? launch_width<T, 128, 2, 64, 128>
-                                          : launch_width<T, 256, 1, 64, 64>;
-  return launch(a, way, multiprocessors, workspace, stream);
+cudaError_t launch_halves(WindowAttentionArguments<T> const& a, void* workspace, cudaStream_t stream) {
+  auto const launch = a.head_dim <= 64    ? launch_width<T, 64, 2, 64>
+                      : a.head_dim <= 96  ? launch_width<T, 96, 2, 64>
+                      : a.head_dim <= 128 ? launch_width<T, 128, 2, 64>
+                                          : launch_width<T, 256, 1, 64>;
+  return launch(a, workspace, stream);
 }
 
 // workspace may be null: keys are not split then.
@@ -68,8 +74,11 @@ cudaError_t launch_window_attention(WindowAttentionArguments<T> const& a, Window
   if (a.rows() == 0) return cudaSuccess;
   if constexpr (sizeof(T) == 2) {
     if (device.capability >= 80 && takes_whole_chunks(a)) {
-      if (device.capability != 90) way = WindowAttentionWay::kMma;
-      return launch_halves(a, way, device.multiprocessors, workspace, stream);
+      bool const narrow = way == WindowAttentionWay::kWgmmaNarrow;
+      std::optional<cudaError_t> status;
+      if (device.capability == 90 && way != WindowAttentionWay::kMma)
+        status = try_wgmma_width(a, narrow, device.multiprocessors, workspace, stream);
+      return status ? *status : launch_halves(a, workspace, stream);
     }
   }
   return launch_exact(window_attention_exact_kernel<T>, a, stream);

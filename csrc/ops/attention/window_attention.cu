@@ -31,34 +31,41 @@ struct WindowAttention final : WindowOp {
 
   size_t workspace(Tensor const* in, Tensor const*) const override { return split_workspace(in[0]); }
 
-  // Of compute capability 9.0, for 16-bit types: the kernel of every GPU, or 9.0's own.
-  enum Tactic { kMma = 0, kWgmma = 1 };
+  // Of compute capability 9.0, for 16-bit types: the kernel of every GPU, or 9.0's own, of which some heads have a
+  // second one.
+  enum Tactic { kMma = 0, kWgmma = 1, kWgmmaNarrow = 2 };
 
   std::vector<int> tactics(Tensor const* in, Tensor const*) const override {
-    bool const both = in[0].dtype != DType::kFloat32 && current_device().capability == 90;
-    return both ? std::vector<int>{kMma, kWgmma} : std::vector<int>{};
+    if (in[0].dtype == DType::kFloat32 || current_device().capability != 90) return {};
+    return has_narrow(in[0]) ? std::vector<int>{kMma, kWgmma, kWgmmaNarrow} : std::vector<int>{kMma, kWgmma};
   }
   int own_tactic(Tensor const* in, Tensor const* out) const override {
-    return tactics(in, out).empty() ? -1 : best_tactic(in[0][3]);
+    return tactics(in, out).empty() ? -1 : best_tactic(in);
   }
 
   cudaError_t run(Tensor const* in, Tensor const* out, void* workspace, cudaStream_t stream) const override {
     return dispatch_floating(in[0].dtype, [&](auto tag) {
       using T = decltype(tag);
-      int const chosen = tactic == kMma || tactic == kWgmma ? tactic : best_tactic(in[0][3]);
-      auto const way = chosen == kWgmma ? WindowAttentionWay::kWgmma : WindowAttentionWay::kMma;
+      int const chosen = tactic >= kMma && tactic <= kWgmmaNarrow ? tactic : best_tactic(in);
+      auto const way = static_cast<WindowAttentionWay>(chosen);
       return launch_window_attention(arguments<T>(in, out[0]), way, current_device(), workspace, stream);
     });
   }
 
  private:
-  // As measured on an H200: a block of wgmma's has begun and ended by the time that it has seen few keys of few
-  // channels.
-  Tactic best_tactic(int64_t head_dim) const {
-    constexpr int64_t kFew = 192;
+  static bool has_narrow(Tensor const& q) { return q[3] > 96 && q[3] <= 128; }
+
+  // As measured on an H200 on 2026-11-30: of 16384 queries, the kernel for narrow windows took 0.78 of the other one's
+  // time where they had 128 keys, 0.97 where 1024 and 1.03 where 4096; of rows for two thirds of the GPU's
+  // multiprocessors 1.34.
+  Tactic best_tactic(Tensor const* in) const {
+    constexpr int64_t kNarrow = 2048, kManyRows = 4 * kLargeGpu * 192;
+    Tensor const& q = in[0];
+    int64_t const rows = q[0] * q[1] * q[2], keys = in[1][seq_axis()];
     bool const limited = window_left != kNoWindow && window_right != kNoWindow;
-    bool const narrow = limited && std::max(window_left, window_right) < kFew && window_left + window_right < kFew;
-    return narrow && head_dim <= 64 ? kMma : kWgmma;
+    bool const narrow = keys <= kNarrow || (limited && std::max(window_left, window_right) < kNarrow &&
+                                            window_left + window_right < kNarrow);
+    return has_narrow(q) && narrow && rows >= kManyRows ? kWgmmaNarrow : kWgmma;
   }
 
   template <class T>

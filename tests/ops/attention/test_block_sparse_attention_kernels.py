@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from attention_plugins import check_tactics, plugin_call
 from block_sparse_cases import BAD, PATTERNS, attend, check_bad_numbers, check_without_keys
 from draw import seeded
-from plugin_host import Plugin
 from samples.block_sparse_attention import block_sparse_arguments
 
 import bridge
@@ -113,38 +113,25 @@ def test_cuda_takes_keys_that_a_batch_shares():
     torch.testing.assert_close(attend((q, k, v, mask), (16, 16)), dense, rtol=2e-3, atol=2e-3)
 
 
-def plugin_call(head_dim, device="cpu"):
-    args = block_sparse_arguments(2, 300, 300, (4, 2), head_dim, (64, 64), seed=1)[:4]
-    fields = {"query_block": 64, "key_block": 64, "tensors": "q,k,v,block_mask"}
-    plugin = Plugin(Plugin.create("block_sparse_attention", fields))
-    given = [t.to(device) for t in cast(args, torch.float16)]
-    actual = torch.empty_like(given[0])
-    assert plugin.configure(given, [actual]) == 0 and plugin.shape_change(given, [actual]) == 0
-    return plugin, args, given, actual
+def plugin_arguments(head_dim):
+    return block_sparse_arguments(2, 300, 300, (4, 2), head_dim, (64, 64), seed=1)[:4]
+
+
+PLUGIN_BLOCKS = {"query_block": 64, "key_block": 64}
 
 
 def test_without_a_gpu_of_9_0_the_plugin_has_no_tactics():
     if torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0):
         pytest.skip("this GPU has two")
     for head_dim in (64, 128):
-        plugin, *_ = plugin_call(head_dim)
+        plugin, *_ = plugin_call("block_sparse_attention", plugin_arguments(head_dim), PLUGIN_BLOCKS)
         assert plugin.tactics() == []
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("head_dim", "count"), [(16, 3), (64, 3), (72, 0), (128, 0)])
-def test_every_tactic_of_the_plugin_is_the_reference(head_dim, count):
-    plugin, args, given, actual = plugin_call(head_dim, "cuda")
-    if torch.cuda.get_device_capability() == (9, 0):  # the op's own choice, and both kernels
-        assert plugin.tactics() == [1, 2, 3][:count]
-    expected = bridge.block_sparse_attention(*cast(args, torch.float32), query_block=64, key_block=64)
-    scratch = torch.empty(plugin.workspace(given, [actual]), dtype=torch.uint8, device="cuda")
-    for tactic in (0, *plugin.tactics()):
-        actual.fill_(torch.nan)
-        assert plugin.set_tactic(tactic) == 0
-        stream = torch.cuda.current_stream().cuda_stream
-        assert plugin.enqueue(given, [actual], stream, scratch) == 0
-        torch.testing.assert_close(actual.cpu().float(), expected, rtol=5e-3, atol=5e-3)
+@pytest.mark.parametrize("head_dim", [16, 64, 72, 128, 256])
+def test_every_tactic_of_the_plugin_is_the_reference(head_dim):
+    check_tactics("block_sparse_attention", plugin_arguments(head_dim), PLUGIN_BLOCKS, 3)
 
 
 @pytest.mark.gpu
