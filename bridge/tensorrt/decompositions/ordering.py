@@ -151,9 +151,9 @@ def _takes_layer(node: Node) -> bool:
     """Whether it is a TopK layer, whose axis may be longer than what it returns."""
     if node.target is not aten.topk.default:
         return False
-    count = node.args[1] if len(node.args) > 1 else node.kwargs["k"]
+    count: Any = node.args[1] if len(node.args) > 1 else node.kwargs["k"]
     count = count.meta["val"] if isinstance(count, Node) else count
-    return known(count) and count <= MAX_K
+    return bool(known(count) and count <= MAX_K)
 
 
 def _sort(x: Tensor, dim: int, descending: bool) -> tuple[Tensor, Tensor]:
