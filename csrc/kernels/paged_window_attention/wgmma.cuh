@@ -10,11 +10,6 @@ namespace bridge {
 
 #ifdef BRIDGE_WGMMA
 
-// As synchronize_some, without waiting for the others.
-__device__ inline void arrive_at(int number, int threads) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
-}
-
 template <class Tile>
 struct PagedWgmma : WgmmaRows<Tile> {
   using Base = WgmmaRows<Tile>;
