@@ -5,7 +5,25 @@
 
 namespace bridge {
 
-// taps: kernel_h * kernel_w.
+// What is made of a sum: max(sum, least), and that times `slope` where it is negative. NaN stays NaN.
+struct DeformConv2dActivation {
+  float least = -INFINITY, slope = 1.f;
+
+  __device__ float operator()(float sum) const {
+    float const clipped = sum < least ? least : sum;
+    return clipped < 0.f ? slope * clipped : clipped;
+  }
+};
+
+// By four instructions. Less than 2^-126 is 0.
+__device__ inline float sigmoid(float x) {
+  float power, result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x * -1.4426950408889634f));
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(1.f + power));
+  return result;
+}
+
+// taps: kernel_h * kernel_w. Offsets and masks are dense within an image.
 template <class T>
 struct DeformConv2dArguments {
   T const* x;              // [batch, channels, height, width], or [batch, height, width, channels] where channels_last
@@ -16,11 +34,14 @@ struct DeformConv2dArguments {
   T* y;                    // [batch, out_channels, out_height, out_width]
   T const* packed_weight;  // weight as fused kernels read it (PackedOperands), or null
   int64_t batch, channels, out_channels;
+  int64_t offset_image, mask_image;  // elements from an image's offsets or masks to the next one's
   int height, width, out_height, out_width, kernel_h, kernel_w;
   int stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
   int groups, offset_groups;
   bool tf32;  // float may be rounded to TF32
   bool channels_last;
+  bool logits;  // masks are what sigmoid is to be applied to
+  DeformConv2dActivation activation;
 
   __host__ __device__ int taps() const { return kernel_h * kernel_w; }
   __host__ __device__ int64_t plane() const { return int64_t(height) * width; }
@@ -71,19 +92,21 @@ __device__ OutputPosition output_position(DeformConv2dArguments<T> const& a, int
   return {p / plane, rest / a.out_width, rest % a.out_width, true};
 }
 
-// Where a tap of an output position samples: offset and mask as they are in memory.
+// Where a tap of an output position samples, with offsets as they are in memory, and the factor of the sample.
 template <class T>
 struct TapSample {
-  T dy, dx, mask;
+  T dy, dx;
+  float factor;
 };
 
 template <class T>
 __device__ TapSample<T> load_tap(DeformConv2dArguments<T> const& a, OutputPosition const& at, int tap,
                                  int offset_group) {
-  int64_t const plane = a.out_plane(), row = (at.n * a.offset_groups + offset_group) * a.taps() + tap;
+  int64_t const plane = a.out_plane(), row = int64_t(offset_group) * a.taps() + tap;
   int64_t const pixel = int64_t(at.row) * a.out_width + at.column;
-  return {a.offset[2 * row * plane + pixel], a.offset[(2 * row + 1) * plane + pixel],
-          a.mask ? a.mask[row * plane + pixel] : from_float<T>(1.f)};
+  T const* const offset = a.offset + at.n * a.offset_image + 2 * row * plane + pixel;
+  float const mask = a.mask ? to_float(a.mask[at.n * a.mask_image + row * plane + pixel]) : 1.f;
+  return {offset[0], offset[plane], a.logits ? sigmoid(mask) : mask};
 }
 
 template <class T>
@@ -93,7 +116,7 @@ __device__ BilinearCorners tap_corners(DeformConv2dArguments<T> const& a, Output
   float const y = float(at.row * a.stride_h - a.padding_h + row * a.dilation_h) + to_float(sample.dy);
   float const x =
       float(at.column * a.stride_w - a.padding_w + (tap - row * a.kernel_w) * a.dilation_w) + to_float(sample.dx);
-  return bilinear_corners(y, x, a.height, a.width, to_float(sample.mask));
+  return bilinear_corners(y, x, a.height, a.width, sample.factor);
 }
 
 }  // namespace bridge

@@ -98,7 +98,8 @@ __device__ void write_sums(DeformConv2dArguments<T> const& a, int64_t first, int
 #pragma unroll
     for (int i = 0; i < kPerThread; ++i) {
       int64_t const p = first + threadIdx.x % 16 + 16 * i;
-      if (p < positions) a.y[(p / plane * a.out_channels + out) * plane + p % plane] = from_float<T>(sum[o][i] + bias);
+      if (p >= positions) continue;
+      a.y[(p / plane * a.out_channels + out) * plane + p % plane] = from_float<T>(a.activation(sum[o][i] + bias));
     }
   }
 }

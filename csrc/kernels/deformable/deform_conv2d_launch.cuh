@@ -66,7 +66,7 @@ cudaError_t launch_overlapping(void (*kernel)(Parameters...), dim3 grid, int thr
 template <class T, class Product>
 struct FusedKernel {
   static constexpr bool kOverlaps = false;
-  static constexpr auto kFunction = deform_conv2d_fused_kernel<T, Product>;
+  static constexpr auto kFunction = deform_conv2d_tile_kernel<T, Product>;
   static constexpr int kThreads = Product::kThreads;
   static constexpr size_t kShared =
       std::max(sizeof(DeformConv2dShared<T, Product>), sizeof(ResultTile<T, Product::kPositions, Product::kChannels>));
@@ -127,7 +127,8 @@ template <template <class> class Kernel, class T, int kChannels, int kParts = 1>
 cudaError_t launch_units(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan, void* workspace,
                          cudaStream_t stream) {
   return for_units<T>(plan.units, [&](auto units) {
-    return launch_fused<T, Kernel<UnitTile<T, units, kChannels, kParts>>>(a, plan, workspace, stream);
+    return a.logits ? launch_fused<T, Kernel<UnitTile<T, units, kChannels, kParts, true>>>(a, plan, workspace, stream)
+                    : launch_fused<T, Kernel<UnitTile<T, units, kChannels, kParts>>>(a, plan, workspace, stream);
   });
 }
 

@@ -137,7 +137,7 @@ __device__ void write_product(DeformConv2dArguments<T> const& a, DeformConv2dPla
   synchronize_some(1, Tile::kConsumers);  // weights are no longer read
   auto& result = *reinterpret_cast<typename Tile::Result*>(memory);
   each([&](int position, int channel, float value) {
-    result.value[channel][position] = from_float<T>(value + shared.bias[channel]);
+    result.value[channel][position] = from_float<T>(a.activation(value + shared.bias[channel]));
   });
   synchronize_some(1, Tile::kConsumers);
   write_results<T, Tile::kConsumers>(a, plan.positions, shared.out_first, shared.out_end, result, wide);

@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(kPackThreads) deform_conv2d_add_kernel(
   for (int i = 0; i < kAddTogether; ++i) {
     if (first + i * apart >= plan.group_out) return;
     float const bias = a.bias ? to_float(a.bias[out + i * apart]) : 0.f;
-    y[i * apart * plane] = from_float<T>(sum[i] + bias);
+    y[i * apart * plane] = from_float<T>(a.activation(sum[i] + bias));
   }
 }
 
@@ -105,7 +105,7 @@ __device__ void write_sums(DeformConv2dArguments<T> const& a, DeformConv2dPlan c
   int64_t const out_end = (group + 1) * plan.group_out;
   product.each([&](int position, int channel, float sum) {
     float const bias = a.bias && out_first + channel < out_end ? to_float(a.bias[out_first + channel]) : 0.f;
-    result.value[channel][position] = from_float<T>(sum + bias);
+    result.value[channel][position] = from_float<T>(a.activation(sum + bias));
   });
   Product::synchronize();
   write_results<T, Product::kThreads>(a, plan.positions, out_first, out_end, result, wide);
