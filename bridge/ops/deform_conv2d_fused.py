@@ -43,7 +43,8 @@ def deform_conv2d_fused(
         allow_tf32: as in deform_conv2d.
     Returns:
         [N, O, OH, OW], dense; coordinates, the mask, the sums and the activation are float32 whatever the dtype, and
-        rounded once. A NaN offset gives NaN.
+        rounded once. A NaN offset gives NaN. In TensorRT's engines it has channels last where O is a multiple of 8 and
+        the dtype float16, as convolutions there have.
     Raises:
         OpInputError: as deform_conv2d does, and for another activation or a slope that is not finite.
     Source: Dai et al., https://arxiv.org/abs/1703.06211; Zhu et al., https://arxiv.org/abs/1811.11168, section 3.1.

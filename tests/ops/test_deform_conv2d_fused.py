@@ -11,6 +11,7 @@ import bridge
 from bridge.core import libraries
 from bridge.core.op import OPS
 from bridge.errors import OpInputError
+from bridge.tensorrt.plugins.plugin_object import HWC, HWC8
 from bridge.testing import cast, check_cuda, check_export
 
 OP = OPS["deform_conv2d_fused"]
@@ -143,6 +144,22 @@ def test_the_plugin_asks_for_as_much_scratch_memory_as_that_of_the_plain_op():
     assert sizes[0] == sizes[1] > 0
 
 
+def test_results_of_whole_vectors_of_channels_are_built_with_channels_last():
+    plugin = Plugin(Plugin.create(OP.local_name, {}))
+
+    def taken(dtype, channels, format):
+        shapes = [(2, 6, 7, 8), (2, 27, 5, 6), (channels, 6, 3, 3), (channels,), (2, channels, 5, 6)]
+        return plugin.supports(4, [dtype] * 5, 4, format, shapes)
+
+    for dtype, channels, formats in (
+        (torch.float16, 16, {HWC8}),
+        (torch.float16, 12, {0}),
+        (torch.bfloat16, 16, {0}),
+        (torch.float32, 16, {0}),
+    ):
+        assert {format for format in (0, HWC8, HWC) if taken(dtype, channels, format)} == formats
+
+
 # On a GPU
 
 
@@ -191,26 +208,51 @@ def test_cuda_what_is_not_finite_shows(activation):
     torch.testing.assert_close(y.cpu().flatten(), torch.tensor(SPECIAL[activation]), equal_nan=True)
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
-def test_every_tactic_of_the_plugin_is_the_reference(dtype):
-    args = cast(deform_conv2d_fused_arguments(2, 64, (9, 10), 64, padding=(1, 1)), torch.half)
-    expected = bridge.deform_conv2d_fused(*cast(args, torch.float32), padding=1, activation="relu")
-    given, actual = cast(args, dtype, "cuda"), torch.empty(2, 64, 9, 10, dtype=dtype, device="cuda")
-    attributes = {"padding": [1, 1], "activation": "relu", "tensors": "x,prediction,weight=,bias"}
-    plugin = Plugin(Plugin.create(OP.local_name, attributes))
-    assert plugin.configure(given, [actual]) == 0
+def by_every_tactic(args, kwargs, dtype, format):
+    """What the plugin writes, tactic by tactic; format: of x and of the result."""
+    x, *rest = cast(args, dtype, "cuda")
+    expected = OP.run(*args, **kwargs)
+    last = {"memory_format": torch.channels_last} if format else {}
+    given, actual = (
+        [x.contiguous(**last), *rest],
+        torch.empty_like(expected, dtype=dtype, device="cuda").contiguous(**last),
+    )
+    plugin = Plugin(Plugin.create(OP.local_name, {**kwargs, "tensors": "x,prediction,weight=,bias"}))
+    formats = [format, 0, 0, 0, format]
+    assert plugin.configure(given, [actual], formats) == 0
     plugin = plugin.attach()
-    assert plugin.shape_change(given, [actual]) == 0
-    scratch = torch.empty(plugin.workspace(given, [actual]), dtype=torch.uint8, device="cuda")
-    tactics = plugin.tactics()
-    assert len(tactics) > 3
-    for tactic in tactics:
+    assert plugin.shape_change(given, [actual], formats=formats) == 0
+    scratch = torch.empty(plugin.workspace(given, [actual], formats), dtype=torch.uint8, device="cuda")
+    for tactic in plugin.tactics():
         actual.fill_(math.nan)
-        assert plugin.set_tactic(tactic) == 0 and plugin.shape_change(given, [actual]) == 0
-        assert plugin.enqueue(given, [actual], torch.cuda.current_stream().cuda_stream, scratch) == 0
-        near = 1e-4 if dtype == torch.float32 else 1e-2
-        torch.testing.assert_close(actual.cpu().float(), expected, rtol=near, atol=near)
+        assert plugin.set_tactic(tactic) == 0 and plugin.shape_change(given, [actual], formats=formats) == 0
+        assert plugin.enqueue(given, [actual], torch.cuda.current_stream().cuda_stream, scratch, formats) == 0
+        yield actual.cpu().float(), expected
+
+
+PLUGINS = {
+    "tiles": ((2, 64, (9, 10), 64), {"padding": [1, 1]}),
+    "a part of a tile": ((1, 64, (9, 10), 40), {"padding": [1, 1]}),
+    "shared sums": ((1, 256, (7, 7), 64), {"padding": [1, 1]}),
+    "groups": ((3, 64, (8, 9), 72), {"padding": [1, 1], "groups": 2}),
+    "groups of 20": ((2, 64, (8, 8), 40), {"padding": [1, 1], "groups": 2}),
+    "narrow": ((2, 64, (11, 20), 64), {"padding": [1, 1], "offset_groups": 16}),
+}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize(("sizes", "options"), [pytest.param(*sizes, id=label) for label, sizes in PLUGINS.items()])
+def test_every_tactic_of_the_plugin_is_the_reference(sizes, options, dtype, last):
+    args = cast(cast(deform_conv2d_fused_arguments(*sizes, **options), torch.half), torch.float32)
+    kwargs = {"padding": [1, 1], "activation": "relu"}
+    format = 0 if not last else HWC if dtype == torch.float32 else HWC8
+    near = 1e-4 if dtype == torch.float32 else 1e-2
+    results = list(by_every_tactic(args, kwargs, dtype, format))
+    assert len(results) > 3
+    for found, expected in results:
+        torch.testing.assert_close(found, expected, rtol=near, atol=near * expected.abs().max().item())
 
 
 @pytest.mark.gpu

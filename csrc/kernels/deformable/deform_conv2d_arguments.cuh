@@ -31,7 +31,7 @@ struct DeformConv2dArguments {
   T const* weight;         // [out_channels, channels / groups, kernel_h, kernel_w]
   T const* bias;           // [out_channels], or null
   T const* mask;           // [batch, offset_groups, taps, out_height, out_width], or null
-  T* y;                    // [batch, out_channels, out_height, out_width]
+  T* y;                    // [batch, out_channels, out_height, out_width], or with channels last
   T const* packed_weight;  // weight as fused kernels read it (PackedOperands), or null
   int64_t batch, channels, out_channels;
   int64_t offset_image, mask_image;  // elements from an image's offsets or masks to the next one's
@@ -39,7 +39,7 @@ struct DeformConv2dArguments {
   int stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
   int groups, offset_groups;
   bool tf32;  // float may be rounded to TF32
-  bool channels_last;
+  bool channels_last, y_channels_last;
   bool logits;  // masks are what sigmoid is to be applied to
   DeformConv2dActivation activation;
 
@@ -47,6 +47,12 @@ struct DeformConv2dArguments {
   __host__ __device__ int64_t plane() const { return int64_t(height) * width; }
   __host__ __device__ int64_t out_plane() const { return int64_t(out_height) * out_width; }
   __host__ __device__ int64_t positions() const { return batch * out_plane(); }
+
+  // Elements of y from an output channel to the next, and where its first one is for `pixel` of an image.
+  __host__ __device__ int64_t y_apart() const { return y_channels_last ? 1 : out_plane(); }
+  __device__ T* y_at(int64_t image, int64_t pixel) const {
+    return y + image * out_channels * out_plane() + (y_channels_last ? pixel * out_channels : pixel);
+  }
 };
 
 // A tile of output positions: a rectangle of one image, so that its samples lie close together; or, where images are

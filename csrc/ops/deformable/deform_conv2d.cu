@@ -75,6 +75,7 @@ DeformConv2dArguments<T> DeformConv2dOp::arguments(Tensor const* in, Tensor cons
   a.padding_h = to_int(padding[0]), a.padding_w = to_int(padding[1]);
   a.dilation_h = to_int(dilation[0]), a.dilation_w = to_int(dilation[1]);
   a.tf32 = allow_tf32, a.channels_last = x.layout == Layout::kChannelsLast;
+  a.y_channels_last = y.layout == Layout::kChannelsLast;
   // A builder may ask before extents are known, with numbers that `shapes` would refuse.
   int64_t const taps = to_int((Size(weight[2]) * weight[3]).value());
   a.groups = to_int(x[1] / std::max<int64_t>(weight[1], 1));

@@ -14,7 +14,7 @@ struct DeformConv2dFused final : DeformConv2dOp {
             {"bias", kLikeFirst, true}};         // [out_channels]
   }
   static std::vector<Param> outputs() {
-    return {{"y", kLikeFirst}};  // [batch, out_channels, out_height, out_width]
+    return {or_channels_last({"y", kLikeFirst})};  // [batch, out_channels, out_height, out_width]
   }
 
   bool modulated = true;
