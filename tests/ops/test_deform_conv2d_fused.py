@@ -196,7 +196,8 @@ def test_infinite_logits_are_masks_of_0_and_1(offset_groups, dtype, number):
         y = bridge.deform_conv2d_fused(x, prediction, weight, bias, padding=1)
     with libraries.tactic("deform_conv2d", number):
         expected = bridge.deform_conv2d(x, offset, weight, bias, mask.to(dtype), padding=1)
-    assert torch.equal(y, expected)
+    near = 2 * torch.finfo(dtype).eps  # of kernels that are compiled apart
+    torch.testing.assert_close(y, expected, rtol=near, atol=near * expected.abs().max().item())
 
 
 @pytest.mark.gpu
