@@ -9,7 +9,7 @@ from bridge.core.op import OPS
 from bridge.passes import rewrite
 
 OP, PLAIN = OPS["deform_conv2d_fused"].overload, OPS["deform_conv2d"].overload
-CHANNELS, OUT, GROUPS, TAPS = 8, 12, 2, 9
+CHANNELS, OUT, GROUPS, TAPS = 8, 16, 2, 9
 OFFSETS, ALL = 2 * GROUPS * TAPS, 3 * GROUPS * TAPS
 
 
