@@ -16,7 +16,7 @@ import bridge
 # Model, plugin layers that its engine must have, flags.
 MODELS = (
     (relu_net, {"relu": 3}, []),
-    (resnet_dcn, {"deform_conv2d": 13}, []),
+    (resnet_dcn, {"deform_conv2d_fused": 13}, []),
     (llama, {"rope": 4}, ["--layers", "4"]),
 )
 HEADER = ("model", "parameters", "engines", "plugin layers", "engine size", "build time", "dynamic", "against eager")

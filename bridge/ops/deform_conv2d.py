@@ -1,6 +1,7 @@
 """Deformable convolution, versions 1 and 2."""
 
 from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,105 +43,113 @@ def deform_conv2d(
         OpInputError: ranks, dtypes, channels, groups or extents that do not fit; the message names the value.
     Source: Dai et al., https://arxiv.org/abs/1703.06211; Zhu et al., https://arxiv.org/abs/1811.11168.
     """
-    stride, padding, dilation = _check_attributes(stride, padding, dilation)
-    _check_ranks(x, offset, weight)
-    n = x.shape[0]
-    out_channels, group_channels, kernel_h, kernel_w = weight.shape
-    groups, offset_groups = _groups(x, offset, weight)
-    out_h, out_w = _out_extents(x, weight, stride, padding, dilation)
-    _check_extents(x, offset, weight, bias, mask, (out_h, out_w))
+    name, geometry = "deform_conv2d", check_geometry("deform_conv2d", stride, padding, dilation)
+    shape = check_shapes(name, geometry, x, ("offset", offset, 2), weight, bias)
+    if mask is not None:
+        check_same(name, "mask", mask, (x.shape[0], offset.shape[1] // 2, *shape[2:]))
     if only_shapes():
-        return x.new_empty(n, out_channels, out_h, out_w)
+        return x.new_empty(shape)
+    return convolve(x, offset, mask, weight, bias, geometry).to(x.dtype)
 
+
+class Geometry(NamedTuple):
+    """Of the taps, each (height, width)."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+
+
+def check_geometry(op_name: str, *pairs: Pair) -> Geometry:
+    """The stride, padding and dilation of a call. OpInputError: numbers that do not fit."""
+    geometry = Geometry(*((p, p) if isinstance(p, int) else p for p in pairs))
+    for (name, pair), least in zip(geometry._asdict().items(), (1, 0, 1), strict=True):
+        for value in pair:
+            require(least <= value <= 1 << 20, f"{op_name}: {name} is {value}, expected {least} or more")
+    return geometry
+
+
+def check_shapes(
+    op_name: str, geometry: Geometry, x: Tensor, offset: tuple[str, Tensor, int], weight: Tensor, bias: Tensor | None
+) -> tuple[int, int, int, int]:
+    """The shape of the result. OpInputError: shapes that do not fit.
+
+    offset: its name, and how many of its channels there are for each offset group and tap.
+    """
+    called, offsets, _ = offset
+    shapes = f"{tuple(x.shape)}, {tuple(offsets.shape)} and {tuple(weight.shape)}"
+    ranks = x.dim() == 4 and offsets.dim() == 4 and weight.dim() == 4
+    require(ranks, f"{op_name}: x, {called} and weight must have 4 dimensions, got shapes {shapes}")
+    _check_groups(op_name, x, offset, weight)
+    out = _out_extents(op_name, x, weight, geometry)
+    check_same(op_name, called, offsets, (x.shape[0], offsets.shape[1], *out))
+    if bias is not None:
+        check_same(op_name, "bias", bias, (weight.shape[0],))
+    return x.shape[0], weight.shape[0], *out
+
+
+def convolve(
+    x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor | None, geometry: Geometry
+) -> Tensor:
+    """The convolution in float32, or in float64 where x is."""
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    taps = kernel_h * kernel_w
-    y, x_position = _positions(offset.to(wide), taps, (kernel_h, kernel_w), stride, padding, dilation)
+    n, _, out_h, out_w = offset.shape
+    out_channels, group_channels, kernel_h, kernel_w = weight.shape
+    groups, taps = x.shape[1] // group_channels, kernel_h * kernel_w
+    offset_groups = offset.shape[1] // (2 * taps)
+    y, x_position = _positions(offset.to(wide), (kernel_h, kernel_w), geometry)
     samples = _sample(x.to(wide), y, x_position, offset_groups)  # [N, G, C/G, K, OH, OW]
     if mask is not None:
         samples = samples * mask.to(wide).reshape(n, offset_groups, 1, taps, out_h, out_w)
     samples = samples.reshape(n, groups, group_channels, taps, out_h, out_w)
     kernels = weight.to(wide).reshape(groups, out_channels // groups, group_channels, taps)
     out = torch.einsum("ngckhw,gock->ngohw", samples, kernels).reshape(n, out_channels, out_h, out_w)
-    if bias is not None:
-        out = out + bias.to(wide).reshape(1, -1, 1, 1)
-    return out.to(x.dtype)
+    return out if bias is None else out + bias.to(wide).reshape(1, -1, 1, 1)
 
 
-def _check_attributes(*pairs: Pair) -> tuple[tuple[int, int], ...]:
-    both = tuple((p, p) if isinstance(p, int) else p for p in pairs)
-    for name, pair, least in zip(("stride", "padding", "dilation"), both, (1, 0, 1), strict=True):
-        for value in pair:
-            require(least <= value <= 1 << 20, f"deform_conv2d: {name} is {value}, expected {least} or more")
-    return both
-
-
-def _check_ranks(x: Tensor, offset: Tensor, weight: Tensor) -> None:
-    shapes = f"{tuple(x.shape)}, {tuple(offset.shape)} and {tuple(weight.shape)}"
-    ranks = x.dim() == 4 and offset.dim() == 4 and weight.dim() == 4
-    require(ranks, f"deform_conv2d: x, offset and weight must have 4 dimensions, got shapes {shapes}")
-
-
-def _groups(x: Tensor, offset: Tensor, weight: Tensor) -> tuple[int, int]:
-    """Weight groups and offset groups."""
+def _check_groups(op_name: str, x: Tensor, offset: tuple[str, Tensor, int], weight: Tensor) -> None:
+    called, offsets, of_tap = offset
     c, (out_channels, group_channels, kernel_h, kernel_w) = x.shape[1], weight.shape
     fits = group_channels > 0 and c % group_channels == 0 and c > 0
-    require(fits, f"deform_conv2d: x has {c} channels, not a multiple of the weight's {group_channels}")
+    require(fits, f"{op_name}: x has {c} channels, not a multiple of the weight's {group_channels}")
     groups = c // group_channels
     fits = out_channels % groups == 0
-    require(fits, f"deform_conv2d: the weight's {out_channels} output channels do not divide into {groups} groups")
-    pair = 2 * kernel_h * kernel_w
-    fits = pair > 0 and offset.shape[1] > 0 and offset.shape[1] % pair == 0
+    require(fits, f"{op_name}: the weight's {out_channels} output channels do not divide into {groups} groups")
+    of_group, channels = of_tap * kernel_h * kernel_w, offsets.shape[1]
+    fits = of_group > 0 and channels > 0 and channels % of_group == 0
     require(
         fits,
-        f"deform_conv2d: offset has {offset.shape[1]} channels, expected a multiple of "
-        f"2 * kernel height * kernel width = {pair}",
+        f"{op_name}: {called} has {channels} channels, expected a multiple of "
+        f"{of_tap} * kernel height * kernel width = {of_group}",
     )
-    offset_groups = offset.shape[1] // pair
-    require(c % offset_groups == 0, f"deform_conv2d: x's {c} channels do not divide into {offset_groups} offset groups")
-    return groups, offset_groups
+    offset_groups = channels // of_group
+    require(c % offset_groups == 0, f"{op_name}: x's {c} channels do not divide into {offset_groups} offset groups")
 
 
-def _out_extents(
-    x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
-) -> tuple[int, int]:
+def _out_extents(op_name: str, x: Tensor, weight: Tensor, geometry: Geometry) -> tuple[int, int]:
     extents = []
     for axis in (0, 1):
-        room = x.shape[2 + axis] + 2 * padding[axis] - dilation[axis] * (weight.shape[2 + axis] - 1)
+        dilation = geometry.dilation[axis]
+        room = x.shape[2 + axis] + 2 * geometry.padding[axis] - dilation * (weight.shape[2 + axis] - 1)
         require(
             room > 0,
-            f"deform_conv2d: the kernel {weight.shape[2]} x {weight.shape[3]} with dilation {dilation[axis]} "
+            f"{op_name}: the kernel {weight.shape[2]} x {weight.shape[3]} with dilation {dilation} "
             f"does not fit the padded input {tuple(x.shape)}",
         )
-        extents.append((room - 1) // stride[axis] + 1)
+        extents.append((room - 1) // geometry.stride[axis] + 1)
     return extents[0], extents[1]
 
 
-def _check_extents(
-    x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, out: tuple[int, int]
-) -> None:
-    n, channels = x.shape[0], offset.shape[1]
-    expected = {
-        "offset": (offset, (n, channels, *out)),
-        "mask": (mask, (n, channels // 2, *out)),
-        "bias": (bias, (weight.shape[0],)),
-    }
-    for name, (tensor, shape) in expected.items():
-        if tensor is None:
-            continue
-        same = tensor.dim() == len(shape) and all(a == b for a, b in zip(tensor.shape, shape, strict=True))
-        require(same, f"deform_conv2d: {name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+def check_same(op_name: str, name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    """OpInputError: a tensor of another shape."""
+    same = tensor.dim() == len(shape) and all(a == b for a, b in zip(tensor.shape, shape, strict=True))
+    require(same, f"{op_name}: {name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
 
 
-def _positions(
-    offset: Tensor,
-    taps: int,
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-) -> tuple[Tensor, Tensor]:
+def _positions(offset: Tensor, kernel: tuple[int, int], geometry: Geometry) -> tuple[Tensor, Tensor]:
     """y and x of every sample, each [N, G, K, OH, OW]."""
     n, channels, out_h, out_w = offset.shape
+    taps, (stride, padding, dilation) = kernel[0] * kernel[1], geometry
     offset = offset.reshape(n, channels // (2 * taps), taps, 2, out_h, out_w)
     dtype, device = offset.dtype, offset.device
     tap = torch.arange(taps, device=device)

@@ -19,7 +19,7 @@ LINES = [
     (["comp"], {"compile", "completion"}),
     (["compile", "--ta"], {"--target"}),
     (["compile", "net.py", "--dtype", "fl"], {"float16", "float32"}),
-    (["ops", "deform"], {"deform_conv2d", "deform_roi_pool"}),
+    (["ops", "deform"], {"deform_conv2d", "deform_conv2d_fused", "deform_roi_pool"}),
     (["cache", ""], {"ls", "clear", "prune", "verify"}),
     (["cache", "prune", "--si"], {"--size"}),
     (["completion", "z"], {"zsh"}),

@@ -35,7 +35,7 @@ CASES = [
     pytest.param(
         "resnet_dcn",
         ["--size", "64", "--classes", "10"],
-        {"deform_conv2d": 13},
+        {"deform_conv2d_fused": 13},
         [(1, 3, 64, 64), (2, 3, 64, 64), (3, 3, 64, 64), (5, 3, 64, 64), (8, 3, 64, 64)],
         id="resnet_dcn",
     ),

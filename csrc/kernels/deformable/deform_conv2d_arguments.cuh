@@ -5,7 +5,25 @@
 
 namespace bridge {
 
-// taps: kernel_h * kernel_w.
+// What is made of a sum: max(sum, least), and that times `slope` where it is negative. NaN stays NaN.
+struct DeformConv2dActivation {
+  float least = -INFINITY, slope = 1.f;
+
+  __device__ float operator()(float sum) const {
+    float const clipped = sum < least ? least : sum;
+    return clipped < 0.f ? slope * clipped : clipped;
+  }
+};
+
+// By four instructions. Less than 2^-126 is 0.
+__device__ inline float sigmoid(float x) {
+  float power, result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x * -1.4426950408889634f));
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(1.f + power));
+  return result;
+}
+
+// taps: kernel_h * kernel_w. Offsets and masks are dense within an image.
 template <class T>
 struct DeformConv2dArguments {
   T const* x;              // [batch, channels, height, width], or [batch, height, width, channels] where channels_last
@@ -13,19 +31,28 @@ struct DeformConv2dArguments {
   T const* weight;         // [out_channels, channels / groups, kernel_h, kernel_w]
   T const* bias;           // [out_channels], or null
   T const* mask;           // [batch, offset_groups, taps, out_height, out_width], or null
-  T* y;                    // [batch, out_channels, out_height, out_width]
+  T* y;                    // [batch, out_channels, out_height, out_width], or with channels last
   T const* packed_weight;  // weight as fused kernels read it (PackedOperands), or null
   int64_t batch, channels, out_channels;
+  int64_t offset_image, mask_image;  // elements from an image's offsets or masks to the next one's
   int height, width, out_height, out_width, kernel_h, kernel_w;
   int stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
   int groups, offset_groups;
   bool tf32;  // float may be rounded to TF32
-  bool channels_last;
+  bool channels_last, y_channels_last;
+  bool logits;  // masks are what sigmoid is to be applied to
+  DeformConv2dActivation activation;
 
   __host__ __device__ int taps() const { return kernel_h * kernel_w; }
   __host__ __device__ int64_t plane() const { return int64_t(height) * width; }
   __host__ __device__ int64_t out_plane() const { return int64_t(out_height) * out_width; }
   __host__ __device__ int64_t positions() const { return batch * out_plane(); }
+
+  // Elements of y from an output channel to the next, and where its first one is for `pixel` of an image.
+  __host__ __device__ int64_t y_apart() const { return y_channels_last ? 1 : out_plane(); }
+  __device__ T* y_at(int64_t image, int64_t pixel) const {
+    return y + image * out_channels * out_plane() + (y_channels_last ? pixel * out_channels : pixel);
+  }
 };
 
 // A tile of output positions: a rectangle of one image, so that its samples lie close together; or, where images are
@@ -71,19 +98,21 @@ __device__ OutputPosition output_position(DeformConv2dArguments<T> const& a, int
   return {p / plane, rest / a.out_width, rest % a.out_width, true};
 }
 
-// Where a tap of an output position samples: offset and mask as they are in memory.
+// Where a tap of an output position samples, with offsets as they are in memory, and the factor of the sample.
 template <class T>
 struct TapSample {
-  T dy, dx, mask;
+  T dy, dx;
+  float factor;
 };
 
 template <class T>
 __device__ TapSample<T> load_tap(DeformConv2dArguments<T> const& a, OutputPosition const& at, int tap,
                                  int offset_group) {
-  int64_t const plane = a.out_plane(), row = (at.n * a.offset_groups + offset_group) * a.taps() + tap;
+  int64_t const plane = a.out_plane(), row = int64_t(offset_group) * a.taps() + tap;
   int64_t const pixel = int64_t(at.row) * a.out_width + at.column;
-  return {a.offset[2 * row * plane + pixel], a.offset[(2 * row + 1) * plane + pixel],
-          a.mask ? a.mask[row * plane + pixel] : from_float<T>(1.f)};
+  T const* const offset = a.offset + at.n * a.offset_image + 2 * row * plane + pixel;
+  float const mask = a.mask ? to_float(a.mask[at.n * a.mask_image + row * plane + pixel]) : 1.f;
+  return {offset[0], offset[plane], a.logits ? sigmoid(mask) : mask};
 }
 
 template <class T>
@@ -93,7 +122,7 @@ __device__ BilinearCorners tap_corners(DeformConv2dArguments<T> const& a, Output
   float const y = float(at.row * a.stride_h - a.padding_h + row * a.dilation_h) + to_float(sample.dy);
   float const x =
       float(at.column * a.stride_w - a.padding_w + (tap - row * a.kernel_w) * a.dilation_w) + to_float(sample.dx);
-  return bilinear_corners(y, x, a.height, a.width, to_float(sample.mask));
+  return bilinear_corners(y, x, a.height, a.width, sample.factor);
 }
 
 }  // namespace bridge

@@ -89,7 +89,7 @@ __device__ inline void multiply(DeformConv2dTile const& tile, float (&sum)[kPerT
 template <class T>
 __device__ void write_sums(DeformConv2dArguments<T> const& a, int64_t first, int64_t out_first, int64_t out_end,
                            float const (&sum)[kPerThread][kPerThread]) {
-  int64_t const plane = int64_t(a.out_height) * a.out_width, positions = a.batch * plane;
+  int64_t const plane = int64_t(a.out_height) * a.out_width, positions = a.batch * plane, apart = a.y_apart();
 #pragma unroll
   for (int o = 0; o < kPerThread; ++o) {
     int64_t const out = out_first + threadIdx.x / 16 + 16 * o;
@@ -98,7 +98,8 @@ __device__ void write_sums(DeformConv2dArguments<T> const& a, int64_t first, int
 #pragma unroll
     for (int i = 0; i < kPerThread; ++i) {
       int64_t const p = first + threadIdx.x % 16 + 16 * i;
-      if (p < positions) a.y[(p / plane * a.out_channels + out) * plane + p % plane] = from_float<T>(sum[o][i] + bias);
+      if (p >= positions) continue;
+      a.y_at(p / plane, p % plane)[out * apart] = from_float<T>(a.activation(sum[o][i] + bias));
     }
   }
 }

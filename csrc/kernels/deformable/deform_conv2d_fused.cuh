@@ -194,9 +194,9 @@ __device__ void multiply_stages(DeformConv2dArguments<T> const& a, DeformConv2dP
 
 // Grid: x over tiles of positions, y over tiles of output channels, z over splits.
 template <class T, class Product>
-__global__ void __launch_bounds__(Product::kThreads) deform_conv2d_fused_kernel(DeformConv2dArguments<T> a,
-                                                                                DeformConv2dPlan plan,
-                                                                                PackedOperands<T> packed, bool wide) {
+__global__ void __launch_bounds__(Product::kThreads) deform_conv2d_tile_kernel(DeformConv2dArguments<T> a,
+                                                                               DeformConv2dPlan plan,
+                                                                               PackedOperands<T> packed, bool wide) {
   extern __shared__ __align__(1024) unsigned char memory[];
   auto& shared = *reinterpret_cast<DeformConv2dShared<T, Product>*>(memory);
   int const group = blockIdx.y / plan.tiles, tile = blockIdx.y % plan.tiles;

@@ -66,7 +66,7 @@ cudaError_t launch_overlapping(void (*kernel)(Parameters...), dim3 grid, int thr
 template <class T, class Product>
 struct FusedKernel {
   static constexpr bool kOverlaps = false;
-  static constexpr auto kFunction = deform_conv2d_fused_kernel<T, Product>;
+  static constexpr auto kFunction = deform_conv2d_tile_kernel<T, Product>;
   static constexpr int kThreads = Product::kThreads;
   static constexpr size_t kShared =
       std::max(sizeof(DeformConv2dShared<T, Product>), sizeof(ResultTile<T, Product::kPositions, Product::kChannels>));
@@ -114,7 +114,8 @@ cudaError_t launch_fused(DeformConv2dArguments<T> const& a, DeformConv2dPlan con
   dim3 const grid(static_cast<unsigned>(plan.positions.count(a.batch)), static_cast<unsigned>(plan.groups * plan.tiles),
                   static_cast<unsigned>(plan.splits));
   int64_t const row = plan.positions.flat ? a.out_plane() : a.out_width;
-  bool const wide = aligned(a.y) && row % kLanes<T> == 0;
+  int64_t const together = a.y_channels_last ? std::gcd(a.out_channels, plan.group_out) : row;
+  bool const wide = aligned(a.y) && together % kLanes<T> == 0;
   status = launch_overlapping(kernel, grid, Kernel::kThreads, Kernel::kShared, stream, Kernel::kOverlaps, a, plan,
                               packed, wide);
   if (status != cudaSuccess || plan.splits == 1) return status;
@@ -127,7 +128,8 @@ template <template <class> class Kernel, class T, int kChannels, int kParts = 1>
 cudaError_t launch_units(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan, void* workspace,
                          cudaStream_t stream) {
   return for_units<T>(plan.units, [&](auto units) {
-    return launch_fused<T, Kernel<UnitTile<T, units, kChannels, kParts>>>(a, plan, workspace, stream);
+    return a.logits ? launch_fused<T, Kernel<UnitTile<T, units, kChannels, kParts, true>>>(a, plan, workspace, stream)
+                    : launch_fused<T, Kernel<UnitTile<T, units, kChannels, kParts>>>(a, plan, workspace, stream);
   });
 }
 

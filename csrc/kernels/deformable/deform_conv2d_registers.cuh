@@ -136,9 +136,8 @@ __device__ void write_product(DeformConv2dArguments<T> const& a, DeformConv2dPla
   shared.biased.wait(0);
   synchronize_some(1, Tile::kConsumers);  // weights are no longer read
   auto& result = *reinterpret_cast<typename Tile::Result*>(memory);
-  each([&](int position, int channel, float value) {
-    result.value[channel][position] = from_float<T>(value + shared.bias[channel]);
-  });
+  store_results(a, result, each,
+                [&](int channel, float sum) { return from_float<T>(a.activation(sum + shared.bias[channel])); });
   synchronize_some(1, Tile::kConsumers);
   write_results<T, Tile::kConsumers>(a, plan.positions, shared.out_first, shared.out_end, result, wide);
 }

@@ -6,15 +6,51 @@
 
 namespace bridge {
 
+// Of a result row-major, or with channels last. A row is aligned; its neighbour is in other banks.
 template <class T, int kPositions, int kChannels>
-struct ResultTile {
-  T value[kChannels][kPositions + kLanes<T>];  // a row is aligned; its neighbour is in other banks
+union ResultTile {
+  T value[kChannels][kPositions + kLanes<T>];
+  T pixel[kPositions][kChannels + kLanes<T>];
 };
 
-// Writes a tile of results with the block's first kThreads threads. wide: kLanes positions in a row lie together in y.
+// Puts a tile's sums there. each: calls visit(position, channel, value) for those of this thread.
+template <class T, int kPositions, int kChannels, class Each, class Result>
+__device__ void store_results(DeformConv2dArguments<T> const& a, ResultTile<T, kPositions, kChannels>& tile, Each each,
+                              Result result) {
+  if (a.y_channels_last) {
+    each([&](int position, int channel, float sum) { tile.pixel[position][channel] = result(channel, sum); });
+  } else {
+    each([&](int position, int channel, float sum) { tile.value[channel][position] = result(channel, sum); });
+  }
+}
+
+// As write_results. wide: kLanes channels in a row lie together in y, and are of one group.
+template <class T, int kThreads, int kPositions, int kChannels>
+__device__ void write_pixels(DeformConv2dArguments<T> const& a, PositionTile const& tiles, int64_t out_first,
+                             int64_t out_end, ResultTile<T, kPositions, kChannels> const& result, bool wide) {
+  constexpr int kVectors = kChannels / kLanes<T>;
+  static_assert(kThreads % kVectors == 0);
+  int const vector = threadIdx.x % kVectors * kLanes<T>, left = static_cast<int>(out_end - out_first) - vector;
+  if (left <= 0) return;
+  for (int position = threadIdx.x / kVectors; position < kPositions; position += kThreads / kVectors) {
+    OutputPosition const at = tile_position(a, tiles, kPositions, blockIdx.x, position);
+    if (!at.valid) continue;
+    T* const y = a.y_at(at.n, int64_t(at.row) * a.out_width + at.column) + out_first + vector;
+    T const* const values = &result.pixel[position][vector];
+    if (wide) {
+      *reinterpret_cast<uint4*>(y) = *reinterpret_cast<uint4 const*>(values);
+    } else {
+      for (int lane = 0; lane < min(left, kLanes<T>); ++lane) y[lane] = values[lane];
+    }
+  }
+}
+
+// Writes a tile of results with the block's first kThreads threads. wide: kLanes positions in a row lie together in y
+// or, with channels last, as write_pixels has it.
 template <class T, int kThreads, int kPositions, int kChannels>
 __device__ void write_results(DeformConv2dArguments<T> const& a, PositionTile const& tiles, int64_t out_first,
                               int64_t out_end, ResultTile<T, kPositions, kChannels> const& result, bool wide) {
+  if (a.y_channels_last) return write_pixels<T, kThreads>(a, tiles, out_first, out_end, result, wide);
   constexpr int kVectors = kPositions / kLanes<T>;
   static_assert(kThreads % kVectors == 0);
   int const vector = threadIdx.x % kVectors;
@@ -62,7 +98,7 @@ __global__ void __launch_bounds__(kPackThreads) deform_conv2d_add_kernel(
   int64_t const first = int64_t(blockIdx.y % plan.tiles) * plan.tile_channels + channel;  // in its group
   OutputPosition const at = tile_position(a, plan.positions, plan.tile_positions, blockIdx.x, position);
   if (!at.valid) return;
-  int64_t const out = blockIdx.y / plan.tiles * plan.group_out + first, plane = a.out_plane();
+  int64_t const out = blockIdx.y / plan.tiles * plan.group_out + first, apart_in_y = apart * a.y_apart();
   int64_t const split_size = plan.tile_size() * gridDim.x * gridDim.y;
   sums += (int64_t(blockIdx.y) * gridDim.x + blockIdx.x) * plan.tile_size() + item;
   float sum[kAddTogether] = {};
@@ -80,12 +116,12 @@ __global__ void __launch_bounds__(kPackThreads) deform_conv2d_add_kernel(
       for (int i = 0; i < kAddTogether; ++i) sum[i] += part[j][i];
     }
   }
-  T* const y = a.y + (at.n * a.out_channels + out) * plane + int64_t(at.row) * a.out_width + at.column;
+  T* const y = a.y_at(at.n, int64_t(at.row) * a.out_width + at.column) + out * a.y_apart();
 #pragma unroll
   for (int i = 0; i < kAddTogether; ++i) {
     if (first + i * apart >= plan.group_out) return;
     float const bias = a.bias ? to_float(a.bias[out + i * apart]) : 0.f;
-    y[i * apart * plane] = from_float<T>(sum[i] + bias);
+    y[i * apart_in_y] = from_float<T>(a.activation(sum[i] + bias));
   }
 }
 
@@ -103,10 +139,12 @@ __device__ void write_sums(DeformConv2dArguments<T> const& a, DeformConv2dPlan c
   auto& result = *reinterpret_cast<ResultTile<T, Product::kPositions, Product::kChannels>*>(memory);
   int64_t const out_first = group * plan.group_out + int64_t(tile) * Product::kChannels;
   int64_t const out_end = (group + 1) * plan.group_out;
-  product.each([&](int position, int channel, float sum) {
-    float const bias = a.bias && out_first + channel < out_end ? to_float(a.bias[out_first + channel]) : 0.f;
-    result.value[channel][position] = from_float<T>(sum + bias);
-  });
+  store_results(
+      a, result, [&](auto visit) { product.each(visit); },
+      [&](int channel, float sum) {
+        float const bias = a.bias && out_first + channel < out_end ? to_float(a.bias[out_first + channel]) : 0.f;
+        return from_float<T>(a.activation(sum + bias));
+      });
   Product::synchronize();
   write_results<T, Product::kThreads>(a, plan.positions, out_first, out_end, result, wide);
 }

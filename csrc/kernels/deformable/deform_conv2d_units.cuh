@@ -100,8 +100,8 @@ struct UnitSample {
 };
 
 // A thread's samples of a stage, in kSets sets: both positions of a unit of 8 bytes, one of a unit of 16, half a one of
-// 32. Two sets are on their way at once. kUnits: of a stage.
-template <class T, int kUnits, bool kRounds>
+// 32. Two sets are on their way at once. kUnits: of a stage. kLogits: DeformConv2dArguments::logits.
+template <class T, int kUnits, bool kRounds, bool kLogits>
 struct UnitRows {
   static constexpr int kWords = 32 / kUnits, kOwn = kOwnWords / kWords;  // words of a unit, units of this thread
   static constexpr int kInSet = kWords == 2 ? 2 : 1, kHalves = kWords == 8 ? 2 : 1, kSets = 4;
@@ -130,10 +130,9 @@ struct UnitRows {
     OutputPosition at = tile_position(a, plan.positions, kUnitPositions, blockIdx.x, first_position());
     second = at.column + 1 < a.out_width;
     if (unit.pairs) at.column &= ~1;
-    int64_t const plane = a.out_plane(), pixel = int64_t(at.row) * a.out_width + at.column;
-    int64_t const planes = at.n * a.offset_groups * a.taps();
-    offset = reinterpret_cast<char const*>(a.offset + 2 * planes * plane + pixel);
-    mask = reinterpret_cast<char const*>(a.mask ? a.mask + planes * plane + pixel : packed.zeros + kDepth<T>);
+    int64_t const pixel = int64_t(at.row) * a.out_width + at.column;
+    offset = reinterpret_cast<char const*>(a.offset + at.n * a.offset_image + pixel);
+    mask = reinterpret_cast<char const*>(a.mask ? a.mask + at.n * a.mask_image + pixel : packed.zeros + kDepth<T>);
     maps = reinterpret_cast<char const*>(packed.x) + at.n * plan.runs() * int64_t(unit.map_bytes);
     if (kWords == 8 && second_half_first(threadIdx.x)) maps += kAccessBytes;
     top = float(at.row * a.stride_h - a.padding_h), left = float(at.column * a.stride_w - a.padding_w);
@@ -177,7 +176,8 @@ struct UnitRows {
         if (position == 0) begin_unit(own);
         float const left_of = position ? x + float(a.stride_w) : x;
         Taps const& tap = taps[own];
-        at.locate(a, unit, y + tap.dy[position], left_of + tap.dx[position], tap.mask[position]);
+        float const mask = tap.mask[position];
+        at.locate(a, unit, y + tap.dy[position], left_of + tap.dx[position], kLogits ? sigmoid(mask) : mask);
       } else {
         at.at = sample[(kSet + 1) % 2][i].at;
       }

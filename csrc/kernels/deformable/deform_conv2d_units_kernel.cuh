@@ -8,9 +8,10 @@
 namespace bridge {
 
 // kChannels: output channels of a tile. kParts: as in SplitProduct. kResidents: blocks that fit a multiprocessor.
-template <class T_, int kUnits_, int kChannels_, int kParts_ = 1>
+template <class T_, int kUnits_, int kChannels_, int kParts_ = 1, bool kLogits_ = false>
 struct UnitTile {
   using T = T_;
+  static constexpr bool kLogits = kLogits_;
   static constexpr bool kRounds = std::is_same_v<T, float> && kParts_ == 1;
   static constexpr int kPositions = kUnitPositions, kThreads = kUnitThreads;
   static constexpr int kUnits = kUnits_, kChannels = kChannels_, kParts = kParts_;
@@ -184,7 +185,8 @@ __device__ void multiply_units(DeformConv2dArguments<typename Product::T> const&
   auto& shared = *reinterpret_cast<UnitShared<Product>*>(memory);
   Product product(shared.weights, reinterpret_cast<char const*>(packed.weight) + first, range.count);
   UnitTerm const* const terms = packed.terms + (int64_t(group) * plan.stages() + range.first) * Product::kUnits;
-  UnitRows<T, Product::kUnits, Product::kRounds> rows(a, plan, packed, unit_terms(terms, range.count, shared));
+  using Rows = UnitRows<T, Product::kUnits, Product::kRounds, Product::kLogits>;
+  Rows rows(a, plan, packed, unit_terms(terms, range.count, shared));
   uint32_t fragment[Product::kParts][4][4];
   rows.template load<0>();
   rows.template load<1>();

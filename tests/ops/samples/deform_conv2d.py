@@ -35,7 +35,7 @@ def deform_conv2d_arguments(
     ]
 
 
-_SIZES = [
+SIZES = [
     {"batch": 2, "channels": 4, "size": (7, 9), "out_channels": 5, "padding": (1, 1)},
     {"batch": 1, "channels": 6, "size": (9, 11), "out_channels": 4, "kernel": (3, 2), "groups": 2, "offset_groups": 3,
      "stride": (2, 1), "padding": (0, 2), "dilation": (1, 2), "bias": False},
@@ -53,14 +53,14 @@ _SIZES = [
 
 def samples() -> list[tuple]:
     found = []
-    for seed, sizes in enumerate(_SIZES):
+    for seed, sizes in enumerate(SIZES):
         kwargs = {key: sizes[key] for key in ("stride", "padding", "dilation") if key in sizes}
         found.append((str(sizes), deform_conv2d_arguments(**sizes, seed=seed), kwargs))
     return found
 
 
 # For kernels whose tiles need many channels: extents that fill them, or just do not.
-_TILES = {
+TILES = {
     "one position": ((1, 64, (1, 1), 64), {"padding": (1, 1)}),
     "odd extents": ((2, 96, (15, 13), 100), {"stride": (2, 1), "padding": (1, 2), "dilation": (2, 1)}),
     "groups": ((2, 128, (12, 16), 128), {"groups": 2, "padding": (1, 1)}),
@@ -86,7 +86,7 @@ _TILES = {
 
 def further() -> list[tuple]:
     found = []
-    for label, (extents, options) in _TILES.items():
+    for label, (extents, options) in TILES.items():
         kwargs = {name: list(options[name]) for name in ("stride", "padding", "dilation") if name in options}
         found.append((label, deform_conv2d_arguments(*extents, **options), kwargs))
     return found
@@ -95,8 +95,8 @@ def further() -> list[tuple]:
 SWITCHES = {"allow_tf32": True}
 
 
-def random_call(seed: int) -> tuple[list, dict]:
-    """A valid call at random sizes."""
+def random_options(seed: int) -> dict:
+    """What deform_conv2d_arguments takes, at random."""
     pick = picker(seed)
 
     def pair(low: int, high: int) -> tuple[int, int]:
@@ -112,8 +112,14 @@ def random_call(seed: int) -> tuple[list, dict]:
         "groups": groups,
         "offset_groups": offset_groups,
     }
-    kwargs = {"stride": pair(1, 3), "padding": pair(0, 2), "dilation": pair(1, 3)}
-    return deform_conv2d_arguments(**sizes, **kwargs, bias=bool(pick(0, 1)), mask=bool(pick(0, 1)), seed=seed), kwargs
+    geometry = {"stride": pair(1, 3), "padding": pair(0, 2), "dilation": pair(1, 3)}
+    return {**sizes, **geometry, "bias": bool(pick(0, 1)), "mask": bool(pick(0, 1)), "seed": seed}
+
+
+def random_call(seed: int) -> tuple[list, dict]:
+    """A valid call at random sizes."""
+    options = random_options(seed)
+    return deform_conv2d_arguments(**options), {name: options[name] for name in ("stride", "padding", "dilation")}
 
 
 PAIR = (
