@@ -62,3 +62,10 @@ def growing(size: int, seed: int = 0) -> tuple[Tensor, list]:
 def growing_shapes(batch, length) -> dict:
     plane = {0: batch, 2: length}
     return {"x": plane, "rest": [plane, None, None]}
+
+
+def open_axes(tensors: list) -> dict:
+    return {0: [0, 2, 3], 1: [0, 2, 3]}
+
+
+NATIVE_TOLERANCE = plain.NATIVE_TOLERANCE

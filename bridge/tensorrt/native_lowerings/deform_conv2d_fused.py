@@ -1,0 +1,42 @@
+"""deform_conv2d_fused as the layers of deform_conv2d, and those that the op joins with it.
+
+The mask is sigmoid in float32; sums are rounded to the dtype of x before the activation.
+"""
+
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+from bridge.tensorrt.converters.layers import Layers
+from bridge.tensorrt.native_lowerings import deform_conv2d, lacks
+from bridge.tensorrt.plugins.fields import Call
+
+DEFAULTS = deform_conv2d.DEFAULTS
+
+
+def refusal(call: Call, trt: ModuleType) -> str | None:
+    """Why a call cannot be converted: reshaping into groups needs fixed numbers of channels."""
+    channels = {"x": call.extents("x")[1], "prediction": call.extents("prediction")[1]}
+    channels |= {f"weight dimension {axis}": extent for axis, extent in enumerate(call.extents("weight"))}
+    dynamic = [name for name, extent in channels.items() if extent < 0]
+    if dynamic:
+        return f"the number of channels of {dynamic[0]} is dynamic; the layers need a number"
+    return lacks(trt, "add_grid_sample")
+
+
+def add(layers: Layers, tensors: Sequence[Any | None], attributes: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Offsets and the mask of its logits, deform_conv2d, then the activation."""
+    x, prediction, weight, bias = tensors
+    assert prediction is not None
+    offset, mask = prediction, None
+    if attributes["modulated"]:
+        planes = prediction.shape[1] // 3
+        logits = layers.slice(prediction, 1, 2 * planes, planes)
+        offset = layers.slice(prediction, 1, 0, 2 * planes)
+        mask = layers.activation(layers.cast(logits, layers.trt.DataType.FLOAT), "SIGMOID")
+    (y,) = deform_conv2d.add(layers, (x, offset, weight, bias, mask), attributes)
+    if attributes["activation"] == "relu":
+        return (layers.activation(y, "RELU"),)
+    if attributes["activation"] == "leaky_relu":
+        return (layers.activation(y, "LEAKY_RELU", alpha=attributes["negative_slope"]),)
+    return (y,)
