@@ -1,7 +1,8 @@
 """The kernels of a call and their times, from CUPTI's records by torch.profiler."""
 
+import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ _BRIDGE_KERNEL = re.compile(r"(?:void )?bridge::(\w+)|_ZN6bridge\d+(\w+)")  # de
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel or copy of a call. op: its bridge op, or None. us: of all launches in one call."""
+    """A kernel or copy of a call. op: its bridge op, or None. us: that all its launches add to one call."""
 
     name: str
     op: str | None
@@ -34,7 +35,20 @@ def trace(call: Callable[[], Any], runs: int = 20) -> list[Kernel]:
             call()
         torch.cuda.synchronize()
     events = profiler.events() or []
-    return group(((e.name, e.time_range.elapsed_us()) for e in events if e.device_type.name == "CUDA"), runs)
+    spans = ((e.name, e.time_range.start, e.time_range.end) for e in events if e.device_type.name == "CUDA")
+    return group(added(spans), runs)
+
+
+def added(spans: Iterable[tuple[str, float, float]]) -> Iterator[tuple[str, float]]:
+    """What each launch adds to the time, from the name, the start and the end of every one, in any order.
+
+    A kernel that is launched early (programmatic dependent launch) runs beside the one before it, and mostly waits
+    for it: it counts from that one's end.
+    """
+    latest = -math.inf
+    for name, start, end in sorted(spans, key=lambda span: span[1:]):
+        yield name, max(0.0, end - max(start, latest))
+        latest = max(latest, end)
 
 
 def group(records: Iterable[tuple[str, float]], runs: int) -> list[Kernel]:

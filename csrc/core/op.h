@@ -84,6 +84,11 @@ struct Op {
   // Bytes of scratch memory for tensors of these sizes (data pointers are null). A builder may ask before it knows
   // extents, with 0 in their place, which `shapes` would refuse; and so it may for `tactics`.
   virtual size_t workspace(Tensor const* /*inputs*/, Tensor const* /*outputs*/) const { return 0; }
+  // The compute capability whose devices get scratch memory that no others need; 0: there is none.
+  virtual int capability_with_workspace() const { return 0; }
+  // Of the device that `workspace` was asked for; 0: it is not known, -1: it is the current one. An engine may run on
+  // another device than that, where `run` must do with what was asked for.
+  int workspace_capability = -1;
   // Ways to compute tensors of these sizes on the current device, as numbers that stay; empty where there is but one.
   virtual std::vector<int> tactics(Tensor const* /*inputs*/, Tensor const* /*outputs*/) const { return {}; }
   int tactic = -1;  // one of them, or -1: the op chooses

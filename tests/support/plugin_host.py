@@ -15,6 +15,7 @@ import torch
 from bridge.core import libraries, plugin_file
 from bridge.tensorrt.plugins import plugin_object
 from bridge.tensorrt.plugins.plugin_object import (
+    BUILD_PHASE,
     DTYPES,
     LINEAR,
     DynamicDesc,
@@ -33,9 +34,9 @@ class Plugin(PluginObject):
     """One plugin object."""
 
     @staticmethod
-    def create(name: str, fields: dict[str, Any]) -> int | None:
+    def create(name: str, fields: dict[str, Any], phase: int = BUILD_PHASE) -> int | None:
         """Address of a new plugin of bridge's, or None where the creator refuses the fields."""
-        return plugin_object.create(libraries.plugin_library(), name, fields)
+        return plugin_object.create(libraries.plugin_library(), name, fields, phase)
 
     def clone(self) -> "Plugin":
         return Plugin(call(self.this, 1, c_void_p))

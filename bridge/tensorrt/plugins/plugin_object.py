@@ -15,6 +15,7 @@ import torch
 from bridge.core import plugin_file
 
 CORE, BUILD, RUNTIME = 0, 1, 2
+BUILD_PHASE, RUNTIME_PHASE = 0, 1  # for a network; from an engine
 DTYPES = {
     torch.float32: 0,
     torch.float16: 1,
@@ -97,12 +98,12 @@ def creators(path: Path) -> dict[str, int]:
     return {call(addresses[i], 2, c_char_p).decode(): addresses[i] for i in range(count.value)}
 
 
-def create(path: Path, name: str, fields: dict[str, Any]) -> int | None:
+def create(path: Path, name: str, fields: dict[str, Any], phase: int = BUILD_PHASE) -> int | None:
     """Address of a new plugin of a library, or None where the creator refuses the fields."""
     pairs = [plugin_file.field(key, value) for key, value in fields.items()]
     array = (plugin_file.Field * max(len(pairs), 1))(*(field for field, _ in pairs))
     collection = plugin_file.Fields(len(pairs), array)
-    given = (name.encode(), byref(collection), 0)
+    given = (name.encode(), byref(collection), phase)
     return call(creators(path)[name], 0, c_void_p, *given, types=[c_char_p, c_void_p, c_int32])
 
 

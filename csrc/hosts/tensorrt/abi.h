@@ -80,6 +80,7 @@ enum FieldType : int32_t {
   kFieldChar = 6,
   kFieldInt64 = 10
 };
+enum Phase : int32_t { kPhaseBuild = 0, kPhaseRuntime = 1 };
 enum Capability : int32_t { kCore = 0, kBuild = 1, kRuntime = 2 };
 enum DimensionOperation : int32_t { kSum = 0, kProd = 1, kMax = 2, kMin = 3, kSub = 4, kFloorDiv = 7, kCeilDiv = 8 };
 

@@ -15,9 +15,10 @@ class Creator final : public trt::PluginCreator {
  public:
   explicit Creator(OpType const& type) : type_(type), prototype_(type.create()), fields_(storage_.names(*prototype_)) {}
 
-  trt::PluginV3* create_plugin(char const*, trt::FieldCollection const* fields, int32_t) noexcept override {
+  trt::PluginV3* create_plugin(char const*, trt::FieldCollection const* fields, int32_t phase) noexcept override {
     return guarded<trt::PluginV3*>(type_.name.c_str(), "createPlugin", nullptr, [&] {
       PluginOp op{type_, type_.create(), {}};
+      if (phase == trt::kPhaseRuntime) op.op->workspace_capability = 0;  // an engine's, unless it says otherwise
       op.given = read_fields(type_, *op.op, fields);
       return new Plugin(std::move(op));
     });

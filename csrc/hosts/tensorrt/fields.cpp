@@ -6,6 +6,8 @@
 #include <numeric>
 #include <set>
 
+#include "core/device.h"
+
 namespace bridge {
 namespace {
 
@@ -116,6 +118,10 @@ std::string read_fields(OpType const& type, Op& op, trt::FieldCollection const* 
       inputs = text_of(field);
       continue;
     }
+    if (op.capability_with_workspace() && !std::strcmp(field.name, kWorkspaceField)) {
+      op.workspace_capability = static_cast<int>(integers(field, 1, 1).front());
+      continue;
+    }
     bool found = false;
     for (Attribute const& attribute : attributes) {
       if (std::strcmp(field.name, attribute.name)) continue;
@@ -170,17 +176,25 @@ trt::FieldCollection const* FieldStorage::finish() {
   return &collection_;
 }
 
-trt::FieldCollection const* FieldStorage::values(Op& op, std::string const& inputs) {
+void FieldStorage::collect(Op& op, std::string const& inputs) {
   data_.clear();
   fields_.clear();
   for (Attribute const& attribute : op.attributes()) add(attribute);
   if (!inputs.empty())
     add(kTensorsField, trt::kFieldChar, inputs.data(), inputs.size(), static_cast<int32_t>(inputs.size()));
+}
+
+trt::FieldCollection const* FieldStorage::values(Op& op, std::string const& inputs) {
+  collect(op, inputs);
+  int64_t const wanted = op.capability_with_workspace();
+  int const asked = op.workspace_capability < 0 && wanted ? current_device().capability : op.workspace_capability;
+  if (wanted && asked == wanted) add(kWorkspaceField, trt::kFieldInt64, &wanted, sizeof(wanted), 1);
   return finish();
 }
 
 trt::FieldCollection const* FieldStorage::names(Op& op) {
-  values(op, "x");
+  collect(op, "x");
+  finish();
   for (trt::Field& field : fields_) field.data = nullptr, field.length = 1;
   return &collection_;
 }

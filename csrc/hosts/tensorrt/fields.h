@@ -22,12 +22,13 @@ class FieldStorage {
   FieldStorage(FieldStorage const&) = delete;
   FieldStorage& operator=(FieldStorage const&) = delete;
 
-  // The values of the op's attributes and, when given, of the field `tensors`.
+  // The values of the op's attributes and, when given, of the field `tensors`; and kWorkspaceField where it applies.
   trt::FieldCollection const* values(Op& op, std::string const& inputs);
   // Names and types alone, as a creator lists them.
   trt::FieldCollection const* names(Op& op);
 
  private:
+  void collect(Op& op, std::string const& inputs);
   void add(char const* name, int32_t type, void const* data, size_t bytes, int32_t length);
   void add(Attribute const& attribute);
   trt::FieldCollection const* finish();

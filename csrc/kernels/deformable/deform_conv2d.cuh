@@ -3,6 +3,8 @@
 
 #include <vector>
 
+#include "kernels/deform_columns/choice.cuh"
+#include "kernels/deform_columns/launch.cuh"
 #include "kernels/deformable/deform_conv2d_launch.cuh"
 
 namespace bridge {
@@ -21,6 +23,7 @@ struct DeformConv2dVariant {
   bool fragments;  // likewise
   bool tf32;       // rounds float to TF32, and is there for those who ask for that
   bool units;      // its stages hold several units
+  bool columns;    // samples pass through memory as columns: see deform_columns/
   cudaError_t (*launch)(DeformConv2dArguments<T> const&, DeformConv2dPlan const&, void*, cudaStream_t);
 
   bool runs_on(int device_capability) const {
@@ -47,6 +50,7 @@ constexpr DeformConv2dVariant<T> mma_variant(char const* name, int residents, do
           false,
           tf32,
           false,
+          false,
           launch_fused<T, Kernel>};
 }
 
@@ -54,62 +58,81 @@ constexpr DeformConv2dVariant<T> mma_variant(char const* name, int residents, do
 template <class T>
 std::vector<DeformConv2dVariant<T>> const& deform_conv2d_variants() {
   static std::vector<DeformConv2dVariant<T>> const variants{
-      {"direct", 0, false, 0, 0, 0, 0, 1, false, false, false, launch_direct<T>},
+      {"direct", 0, false, 0, 0, 0, 0, 1, false, false, false, false, launch_direct<T>},
       mma_variant<T, WarpProduct<T, 64, 64>>("mma.sync 64x64", 2, 1.42),
       mma_variant<T, WarpProduct<T, 64, 128>>("mma.sync 64x128", 2, 1.66),
       mma_variant<T, WarpProduct<T, 128, 128>>("mma.sync 128x128", 1, 1.58),
-      {"wgmma 128x64", 90, true, 128, 64, 1, 0.81, 1, true, false, false, launch_fused<T, RegisterKernel<T, 64>>},
-      {"wgmma 128x128", 90, true, 128, 128, 1, 0.93, 1, true, false, false, launch_fused<T, RegisterKernel<T, 128>>},
-      {"wgmma 128x256", 90, true, 128, 256, 1, 1.25, 1, true, false, false, launch_fused<T, RegisterKernel<T, 256>>},
-      {"units mma.sync 128x64", 80, false, 128, 64, 2, 3.5, 1, false, false, true,
+      {"wgmma 128x64", 90, true, 128, 64, 1, 0.81, 1, true, false, false, false,
+       launch_fused<T, RegisterKernel<T, 64>>},
+      {"wgmma 128x128", 90, true, 128, 128, 1, 0.93, 1, true, false, false, false,
+       launch_fused<T, RegisterKernel<T, 128>>},
+      {"wgmma 128x256", 90, true, 128, 256, 1, 1.25, 1, true, false, false, false,
+       launch_fused<T, RegisterKernel<T, 256>>},
+      {"units mma.sync 128x64", 80, false, 128, 64, 2, 3.5, 1, false, false, true, false,
        launch_units<WarpUnitsKernel, T, 64>},
-      {"units wgmma 128x64", 90, true, 128, 64, 2, 3.1, 1, false, false, true,
+      {"units wgmma 128x64", 90, true, 128, 64, 2, 3.1, 1, false, false, true, false,
        launch_units<WarpgroupUnitsKernel, T, 64>},
-      {"units wgmma 128x128", 90, true, 128, 128, 1, 1.9, 1, false, false, true,
+      {"units wgmma 128x128", 90, true, 128, 128, 1, 1.9, 1, false, false, true, false,
        launch_units<WarpgroupUnitsKernel, T, 128>},
+      {"columns 128x64", 90, true, 128, 64, 2, 0, 1, false, false, false, true, launch_columns<T, 64>},
+      {"columns 128x128", 90, true, 128, 128, 1, 0, 1, false, false, false, true, launch_columns<T, 128>},
+      {"columns 128x256", 90, true, 128, 256, 1, 0, 1, false, false, false, true, launch_columns<T, 256>},
   };
   return variants;
 }
 template <>
 inline std::vector<DeformConv2dVariant<float>> const& deform_conv2d_variants() {
   static std::vector<DeformConv2dVariant<float>> const variants{
-      {"direct", 0, false, 0, 0, 0, 0, 1, false, false, false, launch_direct<float>},
+      {"direct", 0, false, 0, 0, 0, 0, 1, false, false, false, false, launch_direct<float>},
       mma_variant<float, SplitProduct<64, 64>>("split 64x64", 2, 2.2),
       mma_variant<float, SplitProduct<64, 128, 8>>("split 64x128", 1, 2.0),
       mma_variant<float, WarpProduct<float, 64, 64>>("tf32 64x64", 2, 1.55, true),
       mma_variant<float, WarpProduct<float, 64, 128>>("tf32 64x128", 2, 1.76, true),
       mma_variant<float, WarpProduct<float, 128, 128>>("tf32 128x128", 1, 1.89, true),
-      {"wgmma tf32 128x64", 90, true, 128, 64, 1, 0.85, 1, true, true, false,
+      {"wgmma tf32 128x64", 90, true, 128, 64, 1, 0.85, 1, true, true, false, false,
        launch_fused<float, RegisterKernel<float, 64>>},
-      {"wgmma tf32 128x128", 90, true, 128, 128, 1, 0.95, 1, true, true, false,
+      {"wgmma tf32 128x128", 90, true, 128, 128, 1, 0.95, 1, true, true, false, false,
        launch_fused<float, RegisterKernel<float, 128>>},
-      {"wgmma tf32 128x256", 90, true, 128, 256, 1, 1.25, 1, true, true, false,
+      {"wgmma tf32 128x256", 90, true, 128, 256, 1, 1.25, 1, true, true, false, false,
        launch_fused<float, RegisterKernel<float, 256>>},
-      {"wgmma split 128x64", 90, true, 128, 64, 1, 1.1, 2, true, false, false,
+      {"wgmma split 128x64", 90, true, 128, 64, 1, 1.1, 2, true, false, false, false,
        launch_fused<float, RegisterKernel<float, 64, 2>>},
-      {"wgmma split 128x128", 90, true, 128, 128, 1, 1.5, 2, true, false, false,
+      {"wgmma split 128x128", 90, true, 128, 128, 1, 1.5, 2, true, false, false, false,
        launch_fused<float, RegisterKernel<float, 128, 2>>},
-      {"units split mma.sync 128x64", 80, false, 128, 64, 1, 2.7, 2, false, false, true,
+      {"units split mma.sync 128x64", 80, false, 128, 64, 1, 2.7, 2, false, false, true, false,
        launch_units<WarpUnitsKernel, float, 64, 2>},
-      {"units tf32 mma.sync 128x64", 80, false, 128, 64, 2, 3.5, 1, false, true, true,
+      {"units tf32 mma.sync 128x64", 80, false, 128, 64, 2, 3.5, 1, false, true, true, false,
        launch_units<WarpUnitsKernel, float, 64>},
-      {"units wgmma tf32 128x64", 90, true, 128, 64, 2, 3.1, 1, false, true, true,
+      {"units wgmma tf32 128x64", 90, true, 128, 64, 2, 3.1, 1, false, true, true, false,
        launch_units<WarpgroupUnitsKernel, float, 64>},
-      {"units wgmma split 128x64", 90, true, 128, 64, 1, 1.9, 2, false, false, true,
+      {"units wgmma split 128x64", 90, true, 128, 64, 1, 1.9, 2, false, false, true, false,
        launch_units<WarpgroupUnitsKernel, float, 64, 2>},
   };
   return variants;
 }
 
+// What kind of kernels can compute a convolution. has_columns: there is scratch memory for them.
+struct DeformConv2dFit {
+  bool tiles, units, columns;
+
+  template <class T>
+  DeformConv2dFit(DeformConv2dArguments<T> const& a, bool has_columns)
+      : tiles(fits_tiles(a)), units(fits_units(a)), columns(tiles && has_columns && fits_columns(a)) {}
+
+  template <class Variant>
+  bool has(Variant const& variant) const {
+    return variant.channels == 0 || (variant.units ? units : variant.columns ? columns : tiles);
+  }
+};
+
 // The variants that compute this convolution on such a device, by their places. Not empty.
 template <class T>
-std::vector<int> deform_conv2d_choices(DeformConv2dArguments<T> const& a, int capability) {
+std::vector<int> deform_conv2d_choices(DeformConv2dArguments<T> const& a, int capability, bool has_columns) {
   auto const& variants = deform_conv2d_variants<T>();
-  std::vector<int> choices{0};
-  bool const tiles = fits_tiles(a), units = fits_units(a);
-  for (size_t i = 1; i < variants.size(); ++i) {
-    bool const takes = variants[i].units ? units : tiles;
-    bool const fits = takes && variants[i].runs_on(capability) && (!variants[i].tf32 || a.tf32);
+  DeformConv2dFit const fit(a, has_columns);
+  std::vector<int> choices;
+  for (size_t i = 0; i < variants.size(); ++i) {
+    bool const fits = fit.has(variants[i]) && variants[i].runs_on(capability) && (!variants[i].tf32 || a.tf32);
     if (fits) choices.push_back(static_cast<int>(i));
   }
   return choices;
@@ -118,6 +141,7 @@ std::vector<int> deform_conv2d_choices(DeformConv2dArguments<T> const& a, int ca
 // How a variant that has tiles cuts a convolution.
 template <class T>
 DeformConv2dPlan plan_of(DeformConv2dArguments<T> const& a, DeformConv2dVariant<T> const& variant) {
+  if (variant.columns) return deform_columns_plan(a, variant.channels);
   DeformConv2dPlan plan = variant.units ? deform_conv2d_unit_plan(a, variant.channels)
                                         : deform_conv2d_plan(a, variant.channels, variant.positions);
   plan.parts = variant.parts, plan.fragments = variant.fragments;
@@ -136,6 +160,7 @@ DeformConv2dChoice deform_conv2d_choice(DeformConv2dArguments<T> const& a, std::
   constexpr double kBlock = 3, kAddition = 3;   // microseconds: start and end of a block; of the kernel that adds sums
   constexpr double kSumsInMicrosecond = 500e3;  // that are written and read again
   constexpr double kPackedInMicrosecond = 3e6 / 2;  // bytes, likewise
+  constexpr double kStart = 3, kEstimated = 1.06;   // microseconds that were measured: so many, and of those expected
   constexpr double kFilled = 0.7;  // of its time takes a stage of units whose neighbours share an offset group
   DeformConv2dChoice best{choices.front(), deform_conv2d_plan(a, 64)};
   double best_time = 0;
@@ -148,6 +173,11 @@ DeformConv2dChoice deform_conv2d_choice(DeformConv2dArguments<T> const& a, std::
     double const stage = variant.units && filled ? kFilled * variant.stage : variant.stage;
     DeformConv2dPlan plan = plan_of(a, variant);
     double const packed = (plan.as_it_is ? 0 : map) + (variant.units ? 0 : corners);
+    if (variant.columns) {
+      double const time = (cut_column_product(plan, a.batch, packed, multiprocessors) - kStart) / kEstimated;
+      if (best_time == 0 || time < best_time) best = {choice, plan}, best_time = time;
+      continue;
+    }
     int64_t const blocks = plan.blocks(a.batch);
     int64_t const sums = blocks * plan.tile_size(), most = kSplitSums / std::max<int64_t>(sums, 1);
     for (int splits = 1; splits == 1 || splits <= std::min<int64_t>(most, plan.stages() / kLeastStages); ++splits) {

@@ -30,6 +30,7 @@ size_t deform_conv2d_workspace(DeformConv2dArguments<T> const& a, DeformConv2dPl
   Size const image = plan.units == 1 ? Size(a.plane()) * plan.pixel * sizeof(T)
                                      : Size(plan.runs()) * plan.unit.map_pixels() * unit_pixel_bytes(plan.units);
   size_t const x = align_up(Size(a.batch) * image).bytes();  // also where this x needs none
+  size_t const columns = plan.columns.used ? (Size(plan.columns.room) * plan.column_bytes()).bytes() : 0;
   if (packed) {
     auto* bytes = static_cast<char*>(memory);
     packed->zeros = reinterpret_cast<T*>(bytes);
@@ -38,9 +39,10 @@ size_t deform_conv2d_workspace(DeformConv2dArguments<T> const& a, DeformConv2dPl
     packed->corners = reinterpret_cast<SampleCorners<T>*>(bytes + kZeros + kSums + weight);
     bytes += kZeros + kSums + weight + corners;
     packed->terms = reinterpret_cast<UnitTerm*>(bytes);
-    packed->x = plan.as_it_is ? const_cast<T*>(a.x) : reinterpret_cast<T*>(bytes + terms);
+    packed->columns = reinterpret_cast<T*>(bytes + terms);
+    packed->x = plan.as_it_is ? const_cast<T*>(a.x) : reinterpret_cast<T*>(bytes + terms + columns);
   }
-  return (Size(kZeros + kSums) + weight + corners + terms + x).bytes();
+  return (Size(kZeros + kSums) + weight + corners + terms + columns + x).bytes();
 }
 
 template <class T>

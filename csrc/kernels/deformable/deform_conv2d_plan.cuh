@@ -50,6 +50,15 @@ struct alignas(16) UnitTerm {
 
 constexpr int kMapBefore = 1, kMapBorder = 3;  // rows and columns of zeros: before a map, and in all
 
+// How samples are written out for a product that reads them as it reads weights: see deform_columns/.
+struct ColumnCut {
+  bool used;
+  int room;                 // tiles of positions whose columns scratch memory holds; more where there are more of them
+  int tiles;                // of positions, whose columns are written in one pass
+  int tap_parts;            // blocks that share the taps of a tile when they sample
+  int positions, channels;  // blocks of a cluster: beside each other along either of the result's sides
+};
+
 // How a convolution is cut. The sum over channels and taps is cut into terms: one tap of one chunk, which are channels
 // that share group and offset group; taps vary fastest. A stage, kDepth rows of the weights, is one term or, where
 // segments are narrow, several of them, called units: see deform_conv2d_units.cuh.
@@ -72,6 +81,7 @@ struct DeformConv2dPlan {
   int parts;                 // tiles that an operand is in: 2 where floats are split
   bool fragments;            // channels of packed weights are in the order of `fragment_channel`
   UnitGeometry unit;         // where units > 1
+  ColumnCut columns;
 
   __host__ __device__ int64_t runs() const { return groups * segments * chunks; }
   __host__ __device__ int terms() const { return segments * chunks * taps; }
@@ -83,6 +93,8 @@ struct DeformConv2dPlan {
   __host__ __device__ int64_t run_of(int group, int segment, int chunk) const {
     return (int64_t(group) * segments + segment) * chunks + chunk;
   }
+  // Bytes of the columns of one tile of positions.
+  __host__ __device__ int64_t column_bytes() const { return groups * stages() * tile_positions * kRowBytes; }
   // Where the corners of a tile's positions lie for one tap.
   __host__ __device__ int64_t corners_of(int64_t tile, int group, int segment, int tap) const {
     int const offset_group = (group * segments + segment) / segments_per_offset_group;
@@ -167,7 +179,8 @@ struct PackedOperands {
   T* x;                       // [batch, height, width, pixel]; units > 1: maps of units (deform_conv2d_units.cuh)
   T* zeros;                   // [kDepth], and kDepth ones after them where units > 1
   UnitTerm* terms;            // [groups, stages, units], and a stage that is read but not used
-  float* sums;                // [splits, groups * tiles, tiles of positions, tile_channels, tile_positions]
+  float* sums;                // [splits, groups * tiles, tiles of positions, tile_size]
+  T* columns;                 // [groups, columns.tiles, stages, tile_positions, kDepth], rows of kRowBytes swizzled
 };
 
 // Calls `body` with the number of units of a stage as a constant, of those that a dtype has.

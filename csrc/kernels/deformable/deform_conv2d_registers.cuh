@@ -130,8 +130,7 @@ __device__ void write_product(DeformConv2dArguments<T> const& a, DeformConv2dPla
   };
   if (plan.splits > 1) {
     float* const sums = partial_sums(packed, Tile::kPositions * Tile::kChannels);
-    each([&](int position, int channel, float value) { sums[channel * Tile::kPositions + position] = value; });
-    return;
+    return store_partial_sums<Tile::kPositions, Tile::kChannels>(sums, a.y_channels_last, each);
   }
   shared.biased.wait(0);
   synchronize_some(1, Tile::kConsumers);  // weights are no longer read

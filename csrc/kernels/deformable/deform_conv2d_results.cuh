@@ -83,46 +83,107 @@ __device__ float* partial_sums(PackedOperands<T> const& packed, int tile_size) {
   return packed.sums + tile * tile_size;
 }
 
+// Stores sums there, in the order in which the result is written. each: as store_results has it.
+template <int kPositions, int kChannels, class Each>
+__device__ void store_partial_sums(float* sums, bool channels_last, Each each) {
+  if (channels_last) {
+    each([&](int position, int channel, float sum) { sums[position * kChannels + channel] = sum; });
+  } else {
+    each([&](int position, int channel, float sum) { sums[channel * kPositions + position] = sum; });
+  }
+}
+
 constexpr int kAddTogether = 4, kAddAhead = 8;  // output channels of a thread; splits that it reads at once
 
-// Adds the sums of the blocks that share a tile. Grid: x over tiles of positions, y over tiles of output channels, z
-// over parts of kPackThreads * kAddTogether elements of a tile.
-template <class T>
-__global__ void __launch_bounds__(kPackThreads) deform_conv2d_add_kernel(
-    DeformConv2dArguments<T> a, DeformConv2dPlan plan,
-    float const* sums) {  // [splits, groups * tiles, tiles of positions, tile_channels, tile_positions]
-  wait_for_kernel_before();
-  unsigned const item = blockIdx.z * kPackThreads + threadIdx.x;
-  int const channel = static_cast<int>(item / plan.tile_positions), apart = plan.tile_channels / kAddTogether;
-  int const position = static_cast<int>(item) - channel * plan.tile_positions;
-  int64_t const first = int64_t(blockIdx.y % plan.tiles) * plan.tile_channels + channel;  // in its group
-  OutputPosition const at = tile_position(a, plan.positions, plan.tile_positions, blockIdx.x, position);
-  if (!at.valid) return;
-  int64_t const out = blockIdx.y / plan.tiles * plan.group_out + first, apart_in_y = apart * a.y_apart();
-  int64_t const split_size = plan.tile_size() * gridDim.x * gridDim.y;
-  sums += (int64_t(blockIdx.y) * gridDim.x + blockIdx.x) * plan.tile_size() + item;
-  float sum[kAddTogether] = {};
-  for (int split = 0; split < plan.splits; split += kAddAhead, sums += kAddAhead * split_size) {
-    float part[kAddAhead][kAddTogether];
+// Sums of a thread's channels, which lie side by side or `apart`, in one split.
+template <bool kSideBySide>
+__device__ void load_partial_sums(float (&part)[kAddTogether], float const* sums, int64_t apart) {
+  if constexpr (kSideBySide) {
+    auto const found = *reinterpret_cast<Vec<float, kAddTogether> const*>(sums);
 #pragma unroll
-    for (int j = 0; j < kAddAhead; ++j) {
+    for (int i = 0; i < kAddTogether; ++i) part[i] = found.lane[i];
+  } else {
 #pragma unroll
-      for (int i = 0; i < kAddTogether; ++i)
-        part[j][i] = split + j < plan.splits ? sums[j * split_size + i * apart * plan.tile_positions] : 0.f;
-    }
+    for (int i = 0; i < kAddTogether; ++i) part[i] = sums[i * apart];
+  }
+}
+
+template <bool kSideBySide>
+__device__ void add_partial_sums(float (&sum)[kAddTogether], float const* sums, int64_t apart, int splits,
+                                 int64_t split_size) {
+  for (int split = 0; split < splits; split += kAddAhead, sums += kAddAhead * split_size) {
+    float part[kAddAhead][kAddTogether] = {};
+#pragma unroll
+    for (int j = 0; j < kAddAhead; ++j)
+      if (split + j < splits) load_partial_sums<kSideBySide>(part[j], sums + j * split_size, apart);
 #pragma unroll
     for (int j = 0; j < kAddAhead; ++j) {
 #pragma unroll
       for (int i = 0; i < kAddTogether; ++i) sum[i] += part[j][i];
     }
   }
-  T* const y = a.y_at(at.n, int64_t(at.row) * a.out_width + at.column) + out * a.y_apart();
+}
+
+// Which sums a thread of deform_conv2d_add_kernel adds: of one position. Threads side by side have positions side by
+// side or, where y has channels last, channels.
+struct AddedSums {
+  int position, channel, apart;  // channel: the first of kAddTogether, which are `apart`
+  int64_t first;                 // where it lies in a tile of sums
+
+  __device__ AddedSums(DeformConv2dPlan const& plan, bool channels_last, int item) {
+    int const quarter = plan.tile_channels / kAddTogether;
+    int const row = item / (channels_last ? quarter : plan.tile_positions);
+    int const in_row = item - row * (channels_last ? quarter : plan.tile_positions);
+    position = channels_last ? row : in_row;
+    channel = channels_last ? in_row * kAddTogether : row;
+    apart = channels_last ? 1 : quarter;
+    first = channels_last ? int64_t(position) * plan.tile_channels + channel
+                          : int64_t(channel) * plan.tile_positions + position;
+  }
+};
+
+// y: in the first of the thread's output channels; `left` of them and those after it are in its group.
+template <class T>
+__device__ void write_added_sums(DeformConv2dArguments<T> const& a, T* y, int64_t out, int apart, int64_t left,
+                                 float const (&sum)[kAddTogether]) {
+  Vec<T, kAddTogether> results;
 #pragma unroll
   for (int i = 0; i < kAddTogether; ++i) {
-    if (first + i * apart >= plan.group_out) return;
-    float const bias = a.bias ? to_float(a.bias[out + i * apart]) : 0.f;
-    y[i * apart_in_y] = from_float<T>(a.activation(sum[i] + bias));
+    float const bias = a.bias && i * apart < left ? to_float(a.bias[out + i * apart]) : 0.f;
+    results.lane[i] = from_float<T>(a.activation(sum[i] + bias));
   }
+  if (a.y_channels_last && left >= kAddTogether && reinterpret_cast<uintptr_t>(y) % sizeof(results) == 0) {
+    *reinterpret_cast<Vec<T, kAddTogether>*>(y) = results;
+    return;
+  }
+  int64_t const apart_in_y = apart * a.y_apart();
+#pragma unroll
+  for (int i = 0; i < kAddTogether; ++i)
+    if (i * apart < left) y[i * apart_in_y] = results.lane[i];
+}
+
+// Adds the sums of the blocks that share a tile. Grid: x over tiles of positions, y over tiles of output channels, z
+// over parts of kPackThreads * kAddTogether elements of a tile.
+template <class T>
+__global__ void __launch_bounds__(kPackThreads) deform_conv2d_add_kernel(
+    DeformConv2dArguments<T> a, DeformConv2dPlan plan,
+    float const* sums) {  // [splits, groups * tiles, tiles of positions], and tiles as store_partial_sums has them
+  wait_for_kernel_before();
+  AddedSums const own(plan, a.y_channels_last, static_cast<int>(blockIdx.z * kPackThreads + threadIdx.x));
+  OutputPosition const at = tile_position(a, plan.positions, plan.tile_positions, blockIdx.x, own.position);
+  int64_t const in_group = int64_t(blockIdx.y % plan.tiles) * plan.tile_channels + own.channel;
+  int64_t const left = plan.group_out - in_group, out = blockIdx.y / plan.tiles * plan.group_out + in_group;
+  if (!at.valid || left <= 0) return;
+  sums += (int64_t(blockIdx.y) * gridDim.x + blockIdx.x) * plan.tile_size() + own.first;
+  int64_t const split_size = plan.tile_size() * gridDim.x * gridDim.y, apart = own.apart * plan.tile_positions;
+  float sum[kAddTogether] = {};
+  if (a.y_channels_last) {
+    add_partial_sums<true>(sum, sums, apart, plan.splits, split_size);
+  } else {
+    add_partial_sums<false>(sum, sums, apart, plan.splits, split_size);
+  }
+  T* const y = a.y_at(at.n, int64_t(at.row) * a.out_width + at.column) + out * a.y_apart();
+  write_added_sums(a, y, out, own.apart, left, sum);
 }
 
 // Writes a block's sums: as they are where several blocks share the tile, else as results, by way of shared memory.
@@ -131,8 +192,9 @@ __device__ void write_sums(DeformConv2dArguments<T> const& a, DeformConv2dPlan c
                            PackedOperands<T> const& packed, int group, int tile, Product const& product,
                            unsigned char* memory, bool wide) {
   if (plan.splits > 1) {
-    float* const sums = partial_sums(packed, Product::kPositions * Product::kChannels);
-    product.each([&](int position, int channel, float sum) { sums[channel * Product::kPositions + position] = sum; });
+    store_partial_sums<Product::kPositions, Product::kChannels>(
+        partial_sums(packed, Product::kPositions * Product::kChannels), a.y_channels_last,
+        [&](auto visit) { product.each(visit); });
     return;
   }
   Product::synchronize();

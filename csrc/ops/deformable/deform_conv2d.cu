@@ -94,11 +94,20 @@ template <class T>
 DeformConv2dChoice DeformConv2dOp::choose(DeformConv2dArguments<T> a, bool has_workspace) const {
   Device const device = current_device();
   bool const whole_rows = aligned(std::exchange(a.x, nullptr), kRowBytes);
-  auto choices = has_workspace ? deform_conv2d_choices(a, device.capability) : std::vector<int>{0};
+  auto choices =
+      has_workspace ? deform_conv2d_choices(a, device.capability, has_column_workspace()) : std::vector<int>{0};
   if (std::find(choices.begin(), choices.end(), tactic) != choices.end()) choices = {tactic};
   DeformConv2dChoice choice = deform_conv2d_choice(a, choices, device.multiprocessors);
   choice.plan.as_it_is = choice.plan.as_it_is && whole_rows;
   return choice;
+}
+
+// Elsewhere no kernel reads columns.
+int DeformConv2dOp::capability_with_workspace() const { return kColumnCapability; }
+
+bool DeformConv2dOp::has_column_workspace() const {
+  int const asked = workspace_capability < 0 ? current_device().capability : workspace_capability;
+  return asked == kColumnCapability;
 }
 
 size_t DeformConv2dOp::workspace(Tensor const* in, Tensor const* out) const {
@@ -106,10 +115,10 @@ size_t DeformConv2dOp::workspace(Tensor const* in, Tensor const* out) const {
   dispatch_floating(in[0].dtype, [&](auto tag) {
     using T = decltype(tag);
     auto const a = arguments<T>(in, out);
-    bool const tiles = fits_tiles(a), units = fits_units(a);
+    DeformConv2dFit const fit(a, has_column_workspace());
     for (auto const& variant : deform_conv2d_variants<T>()) {
-      bool const fits = variant.channels && (variant.units ? units : tiles);
-      if (fits) bytes = std::max(bytes, deform_conv2d_workspace(a, plan_of(a, variant)));
+      if (variant.channels && fit.has(variant))
+        bytes = std::max(bytes, deform_conv2d_workspace(a, plan_of(a, variant)));
     }
     return cudaSuccess;
   });
@@ -121,7 +130,7 @@ std::vector<int> DeformConv2dOp::tactics(Tensor const* in, Tensor const* out) co
   Device const device = current_device();
   if (device.capability == 0) return found;
   dispatch_floating(in[0].dtype, [&](auto tag) {
-    found = deform_conv2d_choices(arguments<decltype(tag)>(in, out), device.capability);
+    found = deform_conv2d_choices(arguments<decltype(tag)>(in, out), device.capability, has_column_workspace());
     return cudaSuccess;
   });
   return found;

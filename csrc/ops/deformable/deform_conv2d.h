@@ -14,6 +14,7 @@ struct DeformConv2dOp : Op {
   Pair stride{1, 1}, padding{0, 0}, dilation{1, 1};
   bool allow_tf32 = false;
 
+  int capability_with_workspace() const override;
   size_t workspace(Tensor const* in, Tensor const* out) const override;
   std::vector<int> tactics(Tensor const* in, Tensor const* out) const override;
   int own_tactic(Tensor const* in, Tensor const* out) const override;
@@ -39,6 +40,7 @@ struct DeformConv2dOp : Op {
  private:
   template <class T>
   DeformConv2dArguments<T> arguments(Tensor const* in, Tensor const* out) const;
+  bool has_column_workspace() const;
   template <class T>
   DeformConv2dChoice choose(DeformConv2dArguments<T> a, bool has_workspace) const;
   Dim out_extent(Dim extent, Dim kernel, int axis) const;

@@ -60,6 +60,8 @@ static_assert(same(our::kFieldInt8, nv::PluginFieldType::kINT8) && same(our::kFi
 static_assert(same(our::kFieldInt64, nv::PluginFieldType::kINT64) && same(our::kFieldChar, nv::PluginFieldType::kCHAR));
 static_assert(same(our::kCore, nv::PluginCapabilityType::kCORE) && same(our::kBuild, nv::PluginCapabilityType::kBUILD));
 static_assert(same(our::kRuntime, nv::PluginCapabilityType::kRUNTIME));
+static_assert(same(our::kPhaseBuild, nv::TensorRTPhase::kBUILD));
+static_assert(same(our::kPhaseRuntime, nv::TensorRTPhase::kRUNTIME));
 static_assert(same(our::kSum, nv::DimensionOperation::kSUM) && same(our::kProd, nv::DimensionOperation::kPROD));
 static_assert(same(our::kMax, nv::DimensionOperation::kMAX) && same(our::kMin, nv::DimensionOperation::kMIN));
 static_assert(same(our::kSub, nv::DimensionOperation::kSUB) &&

@@ -1,0 +1,54 @@
+// Launches of the deformable convolution in two passes.
+#pragma once
+
+#include "kernels/deform_columns/product.cuh"
+#include "kernels/deform_columns/sample.cuh"
+
+namespace bridge {
+
+template <class T, class Tile>
+cudaError_t launch_deform_columns_product(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan,
+                                          PackedOperands<T> const& packed, ColumnPass const& pass,
+                                          cudaStream_t stream) {
+  int64_t const row = plan.positions.flat ? a.out_plane() : a.out_width;
+  int64_t const together = a.y_channels_last ? std::gcd(a.out_channels, plan.group_out) : row;
+  int const wide = aligned(a.y) && together % 8 == 0 ? 8 : aligned(a.y, 4) && together % 2 == 0 ? 2 : 1;
+  unsigned const along = plan.columns.positions;
+  cudaLaunchAttribute attributes[2]{};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  auto& cluster = attributes[1].val.clusterDim;
+  cluster.x = along, cluster.y = plan.columns.channels, cluster.z = plan.splits;
+  cudaLaunchConfig_t config{};
+  config.gridDim = {(pass.tiles + along - 1) / along * along, static_cast<unsigned>(plan.groups * plan.tiles),
+                    static_cast<unsigned>(plan.splits)};
+  config.blockDim = Tile::kThreads, config.dynamicSmemBytes = sizeof(ColumnShared<Tile>), config.stream = stream;
+  config.attrs = attributes, config.numAttrs = cluster.x * cluster.y * cluster.z > 1 ? 2 : 1;
+  constexpr auto kernel = deform_columns_product_kernel<T, Tile>;
+  cudaError_t const status =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(ColumnShared<Tile>));
+  if (status != cudaSuccess) return status;
+  return cudaLaunchKernelEx(&config, kernel, a, plan, packed, pass, wide);
+}
+
+template <class T, int kChannels>
+cudaError_t launch_columns(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan, void* workspace,
+                           cudaStream_t stream) {
+  if (weight_threads<T>(plan) > kMaxWeightThreads / 2) return cudaErrorInvalidValue;
+  PackedOperands<T> packed;
+  deform_conv2d_workspace(a, plan, &packed, workspace);
+  DeformConv2dArguments<T> map = a;
+  map.packed_weight = packed.weight;  // who samples lays it out, if it is not there
+  cudaError_t status = launch_deform_conv2d_pack(map, plan, packed, stream);
+  auto const all = static_cast<unsigned>(plan.positions.count(a.batch)), together = unsigned(plan.columns.tiles);
+  for (unsigned first = 0; first < all && status == cudaSuccess; first += together) {
+    ColumnPass const pass{first, std::min(together, all - first)};
+    status = launch_deform_columns_sample(a, plan, packed, pass, stream);
+    if (status == cudaSuccess)
+      status = launch_deform_columns_product<T, ColumnTile<T, kChannels>>(a, plan, packed, pass, stream);
+  }
+  return status;
+}
+
+}  // namespace bridge
