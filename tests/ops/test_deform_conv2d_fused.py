@@ -204,8 +204,8 @@ def test_infinite_logits_are_masks_of_0_and_1(offset_groups, dtype, number):
 @pytest.mark.parametrize("activation", SPECIAL)
 def test_cuda_what_is_not_finite_shows(activation):
     x, prediction, weight = special()
-    given = [x.movedim(3, 0), prediction.movedim(3, 0), weight]  # a position an image: none has neighbours
-    y = bridge.deform_conv2d_fused(*cast(given, device="cuda"), activation=activation, negative_slope=0.25)
+    images = [tensor.permute(3, 1, 2, 0) for tensor in (x, prediction)]  # a position each: none has neighbours
+    y = bridge.deform_conv2d_fused(*cast([*images, weight], device="cuda"), activation=activation, negative_slope=0.25)
     torch.testing.assert_close(y.cpu().flatten(), torch.tensor(SPECIAL[activation]), equal_nan=True)
 
 

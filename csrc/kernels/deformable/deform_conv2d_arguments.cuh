@@ -15,8 +15,10 @@ struct DeformConv2dActivation {
   }
 };
 
-// By four instructions. Less than 2^-126 is 0.
-__device__ inline float sigmoid(float x) {
+// Of 16-bit tensors by four instructions; less than 2^-126 is 0.
+template <class T>
+__device__ float sigmoid(float x) {
+  if constexpr (sizeof(T) == sizeof(float)) return 1.f / (1.f + expf(-x));
   float power, result;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x * -1.4426950408889634f));
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(1.f + power));
@@ -112,7 +114,7 @@ __device__ TapSample<T> load_tap(DeformConv2dArguments<T> const& a, OutputPositi
   int64_t const pixel = int64_t(at.row) * a.out_width + at.column;
   T const* const offset = a.offset + at.n * a.offset_image + 2 * row * plane + pixel;
   float const mask = a.mask ? to_float(a.mask[at.n * a.mask_image + row * plane + pixel]) : 1.f;
-  return {offset[0], offset[plane], a.logits ? sigmoid(mask) : mask};
+  return {offset[0], offset[plane], a.logits ? sigmoid<T>(mask) : mask};
 }
 
 template <class T>

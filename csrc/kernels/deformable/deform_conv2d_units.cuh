@@ -177,7 +177,7 @@ struct UnitRows {
         float const left_of = position ? x + float(a.stride_w) : x;
         Taps const& tap = taps[own];
         float const mask = tap.mask[position];
-        at.locate(a, unit, y + tap.dy[position], left_of + tap.dx[position], kLogits ? sigmoid(mask) : mask);
+        at.locate(a, unit, y + tap.dy[position], left_of + tap.dx[position], kLogits ? sigmoid<T>(mask) : mask);
       } else {
         at.at = sample[(kSet + 1) % 2][i].at;
       }
