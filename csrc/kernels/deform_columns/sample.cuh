@@ -26,12 +26,17 @@ __device__ void load_inside(Gathered<T>& row, char const* x, int pixel_bytes, in
   }
 }
 
-// By some blocks: lays out the weights.
+// How weights are laid out beside the samples: by so many threads, and so many blocks more along z; none where they are.
+struct WeightsBeside {
+  unsigned threads, parts;
+};
+
 template <class T>
 __device__ void pack_weights_beside(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan, T* packed,
-                                    unsigned threads) {
-  unsigned const all = gridDim.x * gridDim.y * kSampleThreads;
-  unsigned thread = (blockIdx.y * gridDim.x + blockIdx.x) * kSampleThreads + threadIdx.x;
+                                    WeightsBeside const& weights) {
+  unsigned const blocks = gridDim.x * gridDim.y, all = weights.parts * blocks * kSampleThreads;
+  unsigned const block = blockIdx.z * blocks + blockIdx.y * gridDim.x + blockIdx.x, threads = weights.threads;
+  unsigned thread = block * kSampleThreads + threadIdx.x;
 #pragma unroll 1
   for (; thread < threads; thread += all) pack_weight(a, plan, packed, thread);
 }
@@ -39,20 +44,20 @@ __device__ void pack_weights_beside(DeformConv2dArguments<T> const& a, DeformCon
 #endif  // BRIDGE_WGMMA
 
 // Grid: x over parts of tiles of positions, y over runs of kDepth channels, z over parts of the taps. Where weights are
-// to be laid out, by weight_threads threads, blocks of one more z do that, while others wait for the feature map.
+// to be laid out, blocks of further z do that, while others wait for the feature map.
 template <class T>
 __global__ void __launch_bounds__(kSampleThreads, 4) deform_columns_sample_kernel(DeformConv2dArguments<T> a,
                                                                                   DeformConv2dPlan plan,
                                                                                   PackedOperands<T> packed,
                                                                                   ColumnPass pass,
-                                                                                  unsigned weight_threads) {
+                                                                                  WeightsBeside weights) {
 #ifdef BRIDGE_WGMMA
   let_next_kernel_begin();
-  if (weight_threads > 0 && blockIdx.z == 0) return pack_weights_beside(a, plan, packed.weight, weight_threads);
+  if (blockIdx.z < weights.parts) return pack_weights_beside(a, plan, packed.weight, weights);
   constexpr unsigned kParts = kColumnPositions / kSampleRows;
   unsigned const tile = blockIdx.x / kParts, run = blockIdx.y, runs_of_group = plan.segments * plan.chunks;
   int const group = static_cast<int>(run / runs_of_group), of_group = static_cast<int>(run % runs_of_group);
-  unsigned const parts = plan.columns.tap_parts, part = blockIdx.z - (weight_threads > 0);
+  unsigned const parts = plan.columns.tap_parts, part = blockIdx.z - weights.parts;
   int const first = static_cast<int>(part * plan.taps / parts);
   int const end = static_cast<int>((part + 1) * plan.taps / parts);
   int const row = static_cast<int>(blockIdx.x % kParts) * kSampleRows + threadIdx.x / kRowChunks;
@@ -90,9 +95,14 @@ __global__ void __launch_bounds__(kSampleThreads, 4) deform_columns_sample_kerne
 template <class T>
 cudaError_t launch_deform_columns_sample(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan,
                                          PackedOperands<T> const& packed, ColumnPass const& pass, cudaStream_t stream) {
-  unsigned const weights = a.packed_weight || pass.first_tile > 0 ? 0 : static_cast<unsigned>(weight_threads<T>(plan));
-  dim3 const grid(pass.tiles * (kColumnPositions / kSampleRows), static_cast<unsigned>(plan.runs()),
-                  static_cast<unsigned>(plan.columns.tap_parts + (weights > 0)));
+  dim3 grid(pass.tiles * (kColumnPositions / kSampleRows), static_cast<unsigned>(plan.runs()));
+  WeightsBeside weights{};
+  if (!a.packed_weight && pass.first_tile == 0) {
+    weights.threads = static_cast<unsigned>(weight_threads<T>(plan));
+    unsigned const blocks = grid.x * grid.y, wanted = (weights.threads + kSampleThreads - 1) / kSampleThreads;
+    weights.parts = (std::min<unsigned>(wanted, kSampleBlocks) + blocks - 1) / blocks;
+  }
+  grid.z = static_cast<unsigned>(plan.columns.tap_parts) + weights.parts;
   return launch_overlapping(deform_columns_sample_kernel<T>, grid, kSampleThreads, 0, stream, true, a, plan, packed,
                             pass, weights);
 }
