@@ -9,6 +9,11 @@ namespace bridge {
 constexpr int kSampleRowStep = kSampleThreads / kRowChunks, kSampleTogether = 2;  // rows of a thread: apart, at once
 constexpr int kSampleRows = kSampleRowStep * kSampleTogether;                     // of a block
 
+// How weights are laid out beside the samples: by so many threads, in blocks of so many z more; none where it is done.
+struct WeightsBeside {
+  unsigned threads, parts;
+};
+
 #ifdef BRIDGE_WGMMA
 
 // Asks for 16 bytes of the four pixels around a sample, where they are inside the map.
@@ -25,11 +30,6 @@ __device__ void load_inside(Gathered<T>& row, char const* x, int pixel_bytes, in
     if (corners.inside >> j & 1) row.corner[j] = __ldg(from);
   }
 }
-
-// How weights are laid out beside the samples: by so many threads, and so many blocks more along z; none where they are.
-struct WeightsBeside {
-  unsigned threads, parts;
-};
 
 template <class T>
 __device__ void pack_weights_beside(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan, T* packed,
