@@ -22,7 +22,12 @@ DEFAULTS = {"tensorrt": Default(PLUGIN, _MEMORY), "tensorrt_rtx": Default(PLUGIN
 
 def refusal(call: Call, trt: ModuleType) -> str | None:
     """Why a call cannot be converted: reshaping into groups needs fixed numbers of channels."""
-    channels = {"x": call.extents("x")[1], "offset": call.extents("offset")[1]}
+    return refusal_of_channels(call, trt, "offset")
+
+
+def refusal_of_channels(call: Call, trt: ModuleType, offsets: str) -> str | None:
+    """The same of an op whose offsets come in the tensor of that name."""
+    channels = {name: call.extents(name)[1] for name in ("x", offsets)}
     channels |= {f"weight dimension {axis}": extent for axis, extent in enumerate(call.extents("weight"))}
     dynamic = [name for name, extent in channels.items() if extent < 0]
     if dynamic:

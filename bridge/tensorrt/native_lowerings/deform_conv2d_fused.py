@@ -8,20 +8,15 @@ from types import ModuleType
 from typing import Any
 
 from bridge.tensorrt.converters.layers import Layers
-from bridge.tensorrt.native_lowerings import deform_conv2d, lacks
+from bridge.tensorrt.native_lowerings import deform_conv2d
 from bridge.tensorrt.plugins.fields import Call
 
 DEFAULTS = deform_conv2d.DEFAULTS
 
 
 def refusal(call: Call, trt: ModuleType) -> str | None:
-    """Why a call cannot be converted: reshaping into groups needs fixed numbers of channels."""
-    channels = {"x": call.extents("x")[1], "prediction": call.extents("prediction")[1]}
-    channels |= {f"weight dimension {axis}": extent for axis, extent in enumerate(call.extents("weight"))}
-    dynamic = [name for name, extent in channels.items() if extent < 0]
-    if dynamic:
-        return f"the number of channels of {dynamic[0]} is dynamic; the layers need a number"
-    return lacks(trt, "add_grid_sample")
+    """Why a call cannot be converted: as deform_conv2d's."""
+    return deform_conv2d.refusal_of_channels(call, trt, "prediction")
 
 
 def add(layers: Layers, tensors: Sequence[Any | None], attributes: Mapping[str, Any]) -> tuple[Any, ...]:
