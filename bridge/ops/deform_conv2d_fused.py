@@ -65,5 +65,5 @@ def deform_conv2d_fused(
     if activation == "relu":
         out = F.relu(out)
     elif activation == "leaky_relu":
-        out = F.leaky_relu(out, negative_slope)
+        out = torch.where(out < 0, negative_slope * out, out)  # a slope beyond float32 is an infinity
     return out.to(x.dtype)

@@ -77,6 +77,14 @@ def test_what_is_not_finite_shows(activation):
     torch.testing.assert_close(torch.tensor(y), torch.tensor(SPECIAL[activation]), equal_nan=True)
 
 
+def test_a_slope_beyond_float32_is_an_infinity():
+    x, prediction, weight = special()
+    y = bridge.deform_conv2d_fused(
+        -torch.ones_like(x), prediction, weight, activation="leaky_relu", negative_slope=1e300
+    )
+    assert y[0, 0, 0, 0] == -math.inf
+
+
 def _args(**changes):
     args = deform_conv2d_fused_arguments(2, 6, (9, 8), 4, groups=2, offset_groups=3, padding=(1, 1))
     return {**dict(zip(("x", "prediction", "weight", "bias"), args, strict=True)), "padding": 1, **changes}
