@@ -19,7 +19,7 @@ from bridge.passes.common.definition import Pass
 from bridge.passes.common.each_node import rewrite_each
 from bridge.passes.common.editor import Editor
 from bridge.passes.common.layout import LayoutError
-from bridge.passes.common.nodes import CONVERSIONS, arguments, aten, mutated_nodes, value
+from bridge.passes.common.nodes import CONVERSIONS, arguments, aten, mutated_nodes, users_of, value
 from bridge.passes.common.outcome import MUTATED, Outcome
 
 NAME = "group_norm"
@@ -132,7 +132,7 @@ def _narrow_source(x: Node) -> Node | None:
 
 def _following(node: Node) -> tuple[list[Node], str | None] | None:
     """The nodes of what alone takes a node's value, with the activation that they are; None: a conversion."""
-    users = [user for user in node.users if user.target is not aten._assert_tensor_metadata.default]
+    users = users_of(node)
     if len(users) == 2:
         return _product_with_sigmoid(node, users)
     if len(users) != 1:

@@ -211,6 +211,11 @@ def nodes_between(node: Node, starts: Collection[Node]) -> set[Node]:
 _METADATA_ASSERT = aten._assert_tensor_metadata.default
 
 
+def users_of(node: Node) -> list[Node]:
+    """Who takes a node's value, but for torch.export's assertions on dtypes and devices."""
+    return [user for user in node.users if user.target is not _METADATA_ASSERT]
+
+
 _NESTING = ("_vmap_increment_nesting", "_vmap_decrement_nesting")
 
 

@@ -37,8 +37,7 @@ def extent_of_channels(node: Node) -> int:
 
 def channels_of(node: Node) -> tuple[Channels, ...]:
     """The channels of a tensor [N, C, ...], as few rows of them as there are; of the tensor itself at worst."""
-    read = operator.getitem if node.target is operator.getitem else node.target
-    parts = _copied(node) or (_READERS[read](node) if read in _READERS else None)
+    parts = _copied(node) or (_READERS[node.target](node) if node.target in _READERS else None)
     return _joined(parts) if parts is not None else (Channels(node, 0, extent_of_channels(node)),)
 
 

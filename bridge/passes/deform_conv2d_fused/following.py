@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from bridge.passes.common.nodes import arguments, aten
+from bridge.passes.common.nodes import arguments, aten, users_of
 from bridge.passes.deform_conv2d_fused.batch_norm import BatchNorm, read_batch_norm
 
 
@@ -37,7 +37,7 @@ def find_following(node: Node, can_fold: Callable[[BatchNorm], bool]) -> Followi
 
 
 def _sole_user(node: Node) -> Node | None:
-    users = [user for user in node.users if user.target is not aten._assert_tensor_metadata.default]
+    users = users_of(node)
     return users[0] if len(users) == 1 and users[0].op == "call_function" else None
 
 

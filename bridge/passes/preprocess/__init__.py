@@ -18,7 +18,7 @@ from bridge.passes.common.definition import Pass
 from bridge.passes.common.each_node import rewrite_each
 from bridge.passes.common.editor import Editor
 from bridge.passes.common.layout import LayoutError
-from bridge.passes.common.nodes import CONVERSIONS, aten, is_copy, mutated_nodes
+from bridge.passes.common.nodes import CONVERSIONS, aten, is_copy, mutated_nodes, users_of
 from bridge.passes.common.outcome import MUTATED, Outcome
 from bridge.passes.preprocess.steps import ARITHMETIC, CHANNELS, RESIZES, Declined, Levels, dtype_of, evaluate
 
@@ -100,13 +100,9 @@ def _source(node: Node, constants: Constants) -> Node | None:
     return None
 
 
-def _users(node: Node) -> list[Node]:
-    return [user for user in node.users if user.target is not aten._assert_tensor_metadata.default]
-
-
 def _after(node: Node, constants: Constants) -> Node | None:
     """The step that alone takes a node's result; None where there is none, or it ends a chain."""
-    users = _users(node)
+    users = users_of(node)
     if len(users) != 1 or users[0].op != "call_function":
         return None
     (user,) = users
@@ -121,7 +117,7 @@ def _check(chain: Chain, mutated: set[Node]) -> None:
     if len({node.meta["val"].device for node in (chain.images, chain.end)}) > 1:
         raise Declined("it moves the images to another device")
     for node in inner - {chain.end}:
-        others = set(_users(node)) - inner
+        others = set(users_of(node)) - inner
         if any(node is not chain.images or user.target not in _READERS for user in others):
             raise Declined(
                 "the model uses the images otherwise too, or something on the way: an engine would need both"

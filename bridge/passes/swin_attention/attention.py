@@ -8,12 +8,11 @@ from torch.fx import Node
 
 from bridge.passes.common.axes import Axes, follow, is_move, name_axes
 from bridge.passes.common.constants import Constants
-from bridge.passes.common.nodes import arguments, aten, is_traced, same_extents, value
+from bridge.passes.common.nodes import arguments, aten, is_traced, same_extents, users_of, value
 from bridge.passes.swin_attention import products
 
 SDPA = aten.scaled_dot_product_attention.default
 _SOFTMAX = {aten.softmax.int, aten._softmax.default}
-_ASSERTIONS = {aten._assert_tensor_metadata.default}
 _LETTERS = "uvw"  # of the dimensions before heads
 
 
@@ -235,7 +234,7 @@ def _product_with_values(softmax: Node) -> tuple[Node, list[_Step], Node] | None
     """
     node, path = softmax, [_Step(softmax, softmax)]
     while True:
-        users = [user for user in node.users if user.target not in _ASSERTIONS]
+        users = users_of(node)
         if len(users) != 1:
             return None
         (user,) = users

@@ -7,11 +7,10 @@ from typing import Any
 from torch.fx import Node
 
 from bridge.passes.common.axes import Axes, Axis, Group, extent_of, follow, is_move, name_axes, regrouped, sources
-from bridge.passes.common.nodes import arguments, aten
+from bridge.passes.common.nodes import arguments, aten, users_of
 from bridge.passes.swin_attention.products import is_idle_dropout
 
 _PADS = {aten.pad.default, aten.constant_pad_nd.default}
-_ASSERTIONS = {aten._assert_tensor_metadata.default}
 _LINEAR = aten.linear.default
 
 
@@ -132,7 +131,7 @@ def find_reverse(windows: Node, partition: Partition) -> Reverse | None:
     while axes is not None:
         if not any(shift) and _is_map(axes):
             return Reverse(node, tuple(layers))
-        users = [user for user in node.users if user.target not in _ASSERTIONS]
+        users = users_of(node)
         if len(users) != 1:
             return None
         (user,) = users

@@ -12,7 +12,7 @@ from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from bridge.passes.common.constants import Constants
-from bridge.passes.common.nodes import CONVERSIONS, arguments, aten, is_copy, same_extents, value
+from bridge.passes.common.nodes import CONVERSIONS, arguments, aten, is_copy, same_extents, users_of, value
 
 _MASKS = {aten.add.Tensor, aten.where.self, aten.where.ScalarOther, aten.masked_fill.Scalar, aten.masked_fill.Tensor}
 _DIVISIONS = {aten.div.Tensor, aten.div.Scalar}
@@ -53,7 +53,7 @@ def product_with_values(softmax: Node, has_sinks: bool) -> tuple[Node, bool] | N
     """The product of the weights with the values, and whether nothing else uses the weights; None if there is none."""
     node, alone = softmax, True
     while True:
-        users = [user for user in node.users if user.target is not aten._assert_tensor_metadata.default]
+        users = users_of(node)
         ahead = [user for user in users if user.args[0] is node and _leads_on(user, has_sinks)]
         if len(ahead) != 1:
             return None

@@ -3,12 +3,13 @@
 The mask is sigmoid in float32; sums are rounded to the dtype of x before the activation.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 from bridge.tensorrt.converters.layers import Layers
-from bridge.tensorrt.native_lowerings import deform_conv2d
+from bridge.tensorrt.native_lowerings import deform_conv2d, relu
 from bridge.tensorrt.plugins.fields import Call
 
 DEFAULTS = deform_conv2d.DEFAULTS
@@ -30,8 +31,7 @@ def add(layers: Layers, tensors: Sequence[Any | None], attributes: Mapping[str, 
         offset = layers.slice(prediction, 1, 0, 2 * planes)
         mask = layers.activation(layers.cast(logits, layers.trt.DataType.FLOAT), "SIGMOID")
     (y,) = deform_conv2d.add(layers, (x, offset, weight, bias, mask), attributes)
-    if attributes["activation"] == "relu":
-        return (layers.activation(y, "RELU"),)
-    if attributes["activation"] == "leaky_relu":
-        return (layers.activation(y, "LEAKY_RELU", alpha=attributes["negative_slope"]),)
-    return (y,)
+    if attributes["activation"] == "none":
+        return (y,)
+    slope = 0.0 if attributes["activation"] == "relu" else attributes["negative_slope"]
+    return relu.add(layers, (y,), {"negative_slope": slope, "max_value": math.inf})

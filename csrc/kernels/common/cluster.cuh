@@ -64,15 +64,6 @@ __device__ inline void copy_bulk_to(uint16_t ranks, void* shared, void const* gl
       : "memory");
 }
 
-// Copies bytes, a multiple of 16, that this thread has published, to the same place of another block, and tells the
-// barrier there.
-__device__ inline void copy_bulk_between(uint32_t rank, void* shared, uint32_t bytes, SharedBarrier& barrier) {
-  asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                   shared_address_in(shared_address(shared), rank)),
-               "r"(shared_address(shared)), "r"(bytes), "r"(shared_address_in(shared_address(&barrier), rank))
-               : "memory");
-}
-
 // N floats that lie side by side in some block's shared memory; aligned for one access.
 template <int N>
 __device__ void load_shared_in(float (&value)[N], uint32_t there) {

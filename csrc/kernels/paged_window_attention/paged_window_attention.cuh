@@ -31,20 +31,14 @@ struct PagedLaunch {
   }
 };
 
-// The most keys that neighbouring rows see, as far as the host knows it: lengths are on the device.
-template <class T>
-int64_t most_keys_seen(PagedArguments<T> const& a, int rows) {
-  if (a.window_left == kNoWindow || a.window_right == kNoWindow) return a.keys;
-  int64_t const positions = least(a.queries, ceil_divide(rows - 1, a.ratio()) + 1);
-  return least(a.keys, positions + a.window_left + a.window_right);
-}
-
-// tile_rows: of an item of work; blocks: that splits are to give a multiprocessor; least_keys: of a part.
+// tile_rows: of an item of work; blocks: that splits are to give a multiprocessor; least_keys: of a part. Keys are as
+// many as the host knows of: lengths are on the device.
 template <class T>
 int paged_splits(PagedArguments<T> const& a, PagedLaunch const& launch, int64_t items, int tile_rows, int64_t blocks,
                  int least_keys) {
   if (!launch.workspace) return 1;
-  return attention_splits(a.rows(), items, blocks, ceil_divide(most_keys_seen(a, tile_rows), least_keys));
+  int64_t const seen = most_seen_keys(a, least(a.queries, ceil_divide(tile_rows - 1, a.ratio()) + 1));
+  return attention_splits(a.rows(), items, blocks, ceil_divide(seen, least_keys));
 }
 
 template <class T>

@@ -1,7 +1,9 @@
 """Plugins of the ops of attention, and their tactics."""
 
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from plugin_host import Plugin
 
@@ -17,6 +19,15 @@ def plugin_call(op: str, args: list[Any], settings: dict[str, Any], device: str 
     actual = torch.empty_like(given[0])
     assert plugin.configure(given, [actual]) == 0 and plugin.shape_change(given, [actual]) == 0
     return plugin, given, actual
+
+
+def check_no_tactics(op: str, arguments: Callable[[int], list[Any]], settings: dict[str, Any]) -> None:
+    """Without a GPU of compute capability 9.0 there are none. arguments: of the channels of a head."""
+    if torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0):
+        pytest.skip("this GPU has several")
+    for head_dim in (64, 128):
+        plugin, *_ = plugin_call(op, arguments(head_dim), settings)
+        assert plugin.tactics() == []
 
 
 def check_tactics(op: str, args: list[Any], settings: dict[str, Any], count: int) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from attention_plugins import check_tactics, plugin_call
+from attention_plugins import check_no_tactics, check_tactics
 from block_sparse_cases import BAD, PATTERNS, attend, check_bad_numbers, check_without_keys
 from draw import seeded
 from samples.block_sparse_attention import block_sparse_arguments
@@ -121,11 +121,7 @@ PLUGIN_BLOCKS = {"query_block": 64, "key_block": 64}
 
 
 def test_without_a_gpu_of_9_0_the_plugin_has_no_tactics():
-    if torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0):
-        pytest.skip("this GPU has two")
-    for head_dim in (64, 128):
-        plugin, *_ = plugin_call("block_sparse_attention", plugin_arguments(head_dim), PLUGIN_BLOCKS)
-        assert plugin.tactics() == []
+    check_no_tactics("block_sparse_attention", plugin_arguments, PLUGIN_BLOCKS)
 
 
 @pytest.mark.gpu

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from attention_plugins import check_tactics, plugin_call
+from attention_plugins import check_no_tactics, check_tactics
 from draw import seeded
 from samples.window_attention import window_attention_arguments
 from window_attention_cases import without_keys
@@ -140,11 +140,7 @@ def plugin_arguments(head_dim):
 
 
 def test_without_a_gpu_of_9_0_the_plugin_has_no_tactics():
-    if torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0):
-        pytest.skip("this GPU has several")
-    for head_dim in (64, 128):
-        plugin, *_ = plugin_call("window_attention", plugin_arguments(head_dim), WINDOW)
-        assert plugin.tactics() == []
+    check_no_tactics("window_attention", plugin_arguments, WINDOW)
 
 
 @pytest.mark.gpu
