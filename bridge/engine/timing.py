@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import statistics
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -151,9 +152,19 @@ def _capture(work: Callable[[], Any], stream: torch.cuda.Stream) -> Callable[[],
     """The replay of a CUDA graph of `work`."""
     stream.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-        work()
+    try:
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            work()
+    except Exception:
+        _end_capture_of_generators()
+        raise
     return graph.replay
+
+
+def _end_capture_of_generators() -> None:
+    """After a capture that failed: torch takes its random generators to be captured until another one ends well."""
+    with warnings.catch_warnings(), torch.cuda.graph(torch.cuda.CUDAGraph(), stream=torch.cuda.Stream()):
+        warnings.simplefilter("ignore")  # torch warns of a graph with nothing in it
 
 
 def _elapsed_us(work: Callable[[], Any]) -> float:

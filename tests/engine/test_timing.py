@@ -91,3 +91,13 @@ def test_a_loop_has_what_its_caller_waits_for(device):
     alone, waiting = time_loop(lambda: x @ x), time_loop(lambda: (x @ x).sum().item())
     assert 0 < alone.low <= alone.us <= alone.high and waiting.us > alone.us - noise(alone, waiting)
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
+
+
+@pytest.mark.gpu
+def test_a_call_that_no_graph_takes_leaves_generators_usable():
+    x = torch.randn(8, device="cuda")
+    with pytest.raises(RuntimeError, match="captur"):
+        timing.time_call(lambda x: (x + 1).cpu(), [x])
+    torch.cuda.synchronize()
+    assert torch.randn(8, device="cuda").isfinite().all()
+    assert timing.time_call(lambda x: torch.rand_like(x), [x]).us > 0

@@ -67,6 +67,16 @@ LOWERED = [
         [(1, 3, 64, 96), (3, 3, 64, 96)],
         id="deformable_detr",
     ),
+    pytest.param(
+        "basicvsr",
+        [
+            *("--height", "24", "--width", "32", "--channels", "16", "--groups", "4", "--blocks", "1"),
+            *("--batch", "1", "--max-height", "40", "--max-width", "48"),
+        ],
+        {"deform_conv2d": 1},
+        [[(1, channels, *plane) for channels in (16, 16, 16, 2, 2)] for plane in ((16, 48), (33, 17), (40, 48))],
+        id="basicvsr",
+    ),
 ]
 
 
@@ -110,9 +120,10 @@ def test_lowered_graph_is_the_model(script, name, flags, plugins, shapes):
         module, _ = lowered(program, input_specs(program))
     assert count_ops(module.graph) == plugins
     for shape in shapes:
-        given = random_input(args[0], shape)
+        shape_of_each = shape if isinstance(shape, list) else [shape]
+        given = [random_input(*each) for each in zip(args, shape_of_each, strict=True)]
         with torch.no_grad():
-            actual, expected = module(given), model(given)
+            actual, expected = module(*given), model(*given)
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 

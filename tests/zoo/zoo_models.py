@@ -21,6 +21,8 @@ PLUGINS = {
     "mask_rcnn, heads": {"roi_align": 8},
     "resnet_dcn": {"deform_conv2d_fused": 13},
     "resnet_dcn, fixed batch": {"deform_conv2d_fused": 13},
+    "basicvsr": {"deform_conv2d": 1},
+    "basicvsr, fixed size": {"deform_conv2d": 1},
     "swin": {"swin_attention": 4},
     "relu_net": {"relu": 3},
     "mistral, window": {"rope": 2, "window_attention": 2},

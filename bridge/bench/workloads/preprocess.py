@@ -207,5 +207,5 @@ PEERS = (
     Peer("eager", "preprocess", _chain(plain)),
     Peer("inductor", "preprocess", _chain(compiled), compiles=True),
     Peer("torchvision v2", "preprocess", _torchvision, waits=True),  # its constants come from the CPU
-    Peer("CV-CUDA", "preprocess", _cvcuda),
+    Peer("CV-CUDA", "preprocess", _cvcuda, waits=True),  # for events of its own, of before
 )

@@ -55,13 +55,6 @@ __device__ inline void copy_async_or_zero(uint32_t shared, void const* global, b
 #endif
 }
 
-// As copy_async, of the first `bytes`, 0 to 16, and zeros after them.
-__device__ inline void copy_async_part(uint32_t shared, void const* global, int bytes) {
-#if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes) : "memory");
-#endif
-}
-
 // Copies since the last such call are a group, and all but the last kGroups groups are waited for.
 __device__ inline void commit_copies() {
 #if __CUDA_ARCH__ >= 800

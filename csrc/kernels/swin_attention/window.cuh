@@ -64,17 +64,24 @@ struct SwinWindow {
     uint32_t const shared = shared_address(stage(to));
     T const* const tensors[] = {a.q.data, a.k.data, a.v.data};
     Mma::template copy<false>(a, tensors, window, rows, shared);
-    if (a.mask.data) copy_mask(index, shared + 3 * Tile::kTensorBytes);
+    if (a.mask.data) copy_mask(index, stage(to) + 3 * Tile::kTensorBytes);
   }
 
   // Masks lie one after another, whatever the size of one: whole chunks of 16 bytes from the one before its first byte.
-  __device__ void copy_mask(int index, uint32_t shared) const {
+  // The last one of all may end within a chunk, of which nothing may be read that lies beyond.
+  __device__ void copy_mask(int index, unsigned char* to) const {
     int64_t const bytes = mask_size(), begin = (index % a.masks) * bytes, end = a.masks * bytes;
     int64_t const first = begin & ~int64_t(kAccessBytes - 1);
     auto const* const from = static_cast<unsigned char const*>(a.mask.data);
     for (int64_t at = first + threadIdx.x * kAccessBytes; at < begin + bytes; at += Tile::kThreads * kAccessBytes)
-      copy_async_part(shared + static_cast<uint32_t>(at - first), from + at,
-                      static_cast<int>(end - at < kAccessBytes ? end - at : kAccessBytes));
+      if (end - at >= kAccessBytes) {
+        copy_async(shared_address(to + (at - first)), from + at);
+      } else {
+        copy_bytes(to + (at - first), from + at, static_cast<int>(end - at));
+      }
+  }
+  static __device__ void copy_bytes(unsigned char* to, unsigned char const* from, int bytes) {
+    for (int i = 0; i < bytes; ++i) to[i] = from[i];
   }
   __device__ int64_t mask_size() const {
     return int64_t(a.windows.tokens()) * a.windows.tokens() * (a.mask.wide ? sizeof(float) : sizeof(T));

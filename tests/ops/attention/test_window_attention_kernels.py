@@ -162,13 +162,13 @@ CHOICES = [
 @pytest.mark.gpu
 @pytest.mark.parametrize(("batch", "heads", "queries", "keys", "head_dim", "left", "tactic"), CHOICES)
 def test_cuda_own_choice(batch, heads, queries, keys, head_dim, left, tactic):
-    """Bit for bit: the kernels add up other tiles."""
+    """Bit for bit: the two of them, or the one and every GPU's, add up other tiles."""
     if torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("other GPUs have one kernel")
     shapes = [(batch, heads, queries, head_dim), (batch, 1, keys, head_dim), (batch, 1, keys, head_dim)]
     args = [torch.randn(shape, device="cuda", dtype=torch.bfloat16) for shape in shapes]
     own = bridge.window_attention(*args, window_left=left)
-    for each in (0, 1, 2) if head_dim > 96 else (0, 1):
+    for each in (1, 2) if head_dim > 96 else (0, 1):
         with libraries.tactic("window_attention", each):
             found = bridge.window_attention(*args, window_left=left)
         differ = (own != found).sum().item()
