@@ -25,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--jobs", type=_jobs, default=1, metavar="N", help="processes of a tool at a time")
     parser.add_argument(
+        "--part", type=_part, default=(0, 1), metavar="I/N", help="only every N-th call, from the I-th: 1/3 is a third of them"
+    )
+    parser.add_argument(
         "--logs", type=Path, default=Path("build/sanitize"), metavar="FOLDER", help="default: build/sanitize"
     )
 
@@ -49,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     except (RuntimeError, FileNotFoundError) as error:
         log.say(f"bridge: {error}")
         return 7
-    runner = sanitize.Runner(job, options.logs, options.jobs)
+    runner = sanitize.Runner(job, options.logs, options.jobs, options.part)
     clean = [runner.check(tool) for tool in options.tools]
     return 0 if all(clean) else 1
 
@@ -60,6 +63,12 @@ def _tools(text: str) -> tuple[str, ...]:
     if unknown:
         raise argparse.ArgumentTypeError(f"no tool is called {', '.join(unknown)}; there are {', '.join(_TOOLS)}")
     return tuple(names)
+
+
+def _part(text: str) -> tuple[int, int]:
+    from bridge.testing.sanitizer_calls import share
+
+    return share(text)
 
 
 def _jobs(text: str) -> int:

@@ -35,11 +35,15 @@ def sanitizer(environ: Mapping[str, str] = os.environ) -> str:
 
 @dataclass(frozen=True)
 class Runner:
-    """Runs a job under tools, in so many processes at once; what each process wrote is in a file of `logs`."""
+    """Runs a job under tools, in so many processes at once; what each process wrote is in a file of `logs`.
+
+    part: of the calls only every part[1]-th, from the part[0]-th, counted from 0.
+    """
 
     job: Job
     logs: Path
     processes: int = 1
+    part: tuple[int, int] = (0, 1)
 
     def check(self, tool: str) -> bool:
         """Runs the calls under a tool, prints a line of each process, and returns whether all are clean."""
@@ -51,7 +55,8 @@ class Runner:
         which = f"{tool}-{share + 1}-of-{self.processes}" if self.processes > 1 else tool
         log, started = self.logs / f"{which}.log", time.monotonic()
         command = [sanitizer(), "--tool", tool, *OPTIONS, *self.job.command()]
-        command += ["--share", f"{share + 1}/{self.processes}"]
+        first, step = self.part
+        command += ["--share", f"{first + share * step + 1}/{step * self.processes}"]
         environment = os.environ | self.job.environment() | ENVIRONMENT
         with log.open("wb") as file:
             code = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode

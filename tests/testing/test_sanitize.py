@@ -85,6 +85,9 @@ def test_one_line_a_tool_and_a_log(tool, tmp_path, capsys):
     assert sanitize_command(tmp_path, "--tools", "racecheck", "--jobs", "3") == 0
     assert sum("none in 412 calls" in line for line in capsys.readouterr().out.splitlines()) == 3
     assert "--share 2/3" in (tmp_path / "logs" / "racecheck-2-of-3.log").read_text()
+    assert sanitize_command(tmp_path, "--tools", "racecheck", "--jobs", "2", "--part", "3/5") == 0
+    shares = [(tmp_path / "logs" / f"racecheck-{number}-of-2.log").read_text() for number in (1, 2)]
+    assert "--share 3/10" in shares[0] and "--share 8/10" in shares[1]  # every tenth is every second of every fifth
     tool.write_text("#!/bin/sh\nexit 3\n")
     assert sanitize_command(tmp_path) == 1
     out = capsys.readouterr().out
