@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--jobs", type=_jobs, default=1, metavar="N", help="processes of a tool at a time")
     parser.add_argument(
-        "--part", type=_part, default=(0, 1), metavar="I/N", help="only every N-th call, from the I-th: 1/3 is a third of them"
+        "--part", type=_part, default=(0, 1), metavar="I/N", help="every N-th call alone, from the I-th: 1/3 is a third"
     )
     parser.add_argument(
         "--logs", type=Path, default=Path("build/sanitize"), metavar="FOLDER", help="default: build/sanitize"
