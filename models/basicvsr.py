@@ -37,13 +37,17 @@ LEAST_SIDE = 16  # of the dynamic height and width
 
 
 def warp(x: Tensor, flow: Tensor) -> Tensor:
-    """x [B, C, H, W] sampled where flow [B, 2, H, W], in pixels and x before y, points; zeros outside."""
+    """x [B, C, H, W] sampled where flow [B, 2, H, W], in pixels and x before y, points; zeros outside.
+
+    Coordinates are float32, as automatic mixed precision has them: float16 has steps of a quarter of a pixel from 256 on.
+    """
     height, width = x.shape[2:]
-    ys = torch.arange(height, device=x.device, dtype=flow.dtype)[:, None]
-    xs = torch.arange(width, device=x.device, dtype=flow.dtype)
+    flow = flow.float()
+    ys = torch.arange(height, device=x.device)[:, None]
+    xs = torch.arange(width, device=x.device)
     across = 2 * (flow[:, 0] + xs) / (width - 1) - 1
     down = 2 * (flow[:, 1] + ys) / (height - 1) - 1
-    return F.grid_sample(x, torch.stack((across, down), 3), align_corners=True)
+    return F.grid_sample(x.float(), torch.stack((across, down), 3), align_corners=True).to(x.dtype)
 
 
 class Alignment(nn.Module):

@@ -22,6 +22,7 @@ class Peer:
 
     prepare: returns the call for a workload, or raises Missing. bound: it computes less, and serves as a bound.
     compiles: for each shape, which takes seconds. waits: for the GPU in every call, so that no CUDA graph takes it.
+    default_stream: it launches kernels there, whatever stream is current, so that a CUDA graph lacks them.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Peer:
     bound: bool = False
     compiles: bool = False
     waits: bool = False
+    default_stream: bool = False
 
 
 class Untimed:

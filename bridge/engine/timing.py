@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import statistics
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ _REPLAY_US = 2000.0  # a replay takes about this long, so that its launch does n
 _LOOP_US = 20000.0  # the same for calls in a loop
 _MOST_LAUNCHES = 400
 _REPLAYS = 15
+_MOST_QUEUED = 32  # calls, whose launches a stream's queue holds
+_CYCLES_PER_US = 2000  # of a GPU's clock, at most
 # For comparisons of engines, whose CUDA graphs have many nodes per run.
 _ROUND_US = 1000.0
 _MOST_RUNS = 100
@@ -87,6 +90,46 @@ def time_loop(call: Callable[[], Any]) -> Timing:
         return Timing.of(
             [_elapsed_us(lambda: _launch(lambda _: call(), [None] * count)) / count for _ in range(_REPLAYS)]
         )
+
+
+def time_queued(call: Callable[[Any], Any], arguments: Sequence[Any]) -> Timing:
+    """As time_call, for calls that launch on the default stream whatever stream is current: no CUDA graph holds these.
+
+    The GPU is kept busy while launches are queued behind that, so that CPU time counts only where a launch waits for it.
+    """
+    with torch.cuda.stream(torch.cuda.default_stream()):
+        for argument in [*arguments[:2]] * 2:
+            call(argument)
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        call(arguments[0])
+        issue_us = (time.perf_counter() - start) * 1e6
+        estimate = max(_elapsed_us(lambda: call(arguments[0])), 1.0)
+        rounds = max(1, min(_MOST_QUEUED, round(_REPLAY_US / estimate)) // len(arguments))
+        cycled = [*arguments] * rounds
+        head_start = int(1.5 * issue_us * len(cycled)) * _CYCLES_PER_US
+
+        def elapsed() -> float:
+            torch.cuda._sleep(head_start)
+            return _elapsed_us(lambda: _launch(call, cycled))
+
+        elapsed()
+        return Timing.of([elapsed() / len(cycled) for _ in range(_REPLAYS)])
+
+
+def replayed(call: Callable[[], Any], before: Callable[[], Any]) -> Any:
+    """What a CUDA graph of call() computes, whose memory it is in. before: runs once more before the replay."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    results: list[Any] = []
+    with torch.cuda.stream(stream):
+        call()
+        replay = _capture(lambda: results.append(call()), stream)
+        before()
+        torch.cuda.synchronize()  # with what a capture does not hold
+        replay()
+        stream.synchronize()
+    return results[0]
 
 
 def compare(

@@ -15,6 +15,7 @@ from bridge.zoo import memory
 from bridge.zoo.entries import Entry
 from bridge.zoo.measuring_lock import MeasuringLock
 
+MOST_DIFFERENCE = 0.5  # as a fraction of the largest value, of one backend's results in a CUDA graph and outside
 Row = dict[str, Any]
 Function = Callable[..., Any]
 
@@ -48,6 +49,13 @@ class Subject:
         difference = largest_difference(self.call(function), self.call(self.model.model), self.entry.unordered)
         torch.cuda.empty_cache()  # eager's memory does not count for this backend
         return difference
+
+    def error_in_graph(self, function: Function) -> float:
+        """As `error`, of a function that replays a CUDA graph. RuntimeError: it computes something else."""
+        error = self.error(function)
+        if not error <= MOST_DIFFERENCE:
+            raise RuntimeError(f"its result in a CUDA graph differs by {error:.2g}: the graph lacks some of its kernels")
+        return error
 
     def timing(self, function: Function, own_weights: bool = True) -> Row:
         """The time of a call, alone on the machine, and the MiB of GPU memory that the backend took.

@@ -167,6 +167,7 @@ def test_a_peer_is_compared_with_ours(monkeypatch):
     args, settings = workload.arguments(torch.device("cpu"))
     before = [t.clone() for t in args]
     monkeypatch.setattr(measure, "time_call", lambda call, arguments: Timing(1.0, 1.0, 1.0, 0.0))
+    monkeypatch.setattr(measure, "replayed", lambda call, before: call())
 
     def measured(answer, **changes):
         return measure._measure_peer(Peer("p", "rope", lambda *_: answer, **changes), workload, args, settings)
@@ -188,6 +189,55 @@ def test_a_peer_is_compared_with_ours(monkeypatch):
     assert "computes something else" in late["missing"]
     assert "not [[2, 3, 4, 8], [2, 3, 2, 8]]" in measured(lambda given: ours(given)[:1])["missing"]
     assert "difference" not in measured(lambda given: None, bound=True)
+
+
+def test_a_graph_that_lacks_kernels_of_a_peer_is_not_timed(monkeypatch):
+    """It is timed outside of a graph, where its entry says that it launches on the default stream."""
+    workload = Rope("rope", "x", "float32", batch=2, seq=3, heads=(4, 2), head_dim=8)
+    args, settings = workload.arguments(torch.device("cpu"))
+    monkeypatch.setattr(measure, "time_call", lambda call, arguments: Timing(1.0, 1.0, 1.0, 0.0))
+    monkeypatch.setattr(measure, "time_queued", lambda call, arguments: Timing(2.0, 2.0, 2.0, 0.0))
+    seen = []
+
+    def ours(given):
+        return measure.OPS["rope"].overload(*given, **settings)
+
+    def in_place(given):
+        q, k = ours(given)
+        return given[0].copy_(q), given[1].copy_(k)
+
+    def replay(call, before):
+        call()
+        before()
+        seen.append(call())
+        return seen[-1]
+
+    def measured(call, **changes):
+        return measure._measure_peer(Peer("p", "rope", lambda *_: call, **changes), workload, args, settings)
+
+    monkeypatch.setattr(measure, "replayed", replay)
+    assert measured(ours)["us"] == measured(in_place)["us"] == 1 and len(seen) == 2
+    monkeypatch.setattr(measure, "replayed", lambda call, before: tuple(torch.zeros_like(t) for t in call()))
+    assert "differs by 1: the graph lacks some of its kernels" in measured(ours)["missing"]
+    assert measured(ours, default_stream=True)["us"] == 2
+    monkeypatch.setattr(measure, "time_loop", lambda call: Timing(3.0, 3.0, 3.0, 0.0))
+    assert measured(ours, waits=True)["us"] == 3
+
+
+@pytest.mark.gpu
+def test_torchvisions_deform_conv2d_is_timed_with_all_its_kernels():
+    """It launches one on the default stream; with another stream current it would be missing."""
+    torchvision = pytest.importorskip("torchvision", reason="needs torchvision")
+    workload = next(w for w in WORKLOADS if w.name == "BasicVSR++" and w.dtype == "float16")
+    args, settings = workload.arguments(torch.device("cuda"))
+    (peer,) = (peer for peer in peers.select(["torchvision"]) if peer.op == "deform_conv2d")
+    found = measure._measure_peer(peer, workload, args, settings)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        torchvision.ops.deform_conv2d(*args[:4], **settings, mask=args[4])
+        torch.cuda.synchronize()
+    kernels = {event.key: event.self_device_time_total for event in profile.key_averages()}
+    assert any("deformable_im2col" in name for name in kernels)
+    assert 0.8 * sum(kernels.values()) < found["us"] < 1.5 * sum(kernels.values())
 
 
 def test_a_peer_that_ignores_strides_gets_none():

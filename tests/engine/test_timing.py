@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bridge.engine import timing
-from bridge.engine.timing import Timing, compare, noise, time_call, time_loop
+from bridge.engine.timing import Timing, compare, noise, replayed, time_call, time_loop, time_queued
 from bridge.errors import EngineError
 
 
@@ -91,6 +91,28 @@ def test_a_loop_has_what_its_caller_waits_for(device):
     alone, waiting = time_loop(lambda: x @ x), time_loop(lambda: (x @ x).sum().item())
     assert 0 < alone.low <= alone.us <= alone.high and waiting.us > alone.us - noise(alone, waiting)
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
+
+
+@pytest.mark.gpu
+def test_a_queue_has_the_times_of_a_graph(device):
+    x = torch.randn(1 << 25, device=device)
+    queued, captured = (time(torch.relu, [x, x.clone()]) for time in (time_queued, time_call))
+    assert 0.9 * captured.us < queued.us < 1.1 * captured.us
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+
+
+@pytest.mark.gpu
+def test_a_replay_shows_what_a_graph_does_not_hold(device):
+    x, y = torch.ones(8, device=device), torch.zeros(8, device=device)
+
+    def elsewhere():
+        with torch.cuda.stream(torch.cuda.default_stream()):
+            y.add_(x)
+        return x + y
+
+    y.zero_()
+    assert replayed(lambda: x + 1, y.zero_).tolist() == [2.0] * 8
+    assert replayed(elsewhere, y.zero_).tolist() == [1.0] * 8
 
 
 @pytest.mark.gpu

@@ -124,6 +124,20 @@ def test_inductor_compiles_in_each_mode(monkeypatch):
         assert modes[-1] == mode and found["us"] == 7.0 and found["error"] == 0 and found["products"]["share"] == 0.7
 
 
+def test_a_graph_of_inductors_that_computes_something_else_is_a_failure(monkeypatch):
+    """As of a model with a kernel on the default stream: right at first, but not in replays."""
+    calls = []
+
+    def compiled(x):
+        calls.append(x)
+        return model(x) if len(calls) < 3 else torch.zeros(4, 2)
+
+    model = torch.nn.Linear(3, 2)
+    monkeypatch.setattr(torch, "compile", lambda module, mode: compiled)
+    found = result_or_failure(backends.VARIANTS["inductor"]["reduce-overhead"], of_linear(monkeypatch, model))
+    assert found["failed"].startswith("RuntimeError: its result in a CUDA graph differs by 1")
+
+
 def test_eager_is_measured_where_a_graph_cannot_hold_it(monkeypatch):
     found = backends.VARIANTS["eager"][""](of_linear(monkeypatch, torch.nn.Linear(3, 2)))
     assert found["us"] == 7.0 and found["cuda_graph"] == {"failed": "ZeroDivisionError: division by zero"}

@@ -195,7 +195,7 @@ def _conv2d(memory_format: torch.memory_format) -> Prepare:
 
 
 PEERS = (
-    Peer("torchvision", "deform_conv2d", _torchvision),
+    Peer("torchvision", "deform_conv2d", _torchvision, default_stream=True),  # its issue 9513
     Peer("mmcv", "deform_conv2d", _mmcv),
     Peer("conv2d", "deform_conv2d", _conv2d(torch.contiguous_format), bound=True),
     Peer("conv2d, channels-last", "deform_conv2d", _conv2d(torch.channels_last), bound=True),
