@@ -95,7 +95,7 @@ def time_loop(call: Callable[[], Any]) -> Timing:
 def time_queued(call: Callable[[Any], Any], arguments: Sequence[Any]) -> Timing:
     """As time_call, for calls that launch on the default stream whatever stream is current: no CUDA graph holds these.
 
-    The GPU is kept busy while launches are queued behind that, so that CPU time counts only where a launch waits for it.
+    The GPU is kept busy while launches are queued behind that, so that CPU time counts where launches wait for it.
     """
     with torch.cuda.stream(torch.cuda.default_stream()):
         for argument in [*arguments[:2]] * 2:

@@ -54,7 +54,7 @@ class Subject:
         """As `error`, of a function that replays a CUDA graph. RuntimeError: it computes something else."""
         error = self.error(function)
         if not error <= MOST_DIFFERENCE:
-            raise RuntimeError(f"its result in a CUDA graph differs by {error:.2g}: the graph lacks some of its kernels")
+            raise RuntimeError(f"its result in a CUDA graph differs by {error:.2g}: the graph lacks kernels of it")
         return error
 
     def timing(self, function: Function, own_weights: bool = True) -> Row:
