@@ -39,7 +39,7 @@ LEAST_SIDE = 16  # of the dynamic height and width
 def warp(x: Tensor, flow: Tensor) -> Tensor:
     """x [B, C, H, W] sampled where flow [B, 2, H, W], in pixels and x before y, points; zeros outside.
 
-    Coordinates are float32, as automatic mixed precision has them: float16 has steps of a quarter of a pixel from 256 on.
+    Coordinates are float32, as automatic mixed precision has them: float16 steps by a quarter of a pixel from 256 on.
     """
     height, width = x.shape[2:]
     flow = flow.float()
