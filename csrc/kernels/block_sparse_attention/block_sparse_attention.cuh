@@ -6,6 +6,7 @@
 
 #include "core/device.h"
 #include "kernels/block_sparse_attention/exact.cuh"
+#include "kernels/block_sparse_attention/fma.cuh"
 #include "kernels/block_sparse_attention/mma.cuh"
 #include "kernels/block_sparse_attention/wgmma.cuh"
 #include "kernels/window_attention/launch.cuh"
@@ -65,14 +66,23 @@ std::optional<cudaError_t> try_block_sparse_wgmma_rows(BlockSparseArguments<T> c
 }
 
 template <class Tile>
+auto block_sparse_kernel() {
+  if constexpr (kIsFmaTile<Tile>) {
+    return block_sparse_attention_fma_kernel<Tile>;
+  } else {
+    return block_sparse_attention_mma_kernel<Tile>;
+  }
+}
+
+template <class Tile>
 cudaError_t launch_block_sparse_tiles(BlockSparseArguments<typename Tile::T> const& a, void* workspace,
                                       cudaStream_t stream) {
   int64_t const tiles = row_tiles(a, Tile::kRows);
   // Few rows are bound by memory, and want more blocks than fit at once.
-  int const blocks = Tile::kShares > 1 ? 2 * Tile::kResidents : Tile::kResidents;
+  int const blocks = Tile::kRows <= 16 ? 2 * Tile::kResidents : Tile::kResidents;
   int const splits = workspace ? attention_splits(a.rows(), tiles, blocks, ceil_divide(a.keys, Tile::kKeys)) : 1;
   AttentionParts const parts = attention_parts(a, splits, workspace);
-  auto const kernel = block_sparse_attention_mma_kernel<Tile>;
+  auto const kernel = block_sparse_kernel<Tile>();
   cudaError_t const status = launch_tiles<Tile>(kernel, a, tiles * splits, parts, stream);
   return status == cudaSuccess && splits > 1 ? launch_window_attention_combine(a, parts, stream) : status;
 }
@@ -100,13 +110,24 @@ cudaError_t launch_block_sparse_halves(BlockSparseArguments<T> const& a, void* w
   return launch(a, workspace, stream);
 }
 
+template <class T>
+cudaError_t launch_block_sparse_fma(BlockSparseArguments<T> const& a, void* workspace, cudaStream_t stream) {
+  bool const few = rows_of_block(a) <= 16;
+  auto const launch =
+      a.head_dim <= 64    ? few ? launch_block_sparse_tiles<FmaFew<T, 64>> : launch_block_sparse_tiles<FmaMany<T, 64>>
+      : a.head_dim <= 128 ? few ? launch_block_sparse_tiles<FmaFew<T, 128>> : launch_block_sparse_tiles<FmaMany<T, 128>>
+      : few               ? launch_block_sparse_tiles<FmaFew<T, 256>>
+                          : launch_block_sparse_tiles<FmaMany<T, 256>>;
+  return launch(a, workspace, stream);
+}
+
 // workspace may be null: keys are not split then.
 template <class T>
 cudaError_t launch_block_sparse_attention(BlockSparseArguments<T> const& a, BlockSparseWay way, Device const& device,
                                           void* workspace, cudaStream_t stream) {
   if (a.rows() == 0) return cudaSuccess;
+  bool const whole_pieces = a.key_block % kPieceKeys == 0;
   if constexpr (sizeof(T) == 2) {
-    bool const whole_pieces = a.key_block % kPieceKeys == 0;
     if (device.capability >= 80 && whole_pieces && takes_whole_chunks(a)) {
       std::optional<cudaError_t> status;
       if (device.capability == 90 && way == BlockSparseWay::kWgmma)
@@ -114,7 +135,8 @@ cudaError_t launch_block_sparse_attention(BlockSparseArguments<T> const& a, Bloc
       return status ? *status : launch_block_sparse_halves(a, workspace, stream);
     }
   }
-  return launch_exact(block_sparse_attention_exact_kernel<T>, a, stream);
+  return whole_pieces ? launch_block_sparse_fma(a, workspace, stream)
+                      : launch_exact(block_sparse_attention_exact_kernel<T>, a, stream);
 }
 
 }  // namespace bridge

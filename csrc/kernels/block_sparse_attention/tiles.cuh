@@ -2,10 +2,8 @@
 // tiles are made of the pieces that the row of the mask has, whatever the size of blocks.
 #pragma once
 
-#include <climits>
-
 #include "kernels/block_sparse_attention/rows.cuh"
-#include "kernels/window_attention/mma.cuh"
+#include "kernels/window_attention/rows.cuh"
 
 namespace bridge {
 
@@ -69,6 +67,10 @@ struct ListedTiles {
   // The first key of a piece.
   __device__ int key(int index) const { return index < count ? first + kPieceKeys * list[index] : kAbsent; }
 
+  __device__ int position(int tile, int place) const {
+    return key(tile * kPieces + place / kPieceKeys) + place % kPieceKeys;
+  }
+
   // The pieces of a warp's share, in the order of their keys; as KeyRun.
   struct Part {
     ListedTiles const& tiles;
@@ -105,5 +107,22 @@ struct ListedTiles {
     __device__ void advance() {}
   };
 };
+
+// Has `attention` walk the keys of a block's share that the mask has.
+template <class Tile, class Rows, class Attention>
+__device__ void walk_listed(BlockSparseArguments<typename Tile::T> const& a, Rows const& rows, int splits,
+                            Attention& attention) {
+  using List = PieceList<Tile::kThreads>;
+  __shared__ List list;
+  KeyInterval const keys = attention.keys;
+  KeyTiles const pieces({keys.begin / kPieceKeys * kPieceKeys, keys.end}, kPieceKeys, rows.split, splits);
+  int const first_piece = keys.begin / kPieceKeys + pieces.begin, end = keys.begin / kPieceKeys + pieces.end;
+  MaskRow const mask(a, rows.batch, rows.first_head, rows.query_block);
+  int const pieces_of_block = a.key_block / kPieceKeys;
+  for (int first = first_piece; first < end; first += List::kPieces) {
+    int const count = list.fill(mask, first, end, pieces_of_block);
+    attention.walk(ListedTiles<Tile>(list.piece, count, first * kPieceKeys, keys));
+  }
+}
 
 }  // namespace bridge

@@ -105,13 +105,6 @@ __device__ void compute_exactly(Arguments const& a, Add add) {
   work.write(a.out.row(batch, head, query));
 }
 
-template <class T>
-__global__ void __launch_bounds__(32 * kExactWarps) window_attention_exact_kernel(WindowAttentionArguments<T> a) {
-  compute_exactly<T>(a, [](auto& work, KeyInterval seen, int, int, int) {
-    for (int first = seen.begin; first < seen.end; first += 32) work.add(first, seen.end);
-  });
-}
-
 template <class Kernel, class Arguments>
 cudaError_t launch_exact(Kernel kernel, Arguments const& a, cudaStream_t stream) {
   int64_t const blocks = ceil_divide(a.rows(), kExactWarps);

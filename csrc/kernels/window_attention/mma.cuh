@@ -3,8 +3,6 @@
 // and `Tiles` which keys a tile has.
 #pragma once
 
-#include <climits>
-
 #include "kernels/window_attention/results.cuh"
 
 namespace bridge {
@@ -24,39 +22,6 @@ struct MmaTile {
 };
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-
-// Tiles of an interval of keys, one after the other.
-template <class Tile>
-struct IntervalTiles : KeyTiles {
-  using T = typename Tile::T;
-  KeyInterval keys;
-
-  __device__ IntervalTiles(KeyInterval keys, int split, int splits)
-      : KeyTiles(keys, Tile::kKeys, split, splits), keys(keys) {}
-
-  __device__ KeyRun<Tile::kKeysOfWarp> part(int tile, int warp_key) const {
-    return {keys.begin + (tile * Tile::kKeys + warp_key)};
-  }
-
-  // Where a thread's keys lie: every kStep-th of a tile, in turn. What no row sees is not read: it counts as zeros.
-  template <int kStep>
-  struct Source {
-    int first, end;
-    T const* next;
-    int64_t step;
-
-    template <class Rows>
-    __device__ Source(IntervalTiles const& tiles, int tile, AttentionTensor<T const> const& from, Rows const& rows,
-                      int key, int channel)
-        : first(tiles.keys.begin + tile * Tile::kKeys),
-          end(tiles.keys.end),
-          next(from.row(rows.batch, rows.group, first + key) + channel),
-          step(kStep * from.strides.seq) {}
-    __device__ bool has(int key) const { return first + key < end; }
-    __device__ T const* at(int) const { return next; }
-    __device__ void advance() { next += step; }
-  };
-};
 
 template <class Tile, class Rows>
 struct MmaAttention {

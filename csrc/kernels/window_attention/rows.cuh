@@ -2,7 +2,9 @@
 // key head are packed into one list of rows, query after query, so that a tile of rows spans few positions.
 #pragma once
 
-#include "kernels/window_attention/arguments.cuh"
+#include <climits>
+
+#include "kernels/window_attention/softmax.cuh"
 
 namespace bridge {
 
@@ -49,8 +51,15 @@ template <class Rows>
 __device__ KeyInterval covering_of_warp(Rows const& rows, int begin, int end) {
   KeyInterval all{0, 0};
   for (int row = begin + threadIdx.x % 32; row < end; row += 32) all = covering(all, rows.keys(row));
-  int const first = __reduce_min_sync(~0u, all.empty() ? INT_MAX : all.begin);
-  int const last = __reduce_max_sync(~0u, all.empty() ? INT_MIN : all.end);
+  int first = all.empty() ? INT_MAX : all.begin, last = all.empty() ? INT_MIN : all.end;
+#if __CUDA_ARCH__ >= 800
+  first = __reduce_min_sync(~0u, first), last = __reduce_max_sync(~0u, last);
+#else
+  for (int apart = 16; apart > 0; apart /= 2) {
+    first = min(first, __shfl_xor_sync(~0u, first, apart));
+    last = max(last, __shfl_xor_sync(~0u, last, apart));
+  }
+#endif
   return first < last ? KeyInterval{first, last} : KeyInterval{0, 0};
 }
 
@@ -62,6 +71,38 @@ struct KeyTiles {
     int64_t const tiles = (keys.end - keys.begin + tile_keys - 1) / tile_keys;
     begin = static_cast<int>(tiles * split / splits), end = static_cast<int>(tiles * (split + 1) / splits);
   }
+};
+
+// Tiles of an interval of keys, one after the other.
+template <class Tile>
+struct IntervalTiles : KeyTiles {
+  using T = typename Tile::T;
+  KeyInterval keys;
+
+  __device__ IntervalTiles(KeyInterval keys, int split, int splits)
+      : KeyTiles(keys, Tile::kKeys, split, splits), keys(keys) {}
+
+  __device__ int position(int tile, int key) const { return keys.begin + tile * Tile::kKeys + key; }
+  __device__ auto part(int tile, int warp_key) const { return KeyRun<Tile::kKeysOfWarp>{position(tile, warp_key)}; }
+
+  // Where a thread's keys lie: every kStep-th of a tile, in turn. What no row sees is not read: it counts as zeros.
+  template <int kStep>
+  struct Source {
+    int first, end;
+    T const* next;
+    int64_t step;
+
+    template <class Rows>
+    __device__ Source(IntervalTiles const& tiles, int tile, AttentionTensor<T const> const& from, Rows const& rows,
+                      int key, int channel)
+        : first(tiles.position(tile, 0)),
+          end(tiles.keys.end),
+          next(from.row(rows.batch, rows.group, first + key) + channel),
+          step(kStep * from.strides.seq) {}
+    __device__ bool has(int key) const { return first + key < end; }
+    __device__ T const* at(int) const { return next; }
+    __device__ void advance() { next += step; }
+  };
 };
 
 }  // namespace bridge

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "core/device.h"
+#include "kernels/window_attention/fma.cuh"
 #include "kernels/window_attention/launch.cuh"
 #include "kernels/window_attention/mma.cuh"
 #include "kernels/window_attention/plan.cuh"
@@ -58,6 +59,25 @@ cudaError_t launch_width(WindowAttentionArguments<T> const& a, void* workspace, 
   return status == cudaSuccess && parts.count > 1 ? launch_window_attention_combine(a, parts, stream) : status;
 }
 
+// Few, Many: tiles of rows.
+template <class Few, class Many>
+cudaError_t launch_fma_width(WindowAttentionArguments<typename Few::T> const& a, void* workspace, cudaStream_t stream) {
+  auto const plan = AttentionPlan::of<Few, Many>(a, workspace != nullptr);
+  AttentionParts const parts = attention_parts(a, plan.splits, workspace);
+  cudaError_t const status = plan.few
+                                 ? launch_tiles<Few>(window_attention_fma_kernel<Few>, a, plan.items, parts, stream)
+                                 : launch_tiles<Many>(window_attention_fma_kernel<Many>, a, plan.items, parts, stream);
+  return status == cudaSuccess && parts.count > 1 ? launch_window_attention_combine(a, parts, stream) : status;
+}
+
+template <class T>
+cudaError_t launch_fma(WindowAttentionArguments<T> const& a, void* workspace, cudaStream_t stream) {
+  auto const launch = a.head_dim <= 64    ? launch_fma_width<FmaFew<T, 64>, FmaMany<T, 64>>
+                      : a.head_dim <= 128 ? launch_fma_width<FmaFew<T, 128>, FmaMany<T, 128>>
+                                          : launch_fma_width<FmaFew<T, 256>, FmaMany<T, 256>>;
+  return launch(a, workspace, stream);
+}
+
 template <class T>
 cudaError_t launch_halves(WindowAttentionArguments<T> const& a, void* workspace, cudaStream_t stream) {
   auto const launch = a.head_dim <= 64    ? launch_width<T, 64, 2, 64>
@@ -81,7 +101,7 @@ cudaError_t launch_window_attention(WindowAttentionArguments<T> const& a, Window
       return status ? *status : launch_halves(a, workspace, stream);
     }
   }
-  return launch_exact(window_attention_exact_kernel<T>, a, stream);
+  return launch_fma(a, workspace, stream);
 }
 
 }  // namespace bridge

@@ -19,7 +19,6 @@ struct AttentionOp : Op {
 
   // Of a kernel that splits keys.
   static size_t split_workspace(Tensor const& q) {
-    if (q.dtype == DType::kFloat32) return 0;
     return window_attention_workspace(Size(q[0]) * q[1] * q[2], q[3]).bytes();
   }
 
