@@ -14,7 +14,7 @@ from bridge.core.op import OPS
 from bridge.testing import cast, check_cuda, poisoned
 
 # Kernels: the direct one, and those whose tiles fit; a number that does not fit leaves the choice to the op.
-KERNELS = {torch.float32: 15, torch.float16: 13, torch.bfloat16: 13}
+KERNELS = {torch.float32: 15, torch.float16: 14, torch.bfloat16: 14}
 COLUMN_KERNELS = range(10, 13)  # of 16 bits, those in two passes, which do not take few channels
 TF32_KERNELS = (*range(3, 9), 12, 13)  # of float32's, those that round
 EVERY_KERNEL = [

@@ -68,15 +68,17 @@ std::vector<DeformConv2dVariant<T>> const& deform_conv2d_variants() {
        launch_fused<T, RegisterKernel<T, 128>>},
       {"wgmma 128x256", 90, true, 128, 256, 1, 1.25, 1, true, false, false, false,
        launch_fused<T, RegisterKernel<T, 256>>},
-      {"units mma.sync 128x64", 80, false, 128, 64, 2, 3.5, 1, false, false, true, false,
+      {"units mma.sync 128x64", 80, false, 128, 64, 2, 3.3, 1, false, false, true, false,
        launch_units<WarpUnitsKernel, T, 64>},
-      {"units wgmma 128x64", 90, true, 128, 64, 2, 3.1, 1, false, false, true, false,
+      {"units wgmma 128x64", 90, true, 128, 64, 2, 2.9, 1, false, false, true, false,
        launch_units<WarpgroupUnitsKernel, T, 64>},
       {"units wgmma 128x128", 90, true, 128, 128, 1, 1.9, 1, false, false, true, false,
        launch_units<WarpgroupUnitsKernel, T, 128>},
       {"columns 128x64", 90, true, 128, 64, 2, 0, 1, false, false, false, true, launch_columns<T, 64>},
       {"columns 128x128", 90, true, 128, 128, 1, 0, 1, false, false, false, true, launch_columns<T, 128>},
       {"columns 128x256", 90, true, 128, 256, 1, 0, 1, false, false, false, true, launch_columns<T, 256>},
+      {"units wgmma 128x64, shared", 90, true, 128, 64, 1, 1.6, 1, false, false, true, false,
+       launch_units<WarpgroupUnitsKernel, T, 64, 1, 2>},
   };
   return variants;
 }
@@ -178,6 +180,7 @@ DeformConv2dChoice deform_conv2d_choice(DeformConv2dArguments<T> const& a, std::
       if (best_time == 0 || time < best_time) best = {choice, plan}, best_time = time;
       continue;
     }
+    if (variant.units && variant.channels == 64 && variant.parts == 1) even_out_tiles(a, plan, multiprocessors);
     int64_t const blocks = plan.blocks(a.batch);
     int64_t const sums = blocks * plan.tile_size(), most = kSplitSums / std::max<int64_t>(sums, 1);
     for (int splits = 1; splits == 1 || splits <= std::min<int64_t>(most, plan.stages() / kLeastStages); ++splits) {

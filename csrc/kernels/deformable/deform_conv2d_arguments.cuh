@@ -61,8 +61,9 @@ struct DeformConv2dArguments {
 // small, positions in a row of all images. Positions of it that are outside are not valid, and stand for another one.
 struct PositionTile {
   bool flat;          // in a row of all images
-  int width_log2;     // of a rectangle; its height is its positions divided by that
+  int width_log2;     // of a rectangle; its height is its positions divided by that, without what is left out
   int rows, columns;  // rectangles in an image; flat: rows are the tiles, all in one column
+  int left_out;       // rows at the end of a tile, which the next one has
 
   __host__ __device__ int64_t count(int64_t batch) const { return (flat ? 1 : batch) * rows * columns; }
 };
@@ -83,11 +84,11 @@ __device__ OutputPosition tile_position(DeformConv2dArguments<T> const& a, Posit
     return {p / plane, row, static_cast<int>(pixel) - row * a.out_width, wanted < all};
   }
   unsigned const in_image = tiles.rows * tiles.columns, rest = tile % in_image;
-  int const row = static_cast<int>(rest / tiles.columns) * (positions >> tiles.width_log2);
+  int const height = (positions >> tiles.width_log2) - tiles.left_out, in_tile = position >> tiles.width_log2;
+  int const row = static_cast<int>(rest / tiles.columns) * height;
   int const column = static_cast<int>(rest % tiles.columns) << tiles.width_log2;
-  OutputPosition at{tile / in_image, row + (position >> tiles.width_log2),
-                    column + (position & ((1 << tiles.width_log2) - 1)), false};
-  at.valid = at.row < a.out_height && at.column < a.out_width;
+  OutputPosition at{tile / in_image, row + in_tile, column + (position & ((1 << tiles.width_log2) - 1)), false};
+  at.valid = in_tile < height && at.row < a.out_height && at.column < a.out_width;
   at.row = min(at.row, a.out_height - 1), at.column = min(at.column, a.out_width - 1);
   return at;
 }

@@ -15,7 +15,7 @@ PositionTile position_tile(DeformConv2dArguments<T> const& a, int positions) {
   for (int width_log2 : {4, 3, 5, 6}) {
     int const width = 1 << width_log2, height = positions / width;
     auto cut = [](int extent, int tile) { return to_int(ceil_divide(extent, tile)); };
-    PositionTile const tiles{false, width_log2, cut(a.out_height, height), cut(a.out_width, width)};
+    PositionTile const tiles{false, width_log2, cut(a.out_height, height), cut(a.out_width, width), 0};
     if (best.rows == 0 || tiles.count(1) < best.count(1)) best = tiles;
   }
   return best;
@@ -27,7 +27,7 @@ PositionTile shortest_tile(DeformConv2dArguments<T> const& a, int positions) {
   constexpr int64_t kLongRow = 96, kMaxPositions = (int64_t(1) << 31) - 1;
   PositionTile const rectangles = position_tile(a, positions);
   if (a.out_width > kLongRow || a.positions() + positions > kMaxPositions) return rectangles;
-  PositionTile const flat{true, 0, to_int(ceil_divide(a.positions(), positions)), 1};
+  PositionTile const flat{true, 0, to_int(ceil_divide(a.positions(), positions)), 1, 0};
   return flat.count(a.batch) < rectangles.count(a.batch) ? flat : rectangles;
 }
 
@@ -69,6 +69,13 @@ int units_of_stage(int64_t segment) {
   return segment * sizeof(T) <= 16 ? 8 : 4;
 }
 
+// Pixels of a row of a unit's map, such that one lies half of the L1's banks away from the one below: see CornerOrder.
+inline int64_t pitch_of_map(int width, int units) {
+  constexpr int64_t kBanks = 128;  // bytes
+  int64_t const all = kBanks / unit_pixel_bytes(units), half = all / 2;
+  return ceil_divide(int64_t(width) + kMapBorder - half, all) * all + half;
+}
+
 template <class T>
 DeformConv2dPlan deform_conv2d_unit_plan(DeformConv2dArguments<T> const& a, int tile_channels) {
   DeformConv2dPlan plan = deform_conv2d_plan(a, tile_channels, kUnitPositions);
@@ -81,14 +88,35 @@ DeformConv2dPlan deform_conv2d_unit_plan(DeformConv2dArguments<T> const& a, int 
   plan.split_stages = plan.stages();
   auto& unit = plan.unit;
   auto const bits = [](int64_t value) { return static_cast<uint32_t>(value); };
-  unit.rows = to_int(int64_t(a.height) + kMapBorder), unit.pitch = bits(int64_t(a.width) + kMapBorder);
-  unit.row_bytes = bits(int64_t(unit.pitch) * unit_pixel_bytes(plan.units));
+  unit.rows = to_int(int64_t(a.height) + kMapBorder), unit.pitch = bits(pitch_of_map(a.width, plan.units));
   unit.map_bytes = bits(unit.map_pixels() * unit_pixel_bytes(plan.units));
   constexpr int64_t kZero = 0x4b400000;  // the bits of kInteger
   unit.origin = bits(kMapBefore - kZero) * (unit.pitch + 1);
   unit.offset_bytes = bits(2 * a.out_plane() * sizeof(T)), unit.mask_bytes = a.mask ? unit.offset_bytes / 2 : 0;
   unit.pairs = a.out_width % 2 == 0 && aligned(a.offset, 2 * sizeof(T)) && aligned(a.mask, 2 * sizeof(T));
   return plan;
+}
+
+// Leaves rows out of tiles where multiprocessors then share positions more evenly. A warp without positions rests.
+template <class T>
+void even_out_tiles(DeformConv2dArguments<T> const& a, DeformConv2dPlan& plan, int multiprocessors) {
+  constexpr int64_t kOfTile = 120;  // what a tile takes beside its positions, in positions, as measured on an H200
+  PositionTile best = plan.positions;
+  int64_t least = 0;
+  auto const consider = [&](PositionTile const& tiles, int64_t positions) {
+    int64_t const blocks = tiles.count(a.batch) * plan.groups * plan.tiles;
+    int64_t const work = ceil_divide(blocks, int64_t(multiprocessors)) * (positions + kOfTile);
+    if (least == 0 || work < least) least = work, best = tiles;
+  };
+  consider(plan.positions, plan.tile_positions);
+  for (int width_log2 : {4, 5, 6}) {  // a warp's 16 positions are in one row
+    int const width = 1 << width_log2, rows = plan.tile_positions / width;
+    for (int height = rows - 1; height > 0; --height) {
+      auto const cut = [](int extent, int tile) { return to_int(ceil_divide(extent, tile)); };
+      consider({false, width_log2, cut(a.out_height, height), cut(a.out_width, width), rows - height}, height * width);
+    }
+  }
+  plan.positions = best;
 }
 
 // Whether kernels of units can compute it: their indices reach, and coordinates are exact in a float's low bits.

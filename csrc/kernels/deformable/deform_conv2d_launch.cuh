@@ -126,12 +126,14 @@ cudaError_t launch_fused(DeformConv2dArguments<T> const& a, DeformConv2dPlan con
                             static_cast<float const*>(packed.sums));
 }
 
-template <template <class> class Kernel, class T, int kChannels, int kParts = 1>
+template <template <class> class Kernel, class T, int kChannels, int kParts = 1, int kShares = 1>
 cudaError_t launch_units(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan, void* workspace,
                          cudaStream_t stream) {
   return for_units<T>(plan.units, [&](auto units) {
-    return a.logits ? launch_fused<T, Kernel<UnitTile<T, units, kChannels, kParts, true>>>(a, plan, workspace, stream)
-                    : launch_fused<T, Kernel<UnitTile<T, units, kChannels, kParts>>>(a, plan, workspace, stream);
+    using Tile = UnitTile<T, units, kChannels, kParts, false, kShares>;
+    using OfLogits = UnitTile<T, units, kChannels, kParts, true, kShares>;
+    return a.logits ? launch_fused<T, Kernel<OfLogits>>(a, plan, workspace, stream)
+                    : launch_fused<T, Kernel<Tile>>(a, plan, workspace, stream);
   });
 }
 

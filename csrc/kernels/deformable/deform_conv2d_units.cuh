@@ -4,15 +4,15 @@
 // its bilinear weights once, reads the unit at the four corners, and keeps the result where mma and wgmma want it.
 //
 // Every run of channels that makes a unit has a map of its own, so that neighbours in a map lie in the same lines of
-// the L1. Maps have a border of zeros: one row and column before, two after. A sample outside the map is taken from
-// there.
+// the L1. Maps have a border of zeros: one row and column before, two or more after. A sample outside the map is taken
+// from there.
 #pragma once
 
 #include "kernels/deformable/deform_conv2d_fused.cuh"
 
 namespace bridge {
 
-constexpr int kUnitPositions = 128, kUnitThreads = 256;  // of a tile; 8 warps of 16 positions
+constexpr int kUnitPositions = 128, kUnitThreads = 256;  // of a tile; 8 warps of 16 positions, perhaps several times
 constexpr int kUnitsApart = 4;                           // threads that share a position
 constexpr int kOwnWords = 8;                             // of a row of a stage, in each of these threads
 constexpr float kInteger =
@@ -55,11 +55,28 @@ __device__ inline char const* element(char const* base, uint32_t index, uint32_t
   return reinterpret_cast<char const*>(address);
 }
 
+// In which order a thread reads the corners of a sample: neighbours begin with corners in other banks of the L1. A
+// pixel lies beside the one to its right, and half of all banks away from the one below: pitch_of_map. kWords: of a
+// unit.
+template <int kWords>
+struct CornerOrder {
+  uint32_t first, second;                             // pixels of the upper row: the column that comes first, the other
+  bool right_first, below_in_first, below_in_second;  // which of a column's two comes first
+
+  __device__ explicit CornerOrder(uint32_t top_left) {
+    constexpr int kLane = kWords == 8 ? 1 : 0, kHalfOfBanks = kWords == 8 ? 1 : 2;  // as bits of a pixel's place
+    uint32_t const across = threadIdx.x >> kLane, down = kWords == 2 ? threadIdx.x : threadIdx.x >> (kLane + 1);
+    uint32_t const right = kWords == 2 ? 0 : (top_left ^ across) & 1;  // units of 8 bytes: both columns in one access
+    right_first = right, first = top_left + right, second = top_left + (right ^ 1);
+    below_in_first = (first >> kHalfOfBanks ^ down) & 1, below_in_second = (second >> kHalfOfBanks ^ down) & 1;
+  }
+};
+
 // What a thread knows of a sample before its corners arrive. Of units of 32 bytes it holds one half at a time.
 template <class T, int kWords>
 struct UnitSample {
   static constexpr int kHeld = std::min(kWords, 4);
-  SampleCorners<T> at;  // top_left: in a map with its border
+  SampleCorners<T> at;  // top_left: in a map with its border; weights: in the order of the corners
   alignas(16) uint32_t corner[4][kHeld];
 
   __device__ void locate(DeformConv2dArguments<T> const& a, UnitGeometry const& unit, float y, float x, float scale) {
@@ -69,22 +86,34 @@ struct UnitSample {
     float const below = inside_y - (top - kInteger), right = inside_x - (left - kInteger);
     at.top_left = static_cast<int>(__float_as_uint(top) * unit.pitch + (__float_as_uint(left) + unit.origin));
     scale = either_is_nan(y, x) ? nanf("") : scale;
-    float const low = scale * below, high = scale - low, low_right = low * right, high_right = high * right;
-    at.set_weights({high - high_right, high_right, low - low_right, low_right});
+    set_weights(scale, below, right);
+  }
+  __device__ void set_weights(float scale, float below, float right) {
+    CornerOrder<kWords> const order(at.top_left);
+    float const low = scale * below, high = scale - low;
+    float const first = order.right_first ? right : 1.f - right, second = 1.f - first;
+    float const first_row = order.below_in_first ? low : high, last_row = order.below_in_first ? high : low;
+    if constexpr (kWords == 2) {
+      at.set_weights({first_row * first, first_row * second, last_row * first, last_row * second});
+    } else {
+      float const of_second = order.below_in_second ? low : high, last_of_second = order.below_in_second ? high : low;
+      at.set_weights({first_row * first, of_second * second, last_row * first, last_of_second * second});
+    }
   }
   __device__ void load(char const* map, UnitGeometry const& unit, int half) {
     constexpr uint32_t kBytes = unit_pixel_bytes(32 / kWords);
-    char const* const upper = element(map, at.top_left, kBytes);
-    char const* const lower = upper + unit.row_bytes;
-    auto const read = [half](char const* from) {  // the other half may be before it
+    CornerOrder<kWords> const order(at.top_left);
+    auto const read = [&](uint32_t pixel, bool below) {
+      char const* const from =
+          element(map, pixel + (below ? unit.pitch : 0), kBytes);  // the other half may be before it
       return __ldg(reinterpret_cast<uint4 const*>(reinterpret_cast<uintptr_t>(from) ^ (kAccessBytes * half)));
     };
     auto* const corners = reinterpret_cast<uint4*>(corner);
     if constexpr (kWords == 2) {
-      corners[0] = read(upper), corners[1] = read(lower);
+      corners[0] = read(order.first, order.below_in_first), corners[1] = read(order.first, !order.below_in_first);
     } else {
-      corners[0] = read(upper), corners[1] = read(upper + kBytes);
-      corners[2] = read(lower), corners[3] = read(lower + kBytes);
+      corners[0] = read(order.first, order.below_in_first), corners[1] = read(order.second, order.below_in_second);
+      corners[2] = read(order.first, !order.below_in_first), corners[3] = read(order.second, !order.below_in_second);
     }
   }
   template <bool kRounds>
@@ -118,6 +147,7 @@ struct UnitRows {
   char const* maps;           // of its image
   float top, left;            // where its first tap lies without an offset
   int second;                 // position: how far from the first
+  bool wanted;                // any position of this warp
   Taps taps[kOwn];            // of the stage at work or, when that has used them, of the next one
   float y, x;                 // of the unit at work
   char const* map;            // likewise
@@ -128,7 +158,7 @@ struct UnitRows {
                       UnitTerm const* terms)
       : a(a), unit(plan.unit), terms(terms + threadIdx.x % kUnitsApart) {
     OutputPosition at = tile_position(a, plan.positions, kUnitPositions, blockIdx.x, first_position());
-    second = at.column + 1 < a.out_width;
+    second = at.column + 1 < a.out_width, wanted = __any_sync(~0u, at.valid);
     if (unit.pairs) at.column &= ~1;
     int64_t const pixel = int64_t(at.row) * a.out_width + at.column;
     offset = reinterpret_cast<char const*>(a.offset + at.n * a.offset_image + pixel);
@@ -140,7 +170,9 @@ struct UnitRows {
     for (int i = 0; i < kOwn; ++i) fetch(i, this->terms);
   }
 
-  static __device__ int first_position() { return threadIdx.x / 32 * 16 + threadIdx.x % 32 / kUnitsApart * 2; }
+  static __device__ int first_position() {
+    return threadIdx.x % kUnitThreads / 32 * 16 + threadIdx.x % 32 / kUnitsApart * 2;
+  }
 
   // Asks for offsets and masks of one of this thread's units. of: its first one's of that stage.
   __device__ void fetch(int own, UnitTerm const* of) {

@@ -8,14 +8,15 @@
 namespace bridge {
 
 // kChannels: output channels of a tile. kParts: as in SplitProduct. kResidents: blocks that fit a multiprocessor.
-template <class T_, int kUnits_, int kChannels_, int kParts_ = 1, bool kLogits_ = false>
+// kShares: of a tile's stages, one for each kUnitThreads threads.
+template <class T_, int kUnits_, int kChannels_, int kParts_ = 1, bool kLogits_ = false, int kShares_ = 1>
 struct UnitTile {
   using T = T_;
   static constexpr bool kLogits = kLogits_;
   static constexpr bool kRounds = std::is_same_v<T, float> && kParts_ == 1;
-  static constexpr int kPositions = kUnitPositions, kThreads = kUnitThreads;
-  static constexpr int kUnits = kUnits_, kChannels = kChannels_, kParts = kParts_;
-  static constexpr int kResidents = kChannels == 64 && kParts == 1 ? 2 : 1;
+  static constexpr int kUnits = kUnits_, kChannels = kChannels_, kParts = kParts_, kShares = kShares_;
+  static constexpr int kPositions = kUnitPositions, kThreads = kUnitThreads * kShares;
+  static constexpr int kResidents = kChannels == 64 && kParts == 1 && kShares == 1 ? 2 : 1;
   static constexpr int kStageBytes = kParts * kChannels * kRowBytes;
 
   static __device__ void synchronize() { __syncthreads(); }
@@ -43,6 +44,8 @@ struct UnitsByWarp : Tile {
   char const* weights;
   int stages;
   float sum[kSums] = {};
+
+  static __device__ int share() { return 0; }
 
   __device__ UnitsByWarp(Shared& shared, char const* weights, int stages)
       : shared(shared), weights(weights), stages(stages) {
@@ -93,40 +96,48 @@ struct UnitsByWarp : Tile {
   }
 };
 
-// By wgmma: two warpgroups of 64 positions each. One thread has weights copied some stages ahead.
+// By wgmma: two warpgroups of 64 positions each, for each share. One of their threads has weights copied some stages
+// ahead.
 template <class Tile>
 struct UnitsByWarpgroup : Tile {
   using T = typename Tile::T;
   using Fragment = uint32_t[Tile::kParts][4][4];
-  static constexpr int kWarps = Tile::kThreads / 32, kStages = 3;
-  struct Shared {
+  static constexpr int kWarps = kUnitThreads / 32, kStages = 3, kSums = Tile::kChannels / 2;
+  struct Slots {  // of a share's weights
     alignas(1024) unsigned char weights[kStages][Tile::kStageBytes];
     SharedBarrier full[kStages], empty[kStages];
   };
+  struct Shared {
+    Slots slots[Tile::kShares];
+  };
 
 #ifdef BRIDGE_WGMMA
-  Shared& shared;
+  Slots& slots;
   char const* weights;
   int stages;
   RegisterProduct<T, Tile> product;
 
+  // weights, stages: of this thread's share.
   __device__ UnitsByWarpgroup(Shared& shared, char const* weights, int stages)
-      : shared(shared), weights(weights), stages(stages) {
-    if (threadIdx.x == 0) {
-      for (int i = 0; i < kStages; ++i) shared.full[i].init(1), shared.empty[i].init(kWarps);
+      : slots(shared.slots[share()]), weights(weights), stages(stages) {
+    if (leads()) {
+      for (int i = 0; i < kStages; ++i) slots.full[i].init(1), slots.empty[i].init(kWarps);
       publish_to_wgmma();
     }
     __syncthreads();
-    if (threadIdx.x == 0) {
+    if (leads()) {
       for (int i = 0; i < min(kStages, stages); ++i) copy(i);
     }
     __syncwarp();
   }
 
+  static __device__ int share() { return Tile::kShares == 1 ? 0 : threadIdx.x / kUnitThreads; }
+  static __device__ bool leads() { return threadIdx.x % kUnitThreads == 0; }
+
   __device__ void copy(int stage) {
-    auto& full = shared.full[stage % kStages];
+    auto& full = slots.full[stage % kStages];
     full.arrive_and_expect(Tile::kStageBytes);
-    copy_bulk(shared.weights[stage % kStages], weights + int64_t(stage) * Tile::kStageBytes, Tile::kStageBytes, full);
+    copy_bulk(slots.weights[stage % kStages], weights + int64_t(stage) * Tile::kStageBytes, Tile::kStageBytes, full);
   }
 
   // Waits for the products of the stage before, so that fragments may change. The slot of one stage earlier is empty or
@@ -134,23 +145,39 @@ struct UnitsByWarpgroup : Tile {
   __device__ void finish(int stage) {
     product.finish();
     if (stage == 0) return;
-    if (threadIdx.x % 32 == 0) shared.empty[(stage - 1) % kStages].arrive();
+    if (threadIdx.x % 32 == 0) slots.empty[(stage - 1) % kStages].arrive();
     int const emptied = stage - 2, wanted = emptied + kStages;
-    if (threadIdx.x == 0 && emptied >= 0 && wanted < stages) {
-      shared.empty[emptied % kStages].wait(emptied / kStages % 2);
+    if (leads() && emptied >= 0 && wanted < stages) {
+      slots.empty[emptied % kStages].wait(emptied / kStages % 2);
       copy(wanted);
     }
     __syncwarp();
   }
 
   __device__ void multiply(Fragment const& fragment, int stage) {
-    shared.full[stage % kStages].wait(stage / kStages % 2);
-    product.start(fragment, matrix_descriptor(shared_address(shared.weights[stage % kStages])));
+    slots.full[stage % kStages].wait(stage / kStages % 2);
+    product.start(fragment, matrix_descriptor(shared_address(slots.weights[stage % kStages])));
+  }
+
+  // Adds the sums of all shares to the first one's, by way of shared memory.
+  __device__ void add_shares(unsigned char* memory) {
+    auto* const sums = reinterpret_cast<float*>(memory) + threadIdx.x % kUnitThreads;
+    static_assert((Tile::kShares - 1) * kSums * kUnitThreads * sizeof(float) <= sizeof(Shared));
+    hold_registers(product.sum);
+    __syncthreads();
+    if (share() > 0) {
+#pragma unroll
+      for (int i = 0; i < kSums; ++i) sums[((share() - 1) * kSums + i) * kUnitThreads] = product.sum[i];
+    }
+    __syncthreads();
+    if (share() > 0) return;
+#pragma unroll
+    for (int i = 0; i < (Tile::kShares - 1) * kSums; ++i) product.sum[i % kSums] += sums[i * kUnitThreads];
   }
 
   template <class Visit>
   __device__ void each(Visit visit) const {
-    each_unit_sum(product.sum, visit);
+    if (share() == 0) each_unit_sum(product.sum, visit);
   }
 #endif
 };
@@ -173,6 +200,43 @@ __device__ UnitTerm const* unit_terms(UnitTerm const* terms, int stages, UnitSha
   return shared.terms;
 }
 
+// The stages of a thread's share, counted from the block's first.
+template <class Product>
+struct ShareRange {
+  int first, count;
+
+  __device__ explicit ShareRange(StageRange const& range) {
+    int const each = (range.count + Product::kShares - 1) / Product::kShares;
+    first = min(Product::share() * each, range.count), count = min(each, range.count - first);
+  }
+};
+
+template <class Product, class Rows>
+__device__ void multiply_rows(Product& product, Rows& rows, int stages) {
+  uint32_t fragment[Product::kParts][4][4] = {};
+  bool const wanted = rows.wanted;
+  if (wanted && stages > 0) {
+    rows.template load<0>();
+    rows.template load<1>();
+  }
+  for (int stage = 0; stage < stages; ++stage) {
+    bool const more = stage + 1 < stages;
+    product.finish(stage);
+    if (wanted) {
+      rows.template interpolate<0>(fragment);
+      rows.template load<2>();
+      rows.template interpolate<1>(fragment);
+      rows.template load<3>();
+      rows.template interpolate<2>(fragment);
+      if (more) rows.template load<0>();
+      rows.template interpolate<3>(fragment);
+    }
+    product.multiply(fragment, stage);
+    if (wanted && more) rows.template load<1>();
+  }
+  product.finish(stages);
+}
+
 template <class Product>
 __device__ void multiply_units(DeformConv2dArguments<typename Product::T> const& a, DeformConv2dPlan const& plan,
                                PackedOperands<typename Product::T> const& packed, unsigned char* memory, bool wide) {
@@ -181,29 +245,15 @@ __device__ void multiply_units(DeformConv2dArguments<typename Product::T> const&
   wait_for_kernel_before();
   int const group = blockIdx.y / plan.tiles, tile = blockIdx.y % plan.tiles;
   StageRange const range(plan);
-  int64_t const first = (int64_t(blockIdx.y) * plan.stages() + range.first) * Product::kStageBytes;
+  ShareRange<Product> const own(range);
+  int64_t const first = (int64_t(blockIdx.y) * plan.stages() + range.first + own.first) * Product::kStageBytes;
   auto& shared = *reinterpret_cast<UnitShared<Product>*>(memory);
-  Product product(shared.weights, reinterpret_cast<char const*>(packed.weight) + first, range.count);
+  Product product(shared.weights, reinterpret_cast<char const*>(packed.weight) + first, own.count);
   UnitTerm const* const terms = packed.terms + (int64_t(group) * plan.stages() + range.first) * Product::kUnits;
   using Rows = UnitRows<T, Product::kUnits, Product::kRounds, Product::kLogits>;
-  Rows rows(a, plan, packed, unit_terms(terms, range.count, shared));
-  uint32_t fragment[Product::kParts][4][4];
-  rows.template load<0>();
-  rows.template load<1>();
-  for (int stage = 0; stage < range.count; ++stage) {
-    bool const more = stage + 1 < range.count;
-    product.finish(stage);
-    rows.template interpolate<0>(fragment);
-    rows.template load<2>();
-    rows.template interpolate<1>(fragment);
-    rows.template load<3>();
-    rows.template interpolate<2>(fragment);
-    if (more) rows.template load<0>();
-    rows.template interpolate<3>(fragment);
-    product.multiply(fragment, stage);
-    if (more) rows.template load<1>();
-  }
-  product.finish(range.count);
+  Rows rows(a, plan, packed, unit_terms(terms, range.count, shared) + own.first * Product::kUnits);
+  multiply_rows(product, rows, own.count);
+  if constexpr (Product::kShares > 1) product.add_shares(memory);
   write_sums(a, plan, packed, group, tile, product, memory, wide);
 }
 
