@@ -97,10 +97,12 @@ DeformConv2dPlan deform_conv2d_unit_plan(DeformConv2dArguments<T> const& a, int 
   return plan;
 }
 
-// Leaves rows out of tiles where multiprocessors then share positions more evenly. A warp without positions rests.
+// Leaves some rows out of tiles where multiprocessors then share positions more evenly; a warp without positions rests.
+// Where tiles are few they stay as they are, and blocks share their sums.
 template <class T>
 void even_out_tiles(DeformConv2dArguments<T> const& a, DeformConv2dPlan& plan, int multiprocessors) {
   constexpr int64_t kOfTile = 120;  // what a tile takes beside its positions, in positions, as measured on an H200
+  if (plan.blocks(a.batch) < int64_t(multiprocessors) * 3 / 4) return;
   PositionTile best = plan.positions;
   int64_t least = 0;
   auto const consider = [&](PositionTile const& tiles, int64_t positions) {
@@ -111,10 +113,9 @@ void even_out_tiles(DeformConv2dArguments<T> const& a, DeformConv2dPlan& plan, i
   consider(plan.positions, plan.tile_positions);
   for (int width_log2 : {4, 5, 6}) {  // a warp's 16 positions are in one row
     int const width = 1 << width_log2, rows = plan.tile_positions / width;
-    for (int height = rows - 1; height > 0; --height) {
-      auto const cut = [](int extent, int tile) { return to_int(ceil_divide(extent, tile)); };
+    auto const cut = [](int extent, int tile) { return to_int(ceil_divide(extent, tile)); };
+    for (int height = rows - 1; height > rows * 2 / 3; --height)
       consider({false, width_log2, cut(a.out_height, height), cut(a.out_width, width), rows - height}, height * width);
-    }
   }
   plan.positions = best;
 }
