@@ -60,6 +60,12 @@ struct SwinRows {
   }
 };
 
+// As copy_async_or_zero. L2 gets the 128 bytes around them, too: other blocks copy what other heads have of a token.
+__device__ inline void copy_line_or_zero(uint32_t shared, void const* global, bool copies) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(copies ? 16 : 0)
+               : "memory");
+}
+
 template <class Tile>
 struct SwinMma {
   using T = typename Tile::T;
@@ -95,7 +101,7 @@ struct SwinMma {
 #pragma unroll
         for (int n = 0; n < kTensors; ++n) {
           uint32_t const place = to + 8 * half * Tile::kRowBytes + n * Tile::kTensorBytes + more * kAccessBytes;
-          copy_async_or_zero(place, tensors[n] + offset + more * Tile::kInChunk, rows.inside[half]);
+          copy_line_or_zero(place, tensors[n] + offset + more * Tile::kInChunk, rows.inside[half]);
         }
       }
     }

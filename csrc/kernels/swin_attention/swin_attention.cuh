@@ -2,6 +2,7 @@
 #pragma once
 
 #include <climits>
+#include <numeric>
 
 #include "core/checked.h"
 #include "core/device.h"
@@ -43,22 +44,27 @@ bool takes_swin_tiles(SwinArguments<T> const& a) {
 
 // Shared memory of a multiprocessor: as the CUDA C++ Programming Guide has it.
 inline int swin_shared_memory(int capability) {
-  bool const roomy = capability == 80 || capability == 87 || (capability >= 90 && capability < 120);
-  return (roomy ? 164 : 100) << 10;
+  if (capability >= 90 && capability < 120) return 228 << 10;
+  return (capability == 80 || capability == 87 ? 164 : 100) << 10;
 }
 
-// As many windows of each block as of every other, and no more blocks than run at once.
+// As many windows of each block as of every other, as far as possible, and no more blocks than run at once. Blocks step
+// through the columns of windows: else some would have all those that span the map's end.
 template <class T>
 unsigned swin_window_blocks(SwinArguments<T> const& a, int at_once) {
   int64_t const windows = a.all_windows(), most = at_once / a.heads > 1 ? at_once / a.heads : 1;
-  int64_t const shares = windows < most ? windows : ceil_divide(windows, ceil_divide(windows, most));
+  int64_t shares = windows < most ? windows : ceil_divide(windows, ceil_divide(windows, most));
+  while (shares < most && shares < windows && std::gcd(shares, int64_t(a.windows.columns)) > 1) ++shares;
   return static_cast<unsigned>(shares * a.heads);
 }
 
 template <class T, int kHeadDim, int kColumns>
 cudaError_t launch_swin_window(SwinArguments<T> const& a, int stages, Device const& device, cudaStream_t stream) {
   using Tile = SwinTile<T, kHeadDim, kSwinWindowTokens, kColumns>;
-  constexpr int kResidents = kHeadDim <= 32 ? 4 : 2, kReserved = 1024;  // bytes of shared memory that a block costs
+  constexpr int kResidents = kHeadDim > 32  ? 3
+                             : kColumns < 8 ? 5
+                                            : 4,
+                kReserved = 1024;  // bytes of shared memory that a block costs
   int const tokens = a.windows.tokens(), mask = tokens * tokens * int(a.mask.wide ? sizeof(float) : sizeof(T));
   SwinStages const chosen{stages, a.mask.data ? (mask + 2 * kAccessBytes - 1) / kAccessBytes * kAccessBytes : 0};
   auto const kernel = swin_attention_window_kernel<Tile, kResidents>;

@@ -32,25 +32,57 @@ struct SwinWindow {
   unsigned char* memory;
   int head;
   SwinRows rows;
-  T const* of_head[3];              // q, k and v
   bool plain;                       // logits of base 2 are factor (q k + bias); and else bias is of these logits
   float factor, bias[kColumns][4];  // -inf where there is no key
   uint32_t apart[2];  // of each axis, a bit for each of `bias`: whether row and column are on different sides
 
   __device__ SwinWindow(SwinArguments<T> const& a, SwinStages stages, unsigned char* memory, int head)
-      : a(a), stages(stages), memory(memory), rows(a, head, 0), factor(a.factor(head)), apart{} {
+      : a(a), stages(stages), memory(memory), head(head), rows(a, head, 0), factor(a.factor(head)), apart{} {
     plain = !a.cosine() && factor > kLeastFactor;
+  }
+
+  // Of each logit of this thread, its row and key.
+  __device__ int row_of(int i) const { return rows.token[i % 4 / 2]; }
+  __device__ static int key_of(int i) { return first_column() + i / 4 * 8 + i % 2; }
+
+  // What is the same for all windows.
+  __device__ void prepare() {
+    int64_t const first = int64_t(head) * a.windows.tokens() * a.windows.tokens();
+    if (!a.bias.data) {
+      find_bias([](int) { return 0.f; });
+    } else if (a.bias.wide) {
+      find_bias([table = static_cast<float const*>(a.bias.data) + first](int at) { return table[at]; });
+    } else {
+      find_bias([table = static_cast<T const*>(a.bias.data) + first](int at) { return to_float(table[at]); });
+    }
+    if (a.shift_mask != 0.f && (a.windows.shift_y > 0 || a.windows.shift_x > 0)) find_apart();
+  }
+  // All is read before anything is computed.
+  template <class Table>
+  __device__ void find_bias(Table const& table) {
     float const unit = plain ? kLog2E / factor : kLog2E;
-    int const tokens = a.windows.tokens(), column = first_column();
-    int64_t const table = int64_t(head) * tokens * tokens;
+    int const tokens = a.windows.tokens();
 #pragma unroll
     for (int i = 0; i < 4 * kColumns; ++i) {
-      int const key = column + i / 4 * 8 + i % 2, row = rows.token[i % 4 / 2];
-      float value = key < tokens ? 0.f : -INFINITY;
-      if (a.bias.data && key < tokens && row < tokens) value = unit * a.bias.at(table + row * tokens + key);
-      bias[i / 4][i % 4] = value;
-      int const sides = rows.side[i % 4 / 2] ^ side_of(a.windows, key);
-      apart[0] |= uint32_t(sides & 1) << i, apart[1] |= uint32_t(sides >> 1) << i;
+      bool const has = key_of(i) < tokens && row_of(i) < tokens;
+      bias[i / 4][i % 4] = has ? table(row_of(i) * tokens + key_of(i)) : 0.f;
+    }
+#pragma unroll
+    for (int i = 0; i < 4 * kColumns; ++i) {
+      float& value = bias[i / 4][i % 4];
+      value = key_of(i) < tokens ? unit * value : -INFINITY;
+    }
+  }
+  __device__ void find_apart() {
+#pragma unroll
+    for (int i = 0; i < 4 * kColumns; ++i) {
+      if (i % 4 > 1) continue;
+      int const side = side_of(a.windows, key_of(i));
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        int const sides = rows.side[half] ^ side, at = i + 2 * half;
+        apart[0] |= uint32_t(sides & 1) << at, apart[1] |= uint32_t(sides >> 1) << at;
+      }
     }
   }
 
@@ -99,6 +131,7 @@ struct SwinWindow {
       into = into + 1 == stages.stages ? 0 : into + 1;
     };
     for (int i = 1; i < stages.stages; ++i) copy_next();
+    prepare();
     for (int64_t index = first; index < count; index += step) {
       if (stages.stages == 2) {
         wait_for_copies_but<0>();
@@ -187,18 +220,29 @@ struct SwinWindow {
     uint32_t const hidden = (sides & 1 ? apart[0] : 0) | (sides & 2 ? apart[1] : 0);
     float const value = a.shift_mask * unit;
 #pragma unroll
-    for (int i = 0; i < 4 * kColumns; ++i) product[i / 4][i % 4] += hidden >> i & 1 ? value : 0.f;
+    for (int i = 0; i < 4 * kColumns; ++i) {
+      if (hidden & 1u << i) product[i / 4][i % 4] += value;
+    }
   }
 
   __device__ void add_mask(typename Mma::Products& product, unsigned char const* memory, int index, float unit) const {
-    int const tokens = a.windows.tokens(), column = first_column();
     int const skipped = static_cast<int>((index % a.masks) * mask_size() % kAccessBytes);
-    SwinTable<T> const mask{memory + skipped, a.mask.wide};
+    if (a.mask.wide) {
+      add_mask(product, reinterpret_cast<float const*>(memory + skipped), unit);
+    } else {
+      add_mask(product, reinterpret_cast<T const*>(memory + skipped), unit);
+    }
+  }
+  // Where there is no row or key, it is that of the last one, and counts for nothing.
+  template <class Element>
+  __device__ void add_mask(typename Mma::Products& product, Element const* mask, float unit) const {
+    int const tokens = a.windows.tokens();
+    Element const* const from[2] = {mask + min(rows.token[0], tokens - 1) * tokens,
+                                    mask + min(rows.token[1], tokens - 1) * tokens};
 #pragma unroll
     for (int i = 0; i < 4 * kColumns; ++i) {
-      int const key = column + i / 4 * 8 + i % 2, row = rows.token[i % 4 / 2];
-      if (key < tokens && row < tokens)
-        product[i / 4][i % 4] = fmaf(unit, mask.at(row * tokens + key), product[i / 4][i % 4]);
+      float& sum = product[i / 4][i % 4];
+      sum = fmaf(unit, to_float(from[i % 4 / 2][min(key_of(i), tokens - 1)]), sum);
     }
   }
 };
