@@ -7,6 +7,7 @@
 #include "core/checked.h"
 #include "core/device.h"
 #include "kernels/swin_attention/exact.cuh"
+#include "kernels/swin_attention/large_launch.cuh"
 #include "kernels/swin_attention/tiles.cuh"
 #include "kernels/swin_attention/window.cuh"
 
@@ -101,6 +102,11 @@ cudaError_t launch_swin_halves(SwinArguments<T> const& a, int stages, Device con
                         : narrow         ? launch_swin_window<T, 64, 7>
                                          : launch_swin_window<T, 64, 8>;
     return launch(a, stages, device, stream);
+  }
+  bool fits = false;
+  if (takes_swin_large(a)) {
+    cudaError_t const status = launch_swin_large(a, device, stream, fits);
+    if (fits) return status;
   }
   // The tiles that leave fewer rows without a token.
   bool const smaller = ceil_divide(tokens, 48) * 48 < ceil_divide(tokens, 64) * 64;
