@@ -16,6 +16,7 @@ from bridge.errors import OpInputError
 from bridge.testing import DTYPES, check_cuda
 
 OP = OPS["preprocess"]
+TACTICS = [-1, 1, 2, 3, 4, 5]
 SIZES = [((23, 37), (16, 20)), ((23, 37), (41, 51)), ((64, 48), (16, 12)), ((50, 31), (7, 90)), ((9, 11), (9, 11))]
 
 
@@ -218,7 +219,7 @@ def test_dtypes_of_results():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("number", [-1, 1, 2, 3, 4])
+@pytest.mark.parametrize("number", TACTICS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_kernel_is_the_reference(dtype, number):
     with libraries.tactic("preprocess", number):
@@ -230,7 +231,7 @@ def test_every_kernel_is_the_reference(dtype, number):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("number", [-1, 1, 2, 3, 4])
+@pytest.mark.parametrize("number", TACTICS)
 def test_cuda_large_images(number):
     """Those of a camera, and rows that no word ends."""
     for height, width, size in ((1080, 1920, (640, 640)), (333, 1001, (224, 223)), (720, 1279, (97, 1300))):
@@ -241,7 +242,7 @@ def test_cuda_large_images(number):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("number", [-1, 1, 2, 3, 4])
+@pytest.mark.parametrize("number", TACTICS)
 def test_cuda_boxes_that_are_none_give_nan_for_their_image_alone(number):
     x = pixels(6, 10, 12, 3)
     good, bad = [2, 1, 9, 8], [[0, 0, 13, 9], [3, 0, 3, 9], [-1, 0, 3, 9], [0, 5, 3, 4]]

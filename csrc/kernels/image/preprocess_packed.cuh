@@ -69,9 +69,9 @@ struct ChannelMap {
       for (int i = 0; i < 6; ++i) levels[i / 3].value[i % 3] = rounded_level(levels[i / 3].value[i % 3]);
     }
 #pragma unroll
-    for (int i = 0; i < 6; ++i)
-      levels[i / 3].value[i % 3] = fmaf(levels[i / 3].value[i % 3], factor[i % 3], shift[i % 3]);
+    for (int i = 0; i < 6; ++i) levels[i / 3].value[i % 3] = finished(levels[i / 3].value[i % 3], i % 3);
   }
+  __device__ float finished(float level, int channel) const { return fmaf(level, factor[channel], shift[channel]); }
 };
 
 // The two columns of one row.

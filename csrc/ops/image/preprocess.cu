@@ -1,3 +1,4 @@
+#include "core/device.h"
 #include "core/dispatch.h"
 #include "kernels/image/preprocess.cuh"
 #include "ops/image/preprocess.h"
@@ -73,18 +74,18 @@ struct Preprocess final : Op {
   }
 
   std::vector<int> tactics(Tensor const* in, Tensor const*) const override {
-    std::vector<int> const ways = preprocess_ways(arguments(in));
+    std::vector<int> const ways = preprocess_ways(arguments(in), current_device());
     return ways.size() > 1 ? ways : std::vector<int>{};
   }
   int own_tactic(Tensor const* in, Tensor const*) const override {
-    PreprocessArguments const a = arguments(in);
-    return preprocess_ways(a).size() > 1 ? preprocess_way(a, -1) : -1;
+    std::vector<int> const ways = preprocess_ways(arguments(in), current_device());
+    return ways.size() > 1 ? ways.front() : -1;
   }
 
   cudaError_t run(Tensor const* in, Tensor const* out, void*, cudaStream_t stream) const override {
     PreprocessArguments const a = arguments(in);
     return dispatch_floating(out[0].dtype, [&](auto tag) {
-      return launch_preprocess(a, static_cast<decltype(tag)*>(out[0].data), tactic, stream);
+      return launch_preprocess(a, static_cast<decltype(tag)*>(out[0].data), tactic, current_device(), stream);
     });
   }
 
