@@ -1,7 +1,7 @@
 // Multi-scale deformable attention with sampling locations and attention weights as they are.
 #pragma once
 
-#include "kernels/attention/ms_deform_attn_many.cuh"
+#include "kernels/attention/ms_deform_attn_tiles.cuh"
 
 namespace bridge {
 
@@ -33,6 +33,10 @@ struct MsDeformAttnLocations {
   bool float_locations, float_weights;
 
   bool aligned_pairs() const { return aligned(locations, 2 * (float_locations ? sizeof(float) : sizeof(T))); }
+  bool aligned_twos() const {
+    return aligned(locations, 4 * (float_locations ? sizeof(float) : sizeof(T))) &&
+           aligned(weights, 2 * (float_weights ? sizeof(float) : sizeof(T)));
+  }
   bool alike() const { return !float_locations && !float_weights; }
 };
 
@@ -64,6 +68,36 @@ struct MsDeformAttnSource : MsDeformAttnLocations<T> {
   __device__ float scale(State) const { return 1.f; }
 };
 
+// Two samples at a time, each tensor as one access.
+template <class T, bool kAlike>
+struct MsDeformAttnTwos : MsDeformAttnSource<T, PointReader<T, true, kAlike>> {
+  using Base = MsDeformAttnSource<T, PointReader<T, true, kAlike>>;
+  using Read = std::conditional_t<kAlike, T, float>;
+  struct Two {
+    Vec<Read, 4> location;
+    Vec<Read, 2> weight;
+  };
+  using TwosAhead = typename Base::Ahead;
+  using Base::pixel, Base::weight;
+
+  __device__ Two two(MsDeformAttnArguments<T> const&, MsDeformAttnPlace const& place, int sample, int) const {
+    int64_t const i = place.first + sample;
+    return {read_once<Read, T, 4>(this->locations, this->float_locations, 2 * i),
+            read_once<Read, T, 2>(this->weights, this->float_weights, i)};
+  }
+  __device__ TwosAhead twos_ahead(MsDeformAttnArguments<T> const&, MsDeformAttnPlace const&, int) const { return {}; }
+  __device__ typename Base::State begin_twos(MsDeformAttnArguments<T> const&, MsDeformAttnPlace const&, int,
+                                             TwosAhead const&) const {
+    return {};
+  }
+  __device__ float2 pixel(MsDeformAttnArguments<T> const&, Two const& two, int k,
+                          MsDeformAttnTileLevel const& level) const {
+    return {pixel_of(to_float(two.location.lane[2 * k]), level.width),
+            pixel_of(to_float(two.location.lane[2 * k + 1]), level.height)};
+  }
+  __device__ float weight(Two const& two, int k, typename Base::State) const { return to_float(two.weight.lane[k]); }
+};
+
 template <class T, int N, bool kPacked, bool kAlike>
 __global__ void __launch_bounds__(kMsDeformAttnWarps* kWarpSize) ms_deform_attn_kernel(
     MsDeformAttnArguments<T> a, MsDeformAttnPlan plan, MsDeformAttnLocations<T> locations) {
@@ -71,9 +105,9 @@ __global__ void __launch_bounds__(kMsDeformAttnWarps* kWarpSize) ms_deform_attn_
 }
 
 template <class T, bool kAlike>
-__global__ void __launch_bounds__(MsDeformAttnManyPlan::kWarps* kWarpSize) ms_deform_attn_many_kernel(
-    MsDeformAttnArguments<T> a, MsDeformAttnManyPlan plan, MsDeformAttnLocations<T> locations) {
-  ms_deform_attn_many<T>(a, plan, MsDeformAttnSource<T, PointReader<T, true, kAlike>>{locations});
+__global__ void __launch_bounds__(MsDeformAttnTilesPlan::kWarps* kWarpSize) ms_deform_attn_tiles_kernel(
+    MsDeformAttnArguments<T> a, MsDeformAttnTilesPlan plan, MsDeformAttnLocations<T> locations) {
+  ms_deform_attn_tiles<T>(a, plan, MsDeformAttnTwos<T, kAlike>{{{locations}}});
 }
 
 // packed: whether 16-bit samples are interpolated in T.
@@ -82,10 +116,10 @@ cudaError_t launch_ms_deform_attn(MsDeformAttnArguments<T> const& a, MsDeformAtt
                                   bool packed, int multiprocessors, cudaStream_t stream) {
   constexpr int kLanes = kAccessBytes / sizeof(T);
   if constexpr (sizeof(T) == 2) {
-    if (packed && MsDeformAttnManyPlan::takes(a, locations)) {
+    if (packed && MsDeformAttnTilesPlan::takes(a, locations, multiprocessors)) {
       auto const kernel =
-          locations.alike() ? ms_deform_attn_many_kernel<T, true> : ms_deform_attn_many_kernel<T, false>;
-      return launch_ms_deform_attn_many(a, locations, kernel, multiprocessors, stream);
+          locations.alike() ? ms_deform_attn_tiles_kernel<T, true> : ms_deform_attn_tiles_kernel<T, false>;
+      return launch_ms_deform_attn_tiles(a, locations, kernel, multiprocessors, stream);
     }
   }
   constexpr bool kPacks = sizeof(T) == 2;

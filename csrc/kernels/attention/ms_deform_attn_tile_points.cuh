@@ -1,0 +1,149 @@
+// The points of ms_deform_attn_tiles.cuh: what is read of them, and how they are added up.
+#pragma once
+
+#include "kernels/attention/ms_deform_attn_tile_units.cuh"
+
+namespace bridge {
+
+// Reads what no other query needs: it does not stay in L1.
+template <class T, int N>
+__device__ Vec<T, N> read_once(T const* data) {
+  using Word = std::conditional_t<sizeof(T) * N == 4, uint32_t, std::conditional_t<sizeof(T) * N == 8, uint2, uint4>>;
+  Word word;
+  if constexpr (sizeof(Word) == 4)
+    asm("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(word) : "l"(data));
+  else if constexpr (sizeof(Word) == 8)
+    asm("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(word.x), "=r"(word.y) : "l"(data));
+  else
+    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+        : "=r"(word.x), "=r"(word.y), "=r"(word.z), "=r"(word.w)
+        : "l"(data));
+  return *reinterpret_cast<Vec<T, N>*>(&word);
+}
+
+// N numbers from data[i] on, of float32 or of T; of float32 where S is and all are not known to be of T.
+template <class S, class T, int N>
+__device__ Vec<S, N> read_once(void const* data, bool is_float, int64_t i) {
+  if constexpr (std::is_same_v<S, T>) {
+    return read_once<T, N>(static_cast<T const*>(data) + i);
+  } else {
+    if (is_float) return read_once<float, N>(static_cast<float const*>(data) + i);
+    Vec<T, N> const narrow = read_once<T, N>(static_cast<T const*>(data) + i);
+    Vec<float, N> wide;
+#pragma unroll
+    for (int k = 0; k < N; ++k) wide.lane[k] = to_float(narrow.lane[k]);
+    return wide;
+  }
+}
+
+// A point as lanes hand it to each other. corner: of its upper left one, how far it is from the first position, in
+// vectors of channels; above that, whether the others are one position to the right and one row below. Negative: the
+// point counts for nothing. weights: four of T, of the corners.
+struct alignas(16) MsDeformAttnPoint {
+  static constexpr int kRight = 1 << 30, kBelow = 1 << 29, kCorner = kBelow - 1;
+  int corner;
+  float weight;
+  float2 weights;
+};
+
+template <class T>
+__device__ MsDeformAttnPoint make_point(float2 pixel, MsDeformAttnLevel const& level, int pitch, float weight) {
+  MsDeformAttnAxis const column(pixel.x, level.width), row(pixel.y, level.height);
+  bool const inside = column.inside && row.inside;
+  bool const nothing = !isnan(pixel.x) && !isnan(pixel.y) && fabsf(weight) < INFINITY;
+  int const first = (level.start + row.low * level.columns + column.low) * pitch;
+  int const steps =
+      (column.high > column.low ? MsDeformAttnPoint::kRight : 0) | (row.high > row.low ? MsDeformAttnPoint::kBelow : 0);
+  return {inside    ? first | steps
+          : nothing ? kNoPoint
+                    : 0,
+          inside ? weight : nanf(""),
+          {pair_bits<T>(row.low_weight * column.low_weight, row.low_weight * column.high_weight),
+           pair_bits<T>(row.high_weight * column.low_weight, row.high_weight * column.high_weight)}};
+}
+
+// base[index], by one instruction: the compiler would spread the sum over those around it.
+__device__ inline uint4 corner_at(uint4 const* base, int index) {
+  uint64_t address;
+  asm("mad.wide.u32 %0, %1, 16, %2;" : "=l"(address) : "r"(index), "l"(base));
+  return __ldg(reinterpret_cast<uint4 const*>(address));
+}
+
+// sum += weight * sample, lane by lane, unless `corner` is negative. In place, which the compiler would not do.
+template <class Pair>
+__device__ void add_where(float (&sum)[8], Pair const (&sample)[4], float weight, int corner) {
+  float2 const a = to_floats(sample[0]), b = to_floats(sample[1]), c = to_floats(sample[2]), d = to_floats(sample[3]);
+  asm("{ .reg .pred counts; setp.ge.s32 counts, %17, 0;\n"
+      "@counts fma.rn.f32 %0, %16, %8, %0;\n @counts fma.rn.f32 %1, %16, %9, %1;\n"
+      "@counts fma.rn.f32 %2, %16, %10, %2;\n @counts fma.rn.f32 %3, %16, %11, %3;\n"
+      "@counts fma.rn.f32 %4, %16, %12, %4;\n @counts fma.rn.f32 %5, %16, %13, %5;\n"
+      "@counts fma.rn.f32 %6, %16, %14, %6;\n @counts fma.rn.f32 %7, %16, %15, %7; }\n"
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3]), "+f"(sum[4]), "+f"(sum[5]), "+f"(sum[6]), "+f"(sum[7])
+      : "f"(a.x), "f"(a.y), "f"(b.x), "f"(b.y), "f"(c.x), "f"(c.y), "f"(d.x), "f"(d.y), "f"(weight), "r"(corner));
+}
+
+// Gathers the four corners of a point, interpolates in T and adds it up in float32.
+template <class T>
+__device__ void add_point(float (&sum)[8], uint4 const* map, MsDeformAttnPoint const& point, int pitch, int row_pitch) {
+  int const first = point.corner & MsDeformAttnPoint::kCorner;
+  int const right = point.corner & MsDeformAttnPoint::kRight ? pitch : 0;
+  int const lower = point.corner & MsDeformAttnPoint::kBelow ? first + row_pitch : first;
+  uint4 const corners[4] = {corner_at(map, first), corner_at(map, first + right), corner_at(map, lower),
+                            corner_at(map, lower + right)};
+  PackedCorners<T> const packed(corners, point.weights.x, point.weights.y);
+  PairOf<T> const sample[4] = {packed.sample(0), packed.sample(1), packed.sample(2), packed.sample(3)};
+  add_where(sum, sample, point.weight, point.corner);
+}
+
+// Of a neighbour `distance` away along an axis.
+__device__ inline float bilinear_weight(float distance) { return __saturatef(1.f - fabsf(distance)); }
+
+// The four positions nearest to a pixel, all within the level; where it is outside, or not finite, the weights are zeros,
+// or NaN, which must not be all that is known of it: see `add_exactly`.
+template <class T>
+__device__ MsDeformAttnPoint make_tile_point(float2 pixel, MsDeformAttnTileLevel const& level, int pitch, float weight) {
+  int const column = min(max(__float2int_rd(pixel.x), 0), level.last_column);
+  int const row = min(max(__float2int_rd(pixel.y), 0), level.last_row);
+  float const x = pixel.x - float(column), y = pixel.y - float(row);
+  float const left = bilinear_weight(x), right = bilinear_weight(x - 1.f);
+  float const upper = bilinear_weight(y), lower = bilinear_weight(y - 1.f);
+  bool const inside = (left + right) * (upper + lower) > 0.f;  // those outside share a position, which stays in L1
+  return {inside ? (level.start + row * level.columns + column) * pitch : 0,
+          fmaf(pixel.x + pixel.y, 0.f, weight),  // a saturated weight hides NaN
+          {pair_bits<T>(upper * left, upper * right), pair_bits<T>(lower * left, lower * right)}};
+}
+
+// Gathers the four corners of a point, interpolates in T and adds it up in float32.
+template <class T>
+__device__ void add_tile_point(float (&sum)[8], uint4 const* map, MsDeformAttnPoint const& point, int pitch, int down) {
+  uint4 const corners[4] = {corner_at(map, point.corner), corner_at(map, point.corner + pitch),
+                            corner_at(map, point.corner + down), corner_at(map, point.corner + down + pitch)};
+  PackedCorners<T> const packed(corners, point.weights.x, point.weights.y);
+#pragma unroll
+  for (int two = 0; two < 4; ++two) {
+    float2 const wide = to_floats(packed.sample(two));
+    sum[2 * two] = fmaf(point.weight, wide.x, sum[2 * two]);
+    sum[2 * two + 1] = fmaf(point.weight, wide.y, sum[2 * two + 1]);
+  }
+}
+
+template <int N>
+__device__ bool all_finite(float const (&sum)[N]) {
+  float zero = 0.f;
+#pragma unroll
+  for (int i = 0; i < N; ++i) zero = fmaf(sum[i], 0.f, zero);
+  return zero == 0.f;
+}
+
+// Stores what no kernel reads of L1.
+template <class T, int N>
+__device__ void store_once(T* out,  // [N]
+                           float const (&sum)[N], float scale, bool owns) {
+  static_assert(N * sizeof(T) == sizeof(uint4));
+  Vec<T, N> result;
+#pragma unroll
+  for (int i = 0; i < N; ++i) result.lane[i] = from_float<T>(sum[i] * scale);
+  if (owns) __stcs(reinterpret_cast<uint4*>(out), *reinterpret_cast<uint4 const*>(&result));
+}
+
+}  // namespace bridge
