@@ -284,5 +284,5 @@ def _listed(mask: Tensor) -> tuple[Tensor, Tensor]:
 PEERS = (
     Peer("flex_attention", "block_sparse_attention", _flex_attention, compiles=True),
     Peer("sdpa_mask", "block_sparse_attention", _sdpa),
-    Peer("sdpa_all_blocks", "block_sparse_attention", _without_mask),
+    Peer("sdpa_all_blocks", "block_sparse_attention", _without_mask, bound=True),
 )
