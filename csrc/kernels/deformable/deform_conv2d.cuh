@@ -26,6 +26,8 @@ struct DeformConv2dVariant {
   bool columns;    // samples pass through memory as columns: see deform_columns/
   cudaError_t (*launch)(DeformConv2dArguments<T> const&, DeformConv2dPlan const&, void*, cudaStream_t);
 
+  // Whether its warps rest where a tile leaves rows out.
+  bool evens_out() const { return sizeof(T) == 2 && units && exact && channels == 64; }
   bool runs_on(int device_capability) const {
     return exact ? device_capability == capability : device_capability >= capability;
   }
@@ -68,7 +70,7 @@ std::vector<DeformConv2dVariant<T>> const& deform_conv2d_variants() {
        launch_fused<T, RegisterKernel<T, 128>>},
       {"wgmma 128x256", 90, true, 128, 256, 1, 1.25, 1, true, false, false, false,
        launch_fused<T, RegisterKernel<T, 256>>},
-      {"units mma.sync 128x64", 80, false, 128, 64, 2, 3.3, 1, false, false, true, false,
+      {"units mma.sync 128x64", 80, false, 128, 64, 2, 3.5, 1, false, false, true, false,
        launch_units<WarpUnitsKernel, T, 64>},
       {"units wgmma 128x64", 90, true, 128, 64, 2, 2.9, 1, false, false, true, false,
        launch_units<WarpgroupUnitsKernel, T, 64>},
@@ -180,7 +182,7 @@ DeformConv2dChoice deform_conv2d_choice(DeformConv2dArguments<T> const& a, std::
       if (best_time == 0 || time < best_time) best = {choice, plan}, best_time = time;
       continue;
     }
-    if (variant.units && variant.channels == 64 && variant.parts == 1) even_out_tiles(a, plan, multiprocessors);
+    if (variant.evens_out()) even_out_tiles(a, plan, multiprocessors);
     int64_t const blocks = plan.blocks(a.batch);
     int64_t const sums = blocks * plan.tile_size(), most = kSplitSums / std::max<int64_t>(sums, 1);
     for (int splits = 1; splits == 1 || splits <= std::min<int64_t>(most, plan.stages() / kLeastStages); ++splits) {

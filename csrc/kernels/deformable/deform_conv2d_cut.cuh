@@ -69,9 +69,12 @@ int units_of_stage(int64_t segment) {
   return segment * sizeof(T) <= 16 ? 8 : 4;
 }
 
-// Pixels of a row of a unit's map, such that one lies half of the L1's banks away from the one below: see CornerOrder.
-inline int64_t pitch_of_map(int width, int units) {
+// Pixels of a row of a unit's map. Of 16 bits such that one lies half of the L1's banks away from the one below: see
+// CornerOrder.
+template <class T>
+int64_t pitch_of_map(int width, int units) {
   constexpr int64_t kBanks = 128;  // bytes
+  if (sizeof(T) != 2) return int64_t(width) + kMapBorder;
   int64_t const all = kBanks / unit_pixel_bytes(units), half = all / 2;
   return ceil_divide(int64_t(width) + kMapBorder - half, all) * all + half;
 }
@@ -88,7 +91,8 @@ DeformConv2dPlan deform_conv2d_unit_plan(DeformConv2dArguments<T> const& a, int 
   plan.split_stages = plan.stages();
   auto& unit = plan.unit;
   auto const bits = [](int64_t value) { return static_cast<uint32_t>(value); };
-  unit.rows = to_int(int64_t(a.height) + kMapBorder), unit.pitch = bits(pitch_of_map(a.width, plan.units));
+  unit.rows = to_int(int64_t(a.height) + kMapBorder), unit.pitch = bits(pitch_of_map<T>(a.width, plan.units));
+  unit.row_bytes = bits(int64_t(unit.pitch) * unit_pixel_bytes(plan.units));
   unit.map_bytes = bits(unit.map_pixels() * unit_pixel_bytes(plan.units));
   constexpr int64_t kZero = 0x4b400000;  // the bits of kInteger
   unit.origin = bits(kMapBefore - kZero) * (unit.pitch + 1);

@@ -30,9 +30,9 @@ __host__ __device__ constexpr int fragment_channel(int k) {
 
 // How kernels of units walk through a convolution.
 struct UnitGeometry {
-  uint32_t pitch, map_bytes;          // of a map with its border: pixels of a row, bytes of all
-  uint32_t origin;                    // what makes a pixel of the bits of two coordinates (UnitSample::locate)
-  uint32_t offset_bytes, mask_bytes;  // from a tap to the next one; 0: every mask is the same 1
+  uint32_t pitch, row_bytes, map_bytes;  // of a map with its border: pixels and bytes of a row, bytes of all
+  uint32_t origin;                       // what makes a pixel of the bits of two coordinates (UnitSample::locate)
+  uint32_t offset_bytes, mask_bytes;     // from a tap to the next one; 0: every mask is the same 1
   int rows;
   bool pairs;  // offsets and masks of two positions can be read in one access
 

@@ -55,9 +55,8 @@ __device__ inline char const* element(char const* base, uint32_t index, uint32_t
   return reinterpret_cast<char const*>(address);
 }
 
-// In which order a thread reads the corners of a sample: neighbours begin with corners in other banks of the L1. A
-// pixel lies beside the one to its right, and half of all banks away from the one below: pitch_of_map. kWords: of a
-// unit.
+// An order in which neighbouring threads read corners of their samples from other banks of the L1. A pixel lies beside
+// the one to its right, and half of all banks away from the one below: pitch_of_map. kWords: of a unit.
 template <int kWords>
 struct CornerOrder {
   uint32_t first, second;                             // pixels of the upper row: the column that comes first, the other
@@ -73,7 +72,8 @@ struct CornerOrder {
 };
 
 // What a thread knows of a sample before its corners arrive. Of units of 32 bytes it holds one half at a time.
-template <class T, int kWords>
+// kSpread: corners come in CornerOrder.
+template <class T, int kWords, bool kSpread>
 struct UnitSample {
   static constexpr int kHeld = std::min(kWords, 4);
   SampleCorners<T> at;  // top_left: in a map with its border; weights: in the order of the corners
@@ -89,8 +89,13 @@ struct UnitSample {
     set_weights(scale, below, right);
   }
   __device__ void set_weights(float scale, float below, float right) {
-    CornerOrder<kWords> const order(at.top_left);
     float const low = scale * below, high = scale - low;
+    if constexpr (!kSpread) {
+      float const low_right = low * right, high_right = high * right;
+      at.set_weights({high - high_right, high_right, low - low_right, low_right});
+      return;
+    }
+    CornerOrder<kWords> const order(at.top_left);
     float const first = order.right_first ? right : 1.f - right, second = 1.f - first;
     float const first_row = order.below_in_first ? low : high, last_row = order.below_in_first ? high : low;
     if constexpr (kWords == 2) {
@@ -102,18 +107,29 @@ struct UnitSample {
   }
   __device__ void load(char const* map, UnitGeometry const& unit, int half) {
     constexpr uint32_t kBytes = unit_pixel_bytes(32 / kWords);
-    CornerOrder<kWords> const order(at.top_left);
-    auto const read = [&](uint32_t pixel, bool below) {
-      char const* const from =
-          element(map, pixel + (below ? unit.pitch : 0), kBytes);  // the other half may be before it
+    auto const read = [half](char const* from) {  // the other half may be before it
       return __ldg(reinterpret_cast<uint4 const*>(reinterpret_cast<uintptr_t>(from) ^ (kAccessBytes * half)));
     };
     auto* const corners = reinterpret_cast<uint4*>(corner);
+    if constexpr (!kSpread) {
+      char const *const upper = element(map, at.top_left, kBytes), *const lower = upper + unit.row_bytes;
+      if constexpr (kWords == 2) {
+        corners[0] = read(upper), corners[1] = read(lower);
+      } else {
+        corners[0] = read(upper), corners[1] = read(upper + kBytes);
+        corners[2] = read(lower), corners[3] = read(lower + kBytes);
+      }
+      return;
+    }
+    CornerOrder<kWords> const order(at.top_left);
+    auto const pixel = [&](uint32_t at, bool below) {
+      return read(element(map, at + (below ? unit.pitch : 0), kBytes));
+    };
     if constexpr (kWords == 2) {
-      corners[0] = read(order.first, order.below_in_first), corners[1] = read(order.first, !order.below_in_first);
+      corners[0] = pixel(order.first, order.below_in_first), corners[1] = pixel(order.first, !order.below_in_first);
     } else {
-      corners[0] = read(order.first, order.below_in_first), corners[1] = read(order.second, order.below_in_second);
-      corners[2] = read(order.first, !order.below_in_first), corners[3] = read(order.second, !order.below_in_second);
+      corners[0] = pixel(order.first, order.below_in_first), corners[1] = pixel(order.second, order.below_in_second);
+      corners[2] = pixel(order.first, !order.below_in_first), corners[3] = pixel(order.second, !order.below_in_second);
     }
   }
   template <bool kRounds>
@@ -130,7 +146,7 @@ struct UnitSample {
 
 // A thread's samples of a stage, in kSets sets: both positions of a unit of 8 bytes, one of a unit of 16, half a one of
 // 32. Two sets are on their way at once. kUnits: of a stage. kLogits: DeformConv2dArguments::logits.
-template <class T, int kUnits, bool kRounds, bool kLogits>
+template <class T, int kUnits, bool kRounds, bool kLogits, bool kSpread>
 struct UnitRows {
   static constexpr int kWords = 32 / kUnits, kOwn = kOwnWords / kWords;  // words of a unit, units of this thread
   static constexpr int kInSet = kWords == 2 ? 2 : 1, kHalves = kWords == 8 ? 2 : 1, kSets = 4;
@@ -151,7 +167,7 @@ struct UnitRows {
   Taps taps[kOwn];            // of the stage at work or, when that has used them, of the next one
   float y, x;                 // of the unit at work
   char const* map;            // likewise
-  UnitSample<T, kWords> sample[2][kInSet];
+  UnitSample<T, kWords, kSpread> sample[2][kInSet];
 
   // terms: of the first stage, and of those after it, one stage more than there are.
   __device__ UnitRows(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan, PackedOperands<T> const& packed,
@@ -221,7 +237,7 @@ struct UnitRows {
   // Interpolates between them, into what tensor cores take for each step.
   template <int kSet, int kParts>
   __device__ void interpolate(uint32_t (&fragment)[kParts][4][4]) const {
-    constexpr int kHeld = UnitSample<T, kWords>::kHeld;
+    constexpr int kHeld = UnitSample<T, kWords, kSpread>::kHeld;
     __syncwarp();  // else the compiler would interpolate first and load then, with nothing on its way meanwhile
 #pragma unroll
     for (int i = 0; i < kInSet; ++i) {

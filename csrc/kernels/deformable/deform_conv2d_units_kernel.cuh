@@ -45,6 +45,9 @@ struct UnitsByWarp : Tile {
   int stages;
   float sum[kSums] = {};
 
+  // Only of 16 bits by wgmma: floats took longer on an H200, and other GPUs have not been measured.
+  static constexpr bool kSpread = false, kRests = false;
+
   static __device__ int share() { return 0; }
 
   __device__ UnitsByWarp(Shared& shared, char const* weights, int stages)
@@ -103,6 +106,7 @@ struct UnitsByWarpgroup : Tile {
   using T = typename Tile::T;
   using Fragment = uint32_t[Tile::kParts][4][4];
   static constexpr int kWarps = kUnitThreads / 32, kStages = 3, kSums = Tile::kChannels / 2;
+  static constexpr bool kSpread = sizeof(T) == 2, kRests = kSpread && Tile::kChannels == 64;
   struct Slots {  // of a share's weights
     alignas(1024) unsigned char weights[kStages][Tile::kStageBytes];
     SharedBarrier full[kStages], empty[kStages];
@@ -214,8 +218,8 @@ struct ShareRange {
 template <class Product, class Rows>
 __device__ void multiply_rows(Product& product, Rows& rows, int stages) {
   uint32_t fragment[Product::kParts][4][4] = {};
-  bool const wanted = rows.wanted;
-  if (wanted && stages > 0) {
+  bool const wanted = !Product::kRests || rows.wanted;
+  if (wanted && (Product::kShares == 1 || stages > 0)) {
     rows.template load<0>();
     rows.template load<1>();
   }
@@ -250,7 +254,7 @@ __device__ void multiply_units(DeformConv2dArguments<typename Product::T> const&
   auto& shared = *reinterpret_cast<UnitShared<Product>*>(memory);
   Product product(shared.weights, reinterpret_cast<char const*>(packed.weight) + first, own.count);
   UnitTerm const* const terms = packed.terms + (int64_t(group) * plan.stages() + range.first) * Product::kUnits;
-  using Rows = UnitRows<T, Product::kUnits, Product::kRounds, Product::kLogits>;
+  using Rows = UnitRows<T, Product::kUnits, Product::kRounds, Product::kLogits, Product::kSpread>;
   Rows rows(a, plan, packed, unit_terms(terms, range.count, shared) + own.first * Product::kUnits);
   multiply_rows(product, rows, own.count);
   if constexpr (Product::kShares > 1) product.add_shares(memory);

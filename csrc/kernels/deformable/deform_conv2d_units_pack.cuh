@@ -39,20 +39,25 @@ __device__ void pack_unit_pixel(DeformConv2dArguments<T> const& a, DeformConv2dP
     Own pixel[unit_pixel_bytes(kDepth<T> / kChannels) / sizeof(Own)];  // perhaps with the one to its right
   };
   auto* to = reinterpret_cast<Packet*>(maps) + (int64_t(n) * runs + first_run) * plan.unit.map_pixels() + pixel;
-  Packet packet[kMapsTogether];  // all are on their way before the first is stored
+  constexpr unsigned kAhead = sizeof(T) == 2 ? kMapsTogether : 1;  // that are on their way before the first is stored
 #pragma unroll
-  for (unsigned i = 0; i < kMapsTogether; ++i) {
-    unsigned const run = first_run + i, segment = run / plan.chunks, in_segment = run % plan.chunks * kChannels;
-    T const* const from = x + (segment * plan.segment + in_segment) * apart;
-    int const filled = inside && run < runs ? static_cast<int>(plan.segment - in_segment) : 0;
+  for (unsigned done = 0; done < kMapsTogether; done += kAhead) {
+    Packet packet[kAhead];
 #pragma unroll
-    for (int channel = 0; channel < kChannels; ++channel)
-      packet[i].pixel[0].lane[channel] = channel < filled ? from[channel * apart] : from_float<T>(0.f);
-  }
+    for (unsigned i = 0; i < kAhead; ++i) {
+      unsigned const run = first_run + done + i, segment = run / plan.chunks;
+      unsigned const in_segment = run % plan.chunks * kChannels;
+      T const* const from = x + (segment * plan.segment + in_segment) * apart;
+      int const filled = inside && run < runs ? static_cast<int>(plan.segment - in_segment) : 0;
 #pragma unroll
-  for (unsigned i = 0; i < kMapsTogether; ++i, to += plan.unit.map_pixels()) {
-    if constexpr (sizeof(Packet) > sizeof(Own)) packet[i].pixel[1] = from_next_lane(packet[i].pixel[0]);
-    if (stores && first_run + i < runs) *to = packet[i];
+      for (int channel = 0; channel < kChannels; ++channel)
+        packet[i].pixel[0].lane[channel] = channel < filled ? from[channel * apart] : from_float<T>(0.f);
+    }
+#pragma unroll
+    for (unsigned i = 0; i < kAhead; ++i, to += plan.unit.map_pixels()) {
+      if constexpr (sizeof(Packet) > sizeof(Own)) packet[i].pixel[1] = from_next_lane(packet[i].pixel[0]);
+      if (stores && first_run + done + i < runs) *to = packet[i];
+    }
   }
 }
 
