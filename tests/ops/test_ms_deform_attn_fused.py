@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from samples.ms_deform_attn import ENCODERS
 from samples.ms_deform_attn_fused import ms_deform_attn_fused_arguments, random_call
 from test_ms_deform_attn import by_grid_sample
 from test_ms_deform_attn_levels import BAD_LEVELS
@@ -227,6 +228,16 @@ def test_many_queries_show_what_is_not_finite_where_it_is(boxes):
     ours = bridge.ms_deform_attn_fused(*cast(args, device="cuda")).cpu().unflatten(1, (701, 12))
     assert (ours.isnan() == nan).all() and (ours[0, :, outside] == 0).all()
     torch.testing.assert_close(ours, expected[:, None].expand_as(ours), equal_nan=True, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("boxes", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("heads", "points", "shapes"), ENCODERS, ids=str)
+def test_an_encoder_is_the_reference(heads, points, shapes, dtype, boxes):
+    queries = sum(h * w for h, w in shapes)
+    args = ms_deform_attn_fused_arguments(1, queries, heads, 32, shapes, points, boxes=boxes)
+    check_cuda(OPS["ms_deform_attn_fused"], dtype, *args)
 
 
 @pytest.mark.gpu

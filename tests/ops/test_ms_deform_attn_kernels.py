@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from plugin_host import Plugin
-from samples.ms_deform_attn import ms_deform_attn_arguments
+from samples.ms_deform_attn import ENCODERS, ms_deform_attn_arguments
 from test_ms_deform_attn import BAD, MIXED, mixed, special
 from test_ms_deform_attn_levels import BAD_LEVELS
 
@@ -16,6 +16,7 @@ import bridge
 from bridge.core import libraries
 from bridge.core.op import OPS
 from bridge.testing import cast, check_cuda, check_error
+from bridge.testing.kernels import check_cuda_call
 
 GPU_SIZES = [
     # batch, queries, heads, head_dim, shapes, points
@@ -82,6 +83,46 @@ def test_many_queries_show_what_is_not_finite_where_it_is(dtype, float_locations
     assert (ours.isnan() == nan).all() and (ours[0, :, outside] == 0).all()
     limit = 5e-3 if dtype == torch.float16 else 4e-2
     torch.testing.assert_close(ours, expected[:, None].expand_as(ours), equal_nan=True, rtol=limit, atol=limit)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("heads", "points", "shapes"), ENCODERS, ids=str)
+def test_an_encoder_is_the_reference(heads, points, shapes, dtype, batch):
+    queries = sum(h * w for h, w in shapes)
+    check_cuda(
+        OPS["ms_deform_attn"], dtype, *ms_deform_attn_arguments(batch, queries, heads, 32, shapes, points, seed=batch)
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("dtype", "float_locations", "float_weights"), MIXED)
+@pytest.mark.parametrize(("heads", "points", "shapes"), [ENCODERS[0], ENCODERS[3]], ids=str)
+def test_float32_coordinates_of_an_encoder(heads, points, shapes, dtype, float_locations, float_weights):
+    args = ms_deform_attn_arguments(1, sum(h * w for h, w in shapes), heads, 32, shapes, points)
+    check_cuda_call(OPS["ms_deform_attn"], mixed(args, dtype, float_locations, float_weights), {})
+
+
+def gap_between_levels(value, shapes, starts, locations, weights):
+    return [torch.cat((value[:, :1640], value[:, :99], value[:, 1640:]), 1), shapes, starts + 99, locations, weights]
+
+
+def level_left_out(value, shapes, starts, locations, weights):
+    return [value, shapes[:2], starts[:2], locations[:, :, :, :2].contiguous(), weights[:, :, :, :2].contiguous()]
+
+
+def levels_in_another_order(value, shapes, starts, *points):
+    return [value, shapes[[2, 0, 1]], starts[[2, 0, 1]], *points]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("change", [gap_between_levels, level_left_out, levels_in_another_order])
+def test_as_many_queries_as_positions_need_not_be_those_of_the_levels(change):
+    queries = 2170 + 99 * (change is gap_between_levels)
+    args = change(*ms_deform_attn_arguments(1, queries, 8, 32, [(40, 41), (20, 21), (10, 11)]))
+    assert args[0].shape[1] == queries
+    check_cuda(OPS["ms_deform_attn"], torch.float16, *args)
 
 
 @pytest.mark.gpu

@@ -104,10 +104,10 @@ __global__ void __launch_bounds__(kMsDeformAttnWarps* kWarpSize) ms_deform_attn_
   ms_deform_attn_blocks<T, N, kPacked>(a, plan, MsDeformAttnSource<T, PointReader<T, (N > 1), kAlike>>{locations});
 }
 
-template <class T, bool kAlike>
+template <class T, bool kAlike, bool kEightHeads>
 __global__ void __launch_bounds__(MsDeformAttnTilesPlan::kWarps* kWarpSize) ms_deform_attn_tiles_kernel(
     MsDeformAttnArguments<T> a, MsDeformAttnTilesPlan plan, MsDeformAttnLocations<T> locations) {
-  ms_deform_attn_tiles<T>(a, plan, MsDeformAttnTwos<T, kAlike>{{{locations}}});
+  ms_deform_attn_tiles<T, kEightHeads>(a, plan, MsDeformAttnTwos<T, kAlike>{{{locations}}});
 }
 
 // packed: whether 16-bit samples are interpolated in T.
@@ -117,8 +117,9 @@ cudaError_t launch_ms_deform_attn(MsDeformAttnArguments<T> const& a, MsDeformAtt
   constexpr int kLanes = kAccessBytes / sizeof(T);
   if constexpr (sizeof(T) == 2) {
     if (packed && MsDeformAttnTilesPlan::takes(a, locations, multiprocessors)) {
-      auto const kernel =
-          locations.alike() ? ms_deform_attn_tiles_kernel<T, true> : ms_deform_attn_tiles_kernel<T, false>;
+      auto const kernel = a.heads != 8        ? ms_deform_attn_tiles_kernel<T, false, false>
+                          : locations.alike() ? ms_deform_attn_tiles_kernel<T, true, true>
+                                              : ms_deform_attn_tiles_kernel<T, false, true>;
       return launch_ms_deform_attn_tiles(a, locations, kernel, multiprocessors, stream);
     }
   }

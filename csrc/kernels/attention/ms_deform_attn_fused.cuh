@@ -119,7 +119,8 @@ struct MsDeformAttnFusedTwos : MsDeformAttnFusedSource<T, PointReader<T, true, k
 
   __device__ Two two(MsDeformAttnArguments<T> const& a, MsDeformAttnPlace const& place, int sample, int level) const {
     int64_t const i = place.first + sample, reference = (place.query * a.levels + level) * (this->boxes ? 4 : 2);
-    Two two{read_once<Read, T, 4>(this->offsets, this->float_offsets, 2 * i), logits_of(i), references_of(reference), {}};
+    Two two{
+        read_once<Read, T, 4>(this->offsets, this->float_offsets, 2 * i), logits_of(i), references_of(reference), {}};
     if (this->boxes) two.box = references_of(reference + 2);
     return two;
   }
@@ -158,7 +159,9 @@ struct MsDeformAttnFusedTwos : MsDeformAttnFusedSource<T, PointReader<T, true, k
 
   __device__ float2 pixel(MsDeformAttnArguments<T> const& a, Two const& two, int k,
                           MsDeformAttnTileLevel const& level) const {
-    auto of = [](auto const& pair, int first) { return float2{to_float(pair.lane[first]), to_float(pair.lane[first + 1])}; };
+    auto of = [](auto const& pair, int first) {
+      return float2{to_float(pair.lane[first]), to_float(pair.lane[first + 1])};
+    };
     typename Base::Raw const raw{of(two.offset, 2 * k), of(two.reference, 0), of(two.box, 0), 0.f};
     return pixel(a, raw, {level.width, level.height, 0, 0});
   }
@@ -186,10 +189,10 @@ __global__ void __launch_bounds__(kMsDeformAttnWarps* kWarpSize) ms_deform_attn_
   ms_deform_attn_blocks<T, N, kPacked>(a, plan, MsDeformAttnFusedSource<T, PointReader<T, (N > 1), kAlike>>{offsets});
 }
 
-template <class T, bool kAlike>
+template <class T, bool kAlike, bool kEightHeads>
 __global__ void __launch_bounds__(MsDeformAttnTilesPlan::kWarps* kWarpSize) ms_deform_attn_fused_tiles_kernel(
     MsDeformAttnArguments<T> a, MsDeformAttnTilesPlan plan, MsDeformAttnOffsets<T> offsets) {
-  ms_deform_attn_tiles<T>(a, plan, MsDeformAttnFusedTwos<T, kAlike>{{{offsets}}});
+  ms_deform_attn_tiles<T, kEightHeads>(a, plan, MsDeformAttnFusedTwos<T, kAlike>{{{offsets}}});
 }
 
 template <class T>
@@ -198,8 +201,9 @@ cudaError_t launch_ms_deform_attn_fused(MsDeformAttnArguments<T> const& a, MsDef
   constexpr int kLanes = kAccessBytes / sizeof(T);
   if constexpr (sizeof(T) == 2) {
     if (packed && MsDeformAttnTilesPlan::takes(a, offsets, multiprocessors)) {
-      auto const kernel =
-          offsets.alike() ? ms_deform_attn_fused_tiles_kernel<T, true> : ms_deform_attn_fused_tiles_kernel<T, false>;
+      auto const kernel = a.heads != 8      ? ms_deform_attn_fused_tiles_kernel<T, false, false>
+                          : offsets.alike() ? ms_deform_attn_fused_tiles_kernel<T, true, true>
+                                            : ms_deform_attn_fused_tiles_kernel<T, false, true>;
       return launch_ms_deform_attn_tiles(a, offsets, kernel, multiprocessors, stream);
     }
   }

@@ -62,12 +62,14 @@ __device__ MsDeformAttnPoint make_point(float2 pixel, MsDeformAttnLevel const& l
            pair_bits<T>(row.high_weight * column.low_weight, row.high_weight * column.high_weight)}};
 }
 
-// base[index], by one instruction: the compiler would spread the sum over those around it.
-__device__ inline uint4 corner_at(uint4 const* base, int index) {
+// base + index, by one instruction: the compiler would spread the sum over those around it.
+__device__ inline uint4 const* vectors_from(uint4 const* base, int index) {
   uint64_t address;
   asm("mad.wide.u32 %0, %1, 16, %2;" : "=l"(address) : "r"(index), "l"(base));
-  return __ldg(reinterpret_cast<uint4 const*>(address));
+  return reinterpret_cast<uint4 const*>(address);
 }
+
+__device__ inline uint4 corner_at(uint4 const* base, int index) { return __ldg(vectors_from(base, index)); }
 
 // sum += weight * sample, lane by lane, unless `corner` is negative. In place, which the compiler would not do.
 template <class Pair>
@@ -98,10 +100,11 @@ __device__ void add_point(float (&sum)[8], uint4 const* map, MsDeformAttnPoint c
 // Of a neighbour `distance` away along an axis.
 __device__ inline float bilinear_weight(float distance) { return __saturatef(1.f - fabsf(distance)); }
 
-// The four positions nearest to a pixel, all within the level; where it is outside, or not finite, the weights are zeros,
-// or NaN, which must not be all that is known of it: see `add_exactly`.
+// The four positions nearest to a pixel, all within the level; where it is outside, or not finite, the weights are
+// zeros, or NaN, which must not be all that is known of it: see `add_exactly`.
 template <class T>
-__device__ MsDeformAttnPoint make_tile_point(float2 pixel, MsDeformAttnTileLevel const& level, int pitch, float weight) {
+__device__ MsDeformAttnPoint make_tile_point(float2 pixel, MsDeformAttnTileLevel const& level, int pitch,
+                                             float weight) {
   int const column = min(max(__float2int_rd(pixel.x), 0), level.last_column);
   int const row = min(max(__float2int_rd(pixel.y), 0), level.last_row);
   float const x = pixel.x - float(column), y = pixel.y - float(row);
@@ -116,8 +119,8 @@ __device__ MsDeformAttnPoint make_tile_point(float2 pixel, MsDeformAttnTileLevel
 // Gathers the four corners of a point, interpolates in T and adds it up in float32.
 template <class T>
 __device__ void add_tile_point(float (&sum)[8], uint4 const* map, MsDeformAttnPoint const& point, int pitch, int down) {
-  uint4 const corners[4] = {corner_at(map, point.corner), corner_at(map, point.corner + pitch),
-                            corner_at(map, point.corner + down), corner_at(map, point.corner + down + pitch)};
+  uint4 const *upper = vectors_from(map, point.corner), *lower = vectors_from(map, point.corner + down);
+  uint4 const corners[4] = {__ldg(upper), __ldg(upper + pitch), __ldg(lower), __ldg(lower + pitch)};
   PackedCorners<T> const packed(corners, point.weights.x, point.weights.y);
 #pragma unroll
   for (int two = 0; two < 4; ++two) {

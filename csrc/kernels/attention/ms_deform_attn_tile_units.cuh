@@ -15,7 +15,7 @@ struct MsDeformAttnTilesPlan {
   static constexpr int kStrip = 4;                  // units side by side
   static constexpr int kMostUnits = 1024;           // of a part of an image
   static constexpr int kCountBit = 28;
-  int pairs, parts;                                 // of heads; blocks of a pair
+  int pairs, parts;  // of heads; blocks of a pair
 
   template <class T, class Source>
   static bool takes(MsDeformAttnArguments<T> const& a, Source const& source, int multiprocessors) {
@@ -38,8 +38,13 @@ struct alignas(16) MsDeformAttnTileLevel {
   int columns, start, index;
 
   __device__ MsDeformAttnTileLevel(MsDeformAttnLevel const& level, int index)
-      : width(level.width), height(level.height), last_column(level.columns - 2), last_row(int(level.height) - 2),
-        columns(level.columns), start(level.start), index(index) {
+      : width(level.width),
+        height(level.height),
+        last_column(level.columns - 2),
+        last_row(int(level.height) - 2),
+        columns(level.columns),
+        start(level.start),
+        index(index) {
     if (last_column >= 0 && last_row >= 0) return;
     width = height = nanf(""), last_column = last_row = start = 0, columns = 1;
   }
@@ -71,9 +76,12 @@ struct MsDeformAttnStrips {
   MsDeformAttnPart own;
 
   __device__ MsDeformAttnStrips(MsDeformAttnLevel const& level, int part, int parts)
-      : width(level.columns), height(isnan(level.height) ? 0 : max(int(level.height), 0)),
+      : width(level.columns),
+        height(isnan(level.height) ? 0 : max(int(level.height), 0)),
         across((width + MsDeformAttnTilesPlan::kQueries - 1) / MsDeformAttnTilesPlan::kQueries),
-        units(across * height), queries(width * height), own(units, part, parts) {}
+        units(across * height),
+        queries(width * height),
+        own(units, part, parts) {}
 
   // The first query of a unit, and how many it has.
   __device__ int entry(int unit) const {
@@ -115,12 +123,14 @@ struct MsDeformAttnUnits {
                                    units <= MsDeformAttnTilesPlan::kMostUnits);
     strips.queries = queries - strips.queries;
     shared.strips[lane] = strips, shared.begin[lane] = units - strips.own.count;
-    if (last) shared.begin[kMostLevels] = units, shared.tiled = regular && queries < 1 << MsDeformAttnTilesPlan::kCountBit;
+    if (last)
+      shared.begin[kMostLevels] = units, shared.tiled = regular && queries < 1 << MsDeformAttnTilesPlan::kCountBit;
   }
 
   // To be called by all threads, which then wait for the table.
   template <class T>
-  __device__ MsDeformAttnUnits(MsDeformAttnArguments<T> const& a, int part, int parts, Shared const& shared, int* table) {
+  __device__ MsDeformAttnUnits(MsDeformAttnArguments<T> const& a, int part, int parts, Shared const& shared,
+                               int* table) {
     tiled = shared.tiled;
     if (tiled) {
       first = 0, an_image = shared.begin[kMostLevels], all = a.batch * an_image;

@@ -7,7 +7,8 @@
 
 namespace bridge {
 
-// A sum of what is not finite, again: a point outside its level counts for nothing, however infinite what lies next to it.
+// A sum of what is not finite, again: a point outside its level counts for nothing, however infinite what lies next to
+// it.
 template <class T, class Source>
 __device__ void add_exactly(MsDeformAttnArguments<T> const& a, Source const& source,
                             typename Source::State const& state, MsDeformAttnPlace const& place, uint4 const* map,
@@ -28,7 +29,8 @@ __device__ void add_exactly(MsDeformAttnArguments<T> const& a, Source const& sou
 // What a lane reads of its (query, head) at a time: two samples of eight.
 constexpr int kTwo = 2;
 
-template <class T, class Source>
+// kEightHeads: whether there are eight, which saves additions; else any even number of them.
+template <class T, bool kEightHeads, class Source>
 __device__ void ms_deform_attn_tiles(MsDeformAttnArguments<T> const& a, MsDeformAttnTilesPlan const& plan,
                                      Source const& source) {
   using Plan = MsDeformAttnTilesPlan;
@@ -45,7 +47,8 @@ __device__ void ms_deform_attn_tiles(MsDeformAttnArguments<T> const& a, MsDeform
   __syncthreads();
 
   int const warp = static_cast<int>(threadIdx.x) / kWarpSize, lane = static_cast<int>(threadIdx.x) % kWarpSize;
-  int const index = lane % kLanes, group = lane / kLanes, samples = a.samples(), pitch = a.heads * kLanes;
+  int const index = lane % kLanes, group = lane / kLanes, samples = a.samples(),
+            pitch = (kEightHeads ? 8 : a.heads) * kLanes;
   int const head = static_cast<int>(blockIdx.x) / plan.parts * Plan::kHeads + group % Plan::kHeads;
   auto* const points = tile_points + warp * Plan::kRound * kGroups;
   auto slot = [&](int i) { return i * kGroups + (group ^ (i / kTwo * 2 & (kGroups - 1))); };

@@ -60,6 +60,17 @@ SIZES: list[dict[str, Any]] = [
 ]
 
 
+# So many queries that a kernel of their own takes them: heads, points, levels. One for each position of the levels,
+# which blocks share by parts of the image; levels may be so small that no point of them has four neighbours.
+ENCODERS = [
+    (8, 4, [(40, 41), (20, 21), (10, 11), (5, 6)]),
+    (8, 8, [(33, 64), (1, 7)]),
+    (4, 4, [(1, 1), (7, 1), (63, 66)]),
+    (6, 4, [(0, 5), (52, 55)]),
+    (2, 12, [(8300, 1)]),
+]
+
+
 def samples() -> list[tuple]:
     return [(str(sizes), ms_deform_attn_arguments(**sizes, seed=seed), {}) for seed, sizes in enumerate(SIZES)]
 
