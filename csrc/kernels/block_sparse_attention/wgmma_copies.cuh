@@ -39,12 +39,17 @@ struct SparseCopies : WgmmaCopies<SparseShared<Tile>> {
   }
 
  private:
+  // All by the lane that tells of it, which is the order that racecheck knows.
   __device__ void record(int key, KeyInterval keys, bool last) {
     SparseRecord& record = shared.record(started);
-    bool const mine = lane < kTilePieces<Tile>, read = mine && key < a.keys;
+    bool const read = lane < kTilePieces<Tile> && key < a.keys;
     bool const cut = read && (key < keys.begin || min(key + kPieceKeys, a.keys) > keys.end);
     bool const any_cut = __any_sync(~0u, cut);
-    if (mine) record.key[lane] = key;
+#pragma unroll
+    for (int i = 0; i < kTilePieces<Tile>; ++i) {
+      int const first = __shfl_sync(~0u, key, i);
+      if (lane == 0) record.key[i] = first;
+    }
     if (lane == 0) record.keys = keys, record.last = last, record.cut = any_cut;
   }
 

@@ -50,7 +50,8 @@ double swin_large_cost(SwinLargePlan const& plan, int64_t windows, int64_t turns
 template <class Tile, class T>
 SwinLargeChoice swin_large_choice(SwinArguments<T> const& a, int warps, int teams, Device const& device) {
   int const tokens = a.windows.tokens(), tiles = static_cast<int>(ceil_divide(tokens, Tile::kKeys));
-  SwinLargePlan plan{warps, teams};
+  SwinLargePlan plan{};
+  plan.warps = warps, plan.teams = teams;
   plan.query_tiles = static_cast<int>(ceil_divide(tokens, warps * Tile::kRows));
   int64_t const combinations = int64_t(a.heads) * plan.query_tiles;
   plan.shares = static_cast<int>(swin_shares(a, device.multiprocessors / combinations, teams));
