@@ -115,6 +115,7 @@ def _workload(row: Mapping[str, Any]) -> str:
         for workload in found[:1]
         for field in fields(workload)
         if field.name not in shared and getattr(workload, field.name) != field.default
+        if not callable(getattr(workload, field.name))  # which makes a tensor, as the name says
     ]
     return row["workload"] + (f" ({', '.join(sizes)})" if sizes else "")
 

@@ -70,6 +70,7 @@ PRIVATE = {
         "graph/torch_patches/pooled_extents.py": "patched: it puts guards on dynamic extents"
     },
     "torch._prims_common": {"tensorrt/decompositions/promotion.py": "torch's rules of dtype promotion"},
+    "torch.cuda._sleep": {"engine/timing.py": "keeps a GPU busy while launches are queued"},
     "torch._sym_log2": {"tensorrt/converters/extents.py": "an operator in graphs"},
     "torch._sym_sqrt": {"tensorrt/converters/extents.py": "an operator in graphs"},
     "torch.export._trace": {
