@@ -13,6 +13,7 @@ aten = torch.ops.aten
 _CONVOLUTION = aten.convolution.default
 _SOFTPLUS = aten.softplus.default
 _BATCH_NORM = aten._native_batch_norm_legit_no_training.default
+_BATCH_NORM_OF_THE_BATCH = aten._native_batch_norm_legit.no_stats
 _SAME_SOFTPLUS = 20
 
 
@@ -39,6 +40,27 @@ def batch_norm(
     shape = [-1] + [1] * (x.dim() - 2)
     empty = x.new_zeros(0)
     return x * scale.to(x.dtype).reshape(shape) + shift.to(x.dtype).reshape(shape), empty, empty
+
+
+def batch_norm_of_the_batch(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, training: bool, momentum: float, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch norm of x [N, C, ...] by its own mean and variance, of each channel; the mean, and 1 / deviation.
+
+    torch_tensorrt's converter takes a mean of 0 and a variance of 1 where there are no running ones.
+    """
+    dims = [0, *range(2, x.dim())]
+    wide = x if x.dtype == torch.float64 else x.float()
+    mean = wide.mean(dims, keepdim=True)
+    centred = wide - mean
+    rstd = (centred.square().mean(dims, keepdim=True) + eps).rsqrt()
+    y, shape = centred * rstd, [-1] + [1] * (x.dim() - 2)
+    if weight is not None:
+        y = y * weight.to(wide.dtype).reshape(shape)
+    if bias is not None:
+        y = y + bias.to(wide.dtype).reshape(shape)
+    saved = x.dtype if x.device.type == "cpu" else wide.dtype
+    return y.to(x.dtype), mean.flatten().to(saved), rstd.flatten().to(saved)
 
 
 def convolution(
@@ -134,6 +156,7 @@ def native_group_norm(
 
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     _BATCH_NORM: batch_norm,
+    _BATCH_NORM_OF_THE_BATCH: batch_norm_of_the_batch,
     _CONVOLUTION: convolution,
     _SOFTPLUS: softplus,
     aten._softmax.default: softmax,

@@ -55,3 +55,23 @@ def test_local_response_norm(size, shape):
         torch.randn(shape) * 3,
         ({0: BATCH, 2: HEIGHT},),
     )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("rank", [0, 1, 2, 3])
+def test_batch_norm_without_running_statistics(rank, affine, dtype):
+    """In eval mode, too, it normalises by the batch at hand: torch_tensorrt's converter took 0 and 1."""
+    norm = [nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d][rank]
+    model = with_values(norm(6, affine=affine, track_running_stats=False)).to(dtype)
+    x = (3 * torch.randn(5, 6, *(9, 11, 7)[:rank]) + 4).to(dtype)
+    shapes = {0: Dim("batch", min=2, max=8), 2: HEIGHT, 3: WIDTH}
+    check(model, x, ({axis: shapes[axis] for axis in shapes if axis < x.dim()},))
+
+
+def test_batch_norm_of_the_batch_is_what_training_computes():
+    class Model(nn.Module):
+        def forward(self, x):
+            return nn.functional.batch_norm(x, None, None, training=True, eps=1e-3)
+
+    check(Model().eval(), 2 * torch.randn(4, 3, 5, 7) + 5)
