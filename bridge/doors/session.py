@@ -63,10 +63,9 @@ class Session:
         """
         with contextlib.ExitStack() as stack:
             silences = (third_party_output.silence_logs(), third_party_output.silence_copies())
-            unguarded = (upsampling_without_guards(), pooling_without_guards(), corrected_lstm_states())
-            exports = (linear_time_export(), sampling_by_shapes(), suggestions_cannot_fail())
-            exporting = (*exports, image_transforms_without_guards())
-            tracing = (*unguarded, *exporting, launches_in_graphs())
+            unguarded = (upsampling_without_guards(), pooling_without_guards(), image_transforms_without_guards())
+            exporting = (linear_time_export(), sampling_by_shapes(), suggestions_cannot_fail())
+            tracing = (*unguarded, corrected_lstm_states(), *exporting, launches_in_graphs())
             for context in (compile_lock, *silences, gpu.without_gpu(), *tracing):
                 stack.enter_context(context)
             stack.enter_context(own_conversion(self.flavour))

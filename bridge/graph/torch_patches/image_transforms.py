@@ -55,9 +55,8 @@ def _by_numbers(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return original(tensor, mean, std, inplace)
         if any(_rounds_to_zero(value, tensor.dtype) for value in std):
             raise ValueError(f"std is {list(std)}, of which {tensor.dtype} has one as 0: a division by zero")
-        if inplace:
-            return tensor.sub_(_of_channels(mean, tensor)).div_(_of_channels(std, tensor))
-        return tensor.sub(_of_channels(mean, tensor)).div(_of_channels(std, tensor))
+        less = tensor.sub_ if inplace else tensor.sub
+        return less(_of_channels(mean, tensor)).div_(_of_channels(std, tensor))
 
     return normalize
 

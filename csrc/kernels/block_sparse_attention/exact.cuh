@@ -1,4 +1,4 @@
-// Block-sparse attention of float32, and of whatever the tensor cores do not take: a warp computes one query.
+// Block-sparse attention where blocks of keys are no whole number of pieces: a warp computes one query.
 #pragma once
 
 #include "kernels/block_sparse_attention/arguments.cuh"

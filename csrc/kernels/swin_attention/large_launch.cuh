@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 
 #include "core/device.h"
 #include "kernels/swin_attention/large.cuh"
@@ -96,25 +97,27 @@ bool takes_swin_large(SwinArguments<T> const& a) {
   return a.head_dim <= kSwinLargeHeadDim && !a.mask.data && !(a.bias.data && a.bias.wide) && plain;
 }
 
+// Nothing where there is no memory for it.
 template <class T, int kHeadDim, int kKeys, bool kCosine>
-cudaError_t launch_swin_large_tile(SwinArguments<T> const& a, Device const& device, cudaStream_t stream, bool& fits) {
+std::optional<cudaError_t> try_swin_large_tile(SwinArguments<T> const& a, Device const& device, cudaStream_t stream) {
   using Tile = SwinLargeTile<T, kHeadDim, 1, kKeys, kCosine>;
   SwinLargeChoice const choice = swin_large_choice<Tile>(a, device);
-  fits = choice.cost > 0;
-  return fits ? launch_swin_large<Tile>(a, choice.plan, stream) : cudaSuccess;
+  if (choice.cost == 0) return {};
+  return launch_swin_large<Tile>(a, choice.plan, stream);
 }
 
-// fits: whether there was memory for it, and it is launched.
+// Nothing where other kernels are to compute it.
 template <class T>
-cudaError_t launch_swin_large(SwinArguments<T> const& a, Device const& device, cudaStream_t stream, bool& fits) {
+std::optional<cudaError_t> try_swin_large(SwinArguments<T> const& a, Device const& device, cudaStream_t stream) {
+  if (!takes_swin_large(a)) return {};
   int64_t const tokens = a.windows.tokens();
   bool const wider = ceil_divide(tokens, 48) * 48 <= ceil_divide(tokens, 32) * 32, narrow = a.head_dim <= 32;
-  auto const launch =
-      a.cosine() ? narrow ? wider ? launch_swin_large_tile<T, 32, 48, true> : launch_swin_large_tile<T, 32, 32, true>
-                          : launch_swin_large_tile<T, 64, 32, true>
-      : narrow   ? wider ? launch_swin_large_tile<T, 32, 48, false> : launch_swin_large_tile<T, 32, 32, false>
-                 : launch_swin_large_tile<T, 64, 32, false>;
-  return launch(a, device, stream, fits);
+  auto const launch = a.cosine()
+                          ? narrow ? wider ? try_swin_large_tile<T, 32, 48, true> : try_swin_large_tile<T, 32, 32, true>
+                                   : try_swin_large_tile<T, 64, 32, true>
+                      : narrow ? wider ? try_swin_large_tile<T, 32, 48, false> : try_swin_large_tile<T, 32, 32, false>
+                               : try_swin_large_tile<T, 64, 32, false>;
+  return launch(a, device, stream);
 }
 
 }  // namespace bridge

@@ -103,11 +103,7 @@ cudaError_t launch_swin_halves(SwinArguments<T> const& a, int stages, Device con
                                          : launch_swin_window<T, 64, 8>;
     return launch(a, stages, device, stream);
   }
-  bool fits = false;
-  if (takes_swin_large(a)) {
-    cudaError_t const status = launch_swin_large(a, device, stream, fits);
-    if (fits) return status;
-  }
+  if (auto const status = try_swin_large(a, device, stream)) return *status;
   // The tiles that leave fewer rows without a token.
   bool const smaller = ceil_divide(tokens, 48) * 48 < ceil_divide(tokens, 64) * 64;
   auto const launch = a.head_dim <= 32   ? smaller ? launch_swin_tiles<T, 32, 48> : launch_swin_tiles<T, 32, 64>

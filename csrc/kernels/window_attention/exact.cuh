@@ -1,4 +1,4 @@
-// Window attention of float32, and of whatever the tensor cores do not take: a warp computes one query.
+// Attention by a warp for each query, for what no tiles are made of: sums of weights and values.
 #pragma once
 
 #include "kernels/window_attention/softmax.cuh"

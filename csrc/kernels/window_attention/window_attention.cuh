@@ -45,45 +45,49 @@ std::optional<cudaError_t> try_wgmma_width(WindowAttentionArguments<T> const& a,
   return launch(a, multiprocessors, workspace, stream);
 }
 
-// kRowTiles, kKeys: of the kernel for many rows.
-template <class T, int kHeadDim, int kRowTiles, int kKeys>
-cudaError_t launch_width(WindowAttentionArguments<T> const& a, void* workspace, cudaStream_t stream) {
-  using Few = MmaTile<T, kHeadDim, 1, 4, 64>;
-  using Many = MmaTile<T, kHeadDim, kRowTiles, 1, kKeys>;
-  static_assert(std::max(Many::kRows, Many::kKeys) <= kMostTileExtent);
-  auto const plan = AttentionPlan::of<Few, Many>(a, workspace != nullptr);
-  AttentionParts const parts = attention_parts(a, plan.splits, workspace);
-  cudaError_t const status = plan.few
-                                 ? launch_tiles<Few>(window_attention_mma_kernel<Few>, a, plan.items, parts, stream)
-                                 : launch_tiles<Many>(window_attention_mma_kernel<Many>, a, plan.items, parts, stream);
-  return status == cudaSuccess && parts.count > 1 ? launch_window_attention_combine(a, parts, stream) : status;
+template <class Tile>
+auto window_attention_kernel() {
+  if constexpr (kIsFmaTile<Tile>) {
+    return window_attention_fma_kernel<Tile>;
+  } else {
+    return window_attention_mma_kernel<Tile>;
+  }
 }
 
 // Few, Many: tiles of rows.
 template <class Few, class Many>
-cudaError_t launch_fma_width(WindowAttentionArguments<typename Few::T> const& a, void* workspace, cudaStream_t stream) {
+cudaError_t launch_few_or_many(WindowAttentionArguments<typename Few::T> const& a, void* workspace,
+                               cudaStream_t stream) {
+  static_assert(std::max(Many::kRows, Many::kKeys) <= kMostTileExtent);
   auto const plan = AttentionPlan::of<Few, Many>(a, workspace != nullptr);
   AttentionParts const parts = attention_parts(a, plan.splits, workspace);
   cudaError_t const status = plan.few
-                                 ? launch_tiles<Few>(window_attention_fma_kernel<Few>, a, plan.items, parts, stream)
-                                 : launch_tiles<Many>(window_attention_fma_kernel<Many>, a, plan.items, parts, stream);
+                                 ? launch_tiles<Few>(window_attention_kernel<Few>(), a, plan.items, parts, stream)
+                                 : launch_tiles<Many>(window_attention_kernel<Many>(), a, plan.items, parts, stream);
   return status == cudaSuccess && parts.count > 1 ? launch_window_attention_combine(a, parts, stream) : status;
+}
+
+// kRowTiles, kKeys: of the kernel for many rows.
+template <class T, int kHeadDim, int kRowTiles, int kKeys>
+cudaError_t launch_mma(WindowAttentionArguments<T> const& a, void* workspace, cudaStream_t stream) {
+  return launch_few_or_many<MmaTile<T, kHeadDim, 1, 4, 64>, MmaTile<T, kHeadDim, kRowTiles, 1, kKeys>>(a, workspace,
+                                                                                                       stream);
 }
 
 template <class T>
 cudaError_t launch_fma(WindowAttentionArguments<T> const& a, void* workspace, cudaStream_t stream) {
-  auto const launch = a.head_dim <= 64    ? launch_fma_width<FmaFew<T, 64>, FmaMany<T, 64>>
-                      : a.head_dim <= 128 ? launch_fma_width<FmaFew<T, 128>, FmaMany<T, 128>>
-                                          : launch_fma_width<FmaFew<T, 256>, FmaMany<T, 256>>;
+  auto const launch = a.head_dim <= 64    ? launch_few_or_many<FmaFew<T, 64>, FmaMany<T, 64>>
+                      : a.head_dim <= 128 ? launch_few_or_many<FmaFew<T, 128>, FmaMany<T, 128>>
+                                          : launch_few_or_many<FmaFew<T, 256>, FmaMany<T, 256>>;
   return launch(a, workspace, stream);
 }
 
 template <class T>
 cudaError_t launch_halves(WindowAttentionArguments<T> const& a, void* workspace, cudaStream_t stream) {
-  auto const launch = a.head_dim <= 64    ? launch_width<T, 64, 2, 64>
-                      : a.head_dim <= 96  ? launch_width<T, 96, 2, 64>
-                      : a.head_dim <= 128 ? launch_width<T, 128, 2, 64>
-                                          : launch_width<T, 256, 1, 64>;
+  auto const launch = a.head_dim <= 64    ? launch_mma<T, 64, 2, 64>
+                      : a.head_dim <= 96  ? launch_mma<T, 96, 2, 64>
+                      : a.head_dim <= 128 ? launch_mma<T, 128, 2, 64>
+                                          : launch_mma<T, 256, 1, 64>;
   return launch(a, workspace, stream);
 }
 
