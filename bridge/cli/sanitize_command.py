@@ -28,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--part", type=_part, default=(0, 1), metavar="I/N", help="every N-th call alone, from the I-th: 1/3 is a third"
     )
     parser.add_argument(
+        "--each-kernel", action="store_true", help="of these only so few as launch every kernel, aligned and not"
+    )
+    parser.add_argument(
         "--logs", type=Path, default=Path("build/sanitize"), metavar="FOLDER", help="default: build/sanitize"
     )
 
@@ -53,6 +56,12 @@ def run(options: argparse.Namespace) -> int:
         log.say(f"bridge: {error}")
         return 7
     runner = sanitize.Runner(job, options.logs, options.jobs, options.part)
+    if options.each_kernel:
+        try:
+            runner = runner.choose()
+        except RuntimeError as error:
+            log.say(f"bridge: {error}")
+            return 1
     clean = [runner.check(tool) for tool in options.tools]
     return 0 if all(clean) else 1
 

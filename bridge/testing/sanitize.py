@@ -1,5 +1,6 @@
 """Every kernel of a library's ops under compute-sanitizer, tool by tool. It needs a GPU and no TensorRT."""
 
+import json
 import os
 import re
 import shutil
@@ -8,9 +9,10 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bridge.testing import kernel_calls
 from bridge.testing.sanitizer_calls import Job
 
 OPTIONS = ["--error-exitcode", "86", "--print-limit", "1000"]
@@ -38,12 +40,45 @@ class Runner:
     """Runs a job under tools, in so many processes at once; what each process wrote is in a file of `logs`.
 
     part: of the calls only every part[1]-th, from the part[0]-th, counted from 0.
+    only: a file with the numbers of the only calls; `choose` writes it.
     """
 
     job: Job
     logs: Path
     processes: int = 1
     part: tuple[int, int] = (0, 1)
+    only: Path | None = None
+
+    def choose(self) -> "Runner":
+        """Runs the calls without a tool, and returns what runs only so few as launch every kernel, aligned and not.
+
+        RuntimeError: a process broke off, or launched nothing.
+        """
+        self.logs.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(self.processes) as pool:
+            found = list(pool.map(self._kernels_of_share, range(self.processes)))
+        launched = {int(number): names for some in found for number, names in some.items()}
+        chosen = kernel_calls.few(launched)
+        kernels = {name.rpartition(", ")[0] for names in launched.values() for name in names}
+        if not kernels:
+            raise RuntimeError(f"PyTorch's profiler saw no kernel in {len(launched)} calls; see {self.logs}")
+        print(
+            f"{len(kernels)} kernels in {len(launched)} calls; {len(chosen)} of them launch each, aligned and not",
+            flush=True,
+        )
+        only = self.logs / "calls.json"
+        only.write_text(json.dumps(chosen))
+        (self.logs / "kernels.json").write_text(json.dumps(sorted(kernels), indent=0))
+        return replace(self, part=(0, 1), only=only)
+
+    def _kernels_of_share(self, share: int) -> dict[str, list[str]]:
+        which = f"kernels-{share + 1}-of-{self.processes}"
+        out, written = self.logs / f"{which}.log", self.logs / f"{which}.json"
+        written.unlink(missing_ok=True)
+        code = self._run([*self._share(share), "--kernels", str(written)], out)
+        if code or not written.exists():
+            raise RuntimeError(f"the calls broke off with exit code {code} before any tool; see {out}")
+        return dict(json.loads(written.read_text()))
 
     def check(self, tool: str) -> bool:
         """Runs the calls under a tool, prints a line of each process, and returns whether all are clean."""
@@ -53,16 +88,22 @@ class Runner:
 
     def _check_share(self, tool: str, share: int) -> bool:
         which = f"{tool}-{share + 1}-of-{self.processes}" if self.processes > 1 else tool
-        log, started = self.logs / f"{which}.log", time.monotonic()
-        command = [sanitizer(), "--tool", tool, *OPTIONS, *self.job.command()]
-        first, step = self.part
-        command += ["--share", f"{first + share * step + 1}/{step * self.processes}"]
-        environment = os.environ | self.job.environment() | ENVIRONMENT
-        with log.open("wb") as file:
-            code = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
-        clean, text = judge(code, log.read_text(errors="replace"))
-        print(f"{which:10} {text}, {time.monotonic() - started:.0f} s{'' if clean else f'; see {log}'}", flush=True)
+        out, started = self.logs / f"{which}.log", time.monotonic()
+        only = ["--only", str(self.only)] if self.only else []
+        code = self._run([*self._share(share), *only], out, [sanitizer(), "--tool", tool, *OPTIONS])
+        clean, text = judge(code, out.read_text(errors="replace"))
+        print(f"{which:10} {text}, {time.monotonic() - started:.0f} s{'' if clean else f'; see {out}'}", flush=True)
         return clean
+
+    def _share(self, share: int) -> list[str]:
+        first, step = self.part
+        return ["--share", f"{first + share * step + 1}/{step * self.processes}"]
+
+    def _run(self, arguments: Sequence[str], out: Path, tool: Sequence[str] = ()) -> int:
+        environment = os.environ | self.job.environment() | ENVIRONMENT
+        command = [*tool, *self.job.command(), *arguments]
+        with out.open("wb") as file:
+            return subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
 
 
 def judge(code: int, output: str) -> tuple[bool, str]:

@@ -7,12 +7,15 @@ who wrote what, and no kernel but the library's runs. Outputs are copied back, w
 """
 
 import argparse
+import functools
 import importlib
 import itertools
+import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +24,7 @@ from bridge.core import libraries
 from bridge.core.op import Op
 from bridge.tensorrt.plugins.fields import make_fields
 from bridge.tensorrt.plugins.plugin_object import PluginObject, create
+from bridge.testing import kernel_calls
 from bridge.testing.arguments import cast, misaligned, outputs_of
 from bridge.testing.library import op_names
 from bridge.testing.reference import dtype_variants
@@ -57,15 +61,37 @@ class Job:
 Call = tuple[str, Op, Sequence[Any], dict[str, Any], int, bool]  # what to say of it, and what `call` takes
 
 
-def run(job: Job, share: int = 0, shares: int = 1) -> int:
-    """Runs one of equal shares of the calls, and says each before it runs; returns how many there were."""
+def run(job: Job, share: int = 0, shares: int = 1, only: Collection[int] | None = None) -> int:
+    """Runs one of equal shares of the calls, and says each before it runs; returns how many there were.
+
+    only: the numbers of the calls that there are to be; default: all.
+    """
     count = 0
     how: Any
-    for what, *how in itertools.islice(calls(job), share, None, shares):
+    for _, (what, *how) in _numbered(job, share, shares, only):
         print(what, flush=True)
         call(*how)
         count += 1
     return count
+
+
+def kernels(job: Job, share: int = 0, shares: int = 1) -> dict[int, list[str]]:
+    """Runs such a share, and returns what kernels each call launches; those of aligned inputs count for themselves."""
+    aligned: dict[int, bool] = {}
+
+    def each() -> Iterator[tuple[int, Callable[[], None]]]:
+        how: Any
+        for number, (_, *how) in _numbered(job, share, shares):
+            aligned[number] = how[-1]
+            yield number, functools.partial(call, *how)
+
+    found = kernel_calls.launched(each())
+    return {number: [f"{name}, {aligned[number]}" for name in names] for number, names in found.items()}
+
+
+def _numbered(job: Job, share: int, shares: int, only: Collection[int] | None = None) -> Iterator[tuple[int, Call]]:
+    chosen = (each for each in enumerate(calls(job)) if only is None or each[0] in only)
+    return itertools.islice(chosen, share, None, shares)
 
 
 def calls(job: Job) -> Iterator[Call]:
@@ -133,10 +159,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--import", dest="module", metavar="MODULE", help="which defines the ops")
     parser.add_argument("--samples", metavar="FOLDER", help="or package; default: beside the ops")
     parser.add_argument("--share", type=share, default=(0, 1), metavar="I/N", help="every N-th call, from the I-th")
+    parser.add_argument("--only", type=Path, metavar="FILE", help="the calls whose numbers are in this JSON file")
+    parser.add_argument(
+        "--kernels", type=Path, metavar="FILE", help="write here as JSON what kernels each call launches"
+    )
     options = parser.parse_args(argv)
     if options.module:
         importlib.import_module(options.module)
-    print(f"{run(Job(options.library, options.ops, options.samples), *options.share)} calls")
+    job = Job(options.library, options.ops, options.samples)
+    first, step = options.share
+    if options.kernels:
+        found = kernels(job, first, step)
+        options.kernels.write_text(json.dumps(found))
+        print(f"{len(found)} calls")
+    else:
+        only = set(json.loads(options.only.read_text())) if options.only else None
+        print(f"{run(job, first, step, only)} calls")
     return 0
 
 

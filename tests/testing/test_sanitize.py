@@ -1,5 +1,8 @@
 """What `bridge sanitize` calls and makes of a tool's output; on a GPU also the calls."""
 
+import json
+from types import SimpleNamespace
+
 import pytest
 import torch
 from samples import deform_conv2d, relu
@@ -7,7 +10,7 @@ from samples import deform_conv2d, relu
 from bridge import cli
 from bridge.core.library import LIBRARIES
 from bridge.core.op import OPS, written
-from bridge.testing import cast, sanitize, sanitizer_calls
+from bridge.testing import cast, kernel_calls, sanitize, sanitizer_calls
 from bridge.testing.sanitizer_calls import Job
 
 RACE = """
@@ -112,6 +115,70 @@ def test_one_share_that_finds_something_is_enough(tool, tmp_path, capsys):
     assert "racecheck-2-of-3 in 412 calls, exit code 86" in capsys.readouterr().out
 
 
+CALLS = """\
+while [ "$1" ]; do
+  case "$1" in --share) share=$2;; --kernels) file=$2;; esac
+  shift
+done
+case $share in
+  1/2) echo '{"0": ["a, True"], "2": ["a, True", "b, True"]}' > "$file";;
+  2/2) echo '{"1": ["b, False"], "3": []}' > "$file"; exit CODE;;
+esac
+"""
+
+
+def test_few_calls_that_launch_each_kernel(tool, tmp_path, monkeypatch, capsys):
+    script = tmp_path / "calls"
+    monkeypatch.setattr(Job, "command", lambda job: ["/bin/sh", str(script)])
+    script.write_text(CALLS.replace("CODE", "0"))
+    tool.write_text(f'#!/bin/sh\necho "$*"\nprintf "{CLEAN}"\n')
+    command = [tmp_path, "--tools", "memcheck", "--jobs", "2", "--each-kernel", "rope"]
+    assert sanitize_command(*command) == 0
+    assert capsys.readouterr().out.startswith("2 kernels in 4 calls; 2 of them launch each, aligned and not\n")
+    assert json.loads((tmp_path / "logs" / "calls.json").read_text()) == [1, 2]
+    log = (tmp_path / "logs" / "memcheck-2-of-2.log").read_text()
+    assert f"--share 2/2 --only {tmp_path / 'logs' / 'calls.json'}" in log
+    script.write_text(CALLS.replace("CODE", "3"))
+    assert sanitize_command(*command) == 1
+    assert "the calls broke off with exit code 3 before any tool; see" in capsys.readouterr().err
+    script.write_text("""for last; do :; done; echo "{}" > "$last"\n""")
+    assert sanitize_command(*command) == 1
+    assert "saw no kernel in 0 calls" in capsys.readouterr().err
+
+
+def test_a_call_is_chosen_for_its_rarest_kernel():
+    launched = {0: ["a"], 1: ["a", "b"], 2: ["a", "b", "c"], 3: ["d"], 4: ["b", "d"], 5: []}
+    assert kernel_calls.few(launched) == [2, 3]
+    assert kernel_calls.few({}) == []
+
+
+def test_kernels_belong_to_the_call_in_which_they_began():
+    def event(name, start, device):
+        return SimpleNamespace(
+            name=name, time_range=SimpleNamespace(start=start), device_type=SimpleNamespace(name=device)
+        )
+
+    events = [
+        event("bridge call 7", 10, "CPU"),
+        event("bridge call 9", 20, "CPU"),
+        event("bridge call 9", 21, "CUDA"),
+        event("aten::add", 12, "CPU"),
+        *[event("one", start, "CUDA") for start in (15, 19.5, 20.5)],
+        event("two", 30, "CUDA"),
+        event("Memcpy HtoD (Pageable -> Device)", 31, "CUDA"),
+    ]
+    assert kernel_calls._kernels(events) == {7: ["one"], 9: ["one", "two"]}
+
+
+def test_only_the_calls_that_are_asked_for(monkeypatch, tmp_path, capsys):
+    made = [(str(number), OPS["relu"], (), {}, -1, True) for number in range(10)]
+    monkeypatch.setattr(sanitizer_calls, "calls", lambda job: iter(made))
+    monkeypatch.setattr(sanitizer_calls, "call", lambda *how: None)
+    (tmp_path / "only.json").write_text("[1, 3, 5, 8]")
+    assert sanitizer_calls.main(["bridge", "--share", "2/2", "--only", str(tmp_path / "only.json")]) == 0
+    assert capsys.readouterr().out.splitlines() == ["3", "8", "2 calls"]
+
+
 @pytest.mark.parametrize("wrong", ["0/3", "4/3", "x"])
 def test_shares_that_are_none(wrong, capsys):
     with pytest.raises(SystemExit):
@@ -164,3 +231,15 @@ def test_the_calls_run(capsys, monkeypatch):
     assert sanitizer_calls.main(["bridge", "--samples", "samples"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == f"{len(lines) - 1} calls" and any("float16, tactic 1, not" in line for line in lines)
+
+
+@pytest.mark.gpu
+def test_kernels_of_the_calls_are_seen(tmp_path):
+    assert (
+        sanitizer_calls.main(["bridge", "relu", "--samples", "samples", "--kernels", str(tmp_path / "found.json")]) == 0
+    )
+    found = json.loads((tmp_path / "found.json").read_text())
+    names = {name for names in found.values() for name in names}
+    assert any("relu" in name and name.endswith(", True") for name in names)
+    assert any("relu" in name and name.endswith(", False") for name in names)
+    assert len(kernel_calls.few(found)) < len(found)
