@@ -13,9 +13,12 @@ from bridge.core.op import OPS
 from bridge.errors import OpInputError
 from bridge.tensorrt.plugins.plugin_object import HWC, HWC8
 from bridge.testing import cast, check_cuda, check_export
+from bridge.testing.kernels import check_cuda_call
 
 OP = OPS["deform_conv2d_fused"]
 KERNELS = {torch.float32: 15, torch.float16: 13, torch.bfloat16: 13}  # those of deform_conv2d
+# Two TF32 numbers hold 22 bits of float32's 24: up to 2.5 times PyTorch's error in float32 was seen.
+TIMES = {torch.float32: 3, torch.float16: 2, torch.bfloat16: 2}
 EVERY_KERNEL = [pytest.param(dtype, number, id=f"{dtype} {number}") for dtype in KERNELS for number in range(10)]
 
 
@@ -177,7 +180,7 @@ def test_results_of_whole_vectors_of_channels_are_built_with_channels_last():
 def test_every_kernel_is_the_reference(args, kwargs, dtype):
     for number in range(-1, KERNELS[dtype] + 1):
         with libraries.tactic(OP.local_name, number):
-            check_cuda(OP, dtype, *args, **kwargs)
+            check_cuda_call(OP, cast(args, dtype), kwargs, times=TIMES[dtype])
 
 
 @pytest.mark.gpu

@@ -12,11 +12,14 @@ import bridge
 from bridge.core import libraries
 from bridge.core.op import OPS
 from bridge.testing import cast, check_cuda, poisoned
+from bridge.testing.kernels import check_cuda_call
 
 # Kernels: the direct one, and those whose tiles fit; a number that does not fit leaves the choice to the op.
 KERNELS = {torch.float32: 15, torch.float16: 14, torch.bfloat16: 14}
 COLUMN_KERNELS = range(10, 13)  # of 16 bits, those in two passes, which do not take few channels
 TF32_KERNELS = (*range(3, 9), 12, 13)  # of float32's, those that round
+# Two TF32 numbers hold 22 bits of float32's 24: up to 2.5 times PyTorch's error in float32 was seen.
+TIMES = {torch.float32: 3, torch.float16: 2, torch.bfloat16: 2}
 EVERY_KERNEL = [
     pytest.param(dtype, number, id=f"{dtype} {number}")
     for dtype in (torch.float32, torch.float16)
@@ -38,7 +41,7 @@ def by_kernel(number, *args, **kwargs):
 def test_every_kernel_is_the_reference(args, kwargs, dtype):
     for number in range(-1, KERNELS[dtype] + 1):
         with libraries.tactic("deform_conv2d", number):
-            check_cuda(OPS["deform_conv2d"], dtype, *args, **kwargs)
+            check_cuda_call(OPS["deform_conv2d"], cast(args, dtype), kwargs, times=TIMES[dtype])
 
 
 @pytest.mark.gpu
