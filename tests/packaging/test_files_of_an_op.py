@@ -25,6 +25,8 @@ EXAMPLES = {
     "bridge/bench/overhead.py": {"relu"},  # in the model that calls are timed with
     "bridge/cli/doctor.py": {"relu"},  # the op that is tried
     "bridge/doors/lowerings/tuner.py": {"rope"},  # in an error, how a setting is written
+    "bridge/passes/flash_attention.py": {"window_attention"},  # what it computes
+    "bridge/passes/full_attention.py": {"window_attention"},  # without a window
     "bridge/tensorrt/network/convertible_graph.py": {"nms"},  # in an error, advice for detectors
 }
 

@@ -1,5 +1,8 @@
 """Finds attention in a graph: one node, FlexAttention's, or softmax(mask(cap(scale q kᵀ))) v written out."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch.fx import Node
 
 from bridge.passes.common.constants import Constants
@@ -11,7 +14,7 @@ from bridge.passes.window_attention.heads import before_repeat
 
 SDPA = aten.scaled_dot_product_attention.default
 # Attention of one node, and the name of its mask. Those without the public name return several tensors.
-_FUSED = {
+FUSED = {
     SDPA: "attn_mask",
     aten._scaled_dot_product_flash_attention_for_cpu.default: "attn_mask",
     aten._scaled_dot_product_efficient_attention.default: "attn_bias",
@@ -23,7 +26,7 @@ _SOFTMAX = {aten.softmax.int, aten._softmax.default}
 def find_attention(node: Node, constants: Constants) -> Attention | None:
     """The attention with a mask that a node computes, or whose softmax it is; None for any other node."""
     attention = None
-    if node.target in _FUSED:
+    if node.target in FUSED:
         attention = _fused(node)
     elif node.target is FLEX:
         attention = find_flex(node, constants)
@@ -34,10 +37,16 @@ def find_attention(node: Node, constants: Constants) -> Attention | None:
 
 def _fused(node: Node) -> Attention | None:
     given = arguments(node)
-    mask, scale = given[_FUSED[node.target]], given["scale"]  # type: ignore[index]
-    if value(mask) is None or given["dropout_p"] != 0 or given["is_causal"] is not False:
+    mask = given[FUSED[node.target]]  # type: ignore[index]
+    if value(mask) is None or given["is_causal"] is not False:
         return None
-    if scale is not None and not isinstance(scale, (int, float)):
+    return fused(node, given, (mask,))
+
+
+def fused(node: Node, given: Mapping[str, Any], masks: tuple[Node, ...] = ()) -> Attention | None:
+    """The attention that one of `FUSED` computes, whose arguments are `given`, or None."""
+    scale = given["scale"]
+    if given["dropout_p"] != 0 or not (scale is None or isinstance(scale, (int, float))):
         return None
     k, v = given["key"], given["value"]
     if not given.get("enable_gqa", False):
@@ -45,7 +54,7 @@ def _fused(node: Node) -> Attention | None:
     root = node if node.target is SDPA else next((user for user in node.users if user.args[1:] == (0,)), None)
     if root is None or (root is not node and len(node.users) > 1):
         return None
-    return Attention(root, given["query"], k, v, node, (mask,), scale)
+    return Attention(root, given["query"], k, v, node, masks, scale)
 
 
 def _written_out(softmax: Node, constants: Constants) -> Attention | None:
