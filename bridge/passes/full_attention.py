@@ -24,7 +24,9 @@ from bridge.passes.window_attention.find import FUSED, fused
 
 NAME = "full_attention"
 OP = "window_attention"
-LONG = 2048  # keys, from which on TensorRT-RTX 1.6.1's kernel is the slower one on an H200
+# Keys from which on TensorRT-RTX 1.6.1's kernel is the slower one on an H200, of heads up to 128 channels, and wider.
+LONG, LONG_OF_WIDE = 2048, 4096
+_WIDE = 128
 _NARROW = (torch.float16, torch.bfloat16)
 _VECTOR = 8  # elements of head_dim that the op's kernels for tensor cores read at once
 
@@ -72,7 +74,7 @@ def _is_long(attention: Attention) -> bool:
     q, keys = attention.q.meta["val"], attention.logits[3]
     width = q.shape[3]
     fits = q.dtype in _NARROW and isinstance(width, int) and width % _VECTOR == 0
-    return fits and (_example(keys) or 0) >= LONG
+    return fits and (_example(keys) or 0) >= (LONG if width <= _WIDE else LONG_OF_WIDE)
 
 
 def _example(extent: Any) -> int | None:

@@ -74,6 +74,7 @@ def _masked(q, k, v):
 STAYS = {
     "float32": (grouped, arguments(dtype=torch.float32)),
     "a width without vectors": (grouped, arguments(head_dim=12)),
+    "short for wide heads": (grouped, arguments(head_dim=136)),
     "short": (grouped, arguments(LONG - 1)),
     "fewer queries, causal at the begin": (lambda q, k, v: grouped(q, k, v, is_causal=True), arguments(5, LONG)),
     "a mask": (_masked, arguments()),
@@ -89,7 +90,7 @@ def test_what_stays(case):
 
 
 def test_heads_too_wide_stay_with_the_reason():
-    program = exported(grouped, arguments(head_dim=264))
+    program = exported(grouped, arguments(full_attention.LONG_OF_WIDE, head_dim=264, heads=(2, 1)))
     found, (outcome,) = rewrite(program, NAMES)
     assert found is program and "heads are 264 wide, values 264" in outcome.what
 
