@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridge.bench.plugin_call import OWN, PluginCall, dense, plugin_call
 from bridge.bench.workload import Workload
 from bridge.core.op import OPS
 from bridge.engine.timing import Timing, compare, time_call
 from bridge.testing import outputs_of
+from bridge.testing.plugin_call import OWN, PluginCall, dense, plugin_call
 
 BEHIND = 1.05  # times the fastest tactic; more is shown
 _NEAR = 1.3  # times the fastest: slower tactics are not measured again, in turns with the choice

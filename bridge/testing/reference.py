@@ -160,22 +160,33 @@ def check_dtypes(op: Op, *args: Any, **kwargs: Any) -> None:
 def dtype_variants(op: Op, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[list[Any]]:
     """The tensors of a call, None where one is absent, in every dtype that the op declares.
 
-    One tensor at a time has another of its dtypes, unless the reference refuses those together, with an OpInputError.
+    One tensor at a time has another of its dtypes, and floating-point ones that are declared alike have it together,
+    unless the op refuses those together, with an OpInputError.
     """
     tensors, attributes = op.bind(args, kwargs)
     for dtype in first_dtypes(op, args, kwargs):
         yield _as_declared(op, tensors, dtype)
-        for index in range(1, len(tensors)):
-            for other in _others(op, index, tensors[index], dtype):
+        for indices in [*((index,) for index in range(1, len(tensors))), *_alike(op, tensors)]:
+            for other in _others(op, indices[0], tensors[indices[0]], dtype):
                 varied = _as_declared(op, tensors, dtype)
-                varied[index] = tensors[index].to(other)
+                for index in indices:
+                    varied[index] = tensors[index].to(other)
                 if _is_taken(op, varied, attributes):
                     yield varied
 
 
+def _alike(op: Op, tensors: Sequence[Any]) -> list[tuple[int, ...]]:
+    """The floating-point tensors after the first, by what is declared of them, where that is the same of several."""
+    found: dict[Any, list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        if index and differentiable(tensor):
+            found.setdefault(op.dtypes[index], []).append(index)
+    return [tuple(indices) for indices in found.values() if len(indices) > 1]
+
+
 def _is_taken(op: Op, tensors: Sequence[Any], attributes: dict[str, Any]) -> bool:
     try:
-        op.call_reference(*tensors, **attributes)
+        op.fake(*cast(tensors, device="meta"), **attributes)
     except OpInputError:
         return False
     except Exception:  # a fault of the reference, which the caller's own call finds

@@ -13,6 +13,8 @@ A module may define more:
 
     further()                       samples for kernels that do not take the others
     SWITCHES                        attributes with which still other kernels take those
+    TACTICS                         numbers of kernels that only tests choose
+    CONSTANTS                       tensors of which an engine keeps what it makes of them
     open_axes(tensors)              {index of a tensor: the axes that a model may leave open}; else all
     growing(size, seed)             (first tensor, [other arguments]) that grow with a size, attributes as in PAIR
     growing_shapes(batch, length)   the dynamic shapes {"x": ..., "rest": [...]} of these, for two Dims

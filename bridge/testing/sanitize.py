@@ -3,14 +3,15 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from bridge.testing import kernel_calls
 from bridge.testing.sanitizer_calls import Job
@@ -25,8 +26,7 @@ CALLS = re.compile(r"^(\d+) calls$", re.MULTILINE)
 
 def sanitizer(environ: Mapping[str, str] = os.environ) -> str:
     """The path of compute-sanitizer. FileNotFoundError: it is not installed."""
-    folders = [environ.get("PATH", ""), *(f"{environ[name]}/bin" for name in ("CUDA_HOME",) if environ.get(name))]
-    path = shutil.which("compute-sanitizer", path=os.pathsep.join([*folders, "/usr/local/cuda/bin"]))
+    path = kernel_calls.tool("compute-sanitizer", environ)
     if path is None:
         raise FileNotFoundError(
             "there is no compute-sanitizer on PATH, in CUDA_HOME/bin or in /usr/local/cuda/bin: install NVIDIA's"
@@ -66,10 +66,27 @@ class Runner:
             f"{len(kernels)} kernels in {len(launched)} calls; {len(chosen)} of them launch each, aligned and not",
             flush=True,
         )
+        self._say_not_launched(kernels)
         only = self.logs / "calls.json"
         only.write_text(json.dumps(chosen))
         (self.logs / "kernels.json").write_text(json.dumps(sorted(kernels), indent=0))
         return replace(self, part=(0, 1), only=only)
+
+    def _say_not_launched(self, launched: Collection[str]) -> None:
+        """Prints how many of the library's kernels are launched; writes those that are not to not_launched.json."""
+        path = self.job.library().find("torch")
+        try:
+            if path is None:
+                raise FileNotFoundError(self.job.library().missing_text("torch"))
+            kernels = kernel_calls.of_library(path, torch.cuda.get_device_capability())
+        except (FileNotFoundError, RuntimeError) as error:
+            print(f"how many kernels the library has is not known: {error}", flush=True)
+            return
+        missing = [name for name in kernels if name not in launched]
+        (self.logs / "not_launched.json").write_text(json.dumps(missing, indent=0))
+        count = len(kernels) - len(missing)
+        where = f"; {self.logs / 'not_launched.json'} names the others" if missing else ""
+        print(f"{count} of the library's {len(kernels)} kernels for this GPU{where}", flush=True)
 
     def _kernels_of_share(self, share: int) -> dict[str, list[str]]:
         which = f"kernels-{share + 1}-of-{self.processes}"

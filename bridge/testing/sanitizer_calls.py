@@ -1,7 +1,9 @@
 """The calls of a library's kernels that a tool watches: the samples of the ops, each in every dtype, by every tactic.
 
-Inputs are aligned and not. They are made on the CPU and copied, and every tensor has memory of its own: so a tool sees
-who wrote what, and no kernel but the library's runs. Outputs are copied back, which initcheck takes for a read.
+Inputs are aligned and not, and with their channels last, where kernels take them so; an op whose kernels an engine
+calls otherwise is called by its plugin, too. They are made on the CPU and copied, and every tensor has memory of its
+own: so a tool sees who wrote what, and no kernel but the library's runs. Outputs are copied back, which initcheck takes
+for a read.
 
 ``python -m bridge.testing.sanitizer_calls acme`` makes the calls, on a GPU; ``bridge sanitize`` does so under a tool.
 """
@@ -16,17 +18,19 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 
 from bridge.core import libraries
+from bridge.core.library import Library
 from bridge.core.op import Op
-from bridge.tensorrt.plugins.fields import make_fields
-from bridge.tensorrt.plugins.plugin_object import PluginObject, create
+from bridge.tensorrt.plugins.plugin_object import HWC8, LINEAR, PluginObject
 from bridge.testing import kernel_calls
-from bridge.testing.arguments import cast, misaligned, outputs_of
+from bridge.testing.arguments import DTYPES, cast, misaligned, outputs_of, with_dtype
 from bridge.testing.library import op_names
+from bridge.testing.plugin_call import OWN, plugin_call, plugin_of, results_of, tensors_of
 from bridge.testing.reference import dtype_variants
 from bridge.testing.samples import Sample, sample_module, samples_of, switched
 
@@ -39,26 +43,56 @@ class Job:
     ops: Sequence[str] = ()
     samples: str | None = None
 
+    def library(self) -> Library:
+        """The library. LibraryError: there is none."""
+        return libraries.library(self.namespace)
+
     def command(self) -> list[str]:
         """The command that makes the calls in another process."""
-        module = libraries.library(self.namespace).module
+        module = self.library().module
         options = {"--import": module if module != "__main__" else None, "--samples": self.samples}
         given = [word for name, value in options.items() if value for word in (name, value)]
         return [sys.executable, "-m", "bridge.testing.sanitizer_calls", self.namespace, *self.ops, *given]
 
     def environment(self) -> dict[str, str]:
         """What that process needs in its environment: where the library's kernels are, which may be built in place."""
-        library = libraries.library(self.namespace)
+        library = self.library()
         path = library.find("torch")
         return {library.variable: str(path.parent)} if path else {}
 
     def chosen(self) -> list[Op]:
         """The ops. LibraryError, UnknownNameError: there is no such library, or op."""
-        library = libraries.library(self.namespace)
+        library = self.library()
         return [library.ops[name] for name in op_names(library, self.ops)]
 
 
-Call = tuple[str, Op, Sequence[Any], dict[str, Any], int, bool]  # what to say of it, and what `call` takes
+class Way(NamedTuple):
+    """How a call is made: by which of the op's kernels, on what inputs, and by whom.
+
+    aligned: inputs begin where their memory does. last: the first one has its channels last. plugin: as an engine
+    makes it, whose results have the layout of the first input.
+    """
+
+    tactic: int = OWN
+    aligned: bool = True
+    last: bool = False
+    plugin: bool = False
+
+    def __str__(self) -> str:
+        marks = ["aligned" if self.aligned else "not aligned"]
+        marks += ["channels last"] * self.last + ["by the plugin"] * self.plugin
+        return f"tactic {self.tactic}, {', '.join(marks)}"
+
+
+class Call(NamedTuple):
+    """A call that is to be made. constants: tensors that never change, where a plugin makes it."""
+
+    what: str
+    op: Op
+    args: Sequence[Any]
+    kwargs: dict[str, Any]
+    way: Way
+    constants: Sequence[str] = ()
 
 
 def run(job: Job, share: int = 0, shares: int = 1, only: Collection[int] | None = None) -> int:
@@ -67,10 +101,9 @@ def run(job: Job, share: int = 0, shares: int = 1, only: Collection[int] | None 
     only: the numbers of the calls that there are to be; default: all.
     """
     count = 0
-    how: Any
-    for _, (what, *how) in _numbered(job, share, shares, only):
-        print(what, flush=True)
-        call(*how)
+    for _, each in _numbered(job, share, shares, only):
+        print(each.what, flush=True)
+        make(each)
         count += 1
     return count
 
@@ -80,10 +113,9 @@ def kernels(job: Job, share: int = 0, shares: int = 1) -> dict[int, list[str]]:
     aligned: dict[int, bool] = {}
 
     def each() -> Iterator[tuple[int, Callable[[], None]]]:
-        how: Any
-        for number, (_, *how) in _numbered(job, share, shares):
-            aligned[number] = how[-1]
-            yield number, functools.partial(call, *how)
+        for number, one in _numbered(job, share, shares):
+            aligned[number] = one.way.aligned
+            yield number, functools.partial(make, one)
 
     found = kernel_calls.launched(each())
     return {number: [f"{name}, {aligned[number]}" for name in names] for number, names in found.items()}
@@ -97,13 +129,14 @@ def _numbered(job: Job, share: int, shares: int, only: Collection[int] | None = 
 def calls(job: Job) -> Iterator[Call]:
     """Every call of a job."""
     for op in job.chosen():
+        module = sample_module(op, job.samples)
+        constants = getattr(module, "CONSTANTS", ())
         for label, args, kwargs in every_sample(op, job.samples):
-            _, attributes = op.bind(args, kwargs)
-            for given in dtype_variants(op, args, kwargs):
-                dtype = given[0].dtype
-                for tactic, aligned in itertools.product(tactics(op, given, attributes), (True, False)):
-                    what = f"{op.name}, {dtype}, tactic {tactic}, {'aligned' if aligned else 'not aligned'}: {label}"
-                    yield what, op, given, attributes, tactic, aligned
+            _, bound = op.bind(args, kwargs)
+            for given, attributes in itertools.product(dtype_variants(op, args, kwargs), _results(op, bound)):
+                dtype = attributes.get("dtype", given[0].dtype)
+                for way in ways(op, given, attributes, module):
+                    yield Call(f"{op.name}, {dtype}, {way}: {label}", op, given, attributes, way, constants)
 
 
 def every_sample(op: Op, source: str | None = None) -> list[Sample]:
@@ -113,34 +146,78 @@ def every_sample(op: Op, source: str | None = None) -> list[Sample]:
     return [*samples_of(op, source), *further, *switched(module, further)]
 
 
-def tactics(op: Op, tensors: Sequence[Any], attributes: dict[str, Any]) -> list[int]:
-    """The numbers of an op's kernels that compute a call on this GPU, and -1, with which the op chooses."""
+def _results(op: Op, attributes: dict[str, Any]) -> list[dict[str, Any]]:
+    """The attributes of a call for every dtype of its results, where an attribute says that."""
+    wanted = [with_dtype(op, attributes, dtype) for dtype in DTYPES]
+    return wanted if wanted[0] != wanted[1] else [attributes]
+
+
+def ways(op: Op, tensors: Sequence[Any], attributes: dict[str, Any], module: ModuleType | None = None) -> list[Way]:
+    """How a call is made on this GPU. module: of the op's samples, with what only that knows."""
     if op.counted:
-        return [-1]  # shapes of results, by which a plugin is asked, depend on values
-    fields = make_fields(op, [tensor is not None for tensor in tensors], attributes)
-    values = {field.name: field.value for field in fields}
-    plugin = PluginObject(create(op.library.plugin_library(), op.local_name, values))
-    meta = op.overload(*cast(tensors, device="meta"), **attributes)
-    if plugin.configure([tensor for tensor in tensors if tensor is not None], outputs_of(meta)):
-        raise RuntimeError(f"the plugin {op.name} refuses {attributes}")
-    return [number - 2 for number in plugin.tactics()] or [-1]  # TensorRT's first leaves the choice to the op
+        return [Way(), Way(aligned=False)]  # shapes of results, by which a plugin is asked, depend on values
+    given, results = tensors_of(tensors), results_of(op, tensors, attributes)
+    with plugin_of(op, tensors, attributes) as plugin:
+        if plugin.configure(given, results):
+            raise RuntimeError(f"the plugin {op.name} refuses {attributes}")
+        numbers = [number - 2 for number in plugin.tactics()] or [OWN]  # TensorRT's first leaves the choice to the op
+        last, both = _takes_channels_last(plugin, given, len(results))
+    numbers += [number for number in getattr(module, "TACTICS", ()) if number not in numbers]
+    found = [Way(number, aligned) for number in numbers for aligned in (True, False)]
+    found += [Way(number, last=True) for number in numbers if last]
+    found += [Way(plugin=True)] if getattr(module, "CONSTANTS", ()) else []
+    # A format of TensorRT's rounds numbers of channels of 16-bit types up to a multiple of 8, which no kernel takes.
+    ragged = any(tensor.shape[1] % 8 for tensor in (given[0], *results) if tensor.dim() == 4)
+    if both and (given[0].dtype == torch.float32 or not ragged):
+        found += [Way(number, aligned, True, True) for number in numbers for aligned in (True, False)]
+    return found
 
 
-def call(op: Op, args: Sequence[Any], kwargs: dict[str, Any], tactic: int, aligned: bool) -> None:
-    """Makes one call on the GPU, and waits for its results."""
-    given = [on_gpu(value, aligned) if isinstance(value, torch.Tensor) else value for value in args]
-    with libraries.tactic(op.name, tactic):
-        outputs = outputs_of(op.overload(*given, **kwargs))
+def _takes_channels_last(plugin: PluginObject, given: Sequence[torch.Tensor], results: int) -> tuple[bool, bool]:
+    """Whether kernels take the first tensor with its channels last: with results in rows, and with such results."""
+    if given[0].dim() != 4 or not given[0].is_floating_point():
+        return False, False
+    last, rows = (torch.empty(1, channels, 1, 1, dtype=torch.float16, device="meta") for channels in (8, 1))
+    inputs = [last, *cast(given[1:], torch.float16, "meta")]
+    formats = [HWC8, *[LINEAR] * (len(given) - 1)]
+    return (
+        plugin.takes(inputs, [rows] * results, formats + [LINEAR] * results),
+        plugin.takes(inputs, [last] * results, formats + [HWC8] * results),
+    )
+
+
+def make(each: Call) -> None:
+    """Makes one call on the GPU, and waits for its results. An error says which call it was."""
+    try:
+        _make(each, each.way)
+    except Exception as error:
+        error.add_note(f"the call: {each.what}")
+        raise
+
+
+def _make(each: Call, way: Way) -> None:
+    given = [on_gpu(value, way.aligned, way.last and not index) for index, value in enumerate(each.args)]
+    if way.plugin:
+        with plugin_call(each.op, given, each.kwargs, each.constants, way.last) as plugin:
+            plugin.use(way.tactic)
+            outputs = plugin(given)
+    else:
+        with libraries.tactic(each.op.name, way.tactic):
+            outputs = outputs_of(each.op.overload(*given, **each.kwargs))
     for output in outputs:
         output.cpu()
 
 
-def on_gpu(tensor: torch.Tensor, aligned: bool) -> torch.Tensor:
-    """A copy there; one that is not aligned begins an element after the start of its memory."""
+def on_gpu(value: Any, aligned: bool, last: bool = False) -> Any:
+    """A copy of a tensor there; one that is not aligned begins an element after the start of its memory."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    if last:
+        return on_gpu(value.permute(0, 2, 3, 1), aligned).permute(0, 3, 1, 2)
     if aligned:
-        return tensor.contiguous().cuda()
-    moved = misaligned(tensor)
-    return moved._base.cuda()[1:].view(tensor.shape) if moved._base is not None else moved.cuda()
+        return value.contiguous().cuda()
+    moved = misaligned(value)
+    return moved._base.cuda()[1:].view(value.shape) if moved._base is not None else moved.cuda()
 
 
 def share(text: str) -> tuple[int, int]:

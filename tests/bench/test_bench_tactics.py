@@ -10,7 +10,7 @@ import pytest
 import torch
 from bench_rows import CEILINGS, recorded, row
 
-from bridge.bench import ceilings, measure, plugin_call, report, tactics
+from bridge.bench import ceilings, measure, report, tactics
 from bridge.bench.peer import Peer
 from bridge.bench.workloads.deform_conv2d import DeformConv2d
 from bridge.bench.workloads.detection.nms import Nms
@@ -19,6 +19,7 @@ from bridge.bench.workloads.relu import Relu
 from bridge.bench.workloads.rope import Rope
 from bridge.core.op import OPS
 from bridge.engine.timing import Timing
+from bridge.testing import plugin_call
 
 RESULTS = Path(__file__).parents[2] / "docs" / "generate_results.py"
 SMALL = {"batch": 1, "channels": 8, "size": (5, 6), "out_channels": 8}

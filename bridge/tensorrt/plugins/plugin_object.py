@@ -5,7 +5,7 @@ The slots are those of csrc/hosts/tensorrt/abi.h. It needs no TensorRT, and up t
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import POINTER, Structure, byref, c_char_p, c_float, c_int32, c_int64, c_size_t, c_void_p
+from ctypes import POINTER, Structure, byref, c_bool, c_char_p, c_float, c_int32, c_int64, c_size_t, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,16 @@ class PluginObject:
         own, further = split(formats, inputs)
         given = (dynamic(inputs, own), len(inputs), dynamic(outputs, further), len(outputs))
         return call(self.build, 0, c_int32, *given, types=[c_void_p, c_int32] * 2)
+
+    def takes(
+        self, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor], formats: Sequence[int] = ()
+    ) -> bool:
+        """Whether every tensor may be in its format, and in its dtype."""
+        given = dynamic([*inputs, *outputs], formats)
+        counts, types = (len(inputs), len(outputs)), [c_int32, c_void_p, c_int32, c_int32]
+        return all(
+            call(self.build, 3, c_bool, position, given, *counts, types=types) for position in range(sum(counts))
+        )
 
     def tactics(self) -> list[int]:
         """The tactics for the shapes that it was configured with."""

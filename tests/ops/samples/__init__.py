@@ -13,6 +13,8 @@ It may define
     CHECKED                         places of the samples for the slow checks; 0 and 2 where it does not
     further()                       more samples, for kernels that do not take the others
     SWITCHES                        attributes with which still other kernels take those
+    TACTICS                         numbers of kernels that only tests choose
+    CONSTANTS                       tensors of which an engine keeps what it makes of them
     ALSO_RAISES                     errors that a CPU raises of wrong values, beside OpInputError
     NATIVE_TOLERANCE                {dtype: share of the largest value} by which a native lowering may differ
 """

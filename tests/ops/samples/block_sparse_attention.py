@@ -59,9 +59,25 @@ SIZES: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 
 
+# For kernels by the rows of a block of queries, and head_dim: some, few and many rows.
+FURTHER: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"batch": 1, "queries": 20, "keys": 40, "heads": (1, 1), "head_dim": 256, "blocks": (32, 16)}, {}),
+    *(({"batch": 1, "queries": 2, "keys": 40, "head_dim": size}, {}) for size in (128, 256)),
+    *(({"batch": 1, "queries": 70, "keys": 40, "head_dim": size, "blocks": (128, 16)}, {}) for size in (96, 128)),
+]
+
+
 def samples() -> list[tuple]:
+    return _calls(SIZES)
+
+
+def further() -> list[tuple]:
+    return _calls(FURTHER)
+
+
+def _calls(calls: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[tuple]:
     found = []
-    for seed, (sizes, attributes) in enumerate(SIZES):
+    for seed, (sizes, attributes) in enumerate(calls):
         for layout in ("bhsd", "bshd")[: 1 + seed % 2]:
             args = block_sparse_arguments(**sizes, layout=layout, one_mask=seed % 3 == 2, seed=seed)
             found.append((f"{sizes} {attributes} {layout}", args, attributes | sized(sizes) | {"layout": layout}))

@@ -100,6 +100,7 @@ def further() -> list[tuple]:
 
 
 SWITCHES = {"allow_tf32": True}
+CONSTANTS = ("weight",)
 
 
 def random_options(seed: int) -> dict:

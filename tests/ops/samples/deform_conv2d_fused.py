@@ -36,6 +36,7 @@ def further() -> list[tuple]:
 
 
 SWITCHES = {"allow_tf32": True}
+CONSTANTS = ("weight",)
 
 
 def random_call(seed: int) -> tuple[list, dict]:

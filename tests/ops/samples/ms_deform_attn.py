@@ -71,8 +71,20 @@ ENCODERS = [
 ]
 
 
+# Few channels, and the fewest queries of kernels for many.
+FURTHER: list[dict[str, Any]] = [
+    {"batch": 1, "queries": 5, "head_dim": 12},
+    {"batch": 1, "queries": 2048, "heads": 8, "head_dim": 32, "shapes": [(40, 41), (20, 20), (2, 4)]},
+    {"batch": 2, "queries": 4100, "heads": 2, "head_dim": 32, "shapes": [(50, 82)]},
+]
+
+
 def samples() -> list[tuple]:
     return [(str(sizes), ms_deform_attn_arguments(**sizes, seed=seed), {}) for seed, sizes in enumerate(SIZES)]
+
+
+def further() -> list[tuple]:
+    return [(str(sizes), ms_deform_attn_arguments(**sizes), {}) for sizes in FURTHER]
 
 
 def random_sizes(seed: int) -> dict[str, Any]:

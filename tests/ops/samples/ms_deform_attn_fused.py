@@ -6,7 +6,7 @@ import torch
 from draw import seeded
 from torch import Tensor
 
-from samples.ms_deform_attn import SIZES, ms_deform_attn_arguments, pixels_in, random_sizes
+from samples.ms_deform_attn import FURTHER, SIZES, ms_deform_attn_arguments, pixels_in, random_sizes
 
 
 def ms_deform_attn_fused_arguments(
@@ -38,6 +38,10 @@ def samples() -> list[tuple]:
         (f"{sizes} boxes {boxes}", ms_deform_attn_fused_arguments(**sizes, boxes=boxes, seed=seed), {})
         for seed, (sizes, boxes) in enumerate(both)
     ]
+
+
+def further() -> list[tuple]:
+    return [(str(sizes), ms_deform_attn_fused_arguments(**sizes), {}) for sizes in FURTHER]
 
 
 def random_call(seed: int) -> tuple[list, dict]:

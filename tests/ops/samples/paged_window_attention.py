@@ -72,6 +72,12 @@ def samples() -> list[tuple]:
     return in_layouts(SIZES, paged_arguments)
 
 
+def further() -> list[tuple]:
+    """Of a few rows, by head_dim; and of so many keys that blocks share them in float32, too."""
+    few = [({"lengths": (20,), "queries": 3, "head_dim": size}, {}) for size in (96, 128, 256)]
+    return in_layouts([*few, ({"lengths": (700,), "queries": 1, "heads": (1, 1)}, {})], paged_arguments)
+
+
 def random_call(seed: int) -> tuple[list, dict]:
     """A valid call at random sizes."""
     pick = picker(seed)

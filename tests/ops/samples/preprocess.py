@@ -70,6 +70,14 @@ def samples() -> list[tuple]:
     return found
 
 
+def further() -> list[tuple]:
+    x = pixels(2, 40, 64, 3)  # rows of whole words
+    return [
+        ("smaller", [x], {"output_size": (19, 33), "mean": MEAN, "std": STD}),
+        ("smaller, antialiased", [x], {"output_size": (19, 33), "antialias": True}),
+    ]
+
+
 def random_call(seed: int) -> tuple[list, dict]:
     """A valid call at random sizes."""
     pick = picker(seed)

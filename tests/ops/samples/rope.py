@@ -60,6 +60,22 @@ def samples() -> list[tuple]:
     return found
 
 
+# Tokens, head_dim, whether interleaved. Heads that a block's threads cover by 16 bytes each, and not by 8: in float32,
+# and in 16 bits. Head_dim of so many tokens that they fill a GPU: divided by 16 bytes or by 8, in either.
+_WIDE = [(1, 768, True), (1, 1536, True), (1, 1536, False), (1, 3072, False)]
+_MANY = [(6, True), (12, True), (12, False), (24, False)]
+
+
+def further() -> list[tuple]:
+    many = [((1 << 22) // (3 * head_dim) + 1, head_dim, pairs) for head_dim, pairs in _MANY]
+    found = []
+    for seq, head_dim, pairs in [*_WIDE, *many]:
+        for table in ("[S, R/2]", "[S, R]"):
+            args = rope_arguments(1, seq, (2, 1), head_dim, table=table)
+            found.append((f"S{seq} D{head_dim} {table} interleaved {pairs}", args, {"interleaved": pairs}))
+    return found
+
+
 def random_call(seed: int) -> tuple[list, dict]:
     """A valid call at random sizes."""
     pick = picker(seed)

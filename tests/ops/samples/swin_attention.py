@@ -57,9 +57,28 @@ CALLS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 
 
+# For kernels by the tokens of a window, whether there is a mask, and head_dim: of one window.
+_WINDOWS: list[dict[str, Any]] = [
+    {"lead": (1, 64), "head_dim": 32},
+    {"lead": (1, 49), "head_dim": 64},
+    *({"lead": (1, tokens), "head_dim": 32, "cosine": cosine} for tokens in (66, 100) for cosine in (False, True)),
+    {"lead": (1, 66), "head_dim": 64, "cosine": True},
+    *({"lead": (1, tokens), "head_dim": 32, "masks": 1} for tokens in (66, 100)),
+    {"lead": (1, 100), "head_dim": 64, "masks": 1},
+]
+
+
 def samples() -> list[tuple]:
+    return _calls(CALLS)
+
+
+def further() -> list[tuple]:
+    return _calls([({"heads": 1, **given}, {}) for given in _WINDOWS])
+
+
+def _calls(calls: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[tuple]:
     found = []
-    for seed, (given, attributes) in enumerate(CALLS):
+    for seed, (given, attributes) in enumerate(calls):
         settings = {"heads": given.get("heads", 2)} | attributes
         settings |= {"window": given["window"]} if "window" in given else {}
         found.append((f"{given} {attributes}", swin_attention_arguments(**given, seed=seed), settings))

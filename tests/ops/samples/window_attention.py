@@ -69,6 +69,14 @@ def samples() -> list[tuple]:
     return in_layouts(SIZES, window_attention_arguments)
 
 
+def further() -> list[tuple]:
+    """Of a few rows, by head_dim."""
+    return in_layouts(
+        [({"batch": 1, "queries": 3, "keys": 20, "head_dim": size}, {}) for size in (96, 128, 256)],
+        window_attention_arguments,
+    )
+
+
 def random_attributes(pick: Callable[[int, int], int], layout: str) -> dict[str, Any]:
     attributes: dict[str, Any] = {"window_left": pick(-1, 30), "window_right": pick(-1, 5), "layout": layout}
     return attributes | {"scale": pick(0, 3) / 4, "softcap": float(3 * pick(0, 1))}

@@ -28,6 +28,13 @@ def samples() -> list[tuple]:
     ]
 
 
+def further() -> list[tuple]:
+    return [("neighbours at once", response_arguments((1, 40, 4, 6)), {"size": 5, "alpha": 1.0})]
+
+
+TACTICS = (0,)  # the kernel of any size
+
+
 def random_call(seed: int) -> tuple[list, dict]:
     """A valid call at random sizes."""
     pick = picker(seed)

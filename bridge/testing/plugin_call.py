@@ -11,7 +11,7 @@ from bridge.core.op import Op
 from bridge.tensorrt.plugins import plugin_object
 from bridge.tensorrt.plugins.fields import make_fields
 from bridge.tensorrt.plugins.plugin_object import HWC, HWC8, LINEAR, PluginObject
-from bridge.testing import cast, outputs_of
+from bridge.testing.arguments import cast, outputs_of
 
 OWN = -1  # the tactic that leaves the choice to the op
 _FROM_OP = 2  # TensorRT's numbers of tactics are greater than the op's by this: csrc/hosts/tensorrt/types.h
@@ -26,7 +26,7 @@ class PluginCall:
 
     def __init__(self, plugin: PluginObject, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         self._plugin, self._outputs = plugin, list(outputs)
-        self._formats = [_format(tensor) for tensor in inputs]
+        self._formats = [_format(tensor) for tensor in (*inputs, *outputs)]
         if plugin.configure(inputs, outputs, self._formats):
             raise ValueError("the plugin refuses these tensors; it has written the reason to stderr")
         own = plugin.own_tactic()
@@ -51,26 +51,47 @@ class PluginCall:
 
 
 @contextmanager
-def plugin_call(
-    op: Op, args: Sequence[Any], settings: dict[str, Any], constants: Collection[str] = ()
-) -> Iterator[PluginCall]:
-    """The plugin of a call on this GPU, freed at the end. constants: the tensors that never change.
+def plugin_of(
+    op: Op, tensors: Sequence[Any], attributes: dict[str, Any], constants: Collection[str] = ()
+) -> Iterator[PluginObject]:
+    """The plugin of a call, freed at the end. tensors: None where one is absent. constants: those that never change.
 
-    ValueError: there is none, or it refuses the tensors. LibraryError: there is no library of plugins.
+    ValueError: there is none. LibraryError: there is no library of plugins.
     """
-    values, attributes = op.bind(list(args), settings)
-    fields = make_fields(op, [value is not None for value in values], attributes, constants)
+    fields = make_fields(op, [value is not None for value in tensors], attributes, constants)
     path = op.library.plugin_library()
     address = plugin_object.create(path, op.local_name, {field.name: field.value for field in fields})
     if address is None:
         raise ValueError(f"the library {path} makes no plugin {op.local_name} of {attributes}")
     try:
-        meta = outputs_of(op.overload(*cast(args, device="meta"), **settings))
-        inputs = tensors_of(args)
-        outputs = [torch.empty(t.shape, dtype=t.dtype, device=inputs[0].device) for t in meta]
-        yield PluginCall(PluginObject(address), inputs, outputs)
+        yield PluginObject(address)
     finally:
         plugin_object.delete(address)
+
+
+@contextmanager
+def plugin_call(
+    op: Op, args: Sequence[Any], settings: dict[str, Any], constants: Collection[str] = (), last: bool = False
+) -> Iterator[PluginCall]:
+    """A call on this GPU by its plugin, freed at the end.
+
+    constants: the tensors that never change. last: results have their channels last.
+    ValueError: there is none, or it refuses the tensors. LibraryError: there is no library of plugins.
+    """
+    tensors, attributes = op.bind(list(args), settings)
+    format = torch.channels_last if last else torch.contiguous_format
+    with plugin_of(op, tensors, attributes, constants) as plugin:
+        inputs = tensors_of(tensors)
+        outputs = [
+            torch.empty(t.shape, dtype=t.dtype, device=inputs[0].device, memory_format=format)
+            for t in results_of(op, tensors, attributes)
+        ]
+        yield PluginCall(plugin, inputs, outputs)
+
+
+def results_of(op: Op, tensors: Sequence[Any], attributes: dict[str, Any]) -> tuple[Tensor, ...]:
+    """Shapes and dtypes of a call's results."""
+    return outputs_of(op.overload(*cast(tensors, device="meta"), **attributes))
 
 
 def tensors_of(args: Sequence[Any]) -> list[Tensor]:
