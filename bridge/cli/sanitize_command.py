@@ -9,7 +9,7 @@ from bridge.cli.command import UsageError
 
 _TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 DESCRIPTION = (
-    "Runs the samples of each op in every dtype, by every tactic, with inputs aligned and not, under each tool of\n"
+    "Runs the samples of each op in every dtype, layout and tactic, with inputs aligned and not, under each tool of\n"
     "compute-sanitizer. Needs a GPU, and no TensorRT. Exit code 1: a tool found something.\n\n"
     "Example: bridge sanitize --library acme --tools memcheck,racecheck corr"
 )

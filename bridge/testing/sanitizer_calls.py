@@ -187,12 +187,11 @@ def _takes_channels_last(plugin: PluginObject, given: Sequence[torch.Tensor], re
 
 
 def make(each: Call) -> None:
-    """Makes one call on the GPU, and waits for its results. An error says which call it was."""
+    """Makes one call on the GPU, and waits for its results. RuntimeError: it fails; the message says which it was."""
     try:
         _make(each, each.way)
     except Exception as error:
-        error.add_note(f"the call: {each.what}")
-        raise
+        raise RuntimeError(f"{each.what}: {type(error).__name__}: {error}") from error
 
 
 def _make(each: Call, way: Way) -> None:

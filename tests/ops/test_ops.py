@@ -207,6 +207,14 @@ def test_cuda_kernel(name, label, args, kwargs, dtype):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", [name for name, module in MODULES.items() if hasattr(module, "further")])
+def test_cuda_kernels_of_further_samples(name, dtype):
+    for _, args, kwargs in MODULES[name].further():
+        check_cuda(OPS[name], dtype, *args, **kwargs)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", RANDOM)
 def test_cuda_kernel_random_shapes(name, dtype):
     for seed in range(30):
