@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from bridge.testing import kernel_calls, sanitize, sanitizer_calls
 from bridge.testing.sanitizer_calls import Job
@@ -132,7 +133,9 @@ def test_where_programs_are_looked_for(tmp_path):
 
 @pytest.mark.gpu
 def test_every_kernel_is_launched(tmp_path):
-    """Of bridge's library on this GPU: it takes a minute or two."""
+    """Of bridge's library: it takes a minute or two."""
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("the sizes of samples are chosen for compute capability 9.0, and other code is for that alone")
     sanitize.Runner(Job("bridge", (), "samples"), tmp_path, 8).choose()
     written = tmp_path / "not_launched.json"
     if not written.exists():
