@@ -169,7 +169,8 @@ def ways(op: Op, tensors: Sequence[Any], attributes: dict[str, Any], module: Mod
     # A format of TensorRT's rounds numbers of channels of 16-bit types up to a multiple of 8, which no kernel takes.
     ragged = any(tensor.shape[1] % 8 for tensor in (given[0], *results) if tensor.dim() == 4)
     if both and (given[0].dtype == torch.float32 or not ragged):
-        found += [Way(number, aligned, True, True) for number in numbers for aligned in (True, False)]
+        alignments = (True,) if last else (True, False)  # those that are not aligned come from PyTorch, where they can
+        found += [Way(number, aligned, True, True) for number in numbers for aligned in alignments]
     return found
 
 
