@@ -40,7 +40,7 @@ class Runner:
     """Runs a job under tools, in so many processes at once; what each process wrote is in a file of `logs`.
 
     part: of the calls only every part[1]-th, from the part[0]-th, counted from 0.
-    only: a file with the numbers of the only calls; `choose` writes it.
+    only: a file that says which are the only calls; `choose` writes it.
     """
 
     job: Job
@@ -57,8 +57,9 @@ class Runner:
         self.logs.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(self.processes) as pool:
             found = list(pool.map(self._kernels_of_share, range(self.processes)))
-        launched = {int(number): names for some in found for number, names in some.items()}
-        chosen = kernel_calls.few(launched)
+        said = {int(number): what for some in found for number, (what, _) in some.items()}
+        launched = {int(number): names for some in found for number, (_, names) in some.items()}
+        chosen = {number: said[number] for number in kernel_calls.few(launched)}
         kernels = {name.rpartition(", ")[0] for names in launched.values() for name in names}
         if not kernels:
             raise RuntimeError(f"PyTorch's profiler saw no kernel in {len(launched)} calls; see {self.logs}")
@@ -68,13 +69,14 @@ class Runner:
         )
         self._say_not_launched(kernels)
         only = self.logs / "calls.json"
-        only.write_text(json.dumps(chosen))
+        only.write_text(json.dumps(chosen, indent=0))
         (self.logs / "kernels.json").write_text(json.dumps(sorted(kernels), indent=0))
         return replace(self, part=(0, 1), only=only)
 
     def _say_not_launched(self, launched: Collection[str]) -> None:
         """Prints how many of the library's kernels are launched; writes those that are not to not_launched.json."""
-        path = self.job.library().find("torch")
+        path, written = self.job.library().find("torch"), self.logs / "not_launched.json"
+        written.unlink(missing_ok=True)
         try:
             if path is None:
                 raise FileNotFoundError(self.job.library().missing_text("torch"))
@@ -83,12 +85,12 @@ class Runner:
             print(f"how many kernels the library has is not known: {error}", flush=True)
             return
         missing = [name for name in kernels if name not in launched]
-        (self.logs / "not_launched.json").write_text(json.dumps(missing, indent=0))
+        written.write_text(json.dumps(missing, indent=0))
         count = len(kernels) - len(missing)
-        where = f"; {self.logs / 'not_launched.json'} names the others" if missing else ""
+        where = f"; {written} names the others" if missing else ""
         print(f"{count} of the library's {len(kernels)} kernels for this GPU{where}", flush=True)
 
-    def _kernels_of_share(self, share: int) -> dict[str, list[str]]:
+    def _kernels_of_share(self, share: int) -> dict[str, tuple[str, list[str]]]:
         which = f"kernels-{share + 1}-of-{self.processes}"
         out, written = self.logs / f"{which}.log", self.logs / f"{which}.json"
         written.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -95,10 +95,11 @@ class Call(NamedTuple):
     constants: Sequence[str] = ()
 
 
-def run(job: Job, share: int = 0, shares: int = 1, only: Collection[int] | None = None) -> int:
+def run(job: Job, share: int = 0, shares: int = 1, only: Mapping[int, str] | None = None) -> int:
     """Runs one of equal shares of the calls, and says each before it runs; returns how many there were.
 
-    only: the numbers of the calls that there are to be; default: all.
+    only: the numbers of the calls that there are to be, and what is said of each; default: all.
+    RuntimeError: a call fails, or those are not calls of the job.
     """
     count = 0
     for _, each in _numbered(job, share, shares, only):
@@ -108,22 +109,40 @@ def run(job: Job, share: int = 0, shares: int = 1, only: Collection[int] | None 
     return count
 
 
-def kernels(job: Job, share: int = 0, shares: int = 1) -> dict[int, list[str]]:
-    """Runs such a share, and returns what kernels each call launches; those of aligned inputs count for themselves."""
-    aligned: dict[int, bool] = {}
+def kernels(job: Job, share: int = 0, shares: int = 1) -> dict[int, tuple[str, list[str]]]:
+    """Runs such a share, and returns by the number of each call what is said of it, and what kernels it launches.
+
+    Those of aligned inputs count for themselves.
+    """
+    made: dict[int, Call] = {}
 
     def each() -> Iterator[tuple[int, Callable[[], None]]]:
         for number, one in _numbered(job, share, shares):
-            aligned[number] = one.way.aligned
+            made[number] = one._replace(args=())  # which would keep the memory of all
             yield number, functools.partial(make, one)
 
     found = kernel_calls.launched(each())
-    return {number: [f"{name}, {aligned[number]}" for name in names] for number, names in found.items()}
+    return {
+        number: (made[number].what, [f"{name}, {made[number].way.aligned}" for name in names])
+        for number, names in found.items()
+    }
 
 
-def _numbered(job: Job, share: int, shares: int, only: Collection[int] | None = None) -> Iterator[tuple[int, Call]]:
-    chosen = (each for each in enumerate(calls(job)) if only is None or each[0] in only)
+def _numbered(job: Job, share: int, shares: int, only: Mapping[int, str] | None = None) -> Iterator[tuple[int, Call]]:
+    chosen = enumerate(calls(job)) if only is None else _chosen(job, only)
     return itertools.islice(chosen, share, None, shares)
+
+
+def _chosen(job: Job, only: Mapping[int, str]) -> Iterator[tuple[int, Call]]:
+    """Those calls. RuntimeError: they are others now, for another version of the code or of the library makes them."""
+    rest = dict(only)
+    for number, each in enumerate(calls(job)):
+        if number in rest:
+            if each.what != rest.pop(number):
+                raise RuntimeError(f"call {number} was chosen as {only[number]!r}, and is {each.what!r}: choose anew")
+            yield number, each
+    if rest:
+        raise RuntimeError(f"there are no calls {', '.join(map(str, rest))}, which were chosen: choose anew")
 
 
 def calls(job: Job) -> Iterator[Call]:
@@ -236,7 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--import", dest="module", metavar="MODULE", help="which defines the ops")
     parser.add_argument("--samples", metavar="FOLDER", help="or package; default: beside the ops")
     parser.add_argument("--share", type=share, default=(0, 1), metavar="I/N", help="every N-th call, from the I-th")
-    parser.add_argument("--only", type=Path, metavar="FILE", help="the calls whose numbers are in this JSON file")
+    parser.add_argument("--only", type=Path, metavar="FILE", help="the calls of this JSON file alone")
     parser.add_argument(
         "--kernels", type=Path, metavar="FILE", help="write here as JSON what kernels each call launches"
     )
@@ -250,7 +269,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.kernels.write_text(json.dumps(found))
         print(f"{len(found)} calls")
     else:
-        only = set(json.loads(options.only.read_text())) if options.only else None
+        chosen = json.loads(options.only.read_text()) if options.only else None
+        only = None if chosen is None else {int(number): what for number, what in chosen.items()}
         print(f"{run(job, first, step, only)} calls")
     return 0
 

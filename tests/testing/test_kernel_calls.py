@@ -82,7 +82,9 @@ def test_kernels_of_the_calls_are_seen(tmp_path):
     assert (
         sanitizer_calls.main(["bridge", "relu", "--samples", "samples", "--kernels", str(tmp_path / "found.json")]) == 0
     )
-    found = {int(number): names for number, names in json.loads((tmp_path / "found.json").read_text()).items()}
+    written = json.loads((tmp_path / "found.json").read_text())
+    assert all(what.startswith("relu, torch.") for what, _ in written.values())
+    found = {int(number): names for number, (_, names) in written.items()}
     names = {name for names in found.values() for name in names}
     assert any("relu" in name and name.endswith(", True") for name in names)
     assert any("relu" in name and name.endswith(", False") for name in names)

@@ -90,8 +90,8 @@ while [ "$1" ]; do
   shift
 done
 case $share in
-  1/2) echo '{"0": ["a, True"], "2": ["a, True", "b, True"]}' > "$file";;
-  2/2) echo '{"1": ["b, False"], "3": []}' > "$file"; exit CODE;;
+  1/2) echo '{"0": ["x", ["a, True"]], "2": ["y", ["a, True", "b, True"]]}' > "$file";;
+  2/2) echo '{"1": ["z", ["b, False"]], "3": ["w", []]}' > "$file"; exit CODE;;
 esac
 """
 
@@ -121,7 +121,7 @@ def test_few_calls_that_launch_each_kernel(calls, tmp_path, monkeypatch, capsys)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "2 kernels in 4 calls; 2 of them launch each, aligned and not"
     assert lines[1] == "how many kernels the library has is not known: no tool"
-    assert json.loads((tmp_path / "logs" / "calls.json").read_text()) == [1, 2]
+    assert json.loads((tmp_path / "logs" / "calls.json").read_text()) == {"1": "z", "2": "y"}
     log = (tmp_path / "logs" / "memcheck-2-of-2.log").read_text()
     assert f"--share 2/2 --only {tmp_path / 'logs' / 'calls.json'}" in log
     calls.write_text(CALLS.replace("CODE", "3"))

@@ -1,5 +1,6 @@
 """The calls that `bridge sanitize` makes; on a GPU also that they run."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -85,9 +86,17 @@ def test_only_the_calls_that_are_asked_for(monkeypatch, tmp_path, capsys):
     made = [Call(str(number), OPS["relu"], (), {}, Way()) for number in range(10)]
     monkeypatch.setattr(sanitizer_calls, "calls", lambda job: iter(made))
     monkeypatch.setattr(sanitizer_calls, "make", lambda each: None)
-    (tmp_path / "only.json").write_text("[1, 3, 5, 8]")
-    assert sanitizer_calls.main(["bridge", "--share", "2/2", "--only", str(tmp_path / "only.json")]) == 0
+    written, chosen = tmp_path / "only.json", {number: str(number) for number in (1, 3, 5, 8)}
+    command = ["bridge", "--share", "2/2", "--only", str(written)]
+    written.write_text(json.dumps(chosen))
+    assert sanitizer_calls.main(command) == 0
     assert capsys.readouterr().out.splitlines() == ["3", "8", "2 calls"]
+    written.write_text(json.dumps(chosen | {8: "relu, float16"}))
+    with pytest.raises(RuntimeError, match="call 8 was chosen as 'relu, float16', and is '8': choose anew"):
+        sanitizer_calls.main(command)
+    written.write_text(json.dumps(chosen | {10: "10", 12: "12"}))
+    with pytest.raises(RuntimeError, match="there are no calls 10, 12, which were chosen"):
+        sanitizer_calls.main(command)
 
 
 @pytest.mark.parametrize("wrong", ["0/3", "4/3", "x"])
