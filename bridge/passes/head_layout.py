@@ -1,8 +1,8 @@
 """bridge's attention and rotary embedding on heads behind tokens, [B, S, H, D], where that spares transposes.
 
 Projections give tokens first; models then transpose queries, keys and values, and the result back. TensorRT runs such a
-transpose as a copy. The ops take either layout: an attention whose inputs are transposes, or a rotary embedding of
-transposes, is called on what was transposed.
+transpose as a copy. The ops take either layout: an attention whose inputs are transposes, or rotary embeddings of
+transposes, is called on what was transposed. So is a rotary embedding between transposes.
 """
 
 import operator
@@ -35,12 +35,14 @@ def apply(graph: Graph, constants: Constants) -> list[Outcome]:
     mutated, heads = mutated_nodes(graph), _Heads(Editor(graph))
 
     def rewrite(node: Node) -> str | None:
-        if node.target is not _ATTENTION or not heads.can_change(node):
+        if node.target is _ROPE and not all(map(_is_transposed_back, node.users)):
+            return None
+        if node.target not in (_ATTENTION, _ROPE) or not heads.can_change(node):
             return None
         if mutated & heads.read(node):
             raise Declined(MUTATED)
         heads.change(node)
-        return 'bridge.window_attention, layout "bshd"'
+        return f'bridge.{node.target._schema.name.rpartition("::")[2]}, layout "bshd"'
 
     return rewrite_each(graph.nodes, rewrite, (Declined, LayoutError), NAME, heads.editor)
 
@@ -75,22 +77,21 @@ class _Heads:
         return found
 
     def change(self, call: Node) -> None:
-        """Puts the call with tokens first in the place of an attention."""
-        result = self._on_tokens(call)
-        for user in _transposes_of(call):
-            self.editor.replace(user, result)
-        _erase_unused(call)
-        if call.users:
-            self._give_back(call, result)
-        self.editor.graph.erase_node(call)
+        """Puts the call with tokens first in the place of an attention, or of a rotary embedding."""
+        self._on_tokens(call)
         for old, new in list(self._changed.items()):
-            _erase_unused(old)
-            if _rotation(old) is not None and old.users:
-                self._give_back(old, new)
+            if old is call or _rotation(old) is not None:
+                self._give(old, new)
+        if not call.users:
+            self.editor.graph.erase_node(call)
 
-    def _give_back(self, old: Node, new: Node) -> None:
-        """Gives the other users of a tensor with heads first the new one, transposed."""
-        self.editor.replace(old, self.editor.call(aten.permute.default, (new, _SWAPPED), old))
+    def _give(self, old: Node, new: Node) -> None:
+        """Gives the users of a tensor with heads first the new one; those that do not transpose it, transposed."""
+        for user in _transposes_of(old):
+            self.editor.replace(user, new)
+        _erase_unused(old)
+        if old.users and value(old) is not None:
+            self.editor.replace(old, self.editor.call(aten.permute.default, (new, _SWAPPED), old))
 
     def _on_tokens(self, call: Node) -> Node:
         """The call on tensors with tokens first; other users of a rotary embedding get its results transposed back."""
@@ -100,6 +101,9 @@ class _Heads:
         operands = {name: self._tokens_first(given[name]) for name in _operands(call)}
         changed = self.editor.call(_overload(call), (), call, _without_none({**given, **operands, "layout": "bshd"}))
         self._changed[call] = changed
+        if call.target is _ROPE:
+            for item in call.users:
+                self._changed[item] = self.editor.item(changed, item.args[1])  # type: ignore[arg-type]
         return changed
 
     def _tokens_first(self, tensor: Node) -> Node:
@@ -109,11 +113,7 @@ class _Heads:
             return source
         rotation = _rotation(tensor)
         assert rotation is not None
-        first = rotation not in self._changed
-        changed = self._on_tokens(rotation)
-        if first:
-            for item in list(rotation.users):
-                self._changed[item] = self.editor.item(changed, item.args[1])  # type: ignore[arg-type]
+        self._on_tokens(rotation)
         return self._changed[tensor]
 
 
@@ -136,6 +136,12 @@ def _transposes_of(tensor: Node) -> list[Node]:
     """The transposes of a tensor and of copies of it."""
     found = [user for user in tensor.users if _swaps(user)]
     return found + [each for user in tensor.users if is_copy(user) for each in _transposes_of(user)]
+
+
+def _is_transposed_back(tensor: Node) -> bool:
+    """Whether a tensor has users, and all are its transposes, perhaps of copies."""
+    users = [user for user in tensor.users if not _swaps(user)]
+    return bool(tensor.users) and all(is_copy(user) and _is_transposed_back(user) for user in users)
 
 
 def _erase_unused(tensor: Node) -> None:

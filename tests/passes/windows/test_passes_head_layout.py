@@ -112,6 +112,24 @@ def test_two_attentions_share_keys():
     assert len(outcomes) == 2 and len(calls(found, ROPE)) == 1 and not swaps(found)
 
 
+def test_a_rotary_embedding_between_transposes():
+    def function(q, k, v, cos, sin):
+        q, k = bridge.rope(heads(q, HEADS), heads(k, GROUPS), cos, sin)
+        q, k, v = q.transpose(1, 2).contiguous(), k.permute(0, 2, 1, 3), v.unflatten(2, (GROUPS, WIDTH))
+        return attended(q, k, v, layout="bshd").flatten(2)
+
+    found, (outcome,) = rewritten(function)
+    assert outcome.what == 'bridge.rope, layout "bshd"' and not swaps(found)
+
+
+def test_a_rotary_embedding_that_is_read_with_heads_first_stays():
+    def function(q, k, v, cos, sin):
+        q, k = bridge.rope(heads(q, HEADS), heads(k, GROUPS), cos, sin)
+        return q.transpose(1, 2), k
+
+    assert rewritten(function)[1] == []
+
+
 def _cached(q, k, v, cos, sin):
     q, k = bridge.rope(heads(q, HEADS), heads(k, GROUPS), cos, sin)
     k, v = torch.cat((k, k), 2), torch.cat((heads(v, GROUPS),) * 2, 2)
