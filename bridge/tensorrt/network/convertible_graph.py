@@ -21,6 +21,7 @@ from bridge.graph.model_source import model_line, operator_name
 from bridge.graph.symbolic import depends_on_values
 from bridge.graph.torch_patches.input_guards import without_input_guards
 from bridge.graph.valid_names import with_valid_names
+from bridge.graph.value_assertions import without_value_assertions
 from bridge.passes.common.unbinding import select_unbound
 from bridge.tensorrt.converters import slices
 from bridge.tensorrt.converters.attention import expand_attention
@@ -49,7 +50,7 @@ def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: 
     program = with_valid_names(program)
     with warnings.catch_warnings(), checking_lowering(program), without_input_guards(program):
         warnings.simplefilter("ignore", FutureWarning)  # torch copies deprecated classes of its own
-        functional = decompose(select_unbound(program))
+        functional = decompose(select_unbound(without_value_assertions(program)))
         check_no_mutation(functional)
         module = _without_writes(functional)
         expected = count_ops(module.graph)
