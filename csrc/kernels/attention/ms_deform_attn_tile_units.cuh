@@ -93,9 +93,9 @@ struct MsDeformAttnStrips {
   }
 };
 
-// The units of a block. Where queries are the positions of all levels, in their order, it has a part of each level's,
-// which is much the same part of the image. `table` holds those of an image, and all images have the same. Otherwise
-// units follow one another, from `first` on, over all images.
+// The units of a block. Where queries are the positions of all levels, in their order, it has a part of each level's.
+// Strips are as wide in each level, so that these are different parts of the image. `table` holds those of an image,
+// and all images have the same. Otherwise units follow one another, from `first` on, over all images.
 struct MsDeformAttnUnits {
   static constexpr int kMostLevels = kWarpSize;
   int first, all, an_image;  // all: of all images
