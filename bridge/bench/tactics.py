@@ -11,7 +11,7 @@ from bridge.bench.workload import Workload
 from bridge.core.op import OPS
 from bridge.engine.timing import Timing, compare, time_call
 from bridge.testing import outputs_of
-from bridge.testing.plugin_call import OWN, PluginCall, dense, plugin_call
+from bridge.testing.plugin_call import OWN, PluginCall, dense, plugin_call, supposed_device
 
 BEHIND = 1.05  # times the fastest tactic; more is shown
 _NEAR = 1.3  # times the fastest: slower tactics are not measured again, in turns with the choice
@@ -103,6 +103,14 @@ def _is_right(
     rounding = max(torch.finfo(result.dtype).eps for result in results)
     allowed = errors["error"] + 2 * errors["pytorch_error"] + rounding
     return workload.difference(expected, results) <= allowed
+
+
+def choice(workload: Workload, capability: int, multiprocessors: int) -> int | None:
+    """The tactic that an op takes by itself on such a GPU, which need not be there; None where there is but one way."""
+    op, (args, settings) = OPS[workload.op], workload.arguments(torch.device("meta"))
+    given = [dense(value) for value in args], settings, workload.constants()
+    with supposed_device(op, capability, multiprocessors), plugin_call(op, *given) as call:
+        return call.own
 
 
 def behind(row: Row) -> float | None:

@@ -1,5 +1,6 @@
 """A call of an op as an engine makes it: by its plugin, with scratch memory and constants, and without TensorRT."""
 
+import ctypes
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -92,6 +93,20 @@ def plugin_call(
 def results_of(op: Op, tensors: Sequence[Any], attributes: dict[str, Any]) -> tuple[Tensor, ...]:
     """Shapes and dtypes of a call's results."""
     return outputs_of(op.overload(*cast(tensors, device="meta"), **attributes))
+
+
+@contextmanager
+def supposed_device(op: Op, capability: int, multiprocessors: int) -> Iterator[None]:
+    """Has an op's plugins choose kernels for such a GPU on this thread, whatever GPU there is; they are not to run.
+
+    capability: 10 times the major compute capability, and the minor one.
+    """
+    suppose = ctypes.CDLL(str(op.library.plugin_library())).bridge_suppose_device
+    suppose(capability, multiprocessors)
+    try:
+        yield
+    finally:
+        suppose(0, 0)
 
 
 def tensors_of(args: Sequence[Any]) -> list[Tensor]:

@@ -1,6 +1,7 @@
 // A small C interface to the op table, for the loader and for tests.
 #include <cstring>
 
+#include "core/device.h"
 #include "core/infer.h"
 #include "core/library.h"
 #include "core/op.h"
@@ -137,4 +138,10 @@ BRIDGE_EXPORT int32_t bridge_infer_dtypes_of(char const* name, bridge::trt::Fiel
     copy_text(error.what(), text, size);
     return 1;
   }
+}
+
+// Has plugins choose kernels for such a GPU on this thread, until it is called again; capability 0: for the one that
+// is there. They are not to run meanwhile.
+BRIDGE_EXPORT void bridge_suppose_device(int32_t capability, int32_t multiprocessors) {
+  bridge::supposed_device = {capability, multiprocessors};
 }
