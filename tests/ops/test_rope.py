@@ -1,13 +1,13 @@
 import pytest
 import torch
 from draw import seeded
-from samples.rope import rope_arguments
+from samples.rope import TABLES, rope_arguments
 
 import bridge
 from bridge.core import libraries
 from bridge.core.op import OPS
 from bridge.errors import OpInputError
-from bridge.testing import cast, check_cuda, check_error, check_export
+from bridge.testing import DTYPES, cast, check_cuda, check_error, check_export
 
 
 def _angles(batch: int, seq: int, width: int) -> torch.Tensor:
@@ -224,6 +224,17 @@ def test_cuda_many_tokens_are_the_reference():
             check_cuda(
                 OPS["rope"], torch.float16, q, k, angles.cos(), angles.sin(), interleaved=interleaved, layout="bshd"
             )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize(("head_dim", "rotary"), [(96, 24), (80, 20), (24, 4)])
+def test_cuda_halves_that_are_no_whole_accesses(head_dim, rotary, table, dtype):
+    """More heads than a thread has, in blocks of which the last is not full."""
+    for batch, seq, heads in ((2, 70, (13, 4)), (1, 1, (64, 64)), (3, 5, (1, 1))):
+        args = rope_arguments(batch, seq, heads, head_dim, rotary, table=table)
+        check_cuda(OPS["rope"], dtype, *args, rotary_dim=rotary)
 
 
 @pytest.mark.gpu

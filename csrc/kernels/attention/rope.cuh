@@ -4,8 +4,9 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 
-#include "kernels/attention/rope_kernel.cuh"
+#include "kernels/attention/rope_part.cuh"
 
 namespace bridge {
 
@@ -19,7 +20,7 @@ struct RopeGrid {
   explicit RopeGrid(RopeArguments<T, Table> const& a)
       : slots(ceil_divide(a.heads, Way::kHeads)), units(RopeUnits<Way>(a.head_dim, a.rotary_dim).count) {
     x = std::min(std::max<int64_t>(units, 1), int64_t(kRopeThreads) / 2);
-    y = std::min(slots, std::max<int64_t>(2 * kMost / x, 1));
+    y = std::min(slots, std::max<int64_t>(Way::kMostOfToken / x, 1));
     z = std::min({int64_t(a.seq), kMaxDepth, std::max<int64_t>(kMost / (x * y), 1)});
     if (!a.heads_first) return;
     z = std::min({int64_t(a.seq), kMaxDepth, std::max<int64_t>(kMost / x, 1)});
@@ -66,11 +67,11 @@ bool rope_covers(RopeArguments<T, Table> const& a) {
   return RopeGrid<RopeWay<T, kScale, kPackets, false>, T, Table>(a).covers(a);
 }
 
-// Whether all parts of a head, and all tables, lie in whole accesses of so many bytes.
+// Whether heads, and all tables, lie in whole accesses of so many bytes.
 template <class T, class Table>
-bool rope_takes(RopeArguments<T, Table> const& a, bool interleaved, size_t bytes) {
-  int const lanes = static_cast<int>(bytes / sizeof(T)), rotated = interleaved ? a.rotary_dim : a.rotary_dim / 2;
-  bool takes = a.head_dim % lanes == 0 && rotated % lanes == 0 && aligned(a.cos) && aligned(a.sin);
+bool rope_heads_take(RopeArguments<T, Table> const& a, size_t bytes) {
+  int const lanes = static_cast<int>(bytes / sizeof(T));
+  bool takes = a.head_dim % lanes == 0 && aligned(a.cos) && aligned(a.sin);
   for (RopeTensor<T> const& tensor : a.tensor) {
     RopeStrides const& strides = tensor.in_strides;
     takes = takes && aligned(tensor.in, bytes) && aligned(tensor.out, bytes) && strides.batch % lanes == 0 &&
@@ -79,10 +80,47 @@ bool rope_takes(RopeArguments<T, Table> const& a, bool interleaved, size_t bytes
   return takes;
 }
 
+// Whether all parts of a head do, too.
+template <class T, class Table>
+bool rope_takes(RopeArguments<T, Table> const& a, bool interleaved, size_t bytes) {
+  int const rotated = interleaved ? a.rotary_dim : a.rotary_dim / 2;
+  return rotated % (bytes / sizeof(T)) == 0 && rope_heads_take(a, bytes);
+}
+
+template <int kTogether, int kHeads, bool kGathers, class T, class Table>
+std::optional<cudaError_t> launch_rope_part_as(RopeArguments<T, Table> const& a, cudaStream_t stream) {
+  auto const launch = [&](auto grid) { return grid.covers(a) ? std::optional(grid.launch(a, stream)) : std::nullopt; };
+  return a.table_width != uint32_t(a.rotary_dim) / 2
+             ? launch(RopePartGrid<RopePartWay<T, kTogether, kHeads, true, kGathers>, T, Table>(a))
+             : launch(RopePartGrid<RopePartWay<T, kTogether, kHeads, false, kGathers>, T, Table>(a));
+}
+
+// The kernel for parts of heads, where it takes them.
+template <int kHeads, bool kGathers, class T, class Table>
+std::optional<cudaError_t> launch_rope_part(RopeArguments<T, Table> const& a, cudaStream_t stream) {
+  constexpr int kLanes = kAccessBytes / sizeof(T);
+  int const half = a.rotary_dim / 2;
+  if (half % kLanes == 0 || !rope_heads_take(a, kAccessBytes)) return std::nullopt;
+  if constexpr (kLanes > 4) {
+    if (half % 4 == 0) return launch_rope_part_as<4, kHeads, kGathers>(a, stream);
+  }
+  return half % 2 == 0 ? launch_rope_part_as<2, kHeads, kGathers>(a, stream) : std::nullopt;
+}
+
+template <bool kGathers, class T, class Table>
+std::optional<cudaError_t> launch_rope_part_of(RopeArguments<T, Table> const& a, cudaStream_t stream) {
+  if (a.rotary_dim == a.head_dim) return std::nullopt;
+  return rope_is_small(a) ? launch_rope_part<1, kGathers>(a, stream) : launch_rope_part<2, kGathers>(a, stream);
+}
+
 template <int kPackets, class T, class Table>
 cudaError_t launch_rope_pairs(RopeArguments<T, Table> const& a, cudaStream_t stream) {
   bool const whole = rope_takes(a, kPackets == 1, kAccessBytes),
              halves = rope_takes(a, kPackets == 1, kAccessBytes / 2);
+  if constexpr (kPackets == 2) {
+    auto const launched = a.position_ids ? launch_rope_part_of<true>(a, stream) : launch_rope_part_of<false>(a, stream);
+    if (launched) return *launched;
+  }
   if (halves && rope_is_small(a) && rope_covers<RopeScale::kFew, kPackets>(a)) {
     return a.position_ids ? launch_rope_as<RopeScale::kFewGathered, kPackets>(a, stream)
                           : launch_rope_as<RopeScale::kFew, kPackets>(a, stream);

@@ -68,8 +68,8 @@ struct RopeWay {
   static constexpr int N = !kAligned ? (kInterleaved ? 2 : 1) : kAccessBytes / sizeof(T) / (kHalved ? 2 : 1);
   // Table entries for a packet: interleaved pairs share those of a table of half width.
   static constexpr int kEntries = kInterleaved && !kFull ? N / 2 : N, kTables = kFull ? kPackets : 1;
-  static constexpr int kCopied = kAligned ? N : 1;   // elements that a thread copies where nothing is rotated
-  static constexpr int64_t kMost = kFew ? 64 : 256;  // threads of a block
+  static constexpr int kCopied = kAligned ? N : 1;  // elements that a thread copies where nothing is rotated
+  static constexpr int64_t kMost = kFew ? 128 : 256, kMostOfToken = kFew ? 128 : 512;  // threads of a block
   using Offset = std::conditional_t<kFew, uint32_t, uint64_t>;
 };
 
