@@ -22,6 +22,8 @@ _REPLAY_US = 2000.0  # a replay takes about this long, so that its launch does n
 _LOOP_US = 20000.0  # the same for calls in a loop
 _MOST_LAUNCHES = 400
 _REPLAYS = 15
+_LONG_US = 500.0  # a call that takes longer than its launch does
+_TRIED = 20  # shorter calls in a first CUDA graph, which tells how many a replay should hold
 _MOST_QUEUED = 32  # calls, whose launches a stream's queue holds
 _CYCLES_PER_US = 2000  # of a GPU's clock, at most
 # For comparisons of engines, whose CUDA graphs have many nodes per run.
@@ -64,12 +66,22 @@ def time_call(call: Callable[[Any], Any], arguments: Sequence[Any]) -> Timing:
         for argument in [*arguments[:2]] * 2:
             call(argument)
         stream.synchronize()
-        estimate = max(_elapsed_us(lambda: call(arguments[0])), 1.0)
+        estimate = _estimate(call, arguments[0], stream)
         rounds = max(1, min(_MOST_LAUNCHES, round(_REPLAY_US / estimate)) // len(arguments))
         cycled = [*arguments] * rounds
         replay = _capture(lambda: _launch(call, cycled), stream)
         replay()
         return Timing.of([_elapsed_us(replay) / len(cycled) for _ in range(_REPLAYS)])
+
+
+def _estimate(call: Callable[[Any], Any], argument: Any, stream: torch.cuda.Stream) -> float:
+    """Microseconds of a call on the GPU, 1 or more."""
+    launched = _elapsed_us(lambda: call(argument))
+    if launched > _LONG_US:
+        return launched
+    replay = _capture(lambda: _launch(call, [argument] * _TRIED), stream)
+    replay()
+    return max(_elapsed_us(replay) / _TRIED, 1.0)
 
 
 def _launch(call: Callable[[Any], Any], arguments: Sequence[Any]) -> None:

@@ -1,5 +1,7 @@
 """GPU times: what is made of the samples, in which order they are taken; on a GPU also the samples."""
 
+import time
+
 import pytest
 import torch
 
@@ -82,6 +84,19 @@ def test_more_work_takes_longer(device):
     x, y = torch.randn(1 << 22, device=device), torch.randn(1 << 26, device=device)
     small, large = (time_call(torch.relu, [tensor]) for tensor in (x, y))
     assert 0 < small.low <= small.us <= small.high and 3 * small.us < large.us
+
+
+@pytest.mark.gpu
+def test_short_calls_fill_a_replay_however_long_their_launches_take(device, monkeypatch):
+    launch, launched = timing._launch, []
+    monkeypatch.setattr(timing, "_launch", lambda call, given: launched.append(len(given)) or launch(call, given))
+
+    def launched_slowly(x):
+        time.sleep(1e-4)
+        return x + 1
+
+    assert 0 < time_call(launched_slowly, [torch.zeros(8, device=device)]).us < 10
+    assert launched[-1] == timing._MOST_LAUNCHES
 
 
 @pytest.mark.gpu
