@@ -1,3 +1,4 @@
+#include "core/device.h"
 #include "kernels/detection/roi_align.cuh"
 #include "ops/detection/regions.h"
 
@@ -31,7 +32,7 @@ struct RoiAlign final : RegionsOp {
   cudaError_t run(Tensor const* in, Tensor const* out, void*, cudaStream_t stream) const override {
     return dispatch_floating(in[0].dtype, [&](auto tag) {
       auto const a = align_arguments<decltype(tag)>(in, out, sampling_ratio, aligned);
-      return launch_roi_align(a, tactic == kDirect, stream);
+      return launch_roi_align(a, tactic == kDirect, current_device().multiprocessors, stream);
     });
   }
 };
