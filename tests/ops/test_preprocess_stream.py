@@ -8,6 +8,7 @@ from samples.preprocess import MEAN, STD, pixels
 from bridge.core import libraries
 from bridge.core.op import OPS
 from bridge.testing import DTYPES, check_cuda
+from bridge.testing.plugin_call import supposed_device
 
 OP = OPS["preprocess"]
 STREAM = 5
@@ -65,11 +66,11 @@ def plugin_of(*shape: int) -> Plugin:
     return plugin
 
 
-@pytest.mark.gpu
-def test_many_images_are_streamed():
-    if not 9 <= torch.cuda.get_device_capability()[0] < 12:
-        pytest.skip("bulk copies and their shared memory are of compute capability 9.0 to 11")
-    assert plugin_of(64, 1080, 1920, 3).own_tactic() == OF_PLUGIN
-    few = plugin_of(1, 1080, 1920, 3)
-    assert few.own_tactic() != OF_PLUGIN and OF_PLUGIN in few.tactics()
-    assert OF_PLUGIN not in plugin_of(64, 1080, 1921, 3).tactics()
+@pytest.mark.parametrize(("images", "streamed"), [(64, True), (16, True), (1, False)])
+def test_many_images_are_streamed(images, streamed):
+    with supposed_device(OP, 90, 132):
+        plugin = plugin_of(images, 1080, 1920, 3)
+        assert (plugin.own_tactic() == OF_PLUGIN) == streamed and OF_PLUGIN in plugin.tactics()
+        assert OF_PLUGIN not in plugin_of(images, 1080, 1921, 3).tactics()
+    with supposed_device(OP, 86, 84):
+        assert OF_PLUGIN not in plugin_of(images, 1080, 1920, 3).tactics()

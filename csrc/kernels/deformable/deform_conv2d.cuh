@@ -11,7 +11,8 @@ namespace bridge {
 
 // A way to compute it. capability: least compute capability, as 10 major + minor; exact: of that one alone.
 // positions, channels: of a tile; 0 for the direct kernel. residents: blocks that a multiprocessor holds at once.
-// stage: microseconds that each of them takes for a stage, as measured on an H200.
+// stage: microseconds that each of them takes for a stage, as measured on an H200; of units where neighbouring samples
+// share an offset group.
 template <class T>
 struct DeformConv2dVariant {
   char const* name;
@@ -61,25 +62,25 @@ template <class T>
 std::vector<DeformConv2dVariant<T>> const& deform_conv2d_variants() {
   static std::vector<DeformConv2dVariant<T>> const variants{
       {"direct", 0, false, 0, 0, 0, 0, 1, false, false, false, false, launch_direct<T>},
-      mma_variant<T, WarpProduct<T, 64, 64>>("mma.sync 64x64", 2, 1.42),
-      mma_variant<T, WarpProduct<T, 64, 128>>("mma.sync 64x128", 2, 1.66),
-      mma_variant<T, WarpProduct<T, 128, 128>>("mma.sync 128x128", 1, 1.58),
-      {"wgmma 128x64", 90, true, 128, 64, 1, 0.81, 1, true, false, false, false,
+      mma_variant<T, WarpProduct<T, 64, 64>>("mma.sync 64x64", 2, 1.34),
+      mma_variant<T, WarpProduct<T, 64, 128>>("mma.sync 64x128", 2, 1.69),
+      mma_variant<T, WarpProduct<T, 128, 128>>("mma.sync 128x128", 1, 1.78),
+      {"wgmma 128x64", 90, true, 128, 64, 1, 0.831, 1, true, false, false, false,
        launch_fused<T, RegisterKernel<T, 64>>},
-      {"wgmma 128x128", 90, true, 128, 128, 1, 0.93, 1, true, false, false, false,
+      {"wgmma 128x128", 90, true, 128, 128, 1, 0.986, 1, true, false, false, false,
        launch_fused<T, RegisterKernel<T, 128>>},
-      {"wgmma 128x256", 90, true, 128, 256, 1, 1.25, 1, true, false, false, false,
+      {"wgmma 128x256", 90, true, 128, 256, 1, 1.41, 1, true, false, false, false,
        launch_fused<T, RegisterKernel<T, 256>>},
-      {"units mma.sync 128x64", 80, false, 128, 64, 2, 3.5, 1, false, false, true, false,
+      {"units mma.sync 128x64", 80, false, 128, 64, 2, 2.6, 1, false, false, true, false,
        launch_units<WarpUnitsKernel, T, 64>},
-      {"units wgmma 128x64", 90, true, 128, 64, 2, 2.9, 1, false, false, true, false,
+      {"units wgmma 128x64", 90, true, 128, 64, 2, 1.89, 1, false, false, true, false,
        launch_units<WarpgroupUnitsKernel, T, 64>},
-      {"units wgmma 128x128", 90, true, 128, 128, 1, 1.9, 1, false, false, true, false,
+      {"units wgmma 128x128", 90, true, 128, 128, 1, 1.39, 1, false, false, true, false,
        launch_units<WarpgroupUnitsKernel, T, 128>},
       {"columns 128x64", 90, true, 128, 64, 2, 0, 1, false, false, false, true, launch_columns<T, 64>},
       {"columns 128x128", 90, true, 128, 128, 1, 0, 1, false, false, false, true, launch_columns<T, 128>},
       {"columns 128x256", 90, true, 128, 256, 1, 0, 1, false, false, false, true, launch_columns<T, 256>},
-      {"units wgmma 128x64, shared", 90, true, 128, 64, 1, 1.6, 1, false, false, true, false,
+      {"units wgmma 128x64, shared", 90, true, 128, 64, 1, 1.06, 1, false, false, true, false,
        launch_units<WarpgroupUnitsKernel, T, 64, 1, 2>},
   };
   return variants;
@@ -88,28 +89,28 @@ template <>
 inline std::vector<DeformConv2dVariant<float>> const& deform_conv2d_variants() {
   static std::vector<DeformConv2dVariant<float>> const variants{
       {"direct", 0, false, 0, 0, 0, 0, 1, false, false, false, false, launch_direct<float>},
-      mma_variant<float, SplitProduct<64, 64>>("split 64x64", 2, 2.2),
-      mma_variant<float, SplitProduct<64, 128, 8>>("split 64x128", 1, 2.0),
-      mma_variant<float, WarpProduct<float, 64, 64>>("tf32 64x64", 2, 1.55, true),
-      mma_variant<float, WarpProduct<float, 64, 128>>("tf32 64x128", 2, 1.76, true),
-      mma_variant<float, WarpProduct<float, 128, 128>>("tf32 128x128", 1, 1.89, true),
-      {"wgmma tf32 128x64", 90, true, 128, 64, 1, 0.85, 1, true, true, false, false,
+      mma_variant<float, SplitProduct<64, 64>>("split 64x64", 2, 2.33),
+      mma_variant<float, SplitProduct<64, 128, 8>>("split 64x128", 1, 2.12),
+      mma_variant<float, WarpProduct<float, 64, 64>>("tf32 64x64", 2, 1.64, true),
+      mma_variant<float, WarpProduct<float, 64, 128>>("tf32 64x128", 2, 1.87, true),
+      mma_variant<float, WarpProduct<float, 128, 128>>("tf32 128x128", 1, 2, true),
+      {"wgmma tf32 128x64", 90, true, 128, 64, 1, 0.901, 1, true, true, false, false,
        launch_fused<float, RegisterKernel<float, 64>>},
-      {"wgmma tf32 128x128", 90, true, 128, 128, 1, 0.95, 1, true, true, false, false,
+      {"wgmma tf32 128x128", 90, true, 128, 128, 1, 1.01, 1, true, true, false, false,
        launch_fused<float, RegisterKernel<float, 128>>},
-      {"wgmma tf32 128x256", 90, true, 128, 256, 1, 1.25, 1, true, true, false, false,
+      {"wgmma tf32 128x256", 90, true, 128, 256, 1, 1.33, 1, true, true, false, false,
        launch_fused<float, RegisterKernel<float, 256>>},
-      {"wgmma split 128x64", 90, true, 128, 64, 1, 1.1, 2, true, false, false, false,
+      {"wgmma split 128x64", 90, true, 128, 64, 1, 1.07, 2, true, false, false, false,
        launch_fused<float, RegisterKernel<float, 64, 2>>},
-      {"wgmma split 128x128", 90, true, 128, 128, 1, 1.5, 2, true, false, false, false,
+      {"wgmma split 128x128", 90, true, 128, 128, 1, 1.56, 2, true, false, false, false,
        launch_fused<float, RegisterKernel<float, 128, 2>>},
-      {"units split mma.sync 128x64", 80, false, 128, 64, 1, 2.7, 2, false, false, true, false,
+      {"units split mma.sync 128x64", 80, false, 128, 64, 1, 1.84, 2, false, false, true, false,
        launch_units<WarpUnitsKernel, float, 64, 2>},
-      {"units tf32 mma.sync 128x64", 80, false, 128, 64, 2, 3.5, 1, false, true, true, false,
+      {"units tf32 mma.sync 128x64", 80, false, 128, 64, 2, 2.39, 1, false, true, true, false,
        launch_units<WarpUnitsKernel, float, 64>},
-      {"units wgmma tf32 128x64", 90, true, 128, 64, 2, 3.1, 1, false, true, true, false,
+      {"units wgmma tf32 128x64", 90, true, 128, 64, 2, 2.12, 1, false, true, true, false,
        launch_units<WarpgroupUnitsKernel, float, 64>},
-      {"units wgmma split 128x64", 90, true, 128, 64, 1, 1.9, 2, false, false, true, false,
+      {"units wgmma split 128x64", 90, true, 128, 64, 1, 1.41, 2, false, false, true, false,
        launch_units<WarpgroupUnitsKernel, float, 64, 2>},
   };
   return variants;
@@ -157,40 +158,74 @@ struct DeformConv2dChoice {
   DeformConv2dPlan plan;
 };
 
+// Fitted to what an H200 took for the layers of published models and others near them, 200 in all, with every kernel.
+// Microseconds.
+struct FusedTimes {
+  static constexpr double kStart = 2.94, kUnitStart = 1.47;  // launches; those of units, beside that
+  static constexpr double kBlock = 4.64;                     // start and end of a block
+  static constexpr double kAddition = 1.38;                  // of the kernel that adds sums
+  static constexpr double kSum = 1 / 694e3;                  // that is written and read again
+  static constexpr double kPacked = 1 / 1.73e6;              // a byte that is laid out
+  static constexpr double kTurned = 1 / 534e3;  // a byte of channels last that is laid out in maps of units
+  static constexpr double kAlone = 0.764;       // of a stage's time, for a block without a neighbour
+  static constexpr double kOfTile = 120;        // of a stage, as even_out_tiles has it
+};
+
+// A variant's work on a convolution. stage, packing: microseconds of a stage, and of laying operands out.
+template <class T>
+struct FusedWork {
+  DeformConv2dPlan plan;
+  double stage, packing;
+  int residents;
+  bool units;
+
+  // filled: neighbouring samples of a row share an offset group.
+  FusedWork(DeformConv2dArguments<T> const& a, DeformConv2dVariant<T> const& variant, bool filled, int multiprocessors)
+      : plan(plan_of(a, variant)), stage(variant.stage), residents(variant.residents), units(variant.units) {
+    packing = packed_bytes(a, plan) * FusedTimes::kPacked;
+    if (!units) return;
+    packing += FusedTimes::kUnitStart + (a.channels_last ? packed_bytes(a, plan) * FusedTimes::kTurned : 0);
+    stage *= filled ? 1 : plan.units == 4 ? 1.02 : plan.units == 8 ? 1.32 : 1.77;
+    if (!variant.evens_out()) return;
+    even_out_tiles(a, plan, multiprocessors);
+    double const left_out = double(plan.positions.left_out) * (1 << plan.positions.width_log2);
+    stage *= 1 - left_out / (plan.tile_positions + FusedTimes::kOfTile);
+  }
+  // As the plan is split.
+  double time(int64_t batch, int multiprocessors) const {
+    int64_t const blocks = plan.blocks(batch) * plan.splits, turns = ceil_divide(blocks, multiprocessors);
+    double const together = double(turns / residents) * (plan.split_stages * stage + FusedTimes::kBlock);
+    double const alone = plan.split_stages * stage * FusedTimes::kAlone + FusedTimes::kBlock;
+    double const added = FusedTimes::kAddition + double(blocks * plan.tile_size()) * FusedTimes::kSum;
+    return FusedTimes::kStart + packing + together + (turns % residents ? alone : 0) + (plan.splits > 1 ? added : 0);
+  }
+};
+
 // Of these variants and the ways to share tiles among blocks, what is expected to take the least time.
 template <class T>
 DeformConv2dChoice deform_conv2d_choice(DeformConv2dArguments<T> const& a, std::vector<int> const& choices,
                                         int multiprocessors) {
-  constexpr double kBlock = 3, kAddition = 3;   // microseconds: start and end of a block; of the kernel that adds sums
-  constexpr double kSumsInMicrosecond = 500e3;  // that are written and read again
-  constexpr double kPackedInMicrosecond = 3e6 / 2;  // bytes, likewise
-  constexpr double kStart = 3, kEstimated = 1.06;   // microseconds that were measured: so many, and of those expected
-  constexpr double kFilled = 0.7;  // of its time takes a stage of units whose neighbours share an offset group
   DeformConv2dChoice best{choices.front(), deform_conv2d_plan(a, 64)};
   double best_time = 0;
   bool const filled = choices.size() > 1 && fits_tiles(a) && best.plan.segment % kDepth<T> == 0;
-  double const map = double(a.batch) * a.channels * a.plane() * sizeof(T);
-  double const corners = double(a.positions()) * a.offset_groups * a.taps() * sizeof(SampleCorners<T>);
+  auto const consider = [&](int choice, DeformConv2dPlan const& plan, double time) {
+    if (best_time == 0 || time < best_time) best = {choice, plan}, best_time = time;
+  };
   for (int choice : choices) {
     auto const& variant = deform_conv2d_variants<T>()[choice];
     if (variant.channels == 0) continue;
-    double const stage = variant.units && filled ? kFilled * variant.stage : variant.stage;
-    DeformConv2dPlan plan = plan_of(a, variant);
-    double const packed = (plan.as_it_is ? 0 : map) + (variant.units ? 0 : corners);
     if (variant.columns) {
-      double const time = (cut_column_product(plan, a.batch, packed, multiprocessors) - kStart) / kEstimated;
-      if (best_time == 0 || time < best_time) best = {choice, plan}, best_time = time;
+      DeformConv2dPlan plan = plan_of(a, variant);
+      double const time = cut_column_product(plan, a.batch, packed_bytes(a, plan), multiprocessors);
+      consider(choice, plan, time);
       continue;
     }
-    if (variant.evens_out()) even_out_tiles(a, plan, multiprocessors);
-    int64_t const blocks = plan.blocks(a.batch);
-    int64_t const sums = blocks * plan.tile_size(), most = kSplitSums / std::max<int64_t>(sums, 1);
-    for (int splits = 1; splits == 1 || splits <= std::min<int64_t>(most, plan.stages() / kLeastStages); ++splits) {
-      split(plan, splits);
-      int64_t const waves = ceil_divide(blocks * plan.splits, int64_t(multiprocessors) * variant.residents);
-      double time = double(waves) * (plan.split_stages * stage + kBlock) + packed / kPackedInMicrosecond;
-      if (plan.splits > 1) time += kAddition + double(sums * plan.splits) / kSumsInMicrosecond;
-      if (best_time == 0 || time < best_time) best = {choice, plan}, best_time = time;
+    FusedWork<T> work(a, variant, filled, multiprocessors);
+    int64_t const sums = work.plan.blocks(a.batch) * work.plan.tile_size();
+    int64_t const most = std::min<int64_t>(kSplitSums / std::max<int64_t>(sums, 1), work.plan.stages() / kLeastStages);
+    for (int splits = 1; splits == 1 || splits <= most; ++splits) {
+      split(work.plan, splits);
+      consider(choice, work.plan, work.time(a.batch, multiprocessors));
     }
   }
   return best;

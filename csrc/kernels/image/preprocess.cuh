@@ -3,10 +3,10 @@
 
 #include <vector>
 
+#include "kernels/image/preprocess_choice.cuh"
 #include "kernels/image/preprocess_direct.cuh"
 #include "kernels/image/preprocess_packed.cuh"
 #include "kernels/image/preprocess_pairs.cuh"
-#include "kernels/image/preprocess_stream.cuh"
 #include "kernels/image/preprocess_tiles.cuh"
 
 namespace bridge {
@@ -18,10 +18,10 @@ constexpr int kPreprocessDirect = 1, kPreprocessPairs = 2, kPreprocessTiles = 3,
 // Those that compute a call, the one that it takes by itself first.
 inline std::vector<int> preprocess_ways(PreprocessArguments const& a, Device const& device) {
   std::vector<int> ways;
-  bool const streams = takes_stream(a, device), many = streams && fills_stream(a, device);
-  if (many) ways.push_back(kPreprocessStream);
+  bool const streams = takes_stream(a, device), sooner = streams && streams_sooner(a, device);
+  if (sooner) ways.push_back(kPreprocessStream);
   if (takes_packed(a)) ways.push_back(kPreprocessPacked);
-  if (streams && !many) ways.push_back(kPreprocessStream);
+  if (streams && !sooner) ways.push_back(kPreprocessStream);
   if (takes_pairs(a)) ways.push_back(kPreprocessPairs);
   if (takes_tiles(a)) ways.push_back(kPreprocessTiles);
   ways.push_back(kPreprocessDirect);

@@ -218,13 +218,6 @@ inline bool takes_stream(PreprocessArguments const& a, Device const& device) {
          a.width > 1 && a.batch > 0 && rows && stream_plan(a, device).slots >= kStreamLeastSlots;
 }
 
-// Whether images are large enough, and enough for the whole GPU: copies are under way before any row is resized.
-inline bool fills_stream(PreprocessArguments const& a, Device const& device) {
-  constexpr int64_t kLeastRows = 96;  // of a multiprocessor
-  bool const smaller = a.whole.down >= 1.f && a.whole.across >= 1.f;
-  return smaller && int64_t(a.batch) * a.out_h >= kLeastRows * device.multiprocessors;
-}
-
 template <class T>
 cudaError_t launch_preprocess_stream(PreprocessArguments const& a, Canvas<T> canvas, Device const& device,
                                      cudaStream_t stream) {
