@@ -8,7 +8,8 @@
 namespace bridge {
 
 constexpr int kSwinMaxHeadDim = 256;
-constexpr float kLeastNorm = 1e-12f;  // of a query or key, for cosine attention
+constexpr float kLeastNorm = 1e-12f;    // of a query or key, for cosine attention
+constexpr float kLeastFactor = 1e-20f;  // of logits, that a bias is divided by
 
 // Steps between elements, of a tensor whose head_dim is innermost.
 struct SwinStrides {

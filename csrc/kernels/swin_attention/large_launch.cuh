@@ -7,7 +7,6 @@
 
 #include "core/device.h"
 #include "kernels/swin_attention/large.cuh"
-#include "kernels/swin_attention/window.cuh"
 
 namespace bridge {
 

@@ -1,4 +1,5 @@
-// Pieces of both tensor-core kernels of attention within windows: tensors in shared memory, products, logits, results.
+// Of tensor-core kernels of attention within windows: where a thread's rows lie in a map, and of the kernel that walks
+// tiles of keys, tensors in shared memory, products, results.
 //
 // A warp has 16 rows of a tile of queries. Its threads copy and write the rows whose sums they hold: two each, 8 apart.
 #pragma once
@@ -80,8 +81,8 @@ struct SwinMma {
   }
 
   // This thread's rows of tensors with the strides of q, each to its tile, as far as the window and head_dim have them.
-  // Other channels stay as they are; and so do other rows, or these are made zeros.
-  template <bool kZeros, int kTensors>
+  // Other channels stay as they are; other rows become zeros.
+  template <int kTensors>
   __device__ static void copy(SwinArguments<T> const& a, T const* const (&tensors)[kTensors], SwinPlace const& window,
                               SwinRows const& rows, uint32_t shared) {
     int const first = SwinRows::first(a.q.strides, a.windows, window), edges = edges_of(a.windows, window);
@@ -93,7 +94,6 @@ struct SwinMma {
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      if (!kZeros && !rows.inside[half]) continue;
       int const offset = rows.inside[half] ? first + rows.in[half] - back[half] : 0;
 #pragma unroll
       for (int more = 0; more < Tile::kChunks; more += 4) {

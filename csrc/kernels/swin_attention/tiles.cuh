@@ -51,13 +51,13 @@ struct SwinTiles {
   __device__ void copy(int tile) const {
     T const* const tensors[] = {a.k.data, a.v.data};
     SwinRows const of_tile(a, head, tile * Tile::kTokens);
-    Mma::template copy<true>(a, tensors, window, of_tile, shared_address(keys(tile % 2)));
+    Mma::copy(a, tensors, window, of_tile, shared_address(keys(tile % 2)));
   }
 
   __device__ void walk() {
     int const tiles = (tokens() + Tile::kTokens - 1) / Tile::kTokens;
     T const* const tensors[] = {a.q.data};
-    Mma::template copy<true>(a, tensors, window, rows, shared_address(memory));
+    Mma::copy(a, tensors, window, rows, shared_address(memory));
     copy(0);
     for (int tile = 0; tile < tiles; ++tile) {
       Added added;

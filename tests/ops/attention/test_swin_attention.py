@@ -168,12 +168,13 @@ def test_export_of_maps():
     )
 
 
-# Each kernel, by head_dim and the tokens of a window: lead of q, heads, head_dim.
+# Each kernel, by head_dim and the tokens of a window, and blocks of more than 32 windows: lead of q, heads, head_dim.
 WINDOWS = [
     ((70, 49), 3, 32),
     ((6, 64), 2, 32),
     ((5, 7), 4, 24),
     ((9, 1), 1, 8),
+    ((9000, 4), 2, 8),
     ((33, 49), 2, 64),
     ((3, 62), 2, 40),
     ((4, 144), 2, 32),
@@ -210,13 +211,14 @@ def test_cuda_windows(lead, heads, head_dim, dtype, tactic):
             check_cuda(OP, dtype, *args, heads=heads, head_major=seed == 4)
 
 
-# Maps, windows, shifts.
+# Maps, windows, shifts; as in WINDOWS.
 MAPS = [
     ((3, 14, 21), (7, 7), (3, 3)),
     ((64, 56, 56), (7, 7), (3, 3)),
     ((1, 16, 8), (8, 8), (4, 0)),
     ((2, 24, 36), (12, 12), (6, 5)),
     ((2, 10, 9), (5, 3), (0, 2)),
+    ((100, 12, 20), (2, 2), (1, 1)),
     ((1, 32, 16), (16, 16), (8, 0)),
     ((40, 24, 36), (12, 12), (6, 6)),
     ((9, 28, 28), (14, 14), (7, 3)),
