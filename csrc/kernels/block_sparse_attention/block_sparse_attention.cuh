@@ -78,8 +78,9 @@ template <class Tile>
 cudaError_t launch_block_sparse_tiles(BlockSparseArguments<typename Tile::T> const& a, void* workspace,
                                       cudaStream_t stream) {
   int64_t const tiles = row_tiles(a, Tile::kRows);
-  // Few rows are bound by memory, and want more blocks than fit at once.
-  int const blocks = Tile::kRows <= 16 ? 2 * Tile::kResidents : Tile::kResidents;
+  // Few rows are bound by memory, and want more blocks than fit at once; blocks without tensor cores are slow, and wait
+  // for those with the most keys.
+  int const blocks = Tile::kRows <= 16 || kIsFmaTile<Tile> ? 2 * Tile::kResidents : Tile::kResidents;
   int const splits = workspace ? attention_splits(a.rows(), tiles, blocks, ceil_divide(a.keys, Tile::kKeys)) : 1;
   AttentionParts const parts = attention_parts(a, splits, workspace);
   auto const kernel = block_sparse_kernel<Tile>();

@@ -52,7 +52,7 @@ struct SparseWgmma : WgmmaSteps<BlockSparseArguments<typename Tile::T>, SparseSh
       } else {
         Base::sum_values(amend);
         Base::multiply_first(columns(taken), factor);
-        Base::rescale_if_any(factor);
+        if (Base::rescales(factor)) Base::rescale(factor);
       }
       last = is_last(taken);
     }

@@ -97,12 +97,15 @@ __device__ inline float sum_of_row(float value) {
 // A thread holds two rows of 16, 8 apart; of each, 2 of every 8 columns: sum[column / 8][2 row + column % 2]. The four
 // threads of a row are neighbours. Of two rows: the largest logit so far, and this thread's part of the total of the
 // weights.
+//
+// kSlack: by how much a logit of base 2 may exceed `top`, which grows no sooner: then earlier sums mostly stay as they
+// are. Weights are up to 2^kSlack.
 struct OnlineSoftmax {
   float top[2] = {-INFINITY, -INFINITY}, total[2] = {};
 
   // From products to weights. scale: of products to logits of base 2, positive. factor: by which earlier sums of values
   // are multiplied.
-  template <int kColumns>
+  template <int kSlack = 0, int kColumns>
   __device__ void weigh(float (&product)[kColumns][4], float scale, float (&factor)[2]) {
     float largest[4], part[4] = {}, base[2];
 #pragma unroll
@@ -114,7 +117,10 @@ struct OnlineSoftmax {
     }
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
-      float const next = fmaxf(top[row], scale * max_of_row(fmaxf(largest[2 * row], largest[2 * row + 1])));
+      float const largest_here = scale * max_of_row(fmaxf(largest[2 * row], largest[2 * row + 1]));
+      float const next = kSlack == 0                        ? fmaxf(top[row], largest_here)
+                         : largest_here - top[row] > kSlack ? largest_here
+                                                            : top[row];
       base[row] = finite_top(next), factor[row] = exp2_fast(top[row] - base[row]), top[row] = next;
     }
 #pragma unroll

@@ -37,9 +37,11 @@ inline decltype(&cuTensorMapEncodeTiled) tensor_map_encoder() {
 }
 
 // A map of a tensor of 16-bit elements whose `width` innermost ones lie side by side. A box is 64 of these wide; what
-// it has beyond the tensor's extents is zeros. False where the hardware does not take the tensor.
+// it has beyond the tensor's extents is zeros. False where the hardware does not take the tensor. promotion: of reads
+// that miss the L2 cache.
 template <class T, int kRank>
-bool make_tensor_map(CUtensorMap& map, T const* data, int64_t width, MapDimension const (&outer)[kRank]) {
+bool make_tensor_map(CUtensorMap& map, T const* data, int64_t width, MapDimension const (&outer)[kRank],
+                     CUtensorMapL2promotion promotion = CU_TENSOR_MAP_L2_PROMOTION_L2_256B) {
   static_assert(sizeof(T) == 2);
   auto const encode = tensor_map_encoder();
   cuuint64_t extents[kRank + 1] = {cuuint64_t(width)}, strides[kRank];
@@ -51,7 +53,7 @@ bool make_tensor_map(CUtensorMap& map, T const* data, int64_t width, MapDimensio
     dense = std::max(dense, strides[i] * extents[i + 1]);
   }
   return encode && encode(&map, kMapType<T>, kRank + 1, const_cast<T*>(data), extents, strides, boxes, steps,
-                          CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                          CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, promotion,
                           CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 

@@ -130,6 +130,11 @@ struct Wgmma;
   "%40, %41, %42, %43, %44, %45, %46, %47, " \
   "%48, %49, %50, %51, %52, %53, %54, %55, " \
   "%56, %57, %58, %59, %60, %61, %62, %63"
+#define BRIDGE_REGISTERS_80                  \
+  BRIDGE_REGISTERS_64                        \
+  ", "                                       \
+  "%64, %65, %66, %67, %68, %69, %70, %71, " \
+  "%72, %73, %74, %75, %76, %77, %78, %79"
 #define BRIDGE_REGISTERS_128                         \
   BRIDGE_REGISTERS_64                                \
   ", "                                               \
@@ -195,6 +200,8 @@ struct HalfWgmma;
                       BRIDGE_D32(sum, 0), BRIDGE_D16(sum, 32))                                                         \
   BRIDGE_HALF_WGMMA_N(type, name, 128, BRIDGE_REGISTERS_64, "%64, %65, %66, %67", "%68", "%69", "%64", "%65", "%66",   \
                       BRIDGE_D64(sum, 0))                                                                              \
+  BRIDGE_HALF_WGMMA_N(type, name, 160, BRIDGE_REGISTERS_80, "%80, %81, %82, %83", "%84", "%85", "%80", "%81", "%82",   \
+                      BRIDGE_D64(sum, 0), BRIDGE_D16(sum, 64))                                                         \
   BRIDGE_HALF_WGMMA_N(type, name, 256, BRIDGE_REGISTERS_128, "%128, %129, %130, %131", "%132", "%133", "%128", "%129", \
                       "%130", BRIDGE_D64(sum, 0), BRIDGE_D64(sum, 64))
 BRIDGE_HALF_WGMMA_ALL(half, "f16")
@@ -205,6 +212,7 @@ BRIDGE_HALF_WGMMA_ALL(bfloat16, "bf16")
 #undef BRIDGE_REGISTERS_40
 #undef BRIDGE_REGISTERS_48
 #undef BRIDGE_REGISTERS_64
+#undef BRIDGE_REGISTERS_80
 #undef BRIDGE_REGISTERS_128
 
 #undef BRIDGE_D4

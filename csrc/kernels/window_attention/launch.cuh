@@ -36,13 +36,19 @@ cudaError_t launch_tiles(Kernel kernel, Arguments const& a, int64_t items, Atten
   return cudaGetLastError();
 }
 
+// Of compute capability 9.0.
+constexpr bool residents_fit(int blocks, int shared) {
+  constexpr int kReserved = 1 << 10, kMultiprocessor = 228 << 10;
+  return blocks * (shared + kReserved) <= kMultiprocessor;
+}
+
 // Of a kernel by wgmma: `blocks` blocks take items of work in turn, which `all` says more about.
 template <class Shared, class Kernel, class Arguments, class Items>
 cudaError_t launch_wgmma(Kernel kernel, int64_t blocks, int64_t items, Arguments const& a, AttentionParts const& parts,
                          AttentionMaps const& maps, Items const& all, cudaStream_t stream) {
   using Tile = typename Shared::Tile;
-  constexpr int kShared = sizeof(Shared), kReserved = 1 << 10, kMultiprocessor = 228 << 10;  // compute capability 9.0
-  static_assert(Tile::kResidents * (kShared + kReserved) <= kMultiprocessor);
+  constexpr int kShared = sizeof(Shared);
+  static_assert(residents_fit(Tile::kResidents, kShared));
   static_assert(std::max(Tile::kRows, Tile::kKeys) <= kMostTileExtent);
   if (items > kMaxGridX) return cudaErrorInvalidValue;
   cudaError_t status = allow_shared(kernel, kShared);

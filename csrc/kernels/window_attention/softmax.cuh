@@ -33,16 +33,12 @@ struct KeyRun {
 struct SoftmaxRows : OnlineSoftmax {
   // From products to weights. factor: by which earlier sums of values are multiplied. masked: a row sees not all of the
   // keys.
-  template <int kColumns, class Arguments, class Keys>
+  template <int kSlack = 0, int kColumns, class Arguments, class Keys>
   __device__ void weigh(Arguments const& a, float (&product)[kColumns][4], KeyInterval const (&seen)[2],
                         Keys const& keys, bool masked, float (&factor)[2]) {
-    float scale = a.scale * kLog2E;  // of products to logits of base 2; positive, so that the largest stays it
-    if (a.softcap > 0.f || scale <= 0.f) {
-      to_logits(a, product);
-      scale = 1.f;
-    }
+    float const scale = scale_or_logits(a, product);
     if (masked) mask(product, seen, keys.after(threadIdx.x % 4 * 2));
-    OnlineSoftmax::weigh(product, scale, factor);
+    OnlineSoftmax::weigh<kSlack>(product, scale, factor);
   }
 
   // Counts the sink, and returns what the sums of values of a row are multiplied by at the end.
@@ -50,6 +46,16 @@ struct SoftmaxRows : OnlineSoftmax {
     float const base = finite_top(fmaxf(top[row], sink)), factor = exp2_fast(top[row] - base);
     float const all = total[row] * factor + exp2_fast(sink - base);
     return all == 0.f ? 0.f : factor / all;
+  }
+
+  // Of products to logits of base 2; positive, so that the largest stays it. Where it cannot be, makes logits of them
+  // and is 1.
+  template <int kColumns, class Arguments>
+  static __device__ float scale_or_logits(Arguments const& a, float (&product)[kColumns][4]) {
+    float const scale = a.scale * kLog2E;
+    if (a.softcap <= 0.f && scale > 0.f) return scale;
+    to_logits(a, product);
+    return 1.f;
   }
 
  private:

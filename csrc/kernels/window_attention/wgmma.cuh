@@ -123,12 +123,12 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResidents) window_atten
     set_registers<Tile::Registers::kFetching, Tile::Registers::kLaunch>();
     if (threadIdx.x >= Tile::kConsumers + 32) return;
     WindowCopies<Tile> copies(maps, shared);
-    for (int item = blockIdx.x; item < items.count; item += gridDim.x)
+    for (int round = 0, item; (item = item_of_round(round)) < items.count; ++round)
       copies.fetch(window_item<Tile>(a, items, item), items.ratio);
   } else {
     set_registers<Tile::Registers::kComputing, Tile::Registers::kLaunch>();
     WindowWgmma<Tile> attention(a, shared);
-    for (int item = blockIdx.x; item < items.count; item += gridDim.x) attention.compute(parts, items.ratio);
+    for (int round = 0; item_of_round(round) < items.count; ++round) attention.compute(parts, items.ratio);
   }
 #else
   __trap();

@@ -5,10 +5,17 @@
 
 namespace bridge {
 
-// All of them: those of a key head are `tiles` tiles of rows, with `splits` shares of the keys each.
+// All of them: those of a key head are `tiles` tiles of rows, with `splits` shares of the keys each. together: key
+// heads whose tiles are computed side by side.
 struct WindowItems {
-  int ratio, tiles, splits, count;
+  int ratio, tiles, splits, count, together;
 };
+
+// A block's items, one a round, counted forwards and backwards by turns: the first of a round have the most keys.
+__device__ inline int item_of_round(int round) {
+  int const place = round % 2 == 0 ? blockIdx.x : gridDim.x - 1 - blockIdx.x;
+  return round * gridDim.x + place;
+}
 
 // One: a tile of rows, and the tiles begin to end - 1 of the keys that they see.
 struct WindowItem {
@@ -64,15 +71,18 @@ struct QueryRows {
   }
 };
 
-// Items count batch, group, tile of rows and split. The last tile of rows comes first: with causal attention it has the
-// most keys.
+// Items count groups of `together` key heads, then the group's tiles of rows, key heads and splits. The last tile of
+// rows comes first: with causal attention it has the most keys.
 template <class Tile>
 __device__ WindowItem window_item(WindowAttentionArguments<typename Tile::T> const& a, WindowItems const& all,
                                   int number) {
   WindowItem item;
-  int const queries = Tile::queries(all.ratio), rest = number / all.splits, which = rest / all.tiles;
+  int const queries = Tile::queries(all.ratio), rest = number / all.splits;
+  int const first = rest / (all.together * all.tiles) * all.together;
+  int const here = min(all.together, a.batch * a.groups - first), place = rest - first * all.tiles, rank = place / here;
+  int const which = first + place - rank * here;
   item.split = number - rest * all.splits;
-  item.first_query = (all.tiles - 1 - (rest - which * all.tiles)) * queries;
+  item.first_query = (all.tiles - 1 - rank) * queries;
   item.batch = which / a.groups, item.group = which - item.batch * a.groups;
   QueryRows<typename Tile::T> const rows(a, all.ratio, queries, item);
   item.keys = rows.covering_of_rows(0, rows.count);

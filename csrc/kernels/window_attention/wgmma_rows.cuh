@@ -15,6 +15,7 @@ struct WgmmaRows {
   using T = typename Tile::T;
   static constexpr int kKeyColumns = Tile::kKeys / 8, kChannelColumns = Tile::kHeadDim / 8;
   static constexpr int kSteps = Tile::kRowBytes / 32;  // of a product, in a row of shared memory
+  static constexpr int kSlack = 8;                     // see OnlineSoftmax
 
   int warpgroup = same_in_warp(threadIdx.x / Tile::kWarpgroup);
   KeyInterval seen[2];
@@ -68,11 +69,28 @@ struct WgmmaRows {
 #pragma unroll
     for (KeyInterval const& each : seen) masked |= each.begin > keys.begin() || each.end < keys.end();
     auto& columns = reinterpret_cast<float (&)[kKeyColumns][4]>(product);
-    softmax.weigh(a, columns, seen, keys, __any_sync(~0u, masked), factor);
+    softmax.template weigh<kSlack>(a, columns, seen, keys, __any_sync(~0u, masked), factor);
+  }
+  __device__ static bool rescales(float const (&factor)[2]) {
+    return __any_sync(~0u, factor[0] != 1.f || factor[1] != 1.f);
   }
   __device__ void rescale(float const (&factor)[2]) {
 #pragma unroll
     for (int i = 0; i < 4 * kChannelColumns; ++i) sum[i] *= factor[i / 2 % 2];
+  }
+  __device__ void end_sums() {
+    wait_for_wgmma<0>();
+    hold_registers(sum);
+  }
+  // The same once weights have been computed, and multiplies the sums by their factor. Waits twice: ptxas moves a wait
+  // before the arithmetic of the weights, so that it overlaps with nothing, but not past a branch.
+  __device__ void end_sums(float const (&factor)[2]) {
+    hold_registers(product);
+    if (rescales(factor)) {
+      end_sums();
+      rescale(factor);
+    }
+    end_sums();
   }
   __device__ void pack() {
     auto& columns = reinterpret_cast<float (&)[kKeyColumns][4]>(product);

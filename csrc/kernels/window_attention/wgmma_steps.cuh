@@ -15,7 +15,7 @@ template <class Arguments, class Shared>
 struct WgmmaSteps : WgmmaRows<typename Shared::Tile> {
   using Tile = typename Shared::Tile;
   using Base = WgmmaRows<Tile>;
-  using Base::pack, Base::product, Base::rescale, Base::sum, Base::warpgroup;
+  using Base::pack, Base::product, Base::warpgroup;
   static constexpr int kFirstTurn = 1, kFirstClear = kFirstTurn + Tile::kGroups;  // numbers of barriers
 
   Arguments const& a;
@@ -63,10 +63,8 @@ struct WgmmaSteps : WgmmaRows<typename Shared::Tile> {
     hold_registers(product);
     release(taken + 1, 0);
     Base::weigh(a, keys, factor);
-    wait_for_wgmma<0>();
-    hold_registers(sum);
+    Base::end_sums(factor);
     release(taken++, 1);
-    rescale_if_any(factor);
     pack();
   }
 
@@ -76,21 +74,16 @@ struct WgmmaSteps : WgmmaRows<typename Shared::Tile> {
     wait(taken, 1);
     amend(taken);
     start_sums(taken);
-    wait_for_wgmma<0>();
-    hold_registers(sum);
+    Base::end_sums();
     release(taken++, 1);
-  }
-
-  __device__ void rescale_if_any(float const (&factor)[2]) {
-    if (__any_sync(~0u, factor[0] != 1.f || factor[1] != 1.f)) rescale(factor);
   }
 
   // Values that no row sees become zeros, which a weight of 0 leaves so. Each warpgroup does it for itself. unseen: of
   // row `row` of the tile.
   template <class Unseen>
   __device__ void clear_values(uint32_t tile, Unseen unseen) {
-    int const row = threadIdx.x % Tile::kWarpgroup;
-    if (row < Tile::kKeys && unseen(row)) {
+    for (int row = threadIdx.x % Tile::kWarpgroup; row < Tile::kKeys; row += Tile::kWarpgroup) {
+      if (!unseen(row)) continue;
       unsigned char* const to = values(tile) + row * Tile::kRowBytes;
 #pragma unroll
       for (int i = 0; i < Tile::kParts * Tile::kRowBytes / kAccessBytes; ++i) {

@@ -58,23 +58,31 @@ struct AttentionMaps {
   CUtensorMap q, k, v;
 };
 
-// packed: heads, one after the other, that share a tile of queries. box_keys: of a box. False where other kernels are
-// to compute it.
+// Of keys and values, in boxes of `box_keys`. False where other kernels are to compute it. promotion: 128 bytes where
+// each key is read once, for as measured on an H200 on 2026-11-30, 256 reach 4.1 TB/s, and 128 4.5.
+template <class T>
+bool make_key_maps(AttentionMaps& maps, WindowAttentionArguments<T> const& a, int box_keys,
+                   CUtensorMapL2promotion promotion = CU_TENSOR_MAP_L2_PROMOTION_L2_256B) {
+  if (a.keys == 0) return false;
+  auto make = [&](CUtensorMap& map, auto const& tensor) {
+    AttentionStrides const& steps = tensor.strides;
+    MapDimension const keys[] = {{a.keys, steps.seq, box_keys}, {a.groups, steps.head, 1}, {a.batch, steps.batch, 1}};
+    return make_tensor_map(map, tensor.data, a.head_dim, keys, promotion);
+  };
+  return make(maps.k, a.k) && make(maps.v, a.v);
+}
+
+// The same, and of queries. packed: heads, one after the other, that share a tile of them.
 template <class Tile>
 bool make_attention_maps(AttentionMaps& maps, WindowAttentionArguments<typename Tile::T> const& a, int packed,
                          int box_keys) {
-  if (a.keys == 0 || packed > Tile::kRows) return false;
+  if (packed > Tile::kRows) return false;
   AttentionStrides const& q = a.q.strides;
   MapDimension const queries[] = {{packed, q.head, packed},
                                   {a.queries, q.seq, Tile::queries(packed)},
                                   {a.heads / packed, q.head * packed, 1},
                                   {a.batch, q.batch, 1}};
-  auto of_keys = [&](CUtensorMap& map, auto const& tensor) {
-    AttentionStrides const& steps = tensor.strides;
-    MapDimension const keys[] = {{a.keys, steps.seq, box_keys}, {a.groups, steps.head, 1}, {a.batch, steps.batch, 1}};
-    return make_tensor_map(map, tensor.data, a.head_dim, keys);
-  };
-  return make_tensor_map(maps.q, a.q.data, a.head_dim, queries) && of_keys(maps.k, a.k) && of_keys(maps.v, a.v);
+  return make_key_maps(maps, a, box_keys) && make_tensor_map(maps.q, a.q.data, a.head_dim, queries);
 }
 
 }  // namespace bridge

@@ -8,6 +8,7 @@
 #include "kernels/window_attention/launch.cuh"
 #include "kernels/window_attention/mma.cuh"
 #include "kernels/window_attention/plan.cuh"
+#include "kernels/window_attention/stream/stream.cuh"
 #include "kernels/window_attention/wgmma.cuh"
 
 namespace bridge {
@@ -15,6 +16,14 @@ namespace bridge {
 // Of 16-bit types: the kernel for every GPU, and those of compute capability 9.0. Heads of 97 to 128 channels have two
 // of the latter, one for narrow windows.
 enum class WindowAttentionWay { kMma = 0, kWgmma = 1, kWgmmaNarrow = 2 };
+
+// As many as keep the keys and values that a tile of rows sees in the L2 cache.
+template <class T>
+int key_heads_together(WindowAttentionArguments<T> const& a, int64_t seen_keys) {
+  constexpr int64_t kKeptBytes = 16 << 20;
+  int64_t const of_key_head = int64_t(2 * sizeof(T)) * a.head_dim * most(seen_keys, 1);
+  return static_cast<int>(most(least(kKeptBytes / of_key_head, int64_t(a.batch) * a.groups), 1));
+}
 
 // Nothing where other kernels are to compute it.
 template <class Tile>
@@ -24,24 +33,58 @@ std::optional<cudaError_t> try_wgmma(WindowAttentionArguments<typename Tile::T> 
   if (!make_attention_maps<Tile>(maps, a, a.ratio(), Tile::kKeys)) return {};
   int const queries = Tile::queries(a.ratio());
   int64_t const of_group = ceil_divide(a.queries, queries), tiles = of_group * a.batch * a.groups;
-  int64_t const key_tiles = ceil_divide(most_seen_keys(a, queries), Tile::kKeys);
+  int64_t const seen_keys = most_seen_keys(a, queries), key_tiles = ceil_divide(seen_keys, Tile::kKeys);
   int const splits = workspace ? attention_splits(a.rows(), tiles, Tile::kResidents, key_tiles) : 1;
   int64_t const items = tiles * splits;
-  WindowItems const all{a.ratio(), static_cast<int>(of_group), splits, static_cast<int>(items)};
+  WindowItems const all{a.ratio(), static_cast<int>(of_group), splits, static_cast<int>(items),
+                        key_heads_together(a, seen_keys)};
   return launch_wgmma<WindowShared<Tile>>(window_attention_wgmma_kernel<Tile>,
                                           least(items, multiprocessors * Tile::kResidents), items, a,
                                           attention_parts(a, splits, workspace), maps, all, stream);
 }
 
+// Few blocks have more keys on their way and at once, each for itself; of many, several fit a multiprocessor.
+template <class Few, class Many, class T>
+std::optional<cudaError_t> try_stream_tiles(WindowAttentionArguments<T> const& a, void* workspace,
+                                            cudaStream_t stream) {
+  bool const few = 2 * int64_t(a.batch) * a.groups <= kLargeGpu;
+  return few ? try_stream<Few>(a, workspace, stream) : try_stream<Many>(a, workspace, stream);
+}
+
+// Of 16 rows of a key head at most.
+template <class T, int kRowTiles>
+std::optional<cudaError_t> try_stream_width(WindowAttentionArguments<T> const& a, void* workspace,
+                                            cudaStream_t stream) {
+  auto const launch =
+      a.head_dim <= 64
+          ? try_stream_tiles<StreamTile<T, 64, kRowTiles, 8, 32, 2, 1>, StreamTile<T, 64, kRowTiles, 4, 32, 2, 3>, T>
+      : a.head_dim <= 128
+          ? try_stream_tiles<StreamTile<T, 128, kRowTiles, 8, 32, 1, 1>, StreamTile<T, 128, kRowTiles, 4, 16, 2, 3>, T>
+          : try_stream_tiles<StreamTile<T, 256, kRowTiles, 4, 16, 3, 1>, StreamTile<T, 256, kRowTiles, 4, 16, 1, 2>, T>;
+  return launch(a, workspace, stream);
+}
+
+// Tiles of 192 rows need fewer keys from the L2 cache, and tiles of 128 are enough for all multiprocessors sooner.
+template <class T>
+std::optional<cudaError_t> try_wgmma_128(WindowAttentionArguments<T> const& a, bool narrow, int multiprocessors,
+                                         void* workspace, cudaStream_t stream) {
+  using Many = WgmmaTile<T, 128, 3, 80, 3>;
+  auto const launch = narrow                                ? try_wgmma<WgmmaTile<T, 128, 3, 64, 4>>
+                      : a.rows() >= kLargeGpu * Many::kRows ? try_wgmma<Many>
+                                                            : try_wgmma<WgmmaTile<T, 128, 2, 160, 2, 1>>;
+  return launch(a, multiprocessors, workspace, stream);
+}
+
 template <class T>
 std::optional<cudaError_t> try_wgmma_width(WindowAttentionArguments<T> const& a, bool narrow, int multiprocessors,
                                            void* workspace, cudaStream_t stream) {
-  if (int64_t(a.queries) * a.ratio() <= 16) return {};
-  auto const launch = a.head_dim <= 64              ? try_wgmma<WgmmaTile<T, 64, 4, 64, 8>>
-                      : a.head_dim <= 96            ? try_wgmma<WgmmaTile<T, 96, 2, 128, 2>>
-                      : a.head_dim <= 128 && narrow ? try_wgmma<WgmmaTile<T, 128, 3, 64, 4>>
-                      : a.head_dim <= 128           ? try_wgmma<WgmmaTile<T, 128, 2, 128, 2>>
-                                                    : try_wgmma<WgmmaTile<T, 256, 2, 80, 2, 1>>;
+  int64_t const rows = int64_t(a.queries) * a.ratio();
+  if (rows <= 8) return try_stream_width<T, 1>(a, workspace, stream);
+  if (rows <= 16) return try_stream_width<T, 2>(a, workspace, stream);
+  if (a.head_dim > 96 && a.head_dim <= 128) return try_wgmma_128(a, narrow, multiprocessors, workspace, stream);
+  auto const launch = a.head_dim <= 64   ? try_wgmma<WgmmaTile<T, 64, 4, 64, 8>>
+                      : a.head_dim <= 96 ? try_wgmma<WgmmaTile<T, 96, 2, 128, 2>>
+                                         : try_wgmma<WgmmaTile<T, 256, 2, 80, 2, 1>>;
   return launch(a, multiprocessors, workspace, stream);
 }
 

@@ -55,11 +55,10 @@ struct WindowAttention final : WindowOp {
  private:
   static bool has_narrow(Tensor const& q) { return q[3] > 96 && q[3] <= 128; }
 
-  // As measured on an H200 on 2026-11-30: of 16384 queries, the kernel for narrow windows took 0.78 of the other one's
-  // time where they had 128 keys, 0.97 where 1024 and 1.03 where 4096; of rows for two thirds of the GPU's
-  // multiprocessors 1.34.
+  // As measured on an H200 on 2026-11-30: of 16384 queries, the kernel for narrow windows took 0.98 of the other one's
+  // time where they had 128 keys, and 1.03 where 1024.
   Tactic best_tactic(Tensor const* in) const {
-    constexpr int64_t kNarrow = 2048, kManyRows = 4 * kLargeGpu * 192;
+    constexpr int64_t kNarrow = 192, kManyRows = 4 * kLargeGpu * 192;
     Tensor const& q = in[0];
     int64_t const rows = q[0] * q[1] * q[2], keys = in[1][seq_axis()];
     bool const limited = window_left != kNoWindow && window_right != kNoWindow;
