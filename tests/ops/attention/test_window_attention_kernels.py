@@ -55,6 +55,33 @@ def test_cuda_many_heads_of_a_key_head(head_dim, heads, tactic):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("heads", [(4, 4), (8, 4), (16, 4), (36, 4)])
+@pytest.mark.parametrize("head_dim", [40, 64, 128, 256])
+def test_cuda_few_rows_of_many_key_heads(head_dim, heads, dtype):
+    for queries, keys in ((1, 700), (3, 90)):
+        args = window_attention_arguments(17, queries, keys, heads, head_dim, sinks=True, ranges="lengths", seed=keys)
+        check_cuda(OPS["window_attention"], dtype, *args, window_left=500, softcap=5.0 * (queries > 1))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("keys", [5000, 20000])
+def test_cuda_few_rows_of_one_key_head(keys):
+    """Clusters of blocks share its keys, and of very many each cluster has a part."""
+    args = window_attention_arguments(1, 1, keys, (8, 1), 256, sinks=True, seed=keys)
+    check_cuda(OPS["window_attention"], torch.bfloat16, *args)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", HALVES)
+def test_cuda_largest_tiles(dtype):
+    """Those of 192 rows, for which the rows must be enough."""
+    args = window_attention_arguments(2, 257, 391, (56, 14), 128, sinks=True, ranges="both")
+    check_cuda(OPS["window_attention"], dtype, *args, window_left=128)
+    check_cuda(OPS["window_attention"], dtype, *args[:3], window_left=30, window_right=60)
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("ranges", ["lengths", "queries", "both", "one"])
 @pytest.mark.parametrize("queries", [1, 150])
 @pytest.mark.parametrize("head_dim", [64, 128, 256])

@@ -70,11 +70,13 @@ def samples() -> list[tuple]:
 
 
 def further() -> list[tuple]:
-    """Of a few rows, by head_dim."""
-    return in_layouts(
-        [({"batch": 1, "queries": 3, "keys": 20, "head_dim": size}, {}) for size in (96, 128, 256)],
-        window_attention_arguments,
-    )
+    """Of few rows of few and many key heads, by head_dim; and of enough rows for the largest tiles."""
+    few: list[dict[str, Any]] = [{"batch": 1, "queries": 3, "head_dim": size} for size in (96, 128, 256)]
+    few += [{"batch": 1, "queries": 9, "heads": (1, 1), "head_dim": size} for size in (128, 256)]
+    for size in (64, 128, 256):
+        few += [{"batch": 17, "queries": 1, "heads": (4 * rows, 4), "head_dim": size} for rows in (1, 9)]
+    many = {"batch": 8, "queries": 50, "keys": 50, "heads": (64, 16), "head_dim": 128}
+    return in_layouts([*(({"keys": 20, **each}, {}) for each in few), (many, {})], window_attention_arguments)
 
 
 def random_attributes(pick: Callable[[int, int], int], layout: str) -> dict[str, Any]:
