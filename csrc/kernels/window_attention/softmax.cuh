@@ -52,10 +52,12 @@ struct SoftmaxRows : OnlineSoftmax {
   // and is 1.
   template <int kColumns, class Arguments>
   static __device__ float scale_or_logits(Arguments const& a, float (&product)[kColumns][4]) {
-    float const scale = a.scale * kLog2E;
-    if (a.softcap <= 0.f && scale > 0.f) return scale;
-    to_logits(a, product);
-    return 1.f;
+    float scale = a.scale * kLog2E;
+    if (a.softcap > 0.f || scale <= 0.f) {
+      to_logits(a, product);
+      scale = 1.f;
+    }
+    return scale;
   }
 
  private:
