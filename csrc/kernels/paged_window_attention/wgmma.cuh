@@ -13,7 +13,7 @@ namespace bridge {
 template <class Tile>
 struct PagedWgmma : WgmmaRows<Tile> {
   using Base = WgmmaRows<Tile>;
-  using Base::pack, Base::product, Base::softmax, Base::sum, Base::warpgroup;
+  using Base::pack, Base::product, Base::rescale, Base::softmax, Base::sum, Base::warpgroup;
   static constexpr int kFirstTurn = 2;  // numbers of barriers, one a warpgroup
 
   PagedArguments<typename Tile::T> const& a;
@@ -74,15 +74,18 @@ struct PagedWgmma : WgmmaRows<Tile> {
     hold_registers(product);
     release(taken + 1, 0);
     weigh(first, factor);
-    Base::end_sums(factor);
+    wait_for_wgmma<0>();
+    hold_registers(sum);
     release(taken++, 1);
+    if (__any_sync(~0u, factor[0] != 1.f || factor[1] != 1.f)) rescale(factor);
     pack();
   }
   __device__ void end() {
     Base::release(shared.q_empty);
     wait(taken, 1);
     Base::start_sums(values(taken));
-    Base::end_sums();
+    wait_for_wgmma<0>();
+    hold_registers(sum);
     release(taken++, 1);
     softmax.finish();
   }

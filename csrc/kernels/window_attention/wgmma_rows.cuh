@@ -15,7 +15,6 @@ struct WgmmaRows {
   using T = typename Tile::T;
   static constexpr int kKeyColumns = Tile::kKeys / 8, kChannelColumns = Tile::kHeadDim / 8;
   static constexpr int kSteps = Tile::kRowBytes / 32;  // of a product, in a row of shared memory
-  static constexpr int kSlack = 8;                     // see OnlineSoftmax
 
   int warpgroup = same_in_warp(threadIdx.x / Tile::kWarpgroup);
   KeyInterval seen[2];
@@ -63,7 +62,7 @@ struct WgmmaRows {
   }
 
   // From products to weights. factor: by which earlier sums of values are multiplied.
-  template <class Arguments, class Keys>
+  template <int kSlack = 0, class Arguments, class Keys>
   __device__ void weigh(Arguments const& a, Keys const& keys, float (&factor)[2]) {
     bool masked = false;
 #pragma unroll

@@ -17,6 +17,7 @@ struct WgmmaSteps : WgmmaRows<typename Shared::Tile> {
   using Base = WgmmaRows<Tile>;
   using Base::pack, Base::product, Base::warpgroup;
   static constexpr int kFirstTurn = 1, kFirstClear = kFirstTurn + Tile::kGroups;  // numbers of barriers
+  static constexpr int kSlack = 8;                                                // see OnlineSoftmax
 
   Arguments const& a;
   Shared& shared;
@@ -45,7 +46,7 @@ struct WgmmaSteps : WgmmaRows<typename Shared::Tile> {
     wait_for_wgmma<0>();
     hold_registers(product);
     release(taken, 0);
-    Base::weigh(a, keys, factor);
+    Base::template weigh<kSlack>(a, keys, factor);
     pack();
   }
 
@@ -62,7 +63,7 @@ struct WgmmaSteps : WgmmaRows<typename Shared::Tile> {
     wait_for_wgmma<1>();
     hold_registers(product);
     release(taken + 1, 0);
-    Base::weigh(a, keys, factor);
+    Base::template weigh<kSlack>(a, keys, factor);
     Base::end_sums(factor);
     release(taken++, 1);
     pack();

@@ -57,9 +57,10 @@ std::optional<cudaError_t> try_stream_width(WindowAttentionArguments<T> const& a
                                             cudaStream_t stream) {
   auto const launch =
       a.head_dim <= 64
-          ? try_stream_tiles<StreamTile<T, 64, kRowTiles, 8, 32, 2, 1>, StreamTile<T, 64, kRowTiles, 4, 32, 2, 3>, T>
+          ? try_stream_tiles<StreamTile<T, 64, kRowTiles, 8, 32, 2, 1>, StreamTile<T, 64, kRowTiles, 4, 16, 2, 4>, T>
       : a.head_dim <= 128
-          ? try_stream_tiles<StreamTile<T, 128, kRowTiles, 8, 32, 1, 1>, StreamTile<T, 128, kRowTiles, 4, 16, 2, 3>, T>
+          ? try_stream_tiles<StreamTile<T, 128, kRowTiles, 8, 32, 1, 1>,
+                             StreamTile<T, 128, kRowTiles, 4, 32 / kRowTiles, kRowTiles, 3>, T>
           : try_stream_tiles<StreamTile<T, 256, kRowTiles, 4, 16, 3, 1>, StreamTile<T, 256, kRowTiles, 4, 16, 1, 2>, T>;
   return launch(a, workspace, stream);
 }
