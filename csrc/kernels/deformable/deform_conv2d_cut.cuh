@@ -151,6 +151,14 @@ bool fits_tiles(DeformConv2dArguments<T> const& a) {
          Size(plan.groups) * plan.tiles <= kMaxGridY;
 }
 
+// Bytes that are laid out before: the feature map with its zeros and, but for units, the samples' corners.
+template <class T>
+double packed_bytes(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan) {
+  double const map = double(a.batch) * a.plane() * plan.pixel * sizeof(T);
+  double const corners = double(a.positions()) * a.offset_groups * a.taps() * sizeof(SampleCorners<T>);
+  return (plan.as_it_is ? 0 : map) + (plan.units > 1 ? 0 : corners);
+}
+
 // Cuts the stages of each tile into `splits` parts.
 inline void split(DeformConv2dPlan& plan, int splits) {
   plan.split_stages = static_cast<int>(ceil_divide(plan.stages(), splits));
