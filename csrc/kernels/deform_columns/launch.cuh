@@ -10,9 +10,7 @@ template <class T, class Tile>
 cudaError_t launch_deform_columns_product(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan,
                                           PackedOperands<T> const& packed, ColumnPass const& pass,
                                           cudaStream_t stream) {
-  int64_t const row = plan.positions.flat ? a.out_plane() : a.out_width;
-  int64_t const together = a.y_channels_last ? std::gcd(a.out_channels, plan.group_out) : row;
-  int const wide = aligned(a.y) && together % 8 == 0 ? 8 : aligned(a.y, 4) && together % 2 == 0 ? 2 : 1;
+  int const wide = results_together(a, plan);
   unsigned const along = plan.columns.positions;
   cudaLaunchAttribute attributes[2]{};
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;

@@ -110,8 +110,7 @@ __device__ void store_column_sums(ColumnShared<Tile>& shared, float const (&sum)
   }
 }
 
-// By the multiplying warpgroups. wide: how many results in a row lie together in y, 8 or 2, or 1: positions or, where
-// it has channels last, channels of a group.
+// By the multiplying warpgroups. wide: see results_together.
 template <class T, class Tile>
 __device__ void finish_columns(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan, unsigned tile,
                                ColumnBlock<Tile> const& block, ColumnShared<Tile>& shared,

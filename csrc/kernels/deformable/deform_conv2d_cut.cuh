@@ -159,6 +159,16 @@ double packed_bytes(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& p
   return (plan.as_it_is ? 0 : map) + (plan.units > 1 ? 0 : corners);
 }
 
+// How many results in a row lie together in y, for accesses of kLanes, of 2 or of 1: positions or, where it has
+// channels last, channels of a group.
+template <class T>
+int results_together(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan) {
+  int64_t const row = plan.positions.flat ? a.out_plane() : a.out_width;
+  int64_t const together = a.y_channels_last ? std::gcd(a.out_channels, plan.group_out) : row;
+  if (aligned(a.y) && together % kLanes<T> == 0) return kLanes<T>;
+  return aligned(a.y, 2 * sizeof(T)) && together % 2 == 0 ? 2 : 1;
+}
+
 // Cuts the stages of each tile into `splits` parts.
 inline void split(DeformConv2dPlan& plan, int splits) {
   plan.split_stages = static_cast<int>(ceil_divide(plan.stages(), splits));

@@ -196,7 +196,7 @@ __device__ void multiply_stages(DeformConv2dArguments<T> const& a, DeformConv2dP
 template <class T, class Product>
 __global__ void __launch_bounds__(Product::kThreads) deform_conv2d_tile_kernel(DeformConv2dArguments<T> a,
                                                                                DeformConv2dPlan plan,
-                                                                               PackedOperands<T> packed, bool wide) {
+                                                                               PackedOperands<T> packed, int wide) {
   extern __shared__ __align__(1024) unsigned char memory[];
   auto& shared = *reinterpret_cast<DeformConv2dShared<T, Product>*>(memory);
   int const group = blockIdx.y / plan.tiles, tile = blockIdx.y % plan.tiles;

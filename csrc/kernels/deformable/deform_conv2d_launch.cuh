@@ -115,9 +115,7 @@ cudaError_t launch_fused(DeformConv2dArguments<T> const& a, DeformConv2dPlan con
   if (status != cudaSuccess) return status;
   dim3 const grid(static_cast<unsigned>(plan.positions.count(a.batch)), static_cast<unsigned>(plan.groups * plan.tiles),
                   static_cast<unsigned>(plan.splits));
-  int64_t const row = plan.positions.flat ? a.out_plane() : a.out_width;
-  int64_t const together = a.y_channels_last ? std::gcd(a.out_channels, plan.group_out) : row;
-  bool const wide = aligned(a.y) && together % kLanes<T> == 0;
+  int const wide = results_together(a, plan);
   status = launch_overlapping(kernel, grid, Kernel::kThreads, Kernel::kShared, stream, Kernel::kOverlaps, a, plan,
                               packed, wide);
   if (status != cudaSuccess || plan.splits == 1) return status;

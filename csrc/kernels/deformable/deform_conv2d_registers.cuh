@@ -121,7 +121,7 @@ __device__ void produce(DeformConv2dArguments<T> const& a, DeformConv2dPlan cons
 template <class T, class Tile>
 __device__ void write_product(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan,
                               PackedOperands<T> const& packed, RegisterProduct<T, Tile> const& product,
-                              RegisterShared<Tile>& shared, unsigned char* memory, bool wide) {
+                              RegisterShared<Tile>& shared, unsigned char* memory, int wide) {
   int const lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   auto each = [&](auto visit) {  // as in WarpProduct
 #pragma unroll
@@ -147,8 +147,7 @@ __device__ void write_product(DeformConv2dArguments<T> const& a, DeformConv2dPla
 template <class T, class Tile>
 __global__ void __launch_bounds__(Tile::kThreads, 1) deform_conv2d_register_kernel(DeformConv2dArguments<T> a,
                                                                                    DeformConv2dPlan plan,
-                                                                                   PackedOperands<T> packed,
-                                                                                   bool wide) {
+                                                                                   PackedOperands<T> packed, int wide) {
 #ifdef BRIDGE_WGMMA
   extern __shared__ __align__(1024) unsigned char memory[];
   auto& shared = *reinterpret_cast<RegisterShared<Tile>*>(memory);

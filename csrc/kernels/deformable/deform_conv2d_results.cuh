@@ -24,55 +24,62 @@ __device__ void store_results(DeformConv2dArguments<T> const& a, ResultTile<T, k
   }
 }
 
-// As write_results. wide: kLanes channels in a row lie together in y, and are of one group.
-template <class T, int kThreads, int kPositions, int kChannels>
+// As write_rows, of y with channels last: kWide channels of a group.
+template <int kWide, class T, int kThreads, int kPositions, int kChannels>
 __device__ void write_pixels(DeformConv2dArguments<T> const& a, PositionTile const& tiles, int64_t out_first,
-                             int64_t out_end, ResultTile<T, kPositions, kChannels> const& result, bool wide) {
-  constexpr int kVectors = kChannels / kLanes<T>;
-  static_assert(kThreads % kVectors == 0);
-  int const vector = threadIdx.x % kVectors * kLanes<T>, left = static_cast<int>(out_end - out_first) - vector;
-  if (left <= 0) return;
-  for (int position = threadIdx.x / kVectors; position < kPositions; position += kThreads / kVectors) {
-    OutputPosition const at = tile_position(a, tiles, kPositions, blockIdx.x, position);
-    if (!at.valid) continue;
-    T* const y = a.y_at(at.n, int64_t(at.row) * a.out_width + at.column) + out_first + vector;
-    T const* const values = &result.pixel[position][vector];
-    if (wide) {
-      *reinterpret_cast<uint4*>(y) = *reinterpret_cast<uint4 const*>(values);
-    } else {
-      for (int lane = 0; lane < min(left, kLanes<T>); ++lane) y[lane] = values[lane];
+                             int64_t out_end, ResultTile<T, kPositions, kChannels> const& result) {
+  constexpr int kVectors = kChannels / kWide, kStep = kThreads > kVectors ? kThreads / kVectors : 1;
+  for (int vector = threadIdx.x % kVectors; vector < kVectors; vector += kThreads) {
+    int const channel = vector * kWide;
+    if (out_first + channel >= out_end) return;
+    for (int position = threadIdx.x / kVectors; position < kPositions; position += kStep) {
+      OutputPosition const at = tile_position(a, tiles, kPositions, blockIdx.x, position);
+      if (!at.valid) continue;
+      T* const y = a.y_at(at.n, int64_t(at.row) * a.out_width + at.column) + out_first + channel;
+      *reinterpret_cast<Vec<T, kWide>*>(y) = *reinterpret_cast<Vec<T, kWide> const*>(&result.pixel[position][channel]);
     }
   }
 }
 
-// Writes a tile of results with the block's first kThreads threads. wide: kLanes positions in a row lie together in y
-// or, with channels last, as write_pixels has it.
-template <class T, int kThreads, int kPositions, int kChannels>
-__device__ void write_results(DeformConv2dArguments<T> const& a, PositionTile const& tiles, int64_t out_first,
-                              int64_t out_end, ResultTile<T, kPositions, kChannels> const& result, bool wide) {
-  if (a.y_channels_last) return write_pixels<T, kThreads>(a, tiles, out_first, out_end, result, wide);
-  constexpr int kVectors = kPositions / kLanes<T>;
+// Writes kWide positions of an output channel at a time, those side by side in a warp.
+template <int kWide, class T, int kThreads, int kPositions, int kChannels>
+__device__ void write_rows(DeformConv2dArguments<T> const& a, PositionTile const& tiles, int64_t out_first,
+                           int64_t out_end, ResultTile<T, kPositions, kChannels> const& result) {
+  constexpr int kVectors = kPositions / kWide;
   static_assert(kThreads % kVectors == 0);
-  int const vector = threadIdx.x % kVectors;
+  int const position = threadIdx.x % kVectors * kWide;
   int64_t const plane = a.out_plane();
-  T* y[kLanes<T>];  // in the first output channel; null where there is no such position
-#pragma unroll
-  for (int lane = 0; lane < (wide ? 1 : kLanes<T>); ++lane) {
-    OutputPosition const at = tile_position(a, tiles, kPositions, blockIdx.x, vector * kLanes<T> + lane);
-    y[lane] = at.valid ? a.y + at.n * a.out_channels * plane + int64_t(at.row) * a.out_width + at.column : nullptr;
-  }
-  if (y[0] == nullptr) return;  // nor are there any after it
+  OutputPosition const at = tile_position(a, tiles, kPositions, blockIdx.x, position);
+  if (!at.valid) return;
+  T* const y = a.y + at.n * a.out_channels * plane + int64_t(at.row) * a.out_width + at.column;
   for (int row = threadIdx.x / kVectors; row < kChannels; row += kThreads / kVectors) {
     int64_t const out = out_first + row;
     if (out >= out_end) return;
-    T const* const values = &result.value[row][vector * kLanes<T>];
-    if (wide) {
-      *reinterpret_cast<uint4*>(y[0] + out * plane) = *reinterpret_cast<uint4 const*>(values);
-    } else {
-#pragma unroll
-      for (int lane = 0; lane < kLanes<T>; ++lane)
-        if (y[lane]) y[lane][out * plane] = values[lane];
-    }
+    auto const& values = *reinterpret_cast<Vec<T, kWide> const*>(&result.value[row][position]);
+    *reinterpret_cast<Vec<T, kWide>*>(y + out * plane) = values;
+  }
+}
+
+template <int kWide, class T, int kThreads, int kPositions, int kChannels>
+__device__ void write_results_as(DeformConv2dArguments<T> const& a, PositionTile const& tiles, int64_t out_first,
+                                 int64_t out_end, ResultTile<T, kPositions, kChannels> const& result) {
+  if (a.y_channels_last) {
+    write_pixels<kWide, T, kThreads>(a, tiles, out_first, out_end, result);
+  } else {
+    write_rows<kWide, T, kThreads>(a, tiles, out_first, out_end, result);
+  }
+}
+
+// Writes a tile of results with the block's first kThreads threads. wide: see results_together.
+template <class T, int kThreads, int kPositions, int kChannels>
+__device__ void write_results(DeformConv2dArguments<T> const& a, PositionTile const& tiles, int64_t out_first,
+                              int64_t out_end, ResultTile<T, kPositions, kChannels> const& result, int wide) {
+  if (wide == kLanes<T>) {
+    write_results_as<kLanes<T>, T, kThreads>(a, tiles, out_first, out_end, result);
+  } else if (wide == 2) {
+    write_results_as<2, T, kThreads>(a, tiles, out_first, out_end, result);
+  } else {
+    write_results_as<1, T, kThreads>(a, tiles, out_first, out_end, result);
   }
 }
 
@@ -190,7 +197,7 @@ __global__ void __launch_bounds__(kPackThreads) deform_conv2d_add_kernel(
 template <class T, class Product>
 __device__ void write_sums(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan,
                            PackedOperands<T> const& packed, int group, int tile, Product const& product,
-                           unsigned char* memory, bool wide) {
+                           unsigned char* memory, int wide) {
   if (plan.splits > 1) {
     store_partial_sums<Product::kPositions, Product::kChannels>(
         partial_sums(packed, Product::kPositions * Product::kChannels), a.y_channels_last,

@@ -243,7 +243,7 @@ __device__ void multiply_rows(Product& product, Rows& rows, int stages) {
 
 template <class Product>
 __device__ void multiply_units(DeformConv2dArguments<typename Product::T> const& a, DeformConv2dPlan const& plan,
-                               PackedOperands<typename Product::T> const& packed, unsigned char* memory, bool wide) {
+                               PackedOperands<typename Product::T> const& packed, unsigned char* memory, int wide) {
   using T = typename Product::T;
   let_next_kernel_begin();
   wait_for_kernel_before();
@@ -265,14 +265,14 @@ __device__ void multiply_units(DeformConv2dArguments<typename Product::T> const&
 template <class Product>
 __global__ void __launch_bounds__(Product::kThreads, Product::kResidents) deform_conv2d_warp_units_kernel(
     DeformConv2dArguments<typename Product::T> a, DeformConv2dPlan plan, PackedOperands<typename Product::T> packed,
-    bool wide) {
+    int wide) {
   extern __shared__ __align__(1024) unsigned char memory[];
   multiply_units<Product>(a, plan, packed, memory, wide);
 }
 template <class Product>
 __global__ void __launch_bounds__(Product::kThreads, Product::kResidents) deform_conv2d_warpgroup_units_kernel(
     DeformConv2dArguments<typename Product::T> a, DeformConv2dPlan plan, PackedOperands<typename Product::T> packed,
-    bool wide) {
+    int wide) {
 #ifdef BRIDGE_WGMMA
   extern __shared__ __align__(1024) unsigned char memory[];
   multiply_units<Product>(a, plan, packed, memory, wide);
