@@ -64,7 +64,7 @@ std::vector<DeformConv2dVariant<T>> const& deform_conv2d_variants() {
       mma_variant<T, WarpProduct<T, 64, 64>>("mma.sync 64x64", 2, 1.42),
       mma_variant<T, WarpProduct<T, 64, 128>>("mma.sync 64x128", 2, 1.66),
       mma_variant<T, WarpProduct<T, 128, 128>>("mma.sync 128x128", 1, 1.58),
-      {"wgmma 128x64", 90, true, 128, 64, 1, 0.6, 1, true, false, false, false,
+      {"wgmma 128x64", 90, true, 128, 64, 1, 0.62, 1, true, false, false, false,
        launch_fused<T, RegisterKernel<T, 64>>},
       {"wgmma 128x128", 90, true, 128, 128, 1, 0.76, 1, true, false, false, false,
        launch_fused<T, RegisterKernel<T, 128>>},

@@ -3,10 +3,10 @@
 
 #include <cuda_runtime_api.h>
 
+#include "kernels/deform_registers/kernel.cuh"
 #include "kernels/deformable/deform_conv2d_cut.cuh"
 #include "kernels/deformable/deform_conv2d_direct.cuh"
 #include "kernels/deformable/deform_conv2d_fused.cuh"
-#include "kernels/deform_registers/kernel.cuh"
 #include "kernels/deformable/deform_conv2d_units_kernel.cuh"
 #include "kernels/deformable/deform_conv2d_units_pack.cuh"
 

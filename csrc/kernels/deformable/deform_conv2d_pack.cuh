@@ -166,8 +166,13 @@ struct PackBlocks {
 // measured.
 template <class T>
 constexpr int kTapsTogether = sizeof(T) == 2 ? 3 : 1;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 template <class T>
-constexpr int kPackBlocks = sizeof(T) == 2 ? 5 : 0;  // that a multiprocessor holds at least
+constexpr int kPackBlocks = 0;
+#else
+template <class T>
+constexpr int kPackBlocks = sizeof(T) == 2 ? 5 : 0;  // that a multiprocessor holds at least; 7.5 has no room for them
+#endif
 
 template <class T>
 int64_t packed_corners(DeformConv2dPlan const& plan, int64_t batch) {
