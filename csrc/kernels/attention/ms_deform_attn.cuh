@@ -33,9 +33,8 @@ struct MsDeformAttnLocations {
   bool float_locations, float_weights;
 
   bool aligned_pairs() const { return aligned(locations, 2 * (float_locations ? sizeof(float) : sizeof(T))); }
-  bool aligned_twos() const {
-    return aligned(locations, 4 * (float_locations ? sizeof(float) : sizeof(T))) &&
-           aligned(weights, 2 * (float_weights ? sizeof(float) : sizeof(T)));
+  bool aligned_fours() const {
+    return aligned(locations) && aligned(weights, 4 * (float_weights ? sizeof(float) : sizeof(T)));
   }
   bool alike() const { return !float_locations && !float_weights; }
 };
@@ -68,34 +67,32 @@ struct MsDeformAttnSource : MsDeformAttnLocations<T> {
   __device__ float scale(State) const { return 1.f; }
 };
 
-// Two samples at a time, each tensor as one access.
+// Four samples of a level at a time.
 template <class T, bool kAlike>
-struct MsDeformAttnTwos : MsDeformAttnSource<T, PointReader<T, true, kAlike>> {
+struct MsDeformAttnFours : MsDeformAttnSource<T, PointReader<T, true, kAlike>> {
   using Base = MsDeformAttnSource<T, PointReader<T, true, kAlike>>;
   using Read = std::conditional_t<kAlike, T, float>;
-  struct Two {
-    Vec<Read, 4> location;
-    Vec<Read, 2> weight;
+  struct Four {
+    Vec<Read, 8> location;
+    Vec<Read, 4> weight;
   };
-  using TwosAhead = typename Base::Ahead;
   using Base::pixel, Base::weight;
 
-  __device__ Two two(MsDeformAttnArguments<T> const&, MsDeformAttnPlace const& place, int sample, int) const {
+  __device__ Four four(MsDeformAttnArguments<T> const&, MsDeformAttnPlace const& place, int sample, int) const {
     int64_t const i = place.first + sample;
-    return {read_once<Read, T, 4>(this->locations, this->float_locations, 2 * i),
-            read_once<Read, T, 2>(this->weights, this->float_weights, i)};
+    return {read_once<Read, T, 8>(this->locations, this->float_locations, 2 * i),
+            read_once<Read, T, 4>(this->weights, this->float_weights, i)};
   }
-  __device__ TwosAhead twos_ahead(MsDeformAttnArguments<T> const&, MsDeformAttnPlace const&, int) const { return {}; }
-  __device__ typename Base::State begin_twos(MsDeformAttnArguments<T> const&, MsDeformAttnPlace const&, int,
-                                             TwosAhead const&) const {
+  __device__ typename Base::State begin_fours(MsDeformAttnArguments<T> const&, MsDeformAttnPlace const&, int,
+                                              Four const&) const {
     return {};
   }
-  __device__ float2 pixel(MsDeformAttnArguments<T> const&, Two const& two, int k,
+  __device__ float2 pixel(MsDeformAttnArguments<T> const&, Four const& four, int k,
                           MsDeformAttnTileLevel const& level) const {
-    return {pixel_of(to_float(two.location.lane[2 * k]), level.width),
-            pixel_of(to_float(two.location.lane[2 * k + 1]), level.height)};
+    return {pixel_of(to_float(four.location.lane[2 * k]), level.width),
+            pixel_of(to_float(four.location.lane[2 * k + 1]), level.height)};
   }
-  __device__ float weight(Two const& two, int k, typename Base::State) const { return to_float(two.weight.lane[k]); }
+  __device__ float weight(Four const& four, int k, typename Base::State) const { return to_float(four.weight.lane[k]); }
 };
 
 template <class T, int N, bool kPacked, bool kAlike>
@@ -105,9 +102,9 @@ __global__ void __launch_bounds__(kMsDeformAttnWarps* kWarpSize) ms_deform_attn_
 }
 
 template <class T, bool kAlike, bool kEightHeads>
-__global__ void __launch_bounds__(MsDeformAttnTilesPlan::kWarps* kWarpSize) ms_deform_attn_tiles_kernel(
+__global__ void __launch_bounds__(MsDeformAttnTilesPlan::kWarps* kWarpSize, 1) ms_deform_attn_tiles_kernel(
     MsDeformAttnArguments<T> a, MsDeformAttnTilesPlan plan, MsDeformAttnLocations<T> locations) {
-  ms_deform_attn_tiles<T, kEightHeads>(a, plan, MsDeformAttnTwos<T, kAlike>{{{locations}}});
+  ms_deform_attn_tiles<T, kEightHeads>(a, plan, MsDeformAttnFours<T, kAlike>{{{locations}}});
 }
 
 // packed: whether 16-bit samples are interpolated in T.

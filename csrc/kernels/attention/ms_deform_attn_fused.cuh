@@ -16,9 +16,8 @@ struct MsDeformAttnOffsets {
   bool boxes;
 
   bool alike() const { return !float_references && !float_offsets && !float_logits; }
-  bool aligned_twos() const {
-    auto lanes = [](int count, bool is_float) { return count * (is_float ? sizeof(float) : sizeof(T)); };
-    return aligned(offsets, lanes(4, float_offsets)) && aligned(logits, lanes(2, float_logits));
+  bool aligned_fours() const {
+    return aligned(offsets) && aligned(logits, 4 * (float_logits ? sizeof(float) : sizeof(T)));
   }
   bool aligned_pairs() const {
     auto pair = [](bool is_float) { return 2 * (is_float ? sizeof(float) : sizeof(T)); };
@@ -105,81 +104,69 @@ struct MsDeformAttnFusedSource : MsDeformAttnOffsets<T> {
   __device__ float scale(State const& state) const { return 1.f / state.sum; }
 };
 
-// Two samples at a time, each tensor as one access.
+// Four samples of a level at a time.
 template <class T, bool kAlike>
-struct MsDeformAttnFusedTwos : MsDeformAttnFusedSource<T, PointReader<T, true, kAlike>> {
+struct MsDeformAttnFusedFours : MsDeformAttnFusedSource<T, PointReader<T, true, kAlike>> {
   using Base = MsDeformAttnFusedSource<T, PointReader<T, true, kAlike>>;
   using Read = std::conditional_t<kAlike, T, float>;
   using State = typename Base::State;
-  struct Two {
-    Vec<Read, 4> offset;
-    Vec<Read, 2> logit, reference, box;
+  struct Four {
+    Vec<Read, 8> offset;
+    Vec<Read, 4> logit;
+    Vec<Read, 2> reference, box;
   };
   using Base::larger, Base::pixel, Base::weight;
 
-  __device__ Two two(MsDeformAttnArguments<T> const& a, MsDeformAttnPlace const& place, int sample, int level) const {
+  __device__ Four four(MsDeformAttnArguments<T> const& a, MsDeformAttnPlace const& place, int sample, int level) const {
     int64_t const i = place.first + sample, reference = (place.query * a.levels + level) * (this->boxes ? 4 : 2);
-    Two two{
-        read_once<Read, T, 4>(this->offsets, this->float_offsets, 2 * i), logits_of(i), references_of(reference), {}};
-    if (this->boxes) two.box = references_of(reference + 2);
-    return two;
+    Four four{
+        read_once<Read, T, 8>(this->offsets, this->float_offsets, 2 * i), logits_of(i), references_of(reference), {}};
+    if (this->boxes) four.box = references_of(reference + 2);
+    return four;
   }
 
-  // The first logits that a lane reduces. They are read a unit ahead.
-  static constexpr int kRounds = 2, kLanes = 4, kRound = 2 * kLanes;
-  struct TwosAhead {
-    Vec<Read, 2> logits[kRounds];
-  };
-  __device__ TwosAhead twos_ahead(MsDeformAttnArguments<T> const& a, MsDeformAttnPlace const& place, int index) const {
-    TwosAhead first;
-#pragma unroll
-    for (int r = 0; r < kRounds; ++r) first.logits[r] = twos_of(a, place, r * kRound + 2 * index);
-    return first;
-  }
-  __device__ State begin_twos(MsDeformAttnArguments<T> const& a, MsDeformAttnPlace const& place, int index,
-                              TwosAhead const& first) const {
+  // first: what lane `index` of the (query, head) has read, if there are so many samples.
+  __device__ State begin_fours(MsDeformAttnArguments<T> const& a, MsDeformAttnPlace const& place, int index,
+                               Four const& first) const {
+    constexpr int kFour = 4, kLanes = 4, kRound = kFour * kLanes;
     State state{-INFINITY, 0.f};
     auto each = [&](auto take) {
-#pragma unroll
-      for (int r = 0; r < kRounds; ++r) take(first.logits[r]);
-      for (int i = kRounds * kRound + 2 * index; i < a.samples(); i += kRound) take(twos_of(a, place, i));
+      if (kFour * index < a.samples()) take(first.logit);
+      for (int i = kRound + kFour * index; i < a.samples(); i += kRound) take(logits_of(place.first + i));
     };
-    each([&](Vec<Read, 2> const& two) {
-      state.largest = larger(larger(state.largest, to_float(two.lane[0])), to_float(two.lane[1]));
+    each([&](Vec<Read, 4> const& logits) {
+#pragma unroll
+      for (int k = 0; k < kFour; ++k) state.largest = larger(state.largest, to_float(logits.lane[k]));
     });
     for (int distance = 1; distance < kLanes; distance *= 2)
       state.largest = larger(state.largest, __shfl_xor_sync(0xffffffffu, state.largest, distance));
-    each([&](Vec<Read, 2> const& two) {
-      state.sum += expf(to_float(two.lane[0]) - state.largest) + expf(to_float(two.lane[1]) - state.largest);
+    each([&](Vec<Read, 4> const& logits) {
+#pragma unroll
+      for (int k = 0; k < kFour; ++k) state.sum += expf(to_float(logits.lane[k]) - state.largest);
     });
     for (int distance = 1; distance < kLanes; distance *= 2)
       state.sum += __shfl_xor_sync(0xffffffffu, state.sum, distance);
     return state;
   }
 
-  __device__ float2 pixel(MsDeformAttnArguments<T> const& a, Two const& two, int k,
+  __device__ float2 pixel(MsDeformAttnArguments<T> const& a, Four const& four, int k,
                           MsDeformAttnTileLevel const& level) const {
     auto of = [](auto const& pair, int first) {
       return float2{to_float(pair.lane[first]), to_float(pair.lane[first + 1])};
     };
-    typename Base::Raw const raw{of(two.offset, 2 * k), of(two.reference, 0), of(two.box, 0), 0.f};
+    typename Base::Raw const raw{of(four.offset, 2 * k), of(four.reference, 0), of(four.box, 0), 0.f};
     return pixel(a, raw, {level.width, level.height, 0, 0});
   }
-  __device__ float weight(Two const& two, int k, State const& state) const {
-    return expf(to_float(two.logit.lane[k]) - state.largest);
+  __device__ float weight(Four const& four, int k, State const& state) const {
+    return expf(to_float(four.logit.lane[k]) - state.largest);
   }
 
  private:
-  __device__ Vec<Read, 2> logits_of(int64_t i) const {
-    return read_once<Read, T, 2>(this->logits, this->float_logits, i);
+  __device__ Vec<Read, 4> logits_of(int64_t i) const {
+    return read_once<Read, T, 4>(this->logits, this->float_logits, i);
   }
   __device__ Vec<Read, 2> references_of(int64_t i) const {
     return read_once<Read, T, 2>(this->references, this->float_references, i);
-  }
-  // Past the samples: what counts for nothing.
-  __device__ Vec<Read, 2> twos_of(MsDeformAttnArguments<T> const& a, MsDeformAttnPlace const& place, int sample) const {
-    if (sample < a.samples()) return logits_of(place.first + sample);
-    return {from_float<Read>(-INFINITY), from_float<Read>(-INFINITY)};
   }
 };
 
@@ -190,9 +177,9 @@ __global__ void __launch_bounds__(kMsDeformAttnWarps* kWarpSize) ms_deform_attn_
 }
 
 template <class T, bool kAlike, bool kEightHeads>
-__global__ void __launch_bounds__(MsDeformAttnTilesPlan::kWarps* kWarpSize) ms_deform_attn_fused_tiles_kernel(
+__global__ void __launch_bounds__(MsDeformAttnTilesPlan::kWarps* kWarpSize, 1) ms_deform_attn_fused_tiles_kernel(
     MsDeformAttnArguments<T> a, MsDeformAttnTilesPlan plan, MsDeformAttnOffsets<T> offsets) {
-  ms_deform_attn_tiles<T, kEightHeads>(a, plan, MsDeformAttnFusedTwos<T, kAlike>{{{offsets}}});
+  ms_deform_attn_tiles<T, kEightHeads>(a, plan, MsDeformAttnFusedFours<T, kAlike>{{{offsets}}});
 }
 
 template <class T>

@@ -74,11 +74,16 @@ struct PackedCorners {
 #pragma unroll
     for (int i = 0; i < 4; ++i) spread(corners[i], word[i]);
   }
-  __device__ Pair sample(int two) const {
-    auto channels = [&](int i) { return *reinterpret_cast<Pair const*>(&word[i][two]); };
-    Pair sum = __hmul2(weight[0], channels(0));
+  __device__ Pair channels(int corner, int two) const { return *reinterpret_cast<Pair const*>(&word[corner][two]); }
+  __device__ Pair sample(int two) const { return others(two, __hmul2(weight[0], channels(0, two))); }
+  __device__ Pair sample(int two, Pair const& before) const {  // before + sample
+    return others(two, multiply_add_lanes(weight[0], channels(0, two), before));
+  }
+
+ private:
+  __device__ Pair others(int two, Pair sum) const {
 #pragma unroll
-    for (int i = 1; i < 4; ++i) sum = multiply_add_lanes(weight[i], channels(i), sum);
+    for (int i = 1; i < 4; ++i) sum = multiply_add_lanes(weight[i], channels(i, two), sum);
     return sum;
   }
 };

@@ -8,6 +8,10 @@ namespace bridge {
 // Reads what no other query needs: it does not stay in L1.
 template <class T, int N>
 __device__ Vec<T, N> read_once(T const* data) {
+  if constexpr (N * sizeof(T) > kAccessBytes) {
+    Vec<T, N / 2> const halves[2] = {read_once<T, N / 2>(data), read_once<T, N / 2>(data + N / 2)};
+    return *reinterpret_cast<Vec<T, N> const*>(halves);
+  }
   using Word = std::conditional_t<sizeof(T) * N == 4, uint32_t, std::conditional_t<sizeof(T) * N == 8, uint2, uint4>>;
   Word word;
   if constexpr (sizeof(Word) == 4)
@@ -36,7 +40,7 @@ __device__ Vec<S, N> read_once(void const* data, bool is_float, int64_t i) {
   }
 }
 
-// A point as lanes hand it to each other. corner: of its upper left one, how far it is from the first position, in
+// A point as it is added up exactly. corner: of its upper left one, how far it is from the first position, in
 // vectors of channels; above that, whether the others are one position to the right and one row below. Negative: the
 // point counts for nothing. weights: four of T, of the corners.
 struct alignas(16) MsDeformAttnPoint {
@@ -69,8 +73,6 @@ __device__ inline uint4 const* vectors_from(uint4 const* base, int index) {
   return reinterpret_cast<uint4 const*>(address);
 }
 
-__device__ inline uint4 corner_at(uint4 const* base, int index) { return __ldg(vectors_from(base, index)); }
-
 // sum += weight * sample, lane by lane, unless `corner` is negative. In place, which the compiler would not do.
 template <class Pair>
 __device__ void add_where(float (&sum)[8], Pair const (&sample)[4], float weight, int corner) {
@@ -90,8 +92,8 @@ __device__ void add_point(float (&sum)[8], uint4 const* map, MsDeformAttnPoint c
   int const first = point.corner & MsDeformAttnPoint::kCorner;
   int const right = point.corner & MsDeformAttnPoint::kRight ? pitch : 0;
   int const lower = point.corner & MsDeformAttnPoint::kBelow ? first + row_pitch : first;
-  uint4 const corners[4] = {corner_at(map, first), corner_at(map, first + right), corner_at(map, lower),
-                            corner_at(map, lower + right)};
+  uint4 const corners[4] = {__ldg(vectors_from(map, first)), __ldg(vectors_from(map, first + right)),
+                            __ldg(vectors_from(map, lower)), __ldg(vectors_from(map, lower + right))};
   PackedCorners<T> const packed(corners, point.weights.x, point.weights.y);
   PairOf<T> const sample[4] = {packed.sample(0), packed.sample(1), packed.sample(2), packed.sample(3)};
   add_where(sum, sample, point.weight, point.corner);
@@ -100,33 +102,52 @@ __device__ void add_point(float (&sum)[8], uint4 const* map, MsDeformAttnPoint c
 // Of a neighbour `distance` away along an axis.
 __device__ inline float bilinear_weight(float distance) { return __saturatef(1.f - fabsf(distance)); }
 
-// The four positions nearest to a pixel, all within the level; where it is outside, or not finite, the weights are
+// Four points of a level as lanes hand them to each other. corners: of their upper left ones, how far each is from the
+// first position, in vectors of channels. weights: four of T a point, of its corners, times its attention weight.
+struct MsDeformAttnFourPoints {
+  static constexpr int kWords = 3;
+  uint4 corners, weights[2];
+};
+
+// Of point k, the nearest four positions, all within the level; where it is outside, or not finite, the weights are
 // zeros, or NaN, which must not be all that is known of it: see `add_exactly`.
 template <class T>
-__device__ MsDeformAttnPoint make_tile_point(float2 pixel, MsDeformAttnTileLevel const& level, int pitch,
-                                             float weight) {
+__device__ void write_tile_point(MsDeformAttnFourPoints& points, int k, float2 pixel,
+                                 MsDeformAttnTileLevel const& level, int pitch, float weight) {
   int const column = min(max(__float2int_rd(pixel.x), 0), level.last_column);
   int const row = min(max(__float2int_rd(pixel.y), 0), level.last_row);
   float const x = pixel.x - float(column), y = pixel.y - float(row);
   float const left = bilinear_weight(x), right = bilinear_weight(x - 1.f);
   float const upper = bilinear_weight(y), lower = bilinear_weight(y - 1.f);
   bool const inside = (left + right) * (upper + lower) > 0.f;  // those outside share a position, which stays in L1
-  return {inside ? (level.start + row * level.columns + column) * pitch : 0,
-          fmaf(pixel.x + pixel.y, 0.f, weight),  // a saturated weight hides NaN
-          {pair_bits<T>(upper * left, upper * right), pair_bits<T>(lower * left, lower * right)}};
+  weight = fmaf(pixel.x + pixel.y, 0.f, weight);               // a saturated weight hides NaN
+  float const above = upper * weight, below = lower * weight;
+  (&points.corners.x)[k] = inside ? (level.start + row * level.columns + column) * pitch : 0;
+  uint32_t* const weights = &points.weights[k / 2].x + k % 2 * 2;
+  weights[0] = __float_as_uint(pair_bits<T>(above * left, above * right));
+  weights[1] = __float_as_uint(pair_bits<T>(below * left, below * right));
 }
 
-// Gathers the four corners of a point, interpolates in T and adds it up in float32.
+// Gathers the corners of four points, whose rows lie `down` vectors apart. Two points at a time are added up in T, and
+// all in float32.
 template <class T>
-__device__ void add_tile_point(float (&sum)[8], uint4 const* map, MsDeformAttnPoint const& point, int pitch, int down) {
-  uint4 const *upper = vectors_from(map, point.corner), *lower = vectors_from(map, point.corner + down);
-  uint4 const corners[4] = {__ldg(upper), __ldg(upper + pitch), __ldg(lower), __ldg(lower + pitch)};
-  PackedCorners<T> const packed(corners, point.weights.x, point.weights.y);
+__device__ void add_four_points(float (&sum)[8], uint4 const* map, MsDeformAttnFourPoints const& points, int pitch,
+                                int down) {
+  PairOf<T> two_points[4];
 #pragma unroll
-  for (int two = 0; two < 4; ++two) {
-    float2 const wide = to_floats(packed.sample(two));
-    sum[2 * two] = fmaf(point.weight, wide.x, sum[2 * two]);
-    sum[2 * two + 1] = fmaf(point.weight, wide.y, sum[2 * two + 1]);
+  for (int k = 0; k < 4; ++k) {
+    int const corner = static_cast<int>((&points.corners.x)[k]);
+    uint4 const *upper = vectors_from(map, corner), *lower = vectors_from(map, corner + down);
+    uint4 const corners[4] = {__ldg(upper), __ldg(upper + pitch), __ldg(lower), __ldg(lower + pitch)};
+    uint32_t const* const weights = &points.weights[k / 2].x + k % 2 * 2;
+    PackedCorners<T> const packed(corners, __uint_as_float(weights[0]), __uint_as_float(weights[1]));
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      two_points[i] = k % 2 ? packed.sample(i, two_points[i]) : packed.sample(i);
+      if (k % 2 == 0) continue;
+      float2 const wide = to_floats(two_points[i]);
+      sum[2 * i] += wide.x, sum[2 * i + 1] += wide.y;
+    }
   }
 }
 

@@ -9,21 +9,23 @@ namespace bridge {
 // its units.
 struct MsDeformAttnTilesPlan {
   static constexpr int kWarps = 24, kLanes = 4, kHeads = 2, kQueries = 4;  // lanes of a (query, head); of a unit
-  static constexpr int kChannels = 32, kRound = 8;  // samples of a (query, head) that lie in shared memory at a time
-  static constexpr int kFewRows = 16384;            // with fewer, the general kernel spreads a query's points
-  static constexpr int kFewPositions = 4;           // that are read where a level has none
-  static constexpr int kStrip = 4;                  // units side by side
-  static constexpr int kMostUnits = 1024;           // of a part of an image
+  static constexpr int kChannels = 32, kRound = 16;  // samples of a (query, head) that lie in shared memory at a time
+  static constexpr int kFewRows = 16384;             // with fewer, the general kernel spreads a query's points
+  static constexpr int kFewPositions = 4;            // that are read where a level has none
+  static constexpr int kStrip = 4;                   // units side by side, at most
+  static constexpr int kMostStrips = 256;            // of a level
+  static constexpr int kMostUnits = 1024;            // of a part of an image
+  static constexpr int kMostSamples = 512;           // whose levels fit into shared memory
   static constexpr int kCountBit = 28;
   int pairs, parts;  // of heads; blocks of a pair
 
   template <class T, class Source>
   static bool takes(MsDeformAttnArguments<T> const& a, Source const& source, int multiprocessors) {
     int64_t const rows = int64_t(a.batch) * a.queries * a.heads, most = std::max(a.samples(), a.head_dim);
-    bool const are_aligned = aligned(a.value) && aligned(a.out) && source.aligned_pairs() && source.aligned_twos();
+    bool const are_aligned = aligned(a.value) && aligned(a.out) && source.aligned_pairs() && source.aligned_fours();
     return sizeof(T) == 2 && are_aligned && a.head_dim == kChannels && a.heads % kHeads == 0 &&
-           a.heads / kHeads <= multiprocessors && a.points % kLanes == 0 && a.positions >= kFewPositions &&
-           rows >= kFewRows && rows <= std::numeric_limits<int>::max() / most;
+           a.heads / kHeads <= multiprocessors && a.points % kLanes == 0 && a.samples() <= kMostSamples &&
+           a.positions >= kFewPositions && rows >= kFewRows && rows <= std::numeric_limits<int>::max() / most;
   }
   template <class T>
   MsDeformAttnTilesPlan(MsDeformAttnArguments<T> const& a, int multiprocessors)
@@ -65,14 +67,15 @@ struct MsDeformAttnPart {
   MsDeformAttnPart() = default;
   __device__ MsDeformAttnPart(int units, int part, int parts) {
     int const even = units / parts, rest = units % parts;
-    first = part * even + min(part, rest), count = even + (part < rest);
+    first = part * even + part * rest / parts, count = even + (part + 1) * rest / parts - part * rest / parts;
   }
 };
 
 // A level whose positions are queries, in rows of units, and what a block has of it: strips of units side by side, from
-// top to bottom.
+// top to bottom. All levels have as many strips, so that blocks have the same part of each.
 struct MsDeformAttnStrips {
   int width, height, across, units, queries;  // queries: of this level; before it, once it is known
+  int strips = 1;
   MsDeformAttnPart own;
 
   __device__ MsDeformAttnStrips(MsDeformAttnLevel const& level, int part, int parts)
@@ -83,12 +86,19 @@ struct MsDeformAttnStrips {
         queries(width * height),
         own(units, part, parts) {}
 
+  __device__ int wished_strips() const {
+    return min((across + MsDeformAttnTilesPlan::kStrip - 1) / MsDeformAttnTilesPlan::kStrip,
+               MsDeformAttnTilesPlan::kMostStrips);
+  }
+  // How many units of a row are before a strip.
+  __device__ int edge(int strip) const { return strip * across / strips; }
+
   // The first query of a unit, and how many it has.
   __device__ int entry(int unit) const {
     using Plan = MsDeformAttnTilesPlan;
-    int const strip = unit / (Plan::kStrip * height), within = unit - strip * Plan::kStrip * height;
-    int const wide = min(Plan::kStrip, across - strip * Plan::kStrip), y = within / wide;
-    int const x = (strip * Plan::kStrip + within - y * wide) * Plan::kQueries;
+    int const column = unit / height, strip = ((column + 1) * strips - 1) / across;
+    int const first = edge(strip), wide = edge(strip + 1) - first, within = unit - first * height, y = within / wide;
+    int const x = (first + within - y * wide) * Plan::kQueries;
     return (queries + y * width + x) | min(Plan::kQueries, width - x) << Plan::kCountBit;
   }
 };
@@ -112,6 +122,10 @@ struct MsDeformAttnUnits {
   static __device__ void share(MsDeformAttnArguments<T> const& a, int part, int parts, Shared& shared) {
     int const lane = static_cast<int>(threadIdx.x) % kWarpSize;
     MsDeformAttnStrips strips(lane < a.levels ? load_level(a, lane) : MsDeformAttnLevel{}, part, parts);
+    int most = max(strips.wished_strips(), 1);
+    for (int distance = 1; distance < kWarpSize; distance *= 2)
+      most = max(most, __shfl_xor_sync(0xffffffffu, most, distance));
+    strips.strips = most;
     int units = strips.own.count, queries = strips.queries;  // of this level and those before it
     for (int distance = 1; distance < kWarpSize; distance *= 2) {
       int const more_units = __shfl_up_sync(0xffffffffu, units, distance);

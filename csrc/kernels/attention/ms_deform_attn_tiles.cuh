@@ -26,17 +26,18 @@ __device__ void add_exactly(MsDeformAttnArguments<T> const& a, Source const& sou
   for (int i = 0; i < 8; ++i) sum[i] = replaces ? again[i] : sum[i];
 }
 
-// What a lane reads of its (query, head) at a time: two samples of eight.
-constexpr int kTwo = 2;
+// What a lane reads of its (query, head) at a time: four samples of sixteen.
+constexpr int kFour = 4;
 
 // kEightHeads: whether there are eight, which saves additions; else any even number of them.
 template <class T, bool kEightHeads, class Source>
 __device__ void ms_deform_attn_tiles(MsDeformAttnArguments<T> const& a, MsDeformAttnTilesPlan const& plan,
                                      Source const& source) {
   using Plan = MsDeformAttnTilesPlan;
-  constexpr int kLanes = Plan::kLanes, kGroups = kWarpSize / kLanes, N = Plan::kChannels / kLanes;
-  extern __shared__ MsDeformAttnPoint tile_points[];  // [kWarps, kRound, kGroups]; more lies behind
-  auto* const levels = reinterpret_cast<MsDeformAttnTileLevel*>(tile_points + Plan::kWarps * Plan::kRound * kGroups);
+  constexpr int kLanes = Plan::kLanes, kGroups = kWarpSize / kLanes, N = Plan::kChannels / kLanes,
+                kFourWords = MsDeformAttnFourPoints::kWords, kWords = kLanes * kFourWords;
+  extern __shared__ uint4 tile_points[];  // [kWarps, kWords, kGroups]; more lies behind
+  auto* const levels = reinterpret_cast<MsDeformAttnTileLevel*>(tile_points + Plan::kWarps * kWords * kGroups);
   auto* const table = reinterpret_cast<int*>(levels + a.samples() / 4);
   auto& shared = *reinterpret_cast<MsDeformAttnUnits::Shared*>(table + Plan::kMostUnits);
   int const part = static_cast<int>(blockIdx.x) % plan.parts;
@@ -50,8 +51,8 @@ __device__ void ms_deform_attn_tiles(MsDeformAttnArguments<T> const& a, MsDeform
   int const index = lane % kLanes, group = lane / kLanes, samples = a.samples(),
             pitch = (kEightHeads ? 8 : a.heads) * kLanes;
   int const head = static_cast<int>(blockIdx.x) / plan.parts * Plan::kHeads + group % Plan::kHeads;
-  auto* const points = tile_points + warp * Plan::kRound * kGroups;
-  auto slot = [&](int i) { return i * kGroups + (group ^ (i / kTwo * 2 & (kGroups - 1))); };
+  uint4* const points = tile_points + warp * kWords * kGroups;
+  auto slot = [&](int four, int word) { return (four * kFourWords + word) * kGroups + (group ^ (2 * four)); };
 
   int n = (units.first + warp) / units.an_image, within = (units.first + warp) % units.an_image;
   bool owns = false;
@@ -63,42 +64,42 @@ __device__ void ms_deform_attn_tiles(MsDeformAttnArguments<T> const& a, MsDeform
     int const query = n * a.queries + first + min(turn, count - 1), row = query * a.heads + head;
     return MsDeformAttnPlace{query, row, int64_t(row) * samples};
   };
-  auto two = [&](MsDeformAttnPlace const& place, int sample) {
-    return sample < samples ? source.two(a, place, sample, levels[sample / 4].index) : typename Source::Two{};
+  auto four = [&](MsDeformAttnPlace const& place, int sample) {
+    return sample < samples ? source.four(a, place, sample, levels[sample / kFour].index) : typename Source::Four{};
   };
   MsDeformAttnPlace place{};
-  typename Source::Two raw{};
-  typename Source::TwosAhead ahead{};
+  typename Source::Four raw{};
   auto begin = [&] {
     place = find_place();
-    raw = two(place, index * kTwo), ahead = source.twos_ahead(a, place, index);
+    raw = four(place, index * kFour);
   };
   if (warp < units.all) begin();
 #pragma unroll 1
   for (int i = warp; i < units.all;) {
-    auto const state = source.begin_twos(a, place, index, ahead);
+    auto const state = source.begin_fours(a, place, index, raw);
     auto const* map = reinterpret_cast<uint4 const*>(a.value + int64_t(n) * a.positions * a.heads * Plan::kChannels) +
                       (head * kLanes + index);
     asm("" : "+l"(map));  // one address: the compiler would add up its parts for every corner
     float sum[N] = {};
 #pragma unroll 1
     for (int first = 0; first < samples; first += Plan::kRound) {
-      int const sample = first + index * kTwo;
+      int const sample = first + index * kFour;
       if (sample < samples) {
-        MsDeformAttnTileLevel const level = levels[sample / 4];
+        MsDeformAttnTileLevel const level = levels[sample / kFour];
+        MsDeformAttnFourPoints own;
 #pragma unroll
-        for (int k = 0; k < kTwo; ++k)
-          points[slot(index * kTwo + k)] =
-              make_tile_point<T>(source.pixel(a, raw, k, level), level, pitch, source.weight(raw, k, state));
+        for (int k = 0; k < kFour; ++k)
+          write_tile_point<T>(own, k, source.pixel(a, raw, k, level), level, pitch, source.weight(raw, k, state));
+        points[slot(index, 0)] = own.corners;
+        points[slot(index, 1)] = own.weights[0], points[slot(index, 2)] = own.weights[1];
       }
       __syncwarp();
-      if (first + Plan::kRound < samples) raw = two(place, sample + Plan::kRound);
-#pragma unroll
-      for (int half = 0; half < Plan::kRound; half += 4) {
-        if (first + half >= samples) break;
-        int const down = levels[(first + half) / 4].columns * pitch;
-#pragma unroll
-        for (int k = half; k < half + 4; ++k) add_tile_point<T>(sum, map, points[slot(k)], pitch, down);
+      if (first + Plan::kRound < samples) raw = four(place, sample + Plan::kRound);
+      int const fours = min(kLanes, (samples - first) / kFour);
+#pragma unroll 1
+      for (int k = 0; k < fours; ++k) {
+        MsDeformAttnFourPoints const next{points[slot(k, 0)], {points[slot(k, 1)], points[slot(k, 2)]}};
+        add_four_points<T>(sum, map, next, pitch, levels[first / kFour + k].columns * pitch);
       }
       __syncwarp();
     }
@@ -117,7 +118,7 @@ cudaError_t launch_ms_deform_attn_tiles(MsDeformAttnArguments<T> const& a, Sourc
                                         int multiprocessors, cudaStream_t stream) {
   using Plan = MsDeformAttnTilesPlan;
   Plan const plan(a, multiprocessors);
-  size_t const shared = Plan::kWarps * Plan::kRound * (kWarpSize / Plan::kLanes) * sizeof(MsDeformAttnPoint) +
+  size_t const shared = Plan::kWarps * kWarpSize * sizeof(MsDeformAttnFourPoints) +
                         a.samples() / 4 * sizeof(MsDeformAttnTileLevel) + Plan::kMostUnits * sizeof(int) +
                         sizeof(MsDeformAttnUnits::Shared);
   kernel<<<plan.pairs * plan.parts, Plan::kWarps * kWarpSize, shared, stream>>>(a, plan, source);
