@@ -104,6 +104,29 @@ def test_float32_coordinates_of_an_encoder(heads, points, shapes, dtype, float_l
     check_cuda_call(OPS["ms_deform_attn"], mixed(args, dtype, float_locations, float_weights), {})
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("points", [4, 8, 12])
+def test_an_encoder_with_many_points_outside_is_the_reference(points, dtype):
+    """Points outside are left out; on each axis two thirds of them are."""
+    shapes = [(40, 41), (20, 21), (10, 11)]
+    args = ms_deform_attn_arguments(1, 2170, 8, 32, shapes, points)
+    args[3] = 3 * torch.rand_like(args[3]) - 1
+    check_cuda(OPS["ms_deform_attn"], dtype, *args)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("float_weights", [False, True])
+@pytest.mark.parametrize("size", [2**-12, 2**-24, 2**12, 2**24])
+def test_an_encoder_with_weights_of_any_size_is_the_reference(size, float_weights):
+    """Weights are rounded to float16 with those of corners: they must neither vanish nor overflow there."""
+    if not float_weights and not 2**-13 < size < 2**13:
+        pytest.skip("float16 has no such numbers")
+    args = ms_deform_attn_arguments(1, 2170, 8, 32, [(40, 41), (20, 21), (10, 11)])
+    args[0], args[4] = args[0] * min(max(1 / size, 2**-12), 2**12), args[4] * size
+    check_cuda_call(OPS["ms_deform_attn"], mixed(args, torch.float16, float_weights, float_weights), {})
+
+
 def gap_between_levels(value, shapes, starts, locations, weights):
     return [torch.cat((value[:, :1640], value[:, :99], value[:, 1640:]), 1), shapes, starts + 99, locations, weights]
 

@@ -77,7 +77,14 @@ struct MsDeformAttnFours : MsDeformAttnSource<T, PointReader<T, true, kAlike>> {
     Vec<Read, 4> weight;
   };
   using Base::pixel, Base::weight;
+  static constexpr bool kScales = std::is_same_v<T, half>;  // weights are of any size
 
+  __device__ float largest(Four const& four) const {
+    float largest = 0.f;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) largest = fmaxf(largest, fabsf(to_float(four.weight.lane[k])));
+    return largest;
+  }
   __device__ Four four(MsDeformAttnArguments<T> const&, MsDeformAttnPlace const& place, int sample, int) const {
     int64_t const i = place.first + sample;
     return {read_once<Read, T, 8>(this->locations, this->float_locations, 2 * i),

@@ -116,6 +116,7 @@ struct MsDeformAttnFusedFours : MsDeformAttnFusedSource<T, PointReader<T, true, 
     Vec<Read, 2> reference, box;
   };
   using Base::larger, Base::pixel, Base::weight;
+  static constexpr bool kScales = false;  // the largest weight is 1
 
   __device__ Four four(MsDeformAttnArguments<T> const& a, MsDeformAttnPlace const& place, int sample, int level) const {
     int64_t const i = place.first + sample, reference = (place.query * a.levels + level) * (this->boxes ? 4 : 2);

@@ -103,11 +103,65 @@ __device__ void add_point(float (&sum)[8], uint4 const* map, MsDeformAttnPoint c
 __device__ inline float bilinear_weight(float distance) { return __saturatef(1.f - fabsf(distance)); }
 
 // Four points of a level as lanes hand them to each other. corners: of their upper left ones, how far each is from the
-// first position, in vectors of channels. weights: four of T a point, of its corners, times its attention weight.
+// first position, in vectors of channels; kOutside: all four corners are outside the level. weights: four of T a point,
+// of its corners, times its attention weight.
 struct MsDeformAttnFourPoints {
   static constexpr int kWords = 3;
+  static constexpr uint32_t kOutside = 1u << 31;
   uint4 corners, weights[2];
+
+  __device__ uint32_t& corner(int k) { return (&corners.x)[k]; }
+  __device__ uint32_t corner(int k) const { return (&corners.x)[k]; }
+  __device__ uint32_t* weights_of(int k) { return &weights[k / 2].x + k % 2 * 2; }
+  __device__ uint32_t const* weights_of(int k) const { return &weights[k / 2].x + k % 2 * 2; }
+  __device__ bool some_outside() const { return (corners.x | corners.y | corners.z | corners.w) & kOutside; }
+
+  // Those outside share a position, which stays in L1.
+  __device__ void move_inside() {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) corner(k) = max(static_cast<int>(corner(k)), 0);
+  }
+  // Those outside come last, so that lanes leave them out together.
+  __device__ void sort() { order(0, 1), order(2, 3), order(0, 2), order(1, 3), order(1, 2); }
+
+ private:
+  __device__ void order(int i, int j) {
+    bool const swaps = corner(i) >= kOutside && corner(j) < kOutside;
+    auto exchange = [&](uint32_t& a, uint32_t& b) {
+      uint32_t const first = a, second = b;
+      a = swaps ? second : first, b = swaps ? first : second;
+    };
+    exchange(corner(i), corner(j));
+    for (int w = 0; w < 2; ++w) exchange(weights_of(i)[w], weights_of(j)[w]);
+  }
 };
+
+// A power of two for the weights of a (query, head), so that float16 has bits for each, and its inverse.
+struct MsDeformAttnWeightScale {
+  float up = 1.f, down = 1.f;
+
+  MsDeformAttnWeightScale() = default;
+  // largest: of a lane's; all lanes of the (query, head) call. up * largest: from 0.5 to 1.
+  __device__ explicit MsDeformAttnWeightScale(float largest) {
+    for (int distance = 1; distance < MsDeformAttnTilesPlan::kLanes; distance *= 2)
+      largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, distance));
+    constexpr int kExponent = 0xff << 23, kOne = 1 << 23;
+    int const above = (__float_as_int(largest) & kExponent) + kOne;
+    up = __int_as_float((254 << 23) - above), down = __int_as_float(above);
+  }
+};
+
+// A vector of channels; zeros where a corner is outside. The compiler would branch.
+template <bool kLeavesOut>
+__device__ uint4 load_tile_corner(uint4 const* address, uint32_t corner) {
+  if constexpr (!kLeavesOut) return __ldg(address);
+  uint4 vector{};
+  asm("{ .reg .pred inside; setp.ge.s32 inside, %5, 0;\n"
+      "@inside ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4]; }"
+      : "+r"(vector.x), "+r"(vector.y), "+r"(vector.z), "+r"(vector.w)
+      : "l"(address), "r"(corner));
+  return vector;
+}
 
 // Of point k, the nearest four positions, all within the level; where it is outside, or not finite, the weights are
 // zeros, or NaN, which must not be all that is known of it: see `add_exactly`.
@@ -119,34 +173,34 @@ __device__ void write_tile_point(MsDeformAttnFourPoints& points, int k, float2 p
   float const x = pixel.x - float(column), y = pixel.y - float(row);
   float const left = bilinear_weight(x), right = bilinear_weight(x - 1.f);
   float const upper = bilinear_weight(y), lower = bilinear_weight(y - 1.f);
-  bool const inside = (left + right) * (upper + lower) > 0.f;  // those outside share a position, which stays in L1
-  weight = fmaf(pixel.x + pixel.y, 0.f, weight);               // a saturated weight hides NaN
+  bool const inside = (left + right) * (upper + lower) > 0.f;
+  weight = fmaf(pixel.x + pixel.y, 0.f, weight);  // a saturated weight hides NaN
   float const above = upper * weight, below = lower * weight;
-  (&points.corners.x)[k] = inside ? (level.start + row * level.columns + column) * pitch : 0;
-  uint32_t* const weights = &points.weights[k / 2].x + k % 2 * 2;
-  weights[0] = __float_as_uint(pair_bits<T>(above * left, above * right));
-  weights[1] = __float_as_uint(pair_bits<T>(below * left, below * right));
+  uint32_t const corner = (level.start + row * level.columns + column) * pitch;
+  points.corner(k) = inside ? corner : MsDeformAttnFourPoints::kOutside;
+  points.weights_of(k)[0] = __float_as_uint(pair_bits<T>(above * left, above * right));
+  points.weights_of(k)[1] = __float_as_uint(pair_bits<T>(below * left, below * right));
 }
 
 // Gathers the corners of four points, whose rows lie `down` vectors apart. Two points at a time are added up in T, and
-// all in float32.
-template <class T>
+// all in float32, times scale. kLeavesOut: corners outside are not read.
+template <class T, bool kLeavesOut>
 __device__ void add_four_points(float (&sum)[8], uint4 const* map, MsDeformAttnFourPoints const& points, int pitch,
-                                int down) {
+                                int down, float scale) {
   PairOf<T> two_points[4];
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
-    int const corner = static_cast<int>((&points.corners.x)[k]);
+    uint32_t const corner = points.corner(k), *const weights = points.weights_of(k);
     uint4 const *upper = vectors_from(map, corner), *lower = vectors_from(map, corner + down);
-    uint4 const corners[4] = {__ldg(upper), __ldg(upper + pitch), __ldg(lower), __ldg(lower + pitch)};
-    uint32_t const* const weights = &points.weights[k / 2].x + k % 2 * 2;
+    auto load = [&](uint4 const* address) { return load_tile_corner<kLeavesOut>(address, corner); };
+    uint4 const corners[4] = {load(upper), load(upper + pitch), load(lower), load(lower + pitch)};
     PackedCorners<T> const packed(corners, __uint_as_float(weights[0]), __uint_as_float(weights[1]));
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       two_points[i] = k % 2 ? packed.sample(i, two_points[i]) : packed.sample(i);
       if (k % 2 == 0) continue;
       float2 const wide = to_floats(two_points[i]);
-      sum[2 * i] += wide.x, sum[2 * i + 1] += wide.y;
+      sum[2 * i] = fmaf(scale, wide.x, sum[2 * i]), sum[2 * i + 1] = fmaf(scale, wide.y, sum[2 * i + 1]);
     }
   }
 }

@@ -29,6 +29,9 @@ __device__ void add_exactly(MsDeformAttnArguments<T> const& a, Source const& sou
 // What a lane reads of its (query, head) at a time: four samples of sixteen.
 constexpr int kFour = 4;
 
+// Lanes of a warp with a point outside its level, from which on it pays to leave such points out.
+constexpr int kManyOutside = 8;
+
 // kEightHeads: whether there are eight, which saves additions; else any even number of them.
 template <class T, bool kEightHeads, class Source>
 __device__ void ms_deform_attn_tiles(MsDeformAttnArguments<T> const& a, MsDeformAttnTilesPlan const& plan,
@@ -84,22 +87,39 @@ __device__ void ms_deform_attn_tiles(MsDeformAttnArguments<T> const& a, MsDeform
 #pragma unroll 1
     for (int first = 0; first < samples; first += Plan::kRound) {
       int const sample = first + index * kFour;
+      MsDeformAttnFourPoints own{};
+      MsDeformAttnWeightScale scale;
+      if constexpr (Source::kScales) scale = MsDeformAttnWeightScale(source.largest(raw));
       if (sample < samples) {
         MsDeformAttnTileLevel const level = levels[sample / kFour];
-        MsDeformAttnFourPoints own;
 #pragma unroll
         for (int k = 0; k < kFour; ++k)
-          write_tile_point<T>(own, k, source.pixel(a, raw, k, level), level, pitch, source.weight(raw, k, state));
-        points[slot(index, 0)] = own.corners;
-        points[slot(index, 1)] = own.weights[0], points[slot(index, 2)] = own.weights[1];
+          write_tile_point<T>(own, k, source.pixel(a, raw, k, level), level, pitch,
+                              source.weight(raw, k, state) * scale.up);
       }
+      bool const leaves_out = __popc(__ballot_sync(0xffffffffu, own.some_outside())) >= kManyOutside;
+      if (leaves_out) {
+        own.sort();
+      } else {
+        own.move_inside();
+      }
+      points[slot(index, 0)] = own.corners;
+      points[slot(index, 1)] = own.weights[0], points[slot(index, 2)] = own.weights[1];
       __syncwarp();
       if (first + Plan::kRound < samples) raw = four(place, sample + Plan::kRound);
       int const fours = min(kLanes, (samples - first) / kFour);
+      auto add = [&](auto leaves) {
 #pragma unroll 1
-      for (int k = 0; k < fours; ++k) {
-        MsDeformAttnFourPoints const next{points[slot(k, 0)], {points[slot(k, 1)], points[slot(k, 2)]}};
-        add_four_points<T>(sum, map, next, pitch, levels[first / kFour + k].columns * pitch);
+        for (int k = 0; k < fours; ++k) {
+          MsDeformAttnFourPoints const next{points[slot(k, 0)], {points[slot(k, 1)], points[slot(k, 2)]}};
+          add_four_points<T, decltype(leaves)::value>(sum, map, next, pitch, levels[first / kFour + k].columns * pitch,
+                                                      scale.down);
+        }
+      };
+      if (leaves_out) {
+        add(std::true_type{});
+      } else {
+        add(std::false_type{});
       }
       __syncwarp();
     }
