@@ -24,7 +24,7 @@ CUT_OTHERWISE = {
     ("deform_conv2d_fused", "R50-DCN 224 stage 5, 8 images", "float16"),
 }
 # Ops whose kernels of these numbers are newer than their rows; their tests say which kernels they choose.
-NEWER = {"swin_attention"}
+NEWER = {"swin_attention", "window_attention"}
 
 
 @pytest.mark.parametrize("gpu", GPUS)
