@@ -64,7 +64,8 @@ def rewrite(program: ExportedProgram, session: Session) -> tuple[ExportedProgram
     """
     program = with_valid_names(program)
     with log.step("passes") as note, checking_lowering(program), without_input_guards(program):
-        program, outcomes = apply_passes(program, pass_names(session.config.passes, session.target))
+        names = pass_names(session.config.passes, session.flavour.name, session.target)
+        program, outcomes = apply_passes(program, names)
         note(f"{sum(outcome.replaced for outcome in outcomes)} of {len(outcomes)} places rewritten")
     return program, outcomes
 

@@ -33,10 +33,10 @@ def discover() -> tuple[Pass, ...]:
 PASSES = discover()
 
 
-def pass_names(setting: bool | Sequence[str], target: str | None = None) -> tuple[str, ...]:
-    """The names of the passes that a setting enables. True: those that are the default for a GPU. False: none."""
+def pass_names(setting: bool | Sequence[str], flavour: str | None = None, target: str | None = None) -> tuple[str, ...]:
+    """The names of the passes that a setting enables. True: the defaults of a TensorRT and a GPU. False: none."""
     if isinstance(setting, bool):
-        return tuple(each.name for each in PASSES if setting and each.is_default(target))
+        return tuple(each.name for each in PASSES if setting and each.is_default(flavour, target))
     return tuple(each.name for each in PASSES if each.name in setting)
 
 

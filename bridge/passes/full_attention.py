@@ -1,7 +1,7 @@
 """Long attention without a mask, or with a causal one, as bridge::window_attention without a window.
 
-TensorRT has such attention itself. Where its kernel is the slower one, as measured on a GPU, the pass is on by default
-for engines of that GPU, for sequences as long as those that were measured.
+TensorRT has such attention itself. Where its kernel is the slower one, as measured of a flavour on a GPU, the pass is
+on by default for engines of these, for sequences as long as those that were measured.
 """
 
 from typing import Any
@@ -84,4 +84,4 @@ def _example(extent: Any) -> int | None:
     return int(extent.node.hint) if extent.node.has_hint() else None
 
 
-PASS = Pass(NAME, apply, targets=("sm90",), rank=1)
+PASS = Pass(NAME, apply, measured=(("tensorrt_rtx", "sm90"),), rank=1)

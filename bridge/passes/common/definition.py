@@ -15,7 +15,8 @@ class Pass:
 
     apply: rewrites a graph in place, given the constants in it.
     default: whether it runs where the setting names no passes.
-    targets: the GPUs, such as "sm90", on which alone it does so, since it was measured there; None: all.
+    measured: the flavours of TensorRT and the GPUs, such as ("tensorrt_rtx", "sm90"), for which alone it does so, since
+        it was measured there; None: all.
     reads_bytes: whether it puts an op on an input's bytes, which torch_tensorrt's own conversion cannot declare.
     rank: passes run by rank, then by name. A pattern that may be part of another pass's pattern has a higher rank.
     """
@@ -23,10 +24,10 @@ class Pass:
     name: str
     apply: Callable[[Graph, Constants], list[Outcome]]
     default: bool = True
-    targets: tuple[str, ...] | None = None
+    measured: tuple[tuple[str, str], ...] | None = None
     reads_bytes: bool = False
     rank: int = 0
 
-    def is_default(self, target: str | None) -> bool:
-        """Whether it runs by default in an engine for that GPU; None: for one that is not known."""
-        return self.default and (self.targets is None or target in self.targets)
+    def is_default(self, flavour: str | None, target: str | None) -> bool:
+        """Whether it runs by default in an engine of that TensorRT, for that GPU; None: of one that is not known."""
+        return self.default and (self.measured is None or (flavour, target) in self.measured)

@@ -109,10 +109,11 @@ def test_a_causal_mask_goes_first():
 
 
 def test_it_is_the_default_where_it_was_measured():
-    assert "full_attention" in pass_names(True, "sm90")
-    for target in (None, "sm86", "sm120"):
-        assert "full_attention" not in pass_names(True, target)
-    assert pass_names(NAMES, "sm86") == ("full_attention",)
+    assert "full_attention" in pass_names(True, "tensorrt_rtx", "sm90")
+    for flavour, target in ((None, None), ("tensorrt_rtx", "sm86"), ("tensorrt_rtx", "sm120"), ("tensorrt", "sm90")):
+        assert "full_attention" not in pass_names(True, flavour, target)
+    assert pass_names(NAMES, "tensorrt_rtx", "sm86") == ("full_attention",)
+    assert "full_attention" not in pass_names(False, "tensorrt_rtx", "sm90")
 
 
 def test_in_an_engine_either_lowering_computes_it():
