@@ -130,3 +130,46 @@ def test_engine_against_eager(device):
         given = image(batch).to(device)
         for actual, expected in zip(compiled(given), model(given), strict=True):
             assert (actual - expected).abs().max() <= 2e-2 * expected.abs().max()  # TF32 in convolutions and products
+
+
+def with_points(name):
+    """RT-DETRv2, or D-FINE, whose attention asserts the values of a tensor."""
+    torch.manual_seed(0)
+    stages = {"hidden_sizes": [16] * 4, "depths": [1] * 4, "out_features": ["stage2", "stage3", "stage4"]}
+    sizes = {
+        "d_model": 32,
+        "encoder_hidden_dim": 32,
+        "encoder_ffn_dim": 32,
+        "decoder_ffn_dim": 32,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "decoder_layers": 2,
+        "encoder_in_channels": [16] * 3,
+        "decoder_in_channels": [32] * 3,
+        "num_queries": 20,
+        "num_denoising": 0,
+    }
+    if name == "rt_detr_v2":
+        backbone = transformers.RTDetrResNetConfig(
+            embedding_size=8, layer_type="basic", **{**stages, "hidden_sizes": [8, 16, 16, 16]}
+        )
+        config = transformers.RTDetrV2Config(backbone_config=backbone, **sizes)
+        return Detector(transformers.RTDetrV2ForObjectDetection(config)).eval()
+    channels = {"stage_in_channels": [16] * 4, "stage_mid_channels": [8] * 4, "stage_out_channels": [16] * 4}
+    blocks = {"stage_num_blocks": [1] * 4, "stage_numb_of_layers": [1] * 4, "stem_channels": [3, 8, 16]}
+    backbone = transformers.HGNetV2Config(**channels, **blocks, **stages)
+    return Detector(
+        transformers.DFineForObjectDetection(transformers.DFineConfig(backbone_config=backbone, **sizes))
+    ).eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", WITH_POINTS)
+def test_models_that_assert_values_are_one_engine(name):
+    model, x = with_points(name), torch.randn(1, 3, 64, 64)
+    program = capture.export(model, (x,), {}, None)
+    found, outcomes = rewrite(program, pass_names(True))
+    assert [outcome.replaced for outcome in outcomes] == [True, True]
+    for actual, expected in zip(found.module()(x), model(x), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+    assert bridge.compile(program, target="sm86").plugin_counts() == {"ms_deform_attn_fused": 2}
