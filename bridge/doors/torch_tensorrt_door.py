@@ -154,10 +154,11 @@ def _rewrite(graph: Graph, target: str | None) -> list[dict[str, Any]]:
     from bridge.passes import PASSES, pass_names, rewrite_graph
     from bridge.tensorrt.install import gpu
 
-    names = set(pass_names(_passes, detect().name, target)) - {each.name for each in PASSES if each.reads_bytes}
+    flavour = detect()
+    names = set(pass_names(_passes, flavour.name, target)) - {each.name for each in PASSES if each.reads_bytes}
     rows = [outcome.row() for outcome in rewrite_graph(graph, names)]
     if target is not None:
-        selection = measured_configurations.selection(Config(), detect(), target, gpu.name_of(target))
+        selection = measured_configurations.selection(Config(), flavour, target, gpu.name_of(target))
         generate_marked(graph, target, warn_of_refusal, selection)
     return rows
 

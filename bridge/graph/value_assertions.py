@@ -6,7 +6,7 @@ decomposes the program, and an assertion of it. Assertions of extents stay: the 
 
 import torch
 from torch.export import ExportedProgram
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 from bridge.graph.programs import copied
 
@@ -16,24 +16,25 @@ _ITEMS = {torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.defaul
 
 def without_value_assertions(program: ExportedProgram) -> ExportedProgram:
     """A copy of the program without assertions of a boolean tensor's value; the program itself if it has none."""
-    if not any(_is_of_value(node) for node in program.graph.find_nodes(op="call_function", target=_ASSERT)):
+    if not _of_values(program.graph):
         return program
     module, signature = copied(program)
     with module._set_replace_hook(signature.get_replace_hook()):
-        for node in module.graph.find_nodes(op="call_function", target=_ASSERT):
-            if _is_of_value(node):
-                scalars = _scalars_before(node)
-                module.graph.erase_node(node)
-                _erase_unused(scalars)
+        for assertion, scalars in _of_values(module.graph):
+            module.graph.erase_node(assertion)
+            _erase_unused(scalars)
     module.recompile()
     return program._update(module, signature)
 
 
-def _is_of_value(assertion: Node) -> bool:
-    return any(node.target in _ITEMS and _is_boolean(node.args[0]) for node in _scalars_before(assertion))
+def _of_values(graph: Graph) -> list[tuple[Node, list[Node]]]:
+    """The assertions of a boolean tensor's value, each with the numbers that it is computed of."""
+    found = [(node, _scalars_before(node)) for node in graph.find_nodes(op="call_function", target=_ASSERT)]
+    return [(node, scalars) for node, scalars in found if any(map(_is_of_boolean, scalars))]
 
 
-def _is_boolean(tensor: object) -> bool:
+def _is_of_boolean(scalar: Node) -> bool:
+    tensor = scalar.args[0] if scalar.target in _ITEMS else None
     return isinstance(tensor, Node) and tensor.meta["val"].dtype == torch.bool
 
 

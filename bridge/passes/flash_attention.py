@@ -17,8 +17,10 @@ from bridge.passes.common.definition import Pass
 from bridge.passes.common.each_node import rewrite_each
 from bridge.passes.common.editor import Editor
 from bridge.passes.common.layout import LayoutError
-from bridge.passes.common.nodes import arguments, aten, same_extents, value
+from bridge.passes.common.nodes import arguments, aten, value
 from bridge.passes.common.outcome import Outcome
+from bridge.passes.window_attention.attention import Declined, check_widths, settings_of, settings_text
+from bridge.passes.window_attention.band import UNLIMITED
 
 NAME = "flash_attention"
 OP = "window_attention"
@@ -32,13 +34,8 @@ _READ = {"q", "k", "v", "softmax_scale", "causal", "window_size_left", "window_s
 # How it is computed, and not what; the largest lengths only size a launch.
 _WITHOUT_EFFECT = {"return_softmax", "zero_tensors", "deterministic", "max_seqlen_q", "max_seqlen_k", "num_splits"}
 _WITHOUT_EFFECT |= {"pack_gqa", "sm_margin", "scheduler_metadata", "rotary_interleaved"}
-_MOST_LANES = 256  # head_dim of bridge.window_attention
 _BEHIND = 2**31 - 1  # every key
 _DTYPES = (torch.float16, torch.bfloat16)
-
-
-class Declined(Exception):
-    """Why a call is not replaced."""
 
 
 def apply(graph: Graph, constants: Constants) -> list[Outcome]:
@@ -57,8 +54,7 @@ def apply(graph: Graph, constants: Constants) -> list[Outcome]:
         editor.replace(
             root, _packed(editor, node, given, settings) if packed else _call(editor, tensors, node, settings)
         )
-        text = ", ".join(f"{name}={number:g}" for name, number in settings.items())
-        return f"bridge.{OP}, {text}{', of packed sequences' if packed else ''}"
+        return f"bridge.{OP}, {settings_text(settings)}{', of packed sequences' if packed else ''}"
 
     return rewrite_each(graph.nodes, rewrite, (Declined, LayoutError), NAME, editor)
 
@@ -78,18 +74,12 @@ def _check(given: dict[str, Any]) -> None:
     q, k, v = (given[name].meta["val"] for name in "qkv")
     if q.dtype not in _DTYPES or k.dtype != q.dtype or v.dtype != q.dtype:
         raise Declined(f"it is computed in {q.dtype}, {k.dtype} and {v.dtype}; expected one of {_DTYPES}")
-    width = q.shape[-1]
-    if not isinstance(width, int) or width > _MOST_LANES or not same_extents((width,), v.shape[-1:]):
-        raise Declined(f"heads are {width} wide, values {v.shape[-1]}; expected one width up to {_MOST_LANES}")
+    check_widths(q, v)
 
 
 def _settings(given: dict[str, Any]) -> dict[str, float]:
-    left, right = (max(given[f"window_size_{side}"], -1) for side in ("left", "right"))
-    settings: dict[str, float] = {"window_left": left, "window_right": 0 if given["causal"] else right}
-    for name, attribute in (("softmax_scale", "scale"), ("softcap", "softcap")):
-        if given.get(name):
-            settings[attribute] = given[name]
-    return settings
+    left, right = (max(given[f"window_size_{side}"], UNLIMITED) for side in ("left", "right"))
+    return settings_of(left, 0 if given["causal"] else right, given["softmax_scale"] or None, given["softcap"])
 
 
 def _call(editor: Editor, tensors: tuple[Node, ...], like: Node, settings: dict[str, Any]) -> Node:

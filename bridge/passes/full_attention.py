@@ -18,7 +18,7 @@ from bridge.passes.common.layout import LayoutError
 from bridge.passes.common.nodes import arguments, mutated_nodes, nodes_between, same_extents, value
 from bridge.passes.common.outcome import MUTATED, Outcome
 from bridge.passes.window_attention import erase
-from bridge.passes.window_attention.attention import Attention, Declined, is_of_heads
+from bridge.passes.window_attention.attention import Attention, Declined, is_of_heads, settings_of
 from bridge.passes.window_attention.band import UNLIMITED
 from bridge.passes.window_attention.find import FUSED, fused
 
@@ -44,9 +44,7 @@ def apply(graph: Graph, constants: Constants) -> list[Outcome]:
         if mutated & inside:
             raise Declined(MUTATED)
         attention.check()
-        settings: dict[str, float] = {"window_left": UNLIMITED, "window_right": 0 if causal else UNLIMITED}
-        if attention.scale is not None:
-            settings["scale"] = attention.scale
+        settings = settings_of(UNLIMITED, 0 if causal else UNLIMITED, attention.scale)
         tensors = (attention.q, attention.k, attention.v)
         editor.replace(attention.root, editor.call(OPS[OP].overload, tensors, attention.root, settings))
         erase(graph, attention, inside)

@@ -18,7 +18,7 @@ from bridge.passes.common.definition import Pass
 from bridge.passes.common.each_node import rewrite_each
 from bridge.passes.common.editor import Editor
 from bridge.passes.common.layout import LayoutError
-from bridge.passes.common.nodes import arguments, aten, is_copy, mutated_nodes, value
+from bridge.passes.common.nodes import arguments, aten, before_copies, is_copy, mutated_nodes, transpose_of, value
 from bridge.passes.common.outcome import MUTATED, Outcome
 
 NAME = "head_layout"
@@ -60,7 +60,7 @@ class _Heads:
         return given["layout"] == "bhsd" and all(self._is_transpose(given[name]) for name in _operands(call))
 
     def _is_transpose(self, tensor: Any) -> bool:
-        tensor = _before_copies(tensor)
+        tensor = before_copies(tensor)
         rotation = _rotation(tensor)
         return _transposed(tensor) is not None or (rotation is not None and self.can_change(rotation))
 
@@ -78,23 +78,24 @@ class _Heads:
 
     def change(self, call: Node) -> None:
         """Puts the call with tokens first in the place of an attention, or of a rotary embedding."""
+        before = len(self._changed)
         self._on_tokens(call)
-        for old, new in list(self._changed.items()):
-            if old is call or _rotation(old) is not None:
+        for old, new in list(self._changed.items())[before:]:
+            if value(old) is not None:  # and not the several results of a rotary embedding
                 self._give(old, new)
         if not call.users:
             self.editor.graph.erase_node(call)
 
     def _give(self, old: Node, new: Node) -> None:
-        """Gives the users of a tensor with heads first the new one; those that do not transpose it, transposed."""
+        """Gives the users of a tensor with heads first the new one, transposed back where they do not transpose it."""
         for user in _transposes_of(old):
             self.editor.replace(user, new)
         _erase_unused(old)
-        if old.users and value(old) is not None:
+        if old.users:
             self.editor.replace(old, self.editor.call(aten.permute.default, (new, _SWAPPED), old))
 
     def _on_tokens(self, call: Node) -> Node:
-        """The call on tensors with tokens first; other users of a rotary embedding get its results transposed back."""
+        """The call on tensors with tokens first."""
         if call in self._changed:
             return self._changed[call]
         given = arguments(call)
@@ -107,7 +108,7 @@ class _Heads:
         return changed
 
     def _tokens_first(self, tensor: Node) -> Node:
-        tensor = _before_copies(tensor)
+        tensor = before_copies(tensor)
         source = _transposed(tensor)
         if source is not None:
             return source
@@ -124,12 +125,6 @@ def _overload(call: Node) -> OpOverload:
 def _operands(call: Node) -> tuple[str, ...]:
     """The names of the tensors that have heads."""
     return ("q", "k", "v") if call.target is _ATTENTION else ("q", "k")
-
-
-def _before_copies(tensor: Any) -> Any:
-    while isinstance(tensor, Node) and is_copy(tensor):
-        tensor = tensor.args[0]
-    return tensor
 
 
 def _transposes_of(tensor: Node) -> list[Node]:
@@ -154,17 +149,13 @@ def _erase_unused(tensor: Node) -> None:
 
 
 def _swaps(node: Any) -> bool:
-    """Whether a node swaps the two middle axes of four."""
-    if value(node) is None or node.meta["val"].dim() != 4:
-        return False
-    if node.target is aten.transpose.int:
-        return sorted(axis % 4 for axis in node.args[1:3]) == [1, 2]
-    return node.target is aten.permute.default and [axis % 4 for axis in node.args[1]] == _SWAPPED
+    return _transposed(node) is not None
 
 
 def _transposed(tensor: Any) -> Node | None:
-    """What a tensor is the transpose of, or None."""
-    return tensor.args[0] if _swaps(tensor) else None
+    """What a tensor is the transpose of, along the middle two of four dimensions, or None."""
+    node = transpose_of(tensor, 1, 2)
+    return node if node is not None and node.meta["val"].dim() == 4 else None
 
 
 def _rotation(tensor: Any) -> Node | None:

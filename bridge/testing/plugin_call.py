@@ -15,7 +15,7 @@ from bridge.tensorrt.plugins.plugin_object import HWC, HWC8, LINEAR, PluginObjec
 from bridge.testing.arguments import cast, outputs_of
 
 OWN = -1  # the tactic that leaves the choice to the op
-_FROM_OP = 2  # TensorRT's numbers of tactics are greater than the op's by this: csrc/hosts/tensorrt/types.h
+FROM_OP = 2  # TensorRT's numbers of tactics are greater than the op's by this: csrc/hosts/tensorrt/types.h
 
 
 class PluginCall:
@@ -31,15 +31,15 @@ class PluginCall:
         if plugin.configure(inputs, outputs, self._formats):
             raise ValueError("the plugin refuses these tensors; it has written the reason to stderr")
         own = plugin.own_tactic()
-        self.tactics = [number - _FROM_OP for number in plugin.tactics()]
-        self.own = None if own is None else own - _FROM_OP
+        self.tactics = [number - FROM_OP for number in plugin.tactics()]
+        self.own = None if own is None else own - FROM_OP
         self._inputs = list(inputs)
         size = plugin.workspace(inputs, outputs, self._formats)  # enough for every tactic
         self._scratch = torch.empty(size, dtype=torch.uint8, device=inputs[0].device)
 
     def use(self, tactic: int) -> None:
         """Has the next calls made by a tactic. RuntimeError: the plugin refuses it."""
-        self._plugin.set_tactic(tactic + _FROM_OP)
+        self._plugin.set_tactic(tactic + FROM_OP)
         if self._plugin.shape_change(self._inputs, self._outputs, self._formats):
             raise RuntimeError(f"the plugin refuses tactic {tactic}; it has written the reason to stderr")
 

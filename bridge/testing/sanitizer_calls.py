@@ -30,7 +30,7 @@ from bridge.tensorrt.plugins.plugin_object import HWC8, LINEAR, PluginObject
 from bridge.testing import kernel_calls
 from bridge.testing.arguments import DTYPES, cast, misaligned, outputs_of, with_dtype
 from bridge.testing.library import op_names
-from bridge.testing.plugin_call import OWN, plugin_call, plugin_of, results_of, tensors_of
+from bridge.testing.plugin_call import FROM_OP, OWN, plugin_call, plugin_of, results_of, tensors_of
 from bridge.testing.reference import dtype_variants
 from bridge.testing.samples import Sample, sample_module, samples_of, switched
 
@@ -179,7 +179,7 @@ def ways(op: Op, tensors: Sequence[Any], attributes: dict[str, Any], module: Mod
     with plugin_of(op, tensors, attributes) as plugin:
         if plugin.configure(given, results):
             raise RuntimeError(f"the plugin {op.name} refuses {attributes}")
-        numbers = [number - 2 for number in plugin.tactics()] or [OWN]  # TensorRT's first leaves the choice to the op
+        numbers = [number - FROM_OP for number in plugin.tactics()] or [OWN]
         last, both = _takes_channels_last(plugin, given, len(results))
     numbers += [number for number in getattr(module, "TACTICS", ()) if number not in numbers]
     found = [Way(number, aligned) for number in numbers for aligned in (True, False)]

@@ -117,6 +117,28 @@ def is_copy(node: Node) -> bool:
     return same_extents(source.shape, result.shape)
 
 
+def before_copies(node: Any) -> Any:
+    """What a node is a copy of, however often; itself where it is none."""
+    while isinstance(node, Node) and is_copy(node):
+        node = node.args[0]
+    return node
+
+
+def transpose_of(node: Any, first: int, second: int) -> Node | None:
+    """What a node is the transpose of, along these two of its dimensions, which may be negative; else None."""
+    tensor = value(node)
+    if tensor is None or tensor.dim() < 2 or node.target not in (aten.transpose.int, aten.permute.default):
+        return None
+    given, rank = arguments(node), tensor.dim()
+    pair = {first % rank, second % rank}
+    if node.target is aten.permute.default:
+        order = [dim % rank for dim in given["dims"]]
+        swapped = {place for place, dim in enumerate(order) if place != dim} == pair
+    else:
+        swapped = {given["dim0"] % rank, given["dim1"] % rank} == pair
+    return given["self"] if swapped else None
+
+
 def canonical_nodes(graph: Graph) -> dict[Node, Node]:
     """Maps each node to the first that computes the same value: equal operators on equal arguments, not random."""
     first: dict[Hashable, Node] = {}

@@ -6,7 +6,7 @@ from typing import Any
 from torch.fx import Node
 
 from bridge.passes.common.constants import Constants
-from bridge.passes.common.nodes import CONVERSIONS, arguments, aten, is_copy, value
+from bridge.passes.common.nodes import CONVERSIONS, arguments, aten, is_copy, transpose_of, value
 
 _DIVISIONS = {aten.div.Tensor, aten.div.Scalar}
 _PRODUCTS = {aten.mul.Tensor, aten.mul.Scalar, *_DIVISIONS}
@@ -37,7 +37,7 @@ def of_keys(node: Any) -> tuple[Node, Node] | None:
     if not isinstance(node, Node):
         return None
     if node.target is aten.matmul.default:
-        q, k = node.args[0], _transposed(node.args[1])
+        q, k = node.args[0], transpose_of(node.args[1], -2, -1)
         return (q, k) if isinstance(q, Node) and k is not None else None
     return _of_einsum(node, transposed=True)
 
@@ -65,19 +65,6 @@ def _of_einsum(node: Node, transposed: bool) -> tuple[Node, Node] | None:
     expected = batch + (other + inner if transposed else inner + other)
     operands: Any = node.args[1]
     return tuple(operands) if second == expected and result == batch + row + other else None
-
-
-def _transposed(node: Any) -> Node | None:
-    """k of kᵀ, along its last two dimensions."""
-    tensor = value(node)
-    if tensor is None or node.target not in (aten.transpose.int, aten.permute.default):
-        return None
-    given, rank = arguments(node), tensor.dim()
-    if node.target is aten.permute.default:
-        swapped = [dim % rank for dim in given["dims"]] == [*range(rank - 2), rank - 1, rank - 2]
-    else:
-        swapped = {given["dim0"] % rank, given["dim1"] % rank} == {rank - 2, rank - 1}
-    return given["self"] if swapped else None
 
 
 def without_scale(node: Any, constants: Constants) -> tuple[Any, float]:

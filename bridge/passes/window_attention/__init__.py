@@ -23,7 +23,7 @@ from bridge.passes.common.editor import Editor
 from bridge.passes.common.layout import LayoutError
 from bridge.passes.common.nodes import aten, mutated_nodes, nodes_between, same_extents, value
 from bridge.passes.common.outcome import MUTATED, Outcome
-from bridge.passes.window_attention.attention import Attention, Declined
+from bridge.passes.window_attention.attention import Attention, Declined, settings_of, settings_text
 from bridge.passes.window_attention.band import UNLIMITED, NoWindow, Window, compares_positions, window_of
 from bridge.passes.window_attention.find import SDPA, find_attention
 from bridge.passes.window_attention.flex import FLEX, check_blocks
@@ -108,16 +108,11 @@ def _with_op(editor: Editor, attention: Attention, interval: Interval, reader: R
         optional["sinks"] = _sinks(reader, attention, attention.sinks)
     if interval.begins or interval.ends:
         optional["key_ranges"] = key_ranges(editor, attention, interval, reader.unknown)
-    settings: dict[str, float] = {"window_left": interval.window.left, "window_right": interval.window.right}
-    if attention.scale is not None:
-        settings["scale"] = attention.scale
-    if attention.softcap:
-        settings["softcap"] = attention.softcap
+    settings = settings_of(interval.window.left, interval.window.right, attention.scale, attention.softcap)
     tensors = (attention.q, attention.k, attention.v)
     call = editor.call(OPS[NAME].overload, tensors, attention.root, optional | settings)
     editor.replace(attention.root, call)
-    text = ", ".join(f"{name}={number:g}" for name, number in settings.items())
-    return f"bridge.{NAME}, {text}" + "".join(f", with {name}" for name in optional)
+    return f"bridge.{NAME}, {settings_text(settings)}" + "".join(f", with {name}" for name in optional)
 
 
 def _without_mask(editor: Editor, attention: Attention, window: Window) -> str:

@@ -1,10 +1,12 @@
 """Attention with a mask, and what bridge.window_attention takes of it."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
@@ -53,8 +55,7 @@ class Attention:
         q, k, v = (each.meta["val"] for each in (self.q, self.k, self.v))
         if self.shares_weights:
             raise Declined("its weights are used elsewhere, too")
-        if not same_extents(v.shape[3:], q.shape[3:]) or not isinstance(q.shape[3], int) or q.shape[3] > _MOST_LANES:
-            raise Declined(f"heads are {q.shape[3]} wide, values {v.shape[3]}; expected one width up to {_MOST_LANES}")
+        check_widths(q, v)
         dtypes = [each.dtype for each in (q, k, v, self.root.meta["val"])]
         if len(set(dtypes)) != 1 or dtypes[0] not in _DTYPES:
             raise Declined(f"it is computed in {', '.join(map(str, dtypes))}; expected one of {_DTYPES}")
@@ -62,6 +63,27 @@ class Attention:
             raise Declined(f"its logits are scaled by {self.scale}; expected a finite number other than 0")
         if not statically_known_true(k.shape[2] >= q.shape[2]):
             raise Declined(f"it has {q.shape[2]} queries and {k.shape[2]} keys, perhaps fewer keys than queries")
+
+
+def check_widths(q: Tensor, v: Tensor) -> None:
+    """Declined: the heads of queries and of values are not as wide as the op takes them."""
+    if not same_extents(v.shape[-1:], q.shape[-1:]) or not isinstance(q.shape[-1], int) or q.shape[-1] > _MOST_LANES:
+        raise Declined(f"heads are {q.shape[-1]} wide, values {v.shape[-1]}; expected one width up to {_MOST_LANES}")
+
+
+def settings_of(left: int, right: int, scale: float | None, softcap: float = 0.0) -> dict[str, float]:
+    """Attributes of bridge.window_attention: a window, a scale and a soft-cap, if there are any."""
+    settings: dict[str, float] = {"window_left": left, "window_right": right}
+    if scale is not None:
+        settings["scale"] = scale
+    if softcap:
+        settings["softcap"] = softcap
+    return settings
+
+
+def settings_text(settings: Mapping[str, float]) -> str:
+    """The same for people."""
+    return ", ".join(f"{name}={number:g}" for name, number in settings.items())
 
 
 def is_of_heads(attention: Attention) -> bool:

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from bridge.passes.common.nodes import arguments, aten, is_copy, same_extents, value
+from bridge.passes.common.nodes import arguments, aten, before_copies, same_extents, value
 
 _VIEWS = {aten.reshape.default, aten.view.default, aten._unsafe_view.default, aten._reshape_copy.default}
 
@@ -20,16 +20,13 @@ def before_repeat(k: Any, v: Any) -> tuple[Any, Any]:
 
 def _unrepeated(node: Any) -> Node | None:
     """[B, G, T, D] of [B, G, 1, T, D], expanded along the third dimension and viewed as [B, H, T, D]."""
-    while isinstance(node, Node) and is_copy(node):
-        node = node.args[0]
+    node = before_copies(node)
     if not isinstance(node, Node):
         return None
     if node.target is aten.repeat_interleave.self_int:
         given = arguments(node)
         return given["self"] if given["dim"] in (1, -3) else None
-    expanded = node.args[0] if node.target in _VIEWS else None
-    while isinstance(expanded, Node) and is_copy(expanded):
-        expanded = expanded.args[0]
+    expanded = before_copies(node.args[0]) if node.target in _VIEWS else None
     if not isinstance(expanded, Node) or expanded.target is not aten.expand.default:
         return None
     grown = expanded.args[0]

@@ -12,7 +12,16 @@ from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from bridge.passes.common.constants import Constants
-from bridge.passes.common.nodes import CONVERSIONS, arguments, aten, is_copy, same_extents, users_of, value
+from bridge.passes.common.nodes import (
+    CONVERSIONS,
+    arguments,
+    aten,
+    is_copy,
+    same_extents,
+    transpose_of,
+    users_of,
+    value,
+)
 
 _MASKS = {aten.add.Tensor, aten.where.self, aten.where.ScalarOther, aten.masked_fill.Scalar, aten.masked_fill.Tensor}
 _DIVISIONS = {aten.div.Tensor, aten.div.Scalar}
@@ -45,7 +54,7 @@ def find_logits(softmax: Node, constants: Constants) -> Logits | None:
     product, scale = _without_scale(node, constants)
     if not masks or product.target is not aten.matmul.default:
         return None
-    q, k = product.args[0], _transposed(product.args[1])
+    q, k = product.args[0], transpose_of(product.args[1], -2, -1)
     return Logits(q, k, tuple(masks), scale, softcap, sinks) if isinstance(q, Node) and k is not None else None
 
 
@@ -157,18 +166,6 @@ def _factors(node: Any, constants: Constants) -> tuple[Node | None, float]:
     if not isinstance(source, Node) or not isinstance(number, (int, float)) or number == 0:
         return None, 1.0
     return _source(source), 1.0 / number if node.target in _DIVISIONS else float(number)
-
-
-def _transposed(node: Any) -> Node | None:
-    """k of kᵀ, along the last two of four dimensions."""
-    if value(node) is None or node.target not in (aten.transpose.int, aten.permute.default):
-        return None
-    given = arguments(node)
-    if node.target is aten.permute.default:
-        swapped = [dim % 4 for dim in given["dims"]] == [0, 1, 3, 2]
-    else:
-        swapped = {given["dim0"] % 4, given["dim1"] % 4} == {2, 3}
-    return given["self"] if swapped else None
 
 
 def _leads_on(node: Node, has_sinks: bool) -> bool:
