@@ -111,8 +111,11 @@ def test_a_loop_has_what_its_caller_waits_for(device):
 @pytest.mark.gpu
 def test_a_queue_has_the_times_of_a_graph(device):
     x = torch.randn(1 << 25, device=device)
-    queued, captured = (time(torch.relu, [x, x.clone()]) for time in (time_queued, time_call))
-    assert 0.9 * captured.us < queued.us < 1.1 * captured.us
+    # The least of some, as others may use the GPU.
+    queued, captured = (
+        min(time(torch.relu, [x, x.clone()]).low for _ in range(5)) for time in (time_queued, time_call)
+    )
+    assert 0.9 * captured < queued < 1.1 * captured
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
 
 

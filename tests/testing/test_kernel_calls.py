@@ -1,6 +1,8 @@
 """Which kernels calls launch, and which a library has."""
 
 import json
+import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -134,8 +136,9 @@ def test_where_programs_are_looked_for(tmp_path):
 
 
 @pytest.mark.gpu
-def test_every_kernel_is_launched(tmp_path):
+def test_every_kernel_is_launched(tmp_path, monkeypatch):
     """Of bridge's library: it takes a minute or two."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # where the samples are
     if torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("the sizes of samples are chosen for compute capability 9.0, and other code is for that alone")
     sanitize.Runner(Job("bridge", (), "samples"), tmp_path, 8).choose()

@@ -36,6 +36,11 @@ __device__ inline void hold_registers(float (&value)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(value[i])::"memory");
 }
+template <int kCount>
+__device__ inline void hold_registers(uint32_t (&value)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+r"(value[i])::"memory");
+}
 // Waits until no more than kPending groups are under way.
 template <int kPending>
 __device__ inline void wait_for_wgmma() {

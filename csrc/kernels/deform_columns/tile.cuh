@@ -3,7 +3,7 @@
 
 #include "kernels/common/cluster.cuh"
 #include "kernels/deform_columns/plan.cuh"
-#include "kernels/deformable/deform_conv2d_registers_tile.cuh"
+#include "kernels/deform_registers/tile.cuh"
 
 namespace bridge {
 

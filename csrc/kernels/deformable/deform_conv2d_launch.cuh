@@ -6,7 +6,7 @@
 #include "kernels/deformable/deform_conv2d_cut.cuh"
 #include "kernels/deformable/deform_conv2d_direct.cuh"
 #include "kernels/deformable/deform_conv2d_fused.cuh"
-#include "kernels/deformable/deform_conv2d_registers.cuh"
+#include "kernels/deform_registers/kernel.cuh"
 #include "kernels/deformable/deform_conv2d_units_kernel.cuh"
 #include "kernels/deformable/deform_conv2d_units_pack.cuh"
 

@@ -162,22 +162,45 @@ struct PackBlocks {
   __device__ unsigned corners_before(unsigned count) const { return static_cast<unsigned>(count * share >> 32); }
 };
 
+// Taps of a thread that locates corners, whose offsets are on their way at once. Of 16-bit types: others have not been
+// measured.
 template <class T>
-__device__ void pack_corners(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan, SampleCorners<T>* corners,
-                             unsigned item) {
-  unsigned const position = item % plan.tile_positions, row = item / plan.tile_positions, tile = row / plan.taps;
-  int const tap = row % plan.taps, offset_group = tile % a.offset_groups;
-  OutputPosition const at =
-      tile_position(a, plan.positions, plan.tile_positions, tile / a.offset_groups, static_cast<int>(position));
-  corners[item] = sample_corners(a, at, tap, load_tap(a, at, tap, offset_group));
+constexpr int kTapsTogether = sizeof(T) == 2 ? 3 : 1;
+template <class T>
+constexpr int kPackBlocks = sizeof(T) == 2 ? 5 : 0;  // that a multiprocessor holds at least
+
+template <class T>
+int64_t packed_corners(DeformConv2dPlan const& plan, int64_t batch) {
+  return (Size(plan.positions.count(batch)) * plan.offset_groups * plan.taps * plan.tile_positions).value();
+}
+template <class T>
+__host__ __device__ int parts_of_taps(DeformConv2dPlan const& plan) {
+  return (plan.taps + kTapsTogether<T> - 1) / kTapsTogether<T>;
 }
 
 template <class T>
-__global__ void __launch_bounds__(kPackThreads) deform_conv2d_pack_kernel(DeformConv2dArguments<T> a,
-                                                                          DeformConv2dPlan plan,
-                                                                          PackedOperands<T> packed, PackBlocks blocks,
-                                                                          unsigned weight_threads, int64_t corner_items,
-                                                                          bool wide) {
+__device__ void pack_corners(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan, SampleCorners<T>* corners,
+                             unsigned item) {
+  constexpr int kTogether = kTapsTogether<T>;
+  unsigned const position = item % plan.tile_positions, row = item / plan.tile_positions,
+                 parts = parts_of_taps<T>(plan);
+  unsigned const tile = row / parts;
+  int const first = static_cast<int>(row - tile * parts) * kTogether, offset_group = tile % a.offset_groups;
+  OutputPosition const at =
+      tile_position(a, plan.positions, plan.tile_positions, tile / a.offset_groups, static_cast<int>(position));
+  TapSample<T> samples[kTogether];
+#pragma unroll
+  for (int i = 0; i < kTogether; ++i) samples[i] = load_tap(a, at, min(first + i, plan.taps - 1), offset_group);
+  corners += (tile * plan.taps + first) * plan.tile_positions + position;
+#pragma unroll
+  for (int i = 0; i < kTogether; ++i)
+    if (first + i < plan.taps) corners[i * plan.tile_positions] = sample_corners(a, at, first + i, samples[i]);
+}
+
+template <class T>
+__global__ void __launch_bounds__(kPackThreads, kPackBlocks<T>) deform_conv2d_pack_kernel(
+    DeformConv2dArguments<T> a, DeformConv2dPlan plan, PackedOperands<T> packed, PackBlocks blocks,
+    unsigned weight_threads, int64_t corner_items, bool wide) {
   let_next_kernel_begin();
   unsigned block = blockIdx.x;
   if (block == 0) {
@@ -213,11 +236,6 @@ __global__ void __launch_bounds__(kPackThreads) deform_conv2d_pack_kernel(Deform
 }
 
 template <class T>
-int64_t packed_corners(DeformConv2dPlan const& plan, int64_t batch) {
-  return (Size(plan.positions.count(batch)) * plan.offset_groups * plan.taps * plan.tile_positions).value();
-}
-
-template <class T>
 __global__ void __launch_bounds__(kPackThreads) deform_conv2d_pack_weight_kernel(DeformConv2dArguments<T> a,
                                                                                  DeformConv2dPlan plan, T* packed,
                                                                                  unsigned threads) {
@@ -240,7 +258,7 @@ template <class T>
 cudaError_t launch_deform_conv2d_pack(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan,
                                       PackedOperands<T> const& packed, cudaStream_t stream) {
   int64_t const weights = a.packed_weight ? 0 : weight_threads<T>(plan);
-  int64_t const corner_items = packed_corners<T>(plan, a.batch);
+  int64_t const corner_items = packed_corners<T>(plan, a.batch) / plan.taps * parts_of_taps<T>(plan);
   int64_t const runs = plan.as_it_is ? 0 : plan.pixel / kDepth<T>;
   int64_t const weight_blocks = ceil_divide(weights, kPackThreads);
   int64_t const corner_blocks = ceil_divide(corner_items, kPackThreads);

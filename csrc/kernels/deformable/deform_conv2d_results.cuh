@@ -41,22 +41,30 @@ __device__ void write_pixels(DeformConv2dArguments<T> const& a, PositionTile con
   }
 }
 
-// Writes kWide positions of an output channel at a time, those side by side in a warp.
+// Writes kWide positions of an output channel at a time, those side by side in a warp. Of 16 bits some channels are on
+// their way at once; others have not been measured so.
 template <int kWide, class T, int kThreads, int kPositions, int kChannels>
 __device__ void write_rows(DeformConv2dArguments<T> const& a, PositionTile const& tiles, int64_t out_first,
                            int64_t out_end, ResultTile<T, kPositions, kChannels> const& result) {
-  constexpr int kVectors = kPositions / kWide;
-  static_assert(kThreads % kVectors == 0);
-  int const position = threadIdx.x % kVectors * kWide;
-  int64_t const plane = a.out_plane();
+  constexpr int kVectors = kPositions / kWide, kStep = kThreads / kVectors;
+  constexpr int kAll = kChannels / kStep, kMost = sizeof(T) > 2 ? 1 : kWide == kLanes<T> ? 4 : 8;
+  constexpr int kTogether = kAll < kMost ? kAll : kMost;
+  static_assert(kThreads % kVectors == 0 && kChannels % (kStep * kTogether) == 0);
+  using Packet = Vec<T, kWide>;
+  int const position = threadIdx.x % kVectors * kWide,
+            rows = static_cast<int>(min(int64_t(kChannels), out_end - out_first));
   OutputPosition const at = tile_position(a, tiles, kPositions, blockIdx.x, position);
   if (!at.valid) return;
-  T* const y = a.y + at.n * a.out_channels * plane + int64_t(at.row) * a.out_width + at.column;
-  for (int row = threadIdx.x / kVectors; row < kChannels; row += kThreads / kVectors) {
-    int64_t const out = out_first + row;
-    if (out >= out_end) return;
-    auto const& values = *reinterpret_cast<Vec<T, kWide> const*>(&result.value[row][position]);
-    *reinterpret_cast<Vec<T, kWide>*>(y + out * plane) = values;
+  int64_t const plane = a.out_plane();
+  T* const y = a.y_at(at.n, int64_t(at.row) * a.out_width + at.column) + out_first * plane;
+  for (int row = threadIdx.x / kVectors; row < rows; row += kStep * kTogether) {
+    Packet part[kTogether];
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i)
+      part[i] = *reinterpret_cast<Packet const*>(&result.value[row + i * kStep][position]);
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i)
+      if (row + i * kStep < rows) *reinterpret_cast<Packet*>(y + (row + i * kStep) * plane) = part[i];
   }
 }
 

@@ -2,7 +2,8 @@
 // warp gathered with weights in shared memory. Samples never pass through shared memory, and warps share weights alone.
 #pragma once
 
-#include "kernels/deformable/deform_conv2d_registers_tile.cuh"
+#include "kernels/deform_registers/results.cuh"
+#include "kernels/deform_registers/tile.cuh"
 #include "kernels/deformable/deform_conv2d_units.cuh"
 
 namespace bridge {
@@ -258,7 +259,11 @@ __device__ void multiply_units(DeformConv2dArguments<typename Product::T> const&
   Rows rows(a, plan, packed, unit_terms(terms, range.count, shared) + own.first * Product::kUnits);
   multiply_rows(product, rows, own.count);
   if constexpr (Product::kShares > 1) product.add_shares(memory);
-  write_sums(a, plan, packed, group, tile, product, memory, wide);
+  if constexpr (Product::kSpread) {
+    write_close_sums(a, plan, packed, group, tile, product, memory, wide);
+  } else {
+    write_sums(a, plan, packed, group, tile, product, memory, wide);
+  }
 }
 
 // Grid: x over tiles of positions, y over tiles of output channels, z over splits.

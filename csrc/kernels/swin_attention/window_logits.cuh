@@ -97,17 +97,20 @@ struct SwinLogits {
   // ---- of a window ----
 
   // Masks lie one after another, whatever the size of one: whole chunks of 16 bytes from the one before its first byte.
-  // The last one of all may end within a chunk, of which nothing is read that lies beyond.
+  // The last one of all may end within a chunk, of which nothing is read that lies beyond: an asynchronous copy of less
+  // than it writes would read no more, but memcheck counts the whole.
   __device__ static void copy_mask(SwinArguments<T> const& a, int index, uint32_t stage) {
     int const bytes = mask_bytes(a);
     int64_t const begin = int64_t(index % a.masks) * bytes, first = begin & ~int64_t(kAccessBytes - 1);
     int64_t const left = int64_t(a.masks) * bytes - first;
     auto const* const from = static_cast<unsigned char const*>(a.mask.data) + first;
     for (int at = threadIdx.x * kAccessBytes; at < begin - first + bytes; at += Tile::kThreads * kAccessBytes) {
-      int const size = left - at < kAccessBytes ? static_cast<int>(left - at) : kAccessBytes;
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(stage + kMaskAt + at), "l"(from + at),
-                   "r"(size)
-                   : "memory");
+      uint32_t const to = stage + kMaskAt + at;
+      if (left - at >= kAccessBytes) {
+        copy_async(to, from + at);
+      } else {
+        for (int i = 0; i < left - at; ++i) shared_at<unsigned char>(to + i) = from[at + i];
+      }
     }
   }
   __device__ static int mask_bytes(SwinArguments<T> const& a) {

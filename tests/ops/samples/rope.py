@@ -68,14 +68,28 @@ _WIDE = [(1, 768, True), (1, 1536, True), (1, 1536, False), (1, 3072, False)]
 _MANY = [(6, True), (12, True), (12, False), (24, False)]
 
 
+# Of parts of a head: head_dim and rotary_dim, whose halves are multiples of 4 elements and of 2.
+_PARTS = [(96, 24), (80, 20)]
+
+
 def further() -> list[tuple]:
-    many = [((1 << 22) // (3 * head_dim) + 1, head_dim, pairs) for head_dim, pairs in _MANY]
+    many = [(_many(head_dim), head_dim, pairs) for head_dim, pairs in _MANY]
     found = []
     for seq, head_dim, pairs in [*_WIDE, *many]:
         for table in ("[S, R/2]", "[S, R]"):
             args = rope_arguments(1, seq, (2, 1), head_dim, table=table)
             found.append((f"S{seq} D{head_dim} {table} interleaved {pairs}", args, {"interleaved": pairs}))
+    for head_dim, rotary in _PARTS:
+        for seq in (4, _many(head_dim)):
+            for table in ("[S, R/2]", "[S, R]", "ids", "ids int32"):
+                args = rope_arguments(1, seq, (2, 1), head_dim, rotary, table=table)
+                found.append((f"S{seq} D{head_dim} R{rotary} {table}", args, {"rotary_dim": rotary}))
     return found
+
+
+def _many(head_dim: int) -> int:
+    """Tokens that fill a GPU."""
+    return (1 << 22) // (3 * head_dim) + 1
 
 
 def random_call(seed: int) -> tuple[list, dict]:

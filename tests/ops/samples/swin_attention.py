@@ -59,8 +59,12 @@ CALLS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 # For kernels by the tokens of a window, whether there is a mask, and head_dim: of one window.
 _WINDOWS: list[dict[str, Any]] = [
-    {"lead": (1, 64), "head_dim": 32},
-    {"lead": (1, 49), "head_dim": 64},
+    *(
+        {"lead": (1, tokens), "head_dim": head_dim, **given}
+        for tokens in (49, 64)
+        for head_dim in (32, 64)
+        for given in ({}, {"masks": 1}, {"cosine": True})
+    ),
     *({"lead": (1, tokens), "head_dim": 32, "cosine": cosine} for tokens in (66, 100) for cosine in (False, True)),
     {"lead": (1, 66), "head_dim": 64, "cosine": True},
     *({"lead": (1, tokens), "head_dim": 32, "masks": 1} for tokens in (66, 100)),

@@ -24,23 +24,33 @@ class Selecting(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x):
-        counts = (self.heads, self.groups, self.groups)
-        parts = self.joint(x).split([n * self.head_dim for n in counts], -1)
-        q, k, v = (p.unflatten(-1, (n, self.head_dim)).transpose(1, 2) for p, n in zip(parts, counts, strict=True))
+        q, k, v = self.projected(x)
         position = torch.arange(x.shape[1], device=x.device)
-        selected = self.selected(q, k, position // self.block)
+        scores = self.scores(q, k, position // self.block)
+        selected = scores >= scores.topk(self.count, -1).values[..., -1:]
         of_heads = selected.repeat_interleave(self.heads // self.groups, 1)
         seen = of_heads.repeat_interleave(self.block, -1) & (position[:, None] >= position)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True)
         return self.out(out.transpose(1, 2).flatten(2))
 
-    def selected(self, q, k, own):
+    def projected(self, x):
+        counts = (self.heads, self.groups, self.groups)
+        parts = self.joint(x).split([n * self.head_dim for n in counts], -1)
+        return [p.unflatten(-1, (n, self.head_dim)).transpose(1, 2) for p, n in zip(parts, counts, strict=True)]
+
+    def scores(self, q, k, own):
         """[B, G, S, key blocks]"""
         means = k.unflatten(2, (-1, self.block)).mean(3)
         scores = (q.unflatten(1, (self.groups, -1)) @ means[:, :, None].transpose(-1, -2)).mean(2)
         block = torch.arange(means.shape[2], device=q.device)
-        scores = scores.masked_fill(block > own[:, None], -1e4).masked_fill(block == own[:, None], 1e4)
-        return scores >= scores.topk(self.count, -1).values[..., -1:]
+        return scores.masked_fill(block > own[:, None], -1e4).masked_fill(block == own[:, None], 1e4)
+
+    def clear(self, x):
+        """[B, S]: of which queries the selection does not hang on a rounding."""
+        q, k, _ = self.projected(x)
+        scores = self.scores(q, k, torch.arange(x.shape[1], device=x.device) // self.block)
+        *_, last, first_left = scores.float().topk(self.count + 1, -1).values.unbind(-1)
+        return ((last - first_left > 1e-2) | (first_left <= -1e4)).all(1)
 
 
 def test_blocks_that_a_model_selects_reach_the_plugin():
@@ -98,5 +108,6 @@ def test_engine_against_eager():
     x = torch.randn(2, 256, 256, generator=generator).half().cuda()
     compiled = bridge.compile(model, (x,))
     assert compiled.plugin_counts() == {"block_sparse_attention": 1}
-    expected, actual = model(x).float(), compiled(x).float()
-    assert (actual - expected).abs().max() <= 2e-2 * expected.abs().max()
+    expected, actual, clear = model(x).float(), compiled(x).float(), model.clear(x)
+    assert clear.float().mean() > 0.8
+    assert (actual - expected)[clear].abs().max() <= 2e-2 * expected.abs().max()

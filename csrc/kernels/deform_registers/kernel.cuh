@@ -4,11 +4,34 @@
 // gathers for two that multiply, by way of shared memory, was tried: it took 1.2 to 2 times as long on an H200.
 #pragma once
 
-#include "kernels/deformable/deform_conv2d_registers_tile.cuh"
+#include "kernels/deform_registers/results.cuh"
+#include "kernels/deform_registers/tile.cuh"
 
 namespace bridge {
 
 #ifdef BRIDGE_WGMMA
+
+// Which corners come next: runs of channels that share them read the same ones, tap by tap.
+template <class Tile>
+struct LocatedRuns {
+  int runs, run, tap;  // that share corners; the next ones' corners follow theirs
+
+  __device__ LocatedRuns(DeformConv2dPlan const& plan, int group, DeformConv2dStage const& first)
+      : runs(plan.segments_per_offset_group * plan.chunks),
+        run((group * plan.segments + first.segment) % plan.segments_per_offset_group * plan.chunks + first.chunk),
+        tap(first.tap) {}
+
+  template <class Place>
+  __device__ void advance(DeformConv2dPlan const& plan, Place& corners) {
+    if (++tap < plan.taps) return;
+    tap = 0;
+    if (++run < runs) {
+      corners -= plan.taps * Tile::kPositions;
+    } else {
+      run = 0;
+    }
+  }
+};
 
 // One thread copies the weights of each stage.
 template <class Tile>
@@ -24,6 +47,29 @@ __device__ void produce_weights(char const* weights,  // [stages, kStageBytes]
   }
 }
 
+// The same, and the corners of each next stage with them.
+template <class T, class Tile>
+__device__ void produce_weights_and_corners(DeformConv2dPlan const& plan, PackedOperands<T> const& packed, int group,
+                                            RegisterShared<Tile>& shared) {
+  constexpr uint32_t kBytes = Tile::kStageBytes;
+  StageRange const range(plan);
+  uint32_t const first_stage = blockIdx.y * plan.stages() + range.first;
+  DeformConv2dStage const first(plan, range.first);
+  auto corners = static_cast<uint32_t>(plan.corners_of(blockIdx.x, group, first.segment, first.tap));
+  LocatedRuns<Tile> located(plan, group, first);
+  for (int i = 0; i < range.count; ++i) {
+    int const slot = i % Tile::kStages;
+    bool const more = i + 1 < range.count;
+    corners += Tile::kPositions;
+    located.advance(plan, corners);
+    shared.empty[slot].wait(i / Tile::kStages % 2 ^ 1);
+    shared.full[slot].arrive_and_expect(kBytes + (more ? Tile::kCornerBytes : 0));
+    auto const* weights = reinterpret_cast<char const*>(packed.weight) + uint64_t(first_stage + i) * kBytes;
+    copy_bulk(shared.weights[slot], weights, kBytes, shared.full[slot]);
+    if (more) copy_bulk(shared.corners[slot], packed.corners + corners, Tile::kCornerBytes, shared.full[slot]);
+  }
+}
+
 // By the helpers, each of which arrives at `biased`: what is wanted once the sums are there.
 template <class T, class Tile>
 __device__ void load_bias(DeformConv2dArguments<T> const& a, int64_t first, int64_t end, RegisterShared<Tile>& shared) {
@@ -32,28 +78,6 @@ __device__ void load_bias(DeformConv2dArguments<T> const& a, int64_t first, int6
     shared.bias[i] = a.bias && first + i < end ? to_float(a.bias[first + i]) : 0.f;
   shared.biased.arrive();
 }
-
-// Which corners come next: runs of channels that share them read the same ones, tap by tap.
-template <class Tile>
-struct LocatedRuns {
-  int runs, run, tap;  // that share corners; the next ones' corners follow theirs
-
-  __device__ LocatedRuns(DeformConv2dPlan const& plan, int group, DeformConv2dStage const& first)
-      : runs(plan.segments_per_offset_group * plan.chunks),
-        run((group * plan.segments + first.segment) % plan.segments_per_offset_group * plan.chunks + first.chunk),
-        tap(first.tap) {}
-
-  template <class Corners>
-  __device__ void advance(DeformConv2dPlan const& plan, Corners const*& corners) {
-    if (++tap < plan.taps) return;
-    tap = 0;
-    if (++run < runs) {
-      corners -= plan.taps * Tile::kPositions;
-    } else {
-      run = 0;
-    }
-  }
-};
 
 template <class T, class Tile>
 __device__ void multiply_gathered(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan,
@@ -78,10 +102,9 @@ __device__ void multiply_gathered(DeformConv2dArguments<T> const& a, DeformConv2
     int const slot = i % Tile::kStages;
     bool const more = i + 1 < stages;
     if (more) locate();
-    if constexpr (Tile::kSamplesEarly) rows.sample();  // while the tensor cores work
+    rows.sample();  // while the tensor cores work
     product.finish();
     if (i > 0 && threadIdx.x % kWarpgroup == 0) shared.empty[(i - 1) % Tile::kStages].arrive();
-    if constexpr (!Tile::kSamplesEarly) rows.sample();
     uint32_t fragment[Tile::kParts][4][4];
     rows.arrange(fragment);
     shared.full[slot].wait(i / Tile::kStages % 2);
@@ -90,6 +113,38 @@ __device__ void multiply_gathered(DeformConv2dArguments<T> const& a, DeformConv2
       if (++gathered_tap == plan.taps) gathered_tap = 0, rows.source.x += kRowBytes;
       rows.load();
     }
+  }
+  product.finish();
+}
+
+// The same with corners that come with weights. A thread asks for the next samples before it begins with a product.
+template <class T, class Tile>
+__device__ void multiply_gathered_ahead(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan,
+                                        PackedOperands<T> const& packed, int group, RegisterShared<Tile>& shared,
+                                        RegisterProduct<T, Tile>& product) {
+  StageRange const range(plan);
+  DeformConv2dStage const first(plan, range.first);
+  int64_t const first_run = plan.run_of(group, first.segment, first.chunk);
+  RegisterRows<T, Tile> rows(ChunkSource(a, plan, packed, first_run, RegisterRows<T, Tile>::chunk()));
+  rows.locate(packed.corners + plan.corners_of(blockIdx.x, group, first.segment, first.tap) + rows.row());
+  rows.load();
+  int gathered_tap = first.tap;
+  for (int i = 0; i < range.count; ++i) {
+    int const slot = i % Tile::kStages;
+    shared.full[slot].wait(i / Tile::kStages % 2);
+    product.finish();
+    if (i > 0 && threadIdx.x % kWarpgroup == 0) shared.empty[(i - 1) % Tile::kStages].arrive();
+    rows.sample();
+    uint32_t fragment[Tile::kParts][4][4];
+    rows.arrange(fragment);
+    if (i + 1 < range.count) {
+      if (++gathered_tap == plan.taps) gathered_tap = 0, rows.source.x += kRowBytes;
+      rows.locate(reinterpret_cast<SampleCorners<T> const*>(shared.corners[slot]) + rows.row());
+      rows.load();
+    }
+#pragma unroll
+    for (auto& step : fragment[0]) hold_registers(step);  // else the compiler arranges some between products
+    product.start(fragment, matrix_descriptor(shared_address(shared.weights[slot])));
   }
   product.finish();
 }
@@ -109,7 +164,9 @@ __device__ void init_barriers(RegisterShared<Tile>& shared) {
 template <class T, class Tile>
 __device__ void produce(DeformConv2dArguments<T> const& a, DeformConv2dPlan const& plan,
                         PackedOperands<T> const& packed, int group, int tile, RegisterShared<Tile>& shared) {
-  if (threadIdx.x == Tile::kConsumers) {
+  if (threadIdx.x == Tile::kConsumers && Tile::kCornersAhead) {
+    produce_weights_and_corners(plan, packed, group, shared);
+  } else if (threadIdx.x == Tile::kConsumers) {
     int64_t const first = int64_t(blockIdx.y) * plan.stages() * Tile::kStageBytes;
     produce_weights<Tile>(reinterpret_cast<char const*>(packed.weight) + first, StageRange(plan), shared);
   } else if (threadIdx.x >= Tile::kFirstHelper) {
@@ -135,8 +192,12 @@ __device__ void write_product(DeformConv2dArguments<T> const& a, DeformConv2dPla
   shared.biased.wait(0);
   synchronize_some(1, Tile::kConsumers);  // weights are no longer read
   auto& result = *reinterpret_cast<typename Tile::Result*>(memory);
-  store_results(a, result, each,
-                [&](int channel, float sum) { return from_float<T>(a.activation(sum + shared.bias[channel])); });
+  if constexpr (sizeof(T) == 2) {
+    store_distant_results(a, result, 16 * warp, product.sum, shared.bias);
+  } else {
+    store_results(a, result, each,
+                  [&](int channel, float sum) { return from_float<T>(a.activation(sum + shared.bias[channel])); });
+  }
   synchronize_some(1, Tile::kConsumers);
   write_results<T, Tile::kConsumers>(a, plan.positions, shared.out_first, shared.out_end, result, wide);
 }
@@ -163,7 +224,11 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) deform_conv2d_register_kern
   }
   set_registers<Tile::kConsumerRegisters, Tile::kLaunchRegisters>();
   RegisterProduct<T, Tile> product;
-  multiply_gathered<T, Tile>(a, plan, packed, group, shared, product);
+  if constexpr (Tile::kCornersAhead) {
+    multiply_gathered_ahead(a, plan, packed, group, shared, product);
+  } else {
+    multiply_gathered(a, plan, packed, group, shared, product);
+  }
   write_product(a, plan, packed, product, shared, memory, wide);
 #else
   __trap();

@@ -14,10 +14,13 @@ template <class T, int kChannels_, int kParts_ = 1>
 struct RegisterTile {
   static constexpr bool kRounds = std::is_same_v<T, float> && kParts_ == 1;
   static constexpr int kPositions = 128, kChannels = kChannels_, kParts = kParts_;
-  static constexpr bool kSamplesEarly = std::is_same_v<T, float>;  // measured: 16-bit types lose a per cent by it
+  // Of 16-bit types samples' corners come with weights; and those of the next stage are gathered before a product
+  // begins.
+  static constexpr bool kCornersAhead = sizeof(T) == 2;
   static constexpr int kBuffers = kParts == 2 && kChannels > 64 ? 1 : 2;
   using Result = ResultTile<T, kPositions, kChannels>;
   static constexpr int kStageBytes = kParts * kChannels * kRowBytes;
+  static constexpr int kCornerBytes = kPositions * sizeof(SampleCorners<T>);             // of a stage
   static constexpr int kLeastStages = (sizeof(Result) + kStageBytes - 1) / kStageBytes;  // results take their place
   static constexpr int kStages = std::max(kStageBytes < 32768 ? 4 : 3, kLeastStages);
   static constexpr int kConsumers = 2 * kWarpgroup, kThreads = kConsumers + kWarpgroup;
@@ -31,6 +34,9 @@ struct RegisterShared {
   SharedBarrier full[Tile::kStages], empty[Tile::kStages], biased;
   float bias[Tile::kChannels];
   int64_t out_first, out_end;  // the tile's first output channel, and where its group's end
+  // Of the stage after that whose weights are in the slot, where they come with these.
+  alignas(
+      16) unsigned char corners[Tile::kCornersAhead ? Tile::kStages : 1][Tile::kCornersAhead ? Tile::kCornerBytes : 1];
 };
 
 // Whether the channels that wgmma pairs with what a thread holds are those that it gathered: in the half of step / 2,
@@ -66,9 +72,12 @@ struct RegisterRows {
   static __device__ int row() { return threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4; }
   static __device__ int chunk() { return odd() * (kRowChunks / 2) + threadIdx.x % 4; }
 
-  __device__ void locate() {
+  __device__ void locate(SampleCorners<T> const* from) {  // of the first row
 #pragma unroll
-    for (int i = 0; i < 2; ++i) upcoming[i] = corners[8 * i];
+    for (int i = 0; i < 2; ++i) upcoming[i] = from[8 * i];
+  }
+  __device__ void locate() {
+    locate(corners);
     corners += Tile::kPositions;
   }
   // Asks for the corners that were located last: of both rows, or of the second one when the first has been sampled.
