@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "kernels/common/overlap.cuh"
 #include "kernels/common/vec.cuh"
 
 namespace bridge {

@@ -3,6 +3,7 @@
 
 #include <cfloat>
 
+#include "overlap.cuh"
 #include "vec.cuh"
 
 namespace bridge {
@@ -107,20 +108,7 @@ __device__ inline uint4 split_off(uint4& value) {
   return {split_off(value.x), split_off(value.y), split_off(value.z), split_off(value.w)};
 }
 
-// ---- blocks and kernels ------------------------------------------------------------------------
-
-// Kernels that overlap (launch_overlapping): the next one's blocks may come as soon as all of this one's have begun.
-// They wait before they touch what the kernels before them read or write.
-__device__ inline void let_next_kernel_begin() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-__device__ inline void wait_for_kernel_before() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
+// ---- warps and blocks ---------------------------------------------------------------------------
 
 // A value that the threads of a warp agree on, told to the compiler.
 template <class T>

@@ -65,11 +65,11 @@ std::vector<DeformConv2dVariant<T>> const& deform_conv2d_variants() {
       mma_variant<T, WarpProduct<T, 64, 64>>("mma.sync 64x64", 2, 1.34),
       mma_variant<T, WarpProduct<T, 64, 128>>("mma.sync 64x128", 2, 1.69),
       mma_variant<T, WarpProduct<T, 128, 128>>("mma.sync 128x128", 1, 1.78),
-      {"wgmma 128x64", 90, true, 128, 64, 1, 0.62, 1, true, false, false, false,
+      {"wgmma 128x64", 90, true, 128, 64, 1, 0.522, 1, true, false, false, false,
        launch_fused<T, RegisterKernel<T, 64>>},
-      {"wgmma 128x128", 90, true, 128, 128, 1, 0.76, 1, true, false, false, false,
+      {"wgmma 128x128", 90, true, 128, 128, 1, 0.704, 1, true, false, false, false,
        launch_fused<T, RegisterKernel<T, 128>>},
-      {"wgmma 128x256", 90, true, 128, 256, 1, 1.02, 1, true, false, false, false,
+      {"wgmma 128x256", 90, true, 128, 256, 1, 1.06, 1, true, false, false, false,
        launch_fused<T, RegisterKernel<T, 256>>},
       {"units mma.sync 128x64", 80, false, 128, 64, 2, 2.6, 1, false, false, true, false,
        launch_units<WarpUnitsKernel, T, 64>},
@@ -163,9 +163,9 @@ struct DeformConv2dChoice {
 struct FusedTimes {
   static constexpr double kStart = 2.94, kUnitStart = 1.47;  // launches; those of units, beside that
   static constexpr double kBlock = 4.64;                     // start and end of a block
-  static constexpr double kAddition = 1.38;                  // of the kernel that adds sums
-  static constexpr double kSum = 1 / 694e3;                  // that is written and read again
-  static constexpr double kPacked = 1 / 1.73e6;              // a byte that is laid out
+  static constexpr double kAddition = 1.46;                  // of the kernel that adds sums
+  static constexpr double kSum = 1 / 640e3;                  // that is written and read again
+  static constexpr double kPacked = 1 / 2.12e6;              // a byte that is laid out
   static constexpr double kTurned = 1 / 534e3;  // a byte of channels last that is laid out in maps of units
   static constexpr double kAlone = 0.764;       // of a stage's time, for a block without a neighbour
   static constexpr double kOfTile = 120;        // of a stage, as even_out_tiles has it

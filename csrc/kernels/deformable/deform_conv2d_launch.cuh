@@ -3,10 +3,10 @@
 
 #include <cuda_runtime_api.h>
 
+#include "kernels/deform_registers/kernel.cuh"
 #include "kernels/deformable/deform_conv2d_cut.cuh"
 #include "kernels/deformable/deform_conv2d_direct.cuh"
 #include "kernels/deformable/deform_conv2d_fused.cuh"
-#include "kernels/deform_registers/kernel.cuh"
 #include "kernels/deformable/deform_conv2d_units_kernel.cuh"
 #include "kernels/deformable/deform_conv2d_units_pack.cuh"
 
@@ -48,20 +48,6 @@ size_t deform_conv2d_workspace(DeformConv2dArguments<T> const& a, DeformConv2dPl
 template <class T>
 cudaError_t launch_direct(DeformConv2dArguments<T> const& a, DeformConv2dPlan const&, void*, cudaStream_t stream) {
   return launch_deform_conv2d_direct(a, stream);
-}
-
-// overlaps: the kernel waits by itself for the one before it in the stream, and may begin earlier. Not before compute
-// capability 9.0.
-template <class... Parameters, class... Arguments>
-cudaError_t launch_overlapping(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared,
-                               cudaStream_t stream, bool overlaps, Arguments&&... arguments) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid, config.blockDim = threads, config.dynamicSmemBytes = shared, config.stream = stream;
-  config.attrs = &attribute, config.numAttrs = overlaps;
-  return cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
 }
 
 // kOverlaps: it is of compute capability 9.0 alone, and so may overlap.
