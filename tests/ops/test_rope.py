@@ -2,6 +2,7 @@ import pytest
 import torch
 from draw import seeded
 from samples.rope import TABLES, rope_arguments
+from waiting import check_waits
 
 import bridge
 from bridge.core import libraries
@@ -219,44 +220,9 @@ def test_cuda_takes_strided_tensors_as_they_are(shift, interleaved):
 @pytest.mark.parametrize("rotary", [0, 24], ids=["whole heads", "parts of heads"])
 @pytest.mark.parametrize("seq", [1, 20000])
 def test_cuda_waits_for_what_comes_before(seq, rotary, captured):
-    """The kernel may begin before what comes before it in the stream has ended: a copy, a kernel, a memset, another
-    stream's work, and itself."""
     arguments = rope_arguments(1, seq, (16, 8), 96, rotary, table="[S, R/2]")
     q, k, cos, sin = (tensor.to("cuda", torch.float16) for tensor in arguments)
-    source, other = torch.randn_like(q), torch.cuda.Stream()
-
-    def steps(pause):
-        found = []
-
-        def rotate(x):
-            pause()
-            found.append(bridge.rope(x, k, cos, sin, rotary_dim=rotary)[0])
-            pause()
-
-        rotate(q.copy_(source))
-        rotate(q.mul_(-2))
-        rotate(q.zero_())
-        other.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(other):
-            q.copy_(source)
-        torch.cuda.current_stream().wait_stream(other)
-        rotate(q)
-        for _ in range(3):
-            rotate(found[-1])
-        return found
-
-    expected = steps(torch.cuda.synchronize)
-    if captured:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            found = steps(lambda: None)
-    for _ in range(20):
-        if captured:
-            graph.replay()
-        else:
-            found = steps(lambda: None)
-        torch.cuda.synchronize()
-        assert [torch.equal(a, b) for a, b in zip(found, expected, strict=True)] == [True] * len(expected)
+    check_waits(lambda x: bridge.rope(x, k, cos, sin, rotary_dim=rotary)[0], q, captured)
 
 
 @pytest.mark.gpu
