@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+import bridge
 from bridge.bench.workload import DTYPES, Workload
 from bridge.engine.timing import time_call
 
@@ -25,8 +26,8 @@ def measure_ceilings() -> dict[str, float]:
     """Ceilings by name.
 
     bytes_per_us: of a copy in memory, and l2_bytes_per_us of one in the L2; l1_bytes_per_us: not measured, of all
-    multiprocessors at the highest clock. flops_per_us_…: of a matrix product in each
-    dtype. launch_us: of a kernel on one element.
+    multiprocessors at the highest clock. flops_per_us_…: of a matrix product in each dtype. launch_us: of a kernel on
+    one element.
     """
     ceilings = {"bytes_per_us": measure_copy(), "l2_bytes_per_us": measure_l2(), "l2_bytes": float(l2_bytes())}
     ceilings["l1_bytes_per_us"] = l1_rate()
@@ -34,9 +35,16 @@ def measure_ceilings() -> dict[str, float]:
         a, b = (torch.randn(_SIDE, _SIDE, device="cuda", dtype=dtype) for _ in range(2))
         ceilings[f"flops_per_us_{name}"] = 2 * _SIDE**3 / time_call(lambda pair: pair[0] @ pair[1], [(a, b)]).us
     ceilings["flops_per_us_tf32"] = _measure_tf32()
-    one = torch.randn(1, device="cuda")
-    ceilings["launch_us"] = time_call(lambda _: torch.relu(one), [None]).us
+    ceilings["launch_us"] = _measure_launch()
     return ceilings
+
+
+def _measure_launch() -> float:
+    """Microseconds of a kernel with next to no work: the least, also of one that begins before the one before ends."""
+    one, head = torch.randn(1, device="cuda"), torch.randn(1, 1, 1, 2, device="cuda")
+    angles = torch.randn(1, 1, device="cuda")
+    calls = (lambda _: torch.relu(one), lambda _: bridge.rope(head, head, angles, angles))
+    return min(time_call(call, [None]).us for call in calls)
 
 
 def _measure_tf32() -> float:

@@ -176,9 +176,11 @@ def test_a_run_takes_what_the_documentation_says():
     """Peers that compile take 3 to 15 s a row: a run of all ops is 20 minutes, and stays so."""
     table = (Path(__file__).parents[2] / "docs" / "baselines.md").read_text()
     rows = workloads.select()
+    (by_op,) = (line.split("in ")[1].rstrip(";do ").split() for line in table.split("\n") if line.startswith("for op"))
+    assert set(by_op) == {workload.op for workload in rows}
     for op in OPS.keys() & {workload.op for workload in rows}:
         of_op = [workload for workload in rows if workload.op == op]
         beside = [(w, p) for w in of_op for p in peers.PEERS if p.op == op and not (p.compiles and w.variation)]
         compiled = sum(peer.compiles for _, peer in beside)
         assert f"| `{op}` | {len(of_op)} | {len(beside)} | {compiled} |\n" in table
-    assert f"# {len(rows)} workloads beside their peers" in table and len(rows) < 270
+    assert f"# {len(rows)} workloads beside their peers" in table and len(rows) < 300

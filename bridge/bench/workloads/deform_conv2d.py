@@ -87,11 +87,14 @@ class DeformConv2d(Workload):
 
 # Layers of published models, as their authors' configurations have them. Detectors: conv2 of the bottlenecks of stages
 # 3 to 5 in Mask R-CNN with DCNv2 (Zhu et al. 2019), images of 800 × 1216; X101 is ResNeXt-101 32x4d. "P3": the 256
-# channels at stride 8 that heads have (RepPoints 2019, VarifocalNet 2021). YOLACT++ (Bolya et al. 2020): R101, 550 ×
-# 550. CenterNet (Zhou et al. 2019): the DLA-34 and R18 necks, 512 × 512. TDAN (Tian et al. 2020), EDVR (Wang et al.
-# 2019), EDVR-L with 128 channels and BasicVSR++ (Chan et al. 2022): alignment of 720p frames at a quarter, and crops.
+# channels at stride 8 that heads have (RepPoints 2019, VarifocalNet 2021), on such images; guided anchoring (Wang et
+# al. 2019) has offsets of its anchors, TOOD (Feng et al. 2021) one of each side of a box. TinaFace (Zhu et al. 2020):
+# R50, 640 × 640. YOLACT++ (Bolya et al. 2020): R101, 550 × 550. CenterNet (Zhou et al. 2019): the DLA-34 and R18 necks,
+# 512 × 512. TDAN (Tian et al. 2020), EDVR (Wang et al. 2019), EDVR-L with 128 channels and BasicVSR++ (Chan et al.
+# 2022): alignment of 720p frames at a quarter, and crops.
 _Row = tuple[str, int, int, int, tuple[int, int], dict[str, Any]]
 _VIDEO: dict[str, Any] = {"spread": 3.0}
+_DEPTHWISE: dict[str, Any] = {"kernel": (1, 1), "padding": (0, 0), "groups": 4}
 _MODELS: tuple[_Row, ...] = (  # name, batch, channels, output channels, size, further settings
     *(("R50-DCN stage 3", batch, 128, 128, (100, 152), {}) for batch in (1, 8)),
     *(("R50-DCN stage 4", batch, 256, 256, (50, 76), {}) for batch in (1, 8)),
@@ -108,6 +111,11 @@ _MODELS: tuple[_Row, ...] = (  # name, batch, channels, output channels, size, f
     ("CenterNet DLA", 1, 64, 64, (128, 128), {}),
     ("CenterNet DLA", 16, 64, 64, (128, 128), {}),
     ("CenterNet R18", 1, 512, 256, (16, 16), {}),
+    ("RepPoints P4", 1, 256, 256, (50, 76), {"modulated": False}),
+    ("RepPoints P7", 1, 256, 256, (7, 10), {"modulated": False}),
+    ("guided anchoring P3", 1, 256, 256, (100, 152), {"offset_groups": 4, "modulated": False}),
+    ("TOOD, boxes of P3", 1, 4, 4, (100, 152), _DEPTHWISE | {"offset_groups": 4, "modulated": False}),
+    ("TinaFace stage 5", 1, 512, 512, (20, 20), {}),
     ("TDAN", 1, 64, 64, (180, 320), _VIDEO | {"offset_groups": 8, "modulated": False}),
     ("EDVR", 1, 64, 64, (180, 320), _VIDEO | {"offset_groups": 8}),
     ("EDVR level 2", 1, 64, 64, (90, 160), _VIDEO | {"offset_groups": 8}),
@@ -170,12 +178,15 @@ def _torchvision(workload: DeformConv2d, settings: dict[str, Any]) -> Call:
 def _mmcv(workload: DeformConv2d, settings: dict[str, Any]) -> Call:
     if workload.channels_last:
         raise Missing("it takes a channels-last feature map for one that is not")
-    apply = imported("mmcv.ops.modulated_deform_conv", "modulated_deform_conv2d")
+    name = "modulated_deform_conv" if workload.modulated else "deform_conv"
+    apply, groups = imported(f"mmcv.ops.{name}", f"{name}2d"), (workload.groups, workload.offset_groups)
     extents = [settings[name] for name in ("stride", "padding", "dilation")]
 
     def call(args: list[Any]) -> Tensor:
         x, offset, weight, bias, mask = args
-        return apply(x, offset, mask, weight, bias, *extents, workload.groups, workload.offset_groups)
+        if workload.modulated:
+            return apply(x, offset, mask, weight, bias, *extents, *groups)
+        return apply(x, offset, weight, *extents, *groups).add_(bias[:, None, None])  # it takes no bias
 
     return call
 
