@@ -74,8 +74,8 @@ __device__ void rope_part_unit(RopeArguments<T, Table> const& a, uint64_t b, uin
 // Block: x over a head's accesses, y over heads, z over tokens. Grid: x over tokens, y over heads, z over the batch.
 template <class Way, class T, class Table>
 __global__ void __launch_bounds__(kRopeThreads) rope_part_kernel(RopeArguments<T, Table> a) {
-  let_next_kernel_begin();
   wait_for_kernel_before();
+  let_next_kernel_begin();  // then: blocks of two calls, of which one waits, share multiprocessors badly
   int const step = gridDim.y * blockDim.y, first_head = blockIdx.y * blockDim.y + threadIdx.y;
   uint32_t const s = blockIdx.x * blockDim.z + threadIdx.z;
   if (s >= a.seq || first_head >= a.heads) return;
