@@ -1,0 +1,269 @@
+// deform_roi_pool of a feature map in its usual layout. Bins that move apart are gathers, which L1 serves a line at a
+// time: what a region reads is copied into shared memory first, with the channels innermost, and gathered from there.
+#pragma once
+
+#include <climits>
+
+#include "kernels/detection/deform_roi_pool_direct.cuh"
+#include "kernels/detection/roi_align_channels_first.cuh"
+
+namespace bridge {
+
+constexpr int kDeformRoiStagedThreads = 224, kDeformRoiResidents = 4;        // whose registers hold all: 72 a thread
+constexpr size_t kDeformRoiTable = 24 * 1024, kDeformRoiShared = 48 * 1024;  // bytes of shared memory: at most
+constexpr int kDeformRoiAhead = 4;  // taps along x whose pixels a thread has on their way
+
+template <class T>
+constexpr int kDeformRoiPacket = kAccessBytes / sizeof(T);  // channels that a thread takes at a time
+
+// What a block knows of its region, in shared memory: registers are few.
+struct DeformRoiRegion {
+  RoiRegion region;
+  int top, left, bottom, right;  // of the pixels that its bins read, inclusive
+  int columns, pixels;           // of these in the tile
+  int at_once;                   // groups of channels that the tile holds; 0: not even one
+
+  // Shares `groups` among rounds. Rows of the tile begin and end at a multiple of `run` pixels.
+  __device__ void share(int groups, int packets, int run) {
+    if (right >= 0) left = left / run * run, right = right / run * run + run - 1;
+    columns = max(right - left + 1, 0), pixels = columns * max(bottom - top + 1, 0);
+    int const most = packets / max(pixels, 1), rounds = most > 0 ? (groups + most - 1) / most : 1;
+    at_once = most > 0 ? (groups + rounds - 1) / rounds : 0;
+  }
+};
+
+// Fills the table, of each bin along y and then along x, and the pixels that it reads. A bin whose offset is not finite
+// has -1 taps. The whole block calls it.
+template <class T>
+__device__ void deform_fill_table(DeformRoiPoolArguments<T> const& a, int64_t roi, RoiTable const& table,
+                                  DeformRoiRegion& shared) {
+  int const bins = a.bins();
+  for (int i = threadIdx.x; i < 2 * bins; i += blockDim.x) {
+    bool const is_row = i < bins;
+    int const bin = is_row ? i : i - bins, row = bin / a.pooled_w;
+    RoiAxis axis = is_row ? shared.region.y : shared.region.x;
+    float const low = roi_value(a, roi * 5 + 1 + is_row), high = roi_value(a, roi * 5 + 3 + is_row);
+    bool const finite = moved(axis, a.share(roi, is_row, bin), low, high, a.spatial_scale);
+    roi_fill_taps(table, i, axis, is_row ? row : bin - row * a.pooled_w);
+    int first = INT_MAX, last = -1;
+    for (int tap = 0; tap < table.counts[i]; ++tap) {
+      first = min(first, table.row(i)[tap].pixel), last = max(last, table.row(i)[tap].pixel);
+    }
+    atomicMin(is_row ? &shared.top : &shared.left, first);
+    atomicMax(is_row ? &shared.bottom : &shared.right, last);
+    if (!finite) table.counts[i] = -1;
+  }
+  __syncthreads();
+}
+
+// number / divisor of numbers below 2^20, by the divisor's reciprocal.
+__device__ inline int quick_quotient(int number, float reciprocal) {
+  return static_cast<int>((float(number) + 0.5f) * reciprocal);
+}
+
+// Those of a pixel, of runs of pixels in N channels.
+template <class T, int N, int kRun>
+__device__ Vec<T, N> channels_of(Vec<T, kRun> const (&runs)[N], int pixel) {
+  Vec<T, N> packet;
+  if constexpr (sizeof(T) == 2 && kRun == 2) {
+    unsigned const halves = pixel == 0 ? 0x5410 : 0x7632;
+#pragma unroll
+    for (int i = 0; i < N; i += 2) {
+      reinterpret_cast<unsigned*>(&packet)[i / 2] = __byte_perm(reinterpret_cast<unsigned const&>(runs[i]),
+                                                                reinterpret_cast<unsigned const&>(runs[i + 1]), halves);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      packet.lane[i] = runs[i].lane[0];
+#pragma unroll
+      for (int k = 1; k < kRun; ++k)
+        if (pixel == k) packet.lane[i] = runs[i].lane[k];
+    }
+  }
+  return packet;
+}
+
+// Copies what a region reads of some groups of N channels, from `first` on. A thread takes kRun pixels of a group at a
+// time.
+template <int kRun, class T, int N>
+__device__ void deform_stage(DeformRoiPoolArguments<T> const& a, DeformRoiRegion const& shared, int first, int groups,
+                             Vec<T, N>* tile) {             // [groups, pixels]
+  constexpr int kWarp = 32, kPackets = 128 / kAccessBytes;  // that shared memory takes at once
+  using Run = Vec<T, kRun>;
+  unsigned const plane = a.height * a.width;
+  int const columns = shared.columns / kRun, runs = shared.pixels / kRun, chunks = (runs + kWarp - 1) / kWarp;
+  float const of_chunks = __frcp_rn(float(chunks)), of_columns = __frcp_rn(float(columns));
+  int const lane = threadIdx.x % kWarp, turn = lane * kRun / kPackets;
+  for (int unit = threadIdx.x / kWarp; unit < groups * chunks; unit += blockDim.x / kWarp) {
+    int const group = quick_quotient(unit, of_chunks), run = (unit - group * chunks) * kWarp + lane;
+    if (run >= runs) continue;
+    int const row = quick_quotient(run, of_columns), channel = first + group * N;
+    int const last = min(N, a.channels - channel) - 1;
+    T const* from = a.x + (shared.region.image * int64_t(a.channels) + channel) * a.plane() +
+                    ((shared.top + row) * a.width + shared.left + (run - row * columns) * kRun);
+    Run read[N];  // beyond the last channel that again, not used
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      read[i] = *reinterpret_cast<Run const*>(from);
+      if (i < last) from += a.plane();
+    }
+#pragma unroll
+    for (int j = 0; j < kRun; ++j) {
+      int const own = (j + turn) % kRun;  // in another order from lane to lane: each has banks of its own
+      tile[(group * runs + run) * kRun + own] = channels_of(read, own);
+    }
+  }
+}
+
+// Adds weight times N channels.
+template <class T, int N>
+__device__ void add_packet(Vec<T, N> const& packet, float weight, float (&sums)[N]) {
+#pragma unroll
+  for (int lane = 0; lane < N; ++lane) sums[lane] = fmaf(weight, to_float(packet.lane[lane]), sums[lane]);
+}
+
+// Adds N channels of a bin, whose rows of the table are `row` and `column`.
+template <class T, int N>
+__device__ void deform_add_staged(DeformRoiRegion const& shared, RoiTable const& table, int row, int column,
+                                  Vec<T, N> const* tile, float (&sums)[N]) {
+  RoiTap const *const ys = table.row(row), *const xs = table.row(column);
+  int const num_y = table.counts[row], num_x = table.counts[column];
+  uint4 packet[kDeformRoiAhead] = {};  // lanes would be apart where loads depend on conditions
+  for (int first = 0; first < num_x; first += kDeformRoiAhead) {
+    RoiTap taps[kDeformRoiAhead];
+#pragma unroll
+    for (int i = 0; i < kDeformRoiAhead; ++i) taps[i] = first + i < num_x ? xs[first + i] : RoiTap{};
+#pragma unroll 1
+    for (int iy = 0; iy < num_y; ++iy) {
+      RoiTap const y = ys[iy];
+      Vec<T, N> const* const line = tile + ((y.pixel - shared.top) * shared.columns - shared.left);
+#pragma unroll
+      for (int i = 0; i < kDeformRoiAhead; ++i)
+        if (first + i < num_x) packet[i] = *reinterpret_cast<uint4 const*>(line + taps[i].pixel);
+#pragma unroll
+      for (int i = 0; i < kDeformRoiAhead; ++i) {
+        if (first + i < num_x)
+          add_packet(reinterpret_cast<Vec<T, N> const&>(packet[i]), y.weight * taps[i].weight, sums);
+      }
+    }
+  }
+}
+
+template <class T, int N>
+__device__ void deform_store(DeformRoiPoolArguments<T> const& a, int64_t roi, int channel, int bin, float share,
+                             float const (&sums)[N]) {
+  T* const y = a.y + (roi * a.channels + channel) * a.bins();
+#pragma unroll
+  for (int lane = 0; lane < N; ++lane)
+    if (channel + lane < a.channels) y[unsigned(bin + lane * a.bins())] = from_float<T>(sums[lane] * share);
+}
+
+// A sum's share in the mean of a bin; NaN where its offset is not finite.
+__device__ inline float deform_share(DeformRoiRegion const& shared, RoiTable const& table, int row, int column) {
+  return min(table.counts[row], table.counts[column]) < 0 ? nanf("") : shared.region.share;
+}
+
+// Channels [first, end) of a region that the table cannot hold, or of no image.
+template <class T>
+__device__ void deform_without_table(DeformRoiPoolArguments<T> const& a, int64_t roi, int first, int end) {
+  int const bins = a.bins();
+  T* const y = a.y + (roi * a.channels + first) * bins;
+  for (int i = threadIdx.x; i < (end - first) * bins; i += blockDim.x) {
+    int const channel = i / bins, bin = i - channel * bins;
+    RoiRegion region = roi_region(a, roi);
+    bool const known = moved(a, roi, bin, region);
+    y[i] = from_float<T>(known ? roi_align_value(a, region, first + channel, bin) : nanf(""));
+  }
+}
+
+// The same of a region whose box the tile cannot hold.
+template <class T>
+__device__ void deform_without_tile(DeformRoiPoolArguments<T> const& a, int64_t roi, RoiTable const& table,
+                                    DeformRoiRegion const& shared, int first, int end) {
+  constexpr int kLanes = 4;
+  T const* const map = a.x + shared.region.image * a.image_step();
+  int const bins = a.bins(), items = (end - first + kLanes - 1) / kLanes * bins;
+  for (int i = threadIdx.x; i < items; i += blockDim.x) {
+    int const run = i / bins, bin = i - run * bins, channel = first + run * kLanes;
+    float sums[kLanes] = {};
+    RoiTableTaps(table, a.width, bin, bins + bin).add(map + channel * a.plane(), a.plane(), end - channel, sums);
+    deform_store(a, roi, channel, bin, deform_share(shared, table, bin, bins + bin), sums);
+  }
+}
+
+struct DeformRoiPlan {
+  int capacity, packets;  // of the table, and of the tile
+  int channels;           // of a block
+  size_t table, shared;   // bytes; none: the kernel does not take the call
+};
+
+// A block takes a region and some of its channels, as many groups of them at a time as the tile holds. Grid: x over
+// regions, y over parts of the channels. kRun: pixels that are read at once.
+template <class T, int kRun>
+__global__ void __launch_bounds__(kDeformRoiStagedThreads, kDeformRoiResidents) deform_roi_pool_channels_first_kernel(
+    DeformRoiPoolArguments<T> a, DeformRoiPlan plan) {
+  constexpr int N = kDeformRoiPacket<T>;
+  extern __shared__ __align__(kAccessBytes) unsigned char memory[];
+  __shared__ DeformRoiRegion shared;
+  auto* const tile = reinterpret_cast<Vec<T, N>*>(memory + plan.table);
+  int const bins = a.bins(), first = blockIdx.y * plan.channels, end = min(first + plan.channels, a.channels),
+            groups = (end - first + N - 1) / N;
+  RoiTable const table(memory, 2 * bins, plan.capacity);
+  if (threadIdx.x == 0) shared = {roi_region(a, blockIdx.x), INT_MAX, INT_MAX, -1, -1};
+  __syncthreads();
+  if (!table.holds(shared.region)) return deform_without_table(a, blockIdx.x, first, end);
+  deform_fill_table(a, blockIdx.x, table, shared);
+  if (threadIdx.x == 0) shared.share(groups, plan.packets, kRun);
+  __syncthreads();
+  if (shared.at_once == 0) return deform_without_tile(a, blockIdx.x, table, shared, first, end);
+  for (int group = 0; group < groups; group += shared.at_once) {
+    deform_stage<kRun>(a, shared, first + group * N, min(shared.at_once, groups - group), tile);
+    __syncthreads();
+    for (int i = threadIdx.x; i < min(shared.at_once, groups - group) * bins; i += blockDim.x) {
+      int const own = i / bins, bin = i - own * bins;
+      float sums[N] = {};
+      deform_add_staged(shared, table, bin, bins + bin, tile + own * shared.pixels, sums);
+      deform_store(a, blockIdx.x, first + (group + own) * N, bin, deform_share(shared, table, bin, bins + bin), sums);
+    }
+    __syncthreads();
+  }
+}
+
+// Of the table, such that neighbouring bins begin in banks of their own: odd. 0: it would hold too few taps.
+template <class T>
+int deform_roi_capacity(DeformRoiPoolArguments<T> const& a) {
+  constexpr int kFewSamples = 4;  // of an adaptive grid along an axis
+  bool const adaptive = a.sampling_ratio <= 0;
+  int64_t const taps = (int64_t(kDeformRoiTable / (2 * a.bins())) - int64_t(sizeof(int))) / int64_t(sizeof(RoiTap)),
+                samples = adaptive ? 2 * int64_t(std::max(a.height, a.width)) + 8 : a.sampling_ratio;
+  if (taps < 2 * (adaptive ? kFewSamples : samples) + 1) return 0;
+  return static_cast<int>(std::min(taps - 1, 2 * samples) / 2 * 2 + 1);
+}
+
+template <class T>
+DeformRoiPlan deform_roi_plan(DeformRoiPoolArguments<T> const& a, int multiprocessors) {
+  constexpr int64_t N = kDeformRoiPacket<T>;
+  DeformRoiPlan plan{deform_roi_capacity(a), 0, 0, 0, 0};
+  if (plan.capacity == 0 || a.count > kMaxGridX || N * a.plane() > kMaxGridX) return plan;
+  plan.table = ceil_divide(RoiTable::bytes(2 * a.bins(), plan.capacity), kAccessBytes) * kAccessBytes;
+  int64_t const least = std::max(roi_align_least_channels(a, multiprocessors), ceil_divide(a.channels, kMaxGridY)),
+                groups = ceil_divide(std::min(least, int64_t(a.channels)), N),
+                most = (kDeformRoiShared - plan.table - sizeof(DeformRoiRegion)) / kAccessBytes;
+  plan.channels = static_cast<int>(groups * N);
+  plan.packets = static_cast<int>(std::min(most, groups * a.plane()));
+  plan.shared = plan.table + plan.packets * kAccessBytes;
+  return plan;
+}
+
+template <class T>
+cudaError_t launch_deform_roi_pool_channels_first(DeformRoiPoolArguments<T> const& a, DeformRoiPlan const& plan,
+                                                  cudaStream_t stream) {
+  dim3 const grid(static_cast<unsigned>(a.count), static_cast<unsigned>(ceil_divide(a.channels, plan.channels)));
+  bool const pairs = a.width % 2 == 0 && aligned(a.x, 2 * sizeof(T));
+  auto const kernel = pairs ? deform_roi_pool_channels_first_kernel<T, 2> : deform_roi_pool_channels_first_kernel<T, 1>;
+  kernel<<<grid, kDeformRoiStagedThreads, plan.shared, stream>>>(a, plan);
+  return cudaGetLastError();
+}
+
+}  // namespace bridge
