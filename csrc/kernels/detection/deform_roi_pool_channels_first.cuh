@@ -9,12 +9,22 @@
 
 namespace bridge {
 
-constexpr int kDeformRoiStagedThreads = 224, kDeformRoiResidents = 4;        // whose registers hold all: 72 a thread
+constexpr int kDeformRoiStagedThreads = 256, kDeformRoiResidents = 4;
 constexpr size_t kDeformRoiTable = 24 * 1024, kDeformRoiShared = 48 * 1024;  // bytes of shared memory: at most
 constexpr int kDeformRoiAhead = 4;  // taps along x whose pixels a thread has on their way
 
 template <class T>
 constexpr int kDeformRoiPacket = kAccessBytes / sizeof(T);  // channels that a thread takes at a time
+
+struct DeformRoiPlan {
+  int capacity, packets;  // of the table, and of the tile
+  int channels;           // of a block
+  size_t table, shared;   // bytes; none: the kernel does not take the call
+
+  // A block's channels: from first() up to end().
+  __device__ int first() const { return blockIdx.y * channels; }
+  __device__ int end(int all) const { return min(first() + channels, all); }
+};
 
 // What a block knows of its region, in shared memory: registers are few.
 struct DeformRoiRegion {
@@ -32,25 +42,35 @@ struct DeformRoiRegion {
   }
 };
 
-// Fills the table, of each bin along y and then along x, and the pixels that it reads. A bin whose offset is not finite
-// has -1 taps. The whole block calls it.
+// The axes of a region's bins as they moved: of each along y, and then along x. finite: what moved it is.
+template <class T>
+__device__ RoiAxis deform_axis(DeformRoiPoolArguments<T> const& a, int64_t roi, RoiRegion const& region, int axis_bin,
+                               bool& finite) {
+  int const bins = a.bins();
+  bool const is_row = axis_bin < bins;
+  RoiAxis axis = is_row ? region.y : region.x;
+  float const low = roi_value(a, roi * 5 + 1 + is_row), high = roi_value(a, roi * 5 + 3 + is_row);
+  float const share = a.share(roi, is_row, is_row ? axis_bin : axis_bin - bins);
+  finite = moved(axis, share, low, high, a.spatial_scale);
+  return axis;
+}
+
+// Fills the table, and finds the pixels that bins read. One that an offset moved that is not finite has -1 taps. The
+// whole block calls it.
 template <class T>
 __device__ void deform_fill_table(DeformRoiPoolArguments<T> const& a, int64_t roi, RoiTable const& table,
                                   DeformRoiRegion& shared) {
   int const bins = a.bins();
   for (int i = threadIdx.x; i < 2 * bins; i += blockDim.x) {
-    bool const is_row = i < bins;
-    int const bin = is_row ? i : i - bins, row = bin / a.pooled_w;
-    RoiAxis axis = is_row ? shared.region.y : shared.region.x;
-    float const low = roi_value(a, roi * 5 + 1 + is_row), high = roi_value(a, roi * 5 + 3 + is_row);
-    bool const finite = moved(axis, a.share(roi, is_row, bin), low, high, a.spatial_scale);
-    roi_fill_taps(table, i, axis, is_row ? row : bin - row * a.pooled_w);
+    bool finite;
+    RoiAxis const axis = deform_axis(a, roi, shared.region, i, finite);
+    roi_fill_taps(table, i, axis, i < bins ? i / a.pooled_w : (i - bins) % a.pooled_w);
     int first = INT_MAX, last = -1;
     for (int tap = 0; tap < table.counts[i]; ++tap) {
       first = min(first, table.row(i)[tap].pixel), last = max(last, table.row(i)[tap].pixel);
     }
-    atomicMin(is_row ? &shared.top : &shared.left, first);
-    atomicMax(is_row ? &shared.bottom : &shared.right, last);
+    atomicMin(i < bins ? &shared.top : &shared.left, first);
+    atomicMax(i < bins ? &shared.bottom : &shared.right, last);
     if (!finite) table.counts[i] = -1;
   }
   __syncthreads();
@@ -84,34 +104,34 @@ __device__ Vec<T, N> channels_of(Vec<T, kRun> const (&runs)[N], int pixel) {
   return packet;
 }
 
-// Copies what a region reads of some groups of N channels, from `first` on. A thread takes kRun pixels of a group at a
-// time.
-template <int kRun, class T, int N>
+// Copies what a region reads of some groups of N channels, from `first` on. A thread takes kRun pixels of kGroups
+// groups at a time.
+template <int kRun, int kGroups, class T, int N>
 __device__ void deform_stage(DeformRoiPoolArguments<T> const& a, DeformRoiRegion const& shared, int first, int groups,
                              Vec<T, N>* tile) {             // [groups, pixels]
   constexpr int kWarp = 32, kPackets = 128 / kAccessBytes;  // that shared memory takes at once
   using Run = Vec<T, kRun>;
-  unsigned const plane = a.height * a.width;
   int const columns = shared.columns / kRun, runs = shared.pixels / kRun, chunks = (runs + kWarp - 1) / kWarp;
   float const of_chunks = __frcp_rn(float(chunks)), of_columns = __frcp_rn(float(columns));
   int const lane = threadIdx.x % kWarp, turn = lane * kRun / kPackets;
-  for (int unit = threadIdx.x / kWarp; unit < groups * chunks; unit += blockDim.x / kWarp) {
-    int const group = quick_quotient(unit, of_chunks), run = (unit - group * chunks) * kWarp + lane;
+  int const units = (groups + kGroups - 1) / kGroups * chunks, end = min(first + groups * N, a.channels);
+  for (int unit = threadIdx.x / kWarp; unit < units; unit += blockDim.x / kWarp) {
+    int const part = quick_quotient(unit, of_chunks), run = (unit - part * chunks) * kWarp + lane;
     if (run >= runs) continue;
-    int const row = quick_quotient(run, of_columns), channel = first + group * N;
-    int const last = min(N, a.channels - channel) - 1;
+    int const row = quick_quotient(run, of_columns), group = part * kGroups, channel = first + group * N;
     T const* from = a.x + (shared.region.image * int64_t(a.channels) + channel) * a.plane() +
                     ((shared.top + row) * a.width + shared.left + (run - row * columns) * kRun);
-    Run read[N];  // beyond the last channel that again, not used
+    Run read[kGroups][N];  // beyond the last channel that again, not used
 #pragma unroll
-    for (int i = 0; i < N; ++i) {
-      read[i] = *reinterpret_cast<Run const*>(from);
-      if (i < last) from += a.plane();
+    for (int i = 0; i < kGroups * N; ++i) {
+      read[i / N][i % N] = *reinterpret_cast<Run const*>(from);
+      if (channel + i + 1 < end) from += a.plane();
     }
 #pragma unroll
-    for (int j = 0; j < kRun; ++j) {
-      int const own = (j + turn) % kRun;  // in another order from lane to lane: each has banks of its own
-      tile[(group * runs + run) * kRun + own] = channels_of(read, own);
+    for (int i = 0; i < kGroups * kRun; ++i) {
+      int const own = (i + turn) % kRun;  // in another order from lane to lane: each has banks of its own
+      Vec<T, N>* const to = tile + ((group + i / kRun) * runs + run) * kRun + own;
+      if (group + i / kRun < groups) *to = channels_of(read[i / kRun], own);
     }
   }
 }
@@ -164,39 +184,43 @@ __device__ inline float deform_share(DeformRoiRegion const& shared, RoiTable con
   return min(table.counts[row], table.counts[column]) < 0 ? nanf("") : shared.region.share;
 }
 
-// Channels [first, end) of a region that the table cannot hold, or of no image.
+// A block's channels of a region that the table cannot hold, or of no image. starts: in shared memory, of each bin
+// along y and then along x.
 template <class T>
-__device__ void deform_without_table(DeformRoiPoolArguments<T> const& a, int64_t roi, int first, int end) {
+__device__ void deform_without_table(DeformRoiPoolArguments<T> const& a, int64_t roi, DeformRoiRegion const& shared,
+                                     float* starts, DeformRoiPlan const& plan) {
   int const bins = a.bins();
-  T* const y = a.y + (roi * a.channels + first) * bins;
+  for (int i = threadIdx.x; i < 2 * bins; i += blockDim.x) {
+    bool finite;
+    float const start = deform_axis(a, roi, shared.region, i, finite).start;
+    starts[i] = finite ? start : nanf("");
+  }
+  __syncthreads();
+  int const first = plan.first(), end = plan.end(a.channels);
   for (int i = threadIdx.x; i < (end - first) * bins; i += blockDim.x) {
     int const channel = i / bins, bin = i - channel * bins;
-    RoiRegion region = roi_region(a, roi);
-    bool const known = moved(a, roi, bin, region);
-    y[i] = from_float<T>(known ? roi_align_value(a, region, first + channel, bin) : nanf(""));
+    RoiRegion region = shared.region;
+    region.y.start = starts[bin], region.x.start = starts[bins + bin];
+    if (isnan(region.y.start) || isnan(region.x.start)) region.image = -1;
+    float const value = roi_align_value(a, region, first + channel, bin);
+    a.y[(roi * a.channels + first + channel) * bins + bin] = from_float<T>(value);
   }
 }
 
-// The same of a region whose box the tile cannot hold.
-template <class T>
+// The same of a region that the tile cannot hold: kLanes channels of a bin at a time.
+template <class Taps, int kLanes, class T>
 __device__ void deform_without_tile(DeformRoiPoolArguments<T> const& a, int64_t roi, RoiTable const& table,
-                                    DeformRoiRegion const& shared, int first, int end) {
-  constexpr int kLanes = 4;
+                                    DeformRoiRegion const& shared, DeformRoiPlan const& plan) {
+  int const first = plan.first(), end = plan.end(a.channels);
   T const* const map = a.x + shared.region.image * a.image_step();
   int const bins = a.bins(), items = (end - first + kLanes - 1) / kLanes * bins;
   for (int i = threadIdx.x; i < items; i += blockDim.x) {
     int const run = i / bins, bin = i - run * bins, channel = first + run * kLanes;
     float sums[kLanes] = {};
-    RoiTableTaps(table, a.width, bin, bins + bin).add(map + channel * a.plane(), a.plane(), end - channel, sums);
+    Taps(table, a.width, bin, bins + bin).add(map + channel * a.plane(), a.plane(), end - channel, sums);
     deform_store(a, roi, channel, bin, deform_share(shared, table, bin, bins + bin), sums);
   }
 }
-
-struct DeformRoiPlan {
-  int capacity, packets;  // of the table, and of the tile
-  int channels;           // of a block
-  size_t table, shared;   // bytes; none: the kernel does not take the call
-};
 
 // A block takes a region and some of its channels, as many groups of them at a time as the tile holds. Grid: x over
 // regions, y over parts of the channels. kRun: pixels that are read at once.
@@ -207,18 +231,28 @@ __global__ void __launch_bounds__(kDeformRoiStagedThreads, kDeformRoiResidents) 
   extern __shared__ __align__(kAccessBytes) unsigned char memory[];
   __shared__ DeformRoiRegion shared;
   auto* const tile = reinterpret_cast<Vec<T, N>*>(memory + plan.table);
-  int const bins = a.bins(), first = blockIdx.y * plan.channels, end = min(first + plan.channels, a.channels),
-            groups = (end - first + N - 1) / N;
+  int const bins = a.bins();
   RoiTable const table(memory, 2 * bins, plan.capacity);
   if (threadIdx.x == 0) shared = {roi_region(a, blockIdx.x), INT_MAX, INT_MAX, -1, -1};
   __syncthreads();
-  if (!table.holds(shared.region)) return deform_without_table(a, blockIdx.x, first, end);
+  if (!table.holds(shared.region)) {
+    return deform_without_table(a, blockIdx.x, shared, reinterpret_cast<float*>(memory), plan);
+  }
   deform_fill_table(a, blockIdx.x, table, shared);
+  int const first = plan.first(), groups = (plan.end(a.channels) - first + N - 1) / N;
   if (threadIdx.x == 0) shared.share(groups, plan.packets, kRun);
   __syncthreads();
-  if (shared.at_once == 0) return deform_without_tile(a, blockIdx.x, table, shared, first, end);
+  if (shared.at_once == 0) {
+    return table.capacity <= kRoiAlignFewTaps + 1
+               ? deform_without_tile<RoiFewTaps, 2>(a, blockIdx.x, table, shared, plan)
+               : deform_without_tile<RoiTableTaps, 4>(a, blockIdx.x, table, shared, plan);
+  }
   for (int group = 0; group < groups; group += shared.at_once) {
-    deform_stage<kRun>(a, shared, first + group * N, min(shared.at_once, groups - group), tile);
+    int const number = min(shared.at_once, groups - group);
+    if (number > 1)
+      deform_stage<kRun, 2>(a, shared, first + group * N, number, tile);
+    else
+      deform_stage<kRun, 1>(a, shared, first + group * N, number, tile);
     __syncthreads();
     for (int i = threadIdx.x; i < min(shared.at_once, groups - group) * bins; i += blockDim.x) {
       int const own = i / bins, bin = i - own * bins;
@@ -247,7 +281,7 @@ DeformRoiPlan deform_roi_plan(DeformRoiPoolArguments<T> const& a, int multiproce
   DeformRoiPlan plan{deform_roi_capacity(a), 0, 0, 0, 0};
   if (plan.capacity == 0 || a.count > kMaxGridX || N * a.plane() > kMaxGridX) return plan;
   plan.table = ceil_divide(RoiTable::bytes(2 * a.bins(), plan.capacity), kAccessBytes) * kAccessBytes;
-  int64_t const least = std::max(roi_align_least_channels(a, multiprocessors), ceil_divide(a.channels, kMaxGridY)),
+  int64_t const least = std::max(roi_align_least_channels(a, 2 * multiprocessors), ceil_divide(a.channels, kMaxGridY)),
                 groups = ceil_divide(std::min(least, int64_t(a.channels)), N),
                 most = (kDeformRoiShared - plan.table - sizeof(DeformRoiRegion)) / kAccessBytes;
   plan.channels = static_cast<int>(groups * N);
