@@ -27,7 +27,7 @@ def deform_roi_pool(
 
     Args:
         x: [N, C, H, W]; float32, float16 or bfloat16 (float64 on CPU). On a GPU the channels-last memory format is
-            taken as it is, and is faster.
+            taken as it is.
         rois: [K, 5], as of roi_align; any of these dtypes, whatever that of x.
         offset: [K, 2, PH, PW], of each bin along x and along y, as shares of gamma times the region's width and height;
             any of these dtypes; or None for 0.

@@ -1,3 +1,4 @@
+#include "core/device.h"
 #include "kernels/detection/deform_roi_pool.cuh"
 #include "ops/detection/regions.h"
 
@@ -38,7 +39,7 @@ struct DeformRoiPool final : RegionsOp {
       a.offset = in[2].present() ? in[2].data : nullptr, a.offset_dtype = in[2].dtype;
       a.gamma = static_cast<float>(gamma);
       to_int((Size(a.bins()) * ceil_div(Size(a.channels), kDeformRoiChannels)).value());  // items of a region
-      return launch_deform_roi_pool(a, stream);
+      return launch_deform_roi_pool(a, current_device().multiprocessors, stream);
     });
   }
 };

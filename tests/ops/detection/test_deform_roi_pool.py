@@ -116,6 +116,38 @@ def test_cuda_layouts(channels, ratio, dtype, memory):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("size", "bins", "ratio"),
+    [
+        ((25, 37), (7, 7), 2),  # rows that begin at odd elements
+        ((60, 75), (7, 7), 4),  # regions of more pixels than shared memory holds
+        ((60, 76), (7, 7), 2),
+        ((160, 90), (7, 7), 0),  # and of more samples
+        ((160, 90), (2, 1), 0),
+        ((12, 14), (7, 7), 40),  # samples that no table holds
+        ((30, 44), (14, 14), 2),  # more bins than threads
+        ((30, 44), (40, 41), 2),  # bins that no table holds
+    ],
+)
+def test_cuda_sizes(size, bins, ratio, dtype):
+    x, rois, offset = deform_roi_arguments(12, 2, 21, size, bins)
+    check_cuda(OP, dtype, x, rois, offset, output_size=bins, spatial_scale=0.25, sampling_ratio=ratio)
+
+
+@pytest.mark.gpu
+def test_cuda_infinite_pixels_show_where_they_count():
+    """A pixel beside those that a bin reads lies in the same part of shared memory."""
+    x = torch.ones(1, 3, 8, 8)
+    x[0, 1, 2, 3], x[0, 2, 6, 6] = torch.inf, torch.nan
+    rois = torch.tensor([[0, 0.5, 0.5, 7.5, 7.5], [0, 3.25, 2.25, 3.75, 2.75]])
+    args = x, rois, None, 4, 1.0, 2
+    found = bridge.deform_roi_pool(*[each.cuda() if isinstance(each, torch.Tensor) else each for each in args])
+    torch.testing.assert_close(found.cpu(), bridge.deform_roi_pool(*args), equal_nan=True)
+    assert found[0].isinf().sum() > 0 and found[0].isnan().sum() > 0 and found[0].isfinite().sum() > 16
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("offset_dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_cuda_dtypes_may_differ(dtype, offset_dtype):

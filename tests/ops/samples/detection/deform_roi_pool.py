@@ -47,6 +47,15 @@ def samples() -> list[tuple]:
     return found
 
 
+def further() -> list[tuple]:
+    """A map that is more than shared memory holds, samples that are, and those of an adaptive grid."""
+    found = []
+    for size, bins, ratio in (((60, 75), (3, 2), 2), ((9, 8), (7, 7), 40), ((130, 6), (7, 7), 0)):
+        kwargs = {"output_size": bins, "spatial_scale": 0.25, "sampling_ratio": ratio}
+        found.append((f"{size} {kwargs}", deform_roi_arguments(3, 2, 5, size, bins), kwargs))
+    return found
+
+
 def random_call(seed: int) -> tuple[list, dict]:
     """A valid call at random sizes."""
     pick = picker(seed)
