@@ -95,8 +95,8 @@ def _of_several_heads() -> list[tuple]:
     """Of two sequences that fill a GPU, in either layout."""
     found = []
     for heads, head_dim, rotary, pairs in _HEADS:
-        for layout in ("bhsd", "bshd"):
-            args = rope_arguments(2, _many(head_dim, 2 * sum(heads)), heads, head_dim, rotary, layout)
+        for layout, table in (("bhsd", "[S, R/2]"), ("bshd", "ids")):
+            args = rope_arguments(2, _many(head_dim, 2 * sum(heads)), heads, head_dim, rotary, layout, table)
             settings = {"interleaved": pairs, "rotary_dim": rotary, "layout": layout}
             found.append((f"many tokens H{heads} D{head_dim} {settings}", args, settings))
     return found
