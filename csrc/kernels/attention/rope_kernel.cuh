@@ -107,7 +107,8 @@ __device__ void rope_rotated_unit(RopeArguments<T, Table> const& a, typename Way
     rope_rotate<Way, T>(packet[j], entries);
     if (!places.exists[j]) break;
 #pragma unroll
-    for (int i = 0; i < Way::kPackets; ++i) rope_write<Way::kMany>(places.out[j] + i * half_dim, packet[j][i]);
+    for (int i = 0; i < Way::kPackets; ++i)
+      rope_write<Way::kMany>(places.out[j] + i * half_dim, packet[j][i], a.leaves);
   }
 }
 
@@ -121,7 +122,7 @@ __device__ void rope_copied_unit(RopeArguments<T, Table> const& a, typename Way:
   for (int j = 0; j < Way::kHeads; ++j) packet[j] = rope_read<Way::kMany, Packet>(places.in[j]);
 #pragma unroll
   for (int j = 0; j < Way::kHeads; ++j) {
-    if (places.exists[j]) rope_write<Way::kMany>(places.out[j], packet[j]);
+    if (places.exists[j]) rope_write<Way::kMany>(places.out[j], packet[j], a.leaves);
   }
 }
 

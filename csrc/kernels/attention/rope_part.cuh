@@ -71,7 +71,7 @@ __device__ void rope_part_unit(RopeArguments<T, Table> const& a, uint64_t b, uin
   }
 #pragma unroll
   for (int j = 0; j < Way::kHeads; ++j) {
-    if (places.exists[j]) rope_write<Way::kMany>(places.out[j], packet[j]);
+    if (places.exists[j]) rope_write<Way::kMany>(places.out[j], packet[j], a.leaves);
   }
 }
 

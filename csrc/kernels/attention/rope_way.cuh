@@ -37,6 +37,7 @@ struct RopeArguments {
   void const* position_ids;  // [batch or 1, seq], or null; with them tables are those of all of the batch
   bool wide_ids;             // position ids are int64, else int32
   bool heads_first;          // of two tokens and two heads, tokens lie closer together
+  bool leaves;               // results are more than the L2 keeps for those who read them next
   int64_t batch;
   int seq, head_dim, rotary_dim, heads_q, heads;  // heads: of q and k
   uint32_t table_width;
@@ -51,17 +52,17 @@ struct alignas(kAligned ? alignof(Vec<T, N>) : alignof(T)) RopePacket {
   T lane[N];
 };
 
-// Packets that nobody reads again leave the L1 to tables, and are the first to leave the L2, if kOnce. Reading is
-// volatile, or it might move before the wait for the kernel that writes them.
-template <bool kOnce, class Packet, class T>
+// Packets of many tokens leave the L1 to tables. Reading is volatile, or it might move before the wait for the kernel
+// that writes them.
+template <bool kMany, class Packet, class T>
 __device__ Packet rope_read(T const* from) {
-  if constexpr (kOnce && sizeof(Packet) == 16) {
+  if constexpr (kMany && sizeof(Packet) == 16) {
     uint4 word;
     asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(word.x), "=r"(word.y), "=r"(word.z), "=r"(word.w)
                  : "l"(from));
     return *reinterpret_cast<Packet const*>(&word);
-  } else if constexpr (kOnce && sizeof(Packet) == 8) {
+  } else if constexpr (kMany && sizeof(Packet) == 8) {
     uint2 word;
     asm volatile("ld.global.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(word.x), "=r"(word.y) : "l"(from));
     return *reinterpret_cast<Packet const*>(&word);
@@ -70,11 +71,12 @@ __device__ Packet rope_read(T const* from) {
   }
 }
 
-template <bool kOnce, class Packet, class T>
-__device__ void rope_write(T* to, Packet packet) {
-  if constexpr (kOnce) {
+// leaves: see RopeArguments; such a packet makes room for others first. Not of few tokens.
+template <bool kMany, class Packet, class T>
+__device__ void rope_write(T* to, Packet packet, bool leaves) {
+  if (kMany && leaves) {
     using Word = std::conditional_t<sizeof(Packet) == 16, uint4, uint2>;
-    static_assert(sizeof(Packet) == sizeof(Word));
+    static_assert(!kMany || sizeof(Packet) == sizeof(Word));
     __stcs(reinterpret_cast<Word*>(to), *reinterpret_cast<Word const*>(&packet));
   } else {
     *reinterpret_cast<Packet*>(to) = packet;
