@@ -45,22 +45,24 @@ __device__ ChannelMap channel_map(GroupNormArguments<T> const& a, Normal normal,
           channel_value<T>(a.bias, a.wide_bias, channel, 0.f)};
 }
 
-__device__ inline float activated(float value, Activation activation) {
-  switch (activation) {
-    case Activation::kSilu:
-      return __fdividef(value, 1.f + __expf(-value));
-    case Activation::kRelu:
-      return value < 0.f ? 0.f : value;  // NaN stays
-    case Activation::kGelu:
-      return 0.5f * value * (1.f + erff(value * 0.70710678118654752f));
-    default:
-      return value;
+// The results of normalised values. The activation is chosen once for all of them: chosen for each, it made code of
+// hundreds of kilobytes, which kernels that run once through it waited for.
+template <class T, int kLanes>
+__device__ Vec<T, kLanes> results_of(float (&values)[kLanes], Activation activation) {
+  if (activation == Activation::kSilu) {
+#pragma unroll
+    for (float& value : values) value = __fdividef(value, 1.f + __expf(-value));
+  } else if (activation == Activation::kRelu) {
+#pragma unroll
+    for (float& value : values) value = value < 0.f ? 0.f : value;  // NaN stays
+  } else if (activation == Activation::kGelu) {
+#pragma unroll
+    for (float& value : values) value = 0.5f * value * (1.f + erff(value * 0.70710678118654752f));
   }
-}
-
-template <class T>
-__device__ T result_of(float value, ChannelMap const& map, Activation activation) {
-  return from_float<T>(activated(map(value), activation));
+  Vec<T, kLanes> results;
+#pragma unroll
+  for (int lane = 0; lane < kLanes; ++lane) results.lane[lane] = from_float<T>(values[lane]);
+  return results;
 }
 
 // Hides from the compiler what a packet is, which else keeps values in float32 beside the packets they came from, and
@@ -79,20 +81,24 @@ template <class T, int kLanes>
 __device__ Vec<T, kLanes> normalised(GroupNormArguments<T> const& a, Vec<T, kLanes> packet, Normal normal,
                                      int first_channel, unsigned first) {
   auto const places = static_cast<unsigned>(a.places);
-  ChannelMap map = channel_map(a, normal, first_channel + static_cast<int>(first / places));
-  unsigned const left = places - first % places;  // values up to the next channel
+  unsigned const channel = first / places, left = (channel + 1) * places - first;  // values up to the next channel
+  float values[kLanes];
+#pragma unroll
+  for (int lane = 0; lane < kLanes; ++lane) values[lane] = to_float(packet.lane[lane]);
   if (left >= kLanes) {
+    ChannelMap const map = channel_map(a, normal, first_channel + static_cast<int>(channel));
 #pragma unroll
-    for (int lane = 0; lane < kLanes; ++lane)
-      packet.lane[lane] = result_of<T>(to_float(packet.lane[lane]), map, a.activation);
+    for (float& value : values) value = map(value);
   } else {
+#pragma unroll 1
+    for (int done = 0; done < kLanes; ++done) {  // the first one, which becomes the last one
+      float const value = values[0];
 #pragma unroll
-    for (int lane = 0; lane < kLanes; ++lane) {
-      map = channel_map(a, normal, first_channel + static_cast<int>((first + lane) / places));
-      packet.lane[lane] = result_of<T>(to_float(packet.lane[lane]), map, a.activation);
+      for (int lane = 0; lane + 1 < kLanes; ++lane) values[lane] = values[lane + 1];
+      values[kLanes - 1] = channel_map(a, normal, first_channel + static_cast<int>((first + done) / places))(value);
     }
   }
-  return packet;
+  return results_of<T>(values, a.activation);
 }
 
 }  // namespace bridge
