@@ -28,8 +28,7 @@ __global__ void __launch_bounds__(kDirectThreads) group_norm_direct_kernel(Group
     Normal const normal = to_all(normal_of(moments, a.eps), &of_all);
     for (unsigned i = threadIdx.x; i < size; i += kDirectThreads) {
       ChannelMap const map = channel_map(a, normal, first_channel + static_cast<int>(i / a.places));
-      float values[] = {map(to_float(a.x[index(i)]))};
-      a.y[index(i)] = results_of<T>(values, a.activation).lane[0];
+      a.y[index(i)] = result_of<T>(to_float(a.x[index(i)]), map, a.activation);
     }
     __syncthreads();
   }

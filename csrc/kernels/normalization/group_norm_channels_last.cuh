@@ -126,11 +126,10 @@ __global__ void __launch_bounds__(kPassThreads, 2) group_norm_channels_last_resu
 #pragma unroll
       for (int k = 0; k < kResultUnroll; ++k) {
         if (place + k * columns.height >= span.end) continue;
-        float values[kLanes];
 #pragma unroll
-        for (int lane = 0; lane < kLanes; ++lane) values[lane] = maps[lane](to_float(packets[k].lane[lane]));
-        *reinterpret_cast<Packet*>(a.y + first + int64_t(place + k * columns.height) * a.channels) =
-            results_of<T>(values, a.activation);
+        for (int lane = 0; lane < kLanes; ++lane)
+          packets[k].lane[lane] = result_of<T>(to_float(packets[k].lane[lane]), maps[lane], a.activation);
+        *reinterpret_cast<Packet*>(a.y + first + int64_t(place + k * columns.height) * a.channels) = packets[k];
       }
     }
   }
