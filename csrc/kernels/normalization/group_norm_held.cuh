@@ -20,8 +20,8 @@ struct HeldShared {
   Normal of_all;
 };
 
-// Parts of a group have begun, and may be told what others found.
-__device__ inline void tell_parts(int parts) {
+// This part has begun, so that others may write to its shared memory.
+__device__ inline void announce_part(int parts) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   if (parts > 1) cooperative_groups::this_cluster().barrier_arrive();
 #endif
@@ -34,7 +34,7 @@ __device__ inline Normal normal_of_parts(Moments own, int part, int parts, float
   if (parts > 1) {
     auto const cluster = cooperative_groups::this_cluster();
     int const lane = threadIdx.x % kWarp;
-    cluster.barrier_wait();  // of tell_parts
+    cluster.barrier_wait();  // until all are announced
     if (threadIdx.x < kWarp) {
       own = {__shfl_sync(kAllLanes, own.count, 0), __shfl_sync(kAllLanes, own.mean, 0),
              __shfl_sync(kAllLanes, own.squares, 0)};
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kHeldThreads) group_norm_held_kernel(GroupNorm
     unsigned const i = begin + threadIdx.x + k * blockDim.x;
     if (i < end) held[k] = x[i];
   }
-  tell_parts(parts);
+  announce_part(parts);
   fetch_channels(a, first_channel);
   unsigned const count = stepped(begin + threadIdx.x, end, blockDim.x);
   MomentSums sums(count ? to_float(held[0].lane[0]) : 0.f);
@@ -102,9 +102,9 @@ inline HeldPlan held_by(int parts, int64_t of_part, int64_t of_thread) {
   return {parts, static_cast<unsigned>(of_part), static_cast<unsigned>(std::min<int64_t>(threads, kHeldThreads))};
 }
 
-// The fewest blocks a group that fill the GPU, and few packets a thread: once the moments are known, a thread has its
-// packets one after the other. Of clusters of four the GPU runs too few at once, because some multiprocessors are left
-// over; clusters of eight have small blocks for that reason, and a large group is read twice instead.
+// The fewest blocks a group that fill the GPU, and few packets a thread: once the moments are known, a thread's packets
+// follow each other. Of clusters of four or eight the GPU runs too few at once, because multiprocessors are left over in
+// its parts: there are none of four, those of eight have small blocks, and larger groups are read twice instead.
 inline HeldPlan held_plan(int64_t rows, int64_t packets, Device const& device) {
   constexpr int64_t kMost = int64_t(kHeldThreads) * kHeldPackets, kFew = 256, kOfThread = 4;
   if (rows * kHeldParts > kMaxGridX) return {};

@@ -20,8 +20,8 @@ inline int pass_parts(int64_t count, int64_t pieces, int multiprocessors) {
   return static_cast<int>(std::max<int64_t>(std::min(ceil_divide(blocks, count), pieces), 1));
 }
 
-// Parts of each of `rows` groups, whose blocks all run at once, or in four waves where that would leave more than a fifth
-// of the GPU idle: a last wave of few blocks takes as long as a full one.
+// Parts of each of `rows` groups, whose blocks all run at once, or in four waves where that could leave more than a
+// fifth of the GPU idle: a last wave of few blocks takes as long as a full one.
 inline int group_parts(int64_t rows, int64_t pieces, int multiprocessors) {
   int64_t const slots = kPassResidents * std::max(multiprocessors, 1);
   int64_t const blocks = std::min(rows > 0 && slots / rows >= 4 ? slots : 4 * slots, kPassBlocks);
