@@ -98,17 +98,17 @@ struct HeldPlan {
 };
 
 inline HeldPlan held_by(int parts, int64_t of_part, int64_t of_thread) {
-  int64_t const threads = ceil_divide(ceil_divide(of_part, of_thread), kWarp) * kWarp;
+  int64_t const threads = ceil_divide(ceil_divide(of_part, std::max<int64_t>(of_thread, 1)), kWarp) * kWarp;
   return {parts, static_cast<unsigned>(of_part), static_cast<unsigned>(std::min<int64_t>(threads, kHeldThreads))};
 }
 
 // The fewest blocks a group that fill the GPU, and few packets a thread: once the moments are known, a thread's packets
-// follow each other. Of clusters of four or eight the GPU runs too few at once, because multiprocessors are left over in
-// its parts: there are none of four, those of eight have small blocks, and larger groups are read twice instead.
+// follow each other. The GPU runs too few clusters of four or eight at once, because some multiprocessors are left
+// over: there are none of four, those of eight have small blocks, and larger groups are read twice instead.
 inline HeldPlan held_plan(int64_t rows, int64_t packets, Device const& device) {
-  constexpr int64_t kMost = int64_t(kHeldThreads) * kHeldPackets, kFew = 256, kOfThread = 4;
+  constexpr int64_t kMost = int64_t(kHeldThreads) * kHeldPackets, kFew = 256, kSmallBlock = 256;
   if (rows * kHeldParts > kMaxGridX) return {};
-  if (device.capability < 90) return packets <= kMost ? held_by(1, packets, kOfThread) : HeldPlan{};
+  if (device.capability < 90) return packets <= kMost ? held_by(1, packets, 4) : HeldPlan{};
   int64_t const blocks = device.multiprocessors, threads = std::max<int64_t>(blocks, 1) * kHeldThreads;
   for (int parts : {1, 2}) {
     int64_t const of_part = ceil_divide(packets, parts);
@@ -116,8 +116,8 @@ inline HeldPlan held_plan(int64_t rows, int64_t packets, Device const& device) {
     if (fills && of_part <= (rows * parts <= blocks ? kMost : kMost / 2))  // of several waves, two blocks at once
       return held_by(parts, of_part, std::min<int64_t>(ceil_divide(rows * packets, threads), kHeldPackets));
   }
-  int64_t const of_part = ceil_divide(packets, kHeldParts);
-  return of_part <= kMost / 4 ? held_by(kHeldParts, of_part, kOfThread) : HeldPlan{};
+  int64_t const of_part = ceil_divide(packets, kHeldParts), of_thread = ceil_divide(of_part, kSmallBlock);
+  return of_thread <= kHeldPackets ? held_by(kHeldParts, of_part, of_thread) : HeldPlan{};
 }
 
 template <class T, int kLanes, int kPackets>
