@@ -51,7 +51,7 @@ __device__ float channel_value(void const* values, bool wide, int channel, float
   return wide ? static_cast<float const*>(values)[channel] : to_float(static_cast<T const*>(values)[channel]);
 }
 
-// Fetches weights and biases of a group to the L1 cache, while its values are on their way.
+// Fetches weights and biases of a group to the caches, while its values are on their way.
 template <class T>
 __device__ void fetch_channels(GroupNormArguments<T> const& a, int first_channel) {
   auto const fetch = [](void const* values, size_t place) {

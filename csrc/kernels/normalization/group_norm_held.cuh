@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "core/device.h"
+#include "kernels/common/cluster.cuh"
 #include "kernels/common/overlap.cuh"
 #include "kernels/normalization/group_norm_arguments.cuh"
 
@@ -23,7 +24,7 @@ struct HeldShared {
 // This part has begun, so that others may write to its shared memory.
 __device__ inline void announce_part(int parts) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  if (parts > 1) cooperative_groups::this_cluster().barrier_arrive();
+  if (parts > 1) begin_meeting();
 #endif
 }
 
@@ -32,15 +33,14 @@ __device__ inline void announce_part(int parts) {
 __device__ inline Normal normal_of_parts(Moments own, int part, int parts, float eps, HeldShared& shared) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   if (parts > 1) {
-    auto const cluster = cooperative_groups::this_cluster();
     int const lane = threadIdx.x % kWarp;
-    cluster.barrier_wait();  // until all are announced
+    end_meeting();
     if (threadIdx.x < kWarp) {
       own = {__shfl_sync(kAllLanes, own.count, 0), __shfl_sync(kAllLanes, own.mean, 0),
              __shfl_sync(kAllLanes, own.squares, 0)};
-      if (lane < parts) *cluster.map_shared_rank(shared.of_parts + part, lane) = own;
+      if (lane < parts) *cooperative_groups::this_cluster().map_shared_rank(shared.of_parts + part, lane) = own;
     }
-    cluster.sync();
+    synchronize_cluster();
     Normal const first = normal_of(warp_moments(lane < parts ? shared.of_parts[lane] : Moments{0.f, 0.f, 0.f}), eps);
     return {__shfl_sync(kAllLanes, first.mean, 0), __shfl_sync(kAllLanes, first.scale, 0)};
   }
