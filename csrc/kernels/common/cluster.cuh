@@ -23,10 +23,12 @@ struct ClusterPlace {
   __device__ uint32_t rank(uint32_t x, uint32_t y, uint32_t z) const { return x + count[0] * (y + count[1] * z); }
 };
 
-// Waits for all threads of the cluster that have not ended.
+// Waits for all threads of the cluster that have not ended; in two halves, between which others need not be waited for.
+__device__ inline void begin_meeting() { asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory"); }
+__device__ inline void end_meeting() { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
 __device__ inline void meet_cluster() {
-  asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
-  asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+  begin_meeting();
+  end_meeting();
 }
 // The same, and what they wrote to shared memory before is there.
 __device__ inline void synchronize_cluster() {

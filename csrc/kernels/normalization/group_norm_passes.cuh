@@ -5,11 +5,13 @@
 #include <algorithm>
 
 #include "core/checked.h"
+#include "kernels/common/overlap.cuh"
 #include "kernels/normalization/group_norm_arguments.cuh"
 
 namespace bridge {
 
 constexpr int kPassThreads = 512, kPassUnroll = 4;
+constexpr int kPassResidents = 2;      // blocks of a multiprocessor
 constexpr int64_t kPassBlocks = 1024;  // most blocks that parts are made for
 
 // Parts of each of `count` things, so that the GPU has work; no more than there are pieces.
@@ -18,7 +20,15 @@ inline int pass_parts(int64_t count, int64_t pieces, int multiprocessors) {
   return static_cast<int>(std::max<int64_t>(std::min(ceil_divide(blocks, count), pieces), 1));
 }
 
-// Bytes that moments of all parts take, those merged included; for any split by pass_parts, and growing with the batch.
+// Parts of each of `rows` groups, whose blocks all run at once, or in four waves where that could leave more than a
+// fifth of the GPU idle: a last wave of few blocks takes as long as a full one.
+inline int group_parts(int64_t rows, int64_t pieces, int multiprocessors) {
+  int64_t const slots = kPassResidents * std::max(multiprocessors, 1);
+  int64_t const blocks = std::min(rows > 0 && slots / rows >= 4 ? slots : 4 * slots, kPassBlocks);
+  return static_cast<int>(std::max<int64_t>(std::min(blocks / std::max<int64_t>(rows, 1), pieces), 1));
+}
+
+// Bytes that moments of all parts take, those merged included; for any split into parts, and growing with the batch.
 inline Size pass_workspace(Size batch, Size groups) {
   return groups * (batch * Size(2) + Size(kPassBlocks)) * Size(sizeof(Moments));
 }
@@ -54,11 +64,14 @@ __device__ inline Moments moments_of_parts(Moments const* of_parts, int parts) {
 }
 
 template <class T, int kLanes>
-__global__ void __launch_bounds__(kPassThreads) group_norm_moments_kernel(GroupNormArguments<T> a,
-                                                                          Moments* __restrict__ found,  // [rows, parts]
-                                                                          int parts) {
+__global__ void __launch_bounds__(kPassThreads, kPassResidents) group_norm_moments_kernel(
+    GroupNormArguments<T> a,
+    Moments* found,  // [rows, parts]
+    int parts) {
   using Packet = Vec<T, kLanes>;
   __shared__ Moments of_warps[kWarp];
+  let_next_kernel_begin();
+  wait_for_kernel_before();
   auto const* x = reinterpret_cast<Packet const*>(a.x + blockIdx.x / parts * int64_t(a.size()));
   Span const span = span_of(blockIdx.x % parts, parts, a.size() / kLanes);
   unsigned const count = stepped(span.begin + threadIdx.x, span.end, kPassThreads);
@@ -72,12 +85,14 @@ __global__ void __launch_bounds__(kPassThreads) group_norm_moments_kernel(GroupN
 }
 
 template <class T, int kLanes>
-__global__ void __launch_bounds__(kPassThreads) group_norm_results_kernel(
+__global__ void __launch_bounds__(kPassThreads, kPassResidents) group_norm_results_kernel(
     GroupNormArguments<T> a,
-    Moments const* __restrict__ found,  // [rows, parts]
+    Moments const* found,  // [rows, parts]
     int parts) {
   using Packet = Vec<T, kLanes>;
   __shared__ Normal of_all;
+  let_next_kernel_begin();
+  wait_for_kernel_before();
   unsigned const block = gridDim.x - 1 - blockIdx.x;
   int64_t const row = block / parts;
   auto const* x = reinterpret_cast<Packet const*>(a.x + row * a.size());
@@ -96,12 +111,16 @@ __global__ void __launch_bounds__(kPassThreads) group_norm_results_kernel(
 template <class T, int kLanes>
 cudaError_t launch_group_norm_passes(GroupNormArguments<T> const& a, int multiprocessors, Moments* workspace,
                                      cudaStream_t stream) {
-  int const parts = pass_parts(a.rows(), ceil_divide(a.size(), kLanes * kPassThreads), multiprocessors);
+  int const parts = group_parts(a.rows(), ceil_divide(a.size(), kLanes * kPassThreads), multiprocessors);
   if (a.rows() * parts > kMaxGridX) return cudaErrorInvalidConfiguration;
   auto const blocks = static_cast<unsigned>(a.rows() * parts);
-  group_norm_moments_kernel<T, kLanes><<<blocks, kPassThreads, 0, stream>>>(a, workspace, parts);
-  group_norm_results_kernel<T, kLanes><<<blocks, kPassThreads, 0, stream>>>(a, workspace, parts);
-  return cudaGetLastError();
+  constexpr auto kMoments = group_norm_moments_kernel<T, kLanes>;
+  constexpr auto kResults = group_norm_results_kernel<T, kLanes>;
+  cudaError_t const status = launch_overlapping(kMoments, blocks, kPassThreads, 0, stream,
+                                                waits_for_kernel_before<kMoments>(), a, workspace, parts);
+  if (status != cudaSuccess) return status;
+  return launch_overlapping(kResults, blocks, kPassThreads, 0, stream, waits_for_kernel_before<kResults>(), a,
+                            workspace, parts);
 }
 
 }  // namespace bridge

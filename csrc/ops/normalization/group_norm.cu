@@ -88,7 +88,7 @@ struct GroupNorm final : Op {
     a.channels_last = x.layout == Layout::kChannelsLast, a.activation = activation_of();
     a.batch = x[0], a.channels = to_int(x[1]), a.groups = to_int(groups), a.places = to_int(places.value());
     to_int((places * Size(a.depth())).value());  // of a group
-    a.eps = static_cast<float>(eps);
+    a.eps = static_cast<float>(eps), a.of_places = reciprocal_of(a.places);
     return a;
   }
 };

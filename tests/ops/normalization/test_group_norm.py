@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from plugin_host import Plugin
 from samples.normalization.group_norm import ACTIVATIONS, further, group_norm_arguments, random_call
+from waiting import check_waits
 
 import bridge
 from bridge.core import libraries
@@ -149,6 +150,18 @@ def test_cuda_keeps_what_is_not_finite_in_its_group(number):
     wrong = torch.zeros(2, 32, dtype=torch.bool, device="cuda")
     wrong[0, 1] = wrong[1, 30] = True
     assert torch.equal(found.all(2), wrong) and torch.equal(found.any(2), wrong)
+
+
+# Groups of a block, of clusters of two and of eight, and of two launches, on 132 multiprocessors of capability 9.0.
+WAITING = {"block": (4, 32, 8, 8), "two": (2, 320, 64, 64), "eight": (1, 512, 64, 64), "passes": (1, 64, 256, 320)}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("captured", [False, True], ids=["launched", "captured"])
+@pytest.mark.parametrize("kind", WAITING)
+def test_cuda_waits_for_what_comes_before(kind, captured):
+    x, weight, bias = cast(group_norm_arguments(WAITING[kind]), torch.half, "cuda")
+    check_waits(lambda x: bridge.group_norm(x, weight, bias, 32, activation="silu"), x, captured)
 
 
 def run_in_channels_last(args, kwargs, dtype, number):

@@ -51,6 +51,11 @@ _PLANS = [
     ((1, 1, 257, 512), 1),
     ((1, 1, 513, 512), 1),
     ((1, 2048, 6, 11), 32),
+    # On 132 multiprocessors, threads with 2 values, and with 2 to 8 packets of them, of groups that one block holds.
+    ((1, 128, 37, 41), 128),
+    ((1, 128, 96, 96), 128),
+    ((1, 128, 130, 132), 128),
+    ((1, 128, 186, 188), 128),
 ]
 TACTICS = (0, 1)  # in one launch, value by value; in two
 
