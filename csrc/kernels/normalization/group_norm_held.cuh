@@ -54,8 +54,8 @@ __global__ void __launch_bounds__(kHeldThreads) group_norm_held_kernel(GroupNorm
                                                                        unsigned packets) {
   using Packet = Vec<T, kLanes>;
   __shared__ HeldShared shared;
-  let_next_kernel_begin();
   wait_for_kernel_before();
+  let_next_kernel_begin();
   int64_t const row = blockIdx.x / parts;
   int const part = blockIdx.x % parts, first_channel = static_cast<int>(row % a.groups) * a.depth();
   unsigned const all = a.size() / kLanes, begin = part * packets, end = min(begin + packets, all);

@@ -70,8 +70,8 @@ __global__ void __launch_bounds__(kPassThreads, kPassResidents) group_norm_momen
     int parts) {
   using Packet = Vec<T, kLanes>;
   __shared__ Moments of_warps[kWarp];
-  let_next_kernel_begin();
   wait_for_kernel_before();
+  let_next_kernel_begin();
   auto const* x = reinterpret_cast<Packet const*>(a.x + blockIdx.x / parts * int64_t(a.size()));
   Span const span = span_of(blockIdx.x % parts, parts, a.size() / kLanes);
   unsigned const count = stepped(span.begin + threadIdx.x, span.end, kPassThreads);
@@ -91,8 +91,8 @@ __global__ void __launch_bounds__(kPassThreads, kPassResidents) group_norm_resul
     int parts) {
   using Packet = Vec<T, kLanes>;
   __shared__ Normal of_all;
-  let_next_kernel_begin();
   wait_for_kernel_before();
+  let_next_kernel_begin();
   unsigned const block = gridDim.x - 1 - blockIdx.x;
   int64_t const row = block / parts;
   auto const* x = reinterpret_cast<Packet const*>(a.x + row * a.size());
