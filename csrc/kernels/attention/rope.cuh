@@ -6,7 +6,6 @@
 #include <limits>
 #include <optional>
 
-#include "kernels/attention/rope_many.cuh"
 #include "kernels/attention/rope_part.cuh"
 
 namespace bridge {
@@ -40,9 +39,6 @@ struct RopeGrid {
   }
 };
 
-template <class Way, class T, class Table>
-using RopeGridOf = std::conditional_t<Way::kMany, RopeManyGrid<Way, T, Table>, RopeGrid<Way, T, Table>>;
-
 // Whether there are few tokens, and offsets of 32 bits reach all that a kernel reads and writes.
 template <class T, class Table>
 bool rope_is_small(RopeArguments<T, Table> const& a) {
@@ -62,13 +58,13 @@ bool rope_is_small(RopeArguments<T, Table> const& a) {
 template <RopeScale kScale, int kPackets, class T, class Table>
 cudaError_t launch_rope_as(RopeArguments<T, Table> const& a, cudaStream_t stream) {
   return a.table_width != uint32_t(a.rotary_dim) / 2
-             ? RopeGridOf<RopeWay<T, kScale, kPackets, true>, T, Table>(a).launch(a, stream)
-             : RopeGridOf<RopeWay<T, kScale, kPackets, false>, T, Table>(a).launch(a, stream);
+             ? RopeGrid<RopeWay<T, kScale, kPackets, true>, T, Table>(a).launch(a, stream)
+             : RopeGrid<RopeWay<T, kScale, kPackets, false>, T, Table>(a).launch(a, stream);
 }
 
 template <RopeScale kScale, int kPackets, class T, class Table>
 bool rope_covers(RopeArguments<T, Table> const& a) {
-  return RopeGridOf<RopeWay<T, kScale, kPackets, false>, T, Table>(a).covers(a);
+  return RopeGrid<RopeWay<T, kScale, kPackets, false>, T, Table>(a).covers(a);
 }
 
 // Whether heads, and all tables, lie in whole accesses of so many bytes.
@@ -104,11 +100,7 @@ template <int kHeads, bool kGathers, class T, class Table>
 std::optional<cudaError_t> launch_rope_part(RopeArguments<T, Table> const& a, cudaStream_t stream) {
   constexpr int kLanes = kAccessBytes / sizeof(T);
   int const half = a.rotary_dim / 2;
-  if (!rope_heads_take(a, kAccessBytes)) return std::nullopt;
-  if (half % kLanes == 0) {  // of few tokens, others' kernels are faster
-    if constexpr (kHeads > 1) return launch_rope_part_as<kLanes, kHeads, kGathers>(a, stream);
-    return std::nullopt;
-  }
+  if (half % kLanes == 0 || !rope_heads_take(a, kAccessBytes)) return std::nullopt;
   if constexpr (kLanes > 4) {
     if (half % 4 == 0) return launch_rope_part_as<4, kHeads, kGathers>(a, stream);
   }

@@ -1,4 +1,4 @@
-// The kernel of rope, for every way but those of many tokens.
+// The kernel of rope, for every way.
 #pragma once
 
 #include "kernels/attention/rope_way.cuh"
@@ -98,7 +98,8 @@ __device__ void rope_rotated_unit(RopeArguments<T, Table> const& a, typename Way
 #pragma unroll
   for (int j = 0; j < Way::kHeads; ++j) {
 #pragma unroll
-    for (int i = 0; i < Way::kPackets; ++i) packet[j][i] = rope_read<Way::kMany, Packet>(places.in[j] + i * half_dim);
+    for (int i = 0; i < Way::kPackets; ++i)
+      packet[j][i] = *reinterpret_cast<Packet const*>(places.in[j] + i * half_dim);
   }
   RopeEntries<Way, Table> entries;
   entries.load(a, b, s, element);
@@ -107,8 +108,7 @@ __device__ void rope_rotated_unit(RopeArguments<T, Table> const& a, typename Way
     rope_rotate<Way, T>(packet[j], entries);
     if (!places.exists[j]) break;
 #pragma unroll
-    for (int i = 0; i < Way::kPackets; ++i)
-      rope_write<Way::kMany>(places.out[j] + i * half_dim, packet[j][i], a.leaves);
+    for (int i = 0; i < Way::kPackets; ++i) *reinterpret_cast<Packet*>(places.out[j] + i * half_dim) = packet[j][i];
   }
 }
 
@@ -119,10 +119,10 @@ __device__ void rope_copied_unit(RopeArguments<T, Table> const& a, typename Way:
   RopePlaces<Way, T> const places(a, b, s, first_head, step, element);
   Packet packet[Way::kHeads];
 #pragma unroll
-  for (int j = 0; j < Way::kHeads; ++j) packet[j] = rope_read<Way::kMany, Packet>(places.in[j]);
+  for (int j = 0; j < Way::kHeads; ++j) packet[j] = *reinterpret_cast<Packet const*>(places.in[j]);
 #pragma unroll
   for (int j = 0; j < Way::kHeads; ++j) {
-    if (places.exists[j]) rope_write<Way::kMany>(places.out[j], packet[j], a.leaves);
+    if (places.exists[j]) *reinterpret_cast<Packet*>(places.out[j]) = packet[j];
   }
 }
 

@@ -1,10 +1,7 @@
-// The kernel of rope for half-split pairs of a part of each head, as where 24 of 96 elements are rotated: a thread has
-// 16 bytes of a head, rotated or not, and reads what its own are rotated with beside them. Warps then go one way, in
-// accesses side by side.
+// The kernel of rope for half-split pairs of a part of each head whose halves are no whole accesses, as where 24 of 96
+// elements are rotated: a thread has 16 bytes of a head, rotated or not, and reads what its own are rotated with beside
+// them. Warps then go one way, in accesses side by side.
 #pragma once
-
-#include <algorithm>
-#include <numeric>
 
 #include "kernels/attention/rope_kernel.cuh"
 
@@ -17,7 +14,6 @@ struct RopePartWay {
   static constexpr int kTogether = kTogether_, kHeads = kHeads_, kLanes = kAccessBytes / sizeof(T);
   static constexpr int kGroups = kLanes / kTogether, N = kTogether, kEntries = kTogether, kTables = 1;
   static constexpr bool kFull = kFull_, kGathers = kGathers_, kAligned = true, kInterleaved = false;
-  static constexpr bool kMany = kHeads > 1;
   using Offset = uint64_t;
 };
 
@@ -71,7 +67,7 @@ __device__ void rope_part_unit(RopeArguments<T, Table> const& a, uint64_t b, uin
   }
 #pragma unroll
   for (int j = 0; j < Way::kHeads; ++j) {
-    if (places.exists[j]) rope_write<Way::kMany>(places.out[j], packet[j], a.leaves);
+    if (places.exists[j]) *reinterpret_cast<Packet*>(places.out[j]) = packet[j];
   }
 }
 
@@ -80,29 +76,22 @@ template <class Way, class T, class Table>
 __global__ void __launch_bounds__(kRopeThreads) rope_part_kernel(RopeArguments<T, Table> a) {
   wait_for_kernel_before();
   let_next_kernel_begin();  // then: blocks of two calls, of which one waits, share multiprocessors badly
-  int const step = blockDim.y, first_head = blockIdx.y * Way::kHeads * blockDim.y + threadIdx.y;
+  int const step = gridDim.y * blockDim.y, first_head = blockIdx.y * blockDim.y + threadIdx.y;
   uint32_t const s = blockIdx.x * blockDim.z + threadIdx.z;
   if (s >= a.seq || first_head >= a.heads) return;
   rope_part_unit<Way>(a, blockIdx.z, s, first_head, step, static_cast<int>(threadIdx.x) * Way::kLanes);
 }
 
-// Few tokens: a block of some, and as many of their heads as its threads have room for. Many: a block has heads that
-// lie together, of q or of k alone, and more tokens only where those are few.
+// A block of some tokens, and as many of their heads as its threads have room for.
 template <class Way, class T, class Table>
 struct RopePartGrid {
-  static constexpr int64_t kMost = 128, kTokens = 4, kMostOfToken = 256, kEnough = 96, kMaxDepth = 64, kMaxGrid = 65535;
+  static constexpr int64_t kMost = 128, kTokens = 4, kMaxGrid = 65535;
   int64_t x, y, z, slots;
 
   explicit RopePartGrid(RopeArguments<T, Table> const& a)
       : x(a.head_dim / Way::kLanes), z(std::min<int64_t>(a.seq, kTokens)), slots(ceil_divide(a.heads, Way::kHeads)) {
-    if constexpr (Way::kMany) {
-      int64_t const together = std::gcd(a.heads_q, a.heads - a.heads_q) / Way::kHeads;
-      for (y = std::max<int64_t>(std::min(together, kMostOfToken / x), 1); together % y; --y) continue;
-      z = std::min({int64_t(a.seq), kMaxDepth, std::max<int64_t>(kEnough / (x * y), 1)});
-    } else {
-      int64_t const room = std::max<int64_t>(kMost / (x * z), 1), parts = ceil_divide(slots, room);
-      y = ceil_divide(slots, parts);  // all blocks alike
-    }
+    int64_t const room = std::max<int64_t>(kMost / (x * z), 1), parts = ceil_divide(slots, room);
+    y = ceil_divide(slots, parts);  // all blocks alike
   }
   bool covers(RopeArguments<T, Table> const& a) const {
     return x <= kMost && ceil_divide(slots, y) <= kMaxGrid && a.batch <= kMaxGrid;

@@ -37,7 +37,6 @@ struct RopeArguments {
   void const* position_ids;  // [batch or 1, seq], or null; with them tables are those of all of the batch
   bool wide_ids;             // position ids are int64, else int32
   bool heads_first;          // of two tokens and two heads, tokens lie closer together
-  bool leaves;               // results are more than the L2 keeps for those who read them next
   int64_t batch;
   int seq, head_dim, rotary_dim, heads_q, heads;  // heads: of q and k
   uint32_t table_width;
@@ -52,37 +51,6 @@ struct alignas(kAligned ? alignof(Vec<T, N>) : alignof(T)) RopePacket {
   T lane[N];
 };
 
-// Packets of many tokens leave the L1 to tables. Reading is volatile, or it might move before the wait for the kernel
-// that writes them.
-template <bool kMany, class Packet, class T>
-__device__ Packet rope_read(T const* from) {
-  if constexpr (kMany && sizeof(Packet) == 16) {
-    uint4 word;
-    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(word.x), "=r"(word.y), "=r"(word.z), "=r"(word.w)
-                 : "l"(from));
-    return *reinterpret_cast<Packet const*>(&word);
-  } else if constexpr (kMany && sizeof(Packet) == 8) {
-    uint2 word;
-    asm volatile("ld.global.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(word.x), "=r"(word.y) : "l"(from));
-    return *reinterpret_cast<Packet const*>(&word);
-  } else {
-    return *reinterpret_cast<Packet const*>(from);
-  }
-}
-
-// leaves: see RopeArguments; such a packet makes room for others first. Not of few tokens.
-template <bool kMany, class Packet, class T>
-__device__ void rope_write(T* to, Packet packet, bool leaves) {
-  if (kMany && leaves) {
-    using Word = std::conditional_t<sizeof(Packet) == 16, uint4, uint2>;
-    static_assert(!kMany || sizeof(Packet) == sizeof(Word));
-    __stcs(reinterpret_cast<Word*>(to), *reinterpret_cast<Word const*>(&packet));
-  } else {
-    *reinterpret_cast<Packet*>(to) = packet;
-  }
-}
-
 // What a kernel is for. kAny: nothing need be aligned, and loops take what a grid cannot hold. kMany: tokens that fill
 // a GPU, 16 bytes at once; kManyHalved: the same, 8 bytes at once. kFew, kFewGathered: so few that a thread's way to
 // its loads is most of the time, with offsets of 32 bits, 8 bytes at once; without position ids and with them.
@@ -95,15 +63,14 @@ template <class T, RopeScale kScale, int kPackets_, bool kFull_>
 struct RopeWay {
   static constexpr bool kAligned = kScale != RopeScale::kAny, kFull = kFull_, kGathers = kScale != RopeScale::kFew;
   static constexpr bool kFew = kScale == RopeScale::kFew || kScale == RopeScale::kFewGathered;
-  static constexpr bool kMany = kAligned && !kFew;
   static constexpr bool kHalved = kFew || kScale == RopeScale::kManyHalved;
-  static constexpr int kPackets = kPackets_, kHeads = kMany ? 2 : 1;
+  static constexpr int kPackets = kPackets_, kHeads = kAligned && !kFew ? 2 : 1;
   static constexpr bool kInterleaved = kPackets == 1;
   static constexpr int N = !kAligned ? (kInterleaved ? 2 : 1) : kAccessBytes / sizeof(T) / (kHalved ? 2 : 1);
   // Table entries for a packet: interleaved pairs share those of a table of half width.
   static constexpr int kEntries = kInterleaved && !kFull ? N / 2 : N, kTables = kFull ? kPackets : 1;
   static constexpr int kCopied = kAligned ? N : 1;  // elements that a thread copies where nothing is rotated
-  static constexpr int64_t kMost = kFew ? 128 : 256, kMostOfToken = kFew ? 128 : 512;  // threads of a block of RopeGrid
+  static constexpr int64_t kMost = kFew ? 128 : 256, kMostOfToken = kFew ? 128 : 512;  // threads of a block
   using Offset = std::conditional_t<kFew, uint32_t, uint64_t>;
 };
 

@@ -107,8 +107,6 @@ struct Rope final : Op {
     return {static_cast<T const*>(in.data), static_cast<T*>(out.data), strides(in), strides(out)};
   }
 
-  static constexpr size_t kKept = 32 << 20;  // bytes of results that an L2 keeps for those who read them next
-
   template <class T, class Table>
   cudaError_t launch(Tensor const* in, Tensor const* out, cudaStream_t stream) const {
     Tensor const &q = in[0], &k = in[1], &cos = in[2], &ids = in[4];
@@ -120,7 +118,6 @@ struct Rope final : Op {
     a.position_ids = ids.present() ? ids.data : nullptr;
     a.wide_ids = ids.dtype == DType::kInt64;
     a.heads_first = heads_first();
-    a.leaves = static_cast<size_t>(out[0].numel() + out[1].numel()) * sizeof(T) > kKept;
     a.batch = q[0], a.seq = to_int(q[seq_axis()]), a.head_dim = to_int(q[3]);
     a.rotary_dim = rotary_dim ? to_int(rotary_dim) : a.head_dim;
     a.heads_q = to_int(q[head_axis()]), a.heads = a.heads_q + to_int(k[head_axis()]);

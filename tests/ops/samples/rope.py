@@ -68,8 +68,8 @@ _WIDE = [(1, 768, True), (1, 1536, True), (1, 1536, False), (1, 3072, False)]
 _MANY = [(6, True), (12, True), (12, False), (24, False)]
 
 
-# Of parts of a head: head_dim and rotary_dim, whose halves are multiples of 8 elements, of 4 and of 2.
-_PARTS = [(80, 32), (96, 24), (80, 20)]
+# Of parts of a head: head_dim and rotary_dim, whose halves are multiples of 4 elements and of 2.
+_PARTS = [(96, 24), (80, 20)]
 
 
 def further() -> list[tuple]:
@@ -84,27 +84,12 @@ def further() -> list[tuple]:
             for table in ("[S, R/2]", "[S, R]", "ids", "ids int32"):
                 args = rope_arguments(1, seq, (2, 1), head_dim, rotary, table=table)
                 found.append((f"S{seq} D{head_dim} R{rotary} {table}", args, {"rotary_dim": rotary}))
-    return found + _of_several_heads()
-
-
-# Heads of q and of k, head_dim, rotary_dim, whether interleaved. Tiles of two heads: of q, of k, of both.
-_HEADS = [((5, 4), 64, 64, False), ((5, 4), 64, 64, True), ((8, 4), 80, 32, False)]
-
-
-def _of_several_heads() -> list[tuple]:
-    """Of two sequences that fill a GPU, in either layout."""
-    found = []
-    for heads, head_dim, rotary, pairs in _HEADS:
-        for layout, table in (("bhsd", "[S, R/2]"), ("bshd", "ids")):
-            args = rope_arguments(2, _many(head_dim, 2 * sum(heads)), heads, head_dim, rotary, layout, table)
-            settings = {"interleaved": pairs, "rotary_dim": rotary, "layout": layout}
-            found.append((f"many tokens H{heads} D{head_dim} {settings}", args, settings))
     return found
 
 
-def _many(head_dim: int, heads: int = 3) -> int:
+def _many(head_dim: int) -> int:
     """Tokens that fill a GPU."""
-    return (1 << 22) // (heads * head_dim) + 1
+    return (1 << 22) // (3 * head_dim) + 1
 
 
 def random_call(seed: int) -> tuple[list, dict]:
