@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.base.files import read_object
+from bridge.bench.ceilings import with_least_launch
 from bridge.bench.report import Key, key_of
 from bridge.bench.workload import Workload
 from bridge.bench.workloads import select
@@ -68,7 +69,8 @@ def merged(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 found = f"{first.get(name)} and {run.get(name)}"
                 raise ValueError(f"these are not parts of one run of ops: {name} is {found}")
     rows = {key_of(row): row for run in runs for row in run["rows"]}
-    return {**first, "date": max(run["date"] for run in runs), "rows": list(rows.values())}
+    date = max(run["date"] for run in runs)
+    return with_least_launch({**first, "date": date, "rows": list(rows.values())})
 
 
 def check_complete(keys: Iterable[Key], gpu: str) -> None:

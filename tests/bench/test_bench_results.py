@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from bench_rows import CEILINGS, command, recorded
+from bench_rows import CEILINGS, command, recorded, row
 from test_bench_workloads import KINDS, boxes_of
 
 from bridge.bench import ceilings, measure, peers, workloads
@@ -256,12 +256,15 @@ def test_growth_has_the_peers_that_are_named_alone(capsys, monkeypatch):
     assert beside == [False, True]
     monkeypatch.undo()
     monkeypatch.setattr(measure, "gpu", lambda: "NVIDIA A GPU")
-    for name, value in (("measure_ceilings", dict), ("environment", dict), ("refreshed", lambda *_: {})):
+    ceilings = {"measure_ceilings": lambda: CEILINGS, "environment": dict, "refreshed": lambda *_: {}}
+    for name, value in ceilings.items():
         monkeypatch.setattr(measure, name, value)
-    monkeypatch.setattr(measure, "measure_workload", lambda workload, others, _: (workload.group, len(others)))
+    monkeypatch.setattr(
+        measure, "measure_workload", lambda workload, others, _: row(group=workload.group, others=len(others))
+    )
     chosen = workloads.select(["rope"], [], ("default", "growth"))
     rows = measure.run(chosen, peers.PEERS, lambda _: None, beside_growth=False)["rows"]
-    assert set(rows) == {("default", len(peers.PEERS)), ("growth", 0)}
+    assert {(row["group"], row["others"]) for row in rows} == {("default", len(peers.PEERS)), ("growth", 0)}
 
 
 # On a GPU

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from bench_rows import CEILINGS
+from bench_rows import CEILINGS, recorded, row
 
 from bridge.base.modules import modules_below
 from bridge.bench import baseline, ceilings, measure, report, workloads
@@ -115,9 +115,28 @@ def test_the_floor_is_the_largest_of_five():
 
 
 def test_recorded_floors_are_floors():
-    """No row of a recorded run took less than its floor, but for what ceilings and times differ by between runs."""
-    recorded = json.loads(baseline.path_of("NVIDIA H200").read_text())
-    assert [report.key_of(row) for row in recorded["rows"] if row["floor_us"] > 1.02 * row["us"]] == []
+    """No row of a recorded run took less than its floor, but for what ceilings and times differ by between runs.
+
+    The L2's rate is that of copies, whose launches count; where those overlap, more is reached.
+    """
+    run = json.loads(baseline.path_of("NVIDIA H200").read_text())
+    allowed = {"L2": 1.1}
+    over = [row for row in run["rows"] if row["floor_us"] > allowed.get(row["floor"], 1.02) * row["us"]]
+    assert list(map(report.key_of, over)) == []
+
+
+def test_no_launch_is_below_the_floor_of_a_launch():
+    rows = [
+        row("one", 0.8, floor="launch", floor_us=1.0),
+        row("two", 3.0, floor="launch", floor_us=1.0),
+        row("three", 3.0, floor="L2", floor_us=1.5),
+    ]
+    found = ceilings.with_least_launch(recorded(*rows))
+    assert [row["floor_us"] for row in found["rows"]] == [0.8, 0.8, 1.5] and found["ceilings"]["launch_us"] == 0.8
+    rows[1]["peers"]["eager"]["us"] = 0.7  # that a peer took less is a floor's end, too
+    found = ceilings.with_least_launch(recorded(*rows))
+    assert [row["floor_us"] for row in found["rows"]] == [0.7, 0.7, 1.5]
+    assert ceilings.with_least_launch(recorded(row())) == recorded(row())  # of a run without such rows
 
 
 def test_traffic_is_what_is_touched():

@@ -21,7 +21,7 @@ NAMES = re.compile(rf"\b({'|'.join(OPS)})\b")
 # Files for no op in particular that name one all the same.
 EXAMPLES = {
     "bridge/bench/generated/formulas.py": {"group_norm"},  # torch's own, in a formula
-    "bridge/bench/ceilings.py": {"relu", "rope"},  # the launches of small kernels are timed, relu's as torch's own
+    "bridge/bench/ceilings.py": {"relu"},  # torch's own: the launch of a small kernel is timed
     "bridge/bench/overhead.py": {"relu"},  # in the model that calls are timed with
     "bridge/cli/doctor.py": {"relu"},  # the op that is tried
     "bridge/doors/lowerings/tuner.py": {"rope"},  # in an error, how a setting is written
