@@ -1,5 +1,6 @@
 """Measures the models of the zoo, each in a process of its own, in their order."""
 
+import contextlib
 import datetime
 import json
 import os
@@ -10,11 +11,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -45,17 +46,65 @@ class Settings:
     backends: Sequence[str] = tuple(BACKENDS)
 
 
+class _Processes:
+    """Those that measure models."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self.stopped = False
+
+    @contextlib.contextmanager
+    def one(self, command: Sequence[str], output: IO[bytes], environ: Mapping[str, str]) -> Iterator[Any]:
+        """A process, which is killed at the end with its own children."""
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=environ
+        )
+        self._running.add(process)
+        try:
+            if self.stopped:  # since this one was about to begin
+                _kill_group(process)
+            yield process
+        finally:
+            self._running.discard(process)
+            _kill_group(process)
+
+    def stop(self, *_: object) -> None:
+        """Kills them all; none is to begin after this."""
+        self.stopped = True
+        for process in tuple(self._running):
+            _kill_group(process)
+
+    @contextlib.contextmanager
+    def stopped_by_signals(self) -> Iterator[None]:
+        """What ends the run, as `timeout` and job schedulers do it, leaves what was measured before."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self.stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
 def run(entries: Sequence[Entry], settings: Settings, keep: Callable[[Result, Mapping[str, Any]], None]) -> Result:
-    """The results of all models, as JSON values. After each model, `keep` gets the results so far and the new row."""
+    """The results of all models, as JSON values. After each model, `keep` gets the results so far and the new row.
+
+    SIGTERM ends it: models under way have what was measured of them by then.
+    """
     result: Result = {"schema": SCHEMA, **environment_here(), "full": settings.full, "rows": []}
     end = time.monotonic() + (settings.within or float("inf"))
     rows: dict[int, dict[str, Any]] = {}
-    lock = threading.Lock()
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(settings.jobs) as pool:
+    lock, processes = threading.Lock(), _Processes()
+    with (
+        processes.stopped_by_signals(),
+        tempfile.TemporaryDirectory() as folder,
+        ThreadPoolExecutor(settings.jobs) as pool,
+    ):
 
         def measure_one(index: int, entry: Entry) -> None:
             seconds = min(settings.limit, end - time.monotonic())
-            row = _measured_row(entry, settings, seconds, Path(folder))
+            row = _measured_row(entry, settings, seconds, Path(folder), processes)
             with lock:
                 rows[index] = row
                 result["rows"] = [rows[index] for index in sorted(rows)]
@@ -75,7 +124,9 @@ def environment_here() -> Result:
     return {"gpu": None, "date": today, "versions": versions}
 
 
-def _measured_row(entry: Entry, settings: Settings, seconds: float, folder: Path) -> dict[str, Any]:
+def _measured_row(
+    entry: Entry, settings: Settings, seconds: float, folder: Path, processes: _Processes
+) -> dict[str, Any]:
     """The row of one model, within a time limit. folder: for temporary files of the run."""
     row_file, log, lock = (
         folder / f"{entry.name}.json",
@@ -84,12 +135,14 @@ def _measured_row(entry: Entry, settings: Settings, seconds: float, folder: Path
     )
     argv = list(entry.flags(settings.full))
     empty_row = {"model": entry.name, "about": entry.about, "argv": argv}
+    if processes.stopped:
+        return {**empty_row, "failed": "not begun: the run was stopped"}
     if seconds <= 0:
         return {**empty_row, "failed": f"not begun: {settings.within:.3g} s were over"}
     task = {"path": str(entry.path), "name": entry.name, "argv": argv, "target": settings.target, "lock": str(lock)}
     task |= {"ways": list(settings.backends)}
     start = time.monotonic()
-    reason = _child([json.dumps(task), str(row_file)], seconds, log, _child_environment(settings.jobs))
+    reason = _child([json.dumps(task), str(row_file)], seconds, log, _child_environment(settings.jobs), processes)
     row = json.loads(row_file.read_text()) if row_file.exists() else empty_row
     return {**_finished_row(row, reason), "wall_seconds": time.monotonic() - start}
 
@@ -112,17 +165,18 @@ def _child_environment(jobs: int) -> dict[str, str]:
     return {"BRIDGE_LOG": "info", **threads, **os.environ}
 
 
-def _child(arguments: Sequence[str], seconds: float, log: Path, environ: Mapping[str, str]) -> str | None:
+def _child(
+    arguments: Sequence[str], seconds: float, log: Path, environ: Mapping[str, str], processes: _Processes
+) -> str | None:
     """Why a child ended early, or None. After the time limit it is killed with its own children."""
     command = [sys.executable, "-m", "bridge.zoo.child", *arguments]
-    with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, env=environ)
+    with log.open("wb") as file, processes.one(command, file, environ) as process:
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
             return f"{NOT_DONE} after {seconds:.3g} s"
-        finally:
-            _kill_group(process)
+    if code < 0 and processes.stopped:
+        return f"{NOT_DONE}: the run was stopped"
     lines = log.read_text(errors="replace").split("\n")
     if code < 0:
         return f"its process ended by {signal.Signals(-code).name}"

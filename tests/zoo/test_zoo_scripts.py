@@ -2,7 +2,11 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 from zoo_models import needs_models, script
@@ -58,6 +62,28 @@ def test_failures_are_rows(tmp_path):
     assert [row["failed"] for row in slow["rows"]] == ["not done after 0.5 s"]
     late = run.run(entries.find(tmp_path), run.Settings(within=1e-9), lambda *_: None)
     assert {row["failed"] for row in late["rows"]} == {"not begun: 1e-09 s were over"}
+
+
+def test_a_run_that_is_ended_has_what_was_done(tmp_path):
+    """By SIGTERM, as `timeout` sends it."""
+    scripts, kept = tmp_path / "scripts", tmp_path / "zoo.json"
+    scripts.mkdir()
+    zoo = "ZOO = [{'rank': %d}]\ndef bridge_model(argv):\n    import os, time\n    %s\n"
+    script(scripts, "quick", zoo % (1, "raise ValueError('quick')"))
+    script(scripts, "slow", zoo % (2, f"open({str(tmp_path / 'begun')!r}, 'w'); time.sleep(600)"))
+    script(scripts, "never", zoo % (3, "raise ValueError('never')"))
+    command = [sys.executable, "-m", "bridge.cli", "zoo", "--models", str(scripts), "--json", str(kept), "--target", "sm86"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        for _ in range(600):
+            if (tmp_path / "begun").exists():
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=60)[0].decode()
+    assert process.returncode == 1, said
+    failed = {row["model"]: row["failed"] for row in json.loads(kept.read_text())["rows"]}
+    assert "ValueError: quick" in failed["quick"]
+    assert failed["slow"] == "not done: the run was stopped" and failed["never"] == "not begun: the run was stopped"
 
 
 def test_what_was_under_way_failed():
