@@ -72,7 +72,8 @@ def test_a_run_that_is_ended_has_what_was_done(tmp_path):
     script(scripts, "quick", zoo % (1, "raise ValueError('quick')"))
     script(scripts, "slow", zoo % (2, f"open({str(tmp_path / 'begun')!r}, 'w'); time.sleep(600)"))
     script(scripts, "never", zoo % (3, "raise ValueError('never')"))
-    command = [sys.executable, "-m", "bridge.cli", "zoo", "--models", str(scripts), "--json", str(kept), "--target", "sm86"]
+    flags = ["--models", str(scripts), "--json", str(kept), "--target", "sm86"]
+    command = [sys.executable, "-m", "bridge.cli", "zoo", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         for _ in range(600):
             if (tmp_path / "begun").exists():
