@@ -34,8 +34,7 @@ struct RopeGrid {
     dim3 const grid(static_cast<unsigned>(ceil_divide(a.seq, z)),
                     static_cast<unsigned>(std::min(ceil_divide(slots, y), kMaxGrid)),
                     static_cast<unsigned>(std::min(a.batch, kMaxGrid)));
-    constexpr auto kKernel = rope_kernel<Way, T, Table>;
-    return launch_overlapping(kKernel, grid, block, 0, stream, waits_for_kernel_before<kKernel>(), a);
+    return launch_early<rope_kernel<Way, T, Table>>(grid, block, stream, a);
   }
 };
 

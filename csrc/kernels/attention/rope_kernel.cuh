@@ -140,7 +140,7 @@ __device__ void rope_unit(RopeArguments<T, Table> const& a, typename Way::Offset
 template <class Way, class T, class Table>
 __global__ void __launch_bounds__(kRopeThreads) rope_kernel(RopeArguments<T, Table> a) {
   wait_for_kernel_before();
-  let_next_kernel_begin();  // then: blocks of two calls, of which one waits, share multiprocessors badly
+  let_next_kernel_begin();
   RopeUnits<Way> const units(a.head_dim, a.rotary_dim);
   int const step = gridDim.y * blockDim.y, first_head = blockIdx.y * blockDim.y + threadIdx.y;
   uint32_t const s = blockIdx.x * blockDim.z + threadIdx.z;

@@ -75,7 +75,7 @@ __device__ void rope_part_unit(RopeArguments<T, Table> const& a, uint64_t b, uin
 template <class Way, class T, class Table>
 __global__ void __launch_bounds__(kRopeThreads) rope_part_kernel(RopeArguments<T, Table> a) {
   wait_for_kernel_before();
-  let_next_kernel_begin();  // then: blocks of two calls, of which one waits, share multiprocessors badly
+  let_next_kernel_begin();
   int const step = gridDim.y * blockDim.y, first_head = blockIdx.y * blockDim.y + threadIdx.y;
   uint32_t const s = blockIdx.x * blockDim.z + threadIdx.z;
   if (s >= a.seq || first_head >= a.heads) return;
@@ -100,8 +100,7 @@ struct RopePartGrid {
     dim3 const block(static_cast<unsigned>(x), static_cast<unsigned>(y), static_cast<unsigned>(z));
     dim3 const grid(static_cast<unsigned>(ceil_divide(a.seq, z)), static_cast<unsigned>(ceil_divide(slots, y)),
                     static_cast<unsigned>(a.batch));
-    constexpr auto kKernel = rope_part_kernel<Way, T, Table>;
-    return launch_overlapping(kKernel, grid, block, 0, stream, waits_for_kernel_before<kKernel>(), a);
+    return launch_early<rope_part_kernel<Way, T, Table>>(grid, block, stream, a);
   }
 };
 

@@ -50,6 +50,31 @@ __device__ inline void load_matrices(uint32_t (&out)[4], uint32_t shared) {
                : "r"(shared));
 }
 
+// The reverse: each lane says where 16 bytes are to be, a row or, transposed, a column of matrix lane / 8. Transposed
+// from compute capability 9.0 on.
+template <bool kTransposed = false>
+__device__ void store_matrices(uint32_t shared, uint32_t const (&word)[4]) {
+#if __CUDA_ARCH__ >= 900
+  if constexpr (kTransposed) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared), "r"(word[0]),
+                 "r"(word[1]), "r"(word[2]), "r"(word[3])
+                 : "memory");
+  } else {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared), "r"(word[0]),
+                 "r"(word[1]), "r"(word[2]), "r"(word[3])
+                 : "memory");
+  }
+#else
+  static_assert(!kTransposed);
+  int const lane = threadIdx.x % 32;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    uint32_t const to = __shfl_sync(~0u, shared, 8 * i + lane / 4) + lane % 4 * sizeof(uint32_t);
+    *static_cast<uint32_t*>(__cvta_shared_to_generic(to)) = word[i];
+  }
+#endif
+}
+
 // sum[16 × 8] += a[16 × 32 bytes] b[8 × 32 bytes]^T
 template <class T>
 __device__ void multiply_add(float (&sum)[4], uint32_t const (&a)[4], uint32_t b0, uint32_t b1);

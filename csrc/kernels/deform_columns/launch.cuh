@@ -12,22 +12,14 @@ cudaError_t launch_deform_columns_product(DeformConv2dArguments<T> const& a, Def
                                           cudaStream_t stream) {
   int const wide = results_together(a, plan);
   unsigned const along = plan.columns.positions;
-  cudaLaunchAttribute attributes[2]{};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  auto& cluster = attributes[1].val.clusterDim;
-  cluster.x = along, cluster.y = plan.columns.channels, cluster.z = plan.splits;
-  cudaLaunchConfig_t config{};
-  config.gridDim = {(pass.tiles + along - 1) / along * along, static_cast<unsigned>(plan.groups * plan.tiles),
-                    static_cast<unsigned>(plan.splits)};
-  config.blockDim = Tile::kThreads, config.dynamicSmemBytes = sizeof(ColumnShared<Tile>), config.stream = stream;
-  config.attrs = attributes, config.numAttrs = cluster.x * cluster.y * cluster.z > 1 ? 2 : 1;
+  dim3 const grid((pass.tiles + along - 1) / along * along, static_cast<unsigned>(plan.groups * plan.tiles),
+                  static_cast<unsigned>(plan.splits));
+  dim3 const cluster(along, plan.columns.channels, plan.splits);
   constexpr auto kernel = deform_columns_product_kernel<T, Tile>;
-  cudaError_t const status =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(ColumnShared<Tile>));
+  constexpr int kShared = sizeof(ColumnShared<Tile>);
+  cudaError_t const status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
   if (status != cudaSuccess) return status;
-  return cudaLaunchKernelEx(&config, kernel, a, plan, packed, pass, wide);
+  return launch_in_clusters(kernel, grid, Tile::kThreads, cluster, kShared, stream, true, a, plan, packed, pass, wide);
 }
 
 template <class T, int kChannels>

@@ -9,21 +9,6 @@ namespace bridge {
 
 #ifdef BRIDGE_WGMMA
 
-// Puts four matrices of 8 × 8 results into shared memory, of which a thread holds two side by side. Each lane says
-// where 16 bytes are to be: a row or, transposed, a column of matrix lane / 8.
-template <bool kTransposed>
-__device__ void store_matrices(uint32_t to, uint32_t const (&pair)[4]) {
-  if constexpr (kTransposed) {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(pair[0]),
-                 "r"(pair[1]), "r"(pair[2]), "r"(pair[3])
-                 : "memory");
-  } else {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(pair[0]),
-                 "r"(pair[1]), "r"(pair[2]), "r"(pair[3])
-                 : "memory");
-  }
-}
-
 template <class T>
 __device__ uint32_t result_pair(DeformConv2dActivation const& activation, float first, float second) {
   Vec<T, 2> const pair{from_float<T>(activation(first)), from_float<T>(activation(second))};

@@ -124,19 +124,8 @@ template <class T, int kLanes, int kPackets>
 cudaError_t launch_held(GroupNormArguments<T> const& a, HeldPlan const& plan, cudaStream_t stream) {
   auto const blocks = static_cast<unsigned>(a.rows() * plan.parts);
   constexpr auto kKernel = group_norm_held_kernel<T, kLanes, kPackets>;
-  bool const overlaps = waits_for_kernel_before<kKernel>();
-  if (plan.parts == 1)
-    return launch_overlapping(kKernel, blocks, plan.threads, 0, stream, overlaps, a, 1, plan.packets);
-  cudaLaunchAttribute attributes[2]{};
-  attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim.x = static_cast<unsigned>(plan.parts);
-  attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
-  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[1].val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = blocks, config.blockDim = plan.threads, config.stream = stream;
-  config.attrs = attributes, config.numAttrs = overlaps ? 2 : 1;
-  return cudaLaunchKernelEx(&config, kKernel, a, plan.parts, plan.packets);
+  return launch_in_clusters(kKernel, blocks, plan.threads, dim3(plan.parts), 0, stream,
+                            waits_for_kernel_before<kKernel>(), a, plan.parts, plan.packets);
 }
 
 template <class T, int kLanes>

@@ -114,13 +114,10 @@ cudaError_t launch_group_norm_passes(GroupNormArguments<T> const& a, int multipr
   int const parts = group_parts(a.rows(), ceil_divide(a.size(), kLanes * kPassThreads), multiprocessors);
   if (a.rows() * parts > kMaxGridX) return cudaErrorInvalidConfiguration;
   auto const blocks = static_cast<unsigned>(a.rows() * parts);
-  constexpr auto kMoments = group_norm_moments_kernel<T, kLanes>;
-  constexpr auto kResults = group_norm_results_kernel<T, kLanes>;
-  cudaError_t const status = launch_overlapping(kMoments, blocks, kPassThreads, 0, stream,
-                                                waits_for_kernel_before<kMoments>(), a, workspace, parts);
+  cudaError_t const status =
+      launch_early<group_norm_moments_kernel<T, kLanes>>(blocks, kPassThreads, stream, a, workspace, parts);
   if (status != cudaSuccess) return status;
-  return launch_overlapping(kResults, blocks, kPassThreads, 0, stream, waits_for_kernel_before<kResults>(), a,
-                            workspace, parts);
+  return launch_early<group_norm_results_kernel<T, kLanes>>(blocks, kPassThreads, stream, a, workspace, parts);
 }
 
 }  // namespace bridge

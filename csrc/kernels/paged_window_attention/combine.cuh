@@ -18,20 +18,13 @@ __global__ void __launch_bounds__(32 * kCombineWarps) paged_window_attention_com
   combined.write(a.out.row(static_cast<int>(row / a.queries / a.heads), head, query), a.head_dim, sink_logit(a, head));
 }
 
-// overlaps: of compute capability 9.0 and later.
 template <class T>
-cudaError_t launch_paged_combine(WindowAttentionArguments<T> const& a, AttentionParts const& parts, bool overlaps,
+cudaError_t launch_paged_combine(WindowAttentionArguments<T> const& a, AttentionParts const& parts,
                                  cudaStream_t stream) {
   int64_t const blocks = ceil_divide(a.rows(), kCombineWarps);
   if (blocks > kMaxGridX) return cudaErrorInvalidValue;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(ceil_divide(a.head_dim, 32)));
-  config.blockDim = 32 * kCombineWarps, config.stream = stream;
-  config.attrs = &attribute, config.numAttrs = overlaps;
-  return cudaLaunchKernelEx(&config, paged_window_attention_combine_kernel<T>, a, parts);
+  dim3 const grid(static_cast<unsigned>(blocks), static_cast<unsigned>(ceil_divide(a.head_dim, 32)));
+  return launch_early<paged_window_attention_combine_kernel<T>>(grid, 32 * kCombineWarps, stream, a, parts);
 }
 
 }  // namespace bridge

@@ -27,7 +27,7 @@ struct PagedLaunch {
     AttentionParts const parts = attention_parts(a, count, workspace);
     cudaError_t const status = launch(parts);
     if (status != cudaSuccess || count == 1) return status;
-    return launch_paged_combine(a, parts, device.capability >= 90, stream);
+    return launch_paged_combine(a, parts, stream);
   }
 };
 

@@ -29,20 +29,6 @@ __device__ Value& shared_at(uint32_t address) {
   return *static_cast<Value*>(__cvta_shared_to_generic(address));
 }
 
-// The reverse of load_matrices.
-__device__ inline void store_matrices(uint32_t shared, uint32_t const (&word)[4]) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared), "r"(word[0]),
-               "r"(word[1]), "r"(word[2]), "r"(word[3])
-               : "memory");
-#else
-  int const lane = threadIdx.x % 32;
-#pragma unroll
-  for (int i = 0; i < 4; ++i)
-    shared_at<uint32_t>(__shfl_sync(~0u, shared, 8 * i + lane / 4) + lane % 4 * sizeof(uint32_t)) = word[i];
-#endif
-}
-
 // sum[16 × 8] += a[16 × 16 bytes] b[8 × 16 bytes]^T, of 16-bit types: see multiply_add.
 template <class T>
 __device__ void multiply_add_half(float (&sum)[4], uint32_t a0, uint32_t a1, uint32_t b);
