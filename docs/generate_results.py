@@ -8,6 +8,7 @@ rows and notes. A file there that is named as a baseline holds notes on it.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -172,7 +173,7 @@ def _models() -> Iterable[str]:
     if not found:
         raise ValueError(f"{ZOO} is not as `bridge zoo --record` writes it: {introduction[:80]!r}")
     yield "## Models"
-    yield tables.replace("\n## ", "\n### ")
+    yield re.sub(r"\n(#+) ", r"\n#\1 ", tables)
 
 
 def _measurement(path: Path) -> Iterable[str]:

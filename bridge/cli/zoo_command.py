@@ -9,7 +9,7 @@ from typing import Any
 from bridge.base import log
 from bridge.base.files import read_object
 from bridge.cli.command import UsageError
-from bridge.zoo.table import BACKENDS, timed_out
+from bridge.zoo.table import BACKENDS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="measure nothing: show or record this run; of several the last one's times of each model",
     )
-    add("--record", action="store_true", help="write the table to README.md beside the models")
+    add(
+        "--record",
+        action="store_true",
+        help="keep the results in measurements.json and README.md beside the models, of each model the newest on a GPU",
+    )
     add(
         "--models",
         type=Path,
@@ -55,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Returns 1 where bridge made no engine of a model."""
-    from bridge.zoo import entries, table
+    from bridge.zoo import entries, record, table
 
     scripts = options.models or entries.folder()
     if options.list:
@@ -64,35 +68,32 @@ def run(options: argparse.Namespace) -> int:
         for entry in chosen:
             print(f"{entry.name}: {' '.join(entry.flags(options.full))}")
         return 0
+    recorded = _recorded(scripts) if options.record else []  # before hours of measuring
     result = _merged(options.against) if options.against else _measured(options, scripts)
     if options.record:
-        (scripts / "README.md").write_text(table.markdown(result))
+        record.write(scripts, record.with_run(recorded, result))
     print(table.text(result))
     return 0 if table.all_compiled(result) else 1
 
 
 def _merged(paths: Sequence[str]) -> dict[str, Any]:
     """One run of several. UsageError: a file holds none, or they are not of the same GPU, versions and sizes."""
+    from bridge.zoo import record
+
     try:
-        first, *others = [read_object(path, "run of `bridge zoo`") for path in paths]
+        return record.together({path: read_object(path, "run of `bridge zoo`") for path in paths})
     except (OSError, ValueError) as error:
         raise UsageError(str(error)) from error
-    rows = {row["model"]: row for row in first["rows"]}
-    for path, other in zip(paths[1:], others, strict=True):
-        for name in ("gpu", "driver", "versions", "full"):
-            if other.get(name) != first.get(name):
-                raise UsageError(f"{path} has {name} {other.get(name)}, {paths[0]} {first.get(name)}: two tables")
-        rows |= {row["model"]: _with_earlier(row, rows.get(row["model"], {})) for row in other["rows"]}
-    return {**first, "date": max(run["date"] for run in (first, *others)), "rows": list(rows.values())}
 
 
-def _with_earlier(row: dict[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's row and, of an earlier one of the same flags, what this one has no result of."""
-    if row.get("argv") != earlier.get("argv"):
-        return row
-    finished = {name: measurement for name, measurement in row.get("ways", {}).items() if not timed_out(measurement)}
-    measurements = {**row.get("ways", {}), **earlier.get("ways", {}), **finished}
-    return {**{name: value for name, value in earlier.items() if name != "failed"}, **row, "ways": measurements}
+def _recorded(folder: Path) -> list[Mapping[str, Any]]:
+    """The runs recorded beside the models. UsageError: their file holds none."""
+    from bridge.zoo import record
+
+    try:
+        return record.read(folder)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _measured(options: argparse.Namespace, scripts: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Results of the zoo as text and as Markdown."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bridge.base.text import columns, markdown_table
@@ -29,7 +29,8 @@ Scripts that read from top to bottom, one family a file. Each takes `--weights F
 measures it. `bridge zoo` compiles all of those that have a list `ZOO`; `bridge zoo --record` wrote what follows.
 
 """
-_LEGEND = """
+_LEGEND = """Of each model the newest results on a GPU, in its real size or the one of the tests.
+
 Weights are random. Times are milliseconds a call, CPU included, medians. Each backend is shown at its best, in the
 words that follow: eager, torch_tensorrt and engines called plainly or replayed from a CUDA graph, torch_tensorrt by its
 Python and its C++ runtime, Inductor in its modes default, reduce-overhead and max-autotune. "ratio" is the time of the
@@ -40,13 +41,13 @@ eager result, "error" the engine's difference from eager, both as a fraction of 
 done": the time for the model was over, in which it also waited for others while they measured.
 """
 _PRODUCTS = """
-## Matrix products
+### Matrix products
 
 Share of the GPU's time in matrix products, by kernel name, where it is more than half: whose kernels they are, and the
 slowest one with its share. Convolutions, and attention in one kernel, are none.
 """
 _MEMORY = """
-## GPU memory
+### GPU memory
 
 MiB that the process took for the weights and the calls of each backend, by PyTorch, TensorRT and libraries together.
 """
@@ -70,20 +71,27 @@ def text(result: Mapping[str, Any]) -> str:
     )
 
 
-def markdown(result: Mapping[str, Any]) -> str:
-    """The run as Markdown, for models/README.md."""
+def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Runs as Markdown, for models/README.md."""
+    return _INTRODUCTION + "\n".join([_LEGEND, *(line for run in runs for line in _run_lines(run))])
+
+
+def _run_lines(run: Mapping[str, Any]) -> list[str]:
+    """One run as Markdown. Its "note", if it has one, says what is otherwise than the legend says."""
     flags = [
-        f"- {row['model']}: `{' '.join(row['argv']) or 'no flags'}`, {_input_text(row, result['full'])}"
-        for row in result["rows"]
+        f"- {row['model']}: `{' '.join(row['argv']) or 'no flags'}`, {_input_text(row, run['full'])}"
+        for row in run["rows"]
     ]
-    failures = [f"- {line}" for line in failure_lines(result)] or ["Nothing."]
-    parts = [environment_text(result) + ".", _LEGEND, markdown_table(HEADER, map(cells, result["rows"]))]
-    if memory_rows := memory(result):
+    failures = [f"- {line}" for line in failure_lines(run)] or ["Nothing."]
+    size = "" if run["full"] else ", small configurations"
+    parts = [f"## {run['gpu'] or 'No GPU'}, {run['date']}{size}", "", environment_text(run) + ".", ""]
+    parts += [run["note"], ""] if "note" in run else []
+    parts += [markdown_table(HEADER, map(cells, run["rows"]))]
+    if memory_rows := memory(run):
         parts += [_MEMORY, markdown_table(memory_rows[0], memory_rows[1:])]
-    if product_rows := products(result):
+    if product_rows := products(run):
         parts += [_PRODUCTS, markdown_table(product_rows[0], product_rows[1:])]
-    parts += ["", "## Configurations", "", *flags, "", "## What failed, or was not done", ""]
-    return _INTRODUCTION + "\n".join([*parts, *failures]) + "\n"
+    return [*parts, "", "### Configurations", "", *flags, "", "### What failed, or was not done", "", *failures, ""]
 
 
 def environment_text(result: Mapping[str, Any]) -> str:

@@ -1,15 +1,13 @@
-"""Results of the zoo: differences, memory, tables, and what is kept of earlier runs."""
+"""Results of the zoo: differences, memory and tables."""
 
 import dataclasses
-import json
 import os
 
 import pytest
 import torch
 from zoo_models import ZOO
+from zoo_results import RESULT
 
-from bridge import cli
-from bridge.cli import zoo_command
 from bridge.engine.timing import Timing
 from bridge.zoo import failures, memory, subject, table
 from bridge.zoo.measuring_lock import MeasuringLock
@@ -27,30 +25,6 @@ def test_differences():
 def test_first_lines_of_errors():
     assert failures.first_line(ValueError("\n  one \ntwo")) == "ValueError: one"
     assert failures.first_line(KeyError()) == "KeyError: no message"
-
-
-RESULT = {
-    **{"schema": 1, "gpu": "NVIDIA A GPU", "driver": "1.2", "date": "2026-01-02", "versions": {"torch": "2.11"}},
-    "full": True,
-    "rows": [
-        {
-            **{"model": "one", "about": "a size", "argv": ["--x", "1"], "dtype": "float16", "inputs": [[2, 3], [4]]},
-            "parameters": 1_500_000,
-            "ways": {
-                "bridge": {
-                    **{"us": 1234.0, "cuda_graph": {"us": 900.0}, "error": 1e-3, "graph_error": 0.0, "engines": 1},
-                    **{"graph_breaks": 0, "plugins": {"rope": 2}, "target": "sm90", "tensorrt": "tensorrt_rtx 1.7"},
-                    "memory_mib": 512,
-                },
-                "eager": {"us": 2e4, "memory_mib": 768},
-                "native": {"us": 1500.0},
-                "inductor": {"failed": "RuntimeError: a | b", "memory_mib": 1024},
-                "torch_tensorrt": {"us": 3000.0, "engines": 3, "graph_breaks": 2, "memory_mib": 640},
-            },
-        },
-        {"model": "two", "argv": [], "failed": "not begun"},
-    ],
-}
 
 
 def test_the_memory_of_a_process():
@@ -92,7 +66,7 @@ def test_tables():
     assert table.memory(RESULT)[1:] == [("one", "768", "1024", "640", "", "512")]
     without = [{**row, "ways": {}} for row in RESULT["rows"]]
     assert table.memory({**RESULT, "rows": without}) == [] and "GPU memory, MiB" in table.text(RESULT)
-    assert "memory" not in table.markdown({**RESULT, "rows": without})
+    assert "memory" not in table.markdown([{**RESULT, "rows": without}])
     late = {"ways": {"torch_tensorrt": {"failed": f"{table.NOT_DONE} after 5 s"}}, "model": "late"}
     assert dict(zip(table.HEADER, table.cells(late), strict=True))["torch_tensorrt"] == "not done"
     assert table.environment_text(RESULT).startswith(
@@ -100,57 +74,11 @@ def test_tables():
     )
     assert table.failure_lines(RESULT) == ["one, inductor: RuntimeError: a | b", "two: not begun"]
     assert not table.all_compiled(RESULT) and table.all_compiled({**RESULT, "rows": RESULT["rows"][:1]})
-    markdown = table.markdown(RESULT)
-    rows = [line for line in markdown.partition("## GPU memory")[0].splitlines() if line.startswith("|")]
+    markdown = table.markdown([RESULT])
+    rows = [line for line in markdown.partition("### GPU memory")[0].splitlines() if line.startswith("|")]
     assert (
         len(rows) == 4
         and "| one | 768 | 1024 | 640 |  | 512 |" in markdown
         and {line.replace("\\|", "").count("|") for line in rows} == {len(table.HEADER) + 1}
     )
     assert "- one: `--x 1`, a size, float16, 2x3 and 4" in markdown and "- two: not begun" in markdown
-
-
-def test_a_run_of_another_machine_is_recorded(tmp_path, capsys):
-    (tmp_path / "zoo.json").write_text(json.dumps(RESULT))
-    arguments = ["zoo", "--against", str(tmp_path / "zoo.json"), "--models", str(tmp_path), "--record"]
-    assert cli.main(arguments) == 1  # a model has no engine
-    assert "NVIDIA A GPU" in capsys.readouterr().out
-    assert (tmp_path / "README.md").read_text() == table.markdown(RESULT)
-
-
-def test_later_runs_of_a_model_take_the_place_of_earlier_ones(tmp_path, capsys):
-    first, later, other = (tmp_path / f"{name}.json" for name in ("first", "later", "other"))
-    first.write_text(json.dumps(RESULT))
-    row = RESULT["rows"][0]
-    backends = row["ways"] | {"inductor": {"us": 7000.0, "graph_breaks": 0}}
-    rows = [{**row, "ways": backends}, {**row, "model": "three", "ways": backends}]
-    later.write_text(json.dumps({**RESULT, "date": "2026-01-03", "rows": rows}))
-    other.write_text(json.dumps({**RESULT, "gpu": "NVIDIA Another"}))
-    cli.main(["zoo", "--models", str(tmp_path), "--against", str(first), str(later)])
-    lines = capsys.readouterr().out.splitlines()
-    assert "2026-01-03" in lines[0] and [line.split()[0] for line in lines[3:6]] == ["one", "two", "three"]
-    assert " 7 " in lines[3] and "failed" not in lines[3]
-    assert cli.main(["zoo", "--models", str(tmp_path), "--against", str(first), str(other)]) == 2
-    assert "has gpu NVIDIA Another" in capsys.readouterr().err
-
-
-def test_ways_that_a_later_run_has_no_result_of_are_kept(tmp_path, capsys):
-    first, later, changed = (tmp_path / f"{name}.json" for name in ("first", "later", "changed"))
-    row = {**RESULT["rows"][0], "failed": "not done after 9 s"}
-    first.write_text(json.dumps({**RESULT, "rows": [row]}))
-    backends = {
-        "eager": {"us": 7000.0},
-        "inductor": {"failed": "not done after 3 s"},
-        "native": {"failed": "RuntimeError"},
-    }
-    later.write_text(json.dumps({**RESULT, "rows": [{"model": "one", "argv": row["argv"], "ways": backends}]}))
-    found = zoo_command._merged([str(first), str(later)])["rows"]
-    assert found == [
-        {
-            **{name: value for name, value in row.items() if name != "failed"},
-            "ways": {**row["ways"], "eager": backends["eager"], "native": backends["native"]},
-        }
-    ]
-    other = {"model": "one", "argv": ["--another"], "ways": backends}
-    changed.write_text(json.dumps({**RESULT, "rows": [other]}))
-    assert zoo_command._merged([str(first), str(changed)])["rows"] == [other]
