@@ -61,7 +61,8 @@ def with_run(runs: Sequence[Run], run: Run) -> list[Run]:
             run = together({FILE: each, "the run": run})
         else:
             others.append(each)
-    kept, measured = [], set[Any]()
+    kept: list[Run] = []
+    measured = set[Any]()
     for each in sorted([run, *others], key=lambda each: each["date"], reverse=True):
         rows = [row for row in each["rows"] if (*_size(each), row["model"]) not in measured]
         measured.update((*_size(each), row["model"]) for row in rows if row.get("ways"))
