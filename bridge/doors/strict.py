@@ -45,7 +45,9 @@ def check_recompile_limit(frame: Frame) -> None:
 
 
 def _advice(reason: str) -> str:
-    """What to do: torch.compile breaks a graph at value-dependent shapes unless a setting allows them."""
+    """What to do: torch.compile breaks a graph at value-dependent shapes and warnings unless a setting allows them."""
+    if "`_warnings.warn`" in reason:
+        return "Call torch._dynamo.config.ignore_logging_functions.add(warnings.warn), which leaves the warning out"
     counted = [str(target) for target, op in targets().items() if op.counted]
     if any(f"`{target}`" in reason for target in counted):
         return "Set torch._dynamo.config.capture_dynamic_output_shape_ops = True, which keeps it in the graph"

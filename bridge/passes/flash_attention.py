@@ -21,6 +21,7 @@ from bridge.passes.common.nodes import arguments, aten, value
 from bridge.passes.common.outcome import Outcome
 from bridge.passes.window_attention.attention import Declined, check_widths, settings_of, settings_text
 from bridge.passes.window_attention.band import UNLIMITED
+from bridge.passes.window_attention.widths import call_of_one_width
 
 NAME = "flash_attention"
 OP = "window_attention"
@@ -83,7 +84,7 @@ def _settings(given: dict[str, Any]) -> dict[str, float]:
 
 
 def _call(editor: Editor, tensors: tuple[Node, ...], like: Node, settings: dict[str, Any]) -> Node:
-    return editor.call(OPS[OP].overload, tensors, like, {**settings, "layout": "bshd"})
+    return call_of_one_width(editor, OPS[OP].overload, tensors, like, {**settings, "layout": "bshd"})
 
 
 def _packed(editor: Editor, node: Node, given: dict[str, Any], settings: dict[str, float]) -> Node:

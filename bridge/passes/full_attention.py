@@ -44,6 +44,7 @@ def apply(graph: Graph, constants: Constants) -> list[Outcome]:
         if mutated & inside:
             raise Declined(MUTATED)
         attention.check()
+        _check_widths(attention)
         settings = settings_of(UNLIMITED, 0 if causal else UNLIMITED, attention.scale)
         tensors = (attention.q, attention.k, attention.v)
         editor.replace(attention.root, editor.call(OPS[OP].overload, tensors, attention.root, settings))
@@ -65,6 +66,13 @@ def _find(node: Node) -> tuple[Attention, bool] | None:
     if causal and not same_extents(attention.logits[2:3], attention.logits[3:]):
         return None  # the op's queries are at the end of more keys, PyTorch's at their begin
     return attention, causal
+
+
+def _check_widths(attention: Attention) -> None:
+    """Declined: values are not as wide as queries; what the op takes then was not measured."""
+    q, v = (each.meta["val"].shape[-1] for each in (attention.q, attention.v))
+    if not same_extents((q,), (v,)):
+        raise Declined(f"heads are {q} wide, values {v}; only those of one width were measured")
 
 
 def _is_long(attention: Attention) -> bool:

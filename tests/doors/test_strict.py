@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import warnings
 
 import pytest
 import torch
@@ -82,6 +83,21 @@ def test_a_layer_of_torch_that_compiles_itself_is_an_error_or_an_engine():
         assert "this call ran in PyTorch" in str(error)
     else:
         assert strict._engine_runs() == before + 1
+
+
+class Warns(nn.Module):
+    def forward(self, x):
+        y = bridge.relu(x, 0.1)
+        warnings.warn("old", DeprecationWarning, stacklevel=2)
+        return y + 1.0
+
+
+def test_a_warning_ends_a_graph_unless_torch_is_told_to_leave_it_out():
+    with pytest.raises(BackendCompilerFailed, match=r"config.ignore_logging_functions.add\(warnings.warn\)"):
+        just_in_time(Warns().eval())(X)
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(ignore_logging_functions={warnings.warn}):
+        assert torch.equal(just_in_time(Warns().eval())(X), bridge.relu(X, 0.1) + 1.0)
 
 
 @pytest.mark.parametrize("model", [Disabled, LockedAlone])

@@ -214,7 +214,7 @@ NEAR_MISSES = [
     (_variant(_interleaved_with_halves), "is not made of lanes"),
     (_variant(_swapped_in_table), "its cosines do not stand"),
     (_variant(_swapped_tables), "its cosines do not stand"),
-    (_variant(_one_position), "must be the same for all heads"),
+    (_variant(_one_position), "vary along different axes"),
     (_variant(_other_axis), ""),
     (_variant(_used_twice), ""),
     (_variant(_per_head), "must be the same for all heads"),

@@ -82,3 +82,31 @@ def test_a_network_of_every_family(kind, what):
     assert len(found.graph.find_nodes(op="call_function", target=ROPE)) == 1
     with interpreted():
         assert_same(ahead(model, given)(*given), model(*given), 1e-4, 1e-5)
+
+
+CONFORMER = {
+    **{"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32},
+    **{"feature_projection_input_dim": 16, "conv_depthwise_kernel_size": 7, "position_embeddings_type": "rotary"},
+}
+
+
+class Speech(nn.Module):
+    """Features [B, S, 16] to hidden states."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, features):
+        return self.model(features).last_hidden_state
+
+
+@torch.no_grad()
+def test_heads_behind_the_sequence_and_the_batch():
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model("wav2vec2-bert", **CONFORMER)
+    model, given = Speech(transformers.AutoModel.from_config(config)).eval(), torch.randn(2, 12, 16)
+    with interpreted():
+        compiled = ahead(model, (given,))
+        assert compiled.plugin_counts() == {"rope": 2}
+        assert_same(compiled(given), model(given), 1e-4, 1e-5)

@@ -61,6 +61,39 @@ def test_layout_with_heads_after_the_sequence():
     check_same(found, rotate, arguments(3, 7))
 
 
+SEQUENCE_FIRST = [
+    (lambda table: table[:, :1], "sbhd"),
+    (lambda table: table, "bshd"),  # of each sequence: it is a position to the op, and the other way round
+]
+
+
+@pytest.mark.parametrize(("tables", "layout"), SEQUENCE_FIRST, ids=["of all", "of each"])
+def test_layout_with_the_sequence_first(tables, layout):
+    """[S, B, H, D], as speech models have it; tables: from [S, B, 1, W]."""
+
+    def rotate(q, k, angles):
+        cos, sin = (tables(table.transpose(0, 1).unsqueeze(2)) for table in full(angles))
+        return tuple(x * cos + rotate_half(x) * sin for x in (each.permute(2, 0, 1, 3) for each in (q, k)))
+
+    found, (outcome,) = rewrite(export(rotate, arguments(), DYNAMIC), ["rope"])
+    (call,) = calls(found)
+    assert outcome.what == f"bridge.rope of queries and keys, half-split, {layout}" and call.args[-1] == "bshd"
+    for size in [(3, 7), (1, 1), (5, 5)]:
+        check_same(found, rotate, arguments(*size))
+
+
+def test_tables_of_heads_with_the_sequence_first_are_left_alone():
+    def rotate(q, angles):
+        tables = (table.permute(1, 0, 2)[:, :, None] * torch.arange(1.0, 5.0)[:, None] for table in full(angles))
+        cos, sin = tables  # [S, B, H, W]
+        x = q.permute(2, 0, 1, 3)
+        return x * cos + rotate_half(x) * sin
+
+    program = export(rotate, arguments()[::2], DYNAMIC[::2])
+    found, (outcome,) = rewrite(program, ["rope"])
+    assert found is program and "must be the same for all heads" in outcome.what
+
+
 def test_tables_without_batch_and_from_a_buffer():
     table = torch.randn(64, 16)
 

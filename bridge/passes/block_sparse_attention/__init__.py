@@ -32,6 +32,7 @@ from bridge.passes.window_attention.key_ranges import key_ranges
 from bridge.passes.window_attention.masking import gives_zeros, visible
 from bridge.passes.window_attention.operators import RULES
 from bridge.passes.window_attention.reader import Reader
+from bridge.passes.window_attention.widths import call_of_one_width
 
 NAME = "block_sparse_attention"
 
@@ -96,9 +97,9 @@ def _find(
 
 
 def _is_interval(condition: object, attention: Attention) -> bool:
-    """Whether it is one that window_attention takes."""
+    """Whether it is one that window_attention takes, and blocks do not give as well."""
     try:
-        return interval_of(condition, attention.logits) is not None
+        return interval_of(condition, attention.logits, of_chunks=False) is not None
     except NoWindow:
         return False
 
@@ -127,7 +128,7 @@ def _with_op(
     if attention.softcap:
         settings["softcap"] = attention.softcap
     tensors = (attention.q, attention.k, attention.v, mask)
-    call = editor.call(OPS[NAME].overload, tensors, attention.root, optional | settings)
+    call = call_of_one_width(editor, OPS[NAME].overload, tensors, attention.root, optional | settings)
     editor.replace(attention.root, call)
     text = ", ".join(f"{name}={_text(number)}" for name, number in settings.items())
     return f"bridge.{NAME}, {text}" + "".join(f", with {name}" for name in optional)

@@ -23,7 +23,7 @@ from bridge.passes.common.nodes import canonical_nodes, is_copy, mutated_nodes, 
 from bridge.passes.common.outcome import MUTATED, Outcome, failure_text
 from bridge.passes.rope.rotation import Declined, Rotation, find_rotation
 from bridge.passes.rope.sums import Reader
-from bridge.passes.rope.tables import LAYOUTS, TableBuilder, TableError
+from bridge.passes.rope.tables import LAYOUTS, SEQUENCE_FIRST, TableBuilder, TableError
 
 NAME = "rope"
 _MOST_LANES = 1024  # of a head
@@ -159,6 +159,8 @@ def _replace(editor: Editor, builder: TableBuilder, group: Sequence[Rotation], r
     cos, sin = (builder.table(table, layout, dtype) for table in (first.cos, first.sin))
     sin = editor.call_once(torch.ops.aten.neg.default, (sin,), root) if first.backward else sin
     inputs = [_input(editor, rotation, results.get(rotation.x, rotation.x), dtype) for rotation in group]
+    if layout == SEQUENCE_FIRST:
+        inputs, layout = [_batch_first(editor, x, root) for x in inputs], "bshd"
     if len(inputs) == 1:
         inputs.append(editor.call_once(torch.ops.aten.slice.Tensor, (inputs[0], LAYOUTS[layout][0], 0, 1), root))
     rotary = 0 if first.rotary == width else first.rotary
@@ -166,6 +168,8 @@ def _replace(editor: Editor, builder: TableBuilder, group: Sequence[Rotation], r
     call = editor.call(OPS[NAME].overload, args, root)
     for index, rotation in enumerate(group):
         result = editor.item(call, index)
+        if first.layout == SEQUENCE_FIRST:
+            result = _batch_first(editor, result, root)
         if first.pairing.regrouped:
             result = _regroup(editor, result, width)
         if rank == 3:
@@ -185,6 +189,11 @@ def _input(editor: Editor, rotation: Rotation, x: Node, dtype: torch.dtype) -> N
     """The input of a rotation with four dimensions, in the dtype of the result."""
     x = editor.cast(x, dtype)
     return x if x.meta["val"].dim() == 4 else editor.call_once(torch.ops.aten.unsqueeze.default, (x, 0), rotation.root)
+
+
+def _batch_first(editor: Editor, x: Node, like: Node) -> Node:
+    """With sequence and batch exchanged, or back."""
+    return editor.call_once(torch.ops.aten.transpose.int, (x, 0, 1), like)
 
 
 def _outcome_text(rotation: Rotation, count: int, width: int) -> str:

@@ -12,7 +12,8 @@ from bridge.passes.common.nodes import CONVERSIONS, arguments, extents_text, sam
 from bridge.passes.rope.lanes import Lane, flat_index
 
 aten = torch.ops.aten
-LAYOUTS = {"bhsd": (1, 2), "bshd": (2, 1)}  # axes of heads and sequence
+SEQUENCE_FIRST = "sbhd"  # no layout of the op, which is called on a transpose then
+LAYOUTS = {"bhsd": (1, 2), "bshd": (2, 1), SEQUENCE_FIRST: (2, 0)}  # axes of heads and sequence
 
 
 class TableError(Exception):
@@ -77,7 +78,7 @@ class Table:
 def find_table(span: Span, outer: Sequence[Any], canonical: Mapping[Node, Node]) -> Table:
     """The table of a span.
 
-    outer: extents of the rotated tensor, batch first, then heads and sequence in either order. canonical: see
+    outer: extents of the rotated tensor: of batch, heads and sequence, in the order of a layout. canonical: see
     nodes.canonical_nodes. TableError: it varies with the head, or lacks rows.
     """
     span = _unexpanded(span, canonical)
@@ -87,7 +88,9 @@ def find_table(span: Span, outer: Sequence[Any], canonical: Mapping[Node, Node])
     missing = 3 - len(span.outer)
     fitting = []
     for layout, (head, seq) in LAYOUTS.items():
-        batch_fits = _is_one(extents[0]) or same_extents(extents[:1], outer[:1])
+        batch = 3 - head - seq
+        # With a table of its own for each sequence, a sequence is to the op a position, and the other way round.
+        batch_fits = _is_one(extents[batch]) or (batch == 0 and same_extents(extents[:1], outer[:1]))
         fits = batch_fits and _is_one(extents[head]) and same_extents([extents[seq]], [outer[seq]])
         if fits and seq >= missing:
             fitting.append((layout, head - missing if head >= missing else None))
@@ -130,6 +133,8 @@ class TableBuilder:
         rows = self.span(span, span.node)
         if axis is not None and (rows.meta["val"].dim() > 3 or axis > 0):
             rows = self._editor.call_once(aten.squeeze.dim, (rows, axis), rows)
+        if layout == SEQUENCE_FIRST:
+            rows = self._editor.call_once(aten.squeeze.dim, (rows, 1), rows)
         table_dtype = rows.meta["val"].dtype
         if table_dtype in (dtype, torch.float32):
             return rows

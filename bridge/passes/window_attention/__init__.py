@@ -33,6 +33,7 @@ from bridge.passes.window_attention.key_ranges import key_ranges
 from bridge.passes.window_attention.masking import gives_zeros, visible
 from bridge.passes.window_attention.operators import RULES
 from bridge.passes.window_attention.reader import Reader
+from bridge.passes.window_attention.widths import call_of_one_width
 
 NAME = "window_attention"
 
@@ -81,7 +82,7 @@ def _rewrite(editor: Editor, node: Node, reader: Reader, constants: Constants, m
 def _interval(reader: Reader, attention: Attention) -> Interval | None:
     """What the masks of an attention show; None where they compare no positions, or only hide later keys and others.
 
-    NoWindow: they compare positions, and show no window.
+    With sinks, which TensorRT's attention has not, an interval of any bounds counts. NoWindow: they show no interval.
     """
     try:
         condition = visible(reader, attention)
@@ -90,10 +91,11 @@ def _interval(reader: Reader, attention: Attention) -> Interval | None:
     try:
         return Interval(window_of(condition, attention.logits), (), (), True)
     except NoWindow:
-        if not compares_positions(condition, attention.logits):
+        with_sinks = attention.sinks is not None
+        if not with_sinks and not compares_positions(condition, attention.logits):
             return None
         interval = interval_of(condition, attention.logits)
-        if interval is None or not (interval.begins or interval.window.left != UNLIMITED):
+        if interval is None or not (with_sinks or interval.begins or interval.window.left != UNLIMITED):
             raise
     if not interval.shows_own and not gives_zeros(attention):
         raise NoWindow("its mask may hide all keys of a query, for which the model gives the mean of their values")
@@ -110,7 +112,7 @@ def _with_op(editor: Editor, attention: Attention, interval: Interval, reader: R
         optional["key_ranges"] = key_ranges(editor, attention, interval, reader.unknown)
     settings = settings_of(interval.window.left, interval.window.right, attention.scale, attention.softcap)
     tensors = (attention.q, attention.k, attention.v)
-    call = editor.call(OPS[NAME].overload, tensors, attention.root, optional | settings)
+    call = call_of_one_width(editor, OPS[NAME].overload, tensors, attention.root, optional | settings)
     editor.replace(attention.root, call)
     return f"bridge.{NAME}, {settings_text(settings)}" + "".join(f", with {name}" for name in optional)
 

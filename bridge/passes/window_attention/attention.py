@@ -66,9 +66,10 @@ class Attention:
 
 
 def check_widths(q: Tensor, v: Tensor) -> None:
-    """Declined: the heads of queries and of values are not as wide as the op takes them."""
-    if not same_extents(v.shape[-1:], q.shape[-1:]) or not isinstance(q.shape[-1], int) or q.shape[-1] > _MOST_LANES:
-        raise Declined(f"heads are {q.shape[-1]} wide, values {v.shape[-1]}; expected one width up to {_MOST_LANES}")
+    """Declined: the heads of queries or of values are wider than the op takes them."""
+    widths = (q.shape[-1], v.shape[-1])
+    if not all(isinstance(width, int) and width <= _MOST_LANES for width in widths):
+        raise Declined(f"heads are {widths[0]} wide, values {widths[1]}; expected up to {_MOST_LANES}")
 
 
 def settings_of(left: int, right: int, scale: float | None, softcap: float = 0.0) -> dict[str, float]:

@@ -29,14 +29,17 @@ class Interval:
     shows_own: bool
 
 
-def interval_of(condition: Any, shape: Sequence[Any]) -> Interval | None:
-    """The interval that a condition on the indices of logits [B, H, S, T] shows; None for other sets of keys."""
+def interval_of(condition: Any, shape: Sequence[Any], of_chunks: bool = True) -> Interval | None:
+    """The interval that a condition on the indices of logits [B, H, S, T] shows; None for other sets of keys.
+
+    of_chunks: bounds may be begins and ends of chunks of keys, by their numbers.
+    """
     window, begins, ends = sympy.true, list[Any](), list[Any]()
-    for part in condition.args if isinstance(condition, sympy.And) else (condition,):
+    for part in sympy.And.make_args(sympy.to_nnf(condition, simplify=False)):  # of ~(a | b), ~a and ~b
         if _is_window(part, shape):
             window = sympy.And(window, part)
             continue
-        bounds = _bounds(part)
+        bounds = _bounds(part) or (_bounds_of_chunks(part) if of_chunks else None)
         if bounds is None or any(each.has(_KEY, _HEAD) for each in bounds if each is not None):
             return None
         begins += [bounds[0]] if bounds[0] is not None else []
@@ -63,10 +66,12 @@ def _bounds(part: Any) -> tuple[Any, Any] | None:
         return None
     difference = (part.lhs - part.rhs).expand()
     slope = difference.coeff(_KEY, 1)
-    if slope not in (1, -1):
+    if not slope.is_Rational or abs(slope.p) != 1:  # 1 / n of a chunk's number, which sympy compares without its floor
         return None
-    limit = (-slope * (difference - slope * _KEY)).expand()  # the key is compared with it
-    at_least = isinstance(part, (sympy.Gt, sympy.Ge)) == (slope == 1)
+    limit = (_KEY - difference / slope).expand()  # the key is compared with it
+    if not limit.is_integer:
+        return None
+    at_least = isinstance(part, (sympy.Gt, sympy.Ge)) == (slope > 0)
     strict = isinstance(part, (sympy.Gt, sympy.Lt))
     return (limit + int(strict), None) if at_least else (None, limit + int(not strict))
 
@@ -82,3 +87,21 @@ def _chunk(side: Any, other: Any) -> tuple[Any, Any] | None:
     start = (_KEY - size * side.args[0]).expand()
     first = (size * other + start).expand()
     return first, first + size
+
+
+def _bounds_of_chunks(part: Any) -> tuple[Any, Any] | None:
+    """The bounds of a comparison of a chunk's number, floor((key - start) / size), with a whole number."""
+    if not isinstance(part, (sympy.Gt, sympy.Ge, sympy.Lt, sympy.Le)):
+        return None
+    difference = (part.lhs - part.rhs).expand()
+    numbers = [each for each in difference.atoms(sympy.floor) if each.has(_KEY)]
+    slope = difference.coeff(numbers[0], 1) if len(numbers) == 1 else None
+    if slope not in (1, -1):
+        return None
+    limit = (-slope * (difference - slope * numbers[0])).expand()  # the number is compared with it
+    chunk = _chunk(numbers[0], limit)
+    if chunk is None or not limit.is_integer:
+        return None
+    at_least = isinstance(part, (sympy.Gt, sympy.Ge)) == (slope == 1)
+    strict = isinstance(part, (sympy.Gt, sympy.Lt))
+    return (chunk[int(strict)], None) if at_least else (None, chunk[int(not strict)])

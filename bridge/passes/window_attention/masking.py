@@ -30,7 +30,9 @@ def visible(reader: Reader, attention: Attention) -> Any:
 
 
 def gives_zeros(attention: Attention) -> bool:
-    """Whether a query that sees no key gives zeros: for a boolean mask of scaled_dot_product_attention."""
+    """Whether a query that sees no key gives zeros: with sinks, or a boolean mask of scaled_dot_product_attention."""
+    if attention.sinks is not None:
+        return True
     is_public = attention.fused is not None and attention.fused.target is aten.scaled_dot_product_attention.default
     return is_public and attention.masks[0].meta["val"].dtype == torch.bool
 

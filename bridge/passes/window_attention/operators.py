@@ -70,6 +70,23 @@ def _binary(compute: Callable[[Any, Any], Any]) -> Rule:
     return _arithmetic(lambda self, other, **_: compute(sympy.sympify(self), sympy.sympify(other)))
 
 
+def _comparison(compare: Callable[[Any, Any], Any]) -> Rule:
+    """Of integers, also with a real number that is whole, and no larger than the dtype of the comparison is exact."""
+
+    def rule(reader: Reader, node: Node, given: dict[str, Any]) -> Formula:
+        sides = (given["self"], given["other"])
+        dtype = torch.result_type(*(each.meta["val"] if isinstance(each, Node) else each for each in sides))
+        most = 1 / torch.finfo(dtype).eps if dtype.is_floating_point else 0
+        return _binary(lambda a, b: compare(_as_integer(a, most), _as_integer(b, most)))(reader, node, given)
+
+    return rule
+
+
+def _as_integer(number: Any, most: float) -> Any:
+    is_whole = number.is_Float and abs(number) <= most and float(number).is_integer()
+    return sympy.Integer(int(number)) if is_whole else number
+
+
 def _floored(number: Any, divisor: Any) -> Any:
     if not (divisor.is_Integer and divisor > 0):
         raise Unread(f"a quotient by {divisor}")
@@ -170,12 +187,12 @@ RULES: dict[Any, Rule] = {
     aten.mul: _binary(operator.mul),
     aten.floor_divide: _binary(_floored),
     aten.remainder: _binary(_remainder),
-    aten.gt: _binary(operator.gt),
-    aten.ge: _binary(operator.ge),
-    aten.lt: _binary(operator.lt),
-    aten.le: _binary(operator.le),
-    aten.eq: _binary(sympy.Eq),
-    aten.ne: _binary(sympy.Ne),
+    aten.gt: _comparison(operator.gt),
+    aten.ge: _comparison(operator.ge),
+    aten.lt: _comparison(operator.lt),
+    aten.le: _comparison(operator.le),
+    aten.eq: _comparison(sympy.Eq),
+    aten.ne: _comparison(sympy.Ne),
     aten.abs: _abs,
     aten.where: _where,
     aten.masked_fill: _masked_fill,

@@ -15,9 +15,12 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from bridge.errors import UnsupportedOpError
 from bridge.graph.model_source import model_line
+from bridge.passes.common.constants import Constants
+from bridge.passes.common.editor import Editor
 from bridge.tensorrt.install import flavour
 
-SDPA = torch.ops.aten.scaled_dot_product_attention.default
+aten = torch.ops.aten
+SDPA = aten.scaled_dot_product_attention.default
 _PARAMETERS = [argument.name for argument in SDPA._schema.arguments]
 
 
@@ -63,6 +66,52 @@ def add_layer(network: Any, query: Any, key: Any, value: Any, causal: bool) -> A
         # PyTorch's is_causal is the diagonal from the upper left, for any lengths; so is add_attention's.
         return network.add_attention_v2(query, key, value, softmax, masks.UPPER_LEFT if causal else masks.NONE)
     return network.add_attention(query, key, value, softmax, causal)
+
+
+def give_zeros_without_keys(module: GraphModule) -> None:
+    """Has attention layers give zeros, as PyTorch does, for queries that a boolean mask hides every key from, in place.
+
+    The softmax of hidden logits alone is NaN. As the value of a padded token it would reach all others in the next
+    layer, with a weight of 0. So such a query is shown every key, and its result replaced.
+    """
+    editor, constants = Editor(module.graph), Constants()
+    for node in list(module.graph.find_nodes(op="call_function", target=SDPA)):
+        mask = _bind(node.args, node.kwargs).get("attn_mask")
+        if isinstance(mask, Node) and mask.meta["val"].dtype == torch.bool and fits_layer(node):
+            held = constants.held(mask)
+            if held is None:
+                _give_zeros(editor, node, mask, *_computed(editor, node, mask))
+            elif not held.any(-1).all():
+                _give_zeros(editor, node, mask, *_held(module, node, held))
+    editor.sort_topologically()
+    module.recompile()
+
+
+def _computed(editor: Editor, node: Node, mask: Node) -> tuple[Node, Node]:
+    """Which queries see a key, [B or 1, H or 1, S or 1, 1], and the mask with every key shown to all others."""
+    sees = editor.call_once(aten.any.dim, (mask, -1, True), node)
+    blind = editor.call_once(aten.logical_not.default, (sees,), node)
+    return sees, editor.call_once(aten.logical_or.default, (mask, blind), node)
+
+
+def _held(module: GraphModule, node: Node, mask: Tensor) -> tuple[Node, ...]:
+    """The same of a mask that the module holds, as tensors that it holds: no converter takes the mask's own any()."""
+    sees, nodes = mask.any(-1, keepdim=True), []
+    for index, tensor in enumerate((sees, mask | ~sees)):
+        name = f"{node.name}_mask_{index}"
+        module.register_buffer(name, tensor)
+        with module.graph.inserting_before(node):
+            nodes.append(module.graph.get_attr(name))
+        nodes[-1].meta["val"] = tensor
+    return tuple(nodes)
+
+
+def _give_zeros(editor: Editor, node: Node, mask: Node, sees: Node, shown: Node) -> None:
+    result = node.meta["val"]
+    node.replace_input_with(mask, shown)
+    zero = editor.call_once(aten.full.default, ([], 0.0), node, {"dtype": result.dtype, "device": result.device})
+    chosen = editor.call(aten.where.self, (sees, node, zero), node)
+    node.replace_all_uses_with(chosen, delete_user_cb=lambda user: user is not chosen)
 
 
 def expand_attention(module: GraphModule) -> None:

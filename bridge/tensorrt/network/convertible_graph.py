@@ -24,7 +24,7 @@ from bridge.graph.valid_names import with_valid_names
 from bridge.graph.value_assertions import without_value_assertions
 from bridge.passes.common.unbinding import select_unbound
 from bridge.tensorrt.converters import slices
-from bridge.tensorrt.converters.attention import expand_attention
+from bridge.tensorrt.converters.attention import expand_attention, give_zeros_without_keys
 from bridge.tensorrt.converters.float_extents import make_integer
 from bridge.tensorrt.decompositions import ordering, scattering
 from bridge.tensorrt.install.flavour import Flavour
@@ -58,6 +58,7 @@ def lower(program: ExportedProgram, inputs: Mapping[str, TensorSpec], settings: 
         expand_attention(module)
         with explaining_failures(module.graph, "lowered"):
             module = post_lowering(remove_detach(module, settings), settings)
+        give_zeros_without_keys(module)
         make_integer(module, program.range_constraints)
     check_outputs(program, module)
     counts = count_ops(module.graph)

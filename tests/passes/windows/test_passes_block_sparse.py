@@ -68,6 +68,7 @@ def causal_pairs():
 # Of q, k, v and a mask of blocks: attention, and what replaces it.
 FOUND = {
     "repeated": (lambda q, k, v, m: fused(q, k, v, wide(m)), TEXT),
+    "of narrow values": (lambda q, k, v, m: fused(q, k, v[..., :5], wide(m)), TEXT),
     "expanded": (lambda q, k, v, m: fused(q, k, v, expanded(m)), TEXT),
     "looked up": (lambda q, k, v, m: fused(q, k, v, m[:, :, OF[:, None], OF]), TEXT),
     "causal": (lambda q, k, v, m: fused(q, k, v, wide(m) & causal_pairs()), f"{TEXT}, causal=True"),

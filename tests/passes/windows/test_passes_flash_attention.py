@@ -105,7 +105,7 @@ def third(
 
 
 for each in (dense, packed, third):
-    each.register_fake(lambda q, *rest, **named: fake(q))
+    each.register_fake(lambda q, k, v, *rest, **named: fake(q.new_empty(*q.shape[:-1], v.shape[-1])))
 
 
 def arguments(batch=2, queries=9, keys=None, head_dim=16, dtype=torch.float16):
@@ -153,6 +153,15 @@ def test_the_third_one_and_other_lengths():
     for queries in (1, 9, 40):
         args = arguments(queries=queries)
         torch.testing.assert_close(found.module()(*args), run(*args, causal=True)[0], rtol=2e-3, atol=2e-3)
+
+
+def test_values_that_are_narrower():
+    run = torch.ops.flash_attn_3._flash_attn_forward
+    q, k, v = arguments()
+    args = (q, k, v[..., :8])
+    found, (outcome,) = rewrite(exported(lambda *given: run(*given, causal=True)[0], args), NAMES)
+    assert outcome.replaced and len(calls(found, torch.ops.bridge.window_attention.default)) == 1
+    torch.testing.assert_close(found.module()(*args), run(*args, causal=True)[0], rtol=2e-3, atol=2e-3)
 
 
 def in_a_row(q, k, v, starts, *, window=(-1, -1), causal=True, others=None):

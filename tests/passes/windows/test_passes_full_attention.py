@@ -95,6 +95,13 @@ def test_heads_too_wide_stay_with_the_reason():
     assert found is program and "heads are 264 wide, values 264" in outcome.what
 
 
+def test_values_of_another_width_stay_with_the_reason():
+    q, k, v = arguments(head_dim=128)
+    program = exported(grouped, (q, k, v[..., :64]))
+    found, (outcome,) = rewrite(program, NAMES)
+    assert found is program and "heads are 128 wide, values 64" in outcome.what
+
+
 def test_a_causal_mask_goes_first():
     def function(q, k, v):
         query, key = positions(q, k)

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from window_programs import (
+    HEAD_DIM,
     HEADS,
     SDPA,
     arguments,
@@ -160,6 +161,30 @@ def test_groups_of_heads_are_not_repeated():
     heads = [[node.meta["val"].shape[1] for node in call.args[:3]] for call in calls(found)]
     assert heads == [[HEADS, 2, 2]] * 2
     assert [call.kwargs.get("scale") for call in calls(found)] == [None, 0.5]
+
+
+def _narrow_values(q, k, v):
+    return fused(q, k, v[..., :3], _compared(q, k))
+
+
+def _wide_values(q, k, v):
+    return fused(q[..., :5], k[..., :5], v, _compared(q, k))
+
+
+def _wide_values_of_scaled_logits(q, k, v):
+    return fused(q[..., :5], k[..., :5], v, _compared(q, k), scale=0.3)
+
+
+def _narrow_values_written_out(q, k, v):
+    weights = logits_of(q, k).masked_fill(~_compared(q, k), SMALLEST).softmax(-1)
+    return weights @ repeated(v[..., :3])
+
+
+def test_values_that_are_not_as_wide_as_queries():
+    """Zeros fill up what is narrower; the results are as wide as the values, with the scale of the queries."""
+    cases = [_narrow_values, _wide_values, _wide_values_of_scaled_logits, _narrow_values_written_out]
+    found = check_found(each_of(cases), *[(2, 0)] * 4)
+    assert {call.args[index].meta["val"].shape[3] for call in calls(found) for index in range(3)} == {HEAD_DIM}
 
 
 def test_queries_at_the_end_of_more_keys():

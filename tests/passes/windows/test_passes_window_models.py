@@ -17,6 +17,8 @@ SMALL = {
 }
 MIXED = {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
 EXPERTS = {"num_local_experts": 2, "num_experts_per_tok": 1}
+NARROW_VALUES = EXPERTS | {"n_routed_experts": 2, "moe_intermediate_size": 32, "v_head_dim": 4}
+NARROW_VALUES |= {"layer_types": ["sliding_attention"]}
 BIDIRECTIONAL = {"num_hidden_layers": 2, "local_attention": 8, "global_attn_every_n_layers": 2}
 BIDIRECTIONAL |= {"cls_token_id": 1, "sep_token_id": 2}
 FULL = "scaled_dot_product_attention, is_causal=False, without its mask"
@@ -29,6 +31,7 @@ MODELS = [
     ("phi3", "sdpa", {}, [CAUSAL.format(0.353553)]),
     ("gemma2", "eager", MIXED, [CAUSAL.format("0.25, softcap=50"), UNLIMITED.format("0.25, softcap=50")]),
     ("gpt_oss", "eager", EXPERTS, [CAUSAL.format("0.353553, with sinks")]),
+    ("mimo_v2_flash", "eager", NARROW_VALUES, [CAUSAL.format("0.353553, with sinks")]),
     (
         *("modernbert", "sdpa", BIDIRECTIONAL),
         [FULL, "bridge.window_attention, window_left=5, window_right=5, scale=0.353553"],
@@ -85,3 +88,51 @@ def test_engine_against_eager(row, device):
         given = tokens(*shape).to(device)
         expected, actual = model(given).float(), compiled(given).float()
         assert (actual - expected).abs().max() <= 2e-2 * expected.abs().max(), shape
+
+
+class Padded(nn.Module):
+    """With a mask [B, S] of the tokens that are no padding."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids, attention_mask):
+        return self.model(input_ids, attention_mask=attention_mask, use_cache=False).logits
+
+
+@pytest.mark.parametrize(("kind", "settings"), [("olmo3", MIXED), ("llama", {"num_hidden_layers": 2})])
+def test_padding_before_a_sequence_reaches_no_token(kind, settings):
+    model = build(kind, "sdpa", settings, Padded)
+    real = torch.ones(2, 9, dtype=torch.long)
+    real[1, :4] = 0
+    with interpreted():
+        compiled = ahead(model, (tokens(2, 9), real))
+        assert_same(compiled(tokens(2, 9), real), model(tokens(2, 9), real), rtol=1e-4, atol=1e-5)
+
+
+class Sound(nn.Module):
+    """Qwen2.5-Omni's decoder of sound: blocks of frames see their own block, and perhaps those beside it."""
+
+    def __init__(self):
+        super().__init__()
+        omni = pytest.importorskip("transformers.models.qwen2_5_omni.modeling_qwen2_5_omni")
+        sizes = {"hidden_size": 32, "num_attention_heads": 2, "head_dim": 16, "mel_dim": 8, "emb_dim": 8, "enc_dim": 8}
+        encoder = {"enc_channels": [16, 16, 16, 16, 48], "enc_attention_channels": 8, "enc_se_channels": 8}
+        blocks = {"num_hidden_layers": 2, "block_size": 8, "look_ahead_layers": [1], "look_backward_layers": [0]}
+        config = omni.Qwen2_5OmniDiTConfig(num_embeds=32, enc_emb_dim=16, **sizes, **encoder, **blocks)
+        self.model = omni.Qwen2_5OmniToken2WavDiTModel(config)
+
+    def forward(self, frames, reference, speaker, codes):
+        return self.model(frames, reference, speaker, codes, torch.tensor(0.3), apply_cfg=False)
+
+
+def test_blocks_of_frames_see_those_beside_them():
+    torch.manual_seed(0)
+    model = Sound().eval()
+    frames, reference, speaker = torch.randn(1, 26, 8), torch.randn(1, 20, 8), torch.randn(1, 26, 16)
+    given = (frames, reference, speaker, torch.randint(0, 30, (1, 13)))
+    with interpreted():
+        compiled = ahead(model, given)
+        assert_same(compiled(*given), model(*given), rtol=1e-4, atol=1e-5)
+    assert compiled.plugin_counts() == {"window_attention": 2, "rope": 2}
