@@ -15,7 +15,6 @@ from bridge.generate.tracing.raw_launches import launches_in_graphs
 from bridge.graph.dynamo import compile_lock
 from bridge.graph.torch_patches.extents_in_pairs import extents_in_pairs
 from bridge.graph.torch_patches.image_transforms import image_transforms_without_guards
-from bridge.graph.torch_patches.known_buffers import known_buffers
 from bridge.graph.torch_patches.linear_time import linear_time_export
 from bridge.graph.torch_patches.pooled_extents import pooling_without_guards
 from bridge.graph.torch_patches.recurrent import corrected_lstm_states
@@ -67,7 +66,7 @@ class Session:
             silences = (third_party_output.silence_logs(), third_party_output.silence_copies())
             unguarded = (upsampling_without_guards(), pooling_without_guards(), image_transforms_without_guards())
             exporting = (linear_time_export(), sampling_by_shapes(), suggestions_cannot_fail(), extents_in_pairs())
-            tracing = (*unguarded, corrected_lstm_states(), known_buffers(), *exporting, launches_in_graphs())
+            tracing = (*unguarded, corrected_lstm_states(), *exporting, launches_in_graphs())
             for context in (compile_lock, *silences, gpu.without_gpu(), *tracing):
                 stack.enter_context(context)
             stack.enter_context(own_conversion(self.flavour))

@@ -19,8 +19,9 @@ from bridge.graph import dynamo
 from bridge.graph.assumptions import broken_conditions, keep_conditions
 from bridge.graph.conditions import recording_conditions
 from bridge.graph.export_errors import SMALL_EXAMPLE, explain_export_error
+from bridge.graph.function_modes.known_values import KnownValues
+from bridge.graph.function_modes.symbolic_arguments import SymbolicArguments
 from bridge.graph.symbolic import depends_on_values, size_oblivious
-from bridge.graph.symbolic_arguments import SymbolicArguments
 
 _MODE_DEPENDENT = (torch.nn.modules.dropout._DropoutNd, torch.nn.modules.batchnorm._BatchNorm, torch.nn.RReLU)
 _SHOWN_LAYERS = 5
@@ -111,6 +112,7 @@ class _Attempt:
             recording_conditions() as recorded,
             size_oblivious(self.size_oblivious),
             dynamo.without_runtime_asserts(self.defer_asserts),  # the conditions are kept beside the program
+            contextlib.nullcontext() if self.strict else KnownValues(model),
             contextlib.nullcontext() if self.strict else SymbolicArguments(),
         ):
             program = torch.export.export(

@@ -28,6 +28,7 @@ EXAMPLES = {
     "bridge/passes/flash_attention.py": {"window_attention"},  # what it computes
     "bridge/passes/full_attention.py": {"window_attention"},  # without a window
     "bridge/passes/head_layout.py": {"window_attention", "rope"},  # the ops that have layouts
+    "bridge/passes/split_attention.py": {"window_attention"},  # of all pieces
     "bridge/tensorrt/network/convertible_graph.py": {"nms"},  # in an error, advice for detectors
     "csrc/kernels/deform_registers/tile.cuh": {"deform_conv2d_fused"},  # a header of deform_conv2d's fused kernels
 }

@@ -22,6 +22,7 @@ PRIVATE = {
         "core/binding.py": "parse_schema",
         "core/op.py": "parse_schema, dispatch keys, aliasing and the stack of dispatch modes",
         "generate/native/parameters.py": "parse_schema",
+        "graph/function_modes/known_values.py": "the stack of functorch's interpreters; calls that no mode sees",
         "engine/process_state.py": "cuDNN's and MKL-DNN's switches, dispatch keys",
         "tensorrt/run/streams.py": "the current stream's handle, without the cost of a Stream object",
     },
@@ -75,7 +76,6 @@ PRIVATE = {
     "torch._sym_sqrt": {"tensorrt/converters/extents.py": "an operator in graphs"},
     "torch.export._trace": {
         "base/third_party_output.py": "patched: it prints graphs that fail",
-        "graph/torch_patches/known_buffers.py": "patched: it forgets the values of buffers",
         "graph/torch_patches/linear_time.py": "patched: quadratic time",
     },
     "torch.export._unlift": {
@@ -85,6 +85,7 @@ PRIVATE = {
         "doors/comparison/on_gpu.py": "leaves the dispatch modes of a trace",
         "generate/inductor/lowering.py": "leaves the dispatch modes of a trace",
         "generate/tracing/recording.py": "TorchDispatchMode",
+        "graph/function_modes/known_values.py": "leaves the dispatch modes of a trace",
     },
     "torch.utils._triton": {"generate/without_gpu.py": "cleared: whether there is a GPU for Triton"},
     "torch.nn.modules.batchnorm._BatchNorm": {"graph/capture.py": "the base class of layers that training changes"},

@@ -1,8 +1,10 @@
-"""Attention within windows, with a relative position bias, as bridge::swin_attention.
+"""Attention within windows as bridge::swin_attention.
 
 Swin, Swin-v2 and MaxViT cut a map into windows, project them to queries, keys and values, attend with a bias of each
 head and perhaps a mask of each window, project, and put the map together again. attention.py reads the attention,
-terms.py what is added to its logits, packing.py what q, k and v are views of. That much becomes the op.
+terms.py what is added to its logits, packing.py what q, k and v are views of. That much becomes the op. Without a bias,
+as in DaViT, Twins and SAM 2, attention is known to be of windows by how they were cut from a map alone; strided.py has
+Hiera's, which are never cut.
 
 partition.py proves how the windows were cut from a map, rolled or not, and that the result is put together likewise. A
 projection of each token is the same before a cut as after it: then the op takes the projected map, and no window is
@@ -22,10 +24,11 @@ from bridge.passes.common.layout import LayoutError
 from bridge.passes.common.nodes import canonical_nodes, mutated_nodes, nodes_between
 from bridge.passes.common.outcome import MUTATED, Outcome
 from bridge.passes.swin_attention.attention import Attention, Declined, find_attention
-from bridge.passes.swin_attention.packing import Packing, find_packing
+from bridge.passes.swin_attention.packing import find_packing
 from bridge.passes.swin_attention.products import is_idle_dropout
-from bridge.passes.swin_attention.replacing import NAME, Tables, put_map, put_windows
+from bridge.passes.swin_attention.replacing import NAME, Tables, put_map, put_strided, put_windows
 from bridge.passes.swin_attention.shift_masks import MaskValues
+from bridge.passes.swin_attention.strided import find_strided
 from bridge.passes.swin_attention.terms import BIAS, MASK, is_of_heads, nodes, parts_of
 from bridge.passes.swin_attention.whole import Whole, find_result, find_whole
 
@@ -52,33 +55,57 @@ def apply(graph: Graph, constants: Constants) -> list[Outcome]:
 
 
 def _rewrite(editor: Editor, node: Node, known: _Known) -> str | None:
-    """The text of what replaces an attention; None for other nodes, and attention without a bias for heads.
+    """The text of what replaces an attention; None for other nodes, and attention that is not known to be of windows.
 
-    Declined, LayoutError: it has a bias, and is not replaced.
+    Declined, LayoutError: it has a bias for heads, or cuts windows from a map, and is not replaced.
     """
     attention = find_attention(node, known.constants)
-    tables = None if attention is None else _tables(attention)
-    if attention is None or tables is None:
+    if attention is None:
         return None
+    tables = _tables(attention)
+    packing, result = find_packing(attention, known.canonical), find_result(attention)
+    whole = None if packing is None or result is None else find_whole(packing, result, known.canonical)
+    is_cut = whole is not None and whole.partition.moves
+    if tables is None:
+        if is_cut:
+            raise Declined("what is added to its logits is neither a bias for each head nor a mask for each window")
+        return None
+    if not tables.biases and not is_cut:
+        return _rewrite_strided(editor, attention, known)
     _check(attention)
-    packing = find_packing(attention, known.canonical)
     if packing is None:
         raise Declined("its queries, keys and values are not views of windows with channels last")
-    result = find_result(attention)
-    end = attention.root if result is None else result
-    if known.mutated & nodes_between(end, packing.tensors):
+    starts = packing.tensors if whole is None else (whole.partition.map,)
+    end = whole.reverse.map if whole is not None else attention.root if result is None else result
+    replaced = nodes_between(end, starts)
+    if known.mutated & (replaced | _weights(whole)):
         raise Declined(MUTATED)
-    whole = None if result is None else _whole(packing, result, known)
     if whole is None:
-        starts: tuple[Node, ...] = packing.tensors
-        replaced = nodes_between(end, starts)
         description = put_windows(editor, attention, packing, tables, result)
     else:
-        starts = (whole.partition.map,)
-        replaced = nodes_between(whole.reverse.map, starts)
         description = put_map(editor, attention, packing, tables, whole, known.masks)
     _erase(editor.graph, replaced.difference(starts))
     return description
+
+
+def _rewrite_strided(editor: Editor, attention: Attention, known: _Known) -> str | None:
+    """As _rewrite, of windows whose tokens are strided in a sequence."""
+    strided = find_strided(attention, known.canonical)
+    if strided is None or strided.windows < 2:
+        return None
+    _check(attention)
+    replaced = nodes_between(strided.result, (strided.base,))
+    if known.mutated & replaced:
+        raise Declined(MUTATED)
+    description = put_strided(editor, attention, strided)
+    _erase(editor.graph, replaced.difference((strided.base,)))
+    return description
+
+
+def _weights(whole: Whole | None) -> set[Node]:
+    """What the norms and projections around an attention read."""
+    layers = () if whole is None else (*whole.norms, *whole.before, *whole.reverse.layers)
+    return {each for layer in layers for each in layer.all_input_nodes}
 
 
 def _erase(graph: Graph, replaced: set[Node]) -> None:
@@ -91,12 +118,12 @@ def _erase(graph: Graph, replaced: set[Node]) -> None:
 
 
 def _tables(attention: Attention) -> Tables | None:
-    """What is added to the logits; None without a bias for heads. Declined: something else is added beside one."""
+    """What is added to the logits; None where it is something else than biases and masks. Declined: and a bias, too."""
     parts = [parts_of(term) for term in attention.terms]
     found = [part for each in parts for part in each or ()]
-    if not any(nodes(found, BIAS)):
-        return None
     if any(each is None for each in parts):
+        if not any(nodes(found, BIAS)):
+            return None
         raise Declined("beside a bias for each head something is added that is not the same for all heads of a window")
     return Tables(tuple(nodes(found, BIAS)), tuple(nodes(found, MASK)))
 
@@ -114,17 +141,6 @@ def _check(attention: Attention) -> None:
         raise Declined(f"it is computed in {', '.join(sorted(map(str, dtypes)))}; expected one dtype")
     if attention.factors is not None and not is_of_heads(attention.factors):
         raise Declined("its cosines are multiplied by something else than a number for each head")
-
-
-def _whole(packing: Packing, result: Node, known: _Known) -> Whole | None:
-    """The projections and the map around an attention; None where the windows are not known to be a map's."""
-    whole = find_whole(packing, result, known.canonical)
-    if whole is None:
-        return None
-    written = {each for layer in (*whole.before, *whole.reverse.layers) for each in layer.all_input_nodes}
-    if known.mutated & (nodes_between(whole.reverse.map, (whole.partition.map,)) | written):
-        raise Declined(MUTATED)
-    return whole
 
 
 PASS = Pass(NAME, apply)

@@ -86,13 +86,14 @@ def _fused(node: Node) -> Attention | None:
     given = arguments(node)
     mask, scale = given["attn_mask"], given["scale"]
     plain = given["dropout_p"] == 0 and given["is_causal"] is False and not given.get("enable_gqa", False)
-    if value(mask) is None or not mask.meta["val"].dtype.is_floating_point or not plain:
+    if not plain or (mask is not None and (value(mask) is None or not mask.meta["val"].dtype.is_floating_point)):
         return None
-    tensors = (given["query"], given["key"], given["value"])
+    tensors, added = (given["query"], given["key"], given["value"]), [] if mask is None else [mask]
     axes = _axes_of_logits(*tensors)
-    _check_known(given["query"], [mask])
-    fixed = scale is None or (isinstance(scale, (int, float)) and scale != 0)
-    return Attention(node, *tensors, axes, (Term(mask, axes),), scale) if axes is not None and fixed else None
+    _check_known(given["query"], added)
+    if axes is None or not (scale is None or (isinstance(scale, (int, float)) and scale != 0)):
+        return None
+    return Attention(node, *tensors, axes, tuple(Term(each, axes) for each in added), scale)
 
 
 def _axes_of_logits(q: Any, k: Any, v: Any) -> Axes | None:

@@ -9,7 +9,7 @@ from bridge.passes.common.axes import Axes, Group, follow, name_axes, sources
 from bridge.passes.common.nodes import same_extents
 from bridge.passes.swin_attention.attention import Attention
 
-_LETTERS = "abcde"  # of the dimensions before channels
+_LETTERS = "klmno"  # of the dimensions before channels
 # Channels of q, k and v in one tensor: the part p, the head h, the channel d of a head.
 _ORDERS = {"phd": False, "hpd": True}
 

@@ -25,6 +25,12 @@ class Partition:
     grid: bool
     axes: Axes
 
+    @property
+    def moves(self) -> bool:
+        """Whether tokens lie in another order in the windows than in the map."""
+        names = [axis.name for group in self.axes.groups[:2] for axis in group]
+        return any(self.shift) or names != sorted(names, key=lambda name: ("nyx".index(name[0]), name))
+
 
 def find_partition(windows: Node, lead: int) -> Partition | None:
     """How a tensor was cut from a map. lead: its dimensions before tokens. None where it was not."""

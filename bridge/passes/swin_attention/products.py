@@ -6,7 +6,7 @@ from typing import Any
 from torch.fx import Node
 
 from bridge.passes.common.constants import Constants
-from bridge.passes.common.nodes import CONVERSIONS, arguments, aten, is_copy, transpose_of, value
+from bridge.passes.common.nodes import CONVERSIONS, arguments, aten, before_copies, is_copy, transpose_of, value
 
 _DIVISIONS = {aten.div.Tensor, aten.div.Scalar}
 _PRODUCTS = {aten.mul.Tensor, aten.mul.Scalar, *_DIVISIONS}
@@ -37,7 +37,7 @@ def of_keys(node: Any) -> tuple[Node, Node] | None:
     if not isinstance(node, Node):
         return None
     if node.target is aten.matmul.default:
-        q, k = node.args[0], transpose_of(node.args[1], -2, -1)
+        q, k = node.args[0], transpose_of(before_copies(node.args[1]), -2, -1)
         return (q, k) if isinstance(q, Node) and k is not None else None
     return _of_einsum(node, transposed=True)
 

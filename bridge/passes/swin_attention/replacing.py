@@ -13,6 +13,7 @@ from bridge.passes.common.nodes import aten, extents_text, same_extents
 from bridge.passes.swin_attention.attention import Attention, Declined
 from bridge.passes.swin_attention.packing import Packing
 from bridge.passes.swin_attention.shift_masks import MaskValues, shift_mask
+from bridge.passes.swin_attention.strided import Strided
 from bridge.passes.swin_attention.whole import Whole
 
 NAME = "swin_attention"
@@ -53,12 +54,29 @@ def put_map(
         number = _number(tables, whole, values)
         settings["shift_mask"] = 0.0 if number is None else number
         tables = tables if number is None else Tables(tables.biases, ())
-    layers = [editor.call(aten.linear.default, (partition.map, *layer.args[1:]), layer) for layer in whole.before]
+    tokens = partition.map
+    for norm in whole.norms:
+        tokens = editor.call(aten.layer_norm.default, (tokens, *norm.args[1:]), norm, norm.kwargs)
+    layers = [editor.call(aten.linear.default, (tokens, *layer.args[1:]), layer) for layer in whole.before]
     node = _call(editor, attention, packing, layers, tables, settings)
     for layer in whole.reverse.layers:
         node = editor.call(aten.linear.default, (node, *layer.args[1:]), layer)
     editor.replace(whole.reverse.map, node)
     return _text(attention, settings, bool(tables.masks))
+
+
+def put_strided(editor: Editor, attention: Attention, strided: Strided) -> str:
+    """Replaces an attention within strided windows: the op takes the sequence as a map of T x W tokens."""
+    base, settings = strided.base, {"heads": strided.heads, "window": (strided.tokens, 1)}
+    optional: dict[str, Any] = {"head_major": True} if strided.head_major else {}
+    if attention.scale is not None:
+        optional["scale"] = attention.scale
+    (count,) = editor.extents(base, 1)
+    shape = [count, strided.tokens, strided.windows, base.meta["val"].shape[-1]]
+    tokens = editor.call(aten.reshape.default, (base, shape), base)
+    node = editor.call(OPS[NAME].overload, (tokens,), attention.root, optional | settings)
+    editor.replace(strided.result, editor.call(aten.flatten.using_ints, (node, 1, 2), strided.result))
+    return f"bridge.{NAME}, heads={strided.heads}, window={strided.tokens}x1"
 
 
 def _number(tables: Tables, whole: Whole, values: MaskValues) -> float | None:
@@ -80,7 +98,9 @@ def _call(
     settings: dict[str, Any],
 ) -> Node:
     heads, tokens = attention.heads, attention.tokens
-    optional: dict[str, Any] = {"bias": _sum(editor, attention, tables.biases, [heads, tokens, tokens])}
+    optional: dict[str, Any] = {}
+    if tables.biases:
+        optional["bias"] = _sum(editor, attention, tables.biases, [heads, tokens, tokens])
     if tables.masks:
         optional["mask"] = _sum(editor, attention, tables.masks, [-1, tokens, tokens])
     if attention.factors is not None:

@@ -17,8 +17,10 @@ _LINEAR = aten.linear.default
 
 @dataclass(frozen=True)
 class Whole:
-    """before: the projections to q, k and v, one or three."""
+    """norms: of each token before its projection, from first to last. before: the projections to q, k and v, one or
+    three."""
 
+    norms: tuple[Node, ...]
     before: tuple[Node, ...]
     partition: Partition
     reverse: Reverse
@@ -55,6 +57,16 @@ def find_whole(packing: Packing, result: Node, canonical: Mapping[Node, Node]) -
     inputs: list[Any] = [layer.args[0] for layer in layers]
     if len({canonical.get(each, each) for each in inputs}) != 1:
         return None
-    partition = find_partition(inputs[0], packing.lead)
+    windows, norms = _without_norms(inputs[0])
+    partition = find_partition(windows, packing.lead)
     reverse = None if partition is None else find_reverse(result, partition)
-    return None if partition is None or reverse is None else Whole(layers, partition, reverse)
+    return None if partition is None or reverse is None else Whole(norms, layers, partition, reverse)
+
+
+def _without_norms(node: Any) -> tuple[Any, tuple[Node, ...]]:
+    """What is normalised along channels alone, and by what."""
+    norms: list[Node] = []
+    while isinstance(node, Node) and node.target is aten.layer_norm.default and len(node.args[1]) == 1:  # type: ignore[arg-type]
+        norms.insert(0, node)
+        node = node.args[0]
+    return node, tuple(norms)

@@ -2,7 +2,7 @@
 
 import torch
 from torch import nn
-from torch.nn.functional import normalize
+from torch.nn.functional import layer_norm, normalize
 
 HEADS, WINDOW, SHIFT, CHANNELS = 2, 4, 2, 16
 TOKENS = WINDOW**2
@@ -160,10 +160,22 @@ def cut__in_columns_first(self, x):
     return x.view(n, h // WINDOW, WINDOW, w // WINDOW, WINDOW, c).permute(0, 3, 1, 2, 4, 5).reshape(-1, TOKENS, c)
 
 
-@case(TAKEN, base=Plain)
+@case(MAP, base=Plain)
 def cut__and_normalised(self, x):
-    """As torchvision's MaxViT: not a projection alone lies between the cut and the attention."""
+    """As TinyViT's: each token for itself."""
     return self.norm(Layer.cut(self, x))
+
+
+@case(TAKEN, base=Plain)
+def cut__and_normalised_by_windows(self, x):
+    return layer_norm(Layer.cut(self, x), (TOKENS, CHANNELS))
+
+
+@case(TAKEN, base=Plain)
+def cut__and_added(self, x):
+    """As torchvision's MaxViT: more than projections and norms lies between the cut and the attention."""
+    windows = Layer.cut(self, x)
+    return windows + self.norm(windows)
 
 
 @case(TAKEN, base=Plain)
@@ -192,6 +204,12 @@ def split__of_strided_heads(self, qkv):
 @case(MAP + ", of cosines", base=Plain)
 def logits__of_cosines(self, q, k):
     return normalize(q, dim=-1) @ normalize(k, dim=-1).transpose(-2, -1) * self.temperature
+
+
+@case(MAP, base=Plain)
+def logits__of_copied_keys(self, q, k):
+    """As GC ViT's."""
+    return (q * 0.35) @ k.transpose(-2, -1).contiguous()
 
 
 PROBLEM = "its logits are multiplied by a tensor, and are not of queries and keys divided by their lengths"
@@ -227,15 +245,13 @@ def biased__and_then_scaled(self, logits):
     return (logits + self.bias) * 0.5
 
 
-@case(base=Plain)
+ADDED = "what is added to its logits is neither a bias for each head nor a mask for each window"
+
+
+@case(ADDED, base=Plain)
 def biased__by_keys(self, logits):
     """One number a head and key, as ALiBi's."""
     return logits + self.bias[:, :1]
-
-
-@case(base=Plain)
-def biased__not(self, logits):
-    return logits
 
 
 @case(MAP, base=Plain)

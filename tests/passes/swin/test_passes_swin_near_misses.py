@@ -2,16 +2,17 @@
 
 import pytest
 import torch
-from swin_layers import CASES, CHANNELS, TAKEN, Layer
+from swin_layers import ADDED, CASES, CHANNELS, MAP, TAKEN, TOKENS, Layer
 from torch.export import Dim
+from unbiased_layers import ALL, Fused
 
 from bridge.passes import rewrite
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ALL)
 @torch.no_grad()
 def test_near_misses(name):
-    kind, whats = CASES[name]
+    kind, whats = ALL[name]
     layer, x = kind().eval(), torch.randn(2, 8, 12, CHANNELS)
     program = torch.export.export(layer, (x,), dynamic_shapes=({0: Dim("batch", min=1, max=8)},))
     rewritten, outcomes = rewrite(program, ["swin_attention"])
@@ -46,4 +47,23 @@ def test_writes_in_place_are_not_lost():
     layer, x = InPlace().eval(), torch.randn(2, 8, 12, CHANNELS)
     rewritten, outcomes = rewrite(torch.export.export(layer, (x,)), ["swin_attention"])
     assert [outcome.what for outcome in outcomes] == [TAKEN + ", with mask"]
+    torch.testing.assert_close(rewritten.module()(x), layer(x), rtol=1e-4, atol=1e-5)
+
+
+FUSED = [
+    ({}, [MAP]),
+    ({"scale": 0.5}, [MAP]),
+    ({"attn_mask": torch.zeros(TOKENS, TOKENS)}, [MAP + ", with mask"]),
+    ({"is_causal": True}, []),
+    ({"attn_mask": torch.ones(TOKENS, TOKENS, dtype=torch.bool).tril()}, []),
+    ({"attn_mask": torch.randn(1, 1, TOKENS, 1)}, [ADDED]),
+]
+
+
+@pytest.mark.parametrize(("settings", "whats"), FUSED)
+@torch.no_grad()
+def test_unbiased_attention_as_one_operator(settings, whats):
+    layer, x = Fused(**settings).eval(), torch.randn(2, 8, 12, CHANNELS)
+    rewritten, outcomes = rewrite(torch.export.export(layer, (x,)), ["swin_attention"])
+    assert [outcome.what for outcome in outcomes] == whats
     torch.testing.assert_close(rewritten.module()(x), layer(x), rtol=1e-4, atol=1e-5)
