@@ -43,7 +43,8 @@ EXTRAS ?= rtx,models,onnx,dev
 
 NEWEST_TORCH := torch==2.14.1
 # A minute of what depends on torch's own structures and on torch_tensorrt.
-NEWEST_TESTS := $(foreach name,torch_tensorrt* strict in_place names linear_time private_torch tracing calls triton_private onnx,\
+NEWEST_TESTS := $(foreach name,torch_tensorrt* strict in_place names linear_time extents_in_pairs known_values known_values_writes \
+	private_torch tracing calls triton_private onnx,\
 	$(shell find tests -name 'test_$(name).py'))
 
 VENV ?= .venv
