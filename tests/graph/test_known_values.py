@@ -206,3 +206,56 @@ def test_random_integers_are_not_known():
 
     with pytest.raises(ExportError):
         export(Model(chosen).eval(), (torch.randn(12),), {}, None)
+
+
+class Padded(nn.Module):
+    """A convolution behind as many zeros as make its windows whole, which it computes with tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(2, 3, 4, 3)
+        self.stride, self.width = (nn.Buffer(torch.tensor(number), persistent=False) for number in (3, 4))
+        self.whole = nn.Buffer(torch.tensor(True))
+
+    def forward(self, x):
+        windows = torch.ceil((x.shape[-1] - self.width) / self.stride).to(torch.int64) + 1
+        missing = (windows - 1) * self.stride + self.width - x.shape[-1]
+        if self.whole and missing > 0:
+            x = nn.functional.pad(x, (0, missing))
+        return self.conv(x)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("length", [13, 14])
+def test_padding_by_numbers_of_buffers(length, whole):
+    model, x = Padded().eval(), torch.randn(2, 2, length)
+    model.whole.fill_(whole)
+    with interpreted():
+        compiled = ahead(model, (x,))
+        assert_same(compiled(x), model(x), rtol=1e-5, atol=1e-5)
+    assert compiled(x).shape[-1] == (5 if length == 14 and whole else 4)
+
+
+class Counting(nn.Module):
+    """Writes to a copy of its number, or adds an input to it, before it branches on it."""
+
+    def __init__(self, adds):
+        super().__init__()
+        self.adds = adds
+        self.number = nn.Buffer(torch.tensor(2))
+
+    def forward(self, x):
+        number = self.number + x.long().sum() if self.adds else self.number.clone().add_(1)
+        return x * 2 if number == 3 else x * 5
+
+
+def test_a_write_counts_and_leaves_the_model_as_it_is():
+    model, x = Counting(adds=False).eval(), torch.randn(3)
+    with interpreted():
+        assert_same(ahead(model, (x,))(x), x * 2)
+    assert model.number == 2 and type(model.number) is torch.Tensor
+
+
+def test_what_depends_on_inputs_stays_unknown():
+    with interpreted(), pytest.raises(ExportError, match="branches on values of tensors"):
+        ahead(Counting(adds=True).eval(), (torch.ones(1),))

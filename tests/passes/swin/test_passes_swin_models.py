@@ -53,10 +53,10 @@ def test_heights_and_widths_may_be_open():
 
 
 @torch.no_grad()
-def test_other_heights_and_widths_stay_with_the_reason():
+def test_other_heights_stay_with_the_reason():
     """Torch's extents do not say that a padded map has whole windows."""
     model, _, _ = build("torchvision")
-    program = torch.export.export(model, (torch.randn(2, 3, 56, 84),), dynamic_shapes=({2: Dim.AUTO, 3: Dim.AUTO},))
+    program = torch.export.export(model, (torch.randn(2, 3, 56, 84),), dynamic_shapes=({2: Dim.AUTO},))
     _, outcomes = rewrite(program, ["swin_attention"])
     assert len(outcomes) == 2 and not any(outcome.replaced for outcome in outcomes)
     assert all("a bias of 49 tokens is added, but torch does not know" in outcome.what for outcome in outcomes)
