@@ -26,6 +26,7 @@ from bridge.passes.common.nodes import (
     aten,
     before_copies,
     canonical_nodes,
+    erase_unused,
     mutated_nodes,
     nodes_between,
     same_extents,
@@ -68,17 +69,10 @@ def apply(graph: Graph, constants: Constants) -> list[Outcome]:
             raise Declined(MUTATED)
         _check(found)
         editor.replace(node, _joined(editor, node, found))
-        _erase(graph, replaced.difference(tensors))
+        erase_unused(replaced.difference(tensors))
         return f"bridge.{OP} of {len(found.lengths)} pieces of {_text(found.lengths)} tokens"
 
     return rewrite_each(graph.nodes, rewrite, (Declined, LayoutError), NAME, editor)
-
-
-def _erase(graph: Graph, replaced: set[Node]) -> None:
-    """Erases what has no user now: for torch, attention that may draw random numbers is never dead code."""
-    for node in sorted(replaced, reverse=True):
-        if not node.users:
-            graph.erase_node(node)
 
 
 def _text(lengths: Sequence[int]) -> str:

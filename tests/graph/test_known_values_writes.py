@@ -137,6 +137,12 @@ def to_several(_, x):
     return read(x, a)
 
 
+def to_what_is_held_as_a_result(model, x):
+    torch.arange(3, out=model.strides)
+    torch.nonzero(model.sizes, out=model.sizes.view(3, 1))
+    return read(x, model.strides, model.sizes)
+
+
 def at_random(_, x):
     return read(x, torch.zeros(30).bernoulli_(0.5).to(torch.int64))
 
@@ -178,8 +184,9 @@ def test_what_is_written_unseen_is_not_known(function):
         captured(function, torch.arange(6.0).reshape(2, 3))
 
 
-def test_the_model_is_as_before():
-    model, x = Model(to_what_a_buffer_shows).eval(), torch.ones(2)
+@pytest.mark.parametrize("function", [to_what_a_buffer_shows, to_what_is_held_as_a_result])
+def test_the_model_is_as_before(function):
+    model, x = Model(function).eval(), torch.ones(2)
     with pytest.raises(ExportError), torch.no_grad():
         export(model, (x,), {}, None)
     assert model.strides.tolist() == [2, 3, 4] and model.sizes.tolist() == [1, 2, 3]

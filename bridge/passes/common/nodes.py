@@ -1,6 +1,6 @@
 """Queries on a graph's nodes: arguments, values, equal computations, in-place writes."""
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -245,6 +245,13 @@ def vmap_step(node: Node) -> str:
     """The name of a step of torch.vmap, which a graph before dispatch holds; "" for other nodes."""
     module, name = (getattr(node.target, key, "") for key in ("__module__", "__name__"))
     return name if module == "torch._functorch.predispatch" else ""
+
+
+def erase_unused(nodes: Iterable[Node]) -> None:
+    """Erases those without users: for torch, what draws random numbers in training is never dead code."""
+    for node in sorted(nodes, reverse=True):
+        if not node.users:
+            node.graph.erase_node(node)
 
 
 def remove_unused(graph: Graph) -> None:

@@ -21,7 +21,7 @@ from bridge.passes.common.definition import Pass
 from bridge.passes.common.each_node import rewrite_each
 from bridge.passes.common.editor import Editor
 from bridge.passes.common.layout import LayoutError
-from bridge.passes.common.nodes import canonical_nodes, mutated_nodes, nodes_between
+from bridge.passes.common.nodes import canonical_nodes, erase_unused, mutated_nodes, nodes_between
 from bridge.passes.common.outcome import MUTATED, Outcome
 from bridge.passes.swin_attention.attention import Attention, Declined, find_attention
 from bridge.passes.swin_attention.packing import find_packing
@@ -84,7 +84,7 @@ def _rewrite(editor: Editor, node: Node, known: _Known) -> str | None:
         description = put_windows(editor, attention, packing, tables, result)
     else:
         description = put_map(editor, attention, packing, tables, whole, known.masks)
-    _erase(editor.graph, replaced.difference(starts))
+    _erase(replaced.difference(starts))
     return description
 
 
@@ -98,7 +98,7 @@ def _rewrite_strided(editor: Editor, attention: Attention, known: _Known) -> str
     if known.mutated & replaced:
         raise Declined(MUTATED)
     description = put_strided(editor, attention, strided)
-    _erase(editor.graph, replaced.difference((strided.base,)))
+    _erase(replaced.difference((strided.base,)))
     return description
 
 
@@ -108,13 +108,11 @@ def _weights(whole: Whole | None) -> set[Node]:
     return {each for layer in layers for each in layer.all_input_nodes}
 
 
-def _erase(graph: Graph, replaced: set[Node]) -> None:
-    """Erases what has no user now: for torch, what draws random numbers in training is never dead code."""
-    for node in sorted(replaced, reverse=True):
-        if is_idle_dropout(node):
-            node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
-        if not node.users:
-            graph.erase_node(node)
+def _erase(replaced: set[Node]) -> None:
+    """Erases what has no user now, idle dropout among it."""
+    for node in filter(is_idle_dropout, replaced):
+        node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+    erase_unused(replaced)
 
 
 def _tables(attention: Attention) -> Tables | None:
