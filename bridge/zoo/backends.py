@@ -24,47 +24,44 @@ INDUCTOR_MODES = ("default", *WITH_GRAPHS)
 
 
 def _bridge(subject: Subject) -> Row:
-    with subject.lock.working():
-        start = time.monotonic()
-        session = Session.of(Config(target=subject.target, cache=False, progress=False))
-        with session.converting():  # as bridge.compile does
-            captured = capture(session, subject.program, (), None, None)
-            compiled = captured.compile(session)
-        seconds = time.monotonic() - start
-        before, after = (program.module(check_guards=False) for program in (subject.program, captured.program))
-        row: Row = {
-            "graph_error": largest_difference(subject.call(after), subject.call(before), subject.entry.unordered),
-            "seconds": seconds,
-            "engines": 1,
-            "graph_breaks": 0,
-            "rewritten": sum(outcome.replaced for outcome in captured.outcomes),
-            "plugins": dict(compiled.plugin_counts()),
-            "layers": len(compiled.layers),
-            "bytes": len(compiled.engine),
-            "target": compiled.file.target,
-            "tensorrt": f"{compiled.file.flavour} {compiled.file.tensorrt_version}",
-        }
-        if not subject.runs:
-            return row
-        row["error"] = subject.error(compiled)
+    start = time.monotonic()
+    session = Session.of(Config(target=subject.target, cache=False, progress=False))
+    with session.converting():  # as bridge.compile does
+        captured = capture(session, subject.program, (), None, None)
+        compiled = captured.compile(session)
+    seconds = time.monotonic() - start
+    before, after = (program.module(check_guards=False) for program in (subject.program, captured.program))
+    row: Row = {
+        "graph_error": largest_difference(subject.call(after), subject.call(before), subject.entry.unordered),
+        "seconds": seconds,
+        "engines": 1,
+        "graph_breaks": 0,
+        "rewritten": sum(outcome.replaced for outcome in captured.outcomes),
+        "plugins": dict(compiled.plugin_counts()),
+        "layers": len(compiled.layers),
+        "bytes": len(compiled.engine),
+        "target": compiled.file.target,
+        "tensorrt": f"{compiled.file.flavour} {compiled.file.tensorrt_version}",
+    }
+    if not subject.runs:
+        return row
+    row["error"] = subject.error(compiled)
     row |= subject.timing(compiled)
     return row | {"cuda_graph": result_or_failure(_engine_in_graph, subject, compiled)} | _products(subject, compiled)
 
 
 def _engine_in_graph(subject: Subject, compiled: bridge.CompiledModule) -> Row:
     replayed = bridge.CompiledModule(compiled.file, cuda_graph=True, static_outputs=True)
-    with subject.lock.working():
-        subject.call(replayed)
+    subject.call(replayed)
     return subject.timing(replayed)
 
 
 def _native(subject: Subject) -> Row:
     """One engine without bridge's kernels: no passes, and ops as TensorRT's own layers."""
-    with subject.lock.working():
-        start = time.monotonic()
-        compiled = bridge.compile(subject.program, passes=False, lowering="native", cache=False, progress=False)
-        row: Row = {"seconds": time.monotonic() - start, "engines": 1, "layers": len(compiled.layers)}
-        row["error"] = subject.error(compiled)
+    start = time.monotonic()
+    compiled = bridge.compile(subject.program, passes=False, lowering="native", cache=False, progress=False)
+    row: Row = {"seconds": time.monotonic() - start, "engines": 1, "layers": len(compiled.layers)}
+    row["error"] = subject.error(compiled)
     row |= subject.timing(compiled)
     return row | {"cuda_graph": result_or_failure(_engine_in_graph, subject, compiled)}
 
@@ -75,16 +72,15 @@ def _eager(subject: Subject) -> Row:
 
 
 def _eager_in_graph(subject: Subject) -> Row:
-    with subject.lock.working():
-        replayed = subject.captured(subject.model.model)
-        row: Row = {"error": subject.error_in_graph(replayed)}
+    replayed = subject.captured(subject.model.model)
+    row: Row = {"error": subject.error_in_graph(replayed)}
     return row | subject.timing(replayed, own_weights=False)
 
 
 def _inductor(subject: Subject, mode: str) -> Row:
     """torch.compile in one of its modes, with PyTorch's own count of graph breaks."""
     torch.compiler.reset()
-    with subject.lock.working(), dynamo.counting_graph_breaks() as graph_breaks:
+    with dynamo.counting_graph_breaks() as graph_breaks:
         start = time.monotonic()
         compiled = torch.compile(subject.model.model, mode=mode)
         row: Row = {"error": subject.error(compiled), "seconds": time.monotonic() - start}
@@ -110,16 +106,15 @@ def _torch_tensorrt(subject: Subject, python: bool) -> Row:
         raise RuntimeError(f"it was compiled for TensorRT-RTX {compiled_for}, and crashes with {flavour.version}")
     bridge.unregister()
     try:
-        with subject.lock.working():
-            start = time.monotonic()
-            compiled = torch_tensorrt.dynamo.compile(
-                subject.program,
-                arg_inputs=list(subject.model.args),
-                kwarg_inputs=subject.model.kwargs,
-                use_python_runtime=python,
-            )
-            row = {"seconds": time.monotonic() - start, **_split_counts(compiled)}
-            row["error"] = subject.error(compiled)
+        start = time.monotonic()
+        compiled = torch_tensorrt.dynamo.compile(
+            subject.program,
+            arg_inputs=list(subject.model.args),
+            kwarg_inputs=subject.model.kwargs,
+            use_python_runtime=python,
+        )
+        row = {"seconds": time.monotonic() - start, **_split_counts(compiled)}
+        row["error"] = subject.error(compiled)
         row |= subject.timing(compiled)
         return row | {"cuda_graph": result_or_failure(_split_in_graphs, subject, compiled, torch_tensorrt)}
     finally:

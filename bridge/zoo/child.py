@@ -1,6 +1,6 @@
 """Measures one model in a process of its own, for run.py: a crash ends this process alone.
 
-    python -m bridge.zoo.child '{"path": …}' ROW.json
+    python -m bridge.zoo.child '{"path": …}' ROW.json SOCKET
 
 The row is rewritten after each backend.
 """
@@ -18,8 +18,8 @@ from bridge.zoo.measure import measure
 from bridge.zoo.measuring_lock import MeasuringLock
 
 
-def main(task: dict[str, Any], output: Path) -> None:
-    """Measures the model of a task that run.py made."""
+def main(task: dict[str, Any], output: Path, descriptor: int) -> None:
+    """Measures the model of a task that run.py made. descriptor: of the socket to the run."""
     entry = next(entry for entry in of_script(Path(task["path"])) if entry.name == task["name"])
     row: dict[str, Any] = {}
 
@@ -29,7 +29,7 @@ def main(task: dict[str, Any], output: Path) -> None:
             file.write(json.dumps(so_far).encode())
 
     try:
-        lock = MeasuringLock(Path(task["lock"]))
+        lock = MeasuringLock(descriptor)
         keep(measure(entry, task["argv"], task["target"], keep, lock, task["ways"]) | {"complete": True})
     except Exception as error:  # of any kind: it becomes the model's result
         logger.info("%s failed", entry.name, exc_info=True)
@@ -37,4 +37,4 @@ def main(task: dict[str, Any], output: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]), Path(sys.argv[2]))
+    main(json.loads(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

@@ -38,12 +38,11 @@ def measure(
     that fails has the reason under "failed". Errors of the script and of torch.export are raised.
     """
     lock = lock or MeasuringLock()
-    with lock.working():
-        model = _on_target(model_file.load(str(entry.path), list(argv)), target)
-        row: Row = {"model": entry.name, "about": entry.about, "argv": list(argv), **_facts(model), "ways": {}}
-        keep(row)
-        with Session.of(Config(target=target)).converting():
-            program = export(model.model, model.args, model.kwargs, model.dynamic_shapes)
+    model = _on_target(model_file.load(str(entry.path), list(argv)), target)
+    row: Row = {"model": entry.name, "about": entry.about, "argv": list(argv), **_facts(model), "ways": {}}
+    keep(row)
+    with Session.of(Config(target=target)).converting():
+        program = export(model.model, model.args, model.kwargs, model.dynamic_shapes)
     subject = Subject(entry, model, program, target, lock)
     for name in VARIANTS:
         has_plugins = row["ways"].get("bridge", {"plugins": True}).get("plugins")

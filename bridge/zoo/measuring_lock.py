@@ -1,34 +1,31 @@
-"""A lock for processes that share a machine: many may compile at a time; one that measures runs alone."""
+"""A model's process measures while those of the other models are stopped."""
 
 import contextlib
-import fcntl
+import ctypes
+import signal
+import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
 
 
-@dataclass(frozen=True)
 class MeasuringLock:
-    """A readers-writer lock on a file; without a file it is a no-op."""
+    """The side of a model's process, over a socket to processes.Processes; without one it is a no-op."""
 
-    path: Path | None = None
-
-    def working(self) -> contextlib.AbstractContextManager[None]:
-        """Waits until no process measures."""
-        return self._held(fcntl.LOCK_SH)
-
-    def alone(self) -> contextlib.AbstractContextManager[None]:
-        """Waits until no process compiles or measures."""
-        return self._held(fcntl.LOCK_EX)
+    def __init__(self, descriptor: int | None = None) -> None:
+        self._connection = None if descriptor is None else socket.socket(fileno=descriptor)
+        if descriptor is not None:  # a stopped process would outlive a run that is killed
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
     @contextlib.contextmanager
-    def _held(self, mode: int) -> Iterator[None]:
-        if self.path is None:
+    def alone(self) -> Iterator[None]:
+        """Waits for the others that measure; those that compile do not run meanwhile."""
+        if self._connection is None:
             yield
             return
-        with self.path.open("ab") as file:
-            fcntl.flock(file, mode)  # the end of the process releases it too
-            try:
-                yield
-            finally:
-                fcntl.flock(file, fcntl.LOCK_UN)  # closing does not release it while a child process has the file open
+        self._connection.sendall(b"?")
+        self._connection.recv(1)
+        try:
+            yield
+        finally:
+            self._connection.sendall(b".")

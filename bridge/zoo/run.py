@@ -1,6 +1,5 @@
 """Measures the models of the zoo, each in a process of its own, in their order."""
 
-import contextlib
 import datetime
 import json
 import os
@@ -11,17 +10,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 import bridge
 from bridge.bench.measure import environment
 from bridge.zoo.entries import Entry
+from bridge.zoo.processes import Processes
 from bridge.zoo.table import BACKENDS, NOT_DONE
 
 SCHEMA = 1
@@ -32,9 +32,9 @@ Result = dict[str, Any]
 class Settings:
     """Settings of a run.
 
-    full: real sizes, not the small ones. target: as in Config. jobs: models at a time; timing waits for the others.
-    limit, within: seconds for one model, and for all. logs: folder for the processes' output. backends: to measure, of
-    table.BACKENDS.
+    full: real sizes, not the small ones. target: as in Config. jobs: models at a time; while one is timed, the others
+    are stopped. limit, within: seconds for one model, and for all. logs: folder for the processes' output. backends: to
+    measure, of table.BACKENDS.
     """
 
     full: bool = False
@@ -46,47 +46,6 @@ class Settings:
     backends: Sequence[str] = tuple(BACKENDS)
 
 
-class _Processes:
-    """Those that measure models."""
-
-    def __init__(self) -> None:
-        self._running: set[subprocess.Popen[bytes]] = set()
-        self.stopped = False
-
-    @contextlib.contextmanager
-    def one(self, command: Sequence[str], output: IO[bytes], environ: Mapping[str, str]) -> Iterator[Any]:
-        """A process, which is killed at the end with its own children."""
-        process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=environ
-        )
-        self._running.add(process)
-        try:
-            if self.stopped:  # since this one was about to begin
-                _kill_group(process)
-            yield process
-        finally:
-            self._running.discard(process)
-            _kill_group(process)
-
-    def stop(self, *_: object) -> None:
-        """Kills them all; none is to begin after this."""
-        self.stopped = True
-        for process in tuple(self._running):
-            _kill_group(process)
-
-    @contextlib.contextmanager
-    def stopped_by_signals(self) -> Iterator[None]:
-        """What ends the run, as `timeout` and job schedulers do it, leaves what was measured before."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = signal.signal(signal.SIGTERM, self.stop)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
-
-
 def run(entries: Sequence[Entry], settings: Settings, keep: Callable[[Result, Mapping[str, Any]], None]) -> Result:
     """The results of all models, as JSON values. After each model, `keep` gets the results so far and the new row.
 
@@ -95,7 +54,7 @@ def run(entries: Sequence[Entry], settings: Settings, keep: Callable[[Result, Ma
     result: Result = {"schema": SCHEMA, **environment_here(), "full": settings.full, "rows": []}
     end = time.monotonic() + (settings.within or float("inf"))
     rows: dict[int, dict[str, Any]] = {}
-    lock, processes = threading.Lock(), _Processes()
+    lock, processes = threading.Lock(), Processes()
     with (
         processes.stopped_by_signals(),
         tempfile.TemporaryDirectory() as folder,
@@ -125,21 +84,17 @@ def environment_here() -> Result:
 
 
 def _measured_row(
-    entry: Entry, settings: Settings, seconds: float, folder: Path, processes: _Processes
+    entry: Entry, settings: Settings, seconds: float, folder: Path, processes: Processes
 ) -> dict[str, Any]:
     """The row of one model, within a time limit. folder: for temporary files of the run."""
-    row_file, log, lock = (
-        folder / f"{entry.name}.json",
-        (settings.logs or folder) / f"{entry.name}.log",
-        folder / "lock",
-    )
+    row_file, log = folder / f"{entry.name}.json", (settings.logs or folder) / f"{entry.name}.log"
     argv = list(entry.flags(settings.full))
     empty_row = {"model": entry.name, "about": entry.about, "argv": argv}
     if processes.stopped:
         return {**empty_row, "failed": "not begun: the run was stopped"}
     if seconds <= 0:
         return {**empty_row, "failed": f"not begun: {settings.within:.3g} s were over"}
-    task = {"path": str(entry.path), "name": entry.name, "argv": argv, "target": settings.target, "lock": str(lock)}
+    task = {"path": str(entry.path), "name": entry.name, "argv": argv, "target": settings.target}
     task |= {"ways": list(settings.backends)}
     start = time.monotonic()
     reason = _child([json.dumps(task), str(row_file)], seconds, log, _child_environment(settings.jobs), processes)
@@ -166,7 +121,7 @@ def _child_environment(jobs: int) -> dict[str, str]:
 
 
 def _child(
-    arguments: Sequence[str], seconds: float, log: Path, environ: Mapping[str, str], processes: _Processes
+    arguments: Sequence[str], seconds: float, log: Path, environ: Mapping[str, str], processes: Processes
 ) -> str | None:
     """Why a child ended early, or None. After the time limit it is killed with its own children."""
     command = [sys.executable, "-m", "bridge.zoo.child", *arguments]
@@ -181,13 +136,3 @@ def _child(
     if code < 0:
         return f"its process ended by {signal.Signals(-code).name}"
     return f"its process ended with exit code {code}: {next(filter(None, reversed(lines)), '')}" if code else None
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kills the processes that a child left running, such as Inductor's compilers."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    finally:
-        process.wait()

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -14,7 +13,6 @@ from zoo_models import needs_models, script
 from bridge import cli
 from bridge.errors import BridgeError
 from bridge.zoo import entries, run
-from bridge.zoo.measuring_lock import MeasuringLock
 
 
 def test_scripts_are_read_and_not_run(tmp_path):
@@ -97,22 +95,6 @@ def test_what_was_under_way_failed():
     assert run._finished_row({"model": "m", "failed": "first"}, "killed")["failed"] == "first"
     done = {"model": "m", "ways": {"bridge": {"us": 1.0}}}
     assert run._finished_row({**done, "complete": True}, "not done after 300 s") == done
-
-
-def test_who_measures_is_alone(tmp_path):
-    lock, order = MeasuringLock(tmp_path / "lock"), []
-
-    def measure_alone():
-        with lock.alone():
-            order.append("alone")
-
-    with lock.working(), lock.working():
-        thread = threading.Thread(target=measure_alone)
-        thread.start()
-        thread.join(0.3)
-        order.append("worked")
-    thread.join(10)
-    assert order == ["worked", "alone"]
 
 
 # The command
