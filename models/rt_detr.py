@@ -9,6 +9,7 @@ Default: the sizes of RT-DETR with ResNet-50.
 """
 
 import argparse
+import re
 
 import torch
 from common import add_arguments, finish, load_weights
@@ -27,14 +28,47 @@ ZOO = [
 ]
 
 
+_BOXES = re.compile(r".*\.(enc_bbox_head|bbox_embed\.\d+)\.layers\.2")
+
+
 class RTDetr(nn.Module):
+    """Returns logits and boxes. Its random weights are of the sizes that training leaves.
+
+    transformers begins with weights for training, with which an image's signal vanishes in the backbone, so that all
+    positions score alike and their order is arbitrary, and with which offsets and boxes are constant.
+    """
+
     def __init__(self, config: RTDetrConfig) -> None:
         super().__init__()
         self.detr = RTDetrForObjectDetection(config)
 
+    @torch.no_grad()
+    def settle(self, images: Tensor) -> None:
+        """Replaces weights, and statistics of normalisation by those of images [B, 3, H, W]."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                scale = 1 if isinstance(module, nn.Conv2d) else 0.1 if _BOXES.fullmatch(name) else 0.5
+                nn.init.normal_(module.weight, std=scale * module.weight[0].numel() ** -0.5)
+            elif isinstance(module, nn.BatchNorm2d):
+                nn.init.ones_(module.weight)
+            elif name.endswith(".layer.2.normalization"):  # a block adds a part of what passes by it
+                module.weight.mul_(0.3)
+        norms = [module for module in self.modules() if getattr(module, "running_var", None) is not None]
+        hooks = [norm.register_forward_pre_hook(_measure_statistics) for norm in norms]
+        self(images)
+        for hook in hooks:
+            hook.remove()
+
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         found = self.detr(images)
         return found.logits, found.pred_boxes
+
+
+def _measure_statistics(norm: nn.Module, args: tuple[Tensor]) -> None:
+    """The statistics of what a normalisation is given, [B, C, H, W]."""
+    variance, mean = torch.var_mean(args[0], dim=(0, 2, 3), correction=0)
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(variance)
 
 
 def configuration(options: argparse.Namespace) -> RTDetrConfig:
@@ -79,10 +113,13 @@ def bridge_model(argv: list[str]) -> tuple[nn.Module, tuple, dict, None]:
     options = parser().parse_args(argv)
     torch.manual_seed(options.seed)
     dtype = getattr(torch, options.dtype)
-    model = RTDetr(configuration(options))
-    load_weights(model.detr, options)
-    images = torch.randn(options.batch, 3, options.size, options.size).to(dtype)
-    return model.to(dtype).eval(), (images,), {}, None
+    model = RTDetr(configuration(options)).eval()
+    images = torch.randn(options.batch, 3, options.size, options.size)
+    if options.weights:
+        load_weights(model.detr, options)
+    else:
+        model.settle(images)
+    return model.to(dtype), (images.to(dtype),), {}, None
 
 
 if __name__ == "__main__":

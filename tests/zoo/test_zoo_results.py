@@ -17,9 +17,26 @@ def test_differences():
     x = torch.randn(2, 5, 3)
     rows = x[:, [3, 1, 0, 2, 4]]
     assert subject.largest_difference((x,), (x,)) == 0 < subject.largest_difference(rows, x)
-    assert subject.largest_difference([rows], [x], unordered=True) == 0
     assert subject.largest_difference(x + 0.5 * x.abs().max(), x) == pytest.approx(0.5)
     assert torch.tensor(subject.largest_difference(x * torch.nan, x)).isnan()
+
+
+def test_differences_of_chosen_rows():
+    """Rows of all results belong together; one of twenty may be another choice, three may not."""
+    x, y = torch.randn(2, 20, 3), torch.randn(2, 20, 2, 4)
+    order = torch.randperm(20)
+
+    def difference(x_, y_):
+        return subject.largest_difference((x_, y_), (x, y), unordered=True)
+
+    assert difference(x[:, order], y[:, order]) == 0
+    assert difference(x[:, order], y) > 0.1
+    assert difference(x + 0.01 * x.abs().max(), y) == pytest.approx(0.01, rel=1e-4)
+    for others, allowed in ((1, 0), (3, 0.1)):
+        changed = x.index_fill(1, torch.arange(others), 9.0)
+        assert (difference(changed[:, order], y[:, order]) > allowed) == (allowed > 0)
+    assert difference(x[:, :1].expand_as(x), y[:, :1].expand_as(y)) > 0.1  # each has a nearest row
+    assert torch.tensor(difference(x.index_fill(2, torch.tensor(1), torch.nan), y)).isnan()
 
 
 def test_first_lines_of_errors():
