@@ -94,9 +94,10 @@ def _inductor(subject: Subject, mode: str) -> Row:
 def _torch_tensorrt(subject: Subject, python: bool) -> Row:
     """torch_tensorrt without bridge's converters: operators that it cannot convert run in PyTorch, between engines.
 
-    python: by its Python runtime, else by its C++ one.
+    With the shims that its own compile needs: a newer TensorRT would fail it as a whole. python: by its Python runtime,
+    else by its C++ one.
     """
-    from bridge.tensorrt.install.flavour import detect
+    from bridge.tensorrt.install.flavour import detect, registered
     from bridge.tensorrt.install.version_shims import other_rtx
 
     flavour = detect()
@@ -107,12 +108,13 @@ def _torch_tensorrt(subject: Subject, python: bool) -> Row:
     bridge.unregister()
     try:
         start = time.monotonic()
-        compiled = torch_tensorrt.dynamo.compile(
-            subject.program,
-            arg_inputs=list(subject.model.args),
-            kwarg_inputs=subject.model.kwargs,
-            use_python_runtime=python,
-        )
+        with registered(flavour):
+            compiled = torch_tensorrt.dynamo.compile(
+                subject.program,
+                arg_inputs=list(subject.model.args),
+                kwarg_inputs=subject.model.kwargs,
+                use_python_runtime=python,
+            )
         row = {"seconds": time.monotonic() - start, **_split_counts(compiled)}
         row["error"] = subject.error(compiled)
         row |= subject.timing(compiled)

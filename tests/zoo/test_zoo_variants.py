@@ -1,8 +1,10 @@
 """The zoo's columns at their best: variants of backends, CUDA graphs, ratios, and whose the matrix products are."""
 
+import dataclasses
+
 import pytest
 import torch
-from zoo_models import ZOO
+from zoo_models import ZOO, needs_models
 
 from bridge.bench.kernels import Kernel
 from bridge.engine.timing import Timing
@@ -158,6 +160,25 @@ def test_a_runtime_that_crashes_is_not_tried(monkeypatch):
     model = of_linear(monkeypatch, torch.nn.Linear(3, 2))
     found = result_or_failure(backends.VARIANTS["torch_tensorrt"]["C++ runtime"], model)
     assert found["failed"].startswith("RuntimeError: it was compiled for TensorRT-RTX 1.3.0, and crashes with ")
+
+
+@needs_models
+def test_torch_tensorrt_alone_has_the_shims_that_it_needs(monkeypatch):
+    """Without them it cannot name the dtype of an output, whatever the model."""
+    import torch_tensorrt
+
+    from bridge.tensorrt.install.flavour import detect
+
+    def compiled(program, **_):
+        has_setter.append(detect().trt().ITensor.dtype.fset is not None)
+        return program.module()
+
+    has_setter, model = [], torch.nn.Linear(3, 2)
+    monkeypatch.setattr(torch_tensorrt.dynamo, "compile", compiled)
+    given = of_linear(monkeypatch, model)
+    given = dataclasses.replace(given, program=torch.export.export(model, given.model.args))
+    found = backends.VARIANTS["torch_tensorrt"]["Python runtime"](given)
+    assert has_setter == [True] and found["us"] == 7.0
 
 
 # Matrix products
