@@ -17,14 +17,14 @@ from torchvision.models.swin_transformer import SwinTransformer
 # For `bridge zoo`.
 ZOO = [
     {
-        "small": "--width 24 --depths 2 2 --heads 2 4 --size 56 --classes 10",
+        "small": "--width 32 --depths 2 2 --heads 2 4 --size 56 --classes 10",
         "full": "--batch 8 --max-batch 16",
         "about": "Swin-T",
         "rank": 9,
     },
     {
         "part": "v2",
-        "small": "--version 2 --window 8 --width 24 --depths 2 2 --heads 2 4 --size 64 --classes 10",
+        "small": "--version 2 --window 8 --width 32 --depths 2 2 --heads 2 4 --size 64 --classes 10",
         "full": "--version 2 --window 8 --size 256 --batch 8 --max-batch 16",
         "about": "Swin-v2-T",
         "rank": 15,

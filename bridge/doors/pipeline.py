@@ -65,7 +65,7 @@ def rewrite(program: ExportedProgram, session: Session) -> tuple[ExportedProgram
     program = with_valid_names(program)
     with log.step("passes") as note, checking_lowering(program), without_input_guards(program):
         names = pass_names(session.config.passes, session.flavour.name, session.target)
-        program, outcomes = apply_passes(program, names)
+        program, outcomes = apply_passes(program, names, by_default=session.config.passes is True)
         note(f"{sum(outcome.replaced for outcome in outcomes)} of {len(outcomes)} places rewritten")
     return program, outcomes
 

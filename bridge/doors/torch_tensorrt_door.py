@@ -156,7 +156,7 @@ def _rewrite(graph: Graph, target: str | None) -> list[dict[str, Any]]:
 
     flavour = detect()
     names = set(pass_names(_passes, flavour.name, target)) - {each.name for each in PASSES if each.reads_bytes}
-    rows = [outcome.row() for outcome in rewrite_graph(graph, names)]
+    rows = [outcome.row() for outcome in rewrite_graph(graph, names, by_default=_passes is True)]
     if target is not None:
         selection = measured_configurations.selection(Config(), flavour, target, gpu.name_of(target))
         generate_marked(graph, target, warn_of_refusal, selection)

@@ -40,14 +40,19 @@ def pass_names(setting: bool | Sequence[str], flavour: str | None = None, target
     return tuple(each.name for each in PASSES if each.name in setting)
 
 
-def rewrite_graph(graph: Graph, names: Iterable[str], inputs: Mapping[str, Any] | None = None) -> list[Outcome]:
+def rewrite_graph(
+    graph: Graph, names: Iterable[str], inputs: Mapping[str, Any] | None = None, by_default: bool = False
+) -> list[Outcome]:
     """Applies the named passes to a graph, in place.
 
-    inputs: tensors behind the placeholders, by placeholder name, as far as they are known.
+    inputs: tensors behind the placeholders, by placeholder name, as far as they are known. by_default: the setting
+    names no passes, and they leave to TensorRT what it is known to do faster.
     """
     enabled = set(names)
     constants = Constants(inputs)
-    outcomes = [outcome for each in PASSES if each.name in enabled for outcome in _apply(each, graph, constants)]
+    outcomes = [
+        outcome for each in PASSES if each.name in enabled for outcome in _apply(each, graph, constants, by_default)
+    ]
     for outcome in outcomes:
         what = outcome.what if outcome.replaced else f"not replaced: {outcome.what}"
         logger.info("pass %s: %s; %s", outcome.name, what, outcome.line)
@@ -57,27 +62,30 @@ def rewrite_graph(graph: Graph, names: Iterable[str], inputs: Mapping[str, Any] 
     return outcomes
 
 
-def _apply(each: Pass, graph: Graph, constants: Constants) -> list[Outcome]:
+def _apply(each: Pass, graph: Graph, constants: Constants, by_default: bool) -> list[Outcome]:
     """The outcomes of one pass. A pass that fails leaves no match half replaced."""
+    function = each.apply_by_default if by_default and each.apply_by_default else each.apply
     try:
-        return each.apply(graph, constants)
+        return function(graph, constants)
     except Exception as error:  # a graph that a pass cannot read must not end the compilation
         sort_topologically(graph)
         logger.warning("pass %s left a graph as it is: %s", each.name, error)
         return [Outcome(each.name, False, failure_text(error), "at an unknown line", "")]
 
 
-def rewrite(program: ExportedProgram, names: Sequence[str]) -> tuple[ExportedProgram, list[Outcome]]:
+def rewrite(
+    program: ExportedProgram, names: Sequence[str], by_default: bool = False
+) -> tuple[ExportedProgram, list[Outcome]]:
     """A copy of the program with the named passes applied; the program itself where no pass matches.
 
-    Where in-place writes hide an op, the copy is functionalised.
+    Where in-place writes hide an op, the copy is functionalised. by_default: as in rewrite_graph.
     """
     if not names:
         return program, []
-    rewritten, outcomes = _rewrite(program, names)
+    rewritten, outcomes = _rewrite(program, names, by_default)
     if may_hide_ops(program.graph) or any(outcome.what == MUTATED for outcome in outcomes):
         functional = _without_mutations(program)
-        rewritten, outcomes = _rewrite(functional, names)
+        rewritten, outcomes = _rewrite(functional, names, by_default)
         if rewritten is functional:
             return program, outcomes
     return rewritten, outcomes
@@ -91,10 +99,10 @@ def _without_mutations(program: ExportedProgram) -> ExportedProgram:
         return program
 
 
-def _rewrite(program: ExportedProgram, names: Sequence[str]) -> tuple[ExportedProgram, list[Outcome]]:
+def _rewrite(program: ExportedProgram, names: Sequence[str], by_default: bool) -> tuple[ExportedProgram, list[Outcome]]:
     module, signature = copied(program)
     with module._set_replace_hook(signature.get_replace_hook()):
-        outcomes = rewrite_graph(module.graph, names, _constants(program))
+        outcomes = rewrite_graph(module.graph, names, _constants(program), by_default)
     if not any(outcome.replaced for outcome in outcomes):
         return program, outcomes
     module.recompile()

@@ -15,6 +15,7 @@ class Pass:
 
     apply: rewrites a graph in place, given the constants in it.
     default: whether it runs where the setting names no passes.
+    apply_by_default: as `apply`, for where the setting names no passes and it leaves more to TensorRT; None: `apply`.
     measured: the flavours of TensorRT and the GPUs, such as ("tensorrt_rtx", "sm90"), for which alone it does so, since
         it was measured there; None: all.
     reads_bytes: whether it puts an op on an input's bytes, which torch_tensorrt's own conversion cannot declare.
@@ -24,6 +25,7 @@ class Pass:
     name: str
     apply: Callable[[Graph, Constants], list[Outcome]]
     default: bool = True
+    apply_by_default: Callable[[Graph, Constants], list[Outcome]] | None = None
     measured: tuple[tuple[str, str], ...] | None = None
     reads_bytes: bool = False
     rank: int = 0

@@ -13,7 +13,9 @@ copied. shift_masks.py compares masks that are constants with what the op adds b
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
+import torch
 from torch.fx import Graph, Node
 
 from bridge.passes.common.constants import Constants
@@ -34,6 +36,7 @@ from bridge.passes.swin_attention.whole import Whole, find_result, find_whole
 
 _MOST_TOKENS = 1024  # of a window
 _MOST_HEAD_DIM = 256  # of bridge.swin_attention
+_MOST_FAST_HEAD_DIM, _VECTOR = 128, 8  # of its kernels for tensor cores, which read so many elements at once
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,13 @@ class _Known:
     canonical: Mapping[Node, Node]
     mutated: set[Node]
     masks: MaskValues
+    fast_only: bool
 
 
-def apply(graph: Graph, constants: Constants) -> list[Outcome]:
-    """Replaces attention within windows in a graph, in place."""
+def apply(graph: Graph, constants: Constants, fast_only: bool = False) -> list[Outcome]:
+    """Replaces attention within windows in a graph, in place. fast_only: where the op has kernels for tensor cores."""
     mutated = mutated_nodes(graph)
-    known = _Known(constants, canonical_nodes(graph), mutated, MaskValues(constants, mutated))
+    known = _Known(constants, canonical_nodes(graph), mutated, MaskValues(constants, mutated), fast_only)
     editor = Editor(graph)
     return rewrite_each(graph.nodes, lambda node: _rewrite(editor, node, known), (Declined, LayoutError), NAME, editor)
 
@@ -72,7 +76,7 @@ def _rewrite(editor: Editor, node: Node, known: _Known) -> str | None:
         return None
     if not tables.biases and not is_cut:
         return _rewrite_strided(editor, attention, known)
-    _check(attention)
+    _check(attention, known)
     if packing is None:
         raise Declined("its queries, keys and values are not views of windows with channels last")
     starts = packing.tensors if whole is None else (whole.partition.map,)
@@ -93,7 +97,7 @@ def _rewrite_strided(editor: Editor, attention: Attention, known: _Known) -> str
     strided = find_strided(attention, known.canonical)
     if strided is None or strided.windows < 2:
         return None
-    _check(attention)
+    _check(attention, known)
     replaced = nodes_between(strided.result, (strided.base,))
     if known.mutated & replaced:
         raise Declined(MUTATED)
@@ -126,8 +130,8 @@ def _tables(attention: Attention) -> Tables | None:
     return Tables(tuple(nodes(found, BIAS)), tuple(nodes(found, MASK)))
 
 
-def _check(attention: Attention) -> None:
-    """Declined: bridge.swin_attention does not take it."""
+def _check(attention: Attention, known: _Known) -> None:
+    """Declined: bridge.swin_attention does not take it, or is slow with it."""
     if attention.problem:
         raise Declined(attention.problem)
     if attention.tokens > _MOST_TOKENS:
@@ -137,8 +141,18 @@ def _check(attention: Attention) -> None:
     dtypes = {each.meta["val"].dtype for each in (attention.q, attention.k, attention.v, attention.root)}
     if len(dtypes) != 1:
         raise Declined(f"it is computed in {', '.join(sorted(map(str, dtypes)))}; expected one dtype")
+    if known.fast_only:
+        _check_fast(dtypes.pop(), attention.head_dim)
     if attention.factors is not None and not is_of_heads(attention.factors):
         raise Declined("its cosines are multiplied by something else than a number for each head")
 
 
-PASS = Pass(NAME, apply)
+def _check_fast(dtype: torch.dtype, head_dim: int) -> None:
+    """Declined: the op has no kernel for tensor cores, and TensorRT has."""
+    if dtype == torch.float32 or head_dim % _VECTOR or head_dim > _MOST_FAST_HEAD_DIM:
+        raise Declined(
+            f"in {dtype} with heads {head_dim} wide TensorRT's own layers are faster; passes=[{NAME!r}, ...] takes it"
+        )
+
+
+PASS = Pass(NAME, apply, apply_by_default=partial(apply, fast_only=True))

@@ -8,12 +8,12 @@ V1, V2 = "bridge.swin_attention, heads=2, window=7x7", ", of cosines"
 SHIFT, GRID, MASK = ", shift=3x3", ", grid=True", ", with mask"
 
 
-def torchvision_swin(version=1):
+def torchvision_swin(version=1, channels=24):
     swin = pytest.importorskip("torchvision.models.swin_transformer", reason="needs torchvision")
     parts = {}
     if version == 2:
         parts = {"block": swin.SwinTransformerBlockV2, "downsample_layer": swin.PatchMergingV2}
-    return swin.SwinTransformer([4, 4], 24, [2], [2], [7, 7], num_classes=5, **parts)
+    return swin.SwinTransformer([4, 4], channels, [2], [2], [7, 7], num_classes=5, **parts)
 
 
 def torchvision_maxvit():

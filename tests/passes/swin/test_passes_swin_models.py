@@ -3,7 +3,7 @@
 import pytest
 import torch
 from oracle import ahead, assert_same, interpreted
-from swin_models import MODELS, build, is_bias
+from swin_models import MODELS, build, is_bias, torchvision_swin
 from torch.export import Dim
 
 import bridge
@@ -67,11 +67,32 @@ def test_other_heights_stay_with_the_reason():
 def test_models_become_engines(name):
     model, x, whats = build(name)
     with interpreted(engines=True):
-        compiled = ahead(model, (x,), ({0: Dim("batch", min=1, max=8)},))
+        compiled = ahead(model, (x,), ({0: Dim("batch", min=1, max=8)},), passes=["swin_attention"])
         for given in (x, torch.cat((x, x.flip(-1)))):
             assert_same(compiled(given), model(given), rtol=1e-3, atol=1e-3)
     assert compiled.plugin_counts() == {"swin_attention": len(whats)}
     assert len(bridge.report(compiled).engines) == 1
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "taken"), [("float32", 32, False), ("float16", 32, True), ("bfloat16", 12, False)]
+)
+@torch.no_grad()
+def test_what_tensor_cores_do_not_take_stays_by_default(dtype, width, taken):
+    """Unless the setting names the pass."""
+    model = torchvision_swin(channels=2 * width).to(getattr(torch, dtype)).eval()
+    x = torch.randn(2, 3, 56, 56, dtype=getattr(torch, dtype))
+    program = exported(model, x)
+    assert all(outcome.replaced for outcome in rewrite(program, ["swin_attention"])[1])
+    _, outcomes = rewrite(program, ["swin_attention"], by_default=True)
+    assert [outcome.replaced for outcome in outcomes] == [taken] * 2
+    reason = (
+        f"in torch.{dtype} with heads {width} wide TensorRT's own layers are faster; passes=['swin_attention', ...]"
+    )
+    assert taken or all(reason in outcome.what for outcome in outcomes)
+    for named in (True, ["swin_attention"]):
+        counts = bridge.compile(model, (x,), target="sm86", passes=named).plugin_counts()
+        assert counts == ({"swin_attention": 2} if taken or named is not True else {})
 
 
 @pytest.mark.parametrize("name", MODELS)
