@@ -59,7 +59,7 @@ def _ops(path: Path) -> Iterable[str]:
     """A baseline of `bridge bench`."""
     run = json.loads(path.read_text())
     yield f"## Ops on {run['gpu']}\n"
-    yield _where(run)
+    yield _where({**run, "date": report.dates(run)})
     yield _OPS
     notes = MEASUREMENTS / path.name
     yield _notes(json.loads(notes.read_text()) if notes.is_file() else {})

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.base.files import read_object
-from bridge.bench.ceilings import with_least_launch
+from bridge.bench.ceilings import with_reached
 from bridge.bench.report import Key, key_of
 from bridge.bench.workload import Workload
 from bridge.bench.workloads import select
@@ -56,6 +56,8 @@ def record(run: dict[str, Any]) -> Path:
 def merged(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One run of several parts on the same GPU; of two rows of a workload the later one counts.
 
+    It has the date of its newest row; an older row has its own.
+
     ValueError: they are of different GPUs, drivers or versions, or one is no run of ops.
     """
     first = runs[0]
@@ -68,9 +70,12 @@ def merged(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
             if run.get(name) != first.get(name):
                 found = f"{first.get(name)} and {run.get(name)}"
                 raise ValueError(f"these are not parts of one run of ops: {name} is {found}")
-    rows = {key_of(row): row for run in runs for row in run["rows"]}
-    date = max(run["date"] for run in runs)
-    return with_least_launch({**first, "date": date, "rows": list(rows.values())})
+    rows = {key_of(row): {"date": run["date"], **row} for run in runs for row in run["rows"]}
+    date = max((row["date"] for row in rows.values()), default=first["date"])
+    for row in rows.values():
+        if row["date"] == date:
+            del row["date"]
+    return with_reached({**first, "date": date, "rows": list(rows.values())})
 
 
 def check_complete(keys: Iterable[Key], gpu: str) -> None:

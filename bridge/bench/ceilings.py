@@ -108,17 +108,41 @@ def floors(
     }
 
 
-def with_least_launch(run: dict[str, Any]) -> dict[str, Any]:
-    """The run, with no floor of a launch above the least time of a row or a peer in it.
+def with_reached(run: dict[str, Any]) -> dict[str, Any]:
+    """The run, with no floor of a launch or of the L2 above what its rows reached.
 
-    What a launch costs depends on the kernel and on the one before it, so that no one kernel measures the least.
+    What a launch costs depends on the kernel and on the one before it, so that no one kernel measures the least. A copy
+    in the L2 waits for its launches, which kernels that begin before the one before them has ended do not.
     """
+    return _with_reached_l2(_with_least_launch(run))
+
+
+def _with_least_launch(run: dict[str, Any]) -> dict[str, Any]:
     timings = [timing for row in run["rows"] for timing in (row, *row.get("peers", {}).values()) if "us" in timing]
     least = min([run["ceilings"]["launch_us"], *(timing["us"] for timing in timings)])
     rows = [
         {**row, "floor_us": min(row["floor_us"], least)} if row.get("floor") == "launch" else row for row in run["rows"]
     ]
     return {**run, "ceilings": {**run["ceilings"], "launch_us": least}, "rows": rows}
+
+
+def _with_reached_l2(run: dict[str, Any]) -> dict[str, Any]:
+    """Peers do not count: one that overwrites its arguments touches fewer bytes than the row."""
+    share = min([1.0, *(row["us"] / row["floor_us"] for row in run["rows"] if row.get("floor") == "L2")])
+    if share == 1:
+        return run
+    ceilings = {**run["ceilings"], "l2_bytes_per_us": run["ceilings"]["l2_bytes_per_us"] / share}
+
+    def lowered(row: dict[str, Any]) -> dict[str, Any]:
+        others = {
+            "memory": max(0.0, row["bytes"] - ceilings["l2_bytes"]) / row.get("bytes_per_us", ceilings["bytes_per_us"]),
+            "arithmetic": row["flops"] / rate(row["dtype"], ceilings),
+            "launch": ceilings["launch_us"],
+        }
+        found = {"L2": row["floor_us"] * share, **others}
+        return {**row, "floor": binding(found), "floor_us": max(found.values())}
+
+    return {**run, "ceilings": ceilings, "rows": [lowered(r) if r.get("floor") == "L2" else r for r in run["rows"]]}
 
 
 def rate(dtype: str, ceilings: Mapping[str, float]) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import bridge
 from bridge.bench import tactics
-from bridge.bench.ceilings import binding, floors, l2_bytes, measure_ceilings, refreshed, with_least_launch
+from bridge.bench.ceilings import binding, floors, l2_bytes, measure_ceilings, refreshed, with_reached
 from bridge.bench.peer import Call, Missing, Peer
 from bridge.bench.workload import Workload
 from bridge.core.op import OPS
@@ -44,7 +44,7 @@ def run(
         result["rows"].append(measure_workload(workload, row_peers, refreshed(workload, ceilings)))
         torch.cuda.empty_cache()
         progress(result)
-    return with_least_launch(result)
+    return with_reached(result)
 
 
 def gpu() -> str:

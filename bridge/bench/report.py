@@ -12,12 +12,24 @@ _DIFFERS = 0.05  # of the largest value; a larger difference is shown beside a p
 Key = tuple[str, str, str]
 
 
+def dates(run: Mapping[str, Any]) -> str:
+    """The date of a run; of rows of several dates that of most of them, then each other one with its ops."""
+    rows: dict[str, list[str]] = {run["date"]: []}
+    for row in run["rows"]:
+        rows.setdefault(row.get("date", run["date"]), []).append(row["op"])
+    most = max(rows, key=lambda date: len(rows[date]))
+    others = (
+        f"{date} for {', '.join(dict.fromkeys(ops))}" for date, ops in sorted(rows.items()) if date != most and ops
+    )
+    return "; ".join([most, *others])
+
+
 def table(run: Mapping[str, Any]) -> str:
     """The run as text: a line per workload with its peers, then the peers that are missing."""
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     ceilings = run["ceilings"]
     head = [
-        ("GPU", f"{run['gpu']}, driver {run['driver']}, {run['date']}"),
+        ("GPU", f"{run['gpu']}, driver {run['driver']}, {dates(run)}"),
         ("versions", versions),
         ("copy", f"{ceilings['bytes_per_us'] / 1e6:.2f} TB/s"),
         *([("copy in L2", f"{ceilings['l2_bytes_per_us'] / 1e6:.2f} TB/s")] if "l2_bytes_per_us" in ceilings else []),

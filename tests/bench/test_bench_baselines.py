@@ -80,7 +80,7 @@ def test_a_run_is_recorded_and_compared_with(capsys, tmp_path, baselines):
 
 
 def test_parts_of_a_run_are_recorded_together(capsys, tmp_path, baselines):
-    """Machines are lent for minutes: each op is measured by a command of its own."""
+    """A machine may be at hand for minutes: each op is measured by a command of its own."""
     rows, parts = complete()["rows"], []
     slower = [rows[0] | {"us": 300.0}]
     for number, part in enumerate((slower, rows[: len(rows) // 2], rows[len(rows) // 2 :])):
@@ -88,7 +88,14 @@ def test_parts_of_a_run_are_recorded_together(capsys, tmp_path, baselines):
         parts[-1].write_text(json.dumps(complete(rows=part, date=f"2026-01-0{number + 1}")))
     code, _, _ = command(capsys, "--against", *parts, "--record")
     recorded_run = json.loads((baselines / "nvidia_a_gpu.json").read_text())
-    assert code == 0 and recorded_run["rows"] == rows and recorded_run["date"] == "2026-01-03"
+    first, second = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+    dated = [{**row, "date": "2026-01-02"} for row in first]
+    assert code == 0 and recorded_run["rows"] == dated + second and recorded_run["date"] == "2026-01-03"
+    again = baseline.merged([recorded_run, complete(rows=second[-1:], date="2026-01-04")])
+    kept = ["2026-01-02"] * len(first) + ["2026-01-03"] * (len(second) - 1)
+    assert [row.get("date") for row in again["rows"]] == [*kept, None] and again["date"] == "2026-01-04"
+    assert report.dates(again).endswith(f"2026-01-04 for {second[-1]['op']}")
+    assert report.dates(complete()) == complete()["date"]
     other = tmp_path / "other.json"
     for changed in ({"gpu": "NVIDIA B"}, {"versions": {"torch": "2.14"}}):
         other.write_text(json.dumps(complete() | changed))
