@@ -8,6 +8,7 @@ from operator import itemgetter
 from typing import Any
 
 from bridge.bench.ceilings import rate
+from bridge.bench.report import dates
 
 Row = Mapping[str, Any]
 Series = dict[tuple[str, str], dict[str, list[tuple[int, Row]]]]
@@ -44,14 +45,14 @@ def draw(run: Mapping[str, Any]) -> Any:
         raise ValueError("the run has no rows to draw")
     columns = min(_COLUMNS, len(panels))
     panel_rows = math.ceil(len(panels) / columns)
-    figure, axes = pyplot().subplots(panel_rows, columns, figsize=(6.5 * columns, 4.5 * panel_rows), squeeze=False)
+    size = 6.5 * columns, 4.5 * panel_rows
+    figure, axes = pyplot().subplots(panel_rows, columns, figsize=size, squeeze=False, layout="constrained")
     for axis, panel in zip(axes.flat, panels, strict=False):
         panel(axis)
         axis.grid(alpha=0.3)
     for axis in axes.flat[len(panels) :]:
         axis.remove()
-    figure.suptitle(f"{run['gpu']}, {run['date']}")
-    figure.tight_layout(rect=(0, 0, 1, 1 - 0.02 / panel_rows))
+    figure.suptitle(f"{run['gpu']}, {dates(run)}")
     return figure
 
 
@@ -117,7 +118,6 @@ def _draw_roofline(axis: Any, rows: Sequence[Row], ceilings: Mapping[str, float]
         axis.loglog(xs, roof, f"k{_LINES.get(dtype, '-')}", linewidth=1, label=f"ceiling, {dtype}")
     _scatter(axis, rows, intensities, [row["flops"] / row["us"] / 1e6 for row in rows])
     axis.set(title="roofline", xlabel="operations of products a byte", ylabel="TFLOP/s")
-    axis.legend(fontsize="x-small", loc="lower right")
 
 
 def _draw_bandwidth(axis: Any, rows: Sequence[Row], ceilings: Mapping[str, float]) -> None:
@@ -129,17 +129,19 @@ def _draw_bandwidth(axis: Any, rows: Sequence[Row], ceilings: Mapping[str, float
     axis.loglog(xs, [min(copy, x / launch) / 1e6 for x in xs], "k-", linewidth=1, label="copy and launch")
     _scatter(axis, rows, sizes, [row["bytes"] / row["us"] / 1e6 for row in rows])
     axis.set(title="ops without products", xlabel="bytes, each counted once", ylabel="TB/s")
-    axis.legend(fontsize="x-small", loc="lower right")
 
 
 def _scatter(axis: Any, rows: Sequence[Row], xs: Sequence[float], ys: Sequence[float]) -> None:
-    """One point per row: a colour per op, a marker per dtype."""
-    colours = {op: f"C{number}" for number, op in enumerate(dict.fromkeys(row["op"] for row in rows))}
-    seen = set()
+    """One point per row: a colour per op, a marker per dtype. The legend of both, and of lines, is below the panel."""
+    ops = list(dict.fromkeys(row["op"] for row in rows))
+    palette = pyplot().get_cmap("tab20")
     for row, x, y in zip(rows, xs, ys, strict=True):
-        label = f"{row['op']}, {row['dtype']}"
         marker = _MARKERS.get(row["dtype"], "D")
-        axis.loglog([x], [y], marker, color=colours[row["op"]], label=None if label in seen else label)
+        axis.loglog([x], [y], marker, color=palette(ops.index(row["op"]) % 20), label=f"_{row['op']}, {row['dtype']}")
         if len(rows) <= _MOST_NAMES:
             axis.annotate(row["workload"], (x, y), xytext=(3, 3), textcoords="offset points", fontsize=5)
-        seen.add(label)
+    for dtype in dict.fromkeys(row["dtype"] for row in rows):
+        axis.plot([], [], _MARKERS.get(dtype, "D"), color="grey", label=dtype)
+    for number, op in enumerate(ops):
+        axis.plot([], [], "o", color=palette(number % 20), label=op)
+    axis.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, frameon=False)

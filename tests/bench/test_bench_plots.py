@@ -61,8 +61,10 @@ def test_the_roofline_has_measured_ceilings_and_points():
     ridge = roof[0].index(200.0)  # 8e8 operations and 4e6 bytes a microsecond
     assert roof[1][ridge] == pytest.approx(800.0) and roof[1][-1] == pytest.approx(800.0)
     assert roof[1][0] == pytest.approx(roof[0][0] * 4.0)
-    assert drawn(products)["deform_conv2d, float16"] == [[100.0], [100.0]]
-    assert drawn(others)["relu, float16"] == [[10**8], [2.0]]
+    assert drawn(products)["_deform_conv2d, float16"] == [[100.0], [100.0]]
+    assert drawn(others)["_relu, float16"] == [[10**8], [2.0]]
+    names = [text.get_text() for text in others.get_legend().get_texts()]
+    assert names == ["copy and launch", "float16", "relu"]
     limit = drawn(others)["copy and launch"]
     assert limit[0][1] == pytest.approx(4e6) and limit[1][1:] == pytest.approx([4.0, 4.0])
 
