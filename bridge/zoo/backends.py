@@ -68,7 +68,8 @@ def _native(subject: Subject) -> Row:
 
 def _eager(subject: Subject) -> Row:
     row = subject.timing(subject.model.model, own_weights=False)
-    return row | {"cuda_graph": result_or_failure(_eager_in_graph, subject)}
+    row["cuda_graph"] = result_or_failure(_eager_in_graph, subject)
+    return row | {"wider": result_or_failure(lambda: {"error": subject.rounding()})}
 
 
 def _eager_in_graph(subject: Subject) -> Row:

@@ -1,5 +1,6 @@
 """A model under measurement: how its backends are called, compared with eager, and timed."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from bridge.zoo.measuring_lock import MeasuringLock
 
 _CHOSEN_ALIKE = 0.9  # of a model's choice of rows
 MOST_DIFFERENCE = 0.5  # as a fraction of the largest value, of one backend's results in a CUDA graph and outside
+_HALVES = {torch.float16, torch.bfloat16}
 Row = dict[str, Any]
 Function = Callable[..., Any]
 
@@ -50,6 +52,17 @@ class Subject:
         difference = largest_difference(self.call(function), self.call(self.model.model), self.entry.unordered)
         torch.cuda.empty_cache()  # eager's memory does not count for this backend
         return difference
+
+    def rounding(self) -> float:
+        """As `error`, of eager itself from eager in float32 without TF32, or float64: what its dtype alone changes."""
+        model, given = self.model.model, (self.model.args, self.model.kwargs)
+        tensors = [*model.parameters(), *pytree.tree_leaves(given)]
+        narrow = {tensor.dtype for tensor in tensors if isinstance(tensor, torch.Tensor)} & _HALVES
+        wider = torch.float32 if narrow else torch.float64
+        args, kwargs = pytree.tree_map_only(torch.Tensor, lambda x: x.to(wider) if x.is_floating_point() else x, given)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            exact = copy.deepcopy(model).to(wider)(*args, **kwargs)
+        return largest_difference(self.call(model), exact, self.entry.unordered)
 
     def error_in_graph(self, function: Function) -> float:
         """As `error`, of a function that replays a CUDA graph. RuntimeError: it computes something else."""

@@ -37,8 +37,9 @@ Python and its C++ runtime, Inductor in its modes default, reduce-overhead and m
 fastest other by bridge's. Engines and graph breaks are bridge's, and those of torch_tensorrt without bridge stand
 beside its time. "native layers" is one engine without bridge's kernels: its graph rewrites are off, and ops that a
 model has become layers of TensorRT's own where it has any. "graph error" is what bridge's graph rewrites change in the
-eager result, "error" the engine's difference from eager, both as a fraction of the largest value of a result. "not
-done": the time for the model was over, in which it also waited for others while they measured.
+eager result, "error" the engine's difference from eager, both as a fraction of the largest value of a result; in
+brackets that of eager itself from eager in the next wider dtype, where it was measured. "not done": the time for the
+model was over, in which it also waited for others while they measured.
 """
 _PRODUCTS = """
 ### Matrix products
@@ -117,6 +118,7 @@ def cells(row: Row) -> tuple[str, ...]:
         else ""
     )
     breaks = measurements.get("inductor", {}).get("graph_breaks", 0)
+    rounding = _error(measurements.get("eager", {}).get("wider", {}).get("error"))
     return (
         row["model"],
         _count(row["parameters"]) if "parameters" in row else "",
@@ -124,7 +126,7 @@ def cells(row: Row) -> tuple[str, ...]:
         str(bridge_row.get("engines", "")),
         str(bridge_row.get("graph_breaks", "")),
         _error(bridge_row.get("graph_error")),
-        _error(bridge_row.get("error")),
+        " ".join(filter(None, (_error(bridge_row.get("error")), rounding and f"({rounding})"))),
         _best(measurements.get("eager", {})),
         _best(measurements.get("inductor", {})) + (f" ({breaks} breaks)" if breaks else ""),
         _best(tensorrt_row) + split_text,

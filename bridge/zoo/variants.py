@@ -5,6 +5,7 @@ from typing import Any
 
 Row = Mapping[str, Any]
 GRAPH = "CUDA graph"
+WIDER = "wider dtype"
 
 
 def summary(results: Mapping[str, Row]) -> dict[str, Any]:
@@ -36,6 +37,6 @@ def failures(result: Row) -> dict[str, str]:
         found = {", ".join(filter(None, (name, part))): reason for name, part, reason in parts}
     else:
         found = {"": result["failed"]} if "failed" in result else {}
-        if "failed" in result.get("cuda_graph", {}):
-            found[GRAPH] = result["cuda_graph"]["failed"]
+        steps = {GRAPH: result.get("cuda_graph", {}), WIDER: result.get("wider", {})}
+        found |= {part: each["failed"] for part, each in steps.items() if "failed" in each}
     return found | ({"further variants": result["unfinished"]} if "unfinished" in result else {})

@@ -145,6 +145,28 @@ def test_eager_is_measured_where_a_graph_cannot_hold_it(monkeypatch):
     assert found["us"] == 7.0 and found["cuda_graph"] == {"failed": "ZeroDivisionError: division by zero"}
 
 
+def test_what_its_dtype_does_to_eager_is_measured(monkeypatch):
+    """A sum of 2048 and 1 is 2048 in float16, and nine digits of float32 are not its own."""
+    add = torch.nn.Linear(2, 1, bias=False)
+    torch.nn.init.ones_(add.weight)
+
+    def wider(dtype, *values):
+        given = subject.Model(add.to(dtype), (torch.tensor([values], dtype=dtype),), {}, None)
+        found = dataclasses.replace(of_linear(monkeypatch, add), model=given)
+        row = backends.VARIANTS["eager"][""](found)
+        assert add.weight.dtype == dtype
+        return row["wider"]["error"], row
+
+    with torch.no_grad():
+        error, row = wider(torch.float16, 2048.0, 1.0)
+        assert error == pytest.approx(1 / 2049) and wider(torch.float32, 2048.0, 1.0)[0] == 0
+        assert wider(torch.float32, 2.0**24, 1.0)[0] == pytest.approx(2.0**-24)
+    cells = dict(zip(table.HEADER, table.cells({"model": "m", "ways": {"eager": row}}), strict=True))
+    assert cells["error"] == "(4.9e-04)"
+    refused = {"model": "m", "ways": {"eager": {"us": 1.0, "wider": {"failed": "RuntimeError: no float64"}}}}
+    assert table.failure_lines({"rows": [refused]}) == ["m, eager, wider dtype: RuntimeError: no float64"]
+
+
 def test_a_profile_that_cannot_be_made_costs_nothing(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda module, mode: module)
 
