@@ -1,4 +1,4 @@
-"""Writes docs/results.md from what was recorded: nothing in that page is written by hand.
+"""Writes docs/results.md, and README's table, from what was recorded: nothing in these is written by hand.
 
     python docs/generate_results.py
 
@@ -18,12 +18,15 @@ from bridge.bench import report, tactics
 from bridge.bench.generated import table
 from bridge.bench.workload import Workload
 from bridge.bench.workloads import WORKLOADS
+from bridge.zoo import record
+from bridge.zoo import table as zoo_table
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results.md"
 BASELINES = ROOT / "bridge" / "bench" / "baselines"
 MEASUREMENTS = ROOT / "docs" / "measurements"
 ZOO = ROOT / "models" / "README.md"
+README = ROOT / "README.md"
 
 _INTRODUCTION = """# Results
 
@@ -176,6 +179,23 @@ def _models() -> Iterable[str]:
     yield re.sub(r"\n(#+) ", r"\n#\1 ", tables)
 
 
+_README_TABLE = re.compile(r"(?<=<!-- by docs/generate_results.py -->\n\n).*?(?=\n\n)", re.DOTALL)
+
+
+def readme() -> str:
+    """README.md as it should be: its table has the models of the zoo's newest run in real sizes."""
+    run = max((run for run in record.read(ZOO.parent) if run["full"] and run["gpu"]), key=lambda run: run["date"])
+    rows = [(row["model"], *(_best(row, name) for name in zoo_table.BACKENDS)) for row in run["rows"]]
+    heading = (f"{run['gpu']}, {run['date']}", *zoo_table.BACKENDS.values())
+    return _README_TABLE.sub(lambda _: _table(heading, rows).strip(), README.read_text(), count=1)
+
+
+def _best(row: Mapping[str, Any], backend: str) -> str:
+    """The least time of a backend, with a star where the time was over before all of its variants were measured."""
+    text = dict(zip(zoo_table.HEADER, zoo_table.cells(row), strict=True))[zoo_table.BACKENDS[backend]].partition(",")[0]
+    return text + (r"\*" if "unfinished" in row.get("ways", {}).get(backend, {}) else "")
+
+
 def _measurement(path: Path) -> Iterable[str]:
     """One file of docs/measurements."""
     found = json.loads(path.read_text())
@@ -217,3 +237,4 @@ def _text(text: str) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page())
+    README.write_text(readme())

@@ -99,14 +99,20 @@ def _measured_row(
     start = time.monotonic()
     reason = _child([json.dumps(task), str(row_file)], seconds, log, _child_environment(settings.jobs), processes)
     row = json.loads(row_file.read_text()) if row_file.exists() else empty_row
-    return {**_finished_row(row, reason), "wall_seconds": time.monotonic() - start}
+    asked = settings.backends if settings.target is None and torch.cuda.is_available() else ()
+    return {**_finished_row(row, reason, asked), "wall_seconds": time.monotonic() - start}
 
 
-def _finished_row(row: dict[str, Any], reason: str | None) -> dict[str, Any]:
-    """The row of a child process; if it ended early, the backend that was running failed for that reason."""
+def _finished_row(row: dict[str, Any], reason: str | None, asked: Sequence[str] = ()) -> dict[str, Any]:
+    """The row of a child process; if it ended early, the backend that was running failed for that reason.
+
+    asked: backends that the child would have come to, too; they failed as well.
+    """
     if row.pop("complete", False):
         return row
     measurements = row.get("ways", {})
+    if reason and measurements:
+        measurements |= {name: {"failed": reason} for name in asked if name not in measurements}
     running = [name for name, measurement in measurements.items() if measurement.pop("running", False)]
     for name in running:  # variants that were measured before the end count
         measurements[name] |= {"unfinished" if measurements[name] else "failed": reason or "did not end"}

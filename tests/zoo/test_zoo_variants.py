@@ -54,6 +54,19 @@ def test_what_was_measured_before_the_time_was_over_counts():
     assert table.failure_lines({"rows": [row]}) == ["one, inductor, further variants: not done after 9 s"]
 
 
+def test_backends_that_were_not_begun_were_not_done():
+    row = {"model": "m", "ways": {"bridge": {"us": 1.0}, "inductor": {"running": True}}}
+    found = run._finished_row(row, "not done after 9 s", ["bridge", "inductor", "torch_tensorrt"])
+    cells = dict(zip(table.HEADER, table.cells(found), strict=True))
+    assert (cells["bridge"], cells["Inductor"], cells["torch_tensorrt"]) == ("0.001", "not done", "not done")
+    assert table.failure_lines({"rows": [found]}) == [
+        "m, inductor: not done after 9 s",
+        "m, torch_tensorrt: not done after 9 s",
+    ]
+    complete = {"model": "m", "ways": {"bridge": {"us": 1.0}}, "complete": True}
+    assert list(run._finished_row(complete, None, ["eager"])["ways"]) == ["bridge"]
+
+
 def test_ratios_are_against_the_fastest_other():
     def ratio(**ways):
         return dict(zip(table.HEADER, table.cells({"model": "m", "ways": ways}), strict=True))["ratio"]
