@@ -27,6 +27,7 @@
 #   TORCH                      the torch to install, as in TORCH=torch==2.14.1; 2.11 and 2.14 are tested
 #   EXTRAS                     of pyproject.toml, comma separated
 #   BRIDGE_CUDA_ARCHITECTURES  GPUs to compile for; default: the one present, else 86 (wheel: all)
+#   BRIDGE_FAST_COMPILE        ON: kernels compile fast, and are slow; default: ON where there is no GPU and none is named
 #   SANITIZE                   what `make sanitize` runs, as in SANITIZE='--tools racecheck rope'
 #   PYTEST_ARGS                what pytest is given; default: a process for each core, 8 at most
 #   TESTS                      the tests to run, as in TESTS=tests/ops/test_relu.py; all of them where empty
@@ -56,6 +57,8 @@ STAMPS := $(VENV)/stamps
 # 86, or 90a, ...: the first GPU's compute capability. Code for 9.0 uses its architecture-specific instructions.
 gpu := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sed -n '1s/\.//p' | sed 's/^90$$/90a/')
 BRIDGE_CUDA_ARCHITECTURES ?= $(or $(gpu),86)
+# Kernels that no GPU here will run are compiled fast, which makes them slow, unless the caller names the GPUs.
+BRIDGE_FAST_COMPILE ?= $(if $(gpu),,$(if $(filter file,$(origin BRIDGE_CUDA_ARCHITECTURES)),ON))
 # For a wheel: all, unless the caller says which.
 wheel_architectures := $(if $(filter file,$(origin BRIDGE_CUDA_ARCHITECTURES)),,$(BRIDGE_CUDA_ARCHITECTURES))
 
@@ -248,7 +251,7 @@ $(STAMPS)/torch: $(STAMPS)/venv bridge/toolchain/build_backend.py $(STAMPS)/sett
 $(STAMPS)/build: $(STAMPS)/torch pyproject.toml $(SOURCES) bridge/toolchain/build_backend.py bridge/cli/command.py $(STAMPS)/settings-build
 	$(call step,bridge for CUDA architecture $(BRIDGE_CUDA_ARCHITECTURES),$(build))
 	@touch $@
-build = BRIDGE_CUDA_ARCHITECTURES='$(BRIDGE_CUDA_ARCHITECTURES)' BRIDGE_WERROR=ON \
+build = BRIDGE_CUDA_ARCHITECTURES='$(BRIDGE_CUDA_ARCHITECTURES)' BRIDGE_FAST_COMPILE='$(BRIDGE_FAST_COMPILE)' BRIDGE_WERROR=ON \
 	$(PIP) install --no-build-isolation --no-deps --config-settings=build-dir=$(BUILD) -e .
 
 # Apart from the build, because some of these are built from source themselves and need the isolation.
@@ -263,7 +266,7 @@ $(STAMPS)/docs: pyproject.toml | $(STAMPS)/build
 
 # A file of the settings, newer than what was made with others.
 $(STAMPS)/settings-torch: settings = $(TORCH) $(BRIDGE_CUDA) $(CUDACXX) $(CUDA_HOME)
-$(STAMPS)/settings-build: settings = $(BRIDGE_CUDA_ARCHITECTURES)
+$(STAMPS)/settings-build: settings = $(BRIDGE_CUDA_ARCHITECTURES) $(BRIDGE_FAST_COMPILE)
 $(STAMPS)/settings-extras: settings = $(EXTRAS) $(TORCH)
 $(STAMPS)/settings-public-kernels: settings = $(subst ',,$(PUBLIC_KERNELS))
 $(STAMPS)/settings-tritonserver: settings = $(TRITON_SERVER) $(TRITON_CLIENT)

@@ -1,7 +1,7 @@
 """The native libraries that `bridge doctor` and `bridge ops` show: where they are, what they hold, what is wrong."""
 
 from bridge.core import libraries
-from bridge.core.device_code import device_codes
+from bridge.core.device_code import device_codes, is_compiled_fast
 from bridge.core.library import KINDS, LIBRARIES, Library, check_schemas
 from bridge.errors import BridgeError, LibraryError
 
@@ -38,7 +38,8 @@ def _state(library: Library, kind: str) -> State:
     except BridgeError as error:
         return {"path": str(path), "state": " ".join(str(error).split())}
     codes = ", ".join(map(str, device_codes(path))) or "no known GPU"
-    return {"path": str(path), "state": f"{holds}; code for {codes}; of {library.origin}"}
+    fast = ", slow, by BRIDGE_FAST_COMPILE" if is_compiled_fast(path) else ""
+    return {"path": str(path), "state": f"{holds}; code for {codes}{fast}; of {library.origin}"}
 
 
 def _plugins_text(library: Library) -> str:

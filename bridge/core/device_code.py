@@ -11,6 +11,7 @@ _SECTION = b".nv_fatbin"
 _FAT_BINARY = 0xBA55ED50
 _PTX, _CUBIN = 1, 2
 _SPECIFIC = 1 << 20  # the flag of code for sm_90a and the like
+_FAST = b"bridge: kernels are compiled fast, and slow"  # as in csrc/core/library.cpp
 _MODULES = (72, 87)  # GPUs of Jetson modules: they run no code of other capabilities, and others none of theirs
 
 
@@ -49,6 +50,15 @@ def device_codes(path: Path) -> tuple[DeviceCode, ...]:
             return tuple(sorted({code for section in _sections(data) for code, _ in _entries(section)}))
         except (struct.error, IndexError):  # damaged
             return ()
+
+
+@cache
+def is_compiled_fast(path: Path) -> bool:
+    """Whether a library was built with BRIDGE_FAST_COMPILE, which makes its kernels slow."""
+    if not path.stat().st_size:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.find(_FAST) >= 0
 
 
 def lacking_text(codes: Sequence[DeviceCode], target: str) -> str | None:

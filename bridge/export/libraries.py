@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bridge.base.files import sha256
-from bridge.core.device_code import device_codes, lacking_text
+from bridge.base.log import logger
+from bridge.core.device_code import device_codes, is_compiled_fast, lacking_text
 from bridge.core.library import Library
 from bridge.engine_file import checks
 from bridge.engine_file.contents import EngineFile
@@ -75,6 +76,10 @@ def _described(file: EngineFile, library: Library, path: Path) -> PluginLibrary:
         _check_version(file, library, path, digest)
     if lacking := lacking_text(device_codes(path), file.target):
         raise LibraryError(f"{path} holds {lacking}, for which the engine was built: build the library for it")
+    if is_compiled_fast(path):
+        logger.warning(
+            f"{path} was built with BRIDGE_FAST_COMPILE, so that its kernels are slow: build it without, to ship it"
+        )
     ops = tuple(library.plugins().schemas)
     return PluginLibrary(library.namespace, path, digest, ops, library.origin, _file_name(library))
 

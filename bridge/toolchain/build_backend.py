@@ -46,7 +46,13 @@ TORCH = "torch>=2.10"  # the first with all of the stable ABI that csrc/hosts/to
 CMAKE_PACKAGE = "sdk/include/bridge/cmake"  # in the package bridge
 
 # Options of CMakeLists.txt that pyproject.toml takes from the environment.
-SETTINGS = ["BRIDGE_CUDA_ARCHITECTURES", "BRIDGE_TENSORRT_ROOT", "BRIDGE_TORCH", "BRIDGE_WERROR"]
+SETTINGS = [
+    "BRIDGE_CUDA_ARCHITECTURES",
+    "BRIDGE_FAST_COMPILE",
+    "BRIDGE_TENSORRT_ROOT",
+    "BRIDGE_TORCH",
+    "BRIDGE_WERROR",
+]
 
 
 def cuda_version(nvcc: Path) -> tuple[int, int]:

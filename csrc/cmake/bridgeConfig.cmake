@@ -13,6 +13,7 @@
 #   BRIDGE_CUDA_ARCHITECTURES  GPUs to compile for, as in CMAKE_CUDA_ARCHITECTURES, which wins where it is set
 #   BRIDGE_TORCH               OFF: the plugin library alone; needs no torch
 #   BRIDGE_WERROR              ON: warnings in host code are errors
+#   BRIDGE_FAST_COMPILE        ON: kernels compile in a third of the time, and are slow; for machines that do not run them
 cmake_minimum_required(VERSION 3.24...4.0)
 
 # Holds core/, hosts/ and triton/: csrc of bridge's sources, include/bridge of an installed package.
@@ -31,6 +32,7 @@ endfunction()
 _bridge_setting(BRIDGE_CUDA_ARCHITECTURES "75-real;80-real;86-real;89-real;90a-real;120")
 _bridge_setting(BRIDGE_TORCH ON)
 _bridge_setting(BRIDGE_WERROR OFF)
+_bridge_setting(BRIDGE_FAST_COMPILE OFF)
 
 # --- the CUDA compiler
 set(_bridge_nvcc nvcc)
@@ -59,6 +61,9 @@ if(NOT CMAKE_BUILD_TYPE)
   set(CMAKE_BUILD_TYPE Release CACHE STRING "" FORCE)
 endif()
 enable_language(CUDA)
+if(BRIDGE_FAST_COMPILE AND CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 13.0)
+  set(BRIDGE_FAST_COMPILE OFF) # such an nvcc has no -Ofast-compile
+endif()
 
 # Language, visibility and warnings of everything that a library is made of.
 function(_bridge_compile target namespace)
@@ -75,6 +80,10 @@ function(_bridge_compile target namespace)
   list(JOIN options "," options_of_nvcc)
   target_compile_options(${target} PRIVATE
     "$<$<COMPILE_LANGUAGE:CXX>:${options}>" "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=${options_of_nvcc}>")
+  if(BRIDGE_FAST_COMPILE)
+    target_compile_definitions(${target} PRIVATE BRIDGE_FAST_COMPILE)
+    target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:--Ofast-compile=max>")
+  endif()
   # bridge's own sources of a target are one file to the compiler: headers take most of the time of each.
   set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 0)
 endfunction()

@@ -3,7 +3,7 @@
 import pytest
 
 from bridge.core import libraries
-from bridge.core.device_code import DeviceCode, device_codes, lacking_text
+from bridge.core.device_code import DeviceCode, device_codes, is_compiled_fast, lacking_text
 from bridge.core.library import LIBRARIES
 from bridge.errors import LibraryError
 
@@ -35,7 +35,7 @@ def test_what_is_no_library_holds_no_known_code(tmp_path):
     for content in (b"", b"no ELF", b"\x7fELF\x02 cut off"):
         path = tmp_path / f"{len(content)}.so"
         path.write_bytes(content)
-        assert device_codes(path) == ()
+        assert device_codes(path) == () and not is_compiled_fast(path)
 
 
 @pytest.mark.parametrize("damaged", [slice(6, 16), slice(20, 32)], ids=["a fat binary", "an entry of one"])

@@ -67,6 +67,7 @@ def build_wheel(project: Path, folder: Path) -> Path:
         "PYTHONPATH": str(installed),
         "PATH": scripts + os.pathsep + os.environ["PATH"],
         "BRIDGE_CUDA_ARCHITECTURES": "86",
+        "BRIDGE_FAST_COMPILE": "ON",
     }
     environment.pop("bridge_DIR", None)
     done = subprocess.run(

@@ -1,6 +1,7 @@
 """examples/acme_corr, installed: an op and a model that bridge knows nothing of."""
 
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -15,15 +16,19 @@ from torch import nn
 from torch.export import Dim
 
 import bridge
+from bridge.base.log import logger
 from bridge.cli import doctor, library_table, op_table
 from bridge.core.library import LIBRARIES
 from bridge.core.op import OPS
 from bridge.doors import torch_tensorrt_door as door
 from bridge.engine_file.contents import EngineFile
 from bridge.errors import LibraryError, TargetError
+from bridge.export.libraries import libraries_of
 from bridge.tensorrt.install.flavour import detect
 from bridge.tensorrt.plugins.registration import register_plugins
+from bridge.toolchain import tools
 
+BUILT = os.environ.get("ACME_LIBRARY_DIR")
 needs_torch_tensorrt = pytest.mark.skipif(find_spec("torch_tensorrt") is None, reason="needs torch_tensorrt")
 IMAGES = tuple(torch.randn(2, 3, 32, 40, generator=torch.Generator().manual_seed(seed)) for seed in range(2))
 BATCH = Dim("batch", min=1, max=4)
@@ -145,6 +150,20 @@ def test_the_command_lists_the_library(acme):
     assert "plugins corr; their schemas match the ops; code for sm_86" in states["libacme_plugins.so"]["state"]
     assert "of acme-corr 0.1.0" in states["libacme_torch.so"]["state"]
     assert "libacme_plugins.so" in str(doctor.examine())
+
+
+def test_kernels_that_are_compiled_fast_are_told(acme, engine_file, monkeypatch):
+    """As the fixture has them, if the compiler can."""
+    if BUILT:
+        pytest.skip("the library was built elsewhere, perhaps without BRIDGE_FAST_COMPILE")
+    text = subprocess.run([tools.nvcc(), "--version"], capture_output=True, text=True, check=True).stdout
+    fast = int(re.search(r"release (\d+)", text)[1]) >= 13
+    state = library_table.states()["libacme_plugins.so"]["state"]
+    assert ("code for sm_86, compute_86, slow, by BRIDGE_FAST_COMPILE; of" in state) == fast
+    warnings = []
+    monkeypatch.setattr(logger, "warning", warnings.append)
+    libraries_of(EngineFile.load(engine_file))
+    assert ["libacme_plugins.so was built with BRIDGE_FAST_COMPILE" in warning for warning in warnings] == [True] * fast
 
 
 @needs_torch_tensorrt
