@@ -185,15 +185,20 @@ _README_TABLE = re.compile(r"(?<=<!-- by docs/generate_results.py -->\n\n).*?(?=
 def readme() -> str:
     """README.md as it should be: its table has the models of the zoo's newest run in real sizes."""
     run = max((run for run in record.read(ZOO.parent) if run["full"] and run["gpu"]), key=lambda run: run["date"])
-    rows = [(row["model"], *(_best(row, name) for name in zoo_table.BACKENDS)) for row in run["rows"]]
     heading = (f"{run['gpu']}, {run['date']}", *zoo_table.BACKENDS.values())
+    rows = map(_readme_cells, run["rows"])
     return _README_TABLE.sub(lambda _: _table(heading, rows).strip(), README.read_text(), count=1)
 
 
-def _best(row: Mapping[str, Any], backend: str) -> str:
-    """The least time of a backend, with a star where the time was over before all of its variants were measured."""
-    text = dict(zip(zoo_table.HEADER, zoo_table.cells(row), strict=True))[zoo_table.BACKENDS[backend]].partition(",")[0]
-    return text + (r"\*" if "unfinished" in row.get("ways", {}).get(backend, {}) else "")
+def _readme_cells(row: Mapping[str, Any]) -> Sequence[str]:
+    """The least time of each backend; a star where the time was over before all of its variants were measured."""
+    cells = dict(zip(zoo_table.HEADER, zoo_table.cells(row), strict=True))
+    unfinished = {name for name, found in row.get("ways", {}).items() if "unfinished" in found}
+    times = (
+        cells[heading].partition(",")[0] + (r"\*" if name in unfinished else "")
+        for name, heading in zoo_table.BACKENDS.items()
+    )
+    return row["model"], *times
 
 
 def _measurement(path: Path) -> Iterable[str]:

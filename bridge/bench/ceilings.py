@@ -99,11 +99,15 @@ def floors(
     so a working set within it is bound by the L2's rate only. Runs of earlier versions have no rate of the L1.
     """
     count = workload.bytes() if traffic is None else traffic
+    return _floors(count, gathered, workload.flops(), workload.dtype, ceilings)
+
+
+def _floors(count: int, gathered: int, flops: int, dtype: str, ceilings: Mapping[str, float]) -> dict[str, float]:
     return {
         "memory": max(0.0, count - ceilings["l2_bytes"]) / ceilings["bytes_per_us"],
         "L2": count / ceilings["l2_bytes_per_us"],
         "L1": gathered / ceilings.get("l1_bytes_per_us", math.inf),
-        "arithmetic": workload.flops() / rate(workload.dtype, ceilings),
+        "arithmetic": flops / rate(dtype, ceilings),
         "launch": ceilings["launch_us"],
     }
 
@@ -134,12 +138,9 @@ def _with_reached_l2(run: dict[str, Any]) -> dict[str, Any]:
     ceilings = {**run["ceilings"], "l2_bytes_per_us": run["ceilings"]["l2_bytes_per_us"] / share}
 
     def lowered(row: dict[str, Any]) -> dict[str, Any]:
-        others = {
-            "memory": max(0.0, row["bytes"] - ceilings["l2_bytes"]) / row.get("bytes_per_us", ceilings["bytes_per_us"]),
-            "arithmetic": row["flops"] / rate(row["dtype"], ceilings),
-            "launch": ceilings["launch_us"],
-        }
-        found = {"L2": row["floor_us"] * share, **others}
+        its_copy = row.get("bytes_per_us", ceilings["bytes_per_us"])
+        found = _floors(row["bytes"], 0, row["flops"], row["dtype"], {**ceilings, "bytes_per_us": its_copy})
+        found["L2"] = row["floor_us"] * share  # by the ceilings of its own run
         return {**row, "floor": binding(found), "floor_us": max(found.values())}
 
     return {**run, "ceilings": ceilings, "rows": [lowered(r) if r.get("floor") == "L2" else r for r in run["rows"]]}

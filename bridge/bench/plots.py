@@ -133,15 +133,15 @@ def _draw_bandwidth(axis: Any, rows: Sequence[Row], ceilings: Mapping[str, float
 
 def _scatter(axis: Any, rows: Sequence[Row], xs: Sequence[float], ys: Sequence[float]) -> None:
     """One point per row: a colour per op, a marker per dtype. The legend of both, and of lines, is below the panel."""
-    ops = list(dict.fromkeys(row["op"] for row in rows))
     palette = pyplot().get_cmap("tab20")
+    colours = {op: palette(number % 20) for number, op in enumerate(dict.fromkeys(row["op"] for row in rows))}
     for row, x, y in zip(rows, xs, ys, strict=True):
         marker = _MARKERS.get(row["dtype"], "D")
-        axis.loglog([x], [y], marker, color=palette(ops.index(row["op"]) % 20), label=f"_{row['op']}, {row['dtype']}")
+        axis.loglog([x], [y], marker, color=colours[row["op"]], label=f"_{row['op']}, {row['dtype']}")
         if len(rows) <= _MOST_NAMES:
             axis.annotate(row["workload"], (x, y), xytext=(3, 3), textcoords="offset points", fontsize=5)
     for dtype in dict.fromkeys(row["dtype"] for row in rows):
         axis.plot([], [], _MARKERS.get(dtype, "D"), color="grey", label=dtype)
-    for number, op in enumerate(ops):
-        axis.plot([], [], "o", color=palette(number % 20), label=op)
+    for op, colour in colours.items():
+        axis.plot([], [], "o", color=colour, label=op)
     axis.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, frameon=False)

@@ -52,13 +52,9 @@ def device_codes(path: Path) -> tuple[DeviceCode, ...]:
             return ()
 
 
-@cache
 def is_compiled_fast(path: Path) -> bool:
     """Whether a library was built with BRIDGE_FAST_COMPILE, which makes its kernels slow."""
-    if not path.stat().st_size:
-        return False
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return data.find(_FAST) >= 0
+    return _FAST in path.read_bytes()
 
 
 def lacking_text(codes: Sequence[DeviceCode], target: str) -> str | None:

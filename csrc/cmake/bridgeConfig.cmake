@@ -13,7 +13,7 @@
 #   BRIDGE_CUDA_ARCHITECTURES  GPUs to compile for, as in CMAKE_CUDA_ARCHITECTURES, which wins where it is set
 #   BRIDGE_TORCH               OFF: the plugin library alone; needs no torch
 #   BRIDGE_WERROR              ON: warnings in host code are errors
-#   BRIDGE_FAST_COMPILE        ON: kernels compile in a third of the time, and are slow; for machines that do not run them
+#   BRIDGE_FAST_COMPILE        ON: kernels compile in half the time, and are slow; for machines that do not run them
 cmake_minimum_required(VERSION 3.24...4.0)
 
 # Holds core/, hosts/ and triton/: csrc of bridge's sources, include/bridge of an installed package.
